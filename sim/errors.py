@@ -1,0 +1,73 @@
+"""Every exception this package raises on purpose.
+
+Each message is one line and says what was wrong, the value, and what to do::
+
+    BuslabError                 exit code 2
+    ├── ScenarioError           the scenario file, a --set value, or a combination of both
+    ├── UsageError              an argument or an environment variable
+    ├── BrokerError             a broker that cannot be started or used
+    │   ├── BrokerUnreachable   nothing answers at the address
+    │   └── BrokerRefused       it answers, but not to us (password, rights, TLS)
+    ├── GeneratorError          the Locust child could not start or died
+    ├── RecordError             rows could not be written (disk full, no permission)
+    ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
+    └── Interrupted             Ctrl-C or SIGTERM; exit code 128 + signal number
+"""
+
+from __future__ import annotations
+
+
+class BuslabError(Exception):
+    """The root: the CLI prints its text as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ScenarioError(BuslabError):
+    """Say which key of which scenario is wrong, its value, and what is allowed."""
+
+
+class UsageError(BuslabError):
+    """Say which argument or environment variable is wrong."""
+
+
+class BrokerError(BuslabError):
+    """Say which broker could not be started or used."""
+
+
+class BrokerUnreachable(BrokerError):
+    """Say that nothing answers at the broker's address."""
+
+
+class BrokerRefused(BrokerError):
+    """Say that the broker answers but refuses this client."""
+
+
+class GeneratorError(BuslabError):
+    """Say that the load generator could not start, or died."""
+
+
+class RecordError(BuslabError):
+    """Say which file of the run folder could not be written."""
+
+
+class RunFolderError(BuslabError):
+    """Say what is wrong with a run folder."""
+
+
+class Interrupted(BuslabError):
+    """Carry the signal that ended the run, once its data is safe."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(word: str, known: object) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
+    import difflib
+
+    names = [str(name) for name in known]  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

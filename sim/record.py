@@ -1,0 +1,261 @@
+"""Write what happened: column buffers in memory, parquet parts on disk, one sealed table at the end.
+
+Rules
+-----
+1. A delivery costs a few appends to typed buffers: no object, no await, no branch on its content.
+2. Memory is bounded: full buffers become a numbered *part* (``parts/<table>-<source>-<n>.parquet``), written by one
+   background thread; a thread that falls two parts behind makes the caller wait.
+3. Rows keep the order in which they were added; that order is evidence (see `schema`).
+4. A row that cannot be written raises `RecordError`; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import RecordError
+from sim.schema import TABLES
+
+PARTS = "parts"
+ROWS_PER_PART = 1_000_000
+MAX_PENDING_PARTS = 2
+
+# numpy type -> the array module's type code of the same width
+_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d"}
+
+
+class Names:
+    """Number the words of one `name` column in the order of their first use."""
+
+    def __init__(self, words: Sequence[str] = ()) -> None:
+        self.words: list[str] = list(words)
+        self._codes = {word: code for code, word in enumerate(self.words)}
+
+    def code(self, word: str) -> int:
+        """Return the code of a word, adding it when it is new."""
+        code = self._codes.get(word)
+        if code is None:
+            code = self._codes[word] = len(self.words)
+            self.words.append(word)
+        return code
+
+
+class TableBuffer:
+    """Hold rows of one table, column by column, until they are taken as one arrow table."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.types = TABLES[table]
+        self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
+        self._new_columns()
+
+    def _new_columns(self) -> None:
+        self.columns = {column: array(_CODES.get(kind, "H")) for column, kind in self.types.items()}
+        self._appends = tuple(self.columns[column].append for column in self.types)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def add(self, *values: Any) -> None:
+        """Append one row; values in the table's column order, words for `name` columns."""
+        row = [
+            self.names[column].code(value) if column in self.names else value
+            for column, value in zip(self.types, values, strict=True)
+        ]
+        for append, value in zip(self._appends, row, strict=True):
+            append(value)
+
+    def take(self) -> pa.Table:
+        """Return the rows as an arrow table and start anew."""
+        columns, self_types = self.columns, self.types
+        self._new_columns()
+        arrays = {c: _as_numpy(columns[c], self_types[c]) for c in self_types}
+        return arrow_table(self.table, arrays, {c: list(n.words) for c, n in self.names.items()})
+
+
+class DeliveryBuffer:
+    """Hold deliveries, one entry a read where the read allows it, expanded to rows when they are taken."""
+
+    table = "deliveries"
+    PATHS = ("broker", "memory")
+    RESULTS = ("handled", "skipped", "failed")
+
+    def __init__(self, pods: Sequence[str]) -> None:
+        self.pods = list(pods)
+        self._new_columns()
+
+    def _new_columns(self) -> None:
+        self.events = array("Q")
+        self.handled_ns = array("q")
+        # one entry a read
+        self.reads_pod = array("H")
+        self.reads_count = array("I")
+        self.reads_received_ns = array("q")
+        # rare: (row, path, outcome) of rows that are not plain `broker, handled`
+        self.odd_rows: list[tuple[int, int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def take(self) -> pa.Table:
+        """Return the rows as an arrow table and start anew."""
+        events, handled = self.events, self.handled_ns
+        pod, count, received = self.reads_pod, self.reads_count, self.reads_received_ns
+        odd_rows = self.odd_rows
+        self._new_columns()
+        counts = np.frombuffer(count, dtype=np.uint32)
+        paths = np.zeros(len(events), dtype=np.uint16)
+        outcomes = np.zeros(len(events), dtype=np.uint16)
+        for row, path, outcome in odd_rows:
+            paths[row], outcomes[row] = path, outcome
+        return arrow_table(
+            self.table,
+            {
+                "event": np.frombuffer(events, dtype=np.uint64),
+                "pod": np.repeat(np.frombuffer(pod, dtype=np.uint16), counts),
+                "received_ns": np.repeat(np.frombuffer(received, dtype=np.int64), counts),
+                "handled_ns": np.frombuffer(handled, dtype=np.int64),
+                "path": paths,
+                "outcome": outcomes,
+            },
+            {"pod": self.pods, "path": list(self.PATHS), "outcome": list(self.RESULTS)},
+        )
+
+
+class Recorder:
+    """Own the buffers of one process and turn them into parts of a run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    source
+        Which process this is; part of the parts' file names, so unique in a run.
+    pods
+        Names of the pods whose deliveries are recorded here, by number.
+    """
+
+    def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.source = source
+        self.deliveries = DeliveryBuffer(pods)
+        self.tables = {table: TableBuffer(table) for table in TABLES if table != "deliveries"}
+        self._parts = 0
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: list[Future[None]] = []
+
+    def flush(self, *, at_least_rows: int = 1) -> None:
+        """Hand every buffer of at least so many rows to the writer thread.
+
+        Raises
+        ------
+        RecordError
+            An earlier part could not be written.
+        """
+        self._reap(wait_for_room=True)
+        for buffer in (self.deliveries, *self.tables.values()):
+            if len(buffer) >= at_least_rows:
+                self._parts += 1
+                path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
+                if self._writer is None:
+                    self._writer = ThreadPoolExecutor(1, thread_name_prefix="record")
+                self._pending.append(self._writer.submit(write_table, path, buffer.table, buffer.take()))
+
+    def _reap(self, *, wait_for_room: bool) -> None:
+        while self._pending and (self._pending[0].done() or (wait_for_room and len(self._pending) > MAX_PENDING_PARTS)):
+            self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Write what is left and end the writer thread.
+
+        Raises
+        ------
+        RecordError
+            A part could not be written.
+        """
+        try:
+            self.flush()
+            while self._pending:
+                self._pending.pop(0).result()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown(wait=True)
+                self._writer = None
+
+
+def _as_numpy(column: array[Any], kind: str) -> np.ndarray:
+    return np.frombuffer(column, dtype=np.uint16 if kind == "name" else np.dtype(kind))
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """Return the arrow schema of one of `schema.TABLES`."""
+    word = pa.dictionary(pa.uint16(), pa.string())
+    return pa.schema(
+        [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
+    )
+
+
+def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[str, list[str]]) -> pa.Table:
+    """Build an arrow table of `schema.TABLES`; `name` columns are uint16 codes into `words`."""
+    arrays = []
+    for field in arrow_schema(table):
+        values = columns[field.name]
+        if field.name in words:
+            codes = pa.array(values.astype(np.uint16, copy=False))
+            arrays.append(pa.DictionaryArray.from_arrays(codes, pa.array(words[field.name], pa.string())))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
+
+
+def write_table(path: Path, table: str, rows: pa.Table) -> None:
+    """Write rows as one parquet file that appears whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        The file could not be written.
+    """
+    names = [column for column, kind in TABLES[table].items() if kind == "name"]
+    deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "float64")}
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
+
+
+def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
+    """Join the parts of each table into one read-only file and return rows and bytes of each.
+
+    Parts are joined in the order of source and number, so the rows of a pod keep their order.
+
+    Raises
+    ------
+    RecordError
+        A table could not be written; the parts are kept.
+    """
+    sealed = {}
+    for table in TABLES:
+        parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
+        schema = arrow_schema(table)
+        rows = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts]) if parts else schema.empty_table()
+        path = folder / f"{table}.parquet"
+        write_table(path, table, rows.unify_dictionaries())
+        path.chmod(0o444)
+        sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size}
+    for part in (folder / PARTS).glob("*"):
+        part.unlink()
+    (folder / PARTS).rmdir() if (folder / PARTS).exists() else None
+    return sealed

@@ -1,0 +1,184 @@
+"""The seam between the live half and the offline half: what a run folder holds.
+
+The live half writes these tables, the offline half reads them; nothing else passes between them.
+
+Rules
+-----
+1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
+2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas).
+3. Rows of one pod stand in the order in which the pod heard them.
+4. 0 in a time column means "did not happen".
+
+Event keys
+----------
+An event id that this lab made is ``evt_`` and 16 hex digits: a 63-bit key, ``run nonce (15) | publisher (16) |
+sequence (32)``. The sequence rises by one per event of a publisher. Any other id (another program's) is hashed and has the top bit set.
+
+run.json
+--------
+What is true of the whole run: ``format``, ``scenario``, ``ground``, ``seed``, ``driver``, ``state`` (see RUN_STATES),
+``reason`` (of an interruption or failure, else empty), ``started_at`` (ISO, UTC), ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC),
+``phases`` (a list of ``name, start_ns, end_ns``, in order, see PHASES), ``load`` (``offered_calls``: application calls that the schedule
+meant to make in warm-up and run, ``generator``: the name in `hosts.host` of the process that published), ``notes`` (sentences for the reader) and, once
+sealed, ``tables``: rows and bytes of each table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+FORMAT = 1
+
+# table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
+TABLES: dict[str, dict[str, str]] = {
+    "publishes": {
+        "event": "uint64",  # event key
+        "channel": "name",  # event type, without the channel prefix
+        "publisher": "name",  # who sent it; one publisher = one connection = one sequence
+        "items": "uint32",  # calls of the application that this event carries; 0 for a probe
+        "bytes": "uint32",  # encoded size of the envelope
+        "first_item_ns": "int64",  # intended time of its oldest item
+        "items_wait_ns": "int64",  # sum over its items of (intended_ns - the item's intended time)
+        "intended_ns": "int64",  # when the schedule (or the batcher's rule) meant it to be sent
+        "sent_ns": "int64",  # when it was handed to the socket
+        "acked_ns": "int64",  # when PUBLISH was answered
+        "outcome": "name",  # see OUTCOMES
+        "receivers": "int32",  # what PUBLISH returned; -1 = no answer
+    },
+    "deliveries": {
+        "event": "uint64",
+        "pod": "name",
+        "received_ns": "int64",  # the read that brought it returned
+        "handled_ns": "int64",  # its handler started
+        "path": "name",  # broker | memory
+        "outcome": "name",  # handled | skipped | failed
+    },
+    "pods": {
+        "pod": "name",
+        "service": "name",
+        "host": "name",
+        "channels": "name",  # event types it is meant to hear, comma-separated
+        "at_ns": "int64",
+        "state": "name",  # see POD_STATES
+    },
+    "faults": {
+        "fault": "name",
+        "target": "name",
+        "begin_ns": "int64",
+        "end_ns": "int64",
+    },
+    "broker": {
+        "at_ns": "int64",
+        "metric": "name",  # e.g. used_cpu_user_s, connected_clients, numsub, output_buffer_bytes
+        "subject": "name",  # what it is about: a channel, a client name, or empty for the whole server
+        "value": "float64",
+    },
+    "hosts": {
+        "at_ns": "int64",
+        "host": "name",  # a process that holds pods, or the load generator
+        "cpu_ns": "int64",  # processor time of the process since it started
+        "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
+    },
+    "probes": {
+        "at_ns": "int64",
+        "pod": "name",
+        "probe": "name",  # live | ready
+        "status": "int32",
+        "body": "name",
+    },
+}
+
+RUN_STATES = {
+    "running": "not sealed: still going, or its process was killed",
+    "complete": "every phase was reached",
+    "interrupted": "ended early by Ctrl-C or SIGTERM; what was recorded is kept",
+    "failed": "ended early by an error; what was recorded is kept",
+}
+
+# What became of a publish, as its publisher saw it.
+OUTCOMES = {
+    "acknowledged": "the broker answered PUBLISH",
+    "refused": "the broker was not reachable or answered with an error: nothing was delivered",
+    "unknown": "the bytes left and no answer came: neither lost nor delivered can be claimed",
+    "memory": "published only inside the pod, in memory mode",
+    "never-sent": "its publisher ended before it was sent",
+}
+
+POD_STATES = {
+    "starting": "alive, not yet subscribed",
+    "subscribed": "the broker confirmed every subscription",
+    "disconnected": "the subscribing connection is gone; the pod reconnects",
+    "stopped": "ended gracefully",
+    "aborted": "ended without flushing",
+}
+ALIVE_STATES = ("starting", "subscribed", "disconnected")
+
+PHASES = {
+    "provision": "broker and load generator come up",
+    "start": "the pods connect and subscribe",
+    "probe": "one event per channel until every pod has heard it; time zero follows",
+    "warm-up": "load that is not judged",
+    "run": "load that is judged",
+    "drain": "publishers flush, then the subscribers hear what is on its way",
+}
+
+FATES = {
+    "delivered": "expected, and heard at least once",
+    "duplicate": "heard again by a pod that had heard it",
+    "missing": "expected, never heard; has a cause",
+    "unexpected": "heard by a pod that should not have, or an event nobody published",
+    "unknown": "not heard, and whether it was published is not known",
+}
+
+CAUSES = {
+    "never-sent": "the publisher ended before sending it",
+    "publish-refused": "the broker did not take it",
+    "sent-in-memory-mode": "published only inside its own pod",
+    "deaf": "the pod was not subscribed when it was published",
+    "cut": "the broker closed the pod's connection for a full output buffer",
+    "cut-link": "the network between broker and pod lost it",
+    "pod-down": "the pod was not running any more",
+    "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
+}
+
+# SLO keys a scenario may set, each an upper bound unless it ends in `_min`. All over the `run` phase.
+SLO_METRICS = {
+    "lag_ms_p50": "median lag, milliseconds",
+    "lag_ms_p90": "90th percentile of lag, milliseconds",
+    "lag_ms_p99": "99th percentile of lag, milliseconds",
+    "lag_ms_p999": "99.9th percentile of lag, milliseconds",
+    "lag_ms_p9999": "99.99th percentile of lag, milliseconds",
+    "lag_ms_max": "greatest lag, milliseconds",
+    "missing": "missing copies",
+    "missing_ratio": "missing copies / expected copies",
+    "duplicates": "copies heard again by a pod that had heard them",
+    "unexpected": "copies nobody should have heard",
+    "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
+    "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
+    "offered_ratio_min": "calls made / calls the schedule meant to make",
+}
+
+EVENT_ID_PREFIX = "evt_"
+FOREIGN_BIT = 1 << 63
+_HEX = frozenset("0123456789abcdef")
+
+
+def compose_key(*, nonce: int, publisher: int, sequence: int) -> int:
+    """Return the event key of a publisher's n-th event (15, 16 and 32 bits)."""
+    return (nonce & 0x7FFF) << 48 | (publisher & 0xFFFF) << 32 | (sequence & 0xFFFFFFFF)
+
+
+def event_id(key: int) -> str:
+    """Return the event id of a key."""
+    return f"{EVENT_ID_PREFIX}{key:016x}"
+
+
+def event_key(event_id: str) -> int:
+    """Return the key of an event id; another program's id is hashed into the range above `FOREIGN_BIT`."""
+    digits = event_id[4:]
+    if len(digits) == 16 and event_id.startswith(EVENT_ID_PREFIX) and _HEX.issuperset(digits):
+        key = int(digits, 16)
+        if key < FOREIGN_BIT:
+            return key
+    digest = hashlib.blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") | FOREIGN_BIT
