@@ -1,0 +1,96 @@
+"""What one publisher of the bus decides: event ids, batching, envelopes. Stimuli in, `Send` instructions out.
+
+A driver calls a method with the time, carries out the instructions it returns, and calls `tick` no later than `due_ns`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sim.bus.batcher import Batch, Batcher
+from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, iso_timestamp
+from sim.schema import compose_key, event_id
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Instruct the driver to publish one encoded event.
+
+    Attributes
+    ----------
+    event
+        Event key.
+    items
+        Calls of the application that it carries; 0 for a probe.
+    first_item_ns, items_wait_ns, intended_ns
+        As in the `publishes` table.
+    """
+
+    event: int
+    type: str
+    payload: bytes
+    items: int
+    first_item_ns: int
+    items_wait_ns: int
+    intended_ns: int
+
+
+class BusNode:
+    """Decide for one publisher: one connection, one sequence of events, one part-full batch.
+
+    Parameters
+    ----------
+    source
+        The service, as it stands in the envelope.
+    nonce, publisher
+        The upper parts of its event keys.
+    wall_offset_ns
+        Wall clock minus `now_ns`, for the envelope's timestamp.
+    """
+
+    def __init__(
+        self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int
+    ) -> None:
+        self.source = source
+        self.batcher = Batcher(size=batch_size, interval_ms=batch_interval_ms)
+        self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
+        self._sequence = 0
+        self._wall_offset_ns = wall_offset_ns
+
+    @property
+    def due_ns(self) -> int | None:
+        """When `tick` must be called, or None."""
+        return self.batcher.due_ns
+
+    def call(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int) -> Send | None:
+        """Take one call of the application: an analytics item goes into the batch, anything else is an event of its own."""
+        if type == BATCH:
+            return self._send_batch(self.batcher.add(data, intended_ns=intended_ns), now_ns)
+        return self.publish(type, data, now_ns=now_ns, intended_ns=intended_ns)
+
+    def publish(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int, items: int = 1) -> Send:
+        """Return the instruction to publish one event now."""
+        key, payload = self._encode(type, data, now_ns, intended_ns)
+        return Send(key, type, payload, items, intended_ns, 0, intended_ns)
+
+    def tick(self, now_ns: int) -> Send | None:
+        """Return the batch whose time has come, if any."""
+        return self._send_batch(self.batcher.tick(now_ns), now_ns)
+
+    def flush(self, now_ns: int) -> Send | None:
+        """Return the part-full batch whatever its age, if any."""
+        return self._send_batch(self.batcher.flush(now_ns), now_ns)
+
+    def _send_batch(self, batch: Batch | None, now_ns: int) -> Send | None:
+        if batch is None:
+            return None
+        key, payload = self._encode(BATCH, {"events": batch.items}, now_ns, batch.intended_ns)
+        return Send(key, BATCH, payload, len(batch.items), batch.first_item_ns, batch.items_wait_ns, batch.intended_ns)
+
+    def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
+        key = self._first_key + self._sequence
+        self._sequence += 1
+        timestamp = iso_timestamp(now_ns + self._wall_offset_ns)
+        event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
+        return key, encode(event)

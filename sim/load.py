@@ -1,0 +1,153 @@
+"""The load a run means to offer: who calls what, when, by seed.
+
+A *call* is one use of the bus by an application: one analytics item recorded, one metric, one invalidation.
+The schedule fixes every call before the run starts, so the same seed means the same intended load on every ground and
+with either driver, and a late generator cannot hide its lateness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sim.errors import ScenarioError
+
+MAX_CALLS = 20_000_000
+_GRID = 4096  # points at which a shape's cumulative rate is tabulated
+
+# shape -> (share of the run passed, share of the peak rate) points, joined by straight lines
+SHAPES: dict[str, tuple[tuple[float, float], ...]] = {
+    "steady": ((0.0, 1.0), (1.0, 1.0)),
+    "ramp": ((0.0, 0.1), (1.0, 1.0)),
+    "steps": ((0.0, 0.25), (0.25, 0.25), (0.25, 0.5), (0.5, 0.5), (0.5, 0.75), (0.75, 0.75), (0.75, 1.0), (1.0, 1.0)),
+    "spike": ((0.0, 0.2), (0.4, 0.2), (0.4, 1.0), (0.6, 1.0), (0.6, 0.2), (1.0, 0.2)),
+    "day": ((0.0, 0.2), (0.2, 0.1), (0.35, 0.6), (0.5, 0.8), (0.6, 0.7), (0.85, 1.0), (1.0, 0.2)),
+}
+ARRIVALS = ("poisson", "uniform")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Hold every intended call of a run, in time order.
+
+    Attributes
+    ----------
+    offset_ns
+        int64, shape (calls,): nanoseconds after time zero.
+    kind
+        uint8, shape (calls,): index into `kinds`.
+    pod
+        uint16, shape (calls,): number of the pod that makes the call.
+    kinds
+        Event types, in the order of the scenario's mix.
+    """
+
+    offset_ns: np.ndarray
+    kind: np.ndarray
+    pod: np.ndarray
+    kinds: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.offset_ns)
+
+    def of_pods(self, pods: list[int], *, part: int = 0, parts: int = 1) -> Schedule:
+        """Return the calls of some pods; with `parts`, every parts-th of them, starting at `part`."""
+        rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
+        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds)
+
+
+def make_schedule(
+    *,
+    rate_per_s: float,
+    shape: str,
+    arrivals: str,
+    warm_up_s: float,
+    run_s: float,
+    seed: int,
+    mix: dict[str, float],
+    publishers: dict[str, list[int]],
+) -> Schedule:
+    """Draw the calls of a warm-up and a run.
+
+    Parameters
+    ----------
+    rate_per_s
+        Peak rate, calls per second over the whole fleet.
+    shape
+        One of `SHAPES`; the warm-up runs at the shape's first rate.
+    mix
+        Event type -> weight.
+    publishers
+        Event type -> numbers of the pods that may publish it; each is drawn with the same chance.
+
+    Raises
+    ------
+    ScenarioError
+        More than `MAX_CALLS` calls.
+    """
+    times_s = _arrival_times(rate_per_s=rate_per_s, shape=shape, arrivals=arrivals, warm_up_s=warm_up_s, run_s=run_s, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    kinds = tuple(mix)
+    weights = np.array([mix[kind] for kind in kinds], dtype=np.float64)
+    kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint8)
+    draw = rng.random(len(times_s))
+    pod = np.zeros(len(times_s), dtype=np.uint16)
+    for number, name in enumerate(kinds):
+        rows = kind == number
+        if rows.any():
+            pods = np.asarray(publishers[name], dtype=np.uint16)
+            pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
+    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+
+
+def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
+    """Return sorted arrival times in seconds: a unit-rate process mapped through the inverse of the cumulative rate."""
+    points = SHAPES[shape]
+    grid_s, calls = [0.0], [0.0]
+    if warm_up_s > 0:
+        grid_s.append(warm_up_s)
+        calls.append(warm_up_s * rate_per_s * points[0][1])
+    for (from_u, from_rate), (to_u, to_rate) in zip(points, points[1:], strict=False):
+        steps = max(1, round(_GRID * (to_u - from_u)))
+        if to_u == from_u:
+            continue
+        for step in range(1, steps + 1):
+            done = step / steps
+            mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
+            grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
+            calls.append(calls[-1] + mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
+    total = calls[-1]
+    if total > MAX_CALLS:
+        raise ScenarioError(f"the load means {total:,.0f} calls, more than {MAX_CALLS:,}: lower load.rate or load.run_s")
+    rng = np.random.default_rng([seed, 0])
+    if arrivals == "poisson":
+        units = np.cumsum(rng.exponential(size=int(total + 10 * total**0.5 + 10)))
+    else:
+        units = np.arange(int(total)) + 0.5
+    return np.interp(units[units < total], calls, grid_s)
+
+
+def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
+    """Return what a call of this event type carries: an analytics item, or the event's `data`.
+
+    Parameters
+    ----------
+    number
+        Makes contents differ: user, template and provider are drawn from it.
+    payload_bytes
+        Length of the filler text, for experiments on message size.
+    """
+    filler = "x" * payload_bytes
+    if kind == "analytics.events.batch":
+        return {"eventType": "track.played", "userId": f"user_{number % 5000}", "properties": {"trackId": f"trk_{number % 977}", "note": filler}}
+    if kind == "analytics.metric.recorded":
+        return {"name": "request.duration", "value": number % 250, "unit": "ms", "tags": {"route": "/tracks", "note": filler}}
+    if kind == "analytics.provider.usage":
+        return {"providerId": f"prov_{number % 7}", "model": "chat-small", "tokens": 100 + number % 900, "costUsd": 0.0004, "note": filler}
+    if kind == "config.template.invalidated":
+        return {"templateId": f"tpl_{number % 600}", "reason": "updated", "note": filler}
+    if kind == "config.provider.invalidated":
+        return {"providerId": f"prov_{number % 7}", "reason": "updated", "note": filler}
+    return {"pattern": f"aiponge:cache:templates:{number % 600}", "note": filler}

@@ -1,0 +1,253 @@
+"""What to run: a TOML file as frozen structs. Where it runs is an argument, not part of it.
+
+Unknown keys are refused with their path, values are checked with their bounds, and references between parts
+(a service that nobody defines, a channel without a publisher) are checked before anything starts.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
+from sim.errors import ScenarioError, did_you_mean
+from sim.load import SHAPES, Schedule, make_schedule
+from sim.schema import SLO_METRICS
+from sim.services import SERVICES
+
+BUILT_IN = Path(__file__).parent / "scenarios"
+MAX_PODS = 20_000
+
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Bus(_Strict):
+    """Set how the bus behaves; names as in the reference's environment variables."""
+
+    channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
+
+
+class Service(_Strict):
+    """Say how many pods a service has and what they publish and hear."""
+
+    replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
+    publishes: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+
+
+class Load(_Strict):
+    """Say which calls are made, how often, and by whom."""
+
+    driver: Literal["locust", "pods"] = "locust"
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
+    shape: str = "steady"
+    arrivals: Literal["poisson", "uniform"] = "poisson"
+    warm_up_s: Seconds = 2.0
+    run_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
+    mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
+
+
+class Limits(_Strict):
+    """Bound how long each step of a run may take."""
+
+    start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    probe_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
+    drain_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
+
+
+class Scenario(_Strict, kw_only=True):
+    """Describe one experiment. `name` is the file's name."""
+
+    name: str = ""
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    services: dict[str, Service]
+    load: Load = Load()
+    bus: Bus = Bus()
+    limits: Limits = Limits()
+    slo: dict[str, float] = {}
+
+    def pods(self) -> list[tuple[str, str]]:
+        """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
+        return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
+
+    def schedule(self) -> Schedule:
+        """Return every intended call of the run."""
+        pods = self.pods()
+        mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
+        return make_schedule(
+            rate_per_s=self.load.rate_per_s,
+            shape=self.load.shape,
+            arrivals=self.load.arrivals,
+            warm_up_s=self.load.warm_up_s,
+            run_s=self.load.run_s,
+            seed=self.seed,
+            mix=mix,
+            publishers={
+                kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix
+            },
+        )
+
+
+def built_in() -> dict[str, Path]:
+    """Return the built-in scenarios: name -> file."""
+    return {path.stem: path for path in sorted(BUILT_IN.glob("*.toml"))}
+
+
+def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
+    """Read a built-in scenario or a file, change settings, and check it.
+
+    Parameters
+    ----------
+    name
+        A built-in scenario's name, or the path of a ``.toml`` file.
+    settings
+        ``key=value`` each; the key is a dotted TOML key, the value a TOML value or plain text.
+
+    Raises
+    ------
+    ScenarioError
+        Anything in it is wrong; the message names the key and the value.
+    """
+    path = built_in().get(name) or Path(name)
+    tree = _read_toml(name, path)
+    for setting in settings:
+        _apply(tree, setting)
+    tree["name"] = path.stem
+    return check_tree(tree, where=str(name))
+
+
+def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
+    """Turn a TOML tree into a scenario, or say what is wrong with it."""
+    try:
+        scenario = msgspec.convert(tree, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"scenario {where}: {_explain(str(error), tree)}") from None
+    _check_references(scenario, where)
+    return scenario
+
+
+def to_toml(scenario: Scenario) -> str:
+    """Return the resolved scenario as TOML, every default written out."""
+    return tomli_w.dumps(msgspec.to_builtins(scenario))
+
+
+def _read_toml(name: str, path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        known = built_in()
+        hint = did_you_mean(name, known)
+        raise ScenarioError(f"no scenario {name!r}{hint}: give one of {', '.join(known)}, or the path of a .toml file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"scenario {name}: not valid TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise ScenarioError(f"--set {setting!r}: write key=value, for example load.rate_per_s=500")
+    try:
+        change = tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        try:
+            change = tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}")
+        except tomllib.TOMLDecodeError:
+            raise ScenarioError(f"--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix.\"a.b\"=1") from None
+    _merge(tree, change, setting)
+
+
+def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+            _merge(tree.setdefault(key, {}), value, setting)
+        elif isinstance(tree.get(key), dict):
+            raise ScenarioError(f"--set {setting!r}: {key!r} is a table; set one of its keys: {', '.join(tree[key])}")
+        else:
+            tree[key] = value
+
+
+def _explain(message: str, tree: dict[str, Any]) -> str:
+    """Turn a msgspec message (``… - at `$.a.b` ``) into one that names the key, the value and what is allowed."""
+    what, _, at = message.partition(" - at `")
+    path = [part or index for part, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)\]", at)]
+    value: Any = tree
+    for place, part in enumerate(path):
+        if part == "..." and isinstance(value, dict):
+            part = path[place] = _entry_at_fault(value, Service if path[0] == "services" else Annotated[float, Meta(ge=0)])
+        value = value.get(part) if isinstance(value, dict) else None
+    unknown = re.search(r"unknown field `(.+)`", what)
+    if unknown:
+        struct = {"load": Load, "bus": Bus, "limits": Limits, "services": Service}.get(path[0] if path else "", Scenario)
+        known = [f for f in struct.__struct_fields__ if f != "name"]
+        return f"unknown key {'.'.join([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
+    missing = re.search(r"missing required field `(.+)`", what)
+    if missing:
+        return f"{'.'.join([*path, missing[1]])!r} is missing"
+    key = ".".join(path) or "the file"
+    return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
+
+
+def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
+    """Return the key of the entry that is not of the type: msgspec writes `...` for any key of a dict."""
+    for key, value in table.items():
+        try:
+            msgspec.convert(value, type)
+        except msgspec.ValidationError:
+            return str(key)
+    return "..."
+
+
+def _check_references(scenario: Scenario, where: str) -> None:
+    def refuse(text: str) -> None:
+        raise ScenarioError(f"scenario {where}: {text}")
+
+    if not scenario.services:
+        refuse("services is empty: define at least one service")
+    for name, service in scenario.services.items():
+        if name not in SERVICES:
+            refuse(f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}")
+        for key, types in (("publishes", service.publishes), ("subscribes", service.subscribes)):
+            for type in types:
+                if type not in EVENT_TYPES:
+                    refuse(f"services.{name}.{key}: unknown channel {type!r}{did_you_mean(type, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}")
+        for type in service.subscribes:
+            if type not in SERVICES[name]().handlers:
+                refuse(f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(SERVICES[name]().handlers)}")
+    count = len(scenario.pods())
+    if count > MAX_PODS:
+        refuse(f"services ask for {count:,} pods, more than {MAX_PODS:,}: lower replicas")
+    _check_load(scenario, refuse)
+    for metric in scenario.slo:
+        if metric not in SLO_METRICS:
+            refuse(f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}")
+
+
+def _check_load(scenario: Scenario, refuse: Any) -> None:
+    load = scenario.load
+    if load.shape not in SHAPES:
+        refuse(f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}")
+    if not any(load.mix.values()):
+        refuse("load.mix is empty: give at least one event type a weight above 0")
+    for kind, weight in load.mix.items():
+        if kind not in EVENT_TYPES:
+            refuse(f"load.mix: unknown channel {kind!r}{did_you_mean(kind, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}")
+        if weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
+            refuse(f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes")

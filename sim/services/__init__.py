@@ -1,0 +1,37 @@
+"""What each service does with the events it hears.
+
+A member is a class without constructor arguments whose `handlers` maps an event type to a function of one `Event`.
+One instance is made per pod. A handler that raises is recorded as a failed delivery and does not stop the pod.
+
+To add one: write ``sim/services/<name>.py`` with such a class, and list it in `SERVICES` under the name that scenarios use.
+A probe (``data = {"probe": true}``) is kept from the handlers by the pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sim.bus.envelope import Event
+from sim.services.ai_config import AiConfigService
+from sim.services.ai_content import AiContentService
+from sim.services.analytics import AnalyticsService
+from sim.services.api_gateway import ApiGateway
+from sim.services.music import MusicService
+from sim.services.system import SystemService
+
+
+class ServiceLogic(Protocol):
+    """Handle events, one pod's worth."""
+
+    handlers: dict[str, Callable[[Event], None]]
+
+
+SERVICES: dict[str, Callable[[], ServiceLogic]] = {
+    "music-service": MusicService,
+    "ai-content-service": AiContentService,
+    "api-gateway": ApiGateway,
+    "ai-config-service": AiConfigService,
+    "analytics-service": AnalyticsService,
+    "system-service": SystemService,
+}

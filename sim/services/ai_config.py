@@ -1,0 +1,13 @@
+"""ai-config-service: owns templates and providers; its other pods hear of a change as everyone does."""
+
+from __future__ import annotations
+
+from sim.bus.cache import ConfigSubscriber
+
+
+class AiConfigService:
+    """Keep a read cache in front of the configuration it owns."""
+
+    def __init__(self) -> None:
+        self.config = ConfigSubscriber()
+        self.handlers = self.config.handlers()

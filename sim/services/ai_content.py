@@ -1,0 +1,13 @@
+"""ai-content-service: writes texts from cached templates and provider settings."""
+
+from __future__ import annotations
+
+from sim.bus.cache import ConfigSubscriber
+
+
+class AiContentService:
+    """Keep templates and provider settings until an event drops them."""
+
+    def __init__(self) -> None:
+        self.config = ConfigSubscriber()
+        self.handlers = self.config.handlers()

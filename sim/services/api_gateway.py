@@ -1,0 +1,20 @@
+"""api-gateway: caches responses, and drops them on a general cache invalidation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.bus.cache import LruCache
+from sim.bus.envelope import Event
+
+
+class ApiGateway:
+    """Keep responses by cache key."""
+
+    def __init__(self) -> None:
+        self.responses: LruCache[str, Any] = LruCache(500)
+        self.handlers = {"config.cache.invalidate": self.cache_invalidated}
+
+    def cache_invalidated(self, event: Event) -> None:
+        """Drop every response whose key matches the event's pattern."""
+        self.responses.delete_matching(event.data["pattern"])
