@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 now_ns = time.monotonic_ns
@@ -82,3 +83,43 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+class Alarm:
+    """Call a function on an event loop at a `now_ns` time, to the microsecond where the platform can.
+
+    One alarm holds one time: `set` replaces the time before.
+    """
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._callback = callback
+        self._handle: asyncio.TimerHandle | None = None
+        self._timer: PreciseTimer | None
+        try:
+            self._timer = PreciseTimer()
+            self._loop.add_reader(self._timer.fd, self._fired)
+        except OSError:
+            self._timer = None
+
+    def set(self, at_ns: int) -> None:
+        """Ask for one call at that time, or at once when it has passed."""
+        if self._timer is not None:
+            self._timer.set(at_ns)
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_later(max(0.0, (at_ns - now_ns()) / NS_PER_S), self._callback)
+
+    def _fired(self) -> None:
+        assert self._timer is not None
+        self._timer.clear()
+        self._callback()
+
+    def close(self) -> None:
+        """Call nothing any more; may be called twice."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._timer is not None and self._timer.fd >= 0:
+            self._loop.remove_reader(self._timer.fd)
+            self._timer.close()

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +60,16 @@ class TableBuffer:
 
     def _new_columns(self) -> None:
         self.columns = {column: array(_CODES.get(kind, "H")) for column, kind in self.types.items()}
-        self._appends = tuple(self.columns[column].append for column in self.types)
+        codes = {column: names.code for column, names in self.names.items()}
+        self._adders = tuple((self.columns[column].append, codes.get(column)) for column in self.types)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def add(self, *values: Any) -> None:
         """Append one row; values in the table's column order, words for `name` columns."""
-        row = [
-            self.names[column].code(value) if column in self.names else value
-            for column, value in zip(self.types, values, strict=True)
-        ]
-        for append, value in zip(self._appends, row, strict=True):
-            append(value)
+        for (append, code), value in zip(self._adders, values, strict=True):
+            append(value if code is None else code(value))
 
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
@@ -131,6 +128,10 @@ class DeliveryBuffer:
         )
 
 
+def _one_thread() -> Executor:
+    return ThreadPoolExecutor(1, thread_name_prefix="record")
+
+
 class Recorder:
     """Own the buffers of one process and turn them into parts of a run folder.
 
@@ -142,16 +143,30 @@ class Recorder:
         Which process this is; part of the parts' file names, so unique in a run.
     pods
         Names of the pods whose deliveries are recorded here, by number.
+    new_writer
+        Makes the executor that writes parts; under gevent it must be one of real threads.
     """
 
-    def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, source: str, pods: Sequence[str] = (), new_writer: Callable[[], Executor] = _one_thread
+    ) -> None:
         self.folder = folder
+        self._new_writer = new_writer
         self.source = source
         self.deliveries = DeliveryBuffer(pods)
         self.tables = {table: TableBuffer(table) for table in TABLES if table != "deliveries"}
         self._parts = 0
-        self._writer: ThreadPoolExecutor | None = None
+        self._rows_flushed = dict.fromkeys(TABLES, 0)
+        self._writer: Executor | None = None
         self._pending: list[Future[None]] = []
+
+    def rows(self, table: str) -> int:
+        """Return how many rows of a table were recorded so far."""
+        return self._rows_flushed[table] + len(self.deliveries if table == "deliveries" else self.tables[table])
+
+    def rows_waiting(self) -> int:
+        """Return how many rows the fullest buffer holds."""
+        return max(len(self.deliveries), len(self.tables["publishes"]))
 
     def flush(self, *, at_least_rows: int = 1) -> None:
         """Hand every buffer of at least so many rows to the writer thread.
@@ -165,9 +180,10 @@ class Recorder:
         for buffer in (self.deliveries, *self.tables.values()):
             if len(buffer) >= at_least_rows:
                 self._parts += 1
+                self._rows_flushed[buffer.table] += len(buffer)
                 path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
                 if self._writer is None:
-                    self._writer = ThreadPoolExecutor(1, thread_name_prefix="record")
+                    self._writer = self._new_writer()
                 self._pending.append(self._writer.submit(write_table, path, buffer.table, buffer.take()))
 
     def _reap(self, *, wait_for_room: bool) -> None:
@@ -210,11 +226,22 @@ def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[st
     for field in arrow_schema(table):
         values = columns[field.name]
         if field.name in words:
-            codes = pa.array(values.astype(np.uint16, copy=False))
-            arrays.append(pa.DictionaryArray.from_arrays(codes, pa.array(words[field.name], pa.string())))
+            codes = _arrow_array(pa.uint16(), values.astype(np.uint16, copy=False))
+            arrays.append(pa.DictionaryArray.from_arrays(codes, _arrow_words(words[field.name])))
         else:
-            arrays.append(pa.array(values, field.type))
+            arrays.append(_arrow_array(field.type, values))
     return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
+
+
+# `pa.array` would do for both, but its first call imports pandas: a stall of a quarter second in the middle of a run.
+def _arrow_array(kind: pa.DataType, values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _arrow_words(words: Sequence[str]) -> pa.StringArray:
+    encoded = [word.encode() for word in words]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 def write_table(path: Path, table: str, rows: pa.Table) -> None:
@@ -250,7 +277,7 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
     for table in TABLES:
         parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
         schema = arrow_schema(table)
-        rows = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts]) if parts else schema.empty_table()
+        rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]) if parts else schema.empty_table()
         path = folder / f"{table}.parquet"
         write_table(path, table, rows.unify_dictionaries())
         path.chmod(0o444)

@@ -84,8 +84,8 @@ class Scenario(_Strict, kw_only=True):
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
 
-    def schedule(self) -> Schedule:
-        """Return every intended call of the run."""
+    def schedule(self, *, seed_offset: int = 0) -> Schedule:
+        """Return every intended call of the run; another offset draws another one of the same load."""
         pods = self.pods()
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
         return make_schedule(
@@ -94,7 +94,7 @@ class Scenario(_Strict, kw_only=True):
             arrivals=self.load.arrivals,
             warm_up_s=self.load.warm_up_s,
             run_s=self.load.run_s,
-            seed=self.seed,
+            seed=self.seed + seed_offset,
             mix=mix,
             publishers={
                 kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix

