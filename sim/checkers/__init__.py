@@ -1,0 +1,213 @@
+"""Judge a run: each member looks at one promise and says valid, invalid or unknown.
+
+A member is a file with one function ``check(run: Run) -> Result`` that reads the run's tables and nothing else. It judges the
+`run` phase unless it says otherwise, gives its counts, up to three witnesses (each begins with an event id, so that
+`buslab story` shows its life), and the measured values of the `schema.SLO_METRICS` it owns. To add one, write the file and add
+a line to `CHECKERS`. Members do not know each other.
+
+How verdicts compose
+--------------------
+1. A checker that throws is unknown, with the exception's text.
+2. Any `invalid` makes the run invalid: a broken promise that was seen stays broken, however poor the instrument.
+3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
+   makes lag of its own), so a limit that fails then is unknown, not invalid.
+4. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sim.errors import UsageError, did_you_mean
+from sim.results import Run
+from sim.schema import SLO_METRICS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Word = Literal["valid", "invalid", "unknown"]
+EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
+COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
+MAX_WITNESSES = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
+
+    verdict: Word
+    detail: str
+    counts: dict[str, int | float] = field(default_factory=dict)
+    witnesses: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+from sim.checkers import duplication, harness, lag, ledger, order  # noqa: E402  the members need Result
+
+CHECKERS: dict[str, Callable[[Run], Result]] = {
+    "harness": harness.check,
+    "ledger": ledger.check,
+    "duplication": duplication.check,
+    "order": order.check,
+    "lag": lag.check,
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Say whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
+
+    metric: str
+    limit: float
+    measured: float | None
+    verdict: Word
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold what all checkers and limits say about a run."""
+
+    verdict: Word
+    scenario: str
+    ground: str
+    seed: int | None
+    checkers: dict[str, Result]
+    slo: list[Limit]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 for valid, 1 for invalid, 2 for unknown."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return the sentences that decide the verdict, the worst first; every checker's when it is valid."""
+        told = [(r.verdict, f"{name}: {r.detail}") for name, r in self.checkers.items()] + [(s.verdict, s.detail) for s in self.slo]
+        return [text for word, text in told if word == self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of verdict.json; a number that does not exist is null."""
+        checkers = {
+            name: {
+                "verdict": result.verdict,
+                "counts": {key: _finite(value) for key, value in result.counts.items()},
+                "witnesses": result.witnesses,
+                "detail": result.detail,
+                "metrics": {key: _finite(value) for key, value in result.metrics.items()},
+                "warnings": result.warnings,
+            }
+            for name, result in self.checkers.items()
+        }
+        slo = [{"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail} for s in self.slo]
+        head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
+        return {**head, "checkers": checkers, "slo": slo}
+
+
+def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
+    """Run the checkers and compare what they measured with the scenario's limits.
+
+    Parameters
+    ----------
+    run
+        An opened run folder.
+    only
+        Names of `CHECKERS`; limits on metrics of other checkers are then left out.
+
+    Raises
+    ------
+    UsageError
+        A name in `only` is not a checker.
+    """
+    names = list(CHECKERS) if only is None else list(dict.fromkeys(only))
+    for name in names:
+        if name not in CHECKERS:
+            raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
+    if not names:
+        raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
+    results = {name: _check(name, run) for name in names}
+    metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
+    wanted = {key: value for key, value in run.slo.items() if only is None or key in metrics or key not in SLO_METRICS}
+    trusted = "harness" not in results or results["harness"].verdict != "unknown"
+    slo = [_limit(metric, value, metrics, trusted=trusted) for metric, value in wanted.items()]
+    info = run.info
+    words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
+    return Verdict(worst(words), str(info.get("scenario", "")), str(info.get("ground", "")), info.get("seed"), results, slo)
+
+
+def worst(words: Sequence[Word]) -> Word:
+    """Return invalid if there is one, else unknown if there is one, else valid."""
+    return "invalid" if "invalid" in words else "unknown" if "unknown" in words else "valid"
+
+
+def _check(name: str, run: Run) -> Result:
+    try:
+        return CHECKERS[name](run)
+    except Exception as error:  # a checker that throws must not end the judgement, nor pass
+        return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
+
+
+def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, trusted: bool) -> Limit:
+    measured = _finite(metrics.get(metric, math.nan))
+    if metric not in SLO_METRICS:
+        return Limit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
+        return Limit(metric, limit, measured, "unknown", f"{metric} has the limit {limit!r}, which is not a number")
+    if measured is None:
+        return Limit(metric, limit, None, "unknown", f"{metric} was not measured: no data")
+    least = metric.endswith("_min")
+    bound = f"{'at least' if least else 'at most'} {limit:g}"
+    if measured >= limit if least else measured <= limit:
+        return Limit(metric, limit, measured, "valid", f"{metric} is {measured:g}, {bound} as promised")
+    if not trusted:
+        text = f"{metric} is {measured:g}, {bound} was promised, but the harness cannot vouch for the measurement"
+        return Limit(metric, limit, measured, "unknown", text)
+    return Limit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_verdict(run: Run, verdict: Verdict) -> Path:
+    """Write verdict.json and junit.xml into the run folder, each whole or not at all, and return the path of the former."""
+    from sim.junit import to_junit
+
+    content = verdict.to_json()
+    _replace(run.folder / "junit.xml", to_junit(content))
+    return _replace(run.folder / "verdict.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> Path:
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return the checkers and limits as a table for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{verdict.scenario} on {verdict.ground}: {verdict.verdict}"), title_style=COLOURS[verdict.verdict])
+    for column in ("what", "verdict", "why"):
+        table.add_column(column, overflow="fold")
+    for name, result in verdict.checkers.items():
+        table.add_row(name, f"[{COLOURS[result.verdict]}]{result.verdict}[/]", escape(result.detail), end_section=False)
+        for warning in result.warnings:
+            table.add_row("", "[yellow]note[/]", escape(warning))
+    table.add_section()
+    for limit in verdict.slo:
+        measured = "not measured" if limit.measured is None else f"{limit.measured:g}"
+        why = f"{measured}, {'at least' if limit.metric.endswith('_min') else 'at most'} {limit.limit}"
+        why = limit.detail if limit.verdict == "unknown" else why
+        table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
+    return table

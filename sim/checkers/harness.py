@@ -1,0 +1,160 @@
+"""Audit the instrument before its measurements are believed. Its verdict is valid or unknown, never invalid.
+
+It is unknown when the run was not sealed or did not reach its end, when the broker counts other subscribers than the fleet claims
+(PUBSUB NUMSUB, less those that were there before the fleet), when the generator made under 99 % of the calls that the schedule meant
+to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
+missing. On the model ground time is virtual, so processor time says nothing and is not asked for.
+
+Also reported: loop lag beside lag, the send delay's share of lag, and the smallest step between two timestamps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.checkers import Result
+from sim.results import FATE, FOREVER_NS, Run
+
+OFFERED_RATIO_MIN = 0.99
+CPU_SHARE_MAX = 0.9
+SEND_DELAY_SHARE = 0.3
+ROWS_FOR_CLOCK = 200_000
+
+
+@dataclass
+class _Audit:
+    """Collect what is wrong (it makes the verdict unknown), what is odd, and the numbers."""
+
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    counts: dict[str, int | float] = field(default_factory=dict)
+
+
+def check(run: Run) -> Result:
+    """Audit the run's end, the subscriptions, the offered load, processors, loops and clocks."""
+    audit = _Audit()
+    _audit_end(run, audit)
+    _audit_subscriptions(run, audit)
+    ratio = _audit_load(run, audit)
+    _audit_processors(run, audit)
+    _audit_lag_share(run, audit)
+    _audit_clock(run, audit)
+    metrics = {"offered_ratio_min": ratio}
+    if audit.faults:
+        return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
+    detail = f"the run is whole, the broker counts the subscribers that the fleet claims, {ratio:.2%} of the offered calls were made"
+    return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
+
+
+def _audit_end(run: Run, audit: _Audit) -> None:
+    state, reason = run.info["state"], run.info.get("reason") or "no reason was recorded"
+    if not run.sealed:
+        audit.faults.append("the run was not sealed: it is still going or its process was killed")
+    elif state != "complete":
+        audit.faults.append(f"the run was {state}: {reason}")
+    for name in ("run", "drain"):
+        if name not in run.phases:
+            audit.faults.append(f"the run did not reach its {name} phase")
+    if run.unreadable_parts:
+        audit.faults.append(f"{len(run.unreadable_parts)} parts of tables cannot be read: {', '.join(run.unreadable_parts[:3])}")
+
+
+def _audit_subscriptions(run: Run, audit: _Audit) -> None:
+    """Compare the broker's last count of each channel in the run phase with the pods subscribed at that moment."""
+    broker = run.broker
+    end = run.phases.get("run", (0, FOREVER_NS))[1]
+    samples = broker[(broker["metric"] == "numsub") & (broker["at_ns"] <= end)]
+    last = {row["subject"]: row for row in samples.sort_values("at_ns", kind="stable").to_dict("records")}
+    before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
+    channels = sorted({channel for life in run.lives for channel in life.channels})
+    wrong, unproven = [], [channel for channel in channels if channel not in last]
+    for channel in channels:
+        if channel in last:
+            counted = last[channel]["value"] - before.get(channel, 0)
+            claimed = sum(channel in life.channels and life.state(last[channel]["at_ns"]) == "subscribed" for life in run.lives)
+            wrong += [f"{channel}: {counted:g} subscribers, the fleet claims {claimed}"] if counted != claimed else []
+    audit.counts |= {"channels_proven": len(channels) - len(unproven) - len(wrong), "channels": len(channels)}
+    if not channels:
+        audit.faults.append("no pod subscribes to anything")
+    if unproven:
+        audit.faults.append(f"no NUMSUB was sampled for {', '.join(unproven[:3])}: subscriptions are not proven")
+    if wrong:
+        audit.faults.append(f"NUMSUB and the fleet differ: {'; '.join(wrong[:3])}")
+    if any(before.values()):
+        audit.warnings.append(f"{sum(before.values()):g} subscribers of other programs were on these channels before the fleet")
+
+
+def _audit_load(run: Run, audit: _Audit) -> float:
+    """Return calls made / calls offered; NaN when nothing was offered."""
+    publishes, load = run.publishes, run.info.get("load") or {}
+    rows = publishes.drop_duplicates("event")
+    made, offered = int(rows.loc[rows["phase"] != "probe", "items"].sum()), load.get("offered_calls") or 0
+    audit.counts |= {"calls_offered": int(offered), "calls_made": made}
+    if not offered:
+        audit.faults.append("no data: run.json names no offered calls")
+        return math.nan
+    if made < OFFERED_RATIO_MIN * offered:
+        audit.faults.append(f"generator saturated: it made {made:,} of {offered:,} offered calls ({made / offered:.1%})")
+    return made / float(offered)
+
+
+def _audit_processors(run: Run, audit: _Audit) -> None:
+    """Compare processor time with wall time, process by process, over the samples that enclose the run phase."""
+    generator = (run.info.get("load") or {}).get("generator")
+    if run.info.get("ground") == "model":
+        audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
+        return
+    shares, loops = {}, []
+    begin, end = run.phases.get("run", (0, FOREVER_NS))
+    for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
+        at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
+        first = max(int(np.searchsorted(at, begin, side="right")) - 1, 0)
+        last = min(int(np.searchsorted(at, end)), len(at) - 1)
+        if at[last] > at[first]:
+            shares[str(host)] = float(cpu[last] - cpu[first]) / float(at[last] - at[first])
+            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1])
+    for host in sorted({str(host) for host in (*run.pods["host"].unique(), generator) if host}):
+        if host not in shares:
+            audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
+    if not generator:
+        audit.faults.append("run.json names no generator process: its saturation is not known")
+    for host, share in shares.items():
+        audit.counts[f"cpu_share.{host}"] = round(share, 4)
+        if share >= CPU_SHARE_MAX and host == generator:
+            audit.faults.append(f"generator saturated: {host} used {share:.0%} of a core")
+        elif share >= CPU_SHARE_MAX:
+            audit.faults.append(f"host {host} used {share:.0%} of a core: it measured itself")
+    if loops:
+        lags = np.concatenate(loops)
+        found = np.quantile(lags, [0.5, 0.99, 1.0], method="higher") / 1e3
+        audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
+
+
+def _audit_lag_share(run: Run, audit: _Audit) -> None:
+    """Say how much of the lag may be of the lab's own making: late loops, late sending."""
+    copies, publishes = run.copies, run.publishes
+    rows = np.flatnonzero(copies.fate == FATE["delivered"])
+    rows = rows[(publishes["phase"] == "run").to_numpy()[copies.publish[rows]]]
+    if not len(rows):
+        return
+    intended = publishes["intended_ns"].to_numpy()[copies.publish[rows]]
+    lag = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]] - intended
+    delay = publishes["sent_ns"].to_numpy()[copies.publish[rows]] - intended
+    share = float(delay.sum() / lag.sum()) if lag.sum() > 0 else 0.0
+    audit.counts["send_delay_share"] = round(share, 4)
+    if share > SEND_DELAY_SHARE:
+        audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: the generator was late, not the bus")
+    lag_p99, loop_p99 = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p99", 0.0)
+    if loop_p99 > lag_p99 / 2:
+        audit.warnings.append(f"loop lag p99 is {loop_p99:,.0f} us and lag p99 {lag_p99:,.0f} us: busy loops may be what is measured")
+
+
+def _audit_clock(run: Run, audit: _Audit) -> None:
+    times = np.sort(run.deliveries["handled_ns"].to_numpy()[:ROWS_FOR_CLOCK])
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if len(steps):
+        audit.counts["clock_step_ns"] = int(steps.min())

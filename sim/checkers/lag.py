@@ -1,0 +1,82 @@
+"""Measure how late copies are handled, in microseconds, from every raw row of the `run` phase.
+
+- **lag**: intended time of the event to the start of its handler; first deliveries of expected copies.
+- **send delay**: intended time to the time it was handed to the socket, one value an event that was sent. A late generator shows
+  here, and stays inside the lag.
+- **bus**: sent to handled, one value a copy: the lag without the send delay.
+
+A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
+than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
+
+A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.checkers import Result
+from sim.results import FATE, OUTCOME, Array, Run, codes_in, codes_of
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
+SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
+
+
+def check(run: Run) -> Result:
+    """Measure lag, send delay and bus time; no data or a negative time is unknown."""
+    copies, publishes = run.copies, run.publishes
+    judged = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
+    first = np.flatnonzero(judged & (copies.fate == FATE["delivered"]))
+    rows = copies.publish[first]
+    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[first]]
+    lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
+    delay = send_delays(run)
+    if not len(first):
+        return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
+    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
+    counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
+    channel, channels = codes_of(publishes["channel"])
+    services = sorted({life.service for life in run.lives})
+    service = np.array([services.index(life.service) for life in run.lives], dtype=np.int16)
+    for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
+        for code, word in enumerate(words):
+            counts |= _quantiles(f"lag_us.{kind}.{word}", lag[codes == code])
+    detail = f"median lag {counts['lag_us.p50']:,.0f} us, p99 {counts['lag_us.p99']:,.0f} us, max {counts['lag_us.max']:,.0f} us"
+    detail += f" over {len(lag):,} copies" + _caution(len(lag))
+    if counts["negative"]:
+        detail = f"{counts['negative']:,} copies were handled before they were meant or sent: the clocks disagree"
+        return Result("unknown", detail, counts=counts, metrics=_metrics(lag, delay))
+    return Result("valid", detail, counts=counts, metrics=_metrics(lag, delay))
+
+
+def send_delays(run: Run) -> Array:
+    """Return sent - intended, nanoseconds, of every event of the run phase that was handed to a socket."""
+    publishes = run.publishes
+    tried = codes_in(publishes["outcome"], OUTCOME) != OUTCOME["memory"]
+    sent = (publishes["phase"] == "run").to_numpy() & (publishes["sent_ns"].to_numpy() > 0) & tried
+    delays: Array = (publishes["sent_ns"].to_numpy() - publishes["intended_ns"].to_numpy())[sent]
+    return delays
+
+
+def quantiles_ns(values: Array) -> dict[str, int]:
+    """Return the values at the ranks of `QUANTILES`; empty for no values."""
+    if not len(values):
+        return {}
+    found = np.quantile(values, list(QUANTILES.values()), method="higher")
+    return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
+
+
+def _quantiles(name: str, values: Array) -> dict[str, int | float]:
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles_ns(values).items()}
+
+
+def _metrics(lag: Array, delay: Array) -> dict[str, float]:
+    lags, delays = quantiles_ns(lag), quantiles_ns(delay)
+    nan = float("nan")
+    metrics = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
+    return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+
+
+def _caution(count: int) -> str:
+    few = [name for name, q in QUANTILES.items() if q < 1 and count * (1 - q) < 1 - 1e-9]
+    return f"; {few[0]} and above are of only {count:,} rows" if few else ""

@@ -1,0 +1,50 @@
+"""Turn a verdict into JUnit XML, so that a CI server shows each checker and each limit as a test.
+
+Invalid is a failure, unknown is an error: a server that counts only failures still turns red, and the reader sees which it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
+
+# what XML 1.0 cannot hold, even escaped
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+KINDS = {"invalid": "failure", "unknown": "error"}
+
+
+def to_junit(verdict: Mapping[str, Any]) -> str:
+    """Return the XML of one verdict.
+
+    Parameters
+    ----------
+    verdict
+        The content of verdict.json.
+    """
+    suite = ET.Element("testsuite", name=_text(f"buslab.{verdict['scenario']}"))
+    for name, result in verdict["checkers"].items():
+        lines = [*result["witnesses"], *result.get("warnings", ())]
+        _case(suite, name=name, kind="checkers", verdict=result["verdict"], message=result["detail"], lines=lines)
+    for limit in verdict["slo"]:
+        _case(suite, name=limit["metric"], kind="slo", verdict=limit["verdict"], message=limit["detail"], lines=[])
+    words = [entry["verdict"] for entry in (*verdict["checkers"].values(), *verdict["slo"])]
+    suite.set("tests", str(len(words)))
+    suite.set("failures", str(words.count("invalid")))
+    suite.set("errors", str(words.count("unknown")))
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _case(suite: ET.Element, *, name: str, kind: str, verdict: str, message: str, lines: list[str]) -> None:
+    case = ET.SubElement(suite, "testcase", classname=_text(f"{suite.get('name')}.{kind}"), name=_text(name))
+    if verdict in KINDS:
+        outcome = ET.SubElement(case, KINDS[verdict], message=_text(message), type=verdict)
+        outcome.text = _text("\n".join([message, *lines]))
+    else:
+        ET.SubElement(case, "system-out").text = _text("\n".join([message, *lines]))
+
+
+def _text(value: str) -> str:
+    return _NOT_XML.sub("?", value)

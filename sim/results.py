@@ -1,0 +1,487 @@
+"""Open a run folder: its tables, the ledger of every copy, the story of one event.
+
+A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive
+when the event was sent (at its intended time, if it never left), or came alive before the answer and did hear it. An event
+that stands twice in `publishes` counts once, with its best outcome.
+
+- **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
+- **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
+  publisher calls refused or never-sent.
+- **unknown**: expected, not heard, and the publisher does not know whether it was published.
+- **missing**: every other expected copy that was not heard. It has one cause: what its publisher knew (never-sent,
+  publish-refused, sent-in-memory-mode), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
+
+A **silent window** opens when the newest event was sent that the pod heard before its connection or its life ended (one
+connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
+The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, else **deaf**.
+A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it
+began, and only before the drain: how all pods end after a run excuses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import RunFolderError
+from sim.schema import ALIVE_STATES, CAUSES, FATES, FORMAT, OUTCOMES, RUN_STATES, TABLES, event_id, event_key
+
+Array = npt.NDArray[Any]
+
+FATE = {word: code for code, word in enumerate(FATES)}
+CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
+KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
+OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
+FOREVER_NS = np.iinfo(np.int64).max
+DOWN_GRACE_NS = 1_000_000_000
+CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
+
+
+class Copies(NamedTuple):
+    """Hold one entry a copy: the compact form of `Run.ledger`.
+
+    Pod by pod; of a pod first what it heard, in that order, then what it did not hear. `publish` and `delivery` are row
+    numbers, -1 for none; `pod` numbers `Run.lives`; `fate` and `cause` are codes of `FATE` and `CAUSE`.
+    """
+
+    publish: Array
+    delivery: Array
+    pod: Array
+    fate: Array
+    cause: Array
+
+
+class Window(NamedTuple):
+    """Say from when to when a pod could not hear, and why."""
+
+    begin_ns: int
+    end_ns: int
+    cause: str
+
+    def touches(self, sent_ns: Array, answered_ns: Array) -> Array:
+        """Return for each event whether it was on its way to the pods in this window."""
+        return (sent_ns <= self.end_ns) & (answered_ns >= self.begin_ns)
+
+
+@dataclass(frozen=True)
+class Life:
+    """Tell one pod's states over time, from the pods table."""
+
+    pod: str
+    service: str = ""
+    channels: frozenset[str] = frozenset()
+    at_ns: tuple[int, ...] = ()
+    states: tuple[str, ...] = ()
+
+    def alive(self, at_ns: Array) -> Array:
+        """Return for each time whether the pod was running."""
+        flags = np.array([False, *(state in ALIVE_STATES for state in self.states)])
+        return flags[np.searchsorted(np.array(self.at_ns, dtype=np.int64), at_ns, side="right")]
+
+    def state(self, at_ns: int) -> str:
+        """Return the pod's state at a time, empty before its first."""
+        return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
+
+
+def codes_of(column: pd.Series[Any]) -> tuple[Array, list[str]]:
+    """Return the codes and the words of a Categorical column."""
+    return column.cat.codes.to_numpy(), [str(word) for word in column.cat.categories]
+
+
+def codes_in(column: pd.Series[Any], words: Mapping[str, int]) -> Array:
+    """Return the code that `words` gives each row's word, -1 when it gives none."""
+    codes, known = codes_of(column)
+    return np.array([*(words.get(word, -1) for word in known), -1], dtype=np.int16)[codes]
+
+
+def _lazy(table: str) -> cached_property[pd.DataFrame]:
+    return cached_property(lambda run: run._table(table))
+
+
+class Run:
+    """Give one run's tables, ledger and stories; made by `open_run`.
+
+    `info`, `scenario`, `environment` are run.json, scenario.toml, environment.json as dicts; `slo` is the scenario's `[slo]`;
+    `phases` maps a name to (start_ns, end_ns), in order; `sealed` is False when the run's process ended before it could join
+    its tables (what it wrote is still read); `lives` are the pods of the pods table, then those only deliveries name.
+    """
+
+    def __init__(self, folder: Path, *, info: dict[str, Any], scenario: dict[str, Any], environment: dict[str, Any]) -> None:
+        self.folder, self.info, self.scenario, self.environment = folder, info, scenario, environment
+        self.slo: dict[str, Any] = scenario.get("slo", {})
+        self.sealed = "tables" in info and info["state"] != "running"
+        self.phases = _phases(info["phases"])
+        self.unreadable_parts: list[str] = []
+
+    deliveries, pods, faults = _lazy("deliveries"), _lazy("pods"), _lazy("faults")
+    broker, hosts, probes = _lazy("broker"), _lazy("hosts"), _lazy("probes")
+
+    @cached_property
+    def publishes(self) -> pd.DataFrame:
+        """One row a publish, with its phase by intended time."""
+        rows = self._table("publishes")
+        return rows.assign(phase=_words(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
+
+    @cached_property
+    def lives(self) -> list[Life]:
+        pod, words = codes_of(self.pods["pod"])
+        order = np.lexsort((self.pods["at_ns"].to_numpy(), pod))
+        ordered = (self.pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
+        service, channels, state, at = ordered
+        starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
+        lives = []
+        for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
+            lives.append(Life(words[pod[order[begin]]], service[begin], heard, tuple(at[begin:end]), tuple(state[begin:end])))
+        known = {life.pod for life in lives}
+        return lives + [Life(pod) for pod in codes_of(self.deliveries["pod"])[1] if pod not in known]
+
+    @cached_property
+    def index(self) -> _Index:
+        return _make_index(self)
+
+    @cached_property
+    def copies(self) -> Copies:
+        return _account(self)
+
+    def _table(self, table: str) -> pd.DataFrame:
+        whole, parts = self.folder / f"{table}.parquet", []
+        if self.sealed or whole.exists():
+            return _read(whole, table)
+        for part in sorted((self.folder / "parts").glob(f"{table}-*.parquet")):
+            try:
+                parts.append(_read(part, table))
+            except RunFolderError:
+                self.unreadable_parts.append(part.name)
+        empty = pd.DataFrame({c: pd.Series([], dtype="category" if kind == "name" else kind) for c, kind in TABLES[table].items()})
+        return _join(parts) if parts else empty
+
+    def phase(self, name: str) -> tuple[int, int] | None:
+        """Return (start_ns, end_ns) of a phase, None when the run did not reach it."""
+        return self.phases.get(name)
+
+    def phase_codes(self, at_ns: Array) -> Array:
+        """Return the number of the phase of each time; a gap belongs to the phase before it, what precedes all to the first."""
+        starts = np.array([start for start, _ in self.phases.values()], dtype=np.int64)
+        return np.maximum(np.searchsorted(starts, at_ns, side="right") - 1, 0).astype(np.int8)
+
+    def copies_phase(self) -> Array:
+        """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
+        publish, delivery = self.copies.publish, self.copies.delivery
+        phases = _take(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
+        foreign = publish < 0
+        phases[foreign] = self.phase_codes(self.deliveries["received_ns"].to_numpy()[delivery[foreign]])
+        return phases
+
+    def ledger(self) -> pd.DataFrame:
+        """Return one row a copy.
+
+        Returns
+        -------
+        DataFrame
+            event (key, see `schema.event_id`), channel, publisher, phase, pod, service, fate, cause (empty when none),
+            lag_us (intended time to handler start, NaN when not heard), path. See the module for every word.
+        """
+        copies, publishes, deliveries = self.copies, self.publishes, self.deliveries
+        published = copies.publish >= 0
+        event = _take(publishes["event"].to_numpy(), copies.publish)
+        event[~published] = deliveries["event"].to_numpy()[copies.delivery[~published]]
+        handled_ns = _take(deliveries["handled_ns"].to_numpy(), copies.delivery)
+        lag_ns = handled_ns - _take(publishes["intended_ns"].to_numpy(), copies.publish)
+        services = sorted({life.service for life in self.lives})
+        service_of_pod = np.array([services.index(life.service) for life in self.lives], dtype=np.int16)
+        columns = {
+            "event": event,
+            "channel": _gather(publishes["channel"], copies.publish),
+            "publisher": _gather(publishes["publisher"], copies.publish),
+            "phase": _words(self.copies_phase(), list(self.phases) or [""]),
+            "pod": _words(copies.pod, [life.pod for life in self.lives]),
+            "service": _words(service_of_pod[copies.pod], services),
+            "fate": _words(copies.fate, list(FATE)),
+            "cause": _words(copies.cause, list(CAUSE)),
+            "lag_us": np.where(published & (copies.delivery >= 0), lag_ns / 1e3, np.nan),
+            "path": _gather(deliveries["path"], copies.delivery),
+        }
+        return pd.DataFrame(columns, copy=False)
+
+    def story(self, event: str) -> str:
+        """Return the stations of one event's life, one a line, times relative to its intended time.
+
+        Raises
+        ------
+        RunFolderError
+            Nobody in this run published or heard the event.
+        """
+        return _story(self, event)
+
+
+def _words(codes: Array, words: list[str]) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
+
+
+def _gather(column: pd.Series[Any], rows: Array) -> pd.Categorical:
+    codes, words = codes_of(column)
+    return _words(_take(codes, rows, none=-1), words)
+
+
+def _take(values: Array, rows: Array, none: int = 0) -> Array:
+    """Return values[rows], `none` where the row is -1."""
+    return np.append(values, values.dtype.type(none))[rows]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder, sealed or not; `path` may be a link such as `latest`.
+
+    Raises
+    ------
+    RunFolderError
+        The folder is missing, is not a run folder, is of another format, or a table is missing, truncated or foreign.
+    """
+    if not Path(path).is_dir():
+        raise RunFolderError(f"no run folder at {path}; look into reports/runs for those there are")
+    folder = Path(path).resolve()
+    if not (folder / "run.json").is_file():
+        hint = f"did you mean {path}/latest?" if (folder / "latest").exists() else "give the folder that `buslab run` printed"
+        raise RunFolderError(f"{path} is not a run folder, it holds no run.json; {hint}")
+    info, environment = _read_info(folder / "run.json"), folder / "environment.json"
+    try:
+        scenario = tomllib.loads((folder / "scenario.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {folder}/scenario.toml: {error}; without it nothing says what the run promised") from error
+    if not isinstance(scenario.get("slo", {}), dict):
+        raise RunFolderError(f"{folder}/scenario.toml: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")
+    run = Run(folder, info=info, scenario=scenario, environment=_read_json(environment) if environment.exists() else {})
+    for table in TABLES if run.sealed else ():
+        whole, said = folder / f"{table}.parquet", info["tables"].get(table)
+        if not whole.is_file():
+            raise RunFolderError(f"{whole} is missing; the run folder is incomplete, copy it again or repeat the run")
+        size, said_bytes = whole.stat().st_size, said.get("bytes") if isinstance(said, dict) else None
+        if size != said_bytes:
+            raise RunFolderError(f"{whole} has {size} bytes, run.json says {said_bytes}; it was truncated or changed, copy it again")
+        _check_columns(whole, table)
+    return run
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
+    return value
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    info = _read_json(path)
+    if info.get("format") != FORMAT:
+        raise RunFolderError(f"{path} is of format {info.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
+    if info.get("state") not in RUN_STATES:
+        raise RunFolderError(f"{path}: state is {info.get('state')!r}, not one of {', '.join(RUN_STATES)}; the file is damaged")
+    try:
+        _phases(info["phases"])
+        dict(info.get("tables", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path}: cannot read its phases or tables ({error!r}); the file is damaged, repeat the run") from error
+    return info
+
+
+def _phases(rows: list[Any]) -> dict[str, tuple[int, int]]:
+    triples = [(row["name"], row["start_ns"], row["end_ns"]) if isinstance(row, dict) else row for row in rows]
+    return {str(name): (int(start), int(end) if end else FOREVER_NS) for name, start, end in triples}
+
+
+def _check_columns(path: Path, table: str) -> None:
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
+    word = pa.dictionary(pa.uint16(), pa.string())
+    expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
+    for name, kind in expected:
+        found = schema.field(name).type if name in schema.names else "not there"
+        if found != kind:
+            raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
+
+
+def _read(path: Path, table: str) -> pd.DataFrame:
+    _check_columns(path, table)
+    try:
+        rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
+    except (OSError, pa.ArrowException) as error:
+        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
+    return pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+
+
+def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    columns = {c: pd.api.types.union_categoricals([p[c] for p in parts]) for c in parts[0] if parts[0][c].dtype == "category"}
+    return pd.concat(parts, ignore_index=True).assign(**{str(c): words for c, words in columns.items()})
+
+
+def _ordinals(keys: Array, wanted: Array) -> Array:
+    """Return the position of each wanted key in the sorted keys, len(keys) when it is not there."""
+    at = np.searchsorted(keys, wanted).astype(np.int32)
+    found = keys[np.minimum(at, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
+    at[~found] = len(keys)
+    return at
+
+
+class _Index(NamedTuple):
+    """Sort events by key and deliveries by pod, with one more entry in each event column for "nobody published it"."""
+
+    row: Array
+    channel: Array
+    outcome: Array
+    due_ns: Array
+    sent_ns: Array
+    answered_ns: Array
+    event_of: Array  # of each delivery
+    proves: Array  # of each delivery: it came through the broker and its event was published
+    by_pod: Array
+    bounds: Array
+    cuts: dict[str, list[int]]
+    held: list[tuple[int, int, set[str]]]
+
+
+def _make_index(run: Run) -> _Index:
+    publishes, deliveries, broker = run.publishes, run.deliveries, run.broker
+    key, outcome = publishes["event"].to_numpy(), codes_in(publishes["outcome"], OUTCOME)
+    order = np.lexsort((outcome, key))
+    row = order[np.diff(key[order], prepend=~key[order[:1]]) != 0].astype(np.int32)
+    sent, intended = publishes["sent_ns"].to_numpy()[row], publishes["intended_ns"].to_numpy()[row]
+    left = (outcome[row] < OUTCOME["refused"]) & (sent > 0)
+    names = {life.pod: number for number, life in enumerate(run.lives)}
+    pod = codes_in(deliveries["pod"], names)
+    by_pod = np.argsort(pod, kind="stable").astype(np.int32)
+    event_of = _ordinals(key[row], deliveries["event"].to_numpy())
+    cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
+    return _Index(
+        row=np.append(row, np.int32(-1)),
+        channel=np.append(codes_of(publishes["channel"])[0][row], -1),
+        outcome=np.append(outcome[row], -1),
+        due_ns=np.append(np.where(left, sent, intended), 0),
+        sent_ns=np.append(sent, 0),
+        answered_ns=np.append(np.maximum(publishes["acked_ns"].to_numpy()[row], sent), 0),
+        event_of=event_of,
+        proves=(event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1),
+        by_pod=by_pod,
+        bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
+        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
+        held=[(f["begin_ns"], f["end_ns"] or FOREVER_NS, set(f["target"].split(","))) for f in run.faults.to_dict("records")],
+    )
+
+
+def _account(run: Run) -> Copies:
+    """Walk the pods one by one, so that memory beyond the result is that of one pod's cells."""
+    pods = [_account_pod(run, number) for number in range(len(run.lives))]
+    empty = np.array([], dtype=np.int32)
+    publish, delivery, fate, cause = (np.concatenate([empty, *column]) for column in zip(*pods, strict=True)) if pods else (empty,) * 4
+    pod = np.repeat(np.arange(len(pods), dtype=np.int16), [len(columns[0]) for columns in pods])
+    return Copies(publish, delivery, pod, fate.astype(np.int8), cause.astype(np.int8))
+
+
+def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
+    index, life = run.index, run.lives[pod]
+    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
+    event = index.event_of[rows]
+    wanted = np.array([*(word in life.channels for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
+    expected = wanted & life.alive(index.due_ns)
+    possible = wanted & (index.outcome < OUTCOME["refused"])
+    meant = (expected & possible)[event]
+    late = np.flatnonzero(~meant & possible[event])
+    late = late[life.alive(index.answered_ns[event[late]])]
+    meant[late] = expected[event[late]] = True
+    first = np.full(len(index.row), -1, dtype=np.int32)
+    first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so the first delivery stays
+    fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
+    lost = np.flatnonzero(expected & (first < 0))
+    cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
+    unknown = index.outcome[lost] == OUTCOME["unknown"]
+    cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
+    sent, answered = index.sent_ns[lost], index.answered_ns[lost]
+    for window in silent_windows(run, pod) if (cause == CAUSE["unexplained"]).any() else ():
+        cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+    lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
+    none = np.full(len(lost), -1, dtype=np.int32)
+    publish = np.concatenate([index.row[event], index.row[lost]])
+    return publish, np.concatenate([rows, none]), np.concatenate([fate, lost_fate]), np.concatenate([fate * 0, cause])
+
+
+def silent_windows(run: Run, pod: int) -> list[Window]:
+    """Return the times in which a pod could not hear, see the module; `pod` numbers `run.lives`."""
+    index, life, drain = run.index, run.lives[pod], run.phases.get("drain", (FOREVER_NS, 0))[0]
+    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
+    rows = rows[index.proves[rows]]
+    received = np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows])
+    sent = index.sent_ns[index.event_of[rows]]
+    newest = np.maximum.accumulate(sent)
+    windows, since, joined, cause = [], None, 0, "deaf"
+    for at, state in zip(life.at_ns, life.states, strict=True):
+        last = int(np.searchsorted(received, at, side="right")) - 1
+        quiet = max(joined, int(newest[last])) if last >= 0 else joined
+        if state == "starting":
+            since, cause = at, "deaf"
+        elif state == "subscribed":
+            windows += [Window(since, at, cause)] if since is not None else []
+            since, joined = None, at
+        elif state == "disconnected" and since is None:
+            cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in index.cuts.get(life.pod, ()))
+            since, cause = quiet, "cut" if cut else "deaf"
+        elif since is not None and state != "disconnected":
+            windows, since = [*windows, Window(since, at, cause)], None
+        elif state != "disconnected" and at < drain:
+            grace = DOWN_GRACE_NS + int(received[last] - sent[last] if last >= 0 else 0)
+            begins = [begin for begin, end, names in index.held if life.pod in names and begin <= at and end >= quiet]
+            windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
+    return windows + ([Window(since, FOREVER_NS, cause)] if since is not None else [])
+
+
+def _story(run: Run, event: str) -> str:
+    key, copies, deliveries = np.uint64(event_key(event)), run.copies, run.deliveries
+    rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
+    if not len(rows) + len(heard):
+        some = [event_id(int(one)) for table in (run.publishes, deliveries) for one in table["event"][:1]]
+        raise RunFolderError(f"no event {event!r} in {run.folder}; {f'one that is there: {some[0]}' if some else 'it holds no events'}")
+    zero = int(run.publishes["intended_ns"].iloc[rows[0]] if len(rows) else deliveries["received_ns"].iloc[heard[0]])
+    lines = [] if len(rows) else [f"{event}: nobody in this run published it; times from its first delivery"]
+    for row in run.publishes.iloc[rows].to_dict("records"):
+        lines += [f"{event}: {row['channel']} from {row['publisher']}, {row['items']} items, {row['bytes']} bytes, phase {row['phase']}"]
+        lines += [f"{_at(row['intended_ns'], zero)} intended"]
+        waited = f"{(row['intended_ns'] - row['first_item_ns']) / 1e3:,.0f} us"
+        lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
+        lines += [f"{_at(row['sent_ns'], zero)} sent"] if row["sent_ns"] else []
+        said = f"; PUBLISH said {row['receivers']} receivers" if row["receivers"] >= 0 else ""
+        at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
+        lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
+    for copy in np.flatnonzero(((copies.publish >= 0) & np.isin(copies.publish, rows)) | np.isin(copies.delivery, heard)):
+        pod, fate = run.lives[copies.pod[copy]].pod, list(FATE)[copies.fate[copy]]
+        if copies.delivery[copy] >= 0:
+            received, handled = deliveries[["received_ns", "handled_ns"]].iloc[copies.delivery[copy]]
+            lines += [f"{_at(received, zero)} {pod} received, handled {_at(handled, zero).strip()}: {fate}"]
+        else:
+            lines += [f"{'':>16} {pod} {fate}{_evidence(run, int(copy), zero)}"]
+    return "\n".join(lines)
+
+
+def _evidence(run: Run, copy: int, zero_ns: int) -> str:
+    cause, index = list(CAUSE)[run.copies.cause[copy]], run.index
+    at = int(np.flatnonzero(index.row == run.copies.publish[copy])[0])
+    windows = [window for window in silent_windows(run, int(run.copies.pod[copy])) if window.cause == cause]
+    touched = [window for window in windows if window.touches(index.sent_ns[at], index.answered_ns[at])]
+    words = f", {cause}: {CAUSES[cause]}" if cause else ""
+    return words + "".join(f" (silent from {_at(w.begin_ns, zero_ns).strip()} to {_at(w.end_ns, zero_ns).strip()})" for w in touched[:1])
+
+
+def _at(at_ns: int, zero_ns: int) -> str:
+    return "the end" if at_ns == FOREVER_NS else f"{(int(at_ns) - zero_ns) / 1e3:>+13,.0f} us"
