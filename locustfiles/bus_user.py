@@ -12,6 +12,7 @@ plays several; with more, several users share a pod's calls.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -249,10 +250,8 @@ def converse(play: Play, control: socket.socket) -> None:
         meter.kill(block=False)
         runner.stop()  # users flush in on_stop
         error = finish(play) or error
-        try:
+        with contextlib.suppress(OSError):
             control.sendall(pack_line(Done(play.calls, error)))
-        except OSError:
-            pass
         runner.quit()
 
 

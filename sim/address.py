@@ -78,7 +78,7 @@ def parse_address(url: str) -> Address:
     if scheme not in SCHEMES or "://" not in url:
         raise UsageError(f"{shown!r} is not a broker's URL: write redis://HOST:PORT or rediss://HOST:PORT")
     try:
-        parts = parse_url(url)
+        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         port = urlsplit(url).port
     except (ValueError, TypeError) as error:
         raise UsageError(f"{shown!r} is not a broker's URL: {error}; write redis://[USER:PASSWORD@]HOST[:PORT]") from None

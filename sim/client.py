@@ -77,7 +77,8 @@ class BusClient:
         self._prefix = channel_prefix
         self._recorder = recorder
         # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
-        self._connection = redis.ConnectionPool.from_url(
+        # redis-py types its connections in part only, so for mypy it is Any.
+        self._connection: Any = redis.ConnectionPool.from_url(
             address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, client_name=f"buslab-{self.publisher}"
         ).make_connection()
 

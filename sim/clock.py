@@ -11,6 +11,7 @@ the nanosecond asked for. Where there is none (macOS) it says so and the loops' 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import struct
@@ -64,10 +65,8 @@ class PreciseTimer:
 
     def clear(self) -> None:
         """Take the expiry off the descriptor, so that it is no longer readable."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
         """Close the descriptor; may be called twice."""

@@ -16,6 +16,9 @@ Each message is one line and says what was wrong, the value, and what to do::
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BuslabError(Exception):
     """The root: the CLI prints its text as one line and exits with `exit_code`."""
@@ -64,10 +67,7 @@ class Interrupted(BuslabError):
         self.exit_code = 128 + signal_number
 
 
-def did_you_mean(word: str, known: object) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
-    import difflib
-
-    names = [str(name) for name in known]  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -80,7 +80,7 @@ class Fleet:
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
             refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
-            lost=lambda reason, tokens: [self._record_probe(token, "unknown", 0, -1) for token in tokens] and None,
+            lost=self._lost_prober,
         )
         await self.host.start(timeout_s=self._scenario.limits.start_s)
 
@@ -105,9 +105,8 @@ class Fleet:
                 if now_ns() > deadline_ns:
                     pod, channel = min(self._unheard)
                     name = self._scenario.pods()[pod][0]
-                    raise BrokerUnreachable(
-                        f"{purpose}: {len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s; the first: {name} on {channel}"
-                    ) from None
+                    silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
+                    raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
     def _begin_round(self) -> None:
         assert self._prober is not None
@@ -127,6 +126,10 @@ class Fleet:
             self._unheard.discard((pod, channel))
             if not self._unheard:
                 self._all_heard.set()
+
+    def _lost_prober(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
+        for token in unanswered:
+            self._record_probe(token, "unknown", 0, -1)
 
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)

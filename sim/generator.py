@@ -32,8 +32,14 @@ class Generator(Protocol):
     """Make the calls of a run."""
 
     host: str
-    calls: int
-    published: int
+
+    @property
+    def calls(self) -> int:
+        """Calls made so far."""
+
+    @property
+    def published(self) -> int:
+        """Events published so far that the fleet does not count itself."""
 
     async def ready(self) -> None:
         """Return when every publisher is connected."""
@@ -60,7 +66,7 @@ class PodsGenerator:
     @property
     def calls(self) -> int:
         """Calls made so far."""
-        return int(self._fleet_host.counts()["calls"])
+        return self._fleet_host.counts().calls
 
     @property
     def published(self) -> int:

@@ -8,6 +8,7 @@ with either driver, and a late generator cannot hide its lateness.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: f
     if warm_up_s > 0:
         grid_s.append(warm_up_s)
         calls.append(warm_up_s * rate_per_s * points[0][1])
-    for (from_u, from_rate), (to_u, to_rate) in zip(points, points[1:], strict=False):
+    for (from_u, from_rate), (to_u, to_rate) in pairwise(points):
         steps = max(1, round(_GRID * (to_u - from_u)))
         if to_u == from_u:
             continue
@@ -122,11 +123,10 @@ def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: f
     if total > MAX_CALLS:
         raise ScenarioError(f"the load means {total:,.0f} calls, more than {MAX_CALLS:,}: lower load.rate or load.run_s")
     rng = np.random.default_rng([seed, 0])
-    if arrivals == "poisson":
-        units = np.cumsum(rng.exponential(size=int(total + 10 * total**0.5 + 10)))
-    else:
-        units = np.arange(int(total)) + 0.5
-    return np.interp(units[units < total], calls, grid_s)
+    poisson = arrivals == "poisson"
+    units: np.ndarray = np.cumsum(rng.exponential(size=int(total + 10 * total**0.5 + 10))) if poisson else np.arange(int(total)) + 0.5
+    times_s: np.ndarray = np.interp(units[units < total], calls, grid_s)
+    return times_s
 
 
 def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
@@ -141,7 +141,11 @@ def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
     """
     filler = "x" * payload_bytes
     if kind == "analytics.events.batch":
-        return {"eventType": "track.played", "userId": f"user_{number % 5000}", "properties": {"trackId": f"trk_{number % 977}", "note": filler}}
+        return {
+            "eventType": "track.played",
+            "userId": f"user_{number % 5000}",
+            "properties": {"trackId": f"trk_{number % 977}", "note": filler},
+        }
     if kind == "analytics.metric.recorded":
         return {"name": "request.duration", "value": number % 250, "unit": "ms", "tags": {"route": "/tracks", "note": filler}}
     if kind == "analytics.provider.usage":

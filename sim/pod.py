@@ -78,7 +78,16 @@ class Pod:
     """
 
     def __init__(
-        self, name: str, *, number: int, service: str, logic: ServiceLogic, channels: tuple[str, ...], node: BusNode, place: Place, seed: int
+        self,
+        name: str,
+        *,
+        number: int,
+        service: str,
+        logic: ServiceLogic,
+        channels: tuple[str, ...],
+        node: BusNode,
+        place: Place,
+        seed: int,
     ) -> None:
         self.name = name
         self.number = number
@@ -261,6 +270,4 @@ class Pod:
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="refused", receivers=-1)
 
     def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
-        record_publish(
-            self._place.recorder, self.name, send, sent_ns=sent_ns, acked_ns=acked_ns, outcome=outcome, receivers=receivers
-        )
+        record_publish(self._place.recorder, self.name, send, sent_ns=sent_ns, acked_ns=acked_ns, outcome=outcome, receivers=receivers)

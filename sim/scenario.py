@@ -6,8 +6,10 @@ Unknown keys are refused with their path, values are checked with their bounds, 
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,11 +29,7 @@ MAX_PODS = 20_000
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class Bus(_Strict):
+class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Set how the bus behaves; names as in the reference's environment variables."""
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
@@ -39,7 +37,7 @@ class Bus(_Strict):
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
 
 
-class Service(_Strict):
+class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Say how many pods a service has and what they publish and hear."""
 
     replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
@@ -47,7 +45,7 @@ class Service(_Strict):
     subscribes: tuple[str, ...] = ()
 
 
-class Load(_Strict):
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Say which calls are made, how often, and by whom."""
 
     driver: Literal["locust", "pods"] = "locust"
@@ -60,7 +58,7 @@ class Load(_Strict):
     mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
-class Limits(_Strict):
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bound how long each step of a run may take."""
 
     start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
@@ -68,7 +66,7 @@ class Limits(_Strict):
     drain_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
 
 
-class Scenario(_Strict, kw_only=True):
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Describe one experiment. `name` is the file's name."""
 
     name: str = ""
@@ -96,9 +94,7 @@ class Scenario(_Strict, kw_only=True):
             run_s=self.load.run_s,
             seed=self.seed + seed_offset,
             mix=mix,
-            publishers={
-                kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix
-            },
+            publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix},
         )
 
 
@@ -170,7 +166,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         try:
             change = tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}")
         except tomllib.TOMLDecodeError:
-            raise ScenarioError(f"--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix.\"a.b\"=1") from None
+            raise ScenarioError(f'--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix."a.b"=1') from None
     _merge(tree, change, setting)
 
 
@@ -216,38 +212,52 @@ def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
 
 
 def _check_references(scenario: Scenario, where: str) -> None:
-    def refuse(text: str) -> None:
-        raise ScenarioError(f"scenario {where}: {text}")
+    """Check what one part of the scenario says of another."""
+    for problem in (*_service_problems(scenario), *_load_problems(scenario), *_slo_problems(scenario)):
+        raise ScenarioError(f"scenario {where}: {problem}")
 
+
+def _service_problems(scenario: Scenario) -> Iterator[str]:
     if not scenario.services:
-        refuse("services is empty: define at least one service")
+        yield "services is empty: define at least one service"
     for name, service in scenario.services.items():
         if name not in SERVICES:
-            refuse(f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}")
+            yield f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
+            return
+        handled = SERVICES[name]().handlers
         for key, types in (("publishes", service.publishes), ("subscribes", service.subscribes)):
-            for type in types:
-                if type not in EVENT_TYPES:
-                    refuse(f"services.{name}.{key}: unknown channel {type!r}{did_you_mean(type, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}")
+            yield from (f"services.{name}.{key}: {_unknown_channel(type)}" for type in types if type not in EVENT_TYPES)
+            yield from (f"services.{name}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
         for type in service.subscribes:
-            if type not in SERVICES[name]().handlers:
-                refuse(f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(SERVICES[name]().handlers)}")
-    count = len(scenario.pods())
-    if count > MAX_PODS:
-        refuse(f"services ask for {count:,} pods, more than {MAX_PODS:,}: lower replicas")
-    _check_load(scenario, refuse)
-    for metric in scenario.slo:
-        if metric not in SLO_METRICS:
-            refuse(f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}")
+            if type not in handled:
+                yield f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(handled)}"
+    pods = sum(service.replicas for service in scenario.services.values())
+    if pods > MAX_PODS:
+        yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
 
 
-def _check_load(scenario: Scenario, refuse: Any) -> None:
+def _load_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
     if load.shape not in SHAPES:
-        refuse(f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}")
+        yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
     if not any(load.mix.values()):
-        refuse("load.mix is empty: give at least one event type a weight above 0")
+        yield "load.mix is empty: give at least one event type a weight above 0"
     for kind, weight in load.mix.items():
         if kind not in EVENT_TYPES:
-            refuse(f"load.mix: unknown channel {kind!r}{did_you_mean(kind, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}")
-        if weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
-            refuse(f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes")
+            yield f"load.mix: {_unknown_channel(kind)}"
+        elif not math.isfinite(weight):
+            yield f"load.mix.{kind} = {weight}: give a number"
+        elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
+            yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+
+
+def _slo_problems(scenario: Scenario) -> Iterator[str]:
+    for metric, limit in scenario.slo.items():
+        if metric not in SLO_METRICS:
+            yield f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
+        elif not math.isfinite(limit):
+            yield f"slo.{metric} = {limit}: give a number"
+
+
+def _unknown_channel(type: str) -> str:
+    return f"unknown channel {type!r}{did_you_mean(type, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}"

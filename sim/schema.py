@@ -16,11 +16,17 @@ sequence (32)``. The sequence rises by one per event of a publisher. Any other i
 
 run.json
 --------
-What is true of the whole run: ``format``, ``scenario``, ``ground``, ``seed``, ``driver``, ``state`` (see RUN_STATES),
-``reason`` (of an interruption or failure, else empty), ``started_at`` (ISO, UTC), ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC),
-``phases`` (a list of ``name, start_ns, end_ns``, in order, see PHASES), ``load`` (``offered_calls``: application calls that the schedule
-meant to make in warm-up and run, ``generator``: the name in `hosts.host` of the process that published), ``notes`` (sentences for the reader) and, once
-sealed, ``tables``: rows and bytes of each table.
+What is true of the whole run:
+
+- ``format``, ``scenario``, ``ground``, ``seed``, ``driver``
+- ``state`` (see RUN_STATES) and ``reason`` (of an interruption or failure, else empty)
+- ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
+- ``nonce``: the upper 15 bits of this run's event keys
+- ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
+- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``generator`` (the name in
+  `hosts.host` of the process that published)
+- ``notes``: sentences for the reader
+- ``tables``, once sealed: rows and bytes of each table
 """
 
 from __future__ import annotations

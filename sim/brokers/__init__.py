@@ -19,21 +19,19 @@ from sim.errors import UsageError, did_you_mean
 
 
 class Broker(Protocol):
-    """A server that answers.
+    """A server that answers."""
 
-    Attributes
-    ----------
-    address
-        Where it is.
-    ground
-        The ground's name for run.json; never holds a secret.
-    pid
-        Process id of the server where it is ours, else None.
-    """
+    @property
+    def address(self) -> Address:
+        """Where it is."""
 
-    address: Address
-    ground: str
-    pid: int | None
+    @property
+    def ground(self) -> str:
+        """The ground's name; never holds a secret."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server where it is ours, else None."""
 
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {

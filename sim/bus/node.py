@@ -49,9 +49,7 @@ class BusNode:
         Wall clock minus `now_ns`, for the envelope's timestamp.
     """
 
-    def __init__(
-        self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int
-    ) -> None:
+    def __init__(self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int) -> None:
         self.source = source
         self.batcher = Batcher(size=batch_size, interval_ms=batch_interval_ms)
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)

@@ -7,9 +7,9 @@ A member is a class that makes its pods in the constructor, starts none, and off
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Protocol
+from typing import Protocol
 
-from sim.hosts.inline import InlineHost
+from sim.hosts.inline import Counts, InlineHost
 from sim.load import Schedule
 
 
@@ -34,8 +34,13 @@ class Host(Protocol):
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
 
-    def counts(self) -> dict[str, Any]:
-        """Return `published`, `delivered`, `calls` so far and `lag_ms_p99` so far (sampled, for the eye only)."""
+    def counts(self) -> Counts:
+        """Return how far the pods are."""
 
+    def forget_lag(self) -> None:
+        """Start the sampled lag anew."""
+
+
+__all__ = ["HOSTS", "Counts", "Host"]
 
 HOSTS: dict[str, type[InlineHost]] = {"inline": InlineHost}

@@ -7,8 +7,8 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,11 +31,29 @@ LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
 BURST = 64  # calls made before the loop may read again
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard."""
+
+    published: int = 0
+    delivered: int = 0
+    calls: int = 0
+    lag_ms_p99: float | None = None
+
+
 class InlineHost:
     """Own the pods of one process, their recorder and the measure of the process itself."""
 
     def __init__(
-        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, probed: Callable[[int, str, int], None], failed: Callable[[BuslabError], None]
+        self,
+        scenario: Scenario,
+        *,
+        address: Address,
+        folder: Path,
+        nonce: int,
+        run_id: str,
+        probed: Callable[[int, str, int], None],
+        failed: Callable[[BuslabError], None],
     ) -> None:
         pods = scenario.pods()
         self.name = "inline"
@@ -139,15 +157,10 @@ class InlineHost:
         """Count one call."""
         self._calls += 1
 
-    def counts(self) -> dict[str, Any]:
-        """Return what the display shows; `lag_ms_p99` is sampled."""
+    def counts(self) -> Counts:
+        """Return what the display shows."""
         self._live.sample(self.recorder)
-        return {
-            "published": self.recorder.rows("publishes"),
-            "delivered": self.recorder.rows("deliveries"),
-            "calls": self._calls,
-            "lag_ms_p99": self._live.p99_ms(),
-        }
+        return Counts(self.recorder.rows("publishes"), self.recorder.rows("deliveries"), self._calls, self._live.p99_ms())
 
     def forget_lag(self) -> None:
         """Start the live lag anew, at time zero."""

@@ -24,7 +24,9 @@ from sim.services.system import SystemService
 class ServiceLogic(Protocol):
     """Handle events, one pod's worth."""
 
-    handlers: dict[str, Callable[[Event], None]]
+    @property
+    def handlers(self) -> dict[str, Callable[[Event], None]]:
+        """Event type -> what to do with one event."""
 
 
 SERVICES: dict[str, Callable[[], ServiceLogic]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from sim.bus.cache import LruCache
@@ -17,7 +18,7 @@ class AnalyticsService:
         self.metrics: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.reports: LruCache[str, Any] = LruCache(500)
-        self.handlers = {
+        self.handlers: dict[str, Callable[[Event], None]] = {
             "analytics.events.batch": self.batch,
             "analytics.metric.recorded": self.metric,
             "analytics.provider.usage": self.usage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sim.bus.cache import LruCache
@@ -13,7 +14,7 @@ class ApiGateway:
 
     def __init__(self) -> None:
         self.responses: LruCache[str, Any] = LruCache(500)
-        self.handlers = {"config.cache.invalidate": self.cache_invalidated}
+        self.handlers: dict[str, Callable[[Event], None]] = {"config.cache.invalidate": self.cache_invalidated}
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop every response whose key matches the event's pattern."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sim.bus.cache import LruCache
@@ -14,7 +15,7 @@ class SystemService:
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self.settings: LruCache[str, Any] = LruCache(500)
-        self.handlers = {
+        self.handlers: dict[str, Callable[[Event], None]] = {
             "analytics.metric.recorded": self.metric,
             "config.cache.invalidate": self.cache_invalidated,
         }

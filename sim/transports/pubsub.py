@@ -37,7 +37,8 @@ class ChunkLike(Protocol):
     """What a decoder makes of the payloads of one read."""
 
     @property
-    def events(self) -> Sequence[Any]: ...
+    def events(self) -> Sequence[Any]:
+        """What was heard, in order."""
 
 
 C = TypeVar("C", bound=ChunkLike)
@@ -297,9 +298,7 @@ class Publisher:
         if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
             return False
         self._waiting.append(token)
-        transport.write(
-            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
-        )
+        transport.write(b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload))
         return True
 
     def _read(self, data: bytes) -> None:

@@ -1,0 +1,200 @@
+"""The command `buslab`. Each command is thin: one call that a notebook can make with the same names.
+
+Exit codes: 0 valid, 1 invalid, 2 unknown or an error, 130 interrupted (128 + signal).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim import __version__
+from sim.errors import BuslabError, UsageError
+
+if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help should not
+    from sim.checkers import Verdict
+    from sim.results import Run
+
+RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="buslab")
+def cli() -> None:
+    """Run Aiponge's event bus against a real Redis and account for every copy of every event.
+
+    RUN is a run folder, for example reports/runs/baseline/latest.
+
+    Exit code: 0 the run is valid, 1 it broke a promise or an SLO, 2 unknown or an error, 130 interrupted.
+    """
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option(
+    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded, embedded:PORT, redis://… or rediss://… ."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
+@click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@click.option("--no-report", is_flag=True, help="Do not draw report.html.")
+def run(scenario: str, on: str, settings: tuple[str, ...], out: Path | None, yes_load_this_server: bool, no_report: bool) -> int:
+    """Run SCENARIO (a built-in name or a .toml file), judge it, and draw its report."""
+    from rich.console import Console
+
+    from sim.progress import Display
+    from sim.run import run_scenario
+    from sim.scenario import load_scenario
+
+    loaded = load_scenario(scenario, settings=settings)
+    with Display(Console(stderr=True)) as display:
+        folder = run_scenario(loaded, on=on, out=out, load_this_server=yes_load_this_server, watch=display.show)
+    return _judge(folder, report=not no_report, write=True)
+
+
+@cli.command()
+@RUN_ARGUMENT
+@click.option("--only", multiple=True, metavar="CHECKER", help="Run only this checker; may be repeated. Nothing is written then.")
+def check(run: Path, only: tuple[str, ...]) -> int:
+    """Judge a run folder again, new or old, and write its verdict.json and junit.xml."""
+    return _judge(run, report=False, write=not only, only=only)
+
+
+@cli.command()
+@RUN_ARGUMENT
+def report(run: Path) -> int:
+    """Draw report.html of a run folder again."""
+    from sim.checkers import judge
+    from sim.report import write_report
+    from sim.results import open_run
+
+    opened = open_run(run)
+    click.echo(write_report(opened, judge(opened)))
+    return 0
+
+
+@cli.command()
+@RUN_ARGUMENT
+@click.argument("event")
+def story(run: Path, event: str) -> int:
+    """Tell what happened to one EVENT (its id), station by station."""
+    from sim.results import open_run
+
+    click.echo(str(open_run(run).story(event)))
+    return 0
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "slo"]), default="scenarios")
+def list_(what: str) -> int:
+    """List the built-in scenarios, the grounds, the checkers, or the metrics an SLO may bound."""
+    rows = _listed(what)
+    width = max(len(name) for name in rows)
+    for name, text in rows.items():
+        click.echo(f"{name:<{width}}  {text}")
+    return 0
+
+
+@cli.command()
+@click.option("--pods", default=100, show_default=True, type=click.IntRange(1, 5000), help="Subscribers in the one host process.")
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Length of each measurement.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
+def bench(pods: int, seconds: float, rounds: int) -> int:
+    """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
+    from rich.console import Console
+
+    from sim.bench import bench_table, run_bench
+
+    console = Console(stderr=True)
+    measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: console.print(line, highlight=False))
+    Console().print(bench_table(measured))
+    return 0
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/audit/<UTC time>]")
+def audit(out: Path | None) -> int:
+    """Plant a loss, a duplicate, a swap and a delay in the record of a short run, and demand exactly those in the verdict."""
+    from sim.audit import run_audit
+
+    outcome = run_audit(out=out)
+    click.echo(outcome.text)
+    return 0 if outcome.exact else 2
+
+
+def _listed(what: str) -> dict[str, str]:
+    if what == "grounds":
+        from sim.brokers import GROUNDS
+
+        return {name: text for name, (_, text) in GROUNDS.items()}
+    if what == "checkers":
+        from sim.checkers import CHECKERS
+
+        return {name: (sys.modules[check.__module__].__doc__ or "").strip().splitlines()[0] for name, check in CHECKERS.items()}
+    if what == "slo":
+        from sim.schema import SLO_METRICS
+
+        return SLO_METRICS
+    from sim.scenario import built_in, load_scenario
+
+    return {name: load_scenario(name).title for name in built_in()}
+
+
+def _judge(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
+    """Judge a folder, write what was asked for, print the table and where things lie."""
+    from rich.console import Console
+
+    from sim.checkers import CHECKERS, judge, write_verdict
+    from sim.report import verdict_table, write_report
+    from sim.results import open_run
+
+    for name in only:
+        if name not in CHECKERS:
+            raise UsageError(f"--only {name!r}: no such checker; known: {', '.join(CHECKERS)}")
+    opened: Run = open_run(folder)
+    verdict: Verdict = judge(opened, only=only or None)
+    if write:
+        write_verdict(opened, verdict)
+    Console().print(verdict_table(verdict))
+    click.echo(f"verdict  {verdict.verdict}")
+    click.echo(f"run      {folder}")
+    if report:
+        click.echo(f"report   {write_report(opened, verdict)}")
+    return verdict.exit_code
+
+
+def main() -> None:
+    """Run a command; errors are one line and an exit code, never a traceback."""
+    debug = bool(os.environ.get("BUSLAB_DEBUG"))
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("buslab: interrupted", err=True)
+        code = 130
+    except BuslabError as error:
+        if debug:
+            raise
+        click.echo(f"buslab: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 2
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"buslab: unexpected {type(error).__name__}: {error}; set BUSLAB_DEBUG=1 for the traceback and report it", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
