@@ -23,10 +23,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ from sim.errors import RunFolderError
 from sim.schema import ALIVE_STATES, CAUSES, FATES, FORMAT, OUTCOMES, RUN_STATES, TABLES, event_id, event_key
 
 Array = npt.NDArray[Any]
+Word = Literal["valid", "invalid", "unknown"]
 
 FATE = {word: code for code, word in enumerate(FATES)}
 CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
@@ -45,7 +46,20 @@ KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
 FOREVER_NS = np.iinfo(np.int64).max
 DOWN_GRACE_NS = 1_000_000_000
+MAX_WITNESSES = 3
 CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
+
+
+@dataclass(frozen=True)
+class Result:
+    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
+
+    verdict: Word
+    detail: str
+    counts: dict[str, int | float] = field(default_factory=dict)
+    witnesses: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Copies(NamedTuple):
@@ -114,7 +128,7 @@ class Run:
 
     `info`, `scenario`, `environment` are run.json, scenario.toml, environment.json as dicts; `slo` is the scenario's `[slo]`;
     `phases` maps a name to (start_ns, end_ns), in order; `sealed` is False when the run's process ended before it could join
-    its tables (what it wrote is still read); `lives` are the pods of the pods table, then those only deliveries name.
+    its tables (what it wrote is still read).
     """
 
     def __init__(self, folder: Path, *, info: dict[str, Any], scenario: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -135,6 +149,7 @@ class Run:
 
     @cached_property
     def lives(self) -> list[Life]:
+        """Every pod of the pods table, then those that only deliveries name (never alive)."""
         pod, words = codes_of(self.pods["pod"])
         order = np.lexsort((self.pods["at_ns"].to_numpy(), pod))
         ordered = (self.pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
@@ -149,10 +164,12 @@ class Run:
 
     @cached_property
     def index(self) -> _Index:
+        """Events by key and deliveries by pod."""
         return _make_index(self)
 
     @cached_property
     def copies(self) -> Copies:
+        """Every copy with its fate and cause, see the module."""
         return _account(self)
 
     def _table(self, table: str) -> pd.DataFrame:
@@ -298,7 +315,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def _phases(rows: list[Any]) -> dict[str, tuple[int, int]]:
-    triples = [(row["name"], row["start_ns"], row["end_ns"]) if isinstance(row, dict) else row for row in rows]
+    triples = [(row["name"], row["start_ns"], row.get("end_ns")) if isinstance(row, dict) else row for row in rows]
     return {str(name): (int(start), int(end) if end else FOREVER_NS) for name, start, end in triples}
 
 

@@ -20,36 +20,17 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from sim.checkers import duplication, harness, lag, ledger, order
 from sim.errors import UsageError, did_you_mean
-from sim.results import Run
+from sim.results import Result, Run, Word
 from sim.schema import SLO_METRICS
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Word = Literal["valid", "invalid", "unknown"]
 EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
-COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
-MAX_WITNESSES = 3
 
-
-@dataclass(frozen=True)
-class Result:
-    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
-
-    verdict: Word
-    detail: str
-    counts: dict[str, int | float] = field(default_factory=dict)
-    witnesses: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-
-from sim.checkers import duplication, harness, lag, ledger, order  # noqa: E402  the members need Result
 
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
@@ -190,24 +171,3 @@ def _replace(path: Path, text: str) -> Path:
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
     return path
-
-
-def verdict_table(verdict: Verdict) -> Table:
-    """Return the checkers and limits as a table for the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(f"{verdict.scenario} on {verdict.ground}: {verdict.verdict}"), title_style=COLOURS[verdict.verdict])
-    for column in ("what", "verdict", "why"):
-        table.add_column(column, overflow="fold")
-    for name, result in verdict.checkers.items():
-        table.add_row(name, f"[{COLOURS[result.verdict]}]{result.verdict}[/]", escape(result.detail), end_section=False)
-        for warning in result.warnings:
-            table.add_row("", "[yellow]note[/]", escape(warning))
-    table.add_section()
-    for limit in verdict.slo:
-        measured = "not measured" if limit.measured is None else f"{limit.measured:g}"
-        why = f"{measured}, {'at least' if limit.metric.endswith('_min') else 'at most'} {limit.limit}"
-        why = limit.detail if limit.verdict == "unknown" else why
-        table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
-    return table

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.checkers import MAX_WITNESSES, Result
-from sim.results import FATE, Run, codes_in
+from sim.results import FATE, MAX_WITNESSES, Result, Run, codes_in
 from sim.schema import event_id
 
 AT_LEAST_ONCE = ("streams",)  # transports that may deliver again

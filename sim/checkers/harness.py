@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.checkers import Result
-from sim.results import FATE, FOREVER_NS, Run
+from sim.results import FATE, FOREVER_NS, Array, Result, Run
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
@@ -102,12 +101,30 @@ def _audit_load(run: Run, audit: _Audit) -> float:
 
 
 def _audit_processors(run: Run, audit: _Audit) -> None:
-    """Compare processor time with wall time, process by process, over the samples that enclose the run phase."""
+    """Name every process that used too much of a core, or whose use is not known."""
     generator = (run.info.get("load") or {}).get("generator")
     if run.info.get("ground") == "model":
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
-    shares, loops = {}, []
+    shares, loops = _samples(run)
+    for host in sorted({str(host) for host in (*run.pods["host"].unique(), generator) if host}):
+        if host not in shares:
+            audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
+    if not generator:
+        audit.faults.append("run.json names no generator process: its saturation is not known")
+    for host, share in shares.items():
+        audit.counts[f"cpu_share.{host}"] = round(share, 4)
+        if share >= CPU_SHARE_MAX:
+            who = f"generator saturated: {host}" if host == generator else f"the host measured itself: {host}"
+            audit.faults.append(f"{who} used {share:.0%} of a core")
+    if len(loops):
+        found = np.quantile(loops, [0.5, 0.99, 1.0], method="higher") / 1e3
+        audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
+
+
+def _samples(run: Run) -> tuple[dict[str, float], Array]:
+    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase."""
+    shares, loops = {}, [np.array([], dtype=np.int64)]
     begin, end = run.phases.get("run", (0, FOREVER_NS))
     for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
         at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
@@ -116,21 +133,7 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
         if at[last] > at[first]:
             shares[str(host)] = float(cpu[last] - cpu[first]) / float(at[last] - at[first])
             loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1])
-    for host in sorted({str(host) for host in (*run.pods["host"].unique(), generator) if host}):
-        if host not in shares:
-            audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
-    if not generator:
-        audit.faults.append("run.json names no generator process: its saturation is not known")
-    for host, share in shares.items():
-        audit.counts[f"cpu_share.{host}"] = round(share, 4)
-        if share >= CPU_SHARE_MAX and host == generator:
-            audit.faults.append(f"generator saturated: {host} used {share:.0%} of a core")
-        elif share >= CPU_SHARE_MAX:
-            audit.faults.append(f"host {host} used {share:.0%} of a core: it measured itself")
-    if loops:
-        lags = np.concatenate(loops)
-        found = np.quantile(lags, [0.5, 0.99, 1.0], method="higher") / 1e3
-        audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
+    return shares, np.concatenate(loops)
 
 
 def _audit_lag_share(run: Run, audit: _Audit) -> None:

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.checkers import MAX_WITNESSES, Result, Word
-from sim.results import CAUSE, FATE, OUTCOME, Array, Run, codes_in, codes_of
+from sim.results import CAUSE, FATE, MAX_WITNESSES, OUTCOME, Array, Result, Run, Word, codes_in, codes_of
 from sim.schema import ALIVE_STATES, FOREIGN_BIT, event_id
 
 
