@@ -17,7 +17,7 @@ from sim.clock import now_ns, wall_offset_ns
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
 from sim.pod import record_publish
-from sim.record import Recorder
+from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
 from sim.transports import pubsub
 
@@ -36,11 +36,13 @@ class Fleet:
         The recorder of this process.
     """
 
-    def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
+    def __init__(
+        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, tamper: Tamper | None = None
+    ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host
         self.host = inline = HOSTS["inline"](
-            scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, probed=self._probed, failed=self._fail
+            scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, probed=self._probed, failed=self._fail, tamper=tamper
         )
         self.recorder: Recorder = inline.recorder
         self._scenario = scenario

@@ -128,6 +128,9 @@ class DeliveryBuffer:
         )
 
 
+Tamper = Callable[[pa.Table], pa.Table]
+
+
 def _one_thread() -> Executor:
     return ThreadPoolExecutor(1, thread_name_prefix="record")
 
@@ -145,11 +148,22 @@ class Recorder:
         Names of the pods whose deliveries are recorded here, by number.
     new_writer
         Makes the executor that writes parts; under gevent it must be one of real threads.
+    tamper
+        Changes the deliveries of a part before they are written: how the self-audit plants errors. Never set in a real run.
     """
 
-    def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = (), new_writer: Callable[[], Executor] = _one_thread) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: str,
+        pods: Sequence[str] = (),
+        new_writer: Callable[[], Executor] = _one_thread,
+        tamper: Tamper | None = None,
+    ) -> None:
         self.folder = folder
         self._new_writer = new_writer
+        self._tamper = tamper
         self.source = source
         self.deliveries = DeliveryBuffer(pods)
         self.tables = {table: TableBuffer(table) for table in TABLES if table != "deliveries"}
@@ -183,7 +197,10 @@ class Recorder:
                 path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
                 if self._writer is None:
                     self._writer = self._new_writer()
-                self._pending.append(self._writer.submit(write_table, path, buffer.table, buffer.take()))
+                rows = buffer.take()
+                if self._tamper is not None and buffer is self.deliveries:
+                    rows = self._tamper(rows)
+                self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
 
     def _reap(self, *, wait_for_room: bool) -> None:
         while self._pending and (self._pending[0].done() or (wait_for_room and len(self._pending) > MAX_PENDING_PARTS)):

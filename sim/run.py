@@ -39,7 +39,7 @@ from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, Us
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
-from sim.record import seal_tables
+from sim.record import Tamper, seal_tables
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
 from sim.schema import FORMAT
@@ -77,7 +77,13 @@ Watch = Callable[[Status], None]
 
 
 def run_scenario(
-    scenario: Scenario, *, on: str = "embedded", out: Path | None = None, load_this_server: bool = False, watch: Watch = lambda status: None
+    scenario: Scenario,
+    *,
+    on: str = "embedded",
+    out: Path | None = None,
+    load_this_server: bool = False,
+    watch: Watch = lambda status: None,
+    tamper: Tamper | None = None,
 ) -> Path:
     """Run a scenario and return its sealed run folder.
 
@@ -91,6 +97,8 @@ def run_scenario(
         Whether a server on another machine may be loaded.
     watch
         Called with a `Status` some times a second.
+    tamper
+        For the self-audit only: plants errors in the record (see `sim.record.Recorder`).
 
     Raises
     ------
@@ -105,7 +113,7 @@ def run_scenario(
     """
     broker = open_broker(on, load_this_server=load_this_server)  # a wrong --on is refused before a folder is made
     folder = _make_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, ground=_shown(on), folder=folder, watch=watch)
+    one = _Run(scenario, broker_context=broker, ground=_shown(on), folder=folder, watch=watch, tamper=tamper)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -153,6 +161,7 @@ class _Run:
         ground: str,
         folder: Path,
         watch: Watch,
+        tamper: Tamper | None,
     ) -> None:
         self.scenario = scenario
         self.folder = folder
@@ -160,6 +169,7 @@ class _Run:
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
         self._watch = watch
+        self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
@@ -240,7 +250,9 @@ class _Run:
             raise asyncio.CancelledError
         self._enter("provision")
         with self._broker_context as broker:
-            fleet = self._fleet = Fleet(self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id)
+            fleet = self._fleet = Fleet(
+                self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id, tamper=self._tamper
+            )
             sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
             display = asyncio.get_running_loop().create_task(self._display())
             try:

@@ -19,7 +19,7 @@ from sim.clock import NS_PER_MS, NS_PER_S, Alarm, now_ns, wall_offset_ns
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.load import Schedule, content
 from sim.pod import Place, Pod
-from sim.record import ROWS_PER_PART, Recorder
+from sim.record import ROWS_PER_PART, Recorder, Tamper
 from sim.scenario import Scenario
 from sim.services import SERVICES
 from sim.transports import pubsub
@@ -54,10 +54,11 @@ class InlineHost:
         run_id: str,
         probed: Callable[[int, str, int], None],
         failed: Callable[[BuslabError], None],
+        tamper: Tamper | None = None,
     ) -> None:
         pods = scenario.pods()
         self.name = "inline"
-        self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
+        self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods], tamper=tamper)
         self._live = LiveLag()
         place = Place(
             host=self.name,
