@@ -1,7 +1,7 @@
 """Run a scenario and leave a sealed run folder: the numbered steps.
 
-1.  make the run folder; from here on everything that happens is kept
-2.  provision: start or reach the broker, ask what it is, count subscribers that are not ours; start the load generator
+1.  start or reach the broker, then make the run folder: from here on everything that happens is kept
+2.  provision: ask the broker what it is, count subscribers that are not ours; start the load generator
 3.  start: every pod connects and subscribes
 4.  probe: one event per channel until every pod has heard it; compare PUBSUB NUMSUB with the fleet
 5.  warm-up and run: time zero is set, the generator follows its schedule
@@ -111,9 +111,9 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
-    broker = open_broker(on, load_this_server=load_this_server)  # a wrong --on is refused before a folder is made
-    folder = _make_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, ground=_shown(on), folder=folder, watch=watch, tamper=tamper)
+    broker = open_broker(on, load_this_server=load_this_server)
+    folder = _free_folder(scenario, out)
+    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -129,25 +129,28 @@ def run_scenario(
     return folder
 
 
-def _shown(on: str) -> str:
-    return on.split("@")[-1] if "@" in on else on
-
-
-def _make_folder(scenario: Scenario, out: Path | None) -> Path:
-    """Make an empty run folder, and point `latest` beside it to it."""
+def _free_folder(scenario: Scenario, out: Path | None) -> Path:
+    """Return the run folder to make; one that holds anything is refused."""
     folder = out or RUNS / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
+    return folder
+
+
+def _make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
+    """Make the run folder, and point `latest` beside it to it."""
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
-        if out is None:
+        if link_latest:
             link = folder.parent / f".latest-{os.getpid()}"
             link.symlink_to(folder.name, target_is_directory=True)
             link.replace(folder.parent / "latest")
     except OSError as error:
         raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
-    return folder
 
 
 class _Run:
@@ -158,13 +161,14 @@ class _Run:
         scenario: Scenario,
         *,
         broker_context: contextlib.AbstractContextManager[Broker],
-        ground: str,
         folder: Path,
+        named: bool,
         watch: Watch,
         tamper: Tamper | None,
     ) -> None:
         self.scenario = scenario
         self.folder = folder
+        self._named = named
         self.nonce = secrets.randbelow(0x7FFF) + 1
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
@@ -179,7 +183,7 @@ class _Run:
         self.info: dict[str, Any] = {
             "format": FORMAT,
             "scenario": scenario.name,
-            "ground": ground,
+            "ground": "",
             "seed": scenario.seed,
             "driver": scenario.load.driver,
             "nonce": self.nonce,
@@ -196,13 +200,14 @@ class _Run:
 
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
-        self._write_info()
         failure: BaseException | None = None
-        with _signals(self.interrupt):
+        with _signals(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
+            self.info["ground"] = broker.ground
+            _make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:
                     self._loop = runner.get_loop()
-                    runner.run(self._run())
+                    runner.run(self._run(broker))
                 self.info["state"] = "complete"
             except (asyncio.CancelledError, KeyboardInterrupt):
                 number = self._signal or signal.SIGINT
@@ -217,6 +222,8 @@ class _Run:
                 failure = error
                 self.info.update(state="failed", reason=f"{type(error).__name__}: {error}")
             self._seal(failure)
+        if failure is None and self._signal is not None:
+            failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
         if failure is not None:
             raise failure
 
@@ -244,27 +251,26 @@ class _Run:
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _run(self, broker: Broker) -> None:
         self._task = asyncio.current_task()
         if self._signal is not None:
             raise asyncio.CancelledError
         self._enter("provision")
-        with self._broker_context as broker:
-            fleet = self._fleet = Fleet(
-                self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id, tamper=self._tamper
-            )
-            sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
-            display = asyncio.get_running_loop().create_task(self._display())
-            try:
-                fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
-                await self._steps(broker, fleet, sampler)
-            except asyncio.CancelledError:
-                if self._signal is None and fleet.failed.done():
-                    raise fleet.failed.result() from None
-                raise
-            finally:
-                display.cancel()
-                await self._stop(fleet, sampler)
+        fleet = self._fleet = Fleet(
+            self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id, tamper=self._tamper
+        )
+        sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
+        display = asyncio.get_running_loop().create_task(self._display())
+        try:
+            fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
+            await self._steps(broker, fleet, sampler)
+        except asyncio.CancelledError:
+            if self._signal is None and fleet.failed.done():
+                raise fleet.failed.result() from None
+            raise
+        finally:
+            display.cancel()
+            await self._stop(fleet, sampler)
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
