@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -301,3 +302,19 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
     if (folder / PARTS).exists():
         (folder / PARTS).rmdir()
     return sealed
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that appears whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        It could not be written.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None

