@@ -1,4 +1,6 @@
-"""Child processes that never outlive us: started in a session of their own, killed by the kernel when we die.
+"""Processes and signals: children that never outlive us, and an interruption that can be asked for twice.
+
+Children are started in a session of their own, killed by the kernel when we die.
 
 A terminal's Ctrl-C reaches a whole process group, so a child in our group would die before the run could heal and
 drain; in its own session it ends when we say so.
@@ -12,7 +14,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -85,3 +88,29 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+@contextlib.contextmanager
+def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `interrupt`, and let the second end the process at once.
+
+    Children are killed by the kernel when this process ends. Outside the main thread nothing is installed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(128 + number)
+        interrupt(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,8 +22,7 @@ import gc
 import os
 import secrets
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, Us
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
+from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
@@ -196,7 +196,7 @@ class _Run:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        with _signals(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
+        with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info["ground"] = broker.ground
             _make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
@@ -378,29 +378,3 @@ class _Run:
         while True:
             await asyncio.sleep(STATUS_PERIOD_S)
             self._show()
-
-
-@contextlib.contextmanager
-def _signals(interrupt: Callable[[int], None]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `interrupt`, and let the second end the process at once.
-
-    Children are killed by the kernel when this process ends. Outside the main thread nothing is installed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen = 0
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 1:
-            os._exit(128 + number)
-        interrupt(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
