@@ -27,11 +27,11 @@ def check(run: Run) -> Result:
     counts = {"redelivered": len(again), **_fan_out(run, judged)}
     metrics = {"duplicates": float(len(again))}
     witnesses = [_witness(run, int(copy)) for copy in again[:MAX_WITNESSES]]
-    factors = ", ".join(f"{name.partition('.')[2]} {value:g}" for name, value in counts.items() if name.startswith("handled_per_event."))
+    factors = ", ".join(f"{name.partition('.')[2]} {value:.4g}" for name, value in counts.items() if name.startswith("handled_per_event."))
     detail = f"no pod heard an event twice; handled copies per event: {factors or 'none'}"
     if not len(again):
         return Result("valid", detail, counts=counts, metrics=metrics)
-    detail = f"{len(again):,} copies were heard again by a pod that had heard them; handled copies per event: {factors or 'none'}"
+    detail = f"copies heard again by a pod that had heard them: {len(again):,}; handled copies per event: {factors or 'none'}"
     allowed = run.scenario.get("bus", {}).get("transport", "pubsub") in AT_LEAST_ONCE
     return Result("valid" if allowed else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
 

@@ -44,7 +44,8 @@ def check(run: Run) -> Result:
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
-    detail = f"the run is whole, the broker counts the subscribers that the fleet claims, {ratio:.2%} of the offered calls were made"
+    detail = f"the run is whole, the broker counts the subscribers that the fleet claims, and {audit.counts['calls_made']:,} of "
+    detail += f"{audit.counts['calls_offered']:,} offered calls were made"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
 

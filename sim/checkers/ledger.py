@@ -62,13 +62,13 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     if not counts["events"]:
         return "unknown", "no data: nothing was published in the run phase"
     if unexpected > foreign:
-        return "invalid", f"{unexpected - foreign:,} copies were heard that nobody should have heard"
+        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign:,}"
     if unbalanced:
         return "unknown", unbalanced
     if unexplained:
-        return "unknown", f"{unexplained:,} missing copies have no explanation"
+        return "unknown", f"missing copies without an explanation: {unexplained:,}"
     if foreign:
-        return "unknown", f"{foreign:,} deliveries are traffic of another program or run on the same broker"
+        return "unknown", f"deliveries that are traffic of another program or run on the same broker: {foreign:,}"
     if not counts["expected"]:
         return "unknown", "no data: no pod was to hear what was published in the run phase"
     return "valid", sentence
