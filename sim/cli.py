@@ -163,7 +163,7 @@ def _judge(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = (
     click.echo(f"verdict  {verdict.verdict}")
     click.echo(f"run      {folder}")
     if report:
-        click.echo(f"report   {write_report(opened, verdict)}")
+        click.echo(f"report   {folder / write_report(opened, verdict).name}")
     return verdict.exit_code
 
 

@@ -88,11 +88,8 @@ def verdict_table(verdict: Verdict) -> Table:
 
 
 def _bound(limit: Limit) -> str:
-    return (
-        f"{'at least' if limit.metric.endswith('_min') else 'at most'} {limit.limit:,.6g}"
-        if isinstance(limit.limit, int | float)
-        else str(limit.limit)
-    )
+    number = f"{limit.limit:,.6g}" if isinstance(limit.limit, int | float) else str(limit.limit)
+    return f"{'at least' if limit.metric.endswith('_min') else 'at most'} {number}"
 
 
 def _limit_row(limit: Limit) -> tuple[str, ...]:

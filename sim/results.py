@@ -23,10 +23,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,6 @@ from sim.errors import RunFolderError
 from sim.schema import ALIVE_STATES, CAUSES, FATES, FORMAT, OUTCOMES, RUN_STATES, TABLES, event_id, event_key
 
 Array = npt.NDArray[Any]
-Word = Literal["valid", "invalid", "unknown"]
 
 FATE = {word: code for code, word in enumerate(FATES)}
 CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
@@ -46,20 +45,7 @@ KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
 FOREVER_NS = np.iinfo(np.int64).max
 DOWN_GRACE_NS = 1_000_000_000
-MAX_WITNESSES = 3
 CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
-
-
-@dataclass(frozen=True)
-class Result:
-    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
-
-    verdict: Word
-    detail: str
-    counts: dict[str, int | float] = field(default_factory=dict)
-    witnesses: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
 
 class Copies(NamedTuple):

@@ -3,7 +3,7 @@
 A member is a file with one function ``check(run: Run) -> Result`` that reads the run's tables and nothing else. It judges the
 `run` phase unless it says otherwise, gives its counts, up to three witnesses (each begins with an event id, so that
 `buslab story` shows its life), and the measured values of the `schema.SLO_METRICS` it owns. To add one, write the file and add
-a line to `CHECKERS`. Members do not know each other.
+a line to `CHECKERS`. Members do not know each other; what they return is in `verdict`.
 
 How verdicts compose
 --------------------
@@ -20,17 +20,14 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sim.checkers import duplication, harness, lag, ledger, order
+from sim.checkers.verdict import Limit, Result, Verdict, Word, finite
 from sim.errors import UsageError, did_you_mean
-from sim.results import Result, Run, Word
+from sim.results import Run
 from sim.schema import SLO_METRICS
-
-EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
-
 
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
@@ -39,57 +36,6 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "order": order.check,
     "lag": lag.check,
 }
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Say whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
-
-    metric: str
-    limit: float
-    measured: float | None
-    verdict: Word
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Hold what all checkers and limits say about a run."""
-
-    verdict: Word
-    scenario: str
-    ground: str
-    seed: int | None
-    checkers: dict[str, Result]
-    slo: list[Limit]
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 for valid, 1 for invalid, 2 for unknown."""
-        return EXIT_CODES[self.verdict]
-
-    @property
-    def reasons(self) -> list[str]:
-        """Return the sentences that decide the verdict, the worst first; every checker's when it is valid."""
-        told = [(r.verdict, f"{name}: {r.detail}") for name, r in self.checkers.items()] + [(s.verdict, s.detail) for s in self.slo]
-        return [text for word, text in told if word == self.verdict]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of verdict.json; a number that does not exist is null."""
-        checkers = {
-            name: {
-                "verdict": result.verdict,
-                "counts": {key: _finite(value) for key, value in result.counts.items()},
-                "witnesses": result.witnesses,
-                "detail": result.detail,
-                "metrics": {key: _finite(value) for key, value in result.metrics.items()},
-                "warnings": result.warnings,
-            }
-            for name, result in self.checkers.items()
-        }
-        slo = [{"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail} for s in self.slo]
-        head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
-        return {**head, "checkers": checkers, "slo": slo}
 
 
 def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
@@ -136,7 +82,7 @@ def _check(name: str, run: Run) -> Result:
 
 
 def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, trusted: bool) -> Limit:
-    measured = _finite(metrics.get(metric, math.nan))
+    measured = finite(metrics.get(metric, math.nan))
     if metric not in SLO_METRICS:
         return Limit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
@@ -151,10 +97,6 @@ def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, trusted: bo
         text = f"{metric} is {measured:g}, {bound} was promised, but the harness cannot vouch for the measurement"
         return Limit(metric, limit, measured, "unknown", text)
     return Limit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def write_verdict(run: Run, verdict: Verdict) -> Path:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.results import FATE, MAX_WITNESSES, Result, Run, codes_in
+from sim.checkers.verdict import MAX_WITNESSES, Result
+from sim.results import FATE, Run, codes_in
 from sim.schema import event_id
 
 AT_LEAST_ONCE = ("streams",)  # transports that may deliver again

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.results import FATE, FOREVER_NS, Array, Result, Run
+from sim.checkers.verdict import Result
+from sim.results import FATE, FOREVER_NS, Array, Run
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.results import FATE, OUTCOME, Array, Result, Run, codes_in, codes_of
+from sim.checkers.verdict import Result
+from sim.results import FATE, OUTCOME, Array, Run, codes_in, codes_of
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)

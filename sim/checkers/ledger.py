@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.results import CAUSE, FATE, MAX_WITNESSES, OUTCOME, Array, Result, Run, Word, codes_in, codes_of
+from sim.checkers.verdict import MAX_WITNESSES, Result, Word
+from sim.results import CAUSE, FATE, OUTCOME, Array, Run, codes_in, codes_of
 from sim.schema import ALIVE_STATES, FOREIGN_BIT, event_id
 
 

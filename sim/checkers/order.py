@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.results import FATE, MAX_WITNESSES, Result, Run, codes_of
+from sim.checkers.verdict import MAX_WITNESSES, Result
+from sim.results import FATE, Run, codes_of
 from sim.schema import event_id
 
 
