@@ -122,7 +122,7 @@ def test_an_old_run_can_be_judged_told_and_drawn_again(finished: tuple[Path, sub
     told = buslab("story", folder, name, cwd=tmp_path)
     assert told.returncode == 0
     assert name in told.stdout
-    assert "not in" in one_line_error(buslab("story", folder, "evt_0000000000000001", cwd=tmp_path))
+    assert "no event" in one_line_error(buslab("story", folder, "evt_0000000000000001", cwd=tmp_path))
 
 
 @pytest.mark.broker

@@ -29,6 +29,8 @@ from sim.errors import UsageError, did_you_mean
 from sim.results import Run
 from sim.schema import SLO_METRICS
 
+__all__ = ["CHECKERS", "Limit", "Result", "Verdict", "judge", "worst", "write_verdict"]
+
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
     "ledger": ledger.check,
