@@ -24,9 +24,11 @@ ground = "embedded"
 
 # %%
 import pandas as pd
+from rich.console import Console
 
 from sim import plots
 from sim.checkers import judge
+from sim.progress import Display
 from sim.results import open_run
 from sim.run import run_scenario
 from sim.scenario import load_scenario
@@ -39,7 +41,8 @@ pd.options.display.max_rows = 20
 # Twelve pods subscribe, Locust publishes through the same batcher and envelope as the services, and every publish and delivery is recorded.
 
 # %%
-folder = run_scenario(load_scenario(scenario, settings=settings), on=ground)
+with Display(Console()) as display:
+    folder = run_scenario(load_scenario(scenario, settings=settings), on=ground, watch=display.show)
 run = open_run(folder)
 verdict = judge(run)
 verdict.verdict
@@ -49,18 +52,15 @@ verdict.verdict
 # Lag counts from the time the schedule meant to publish to the start of the handler, so a late generator cannot hide.
 
 # %%
-plots.lag_distribution(run);
-
+plots.lag_distribution(run)
 # %%
-plots.rates(run);
-
+plots.rates(run)
 # %% [markdown]
 # ## How many copies of one event?
 # Every replica that subscribes gets its own copy: that is fan-out, not redelivery.
 
 # %%
-plots.copies_per_event(run);
-
+plots.copies_per_event(run)
 # %% [markdown]
 # ## Is anything lost?
 # The ledger has one row for each copy that some pod should have heard, or heard without cause.

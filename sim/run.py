@@ -41,7 +41,7 @@ from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
 from sim.schema import FORMAT
 
-RUNS = Path("reports") / "runs"
+_CHECKOUT = Path(__file__).parent.parent
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
@@ -124,9 +124,17 @@ def run_scenario(
     return folder
 
 
+def runs_folder() -> Path:
+    """Return where run folders go: ``reports/runs`` of the checkout, seen from here, or of this folder where there is none."""
+    runs = Path("reports") / "runs"
+    if not (_CHECKOUT / "pyproject.toml").is_file():
+        return runs
+    return runs if Path.cwd() == _CHECKOUT else _CHECKOUT / runs
+
+
 def _free_folder(scenario: Scenario, out: Path | None) -> Path:
     """Return the run folder to make; one that holds anything is refused."""
-    folder = out or RUNS / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    folder = out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
