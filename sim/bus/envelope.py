@@ -92,7 +92,7 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
     for payload in payloads:
         try:
             events.append(_decoder.decode(payload))
-        except ValueError:
+        except (ValueError, RecursionError):  # JSON nested a thousand deep is another program's doing
             malformed += 1
     keys = array("Q", [event_key(event.event_id) for event in events])
     return Chunk(tuple((PROBE if event.source == PROBER else event.type, event) for event in events), keys, malformed)
