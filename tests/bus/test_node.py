@@ -1,0 +1,57 @@
+"""The bus node: stimuli in, instructions out."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.bus.envelope import BATCH, EVENT_TYPES, decode, intended_ns
+from sim.bus.node import BusNode, Send
+from sim.schema import compose_key, event_key
+
+OTHER = "config.cache.invalidate"
+
+
+def node(**settings: int) -> BusNode:
+    return BusNode(
+        "music-service", **({"nonce": 5, "publisher": 9, "batch_size": 3, "batch_interval_ms": 100, "wall_offset_ns": 0} | settings)
+    )
+
+
+def test_an_event_of_another_type_leaves_at_once_and_does_not_disturb_the_batch() -> None:
+    bus = node()
+    assert bus.call(BATCH, {"eventType": "a"}, now_ns=10, intended_ns=1) is None
+    send = bus.call(OTHER, {"pattern": "*"}, now_ns=20, intended_ns=15)
+    assert send is not None
+    assert (send.type, send.items, send.first_item_ns, send.items_wait_ns, send.intended_ns) == (OTHER, 1, 15, 0, 15)
+    assert bus.due_ns == 1 + 100_000_000
+
+
+def test_a_full_batch_leaves_as_one_event_with_its_items_in_order() -> None:
+    bus = node()
+    sends = [bus.call(BATCH, {"n": n}, now_ns=50, intended_ns=10 * n) for n in range(3)]
+    assert sends[:2] == [None, None]
+    send = sends[2]
+    assert send is not None
+    assert (send.items, send.first_item_ns, send.items_wait_ns, send.intended_ns) == (3, 0, 20 + 10, 20)
+    event = decode(send.payload)
+    assert event.data == {"events": [{"n": 0}, {"n": 1}, {"n": 2}]}
+    assert (event.type, event.source, intended_ns(event.correlation_id)) == (BATCH, "music-service", 20)
+
+
+def test_ticks_and_flushes_of_an_empty_node_send_nothing() -> None:
+    assert (node().tick(10**18), node().flush(10**18), node().due_ns) == (None, None, None)
+
+
+@given(st.lists(st.sampled_from([*EVENT_TYPES, BATCH, "tick", "flush"]), max_size=60))
+def test_event_keys_rise_by_one_and_stand_in_the_envelope(stimuli: list[str]) -> None:
+    bus, sends = node(), list[Send]()
+    for now_ns, what in enumerate(stimuli):
+        if what in ("tick", "flush"):
+            send = bus.tick(now_ns + 10**12) if what == "tick" else bus.flush(now_ns)
+        else:
+            send = bus.call(what, {"now": now_ns}, now_ns=now_ns, intended_ns=now_ns)
+        sends += [send] if send else []
+    assert [send.event for send in sends] == [compose_key(nonce=5, publisher=9, sequence=n) for n in range(len(sends))]
+    assert [event_key(decode(send.payload).event_id) for send in sends] == [send.event for send in sends]
+    assert sum(send.items for send in sends) + len(bus.batcher) == sum(what in EVENT_TYPES for what in stimuli)

@@ -1,0 +1,73 @@
+"""What every test may use: a coroutine runner, a real broker, and the check that no process is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+import redis
+
+from sim.address import Address
+from sim.brokers import open_broker
+from sim.clock import new_event_loop
+
+T = TypeVar("T")
+BOUND_S = 30.0  # of anything a test waits for; reached only when the test fails
+
+
+def living_children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_outlives_the_session() -> Iterator[None]:
+    yield
+    assert psutil.wait_procs(living_children(), timeout=5)[1] == []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fixtures of a wider scope start before this one, so their servers are known."""
+    if request.node.get_closest_marker("broker") is None:
+        yield
+        return
+    before = living_children()
+    yield
+    assert psutil.wait_procs(living_children() - before, timeout=5)[1] == []
+
+
+@pytest.fixture(scope="session")
+def run_async() -> Callable[[Coroutine[Any, Any, T]], T]:
+    """Run a coroutine on the loop that the live half uses, bounded; an unhandled error in a callback fails the test."""
+
+    def run(coroutine: Coroutine[Any, Any, T]) -> T:
+        unhandled: list[dict[str, Any]] = []
+
+        async def bounded() -> T:
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
+            async with asyncio.timeout(BOUND_S):
+                return await coroutine
+
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            result = runner.run(bounded())
+        assert unhandled == []
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    """Give the address of a server that the tests of one file share; none may change its configuration for good."""
+    with open_broker("embedded") as broker:
+        yield broker.address
+
+
+@pytest.fixture
+def own_server() -> Iterator[tuple[Address, redis.Redis]]:
+    """Give a server of this test's own, and a client to harm it with."""
+    with open_broker("embedded") as broker, redis.Redis.from_url(broker.address.url) as client:
+        yield broker.address, client

@@ -1,0 +1,115 @@
+"""The contract that every service keeps, and what each does beyond it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.bus.cache import LruCache
+from sim.bus.envelope import EVENT_TYPES, Event
+from sim.load import content
+from sim.scenario import load_scenario
+from sim.services import SERVICES
+from sim.services.analytics import AnalyticsService
+from sim.services.system import SystemService
+
+HANDLED = [(name, kind) for name, make in SERVICES.items() for kind in make().handlers]
+
+
+def event(kind: str, data: dict[str, Any], *, source: str = "test") -> Event:
+    return Event("evt_1", "", kind, "1.0", "", source, data)
+
+
+def data_of(kind: str, number: int = 1) -> dict[str, Any]:
+    item = content(kind, number, 8)
+    return {"events": [item, item]} if kind == EVENT_TYPES[0] else item
+
+
+@pytest.mark.parametrize(("name", "kind"), HANDLED)
+def test_a_service_takes_what_the_load_sends(name: str, kind: str) -> None:
+    SERVICES[name]().handlers[kind](event(kind, data_of(kind)))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_handles_what_the_baseline_subscribes_it_to_and_nothing_unknown(name: str) -> None:
+    handled = SERVICES[name]().handlers
+    assert set(load_scenario("baseline").services[name].subscribes) <= set(handled) <= set(EVENT_TYPES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_pods_of_a_service_share_nothing(name: str) -> None:
+    first, second = SERVICES[name](), SERVICES[name]()
+    untouched = repr(vars_of(second))
+    for kind, handle in first.handlers.items():
+        handle(event(kind, data_of(kind)))
+    assert repr(vars_of(second)) == untouched
+
+
+def vars_of(logic: Any) -> dict[str, Any]:
+    """What a pod has learned: its counters and caches, not its bound methods."""
+    learned = {}
+    for name, value in vars(logic).items():
+        if name != "handlers":
+            learned[name] = vars_of(value) if hasattr(value, "__dict__") and not isinstance(value, dict) else repr(value)
+    return learned
+
+
+CONFIG = [(name, kind) for name, kind in HANDLED if kind.startswith("config.")]
+
+
+@pytest.mark.parametrize(("name", "kind"), CONFIG)
+def test_a_config_event_that_comes_twice_leaves_the_same_caches(name: str, kind: str) -> None:
+    logic: Any = SERVICES[name]()
+    cache = next(
+        c for holder in (logic, getattr(logic, "config", None)) if holder for c in vars(holder).values() if isinstance(c, LruCache)
+    )
+    named = next(iter(data_of(kind).values()))
+    cache.put(named, "old")
+    cache.put("another", "kept")
+    logic.handlers[kind](event(kind, data_of(kind)))
+    once = list(cache._entries)
+    logic.handlers[kind](event(kind, data_of(kind)))
+    assert list(cache._entries) == once
+    assert "another" in once
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda v: st.lists(v, max_size=3), max_leaves=4
+)
+names = st.sampled_from(["events", "name", "value", "providerId", "tokens", "templateId", "pattern", "eventType"])
+
+
+@pytest.mark.parametrize(("name", "kind"), HANDLED)
+@given(data=st.dictionaries(names, values, max_size=4))
+def test_data_of_any_kind_raises_no_more_than_an_exception(name: str, kind: str, data: dict[str, Any]) -> None:
+    """The pod records an exception as a failed delivery; anything else (recursion apart) would end the process."""
+    try:
+        SERVICES[name]().handlers[kind](event(kind, data))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+
+
+@pytest.mark.parametrize(("name", "kind"), HANDLED)
+def test_missing_data_is_an_error_not_silence(name: str, kind: str) -> None:
+    with pytest.raises(KeyError):
+        SERVICES[name]().handlers[kind](event(kind, {}))
+
+
+def test_analytics_adds_up_items_metrics_and_tokens() -> None:
+    analytics = AnalyticsService()
+    for kind in EVENT_TYPES[:3]:
+        for number in (1, 2):
+            analytics.handlers[kind](event(kind, data_of(kind, number)))
+    assert analytics.items == {"track.played": 4}
+    assert analytics.metrics == {"request.duration": 2}
+    assert analytics.tokens == {"prov_1": 101, "prov_2": 102}
+
+
+def test_system_keeps_the_latest_value_of_a_metric() -> None:
+    system = SystemService()
+    for number in (1, 2):
+        system.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", data_of("analytics.metric.recorded", number)))
+    assert system.latest == {"request.duration": 2}
