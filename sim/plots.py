@@ -133,9 +133,9 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     for x, value in zip(at, np.add(first, repeated), strict=True):
         ax.annotate(f"{value:.4g}", (x, value / 2), ha="center", va="center")
     ax.set_xticks(at, services, rotation=20, ha="right")
-    ax.set(ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
+    ax.set(xlabel="service", ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
     ax.set_title(f"Handled copies per event; {_copies(int(again.sum()))} heard again by the same pod")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, frameon=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=3, frameon=False)
     return ax
 
 
@@ -213,9 +213,12 @@ def _look(number: int, *, every: int | None = None) -> dict[str, Any]:
 def _mark(ax: Axes, run: Run) -> None:
     """Shade and hatch the faults, and mark where phases begin."""
     zero = _zero(run)
-    first, last = ax.get_xlim()
+    first, last = (float(edge - zero) / 1e9 for edge in _bins(run)[0][[0, -1]])
     for n, fault in enumerate(run.faults.to_dict("records")):
         begin, end = (fault["begin_ns"] - zero) / 1e9, ((fault["end_ns"] or FOREVER_NS) - zero) / 1e9
+        if begin >= last or end <= first:
+            continue
+        begin = max(begin, first)
         ax.axvspan(begin, min(end, last), facecolor="0.88", edgecolor="0.6", hatch="//", linewidth=0, zorder=0)
         name = f"{fault['fault']} {fault['target']}".strip()
         ax.annotate(name, (begin, 1), (3, -12 - 12 * (n % 3)), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
@@ -253,6 +256,9 @@ def _percentile_axis(ax: Axes) -> None:
 
 
 def _us_axis(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    if 0 < low < high < 10 * low:  # a log axis of less than a decade has hardly a tick
+        ax.set_ylim(low / 2, high * 2)
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
     ax.grid(True, axis="y", color="0.9")

@@ -25,6 +25,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +143,7 @@ class Run:
         service, channels, state, at = ordered
         starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
         lives = []
-        for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        for begin, end in pairwise([*starts, len(order)]):
             heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
             lives.append(Life(words[pod[order[begin]]], service[begin], heard, tuple(at[begin:end]), tuple(state[begin:end])))
         known = {life.pod for life in lives}

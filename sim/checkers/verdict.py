@@ -1,0 +1,79 @@
+"""Say what checkers and limits return: results, and the verdict made of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Word = Literal["valid", "invalid", "unknown"]
+EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
+MAX_WITNESSES = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
+
+    verdict: Word
+    detail: str
+    counts: dict[str, int | float] = field(default_factory=dict)
+    witnesses: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Say whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
+
+    metric: str
+    limit: float
+    measured: float | None
+    verdict: Word
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold what all checkers and limits say about a run."""
+
+    verdict: Word
+    scenario: str
+    ground: str
+    seed: int | None
+    checkers: dict[str, Result]
+    slo: list[Limit]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 for valid, 1 for invalid, 2 for unknown."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return the sentences that decide the verdict, the worst first; every checker's when it is valid."""
+        told = [(r.verdict, f"{name}: {r.detail}") for name, r in self.checkers.items()] + [(s.verdict, s.detail) for s in self.slo]
+        return [text for word, text in told if word == self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of verdict.json; a number that does not exist is null."""
+        checkers = {
+            name: {
+                "verdict": result.verdict,
+                "counts": {key: finite(value) for key, value in result.counts.items()},
+                "witnesses": result.witnesses,
+                "detail": result.detail,
+                "metrics": {key: finite(value) for key, value in result.metrics.items()},
+                "warnings": result.warnings,
+            }
+            for name, result in self.checkers.items()
+        }
+        slo = [{"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail} for s in self.slo]
+        head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
+        return {**head, "checkers": checkers, "slo": slo}
+
+
+def finite(value: float) -> float | None:
+    """Return the number, None when it is NaN or infinite."""
+    return value if math.isfinite(value) else None
