@@ -141,7 +141,9 @@ class RunFolder:
     def swap(self, first: Event, second: Event, pod: str) -> RunFolder:
         """Let a pod hear two events in the other order."""
         a, b = self._row(first, pod), self._row(second, pod)
-        self.heard[a].key, self.heard[b].key = self.heard[b].key, self.heard[a].key
+        one, two = self.heard[a], self.heard[b]
+        one.key, two.key = two.key, one.key
+        one.received_ns, one.handled_ns = two.received_ns, two.handled_ns  # nobody hears an event before it is sent
         return self
 
     def delay(self, event: Event, pod: str, by_ns: int) -> RunFolder:
