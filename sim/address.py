@@ -73,15 +73,16 @@ def parse_address(url: str) -> Address:
     UsageError
         Not such a URL. The message never holds the password.
     """
-    shown = url.split("@")[-1]
+    shown = url.split("@")[-1].partition("?")[0]
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
         raise UsageError(f"{shown!r} is not a broker's URL: write redis://HOST:PORT or rediss://HOST:PORT")
     try:
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         port = urlsplit(url).port
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{shown!r} is not a broker's URL: {error}; write redis://[USER:PASSWORD@]HOST[:PORT]") from None
+    except (ValueError, TypeError):  # its text may hold a piece of the password
+        hint = "write redis://[USER:PASSWORD@]HOST[:PORT], with / ? # and @ of a password as %2F %3F %23 %40"
+        raise UsageError(f"{shown!r} is not a broker's URL: {hint}") from None
     return Address(
         url=url,
         host=parts.get("host", "localhost"),

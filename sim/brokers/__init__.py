@@ -54,4 +54,4 @@ def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextMa
     if ground == "embedded":
         return embedded(rest)
     known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)
-    raise UsageError(f"--on {on.split('@')[-1]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")
+    raise UsageError(f"--on {on.split('@')[-1].partition('?')[0]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")
