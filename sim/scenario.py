@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 import tomli_w
@@ -148,7 +148,7 @@ def _read_toml(name: str, path: Path) -> dict[str, Any]:
         known = built_in()
         hint = did_you_mean(name, known)
         raise ScenarioError(f"no scenario {name!r}{hint}: give one of {', '.join(known)}, or the path of a .toml file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
         raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
     try:
         return tomllib.loads(text)
@@ -198,6 +198,9 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     if missing:
         return f"{'.'.join([*path, missing[1]])!r} is missing"
     key = ".".join(path) or "the file"
+    if what.startswith("Invalid enum value"):
+        choices = get_args(get_type_hints(Load)[path[-1]])  # only the load has such keys
+        return f"{key} = {value!r}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
     return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
 
 
