@@ -52,8 +52,20 @@ ENVELOPE = '{"eventId":"a","correlationId":"c","type":"t","version":"1","timesta
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"null", b"[]", b"{}", b"\xff\xfe", b'"text"', b"1e999", b'{"eventId":1}', (ENVELOPE % "[]").encode()]
-    + [(ENVELOPE % '{"a":1}')[:-1].encode(), b"[" * 100_000, (ENVELOPE % ('{"a":' + "[" * 100_000)).encode()],
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'"text"',
+        b"1e999",
+        b'{"eventId":1}',
+        (ENVELOPE % "[]").encode(),
+        (ENVELOPE % '{"a":1}')[:-1].encode(),
+        b"[" * 100000,
+        (ENVELOPE % ('{"a":' + "[" * 100000)).encode(),
+    ],
     ids=lambda payload: repr(payload[:24]),
 )
 def test_what_is_no_event_is_counted(payload: bytes) -> None:

@@ -1,0 +1,172 @@
+"""Scenarios: what is right is resolved and written back the same, what is wrong gets one line that names key and value."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sim.errors import ScenarioError
+from sim.scenario import MAX_PODS, Scenario, built_in, check_tree, load_scenario, to_toml
+
+GOOD = """
+[load]
+driver = "pods"
+[load.mix]
+"config.cache.invalidate" = 1
+[services.api-gateway]
+replicas = 2
+publishes = ["config.cache.invalidate"]
+subscribes = ["config.cache.invalidate"]
+"""
+
+
+def refusal(name: str, *settings: str) -> str:
+    """The message of a ScenarioError, after checking that it is one line."""
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario(name, settings=settings)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_a_built_in_scenario_is_valid_and_survives_being_written_out(name: str) -> None:
+    scenario = load_scenario(name)
+    assert scenario.name == name
+    assert scenario.title
+    assert check_tree(tomllib.loads(to_toml(scenario)), where="again") == scenario
+    assert len(scenario.schedule()) > 0
+
+
+def test_a_file_is_named_after_itself_and_its_pods_are_numbered(good: Path) -> None:
+    scenario = load_scenario(str(good))
+    assert scenario.name == "mine"
+    assert scenario.pods() == [("api-gateway-0", "api-gateway"), ("api-gateway-1", "api-gateway")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("load.rate_per_s=500", lambda s: s.load.rate_per_s == 500),
+        ("load.rate_per_s = 5e2", lambda s: s.load.rate_per_s == 500),
+        ("load.shape=ramp", lambda s: s.load.shape == "ramp"),
+        ('load.shape="ramp"', lambda s: s.load.shape == "ramp"),
+        ("title=a = b", lambda s: s.title == "a = b"),
+        ('title=say "hi"', lambda s: s.title == 'say "hi"'),
+        ("title=", lambda s: s.title == ""),
+        ('load.mix."config.cache.invalidate"=7', lambda s: s.load.mix == {"config.cache.invalidate": 7}),
+        ('services.api-gateway.publishes=["config.cache.invalidate"]', lambda s: len(s.services["api-gateway"].publishes) == 1),
+        ("services.music-service.replicas=3", lambda s: s.services["music-service"].replicas == 3),
+        ("slo.missing=0", lambda s: s.slo == {"missing": 0}),
+        ("bus.batch_size=1", lambda s: s.bus.batch_size == 1),
+        ("limits.drain_s=1", lambda s: s.limits.drain_s == 1),
+    ],
+)
+def test_a_setting_changes_one_key(good: Path, setting: str, value: object) -> None:
+    assert callable(value)
+    assert value(load_scenario(str(good), settings=(setting,)))
+
+
+def test_the_last_setting_of_a_key_counts(good: Path) -> None:
+    assert load_scenario(str(good), settings=("seed=5", "seed=6")).seed == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("load.rte_per_s=5", ["load.rte_per_s", "did you mean 'rate_per_s'"]),
+        ("lod.rate_per_s=5", ["'lod'", "did you mean 'load'"]),
+        ("bus.batchsize=5", ["bus.batchsize", "did you mean 'batch_size'"]),
+        ("services.api-gateway.replica=5", ["services.api-gateway.replica'", "did you mean 'replicas'"]),
+        ("load.rate_per_s=-1", ["load.rate_per_s = -1", "> 0"]),
+        ("load.rate_per_s=0", ["load.rate_per_s = 0", "> 0"]),
+        ("load.rate_per_s=nan", ["load.rate_per_s = nan"]),
+        ("load.rate_per_s=inf", ["load.rate_per_s = inf"]),
+        ("load.rate_per_s=fast", ["load.rate_per_s = 'fast'", "float"]),
+        ("load.run_s=nan", ["load.run_s = nan"]),
+        ("load.warm_up_s=-1", ["load.warm_up_s = -1"]),
+        ("load.driver=locus", ["load.driver = 'locus'", "locust", "pods"]),
+        ("load.arrivals=steady", ["load.arrivals = 'steady'", "poisson", "uniform"]),
+        ("load.shape=stedy", ["load.shape = 'stedy'", "did you mean 'steady'"]),
+        ("load.payload_bytes=1.5", ["load.payload_bytes = 1.5", "int"]),
+        ("load.payload_bytes=true", ["load.payload_bytes = True", "int"]),
+        ('load.mix."config.cache.invalidated"=1', ["config.cache.invalidated", "did you mean 'config.cache.invalidate'"]),
+        ('load.mix."config.cache.invalidate"=-1', ["load.mix.config.cache.invalidate = -1"]),
+        ('load.mix."config.cache.invalidate"=0', ["load.mix is empty"]),
+        ('load.mix."config.cache.invalidate"=inf', ["config.cache.invalidate = inf"]),
+        ('load.mix."config.cache.invalidate"=nan', ["config.cache.invalidate = nan"]),
+        ('load.mix."analytics.metric.recorded"=1', ["analytics.metric.recorded", "no service publishes it"]),
+        ("services.musik-service.replicas=1", ["services.musik-service", "did you mean 'music-service'"]),
+        ("services.api-gateway.replicas=0", ["services.api-gateway.replicas = 0", ">= 1"]),
+        ("services.api-gateway.replicas=-3", ["services.api-gateway.replicas = -3", ">= 1"]),
+        ("services.api-gateway.replicas=1.5", ["services.api-gateway.replicas = 1.5", "int"]),
+        (f"services.api-gateway.replicas={MAX_PODS + 1}", [f"services.api-gateway.replicas = {MAX_PODS + 1}", f"<= {MAX_PODS}"]),
+        (f"services.music-service.replicas={MAX_PODS}", ["20,002 pods", "20,000"]),
+        ('services.api-gateway.subscribes=["config.cach.invalidate"]', ["services.api-gateway.subscribes", "did you mean"]),
+        ('services.api-gateway.subscribes=["config.provider.invalidated"]', ["services.api-gateway", "no handler", "provider"]),
+        ('services.api-gateway.subscribes=["config.cache.invalidate","config.cache.invalidate"]', ["stands there twice"]),
+        ("services.api-gateway.publishes=5", ["services.api-gateway.publishes = 5", "array"]),
+        ("services.api-gateway.publishes=[]", ["config.cache.invalidate", "no service publishes it"]),
+        ("services.api-gateway=5", ["services.api-gateway=5", "is a table"]),
+        ("slo.lag_ms_p98=5", ["slo.lag_ms_p98", "did you mean 'lag_ms_p99'"]),
+        ("slo.missing=inf", ["slo.missing = inf"]),
+        ("slo.missing=none", ["slo.missing = 'none'", "float"]),
+        ("seed=-1", ["seed = -1"]),
+        ("seed=99999999999999999999", ["seed = 99999999999999999999"]),
+        ("bus.channel_prefix=", ["bus.channel_prefix = ''"]),
+        ("load=5", ["load=5", "is a table"]),
+        ("load.rate_per_s", ["'load.rate_per_s'", "key=value"]),
+        ("=5", ["'=5'", "key=value"]),
+        ("", ["''", "key=value"]),
+        ("load..rate=5", ["load..rate", "is not a key"]),
+        ("load.rate_per_s.x=5", ["load.rate_per_s"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(good: Path, setting: str, says: list[str]) -> None:
+    message = refusal(str(good), setting)
+    assert [word for word in says if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\n[load\nseed = 1", ["not valid TOML", "line 2"]),
+        (b"a = 1\na = 2", ["not valid TOML"]),
+        (b"title = '\xff'", ["cannot read", "utf-8"]),
+        (b"", ["services", "missing"]),
+        (b"[services]", ["services is empty"]),
+        (b"services = []", ["services = []", "object"]),
+        (b"[services]\napi-gateway = 3", ["services.api-gateway = 3", "object"]),
+        (GOOD.replace("[load.mix]", "[load.mux]").encode(), ["load.mux", "did you mean 'mix'"]),
+        (GOOD.replace('"config.cache.invalidate" = 1', "").encode(), ["load.mix is empty"]),
+        (GOOD.replace("[load]", "tite = 1\n[load]").encode(), ["tite", "did you mean 'title'"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, says: list[str]) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_bytes(content)
+    message = refusal(str(path))
+    assert [word for word in ["wrong.toml", *says] if word not in message] == [], message
+
+
+@pytest.mark.parametrize("name", ["basline", "nowhere/mine.toml", "", ".", "/", "a\0b"])
+def test_a_scenario_that_is_not_there_is_named(name: str) -> None:
+    assert repr(name) in refusal(name)
+
+
+def test_a_misspelt_built_in_name_gets_a_suggestion() -> None:
+    assert "did you mean 'baseline'" in refusal("basline")
+
+
+def test_too_long_a_load_is_refused_when_it_is_drawn() -> None:
+    scenario: Scenario = load_scenario("baseline", settings=("load.rate_per_s=1000000", "load.run_s=86400"))
+    with pytest.raises(ScenarioError, match="more than 20,000,000"):
+        scenario.schedule()
