@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -100,6 +101,11 @@ class Wire(asyncio.BufferedProtocol):
         self._replies.clear()
         self.on_lost(reason)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self.transport is None or self.transport.is_closing()
+
     async def command(self, *words: str) -> Any:
         """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
         assert self.transport is not None
@@ -133,6 +139,15 @@ def pack(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
+def wire_size(frame: Any) -> int:
+    """Return how many bytes a parsed RESP frame took on the wire."""
+    if isinstance(frame, list):
+        return len(b"*%d\r\n" % len(frame)) + sum(map(wire_size, frame))
+    if isinstance(frame, bytes):
+        return len(b"$%d\r\n\r\n" % len(frame)) + len(frame)
+    return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
+
+
 async def open_wire(address: Address, *, client_name: str) -> Wire:
     """Connect, authenticate and name the connection.
 
@@ -141,17 +156,23 @@ async def open_wire(address: Address, *, client_name: str) -> Wire:
     BrokerUnreachable, BrokerRefused
     """
     loop = asyncio.get_running_loop()
-    try:
-        context = address.ssl_context()
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, wire = await loop.create_connection(Wire, address.host, address.port, ssl=context)
-            await _let_in(wire, address, client_name)
-    except TimeoutError:
-        raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
-    except ssl.SSLError as error:
-        raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
-    except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
-        raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+    wire = Wire()
+    with contextlib.ExitStack() as undo:
+        undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
+        try:
+            context = address.ssl_context()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
+                await _let_in(wire, address, client_name)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
+        except BrokerUnreachable as error:
+            raise BrokerUnreachable(f"{address} hangs up: {error}; is it a Redis server, and below its maxclients?") from None
+        except ssl.SSLError as error:
+            raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
+        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
+            raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+        undo.pop_all()
     return wire
 
 
@@ -163,7 +184,6 @@ async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
     for command in commands:
         reply = await wire.command(*command)
         if isinstance(reply, hiredis.ReplyError):
-            wire.abort()
             raise BrokerRefused(f"{address} refuses {command[0]}: {reply}")
 
 
@@ -175,7 +195,7 @@ class Subscription(Generic[C]):
         self._memo = memo
         self._heard = heard
         self._reader = hiredis.Reader()
-        self._partial = False
+        self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
         self._unconfirmed: set[bytes] = set()
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -194,7 +214,7 @@ class Subscription(Generic[C]):
 
     def _read(self, data: bytes) -> None:
         received_ns = now_ns()
-        if self._partial:
+        if self._unread_bytes:
             chunk, _ = self._parse(data)
         else:
             known = self._memo.get(data)
@@ -202,22 +222,24 @@ class Subscription(Generic[C]):
                 self._heard(known, received_ns)
                 return
             chunk, only_messages = self._parse(data)
-            if only_messages and not self._partial:
+            if only_messages and not self._unread_bytes:
                 self._memo.put(data, chunk)
         self._heard(chunk, received_ns)
 
     def _parse(self, data: bytes) -> tuple[C, bool]:
         reader = self._reader
         reader.feed(data)
+        # Counted, because hiredis' has_data() is false between two elements of a frame.
+        self._unread_bytes += len(data)
         payloads = []
         only_messages = True
         while (frame := reader.gets()) is not False:
+            self._unread_bytes -= wire_size(frame)
             if isinstance(frame, list) and frame[0] == b"message":
                 payloads.append(frame[2])
             else:
                 only_messages = False
                 self._other(frame)
-        self._partial = reader.has_data()
         return self._memo.decode(payloads), only_messages
 
     def _other(self, frame: Any) -> None:
@@ -255,18 +277,19 @@ async def subscribe(
     """
     wire = await open_wire(address, client_name=client_name)
     subscription = Subscription(wire, memo, heard)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await subscription.subscribe(channels)
-    except TimeoutError:
-        wire.abort()
-        raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
-    except BrokerError as error:
-        wire.abort()
-        raise type(error)(f"{address}: cannot subscribe: {error}") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(wire.abort)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await subscription.subscribe(channels)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+        except BrokerError as error:
+            raise type(error)(f"{address}: cannot subscribe: {error}") from None
+        if wire.is_gone:
+            raise BrokerUnreachable(f"{address} closed the connection after subscribing")
+        undo.pop_all()
     wire.on_lost = lost
-    if wire.transport is None or wire.transport.is_closing():
-        raise BrokerUnreachable(f"{address} closed the connection after subscribing")
     return subscription
 
 
@@ -357,4 +380,6 @@ async def open_publisher(
     BrokerUnreachable, BrokerRefused
     """
     wire = await open_wire(address, client_name=client_name)
+    if wire.is_gone:  # it went between its last answer and now: nobody would be told
+        raise BrokerUnreachable(f"{address} closed the connection after letting us in")
     return Publisher(wire, answered=answered, refused=refused, lost=lost)
