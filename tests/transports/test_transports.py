@@ -1,0 +1,405 @@
+"""The contract that every transport keeps against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytest
+import redis
+
+from sim.address import Address, parse_address
+from sim.brokers.embedded import free_port
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.transports import TRANSPORTS, pubsub
+
+pytestmark = [pytest.mark.broker, pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)]
+Run = Callable[[Any], Any]
+
+
+@dataclass
+class Payloads:
+    """What a decoder makes of a read, here: the payloads themselves."""
+
+    events: tuple[bytes, ...]
+
+
+def as_payloads(payloads: Iterable[bytes]) -> Payloads:
+    return Payloads(tuple(payloads))
+
+
+class Log:
+    """Collect what a transport says, and wait for it."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.lost: list[str] = []
+        self.answered: list[tuple[Any, int]] = []
+        self.refused: list[tuple[Any, str]] = []
+        self.unanswered: list[Any] = []
+        self._news = asyncio.Event()
+
+    def hear(self, chunk: Payloads, received_ns: int) -> None:
+        self.heard += chunk.events
+        self._news.set()
+
+    def lose(self, reason: str, unanswered: Iterable[Any] = ()) -> None:
+        self.lost.append(reason)
+        self.unanswered += unanswered
+        self._news.set()
+
+    def answer(self, token: Any, receivers: int, at_ns: int) -> None:
+        self.answered.append((token, receivers))
+        self._news.set()
+
+    def refuse(self, token: Any, reason: str, at_ns: int) -> None:
+        self.refused.append((token, reason))
+        self._news.set()
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            self._news.clear()
+            await self._news.wait()
+
+
+@dataclass
+class Ends:
+    """Open both ends of a transport, and close them however the test ends."""
+
+    transport: ModuleType
+    address: Address
+    memo: Any = field(default_factory=lambda: pubsub.ReadMemo(as_payloads))
+    opened: list[Any] = field(default_factory=list)
+
+    async def subscribe(self, *channels: str, name: str = "test-sub", log: Log | None = None) -> Log:
+        log = log or Log()
+        one = await self.transport.subscribe(self.address, channels, client_name=name, memo=self.memo, heard=log.hear, lost=log.lose)
+        self.opened.append(one)
+        return log
+
+    async def publisher(self, name: str = "test-pub") -> tuple[Any, Log]:
+        log = Log()
+        one = await self.transport.open_publisher(self.address, client_name=name, answered=log.answer, refused=log.refuse, lost=log.lose)
+        self.opened.append(one)
+        return one, log
+
+    def close(self) -> None:
+        for one in self.opened:
+            one.close()
+
+
+@contextlib.contextmanager
+def ends(transport: ModuleType, address: Address) -> Iterator[Ends]:
+    both = Ends(transport, address)
+    try:
+        yield both
+    finally:
+        both.close()
+
+
+def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: ModuleType, address: Address, run_async: Run) -> None:
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            logs = [await both.subscribe("a", "b", name=f"s{n}") for n in range(5)]
+            only_b = await both.subscribe("b")
+            publisher, said = await both.publisher()
+            wanted = [(b"a" if n % 3 else b"b", b"%d" % n) for n in range(3_000)]
+            for n, (channel, payload) in enumerate(wanted):
+                assert publisher.send(channel, payload, n)
+            await said.until(lambda: len(said.answered) == len(wanted))
+            for log in logs:
+                await log.until(lambda log=log: len(log.heard) >= len(wanted))
+                assert log.heard == [payload for _, payload in wanted]
+            await only_b.until(lambda: len(only_b.heard) >= 1_000)
+            assert only_b.heard == [payload for channel, payload in wanted if channel == b"b"]
+            assert said.answered == [(n, 5 + (channel == b"b")) for n, (channel, _) in enumerate(wanted)]
+            assert publisher.in_flight == 0
+
+    run_async(scene())
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000, 65_536, 262_144, 1_000_000])
+def test_a_payload_of_any_size_arrives_whole(transport: ModuleType, address: Address, run_async: Run, size: int) -> None:
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            logs = [await both.subscribe("big", name=f"s{n}") for n in range(3)]
+            publisher, _ = await both.publisher()
+            wanted = [bytes([65 + n]) * size for n in range(4)] + [b"\r\n*3\r\n$7\r\nmessage\r\n\x00\xff", b"end"]
+            for payload in wanted:
+                assert publisher.send(b"big", payload, None)
+            for log in logs:
+                await log.until(lambda log=log: len(log.heard) >= len(wanted))
+                assert log.heard == wanted
+
+    run_async(scene())
+
+
+def test_two_memos_reads_never_mix(transport: ModuleType, address: Address, run_async: Run) -> None:
+    """Payloads of equal length and equal beginning on two channels: what a memo by length or prefix would confuse."""
+
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            logs = {channel: [await both.subscribe(channel, name=f"{channel}{n}") for n in range(3)] for channel in ("left", "rght")}
+            publisher, _ = await both.publisher()
+            wanted = [b"%s%06d" % (b"x" * length, n) for n, length in enumerate([10, 10, 900, 900, 3_000, 3_000, 70_000, 70_000])]
+            for payload in wanted:
+                for channel in (b"left", b"rght"):
+                    assert publisher.send(channel, payload + channel, None)
+            for channel, heard in logs.items():
+                for log in heard:
+                    await log.until(lambda log=log: len(log.heard) >= len(wanted))
+                    assert log.heard == [payload + channel.encode() for payload in wanted]
+
+    run_async(scene())
+
+
+def test_subscribing_returns_only_when_the_server_counts_every_channel(transport: ModuleType, address: Address, run_async: Run) -> None:
+    channels = [f"confirmed-{n}" for n in range(50)]
+
+    async def scene() -> None:
+        with ends(transport, address) as both, redis.Redis.from_url(address.url) as client:
+            await both.subscribe(*channels)
+            assert {count for _, count in client.pubsub_numsub(*channels)} == {1}
+
+    run_async(scene())
+
+
+def test_a_closed_end_is_not_lost_and_leaves_no_client(transport: ModuleType, address: Address, run_async: Run) -> None:
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            log = await both.subscribe("c", name="closing")
+            publisher, said = await both.publisher(name="closing")
+            assert publisher.send(b"c", b"1", "token")
+            await said.until(lambda: said.answered != [])
+            assert publisher.close() == []
+            both.opened[0].close()
+            watcher, heard = await both.publisher()
+            while named(address, "closing"):  # the server closes its side when it reads the end
+                assert watcher.send(b"nobody", b"", None)
+                await heard.until(lambda: watcher.in_flight == 0)
+            assert not publisher.send(b"c", b"2", "late")
+            assert (log.lost, said.lost) == ([], [])
+
+    run_async(scene())
+
+
+def named(address: Address, name: str) -> list[Any]:
+    with redis.Redis.from_url(address.url) as client:
+        return [row for row in client.client_list() if row["name"] == name]
+
+
+def test_a_killed_connection_is_lost_once(transport: ModuleType, address: Address, run_async: Run) -> None:
+    async def scene() -> None:
+        with ends(transport, address) as both, redis.Redis.from_url(address.url) as client:
+            log = await both.subscribe("c", name="victim-sub")
+            publisher, said = await both.publisher(name="victim-pub")
+            for row in named(address, "victim-sub") + named(address, "victim-pub"):
+                client.client_kill_filter(_id=row["id"])
+            await log.until(lambda: log.lost != [])
+            await said.until(lambda: said.lost != [])
+            assert not publisher.send(b"c", b"late", None)
+            survivor, _ = await both.publisher()
+            assert survivor.send(b"c", b"1", None)
+            assert (len(log.lost), len(said.lost), log.heard) == (1, 1, [])
+
+    run_async(scene())
+
+
+def test_publishes_without_an_answer_are_handed_over_when_the_connection_goes(
+    transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run
+) -> None:
+    address, client = own_server
+
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            publisher, said = await both.publisher(name="victim")
+            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # holds PUBLISH back, and nothing else
+            for n in range(10):
+                assert publisher.send(b"c", b"x", n)
+            assert publisher.in_flight == 10
+            client.client_kill_filter(_id=named(address, "victim")[0]["id"])
+            await said.until(lambda: said.lost != [])
+            assert (said.unanswered, said.answered, len(said.lost), publisher.in_flight) == (list(range(10)), [], 1, 0)
+
+    run_async(scene())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_who_closes_with_publishes_under_way_gets_their_tokens(
+    transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run, how: str
+) -> None:
+    address, client = own_server
+
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            publisher, said = await both.publisher()
+            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            assert publisher.send(b"c", b"x", "token")
+            assert getattr(publisher, how)() == ["token"]
+            assert getattr(publisher, how)() == []
+            assert said.lost == []
+
+    run_async(scene())
+
+
+def test_too_many_publishes_under_way_are_turned_down_and_nothing_else(
+    transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run
+) -> None:
+    address, client = own_server
+
+    async def scene() -> None:
+        with ends(transport, address) as both:
+            publisher, said = await both.publisher()
+            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            taken = [publisher.send(b"c", b"x", n) for n in range(pubsub.MAX_IN_FLIGHT + 5)]
+            assert taken == [True] * pubsub.MAX_IN_FLIGHT + [False] * 5
+            client.execute_command("CLIENT", "UNPAUSE")
+            await said.until(lambda: len(said.answered) == pubsub.MAX_IN_FLIGHT)
+            assert publisher.send(b"c", b"x", "again")
+            await said.until(lambda: said.answered[-1] == ("again", 0))
+
+    run_async(scene())
+
+
+async def open_any(transport: ModuleType, address: Address, end: str) -> None:
+    with ends(transport, address) as both:
+        await (both.subscribe("c") if end == "subscription" else both.publisher())
+
+
+both_ends = pytest.mark.parametrize("end", ["subscription", "publisher"])
+
+
+def refusal(run_async: Run, kind: type[BrokerError], transport: ModuleType, address: Address, end: str) -> str:
+    with pytest.raises(kind) as refused:
+        run_async(open_any(transport, address, end))
+    message = str(refused.value)
+    assert str(address) in message
+    assert "\n" not in message
+    return message
+
+
+@both_ends
+def test_a_dead_port_is_unreachable(transport: ModuleType, run_async: Run, end: str) -> None:
+    assert "refused" in refusal(run_async, BrokerUnreachable, transport, parse_address(f"redis://127.0.0.1:{free_port()}"), end)
+
+
+@both_ends
+def test_a_host_that_does_not_exist_is_unreachable(transport: ModuleType, run_async: Run, end: str) -> None:
+    refusal(run_async, BrokerUnreachable, transport, parse_address("redis://no-such-host.invalid:6379"), end)
+
+
+@both_ends
+@pytest.mark.parametrize("given", ["", ":wrong@", "ann:wrong@"])
+def test_a_wrong_password_is_refused_and_never_shown(
+    transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run, end: str, given: str
+) -> None:
+    address, client = own_server
+    client.config_set("requirepass", "right")
+    message = refusal(run_async, BrokerRefused, transport, parse_address(f"redis://{given}127.0.0.1:{address.port}"), end)
+    assert "wrong" not in message.replace("WRONGPASS", "")
+    run_async(open_any(transport, parse_address(f"redis://:right@127.0.0.1:{address.port}"), end))
+
+
+@both_ends
+def test_a_full_server_says_so(transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run, end: str) -> None:
+    address, client = own_server
+    client.config_set("maxclients", 1)
+    for _ in range(20):  # the server's word and its hanging up race with our first command
+        assert "max" in refusal(run_async, BrokerError, transport, address, end)
+
+
+def test_a_channel_without_permission_is_refused(transport: ModuleType, own_server: tuple[Address, redis.Redis], run_async: Run) -> None:
+    address, client = own_server
+    client.acl_setuser("ann", enabled=True, passwords=["+secret"], commands=["+@all"], channels=["allowed"], reset=True)
+    ann = parse_address(f"redis://ann:secret@127.0.0.1:{address.port}")
+
+    async def scene() -> None:
+        with ends(transport, ann) as both:
+            log = await both.subscribe("allowed")
+            with pytest.raises(BrokerRefused, match="NOPERM"):
+                await both.subscribe("allowed", "forbidden")
+            publisher, said = await both.publisher()
+            assert publisher.send(b"forbidden", b"1", 1)
+            assert publisher.send(b"allowed", b"2", 2)
+            await said.until(lambda: said.answered != [])
+            await log.until(lambda: log.heard != [])
+            assert ([token for token, _ in said.refused], said.answered, log.heard) == ([1], [(2, 1)], [b"2"])
+            assert "NOPERM" in said.refused[0][1]
+
+    run_async(scene())
+
+
+@contextlib.contextmanager
+def listener(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> Iterator[Callable[[], Any]]:
+    """A server that is none: it answers as `serve` does."""
+    yield lambda: asyncio.start_server(serve, "127.0.0.1", 0)
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await reader.read(1)
+    writer.transport.abort()
+
+
+async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@both_ends
+@pytest.mark.parametrize("serve", [hang_up, reset, speak_http])
+def test_what_is_no_redis_is_a_broker_error_that_names_the_address(transport: ModuleType, end: str, serve: Any) -> None:
+    async def scene() -> str:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with server, asyncio.timeout(20):
+            with pytest.raises(BrokerError) as refused:
+                await open_any(transport, address, end)
+            assert str(address) in str(refused.value)
+        return str(refused.value)
+
+    with asyncio.Runner() as runner:
+        assert "\n" not in runner.run(scene())
+
+
+@both_ends
+@pytest.mark.parametrize("given_up", ["in time", "cancelled"])
+def test_an_attempt_that_is_given_up_leaves_no_connection(
+    transport: ModuleType, run_async: Run, monkeypatch: pytest.MonkeyPatch, end: str, given_up: str
+) -> None:
+    """A frozen server accepts and is silent; what connects again and again must not pile up connections."""
+    monkeypatch.setattr(pubsub, "CONNECT_TIMEOUT_S", 0.05 if given_up == "in time" else 20)
+
+    async def scene() -> None:
+        asked, gone = asyncio.Event(), asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            await reader.read()  # until the client closes
+            gone.set()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with server, asyncio.timeout(10):
+            attempt = asyncio.ensure_future(open_any(transport, address, end))
+            await asked.wait()
+            if given_up == "cancelled":
+                attempt.cancel()
+            with pytest.raises((BrokerUnreachable, asyncio.CancelledError)):
+                await attempt
+            await gone.wait()
+
+    run_async(scene())
