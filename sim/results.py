@@ -20,9 +20,6 @@ began, and only before the drain: how all pods end after a run excuses nothing.
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,21 +27,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sim.errors import RunFolderError
-from sim.schema import ALIVE_STATES, CAUSES, FATES, FORMAT, OUTCOMES, RUN_STATES, TABLES, event_id, event_key
-
-Array = npt.NDArray[Any]
+from sim.schema import ALIVE_STATES, CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
+from sim.tables import (
+    FOREVER_NS,
+    Array,
+    categorical,
+    check_sealed,
+    codes_in,
+    codes_of,
+    gather,
+    join_parts,
+    positions,
+    read_info,
+    read_json,
+    read_phases,
+    read_scenario,
+    read_table,
+    take_rows,
+)
 
 FATE = {word: code for code, word in enumerate(FATES)}
 CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
 KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
-FOREVER_NS = np.iinfo(np.int64).max
 DOWN_GRACE_NS = 1_000_000_000
 CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
 
@@ -95,17 +103,6 @@ class Life:
         return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
 
 
-def codes_of(column: pd.Series[Any]) -> tuple[Array, list[str]]:
-    """Return the codes and the words of a Categorical column."""
-    return column.cat.codes.to_numpy(), [str(word) for word in column.cat.categories]
-
-
-def codes_in(column: pd.Series[Any], words: Mapping[str, int]) -> Array:
-    """Return the code that `words` gives each row's word, -1 when it gives none."""
-    codes, known = codes_of(column)
-    return np.array([*(words.get(word, -1) for word in known), -1], dtype=np.int16)[codes]
-
-
 def _lazy(table: str) -> cached_property[pd.DataFrame]:
     return cached_property(lambda run: run._table(table))
 
@@ -122,7 +119,7 @@ class Run:
         self.folder, self.info, self.scenario, self.environment = folder, info, scenario, environment
         self.slo: dict[str, Any] = scenario.get("slo", {})
         self.sealed = "tables" in info and info["state"] != "running"
-        self.phases = _phases(info["phases"])
+        self.phases = read_phases(info["phases"])
         self.unreadable_parts: list[str] = []
 
     deliveries, pods, faults = _lazy("deliveries"), _lazy("pods"), _lazy("faults")
@@ -132,7 +129,7 @@ class Run:
     def publishes(self) -> pd.DataFrame:
         """One row a publish, with its phase by intended time."""
         rows = self._table("publishes")
-        return rows.assign(phase=_words(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
+        return rows.assign(phase=categorical(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
 
     @cached_property
     def lives(self) -> list[Life]:
@@ -162,14 +159,14 @@ class Run:
     def _table(self, table: str) -> pd.DataFrame:
         whole, parts = self.folder / f"{table}.parquet", []
         if self.sealed or whole.exists():
-            return _read(whole, table)
+            return read_table(whole, table)
         for part in sorted((self.folder / "parts").glob(f"{table}-*.parquet")):
             try:
-                parts.append(_read(part, table))
+                parts.append(read_table(part, table))
             except RunFolderError:
                 self.unreadable_parts.append(part.name)
         empty = pd.DataFrame({c: pd.Series([], dtype="category" if kind == "name" else kind) for c, kind in TABLES[table].items()})
-        return _join(parts) if parts else empty
+        return join_parts(parts) if parts else empty
 
     def phase(self, name: str) -> tuple[int, int] | None:
         """Return (start_ns, end_ns) of a phase, None when the run did not reach it."""
@@ -183,7 +180,7 @@ class Run:
     def copies_phase(self) -> Array:
         """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
         publish, delivery = self.copies.publish, self.copies.delivery
-        phases = _take(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
+        phases = take_rows(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
         foreign = publish < 0
         phases[foreign] = self.phase_codes(self.deliveries["received_ns"].to_numpy()[delivery[foreign]])
         return phases
@@ -199,23 +196,23 @@ class Run:
         """
         copies, publishes, deliveries = self.copies, self.publishes, self.deliveries
         published = copies.publish >= 0
-        event = _take(publishes["event"].to_numpy(), copies.publish)
+        event = take_rows(publishes["event"].to_numpy(), copies.publish)
         event[~published] = deliveries["event"].to_numpy()[copies.delivery[~published]]
-        handled_ns = _take(deliveries["handled_ns"].to_numpy(), copies.delivery)
-        lag_ns = handled_ns - _take(publishes["intended_ns"].to_numpy(), copies.publish)
+        handled_ns = take_rows(deliveries["handled_ns"].to_numpy(), copies.delivery)
+        lag_ns = handled_ns - take_rows(publishes["intended_ns"].to_numpy(), copies.publish)
         services = sorted({life.service for life in self.lives})
         service_of_pod = np.array([services.index(life.service) for life in self.lives], dtype=np.int16)
         columns = {
             "event": event,
-            "channel": _gather(publishes["channel"], copies.publish),
-            "publisher": _gather(publishes["publisher"], copies.publish),
-            "phase": _words(self.copies_phase(), list(self.phases) or [""]),
-            "pod": _words(copies.pod, [life.pod for life in self.lives]),
-            "service": _words(service_of_pod[copies.pod], services),
-            "fate": _words(copies.fate, list(FATE)),
-            "cause": _words(copies.cause, list(CAUSE)),
+            "channel": gather(publishes["channel"], copies.publish),
+            "publisher": gather(publishes["publisher"], copies.publish),
+            "phase": categorical(self.copies_phase(), list(self.phases) or [""]),
+            "pod": categorical(copies.pod, [life.pod for life in self.lives]),
+            "service": categorical(service_of_pod[copies.pod], services),
+            "fate": categorical(copies.fate, list(FATE)),
+            "cause": categorical(copies.cause, list(CAUSE)),
             "lag_us": np.where(published & (copies.delivery >= 0), lag_ns / 1e3, np.nan),
-            "path": _gather(deliveries["path"], copies.delivery),
+            "path": gather(deliveries["path"], copies.delivery),
         }
         return pd.DataFrame(columns, copy=False)
 
@@ -228,20 +225,6 @@ class Run:
             Nobody in this run published or heard the event.
         """
         return _story(self, event)
-
-
-def _words(codes: Array, words: list[str]) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
-
-
-def _gather(column: pd.Series[Any], rows: Array) -> pd.Categorical:
-    codes, words = codes_of(column)
-    return _words(_take(codes, rows, none=-1), words)
-
-
-def _take(values: Array, rows: Array, none: int = 0) -> Array:
-    """Return values[rows], `none` where the row is -1."""
-    return np.append(values, values.dtype.type(none))[rows]
 
 
 def open_run(path: str | Path) -> Run:
@@ -258,87 +241,11 @@ def open_run(path: str | Path) -> Run:
     if not (folder / "run.json").is_file():
         hint = f"did you mean {path}/latest?" if (folder / "latest").exists() else "give the folder that `buslab run` printed"
         raise RunFolderError(f"{path} is not a run folder, it holds no run.json; {hint}")
-    info, environment = _read_info(folder / "run.json"), folder / "environment.json"
-    try:
-        scenario = tomllib.loads((folder / "scenario.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"cannot read {folder}/scenario.toml: {error}; without it nothing says what the run promised") from error
-    if not isinstance(scenario.get("slo", {}), dict):
-        raise RunFolderError(f"{folder}/scenario.toml: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")
-    run = Run(folder, info=info, scenario=scenario, environment=_read_json(environment) if environment.exists() else {})
+    environment = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
+    run = Run(folder, info=read_info(folder / "run.json"), scenario=read_scenario(folder / "scenario.toml"), environment=environment)
     for table in TABLES if run.sealed else ():
-        whole, said = folder / f"{table}.parquet", info["tables"].get(table)
-        if not whole.is_file():
-            raise RunFolderError(f"{whole} is missing; the run folder is incomplete, copy it again or repeat the run")
-        size, said_bytes = whole.stat().st_size, said.get("bytes") if isinstance(said, dict) else None
-        if size != said_bytes:
-            raise RunFolderError(f"{whole} has {size} bytes, run.json says {said_bytes}; it was truncated or changed, copy it again")
-        _check_columns(whole, table)
+        check_sealed(folder / f"{table}.parquet", table, promised=run.info["tables"].get(table))
     return run
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
-    return value
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    info = _read_json(path)
-    if info.get("format") != FORMAT:
-        raise RunFolderError(f"{path} is of format {info.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
-    if info.get("state") not in RUN_STATES:
-        raise RunFolderError(f"{path}: state is {info.get('state')!r}, not one of {', '.join(RUN_STATES)}; the file is damaged")
-    try:
-        _phases(info["phases"])
-        dict(info.get("tables", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{path}: cannot read its phases or tables ({error!r}); the file is damaged, repeat the run") from error
-    return info
-
-
-def _phases(rows: list[Any]) -> dict[str, tuple[int, int]]:
-    triples = [(row["name"], row["start_ns"], row.get("end_ns")) if isinstance(row, dict) else row for row in rows]
-    return {str(name): (int(start), int(end) if end else FOREVER_NS) for name, start, end in triples}
-
-
-def _check_columns(path: Path, table: str) -> None:
-    try:
-        schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    word = pa.dictionary(pa.uint16(), pa.string())
-    expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
-    for name, kind in expected:
-        found = schema.field(name).type if name in schema.names else "not there"
-        if found != kind:
-            raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
-
-
-def _read(path: Path, table: str) -> pd.DataFrame:
-    _check_columns(path, table)
-    try:
-        rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
-    except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    return pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
-
-
-def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    columns = {c: pd.api.types.union_categoricals([p[c] for p in parts]) for c in parts[0] if parts[0][c].dtype == "category"}
-    return pd.concat(parts, ignore_index=True).assign(**{str(c): words for c, words in columns.items()})
-
-
-def _ordinals(keys: Array, wanted: Array) -> Array:
-    """Return the position of each wanted key in the sorted keys, len(keys) when it is not there."""
-    at = np.searchsorted(keys, wanted).astype(np.int32)
-    found = keys[np.minimum(at, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
-    at[~found] = len(keys)
-    return at
 
 
 class _Index(NamedTuple):
@@ -368,7 +275,7 @@ def _make_index(run: Run) -> _Index:
     names = {life.pod: number for number, life in enumerate(run.lives)}
     pod = codes_in(deliveries["pod"], names)
     by_pod = np.argsort(pod, kind="stable").astype(np.int32)
-    event_of = _ordinals(key[row], deliveries["event"].to_numpy())
+    event_of = positions(key[row], deliveries["event"].to_numpy())
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
     return _Index(
         row=np.append(row, np.int32(-1)),

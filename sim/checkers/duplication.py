@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from sim.checkers.verdict import MAX_WITNESSES, Result
-from sim.results import FATE, Run, codes_in
+from sim.results import FATE, Run
 from sim.schema import event_id
+from sim.tables import codes_in
 
 AT_LEAST_ONCE = ("streams",)  # transports that may deliver again
 

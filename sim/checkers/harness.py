@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim.checkers.verdict import Result
-from sim.results import FATE, FOREVER_NS, Array, Run
+from sim.results import FATE, Run
+from sim.tables import FOREVER_NS, Array
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
@@ -152,9 +153,11 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
     audit.counts["send_delay_share"] = round(share, 4)
     if share > SEND_DELAY_SHARE:
         audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: the generator was late, not the bus")
-    lag_p99, loop_p99 = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p99", 0.0)
-    if loop_p99 > lag_p99 / 2:
-        audit.warnings.append(f"loop lag p99 is {loop_p99:,.0f} us and lag p99 {lag_p99:,.0f} us: busy loops may be what is measured")
+    # A row of `hosts` holds the worst of some ten samples, so the median row is near the 93rd percentile of the loops' lateness.
+    lag_p99, loop_us = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
+    if loop_us > lag_p99 / 2:
+        text = f"the loops are often {loop_us:,.0f} us late, lag p99 is {lag_p99:,.0f} us"
+        audit.warnings.append(f"{text}: busy loops may be what is measured")
 
 
 def _audit_clock(run: Run, audit: _Audit) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from sim.checkers.verdict import Result
-from sim.results import FATE, OUTCOME, Array, Run, codes_in, codes_of
+from sim.results import FATE, OUTCOME, Run
+from sim.tables import Array, codes_in, codes_of
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)

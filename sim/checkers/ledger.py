@@ -20,8 +20,9 @@ from __future__ import annotations
 import numpy as np
 
 from sim.checkers.verdict import MAX_WITNESSES, Result, Word
-from sim.results import CAUSE, FATE, OUTCOME, Array, Run, codes_in, codes_of
+from sim.results import CAUSE, FATE, OUTCOME, Run
 from sim.schema import ALIVE_STATES, FOREIGN_BIT, event_id
+from sim.tables import Array, codes_in, codes_of
 
 
 def check(run: Run) -> Result:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from sim.checkers.verdict import MAX_WITNESSES, Result
-from sim.results import FATE, Run, codes_of
+from sim.results import FATE, Run
 from sim.schema import event_id
+from sim.tables import codes_of
 
 
 def check(run: Run) -> Result:
