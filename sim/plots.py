@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from sim.results import CAUSE, FATE, FOREVER_NS, Array, Run, codes_in, codes_of
+from sim.results import CAUSE, FATE, Run
+from sim.tables import FOREVER_NS, Array, codes_in, codes_of
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)

@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim.checkers import Limit, Verdict
-from sim.results import FOREVER_NS, Run
+from sim.results import Run
 from sim.schema import CAUSES, FATES, SLO_METRICS
+from sim.tables import FOREVER_NS
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
 QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
