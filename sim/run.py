@@ -44,6 +44,7 @@ from sim.schema import FORMAT
 _CHECKOUT = Path(__file__).parent.parent
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
+NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 
 
@@ -324,8 +325,9 @@ class _Run:
         await self._until(run_ns, generator)
         fleet.host.forget_lag()
         self._enter("run", load.run_s, start_ns=run_ns)
-        await self._until(end_ns, generator)
+        await self._until(end_ns - NUMSUB_BEFORE_END_NS, generator)
         await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
+        await self._until(end_ns, generator)
         self.info["phases"][-1]["end_ns"] = end_ns
 
     async def _until(self, at_ns: int, generator: Generator) -> None:
