@@ -112,7 +112,7 @@ class Fleet:
 
     def _begin_round(self) -> None:
         assert self._prober is not None
-        pods = self._scenario.pods()
+        pods = self._scenario.pods() if self._scenario.bus.redis_url else []
         self._unheard = {(n, c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes}
         self._all_heard.clear()
         if not self._unheard:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sim.address import Address
-from sim.bus.envelope import PROBE, Chunk, Event
+from sim.bus.envelope import PROBE, Chunk, Event, decode_read
+from sim.bus.fallback import HEARING, Effect, Fallback, Policy, Stimulus
 from sim.bus.node import BusNode, Send
 from sim.clock import now_ns
 from sim.errors import BrokerError
@@ -24,6 +26,8 @@ from sim.transports import pubsub
 BACKOFF_FIRST_S = 0.05
 BACKOFF_LAST_S = 2.0
 _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
+_PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
+_HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
 
 
@@ -33,17 +37,24 @@ class Place:
 
     Attributes
     ----------
+    address
+        The broker, or None: no REDIS_URL.
+    keep_alive_s
+        PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
     probed
         Called with (pod number, event type, probe round) when a pod hears a probe.
     """
 
     host: str
-    address: Address
+    address: Address | None
     channel_prefix: str
     recorder: Recorder
     memo: pubsub.ReadMemo[Chunk]
     probed: Callable[[int, str, int], None]
     run_id: str
+    policy: Policy = Policy()
+    outage_queue_limit: int = 1000
+    keep_alive_s: float = 0.0
 
 
 def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
@@ -96,6 +107,8 @@ class Pod:
         self.channels = channels
         self.node = node
         self.state = "new"
+        self.fallback = Fallback(place.policy, has_url=place.address is not None)
+        self.dropped = 0
         self.malformed = 0
         self.failures = 0
         self._place = place
@@ -104,23 +117,36 @@ class Pod:
         self._random = random.Random(seed)
         self._subscription: pubsub.Subscription[Chunk] | None = None
         self._publisher: pubsub.Publisher | None = None
-        self._repairs: set[asyncio.Task[None]] = set()
+        self._repairs: dict[Effect, asyncio.Task[None]] = {}
+        self._keep_alive: asyncio.Task[None] | None = None
+        self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
         self._channel_bytes: dict[str, bytes] = {}
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect and subscribe; return when the broker confirmed it.
+        """Connect; return when the broker confirmed the subscriptions. Without an address the pod is alone from the start.
 
         Raises
         ------
         BrokerUnreachable, BrokerRefused
+            The pod stays, and does what its policy says of a start in an outage.
         """
         self._enter("starting")
-        await self._open_publisher()
-        if self.channels:
+        if self._place.address is None:
+            return
+        try:
             await self._subscribe()
-        self._enter("subscribed")
+            self._step("subscribed", repair=False)
+            await self._open_publisher()
+            self._step("publisher-opened")
+        except BrokerError:
+            if self.fallback.state == "connecting":
+                self._step("connect-failed")
+            else:
+                self._repair("open-publisher")
+            raise
+        self._watch()
 
     async def stop(self, *, timeout_s: float) -> None:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
@@ -144,28 +170,71 @@ class Pod:
     def _end(self, state: str) -> None:
         if self.state in ("new", "stopped", "aborted"):
             return
+        self.fallback.step("stopped")
         self._enter(state)  # before the sockets close, so that nothing heard later counts
-        for task in self._repairs:
+        for task in self._repairs.values():
             task.cancel()
+        if self._keep_alive is not None:
+            self._keep_alive.cancel()
         if self._subscription is not None:
             self._subscription.abort()
-        if self._publisher is not None:
-            for send, sent_ns in self._publisher.close():
-                self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
-        self._subscription = self._publisher = None
+            self._subscription = None
+        self._drop_publisher()
+        for send in self._kept:
+            self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
+        self._kept.clear()
 
     def _enter(self, state: str) -> None:
         self.state = state
         place = self._place
-        place.recorder.tables["pods"].add(self.name, self.service, place.host, ",".join(self.channels), now_ns(), state)
+        channels = ",".join(self.channels)
+        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, self.fallback.state)
 
-    # -- connections -------------------------------------------------------------------------------------------
+    # -- connections: the fallback table decides, this carries it out ------------------------------------------
+
+    def _step(self, stimulus: Stimulus, *, repair: bool = True) -> None:
+        effects = self.fallback.step(stimulus)
+        if self.fallback.state == "stopped":
+            return
+        self._enter("subscribed" if self.fallback.state in HEARING else "disconnected")
+        for effect in effects:
+            if effect == "drop-publisher":
+                self._drop_publisher()
+            elif effect == "send-queue":
+                self._send_kept()
+            elif repair:
+                self._repair(effect)
+
+    def _repair(self, effect: Effect) -> None:
+        reopen, then = {
+            "subscribe": (self._subscribe, "subscribed"),
+            "open-publisher": (self._open_publisher, "publisher-opened"),
+        }[effect]
+        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))  # type: ignore[arg-type]
+        self._repairs[effect] = task
+        task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
+
+    async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
+        """Try again with exponential backoff and full jitter until it works or the pod ends."""
+        ceiling_s = BACKOFF_FIRST_S
+        while True:
+            await asyncio.sleep(self._random.uniform(0, ceiling_s))
+            ceiling_s = min(2 * ceiling_s, BACKOFF_LAST_S)
+            try:
+                await reopen()
+            except BrokerError:
+                continue
+            self._step(then)
+            return
 
     def _client_name(self, use: str) -> str:
         return f"buslab-{self._place.run_id}-{self.name}-{use}"
 
     async def _subscribe(self) -> None:
         place = self._place
+        if not self.channels:
+            return
+        assert place.address is not None
         self._subscription = await pubsub.subscribe(
             place.address,
             [place.channel_prefix + channel for channel in self.channels],
@@ -176,6 +245,7 @@ class Pod:
         )
 
     async def _open_publisher(self) -> None:
+        assert self._place.address is not None
         self._publisher = await pubsub.open_publisher(
             self._place.address,
             client_name=self._client_name("pub"),
@@ -186,32 +256,36 @@ class Pod:
 
     def _lost_subscription(self, reason: str) -> None:
         self._subscription = None
-        self._enter("disconnected")
-        self._repair(self._subscribe, lambda: self._enter("subscribed"))
+        self._step("subscription-lost")
 
     def _lost_publisher(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
         self._publisher = None
-        for send, sent_ns in unanswered:
+        self._unanswered(unanswered)
+        self._step("publisher-lost")
+
+    def _drop_publisher(self) -> None:
+        opening = self._repairs.pop("open-publisher", None)
+        if opening is not None:
+            opening.cancel()
+        if self._publisher is not None:
+            self._unanswered(self._publisher.close())
+            self._publisher = None
+
+    def _unanswered(self, waiting: list[tuple[Send, int]]) -> None:
+        for send, sent_ns in waiting:
             self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
-        self._repair(self._open_publisher, lambda: None)
 
-    def _repair(self, reopen: Callable[[], Any], then: Callable[[], None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))
-        self._repairs.add(task)
-        task.add_done_callback(self._repairs.discard)
+    def _watch(self) -> None:
+        """Begin to PING both connections; without the setting, a frozen broker or a half-open socket is never noticed."""
+        if self._place.keep_alive_s > 0 and self._keep_alive is None:
+            self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
 
-    async def _reopen(self, reopen: Callable[[], Any], then: Callable[[], None]) -> None:
-        """Try again with exponential backoff and full jitter until it works or the pod ends."""
-        ceiling_s = BACKOFF_FIRST_S
+    async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(self._random.uniform(0, ceiling_s))
-            ceiling_s = min(2 * ceiling_s, BACKOFF_LAST_S)
-            try:
-                await reopen()
-            except BrokerError:
-                continue
-            then()
-            return
+            await asyncio.sleep(self._place.keep_alive_s)
+            for connection in (self._subscription, self._publisher):
+                if connection is not None and not connection.ping():
+                    connection.give_up(f"no answer to PING within {self._place.keep_alive_s:g} s")
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
@@ -259,9 +333,37 @@ class Pod:
         channel = self._channel_bytes.get(send.type)
         if channel is None:
             channel = self._channel_bytes[send.type] = (self._place.channel_prefix + send.type).encode()
-        sent_ns = now_ns()
-        if self._publisher is None or not self._publisher.send(channel, send.payload, (send, sent_ns)):
+        route = self.fallback.route()
+        if route == "broker":
+            sent_ns = now_ns()
+            if self._publisher is None or not self._publisher.send(channel, send.payload, (send, sent_ns)):
+                self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+        elif route == "memory":
+            self._deliver_here(send)
+        elif route == "queue" and len(self._kept) < self._place.outage_queue_limit:
+            self._kept.append(send)
+        else:
+            self.dropped += 1
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+
+    def _send_kept(self) -> None:
+        """Publish what was kept through the outage, in its order."""
+        kept, self._kept = self._kept, deque()
+        for send in kept:
+            self._carry_out(send)
+
+    def _deliver_here(self, send: Send) -> None:
+        """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
+        sent_ns = now_ns()
+        self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
+        if send.type in self.channels:
+            buffer = self._deliveries
+            before = len(buffer.handled_ns)
+            failures = self.failures
+            self._heard(decode_read([send.payload]), sent_ns)
+            if self.failures > failures:
+                buffer.odd_rows.pop()
+            buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.failures > failures else _HANDLED))
 
     def _answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="acknowledged", receivers=receivers)

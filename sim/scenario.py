@@ -30,11 +30,29 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Set how the bus behaves; names as in the reference's environment variables."""
+    """Set how the bus behaves.
+
+    Attributes
+    ----------
+    redis_url
+        Whether the pods have a REDIS_URL; without one they are in memory mode for ever.
+    fallback, reattach, outage_queue
+        See `sim.bus.fallback`: where the reference can be read in two ways.
+    outage_queue_limit
+        Events that one pod keeps at most.
+    keep_alive_s
+        PING each connection this often and give it up without an answer; 0 = never, as in the reference.
+    """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
+    redis_url: bool = True
+    fallback: Literal["on-failure", "no-url"] = "on-failure"
+    reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
+    outage_queue: Literal["none", "keep"] = "none"
+    outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,6 +261,8 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
     if load.shape not in SHAPES:
         yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
+    if load.driver == "locust" and not scenario.bus.redis_url:
+        yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
     if not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0"
     for kind, weight in load.mix.items():

@@ -66,6 +66,7 @@ TABLES: dict[str, dict[str, str]] = {
         "channels": "name",  # event types it is meant to hear, comma-separated
         "at_ns": "int64",
         "state": "name",  # see POD_STATES
+        "bus": "name",  # see `bus.fallback`: what the pod itself believes of its connections
     },
     "faults": {
         "fault": "name",

@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.address import Address
 from sim.bus.envelope import Chunk, decode_read, intended_ns
+from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.clock import NS_PER_MS, NS_PER_S, Alarm, now_ns, wall_offset_ns
 from sim.errors import BrokerUnreachable, BuslabError
@@ -62,12 +63,15 @@ class InlineHost:
         self._live = LiveLag()
         place = Place(
             host=self.name,
-            address=address,
+            address=address if scenario.bus.redis_url else None,
             channel_prefix=scenario.bus.channel_prefix,
             recorder=self.recorder,
             memo=pubsub.ReadMemo(self._live.decode),
             probed=probed,
             run_id=run_id,
+            policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
+            outage_queue_limit=scenario.bus.outage_queue_limit,
+            keep_alive_s=scenario.bus.keep_alive_s,
         )
         offset_ns = wall_offset_ns()
         self.pods = [

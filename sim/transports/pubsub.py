@@ -30,6 +30,7 @@ from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 CONNECT_TIMEOUT_S = 5.0
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 READ_BYTES = 256 * 1024
+PING = object()  # stands for a PING among the publishes that wait for their answer
 
 _buffer = memoryview(bytearray(READ_BYTES))
 
@@ -126,6 +127,12 @@ class Wire(asyncio.BufferedProtocol):
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.close()
+
+    def give_up(self, reason: str) -> None:
+        """Drop a connection that seems dead, and tell the owner as if the broker had closed it."""
+        lost = self.on_lost
+        self.abort()
+        lost(reason)
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included; `on_lost` is not called any more."""
@@ -250,6 +257,20 @@ class Subscription(Generic[C]):
             self._unconfirmed.discard(frame[1])
             if not self._unconfirmed and not self._confirmed.done():
                 self._confirmed.set_result(None)
+        elif isinstance(frame, list) and frame[0] == b"pong":
+            self._pinged = False
+
+    def ping(self) -> bool:
+        """Send PING; False when the one before has no answer yet."""
+        if self._pinged or self._wire.transport is None:
+            return False
+        self._pinged = True
+        self._wire.transport.write(pack(b"PING"))
+        return True
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection and call `lost`."""
+        self._wire.give_up(reason)
 
     def close(self) -> None:
         """Close the connection."""
@@ -307,6 +328,7 @@ class Publisher:
         self._wire = wire
         self._reader = hiredis.Reader()
         self._waiting: deque[Any] = deque()
+        self._pinged = False
         self._answered, self._refused, self._lost = answered, refused, lost
         wire.on_read, wire.on_lost = self._read, self._gone
 
@@ -331,29 +353,43 @@ class Publisher:
             if not self._waiting:
                 continue
             token = self._waiting.popleft()
-            if isinstance(reply, int):
+            if token is PING:
+                self._pinged = False
+            elif isinstance(reply, int):
                 self._answered(token, reply, at_ns)
             else:
                 self._refused(token, str(reply), at_ns)
 
     def _gone(self, reason: str) -> None:
-        waiting = list(self._waiting)
+        self._lost(reason, self._unanswered())
+
+    def _unanswered(self) -> list[Any]:
+        waiting = [token for token in self._waiting if token is not PING]
         self._waiting.clear()
-        self._lost(reason, waiting)
+        return waiting
+
+    def ping(self) -> bool:
+        """Send PING; False when the one before has no answer yet."""
+        if self._pinged or self._wire.transport is None:
+            return False
+        self._pinged = True
+        self._waiting.append(PING)
+        self._wire.transport.write(pack(b"PING"))
+        return True
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection and call `lost`."""
+        self._wire.give_up(reason)
 
     def close(self) -> list[Any]:
         """Close the connection and return the tokens that have no answer."""
         self._wire.close()
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        return waiting
+        return self._unanswered()
 
     def abort(self) -> list[Any]:
         """Drop the connection at once and return the tokens that have no answer."""
         self._wire.abort()
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        return waiting
+        return self._unanswered()
 
 
 async def open_publisher(

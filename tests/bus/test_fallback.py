@@ -1,0 +1,150 @@
+"""The fallback's table, against a model that knows only which connections are up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sim.bus.fallback import HEARING, SPEAKING, TABLE, Fallback, Policy, State, Stimulus, diagram
+
+POLICIES = st.builds(
+    Policy,
+    st.sampled_from(["on-failure", "no-url"]),
+    st.sampled_from(["automatic", "if-connected-once", "restart"]),
+    st.sampled_from(["none", "keep"]),
+)
+
+
+class TwoConnections(RuleBasedStateMachine):
+    """A driver that does what it is told, over a broker that comes and goes."""
+
+    @initialize(policy=POLICIES)
+    def start(self, policy: Policy) -> None:
+        self.bus = Fallback(policy, has_url=True)
+        self.policy = policy
+        self.hears = self.speaks = self.ever = False
+        self.work: list[str] = ["subscribe"]  # what the driver has been told and not yet done
+        self.sent_queue_while: list[str] = []
+
+    def tell(self, stimulus: Stimulus) -> None:
+        for effect in self.bus.step(stimulus):
+            if effect == "drop-publisher":
+                self.speaks = False
+                self.work = [w for w in self.work if w != "open-publisher"]
+            elif effect == "send-queue":
+                assert self.hears, "nothing is published before the pod hears"
+                assert self.speaks
+            else:
+                self.work.append(effect)
+        self.ever = self.ever or (self.hears and self.speaks)
+
+    @precondition(lambda self: "subscribe" in self.work)
+    @rule()
+    def subscribing_works(self) -> None:
+        self.work.remove("subscribe")
+        self.hears = True
+        self.tell("subscribed")
+
+    @precondition(lambda self: self.bus.state == "connecting")
+    @rule()
+    def the_first_connection_fails(self) -> None:
+        self.work.remove("subscribe")
+        self.tell("connect-failed")
+
+    @precondition(lambda self: "open-publisher" in self.work)
+    @rule()
+    def opening_the_publisher_works(self) -> None:
+        self.work.remove("open-publisher")
+        self.speaks = True
+        self.tell("publisher-opened")
+
+    @precondition(lambda self: self.hears)
+    @rule()
+    def the_subscription_breaks(self) -> None:
+        self.hears = False
+        self.tell("subscription-lost")
+
+    @precondition(lambda self: self.speaks)
+    @rule()
+    def the_publisher_breaks(self) -> None:
+        self.speaks = False
+        self.tell("publisher-lost")
+
+    @rule()
+    def nothing_happens(self) -> None:
+        """The broker may stay away, and a pod that may not come back waits for ever."""
+
+    @invariant()
+    def the_state_says_which_connections_are_up(self) -> None:
+        assert (self.bus.state in HEARING) == self.hears
+        assert (self.bus.state in SPEAKING) == self.speaks
+
+    @invariant()
+    def a_publish_goes_to_the_broker_exactly_when_the_pod_speaks(self) -> None:
+        assert (self.bus.route() == "broker") == self.speaks
+        if not self.speaks:
+            alone = "queue" if self.policy.outage_queue == "keep" else "memory" if self.policy.fallback == "on-failure" else "refuse"
+            assert self.bus.route() == alone
+
+    @invariant()
+    def what_is_down_is_being_repaired_where_the_policy_lets_it(self) -> None:
+        assert len(self.work) == len(set(self.work)), "nothing is repaired twice at once"
+        if self.policy.reattach == "automatic" and self.bus.state != "connected":
+            assert self.work
+        if self.policy.reattach == "restart" and self.bus.state == "outage" and not self.hears:
+            assert "open-publisher" not in self.work
+
+
+TestTwoConnections = TwoConnections.TestCase
+
+
+def test_without_a_url_the_pod_is_alone_for_ever() -> None:
+    bus = Fallback(Policy(), has_url=False)
+    for stimulus in get_args(Stimulus)[:-1]:
+        assert bus.step(stimulus) == ()
+        assert (bus.state, bus.route(), bus.connected) == ("memory-only", "memory", False)
+
+
+@pytest.mark.parametrize(
+    ("reattach", "fresh", "was_up"),
+    [("automatic", ("subscribe",), ("subscribe",)), ("if-connected-once", (), ("subscribe",)), ("restart", (), ())],
+)
+def test_who_comes_back_by_itself(reattach: str, fresh: tuple[str, ...], was_up: tuple[str, ...]) -> None:
+    started_in_the_outage = Fallback(Policy(reattach=reattach), has_url=True)  # type: ignore[arg-type]
+    assert started_in_the_outage.step("connect-failed") == fresh
+    up = Fallback(Policy(reattach=reattach), has_url=True)  # type: ignore[arg-type]
+    up.step("subscribed")
+    up.step("publisher-opened")
+    assert up.step("subscription-lost") == was_up
+
+
+def test_recovery_resubscribes_before_it_publishes_again() -> None:
+    bus = Fallback(Policy(), has_url=True)
+    told = [
+        bus.step(s) for s in ("subscribed", "publisher-opened", "publisher-lost", "subscription-lost", "subscribed", "publisher-opened")
+    ]
+    assert told == [
+        ("open-publisher",),
+        ("send-queue",),
+        ("open-publisher",),
+        ("drop-publisher", "subscribe"),
+        ("open-publisher",),
+        ("send-queue",),
+    ]
+
+
+def test_every_state_of_the_table_has_a_line_in_its_docstring() -> None:
+    import sim.bus.fallback as module
+
+    states = set(get_args(State))
+    assert {state for state, _ in TABLE} | {after for after, _ in TABLE.values()} <= states
+    assert all(f"\n{state} " in (module.__doc__ or "") for state in states)
+
+
+def test_the_readme_shows_the_table_as_it_is() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    assert f"```mermaid\n{diagram()}```" in readme, "paste sim.bus.fallback.diagram() into the README"
