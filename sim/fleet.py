@@ -77,13 +77,7 @@ class Fleet:
         ------
         BrokerUnreachable, BrokerRefused
         """
-        self._prober = await pubsub.open_publisher(
-            self._address,
-            client_name=f"buslab-{self._run_id}-prober",
-            answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
-            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
-            lost=self._lost_prober,
-        )
+        await self._open_prober()
         await self.host.start(timeout_s=self._scenario.limits.start_s)
 
     async def probe(self, *, timeout_s: float, purpose: str) -> int:
@@ -98,6 +92,8 @@ class Fleet:
         first_round = self._round
         while True:
             self._round += 1
+            if self._prober is None:
+                await self._open_prober()
             self._begin_round()
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
@@ -109,6 +105,15 @@ class Fleet:
                     name = self._scenario.pods()[pod][0]
                     silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
+
+    async def _open_prober(self) -> None:
+        self._prober = await pubsub.open_publisher(
+            self._address,
+            client_name=f"buslab-{self._run_id}-prober",
+            answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
+            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            lost=self._lost_prober,
+        )
 
     def _begin_round(self) -> None:
         assert self._prober is not None
@@ -130,6 +135,7 @@ class Fleet:
                 self._all_heard.set()
 
     def _lost_prober(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
+        self._prober = None
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
 

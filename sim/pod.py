@@ -52,7 +52,7 @@ class Place:
     memo: pubsub.ReadMemo[Chunk]
     probed: Callable[[int, str, int], None]
     run_id: str
-    policy: Policy = Policy()
+    policy: Policy
     outage_queue_limit: int = 1000
     keep_alive_s: float = 0.0
 

@@ -31,7 +31,8 @@ from typing import Any
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
-from sim.errors import BuslabError, GeneratorError, Interrupted, RecordError, UsageError
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, RecordError, UsageError
+from sim.faults import World
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
@@ -40,6 +41,7 @@ from sim.record import Tamper, seal_tables, write_json
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario, to_toml
 from sim.schema import FORMAT
+from sim.timeline import Timeline
 
 _CHECKOUT = Path(__file__).parent.parent
 STATUS_PERIOD_S = 0.25
@@ -207,6 +209,8 @@ class _Run:
         failure: BaseException | None = None
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info["ground"] = broker.ground
+            if self.scenario.faults and broker.control is None:
+                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded")
             _make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -295,13 +299,24 @@ class _Run:
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
 
-        await self._load(generator, sampler, fleet)
+        timeline = Timeline(self.scenario.faults, World(broker.control) if broker.control else None, fleet.recorder)
+        try:
+            await self._load(generator, sampler, fleet, timeline)
+        finally:
+            if self.scenario.faults:
+                self._enter("heal")
+            await timeline.heal()
 
         self._enter("drain", limits.drain_s)
         await generator.finished()
         self.info["load"]["calls"] = generator.calls
         await fleet.host.settle(timeout_s=limits.drain_s)
-        await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+        try:
+            await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+        except BrokerUnreachable as error:
+            if not self.scenario.faults:
+                raise
+            self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
         self.info["load"] = {"offered_calls": len(self.scenario.schedule())}
@@ -315,7 +330,7 @@ class _Run:
         await locust.start()
         return locust
 
-    async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet) -> None:
+    async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
@@ -325,8 +340,10 @@ class _Run:
         await self._until(run_ns, generator)
         fleet.host.forget_lag()
         self._enter("run", load.run_s, start_ns=run_ns)
+        timeline.start(run_ns)
         await self._until(end_ns - NUMSUB_BEFORE_END_NS, generator)
-        await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
+        with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
+            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
         await self._until(end_ns, generator)
         self.info["phases"][-1]["end_ns"] = end_ns
 

@@ -36,7 +36,9 @@ INFO_METRICS = {
 class BrokerSampler:
     """Own the connection that asks."""
 
-    def __init__(self, wire: pubsub.Wire, recorder: Recorder) -> None:
+    def __init__(self, address: Address, name: str, wire: pubsub.Wire, recorder: Recorder) -> None:
+        self._address = address
+        self._name = name
         self._wire = wire
         self._recorder = recorder
         self._task: asyncio.Task[None] | None = None
@@ -46,7 +48,8 @@ class BrokerSampler:
     @classmethod
     async def open(cls, address: Address, recorder: Recorder, *, run_id: str) -> BrokerSampler:
         """Connect and read what the server says of itself (`about`)."""
-        sampler = cls(await pubsub.open_wire(address, client_name=f"buslab-{run_id}-sampler"), recorder)
+        name = f"buslab-{run_id}-sampler"
+        sampler = cls(address, name, await pubsub.open_wire(address, client_name=name), recorder)
         try:
             sampler.about = await sampler._info("server")
         except BrokerRefused as error:
@@ -54,6 +57,8 @@ class BrokerSampler:
         return sampler
 
     async def _command(self, *words: str) -> object:
+        if self._wire.transport is None or self._wire.transport.is_closing():
+            self._wire = await pubsub.open_wire(self._address, client_name=self._name)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             reply = await self._wire.command(*words)
         if isinstance(reply, hiredis.ReplyError):
@@ -95,9 +100,12 @@ class BrokerSampler:
         while True:
             try:
                 fields = await self._info("everything")
-            except (BrokerError, TimeoutError, RuntimeError) as error:
-                self.notes.append(f"broker samples end early: {error or 'no answer'}")
+            except BrokerRefused as error:
+                self.notes.append(f"the broker refuses INFO now ({error}): its samples end here")
                 return
+            except (BrokerError, TimeoutError, RuntimeError):  # down or frozen: the gap in the samples shows it
+                await asyncio.sleep(PERIOD_S)
+                continue
             at_ns = now_ns()
             for field, metric in INFO_METRICS.items():
                 if field in fields:

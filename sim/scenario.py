@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import ScenarioError, did_you_mean
+from sim.faults import Fault
 from sim.load import SHAPES, Schedule, make_schedule
 from sim.schema import SLO_METRICS
 from sim.services import SERVICES
@@ -95,6 +96,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     bus: Bus = Bus()
     limits: Limits = Limits()
     slo: dict[str, float] = {}
+    faults: tuple[Fault, ...] = ()
 
     def pods(self) -> list[tuple[str, str]]:
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
@@ -234,7 +236,7 @@ def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
 
 def _check_references(scenario: Scenario, where: str) -> None:
     """Check what one part of the scenario says of another."""
-    for problem in (*_service_problems(scenario), *_load_problems(scenario), *_slo_problems(scenario)):
+    for problem in (*_service_problems(scenario), *_load_problems(scenario), *_slo_problems(scenario), *_fault_problems(scenario)):
         raise ScenarioError(f"scenario {where}: {problem}")
 
 
@@ -280,6 +282,13 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
             yield f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
         elif not math.isfinite(limit):
             yield f"slo.{metric} = {limit}: give a number"
+
+
+def _fault_problems(scenario: Scenario) -> Iterator[str]:
+    for place, fault in enumerate(scenario.faults):
+        if not (fault.at_s >= 0 and fault.for_s > 0 and fault.at_s + fault.for_s <= scenario.load.run_s):
+            span = f"from {fault.at_s:g} s for {fault.for_s:g} s"
+            yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change at_s, for_s or load.run_s"
 
 
 def _unknown_channel(type: str) -> str:

@@ -126,6 +126,7 @@ PHASES = {
     "probe": "one event per channel until every pod has heard it; time zero follows",
     "warm-up": "load that is not judged",
     "run": "load that is judged",
+    "heal": "every fault is ended, and every subscription is proven again",
     "drain": "publishers flush, then the subscribers hear what is on its way",
 }
 

@@ -16,6 +16,7 @@ from sim.address import SCHEMES, Address
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.errors import UsageError, did_you_mean
+from sim.faults import BrokerControl
 
 
 class Broker(Protocol):
@@ -28,6 +29,10 @@ class Broker(Protocol):
     @property
     def ground(self) -> str:
         """The ground's name; never holds a secret."""
+
+    @property
+    def control(self) -> BrokerControl | None:
+        """How a fault hurts and mends it, or None where it is not ours to hurt."""
 
     @property
     def pid(self) -> int | None:

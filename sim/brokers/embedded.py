@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import shutil
@@ -9,10 +10,11 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sim.address import Address, parse_address
 from sim.errors import BrokerError, UsageError
@@ -21,15 +23,43 @@ from sim.process import Child
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.005
 _TRIES = 5
+NO_RETRY = Retry(NoBackoff(), 0)
 
 
-@dataclass(frozen=True)
 class EmbeddedBroker:
-    """Hold the address of our own server."""
+    """Own our server; a fault may kill it and start it again at the same address."""
 
-    address: Address
-    ground: str
-    pid: int | None
+    ground = "embedded"
+
+    def __init__(self, server: Child, port: int, folder: Path) -> None:
+        self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
+        self._server = server
+        self._folder = folder
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server."""
+        return self._server.pid
+
+    @property
+    def control(self) -> EmbeddedBroker:
+        """The broker itself can be hurt and mended."""
+        return self
+
+    async def kill(self) -> None:
+        """End the server at once (SIGKILL)."""
+        self._server.kill()
+
+    async def start(self) -> None:
+        """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
+        if self._server.poll() is not None:
+            # From this thread, not a worker: the kernel kills a child when the thread that started it ends.
+            self._server = launch(self.address.port, folder=self._folder)
+            await asyncio.to_thread(await_answer, self._server, self.address.port)
+
+    def stop(self) -> None:
+        """End the server."""
+        self._server.end()
 
 
 def server_binary() -> Path:
@@ -68,10 +98,11 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
     fixed = _port(port_text) if port_text else None
     with tempfile.TemporaryDirectory(prefix="buslab-broker-") as folder:
         server, port = _start_some(Path(folder), fixed)
+        broker = EmbeddedBroker(server, port, Path(folder))
         try:
-            yield EmbeddedBroker(parse_address(f"redis://127.0.0.1:{port}"), "embedded", server.pid)
+            yield broker
         finally:
-            server.end()
+            broker.stop()
 
 
 def _port(text: str) -> int:
@@ -106,9 +137,20 @@ def start_server(port: int, *, folder: Path) -> Child:
     BrokerError
         It died or did not answer in time; the message ends with its log.
     """
+    server = launch(port, folder=folder)
+    await_answer(server, port)
+    return server
+
+
+def launch(port: int, *, folder: Path) -> Child:
+    """Start one server's process, which may not answer yet."""
     argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    server = Child(argv, log=folder / "server.log")
-    probe = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1, retry=None)
+    return Child(argv, log=folder / "server.log")
+
+
+def await_answer(server: Child, port: int) -> None:
+    """Return once the server answers; end it when it does not (errors as in `start_server`)."""
+    probe = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1, retry=NO_RETRY)
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     try:
         while True:
@@ -119,7 +161,7 @@ def start_server(port: int, *, folder: Path) -> Child:
             with contextlib.suppress(redis.RedisError):
                 # Another server on this port would answer PING too: make sure it is ours.
                 if int(probe.info("server")["process_id"]) == server.pid:
-                    return server
+                    return
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"the embedded server did not answer within {READY_TIMEOUT_S:g} s: {server.tail()}")
             time.sleep(_POLL_S)

@@ -19,6 +19,7 @@ class ExternalBroker:
     address: Address
     ground: str
     pid: int | None = None
+    control: None = None
 
 
 @contextlib.contextmanager

@@ -203,6 +203,7 @@ class Subscription(Generic[C]):
         self._heard = heard
         self._reader = hiredis.Reader()
         self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
+        self._pinged = False
         self._unconfirmed: set[bytes] = set()
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

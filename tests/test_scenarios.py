@@ -1,0 +1,66 @@
+"""Every built-in scenario runs, and ends as theory says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.checkers import judge
+from sim.results import Run, open_run
+from sim.run import run_scenario
+from sim.scenario import built_in, load_scenario
+
+pytestmark = pytest.mark.broker
+SHORT = {
+    "baseline": ("load.run_s=3", "load.warm_up_s=0.5"),
+    "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
+    "restart_redis": (),
+}
+
+
+def baseline(run: Run, counts: dict[str, float]) -> None:
+    assert counts["delivered"] == counts["expected"] > 0
+
+
+def memory_mode(run: Run, counts: dict[str, float]) -> None:
+    """Only the publisher's own pod hears, where it subscribes; all else is missing with that cause."""
+    ledger = run.ledger()
+    own = ledger["pod"].astype(str) == ledger["publisher"].astype(str)
+    assert (ledger.loc[own, "fate"] == "delivered").all()
+    assert (ledger.loc[own, "path"] == "memory").all()
+    assert (ledger.loc[~own, "fate"] == "missing").all()
+    assert counts["missing"] == counts["sent-in-memory-mode"] == counts["expected"] - counts["delivered"] > 0
+
+
+def restart_redis(run: Run, counts: dict[str, float]) -> None:
+    """Every pod notices, falls back, and comes back; what is missing was in the pod only, or its hearer was deaf."""
+    assert counts["missing"] == counts["sent-in-memory-mode"] + counts["deaf"] > 0
+    for _, life in run.pods.groupby("pod", observed=True):
+        assert life["bus"].tolist()[:3] == ["connecting", "mute", "connected"]
+        assert "outage" in life["bus"].tolist()
+        assert life["bus"].tolist()[-2:] == ["connected", "stopped"]
+    fault = run.faults.iloc[0]
+    assert (fault["fault"], fault["target"]) == ("broker_down", "broker")
+    assert fault["end_ns"] - fault["begin_ns"] >= 3_000_000_000
+    ledger = run.ledger()
+    after = run.publishes["intended_ns"].to_numpy() > fault["end_ns"] + 3_000_000_000
+    late = set(run.publishes["event"].to_numpy()[after].tolist())
+    assert (ledger.loc[ledger["event"].isin(late), "fate"] == "delivered").all(), "after recovery nothing is lost"
+
+
+EXPECTED = {check.__name__: check for check in (baseline, memory_mode, restart_redis)}
+
+
+def test_every_scenario_has_an_expectation() -> None:
+    assert set(EXPECTED) == set(built_in()) == set(SHORT)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_scenario_ends_as_theory_says(name: str, tmp_path: Path) -> None:
+    run = open_run(run_scenario(load_scenario(name, settings=SHORT[name]), out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == counts["duplicate"] == 0
+    EXPECTED[name](run, counts)
