@@ -1,0 +1,96 @@
+"""Recipes for handling an event in one pod of a service only, each as a generator without I/O.
+
+A recipe yields what it wants and is sent the answer: a command (a tuple of words for the broker) is answered with its reply,
+`RUN` with True when the handler returned and False when it raised. It ends with "handled", "skipped" or "failed". The driver
+decides how long anything takes, so tests can interleave several pods, let locks expire and stop a pod between any two steps.
+
+What each can promise, with E the event, while the broker keeps its keys:
+
+============  ==========================================================================================================
+recipe        promise
+============  ==========================================================================================================
+none          every pod handles E
+finally-del   the reference's snippet. E is not handled by two pods *at the same time*, while the handler takes less than the
+              lock's TTL. A pod that hears E after the first one has finished handles it again. A second holder's lock can be
+              deleted by the first. A handler that raises leaves the lock free: whoever comes later tries.
+token-del     as finally-del, but a pod deletes only its own lock
+keep-marker   E is handled at most once. A pod that dies or raises inside has handled it zero times, for ever (until the TTL)
+two-key       a lock while it runs, a marker when it is done: at most once among pods that do not outlive their lock, and a
+              failed handler leaves E to the next pod that hears it
+============  ==========================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Literal
+
+RUN = ("RUN",)
+LOCK_PREFIX = "aiponge:locks:"
+DONE_PREFIX = "aiponge:done:"
+TTL_S = 300
+# Delete a lock only when it is still ours: one step on the server, or another pod's lock could be deleted.
+DELETE_IF_MINE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
+
+Command = tuple[str, ...]
+Outcome = Literal["handled", "skipped", "failed"]
+Recipe = Callable[..., Generator[Command, Any, Outcome]]
+
+
+def none(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Command, Any, Outcome]:
+    """Handle it, whoever else does."""
+    return "handled" if (yield RUN) else "failed"
+
+
+def finally_del(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Command, Any, Outcome]:
+    """Take the lock, handle, delete the lock whatever happened: the reference's handleEventOnce."""
+    if (yield _set_if_free(LOCK_PREFIX + event_id, "1", ttl_s)) is None:
+        return "skipped"
+    ran = yield RUN
+    yield ("DEL", LOCK_PREFIX + event_id)
+    return "handled" if ran else "failed"
+
+
+def token_del(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Command, Any, Outcome]:
+    """Take the lock with a token of our own, handle, delete the lock if it is still ours."""
+    if (yield _set_if_free(LOCK_PREFIX + event_id, token, ttl_s)) is None:
+        return "skipped"
+    ran = yield RUN
+    yield ("EVAL", DELETE_IF_MINE, "1", LOCK_PREFIX + event_id, token)
+    return "handled" if ran else "failed"
+
+
+def keep_marker(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Command, Any, Outcome]:
+    """Take the lock, handle, and leave the lock as the sign that it was handled."""
+    if (yield _set_if_free(LOCK_PREFIX + event_id, token, ttl_s)) is None:
+        return "skipped"
+    return "handled" if (yield RUN) else "failed"
+
+
+def two_key(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Command, Any, Outcome]:
+    """Take a lock, look for the marker, handle, set the marker before the lock goes."""
+    lock, done = LOCK_PREFIX + event_id, DONE_PREFIX + event_id
+    if (yield _set_if_free(lock, token, ttl_s)) is None:
+        return "skipped"
+    # Looked for under the lock: before it, another pod could finish between the look and the lock.
+    if (yield ("GET", done)) is not None:
+        yield ("EVAL", DELETE_IF_MINE, "1", lock, token)
+        return "skipped"
+    ran = yield RUN
+    if ran:
+        yield ("SET", done, token, "EX", str(ttl_s))
+    yield ("EVAL", DELETE_IF_MINE, "1", lock, token)
+    return "handled" if ran else "failed"
+
+
+def _set_if_free(key: str, value: str, ttl_s: int) -> Command:
+    return ("SET", key, value, "NX", "EX", str(ttl_s))
+
+
+RECIPES: dict[str, Recipe] = {
+    "none": none,
+    "finally-del": finally_del,
+    "token-del": token_del,
+    "keep-marker": keep_marker,
+    "two-key": two_key,
+}

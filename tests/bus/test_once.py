@@ -1,0 +1,151 @@
+"""Once-only recipes, interleaved in every way that hypothesis finds, over a small model of Redis' keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.bus.once import DELETE_IF_MINE, RECIPES, RUN
+
+LOCKING = sorted(set(RECIPES) - {"none"})
+
+
+class Keys:
+    """Redis as far as the recipes use it; `expire` is the passing of a TTL."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def answer(self, command: tuple[str, ...]) -> Any:
+        if command[0] == "SET" and "NX" in command:
+            return None if command[1] in self.values else self.put(command[1], command[2])
+        if command[0] == "SET":
+            return self.put(command[1], command[2])
+        if command[0] == "GET":
+            return self.values.get(command[1])
+        if command[0] == "DEL":
+            return int(self.values.pop(command[1], None) is not None)
+        assert command[:3] == ("EVAL", DELETE_IF_MINE, "1")
+        return int(self.values.get(command[3]) == command[4] and self.values.pop(command[3], None) is not None)
+
+    def put(self, key: str, value: str) -> str:
+        self.values[key] = value
+        return "OK"
+
+    def expire(self) -> None:
+        self.values = {key: value for key, value in self.values.items() if not key.startswith("aiponge:locks:")}
+
+
+class Pods:
+    """Several pods that heard one event; `step` lets one of them go on by one exchange."""
+
+    def __init__(self, recipe: str, count: int, *, raising: frozenset[int] = frozenset()) -> None:
+        self.keys = Keys()
+        self.running: set[int] = set()
+        self.runs = self.overlaps = 0
+        self.raising = raising
+        self.outcomes: dict[int, str] = {}
+        self.generators = [RECIPES[recipe]("evt_1", token=f"pod-{n}") for n in range(count)]
+        self.wants = [next(g) for g in self.generators]
+
+    def step(self, pod: int) -> None:
+        if pod in self.outcomes:
+            return
+        want = self.wants[pod]
+        if want == RUN and pod not in self.running:
+            self.overlaps += bool(self.running)
+            self.running.add(pod)
+            return
+        if want == RUN:
+            self.running.discard(pod)
+            answer: Any = pod not in self.raising
+            self.runs += answer
+        else:
+            answer = self.keys.answer(want)
+        try:
+            self.wants[pod] = self.generators[pod].send(answer)
+        except StopIteration as end:
+            self.outcomes[pod] = end.value
+
+    def finish(self) -> None:
+        for pod in range(len(self.generators)):
+            while pod not in self.outcomes:
+                self.step(pod)
+
+
+schedules = st.lists(st.integers(0, 2), max_size=40)
+
+
+@pytest.mark.parametrize("recipe", LOCKING)
+@given(schedule=schedules)
+def test_while_no_lock_expires_no_two_pods_handle_an_event_at_the_same_time(recipe: str, schedule: list[int]) -> None:
+    pods = Pods(recipe, 3)
+    for pod in schedule:
+        pods.step(pod)
+    pods.finish()
+    assert pods.overlaps == 0
+    assert pods.runs == sum(outcome == "handled" for outcome in pods.outcomes.values()) >= 1
+
+
+@pytest.mark.parametrize("recipe", ["keep-marker", "two-key"])
+@given(schedule=schedules)
+def test_a_marker_makes_it_exactly_once_while_nothing_fails(recipe: str, schedule: list[int]) -> None:
+    pods = Pods(recipe, 3)
+    for pod in schedule:
+        pods.step(pod)
+    pods.finish()
+    assert pods.runs == 1
+
+
+@pytest.mark.parametrize("recipe", ["finally-del", "token-del"])
+def test_a_pod_that_hears_it_after_the_first_has_finished_handles_it_again(recipe: str) -> None:
+    pods = Pods(recipe, 2)
+    pods.finish()
+    assert pods.runs == 2, "the reference's snippet is not once-only when the start skew exceeds the handler's time"
+
+
+def test_none_lets_every_pod_handle_it() -> None:
+    pods = Pods("none", 3)
+    pods.finish()
+    assert pods.runs == 3
+
+
+def overtaken(recipe: str) -> Pods:
+    """Pod 0's lock expires while it runs, pod 1 takes it, pod 0 finishes, pod 2 comes."""
+    pods = Pods(recipe, 3)
+    for pod in (0, 0):
+        pods.step(pod)
+    pods.keys.expire()
+    while 1 not in pods.running:
+        pods.step(1)
+    while 0 not in pods.outcomes:
+        pods.step(0)
+    pods.step(2)
+    return pods
+
+
+def test_finally_del_deletes_another_pods_lock_and_token_del_does_not() -> None:
+    assert 2 not in overtaken("finally-del").outcomes, "pod 2 got in beside pod 1"
+    assert overtaken("token-del").outcomes[2] == "skipped"
+
+
+@pytest.mark.parametrize(("recipe", "runs"), [("none", 2), ("finally-del", 2), ("token-del", 2), ("keep-marker", 0), ("two-key", 1)])
+def test_what_a_handler_that_raises_in_the_first_pod_leaves_for_the_others(recipe: str, runs: int) -> None:
+    pods = Pods(recipe, 3, raising=frozenset({0}))
+    pods.finish()
+    assert pods.outcomes[0] == "failed"
+    assert pods.runs == runs
+
+
+@pytest.mark.parametrize("recipe", LOCKING)
+def test_a_pod_that_dies_inside_leaves_the_event_unhandled_while_its_lock_lives(recipe: str) -> None:
+    pods = Pods(recipe, 2)
+    while 0 not in pods.running:
+        pods.step(0)
+    while 1 not in pods.outcomes:
+        pods.step(1)
+    assert pods.outcomes == {1: "skipped"}
+    assert pods.runs == 0
