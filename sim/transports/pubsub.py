@@ -31,7 +31,9 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 READ_BYTES = 256 * 1024
 
-_buffer = memoryview(bytearray(READ_BYTES))
+_bytes = bytearray(READ_BYTES)
+_buffer = memoryview(_bytes)
+_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
 
 
 class ChunkLike(Protocol):
@@ -56,11 +58,18 @@ class ReadMemo(Generic[C]):
     def __init__(self, decode: Decode[C]) -> None:
         self.decode = decode
         self._chunks: dict[Any, tuple[bytes, C]] = {}
+        self._last: tuple[bytes | None, C | None] = (None, None)
 
     def get(self, data: bytes) -> C | None:
         """Return the chunk of the same bytes, or None."""
+        last = self._last
+        if data is last[0]:
+            return last[1]
         entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
-        return entry[1] if entry is not None and entry[0] == data else None
+        if entry is None or entry[0] != data:
+            return None
+        self._last = (data, entry[1])
+        return entry[1]
 
     def put(self, data: bytes, chunk: C) -> None:
         """Remember a read that held whole frames only."""
@@ -90,7 +99,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand over what was read."""
-        self.on_read(bytes(_buffer[:nbytes]))
+        global _last_read
+        if nbytes != len(_last_read) or not _bytes.startswith(_last_read):
+            _last_read = bytes(_buffer[:nbytes])
+        self.on_read(_last_read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
