@@ -108,7 +108,7 @@ def start_server(port: int, *, folder: Path) -> Child:
     """
     argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
     server = Child(argv, log=folder / "server.log")
-    probe = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1, retry=None)
+    probe = redis.Redis.from_url(f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1, retry=None)
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     try:
         while True:
