@@ -120,7 +120,8 @@ class Wire(asyncio.BufferedProtocol):
 
     async def command(self, *words: str) -> Any:
         """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
-        assert self.transport is not None
+        if self.transport is None or self.transport.is_closing():
+            raise BrokerUnreachable("the connection is gone")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
         self.transport.write(pack(*(word.encode() for word in words)))
