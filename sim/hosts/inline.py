@@ -119,12 +119,12 @@ class InlineHost:
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> int:
-        """Make the calls at their times, and send part-full batches when they are due.
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Make the calls at their times, and send part-full batches when they are due, until `end_ns`.
 
         Returns the number of calls made: all of them, unless it is cancelled.
         """
-        driver = PodsDriver(self, schedule, zero_ns=zero_ns, payload_bytes=payload_bytes)
+        driver = PodsDriver(self, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes)
         try:
             await driver.done
         finally:
@@ -171,8 +171,9 @@ class InlineHost:
 class PodsDriver:
     """Let pods make scheduled calls at their intended times, by one precise alarm for all of them."""
 
-    def __init__(self, host: InlineHost, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> None:
+    def __init__(self, host: InlineHost, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> None:
         self._host = host
+        self._end_ns = end_ns
         self._at_ns = (schedule.offset_ns + zero_ns).tolist()
         self._kind = schedule.kind.tolist()
         self._pod = schedule.pod.tolist()
@@ -203,11 +204,12 @@ class PodsDriver:
         self._arm()
 
     def _arm(self) -> None:
-        if self.made == len(self._at_ns):
+        made_all = self.made == len(self._at_ns)
+        if made_all and now_ns() >= self._end_ns:
             if not self.done.done():
                 self.done.set_result(None)
             return
-        next_ns = self._at_ns[self.made]
+        next_ns = self._end_ns if made_all else self._at_ns[self.made]  # batches fall due after the last call too
         self._alarm.set(min(next_ns, self._due[0][0]) if self._due else next_ns)
 
     def close(self) -> None:
