@@ -7,6 +7,7 @@ flushed), `close`. `host` is the name under which the generator's processor time
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from sim.address import Address
+from sim.clock import NS_PER_S
 from sim.control import CONTROL_FD, Done, Go, Job, Message, Progress, Ready, Stop, pack_line, read_line
 from sim.errors import GeneratorError
 from sim.hosts import Host
@@ -78,7 +80,9 @@ class PodsGenerator:
 
     async def go(self, zero_ns: int) -> None:
         """Start the schedule at that time."""
-        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, payload_bytes=self._scenario.load.payload_bytes)
+        load = self._scenario.load
+        end_ns = zero_ns + round((load.warm_up_s + load.run_s) * NS_PER_S)
+        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns, payload_bytes=load.payload_bytes)
         self._task = asyncio.get_running_loop().create_task(drive)
 
     async def finished(self) -> None:
@@ -130,8 +134,9 @@ class LocustGenerator:
         self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._take(read_line(line))
+        with contextlib.suppress(ConnectionError):  # reset, when it dies with our line unread
+            while line := await reader.readline():
+                self._take(read_line(line))
         self._fail(f"the Locust process is gone: {self._tail()}")
 
     def _take(self, message: Message) -> None:

@@ -7,6 +7,7 @@ The receive path (`_heard`) runs once a read, for every pod: it appends to typed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -17,8 +18,10 @@ from sim.address import Address
 from sim.bus.envelope import PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Effect, Fallback, Policy, Stimulus
 from sim.bus.node import BusNode, Send
+from sim.bus.once import RECIPES
 from sim.clock import now_ns
 from sim.errors import BrokerError
+from sim.handling import Pace, SlowHandling
 from sim.record import DeliveryBuffer, Recorder
 from sim.services import ServiceLogic
 from sim.transports import pubsub
@@ -55,6 +58,12 @@ class Place:
     policy: Policy
     outage_queue_limit: int = 1000
     keep_alive_s: float = 0.0
+    once: str = "none"
+    once_ttl_s: int = 300
+
+
+def _no_handler(event: Event) -> None:
+    raise KeyError(event.type)
 
 
 def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
@@ -99,6 +108,7 @@ class Pod:
         node: BusNode,
         place: Place,
         seed: int,
+        pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
         self.name = name
         self.number = number
@@ -115,12 +125,41 @@ class Pod:
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
         self._random = random.Random(seed)
+        self._slow = self._slow_handling(seed, pace)
         self._subscription: pubsub.Subscription[Chunk] | None = None
         self._publisher: pubsub.Publisher | None = None
         self._repairs: dict[Effect, asyncio.Task[None]] = {}
         self._keep_alive: asyncio.Task[None] | None = None
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
+        self._commands: pubsub.Wire | None = None
+        self._commands_opening = asyncio.Lock()
         self._channel_bytes: dict[str, bytes] = {}
+
+    def _slow_handling(self, seed: int, pace: Pace) -> SlowHandling | None:
+        place = self._place
+        if place.once == "none" and pace == Pace():
+            return None
+        return SlowHandling(
+            number=self.number,
+            deliveries=self._deliveries,
+            pace=pace,
+            recipe=RECIPES[place.once],
+            ttl_s=place.once_ttl_s,
+            scope=self.service,
+            token=self.name,
+            seed=seed,
+            command=self._command,
+            pause=lambda: self._subscription.pause() if self._subscription is not None else None,
+            resume=lambda: self._subscription.resume() if self._subscription is not None else None,
+        )
+
+    async def _command(self, *words: str) -> Any:
+        """Send one command on a connection of its own, opened when first needed."""
+        async with self._commands_opening:
+            if self._commands is None or self._commands.closed:
+                assert self._place.address is not None
+                self._commands = await pubsub.open_wire(self._place.address, client_name=self._client_name("cmd"))
+        return await self._commands.command(*words)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -152,6 +191,7 @@ class Pod:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
         self.flush()
         await self.settle(timeout_s=timeout_s)
+        await self._finish_handling(timeout_s)
         self._end("stopped")
 
     def abort(self) -> None:
@@ -167,6 +207,12 @@ class Pod:
             await asyncio.sleep(0.001)
         return True
 
+    async def _finish_handling(self, timeout_s: float) -> None:
+        if self._slow is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._slow.settle()
+
     def _end(self, state: str) -> None:
         if self.state in ("new", "stopped", "aborted"):
             return
@@ -176,6 +222,10 @@ class Pod:
             task.cancel()
         if self._keep_alive is not None:
             self._keep_alive.cancel()
+        if self._slow is not None:
+            self._slow.abort()
+        if self._commands is not None:
+            self._commands.abort()
         if self._subscription is not None:
             self._subscription.abort()
             self._subscription = None
@@ -290,6 +340,9 @@ class Pod:
     # -- hearing -----------------------------------------------------------------------------------------------
 
     def _heard(self, chunk: Chunk, received_ns: int) -> None:
+        if self._slow is not None:
+            self._heard_slowly(self._slow, chunk, received_ns)
+            return
         events = chunk.events
         if not events:
             self.malformed += chunk.malformed
@@ -309,6 +362,15 @@ class Pod:
         buffer.reads_count.append(len(events))
         buffer.reads_received_ns.append(received_ns)
         self.malformed += chunk.malformed
+
+    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int) -> None:
+        self.malformed += chunk.malformed
+        for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
+            if kind == PROBE:
+                self._deliveries.add(key, self.number, received_ns, now_ns())
+                self._probe(event)
+            else:
+                slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns)
 
     def _probe(self, event: Event) -> None:
         self._place.probed(self.number, event.type, event.data["round"])

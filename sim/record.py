@@ -104,6 +104,16 @@ class DeliveryBuffer:
     def __len__(self) -> int:
         return len(self.events)
 
+    def add(self, event: int, pod: int, received_ns: int, handled_ns: int, *, path: int = 0, outcome: int = 0) -> None:
+        """Append one row; `path` and `outcome` are places in `PATHS` and `RESULTS`."""
+        if path or outcome:
+            self.odd_rows.append((len(self.events), path, outcome))
+        self.events.append(event)
+        self.handled_ns.append(handled_ns)
+        self.reads_pod.append(pod)
+        self.reads_count.append(1)
+        self.reads_received_ns.append(received_ns)
+
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
         events, handled = self.events, self.handled_ns

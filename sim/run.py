@@ -22,7 +22,7 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,7 +278,7 @@ class _Run:
             raise
         finally:
             display.cancel()
-            await self._stop(fleet, sampler)
+            await _to_the_end(self._stop(fleet, sampler))
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
@@ -319,8 +319,8 @@ class _Run:
             self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
-        self.info["load"] = {"offered_calls": len(self.scenario.schedule())}
-        if self.scenario.load.driver == "pods":
+        offered = self.info["load"]["offered_calls"] = len(self.scenario.schedule())
+        if self.scenario.load.driver == "pods" or not offered:  # Locust does not start for no users
             pods = PodsGenerator(self.scenario, fleet.host)
             self.info["load"]["generator"] = pods.host
             return pods
@@ -361,24 +361,25 @@ class _Run:
             await asyncio.gather(finished, return_exceptions=True)
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
-        """End everything that was started. The first failure does not keep the rest from ending."""
+        """End everything that was started. A failure does not keep the rest from ending."""
         self.info["notes"].extend(sampler.notes)
-        if self._generator is not None:
-            with contextlib.suppress(GeneratorError):
-                await self._generator.close()
-        if self._phase_name() == "drain":
-            await fleet.stop(timeout_s=STOP_TIMEOUT_S)
-        else:
-            fleet.abort()
-        await sampler.close()
-        fleet.recorder.close()
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(fleet.recorder.close)
+            last_first.push_async_callback(sampler.close)
+            if self._phase_name() == "drain":
+                last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
+            else:
+                last_first.callback(fleet.abort)
+            if self._generator is not None:
+                with contextlib.suppress(GeneratorError):
+                    await self._generator.close()
 
     # -- the display -------------------------------------------------------------------------------------------
 
     def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
         at_ns = now_ns() if start_ns is None else start_ns
         if self.info["phases"]:
-            self.info["phases"][-1].setdefault("end_ns", at_ns)
+            at_ns = max(at_ns, self.info["phases"][-1].setdefault("end_ns", at_ns))  # timers may be early
         self.info["phases"].append({"name": phase, "start_ns": at_ns})
         self._phase_ends_ns = None if seconds is None else at_ns + int(seconds * NS_PER_S)
         self._write_info()
@@ -405,3 +406,12 @@ class _Run:
         while True:
             await asyncio.sleep(STATUS_PERIOD_S)
             self._show()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish what must not be left half done, although this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()

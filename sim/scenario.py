@@ -43,6 +43,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Events that one pod keeps at most.
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
+    once, once_ttl_s
+        The recipe by which one pod of a service handles an event (see `sim.bus.once`), and how long its keys live.
     """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
@@ -54,12 +56,16 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage_queue: Literal["none", "keep"] = "none"
     outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
+    once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say how many pods a service has and what they publish and hear."""
+    """Say how many pods a service has, what they publish and hear, and how long handling takes (see `sim.handling.Pace`)."""
 
     replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
+    handler_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
+    skew_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
     publishes: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ import redis
 from sim.address import Address
 from sim.brokers import open_broker
 from sim.clock import new_event_loop
+from sim.scenario import Scenario, load_scenario
 
 T = TypeVar("T")
 BOUND_S = 30.0  # of anything a test waits for; reached only when the test fails
@@ -71,3 +72,14 @@ def own_server() -> Iterator[tuple[Address, redis.Redis]]:
     """Give a server of this test's own, and a client to harm it with."""
     with open_broker("embedded") as broker, redis.Redis.from_url(broker.address.url) as client:
         yield broker.address, client
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[..., Scenario]:
+    """Make the baseline, short, with more settings."""
+
+    def make(*settings: str) -> Scenario:
+        short = ("load.warm_up_s=0.3", "load.run_s=1", "bus.batch_size=10", "bus.batch_interval_ms=150")
+        return load_scenario("baseline", settings=(*short, *settings))
+
+    return make

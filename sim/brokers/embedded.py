@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from sim.address import Address, parse_address
 from sim.errors import BrokerError, UsageError
@@ -23,7 +21,6 @@ from sim.process import Child
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.005
 _TRIES = 5
-NO_RETRY = Retry(NoBackoff(), 0)
 
 
 class EmbeddedBroker:
@@ -150,7 +147,7 @@ def launch(port: int, *, folder: Path) -> Child:
 
 def await_answer(server: Child, port: int) -> None:
     """Return once the server answers; end it when it does not (errors as in `start_server`)."""
-    probe = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1, retry=NO_RETRY)
+    probe = redis.Redis.from_url(f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1, retry=None)
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     try:
         while True:

@@ -19,8 +19,8 @@ class Host(Protocol):
     async def start(self, *, timeout_s: float) -> None:
         """Start every pod; return when the broker confirmed every subscription."""
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> int:
-        """Let the pods make these calls at their times; return how many were made."""
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait for the answers."""

@@ -18,6 +18,7 @@ from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.clock import NS_PER_MS, NS_PER_S, Alarm, now_ns, wall_offset_ns
 from sim.errors import BrokerUnreachable, BuslabError
+from sim.handling import Pace
 from sim.load import Schedule, content
 from sim.pod import Place, Pod
 from sim.record import ROWS_PER_PART, Recorder, Tamper
@@ -72,6 +73,8 @@ class InlineHost:
             policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
             outage_queue_limit=scenario.bus.outage_queue_limit,
             keep_alive_s=scenario.bus.keep_alive_s,
+            once=scenario.bus.once,
+            once_ttl_s=scenario.bus.once_ttl_s,
         )
         offset_ns = wall_offset_ns()
         self.pods = [
@@ -91,6 +94,7 @@ class InlineHost:
                 ),
                 place=place,
                 seed=scenario.seed + number,
+                pace=Pace(scenario.services[service].handler_ms, scenario.services[service].skew_ms),
             )
             for number, (name, service) in enumerate(pods)
         ]
@@ -123,12 +127,12 @@ class InlineHost:
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> int:
-        """Make the calls at their times, and send part-full batches when they are due.
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Make the calls at their times, and send part-full batches when they are due, until `end_ns`.
 
         Returns the number of calls made: all of them, unless it is cancelled.
         """
-        driver = PodsDriver(self, schedule, zero_ns=zero_ns, payload_bytes=payload_bytes)
+        driver = PodsDriver(self, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes)
         try:
             await driver.done
         finally:
@@ -175,8 +179,9 @@ class InlineHost:
 class PodsDriver:
     """Let pods make scheduled calls at their intended times, by one precise alarm for all of them."""
 
-    def __init__(self, host: InlineHost, schedule: Schedule, *, zero_ns: int, payload_bytes: int) -> None:
+    def __init__(self, host: InlineHost, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> None:
         self._host = host
+        self._end_ns = end_ns
         self._at_ns = (schedule.offset_ns + zero_ns).tolist()
         self._kind = schedule.kind.tolist()
         self._pod = schedule.pod.tolist()
@@ -207,11 +212,12 @@ class PodsDriver:
         self._arm()
 
     def _arm(self) -> None:
-        if self.made == len(self._at_ns):
+        made_all = self.made == len(self._at_ns)
+        if made_all and now_ns() >= self._end_ns:
             if not self.done.done():
                 self.done.set_result(None)
             return
-        next_ns = self._at_ns[self.made]
+        next_ns = self._end_ns if made_all else self._at_ns[self.made]  # batches fall due after the last call too
         self._alarm.set(min(next_ns, self._due[0][0]) if self._due else next_ns)
 
     def close(self) -> None:

@@ -32,7 +32,9 @@ MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 READ_BYTES = 256 * 1024
 PING = object()  # stands for a PING among the publishes that wait for their answer
 
-_buffer = memoryview(bytearray(READ_BYTES))
+_bytes = bytearray(READ_BYTES)
+_buffer = memoryview(_bytes)
+_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
 
 
 class ChunkLike(Protocol):
@@ -57,11 +59,18 @@ class ReadMemo(Generic[C]):
     def __init__(self, decode: Decode[C]) -> None:
         self.decode = decode
         self._chunks: dict[Any, tuple[bytes, C]] = {}
+        self._last: tuple[bytes | None, C | None] = (None, None)
 
     def get(self, data: bytes) -> C | None:
         """Return the chunk of the same bytes, or None."""
+        last = self._last
+        if data is last[0]:
+            return last[1]
         entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
-        return entry[1] if entry is not None and entry[0] == data else None
+        if entry is None or entry[0] != data:
+            return None
+        self._last = (data, entry[1])
+        return entry[1]
 
     def put(self, data: bytes, chunk: C) -> None:
         """Remember a read that held whole frames only."""
@@ -91,7 +100,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand over what was read."""
-        self.on_read(bytes(_buffer[:nbytes]))
+        global _last_read
+        if nbytes != len(_last_read) or not _bytes.startswith(_last_read):
+            _last_read = bytes(_buffer[:nbytes])
+        self.on_read(_last_read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
@@ -109,7 +121,8 @@ class Wire(asyncio.BufferedProtocol):
 
     async def command(self, *words: str) -> Any:
         """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
-        assert self.transport is not None
+        if self.transport is None or self.transport.is_closing():
+            raise BrokerUnreachable("the connection is gone")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
         self.transport.write(pack(*(word.encode() for word in words)))
@@ -121,6 +134,11 @@ class Wire(asyncio.BufferedProtocol):
             waiting = self._replies.popleft()
             if not waiting.done():
                 waiting.set_result(reply)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone or going."""
+        return self.transport is None or self.transport.is_closing()
 
     def close(self) -> None:
         """Close without a word; `on_lost` is not called any more."""
@@ -272,6 +290,16 @@ class Subscription(Generic[C]):
     def give_up(self, reason: str) -> None:
         """Drop the connection and call `lost`."""
         self._wire.give_up(reason)
+
+    def pause(self) -> None:
+        """Read no more for now; the broker's output buffer fills meanwhile."""
+        if self._wire.transport is not None:
+            self._wire.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._wire.transport is not None and not self._wire.transport.is_closing():
+            self._wire.transport.resume_reading()
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,174 @@
+"""Handle events that take time or must be handled once: several at a time in one pod, as an async service does.
+
+The receive path of a pod calls handlers at once and in line. This file is for the rest: a scenario that gives a service a
+handler time or a start skew, or the bus a recipe for once-only handling (`sim.bus.once`).
+
+Rules
+-----
+1. At most `MAX_AT_ONCE` events of a pod are between heard and handled; then the pod stops reading until half of them are done.
+2. Rows are written in the order in which the pod heard, whatever the order in which handlers end.
+3. A lock that cannot be had because the broker does not answer is a failed handling, as an exception in the reference's snippet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from sim.bus.envelope import Event
+from sim.bus.once import RUN, Recipe
+from sim.clock import now_ns
+from sim.errors import BrokerError
+from sim.record import DeliveryBuffer
+
+MAX_AT_ONCE = 1000
+COMMAND_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Say how long handling takes.
+
+    Attributes
+    ----------
+    handler_ms
+        Time that a handler waits before it is done, as for a query of its own.
+    skew_ms
+        Greatest time between hearing and beginning; each event draws its own, uniform from 0.
+    """
+
+    handler_ms: float = 0.0
+    skew_ms: float = 0.0
+
+
+@dataclass
+class _Row:
+    key: int
+    received_ns: int
+    handled_ns: int = 0
+    outcome: int = -1  # not known yet
+
+
+class SlowHandling:
+    """Own the events of one pod that are being handled.
+
+    Parameters
+    ----------
+    command
+        Sends one command to the broker and returns its reply; raises `BrokerError`.
+    scope
+        Among whom an event is handled once: the pods of one service.
+    pause, resume
+        Stop and go on reading from the broker.
+    """
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        deliveries: DeliveryBuffer,
+        pace: Pace,
+        recipe: Recipe,
+        ttl_s: int,
+        scope: str,
+        token: str,
+        seed: int,
+        command: Callable[..., Awaitable[Any]],
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+    ) -> None:
+        self._number = number
+        self._deliveries = deliveries
+        self._pace = pace
+        self._recipe = recipe
+        self._ttl_s = ttl_s
+        self._scope = scope
+        self._token = token
+        self._random = random.Random(seed)
+        self._command = command
+        self._pause, self._resume = pause, resume
+        self._rows: deque[_Row] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paused = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int) -> None:
+        """Begin to handle one event."""
+        row = _Row(key, received_ns)
+        self._rows.append(row)
+        task = asyncio.get_running_loop().create_task(self._handle(handler, event, row))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._finished(done, row))
+        if len(self._tasks) >= MAX_AT_ONCE and not self._paused:
+            self._paused = True
+            self._pause()
+
+    async def _handle(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+        if self._pace.skew_ms:
+            await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
+        steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
+        row.handled_ns = now_ns()
+        outcome = "failed"
+        try:
+            want = next(steps)
+            while True:
+                if want == RUN:
+                    row.handled_ns = now_ns()
+                    answer: Any = await self._run(handler, event)
+                else:
+                    answer = await self._answer(want)
+                want = steps.send(answer)
+        except StopIteration as end:
+            outcome = end.value
+        except BrokerError:
+            pass
+        row.outcome = DeliveryBuffer.RESULTS.index(outcome)
+
+    async def _run(self, handler: Callable[[Event], None], event: Event) -> bool:
+        if self._pace.handler_ms:
+            await asyncio.sleep(self._pace.handler_ms / 1000)
+        try:
+            handler(event)
+        except Exception:  # a handler may raise anything; the recipe is told
+            return False
+        return True
+
+    async def _answer(self, command: tuple[str, ...]) -> Any:
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                reply = await self._command(*command)
+        except TimeoutError:
+            raise BrokerError(f"no answer to {command[0]} within {COMMAND_TIMEOUT_S:g} s") from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise BrokerError(str(reply))
+        return reply
+
+    def _finished(self, task: asyncio.Task[None], row: _Row) -> None:
+        self._tasks.discard(task)
+        if row.outcome < 0:  # the pod ended inside the handler
+            row.outcome = DeliveryBuffer.RESULTS.index("failed")
+            row.handled_ns = row.handled_ns or row.received_ns
+        while self._rows and self._rows[0].outcome >= 0:
+            done = self._rows.popleft()
+            self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, outcome=done.outcome)
+        if self._paused and len(self._tasks) <= MAX_AT_ONCE // 2:
+            self._paused = False
+            self._resume()
+
+    async def settle(self) -> None:
+        """Return when every event that was begun is done."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    def abort(self) -> None:
+        """Let no handler go on; what it had begun counts as failed."""
+        for task in self._tasks:
+            task.cancel()
