@@ -8,58 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
-from sim.address import Address
 from sim.bus.envelope import PROBE, Chunk, Event, decode_read
-from sim.bus.fallback import HEARING, Effect, Fallback, Policy, Stimulus
+from sim.bus.fallback import HEARING, Fallback
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES
 from sim.clock import now_ns
-from sim.errors import BrokerError
+from sim.connections import Connections, Place
 from sim.handling import Pace, SlowHandling
 from sim.record import DeliveryBuffer, Recorder
 from sim.services import ServiceLogic
-from sim.transports import pubsub
 
-BACKOFF_FIRST_S = 0.05
-BACKOFF_LAST_S = 2.0
+__all__ = ["Place", "Pod", "record_publish"]
+
 _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
 _HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Hold what the pods of one process share.
-
-    Attributes
-    ----------
-    address
-        The broker, or None: no REDIS_URL.
-    keep_alive_s
-        PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
-    probed
-        Called with (pod number, event type, probe round) when a pod hears a probe.
-    """
-
-    host: str
-    address: Address | None
-    channel_prefix: str
-    recorder: Recorder
-    memo: pubsub.ReadMemo[Chunk]
-    probed: Callable[[int, str, int], None]
-    run_id: str
-    policy: Policy
-    outage_queue_limit: int = 1000
-    keep_alive_s: float = 0.0
-    once: str = "none"
-    once_ttl_s: int = 300
 
 
 def _no_handler(event: Event) -> None:
@@ -117,23 +84,21 @@ class Pod:
         self.channels = channels
         self.node = node
         self.state = "new"
-        self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self.dropped = 0
         self.malformed = 0
         self.failures = 0
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._random = random.Random(seed)
+        self._connections = Connections(self, name=name, channels=channels, place=place, seed=seed)
         self._slow = self._slow_handling(seed, pace)
-        self._subscription: pubsub.Subscription[Chunk] | None = None
-        self._publisher: pubsub.Publisher | None = None
-        self._repairs: dict[Effect, asyncio.Task[None]] = {}
-        self._keep_alive: asyncio.Task[None] | None = None
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
-        self._commands: pubsub.Wire | None = None
-        self._commands_opening = asyncio.Lock()
         self._channel_bytes: dict[str, bytes] = {}
+
+    @property
+    def fallback(self) -> Fallback:
+        """Which connections are up, and where a publish goes."""
+        return self._connections.fallback
 
     def _slow_handling(self, seed: int, pace: Pace) -> SlowHandling | None:
         place = self._place
@@ -148,18 +113,10 @@ class Pod:
             scope=self.service,
             token=self.name,
             seed=seed,
-            command=self._command,
-            pause=lambda: self._subscription.pause() if self._subscription is not None else None,
-            resume=lambda: self._subscription.resume() if self._subscription is not None else None,
+            command=self._connections.command,
+            pause=self._connections.pause,
+            resume=self._connections.resume,
         )
-
-    async def _command(self, *words: str) -> Any:
-        """Send one command on a connection of its own, opened when first needed."""
-        async with self._commands_opening:
-            if self._commands is None or self._commands.closed:
-                assert self._place.address is not None
-                self._commands = await pubsub.open_wire(self._place.address, client_name=self._client_name("cmd"))
-        return await self._commands.command(*words)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -172,20 +129,7 @@ class Pod:
             The pod stays, and does what its policy says of a start in an outage.
         """
         self._enter("starting")
-        if self._place.address is None:
-            return
-        try:
-            await self._subscribe()
-            self._step("subscribed", repair=False)
-            await self._open_publisher()
-            self._step("publisher-opened")
-        except BrokerError:
-            if self.fallback.state == "connecting":
-                self._step("connect-failed")
-            else:
-                self._repair("open-publisher")
-            raise
-        self._watch()
+        await self._connections.start()
 
     async def stop(self, *, timeout_s: float) -> None:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
@@ -201,7 +145,7 @@ class Pod:
     async def settle(self, *, timeout_s: float) -> bool:
         """Wait until every publish has its answer; False when time ran out."""
         deadline_ns = now_ns() + int(timeout_s * 1e9)
-        while self._publisher is not None and self._publisher.in_flight:
+        while self._connections.in_flight:
             if now_ns() > deadline_ns:
                 return False
             await asyncio.sleep(0.001)
@@ -216,130 +160,29 @@ class Pod:
     def _end(self, state: str) -> None:
         if self.state in ("new", "stopped", "aborted"):
             return
-        self.fallback.step("stopped")
-        self._enter(state)  # before the sockets close, so that nothing heard later counts
-        for task in self._repairs.values():
-            task.cancel()
-        if self._keep_alive is not None:
-            self._keep_alive.cancel()
         if self._slow is not None:
             self._slow.abort()
-        if self._commands is not None:
-            self._commands.abort()
-        if self._subscription is not None:
-            self._subscription.abort()
-            self._subscription = None
-        self._drop_publisher()
+        self._enter(state)  # before the sockets close, so that nothing heard later counts
+        self._connections.end()
         for send in self._kept:
             self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
         self._kept.clear()
+
+    def changed(self) -> None:
+        """Record that a connection came or went."""
+        self._enter("subscribed" if self.fallback.state in HEARING else "disconnected")
 
     def _enter(self, state: str) -> None:
         self.state = state
         place = self._place
         channels = ",".join(self.channels)
-        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, self.fallback.state)
-
-    # -- connections: the fallback table decides, this carries it out ------------------------------------------
-
-    def _step(self, stimulus: Stimulus, *, repair: bool = True) -> None:
-        effects = self.fallback.step(stimulus)
-        if self.fallback.state == "stopped":
-            return
-        self._enter("subscribed" if self.fallback.state in HEARING else "disconnected")
-        for effect in effects:
-            if effect == "drop-publisher":
-                self._drop_publisher()
-            elif effect == "send-queue":
-                self._send_kept()
-            elif repair:
-                self._repair(effect)
-
-    def _repair(self, effect: Effect) -> None:
-        reopen, then = {
-            "subscribe": (self._subscribe, "subscribed"),
-            "open-publisher": (self._open_publisher, "publisher-opened"),
-        }[effect]
-        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))  # type: ignore[arg-type]
-        self._repairs[effect] = task
-        task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
-
-    async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
-        """Try again with exponential backoff and full jitter until it works or the pod ends."""
-        ceiling_s = BACKOFF_FIRST_S
-        while True:
-            await asyncio.sleep(self._random.uniform(0, ceiling_s))
-            ceiling_s = min(2 * ceiling_s, BACKOFF_LAST_S)
-            try:
-                await reopen()
-            except BrokerError:
-                continue
-            self._step(then)
-            return
-
-    def _client_name(self, use: str) -> str:
-        return f"buslab-{self._place.run_id}-{self.name}-{use}"
-
-    async def _subscribe(self) -> None:
-        place = self._place
-        if not self.channels:
-            return
-        assert place.address is not None
-        self._subscription = await pubsub.subscribe(
-            place.address,
-            [place.channel_prefix + channel for channel in self.channels],
-            client_name=self._client_name("sub"),
-            memo=place.memo,
-            heard=self._heard,
-            lost=self._lost_subscription,
-        )
-
-    async def _open_publisher(self) -> None:
-        assert self._place.address is not None
-        self._publisher = await pubsub.open_publisher(
-            self._place.address,
-            client_name=self._client_name("pub"),
-            answered=self._answered,
-            refused=self._refused,
-            lost=self._lost_publisher,
-        )
-
-    def _lost_subscription(self, reason: str) -> None:
-        self._subscription = None
-        self._step("subscription-lost")
-
-    def _lost_publisher(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
-        self._publisher = None
-        self._unanswered(unanswered)
-        self._step("publisher-lost")
-
-    def _drop_publisher(self) -> None:
-        opening = self._repairs.pop("open-publisher", None)
-        if opening is not None:
-            opening.cancel()
-        if self._publisher is not None:
-            self._unanswered(self._publisher.close())
-            self._publisher = None
-
-    def _unanswered(self, waiting: list[tuple[Send, int]]) -> None:
-        for send, sent_ns in waiting:
-            self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
-
-    def _watch(self) -> None:
-        """Begin to PING both connections; without the setting, a frozen broker or a half-open socket is never noticed."""
-        if self._place.keep_alive_s > 0 and self._keep_alive is None:
-            self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
-
-    async def _ping(self) -> None:
-        while True:
-            await asyncio.sleep(self._place.keep_alive_s)
-            for connection in (self._subscription, self._publisher):
-                if connection is not None and not connection.ping():
-                    connection.give_up(f"no answer to PING within {self._place.keep_alive_s:g} s")
+        bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
+        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, bus)
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
-    def _heard(self, chunk: Chunk, received_ns: int) -> None:
+    def heard(self, chunk: Chunk, received_ns: int) -> None:
+        """Handle the events of one read, and record it: the path that runs once a read, for every pod."""
         if self._slow is not None:
             self._heard_slowly(self._slow, chunk, received_ns)
             return
@@ -398,7 +241,7 @@ class Pod:
         route = self.fallback.route()
         if route == "broker":
             sent_ns = now_ns()
-            if self._publisher is None or not self._publisher.send(channel, send.payload, (send, sent_ns)):
+            if not self._connections.send(channel, send.payload, (send, sent_ns)):
                 self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
         elif route == "memory":
             self._deliver_here(send)
@@ -408,7 +251,7 @@ class Pod:
             self.dropped += 1
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
-    def _send_kept(self) -> None:
+    def may_publish(self) -> None:
         """Publish what was kept through the outage, in its order."""
         kept, self._kept = self._kept, deque()
         for send in kept:
@@ -422,16 +265,23 @@ class Pod:
             buffer = self._deliveries
             before = len(buffer.handled_ns)
             failures = self.failures
-            self._heard(decode_read([send.payload]), sent_ns)
+            self.heard(decode_read([send.payload]), sent_ns)
             if self.failures > failures:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.failures > failures else _HANDLED))
 
-    def _answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
+    def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
+        """Record that the broker took a publish."""
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="acknowledged", receivers=receivers)
 
-    def _refused(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+    def refused(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+        """Record that the broker refused a publish."""
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="refused", receivers=-1)
+
+    def unanswered(self, tokens: list[tuple[Send, int]]) -> None:
+        """Record publishes of which nobody knows whether the broker took them."""
+        for send, sent_ns in tokens:
+            self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
 
     def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
         record_publish(self._place.recorder, self.name, send, sent_ns=sent_ns, acked_ns=acked_ns, outcome=outcome, receivers=receivers)

@@ -14,7 +14,7 @@ from sim.address import Address
 from sim.clock import now_ns
 from sim.errors import BrokerError, BrokerRefused
 from sim.record import Recorder
-from sim.transports import pubsub
+from sim.wire import Wire, open_wire
 
 PERIOD_S = 0.25
 ANSWER_TIMEOUT_S = 2.0
@@ -36,7 +36,7 @@ INFO_METRICS = {
 class BrokerSampler:
     """Own the connection that asks."""
 
-    def __init__(self, address: Address, name: str, wire: pubsub.Wire, recorder: Recorder) -> None:
+    def __init__(self, address: Address, name: str, wire: Wire, recorder: Recorder) -> None:
         self._address = address
         self._name = name
         self._wire = wire
@@ -49,7 +49,7 @@ class BrokerSampler:
     async def open(cls, address: Address, recorder: Recorder, *, run_id: str) -> BrokerSampler:
         """Connect and read what the server says of itself (`about`)."""
         name = f"buslab-{run_id}-sampler"
-        sampler = cls(address, name, await pubsub.open_wire(address, client_name=name), recorder)
+        sampler = cls(address, name, await open_wire(address, client_name=name), recorder)
         try:
             sampler.about = await sampler._info("server")
         except BrokerRefused as error:
@@ -58,7 +58,7 @@ class BrokerSampler:
 
     async def _command(self, *words: str) -> object:
         if self._wire.transport is None or self._wire.transport.is_closing():
-            self._wire = await pubsub.open_wire(self._address, client_name=self._name)
+            self._wire = await open_wire(self._address, client_name=self._name)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             reply = await self._wire.command(*words)
         if isinstance(reply, hiredis.ReplyError):

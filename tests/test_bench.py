@@ -20,6 +20,7 @@ from sim.bench.children import Acks, events
 from sim.bench.measure import frame_bytes
 from sim.errors import BuslabError
 from sim.transports import pubsub
+from sim.wire import Wire
 
 TINY: dict[str, Any] = {"pods": 3, "seconds": 0.3, "rounds": 1}
 
@@ -126,7 +127,7 @@ def test_one_byte_says_that_a_round_was_heard() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=3).map(lambda data: data * 300), min_size=1, max_size=20))
 def test_a_read_is_handed_on_as_it_was_read_and_one_like_the_read_before_is_the_same_object(reads: list[bytes]) -> None:
-    wire = pubsub.Wire()
+    wire = Wire()
     heard: list[bytes] = []
     wire.on_read = heard.append
     for read in reads:

@@ -33,6 +33,7 @@ from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.services import SERVICES
 from sim.transports import pubsub
+from sim.wire import pack
 
 C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
 SERVICE = "analytics-service"
@@ -95,7 +96,7 @@ def _publish(port: int, control: socket.socket, words: list[str]) -> None:
 
 
 def _round(made: Iterator[Send], depth: int) -> bytes:
-    return b"".join(pubsub.pack(b"PUBLISH", CHANNEL, next(made).payload) for _ in range(depth))
+    return b"".join(pack(b"PUBLISH", CHANNEL, next(made).payload) for _ in range(depth))
 
 
 def _read_acks(acks: int) -> int:

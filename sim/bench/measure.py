@@ -17,7 +17,7 @@ from sim.bench.children import CHANNEL, PATIENCE_S, RAW, C, events
 from sim.brokers.embedded import EmbeddedBroker
 from sim.errors import BuslabError
 from sim.process import Child
-from sim.transports import pubsub
+from sim.wire import pack
 
 ACKNOWLEDGING = 10  # so many subscribers tell the publisher what they heard; the others are nearly as far
 START_TIMEOUT_S = 30.0
@@ -161,7 +161,7 @@ class Line:
 
 def frame_bytes(event_bytes: int) -> int:
     """Return how many bytes a subscriber reads for one event."""
-    return len(pubsub.pack(b"message", CHANNEL, next(events(event_bytes)).payload))
+    return len(pack(b"message", CHANNEL, next(events(event_bytes)).payload))
 
 
 def subscribed_sockets(address: Address, count: int) -> list[socket.socket]:
@@ -171,7 +171,7 @@ def subscribed_sockets(address: Address, count: int) -> list[socket.socket]:
     for _ in range(count):
         one = socket.create_connection((address.host, address.port), timeout=PATIENCE_S)
         sockets.append(one)
-        one.sendall(pubsub.pack(b"SUBSCRIBE", CHANNEL))
+        one.sendall(pack(b"SUBSCRIBE", CHANNEL))
         got = b""
         while len(got) < len(confirmation):
             got += one.recv(len(confirmation) - len(got)) or b"?" * len(confirmation)

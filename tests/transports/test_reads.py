@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim.bus.envelope import decode_read
-from sim.transports import pubsub
-from sim.transports.pubsub import ReadMemo, Subscription, Wire, pack, wire_size
+from sim.transports.pubsub import ReadMemo, Subscription
+from sim.wire import Wire, pack, wire_size
 
 PAYLOADS = [
     b"",
@@ -129,7 +129,7 @@ def test_bytes_that_are_no_event_are_counted_and_the_connection_stays(run_async:
 
 @pytest.mark.parametrize(("words", "packed"), [((b"PING",), b"*1\r\n$4\r\nPING\r\n"), ((b"a", b""), b"*2\r\n$1\r\na\r\n$0\r\n\r\n")])
 def test_a_command_is_packed_as_resp(words: tuple[bytes, ...], packed: bytes) -> None:
-    assert pubsub.pack(*words) == packed
+    assert pack(*words) == packed
 
 
 def test_what_waits_for_an_answer_is_told_when_the_connection_goes(run_async: Run) -> None:

@@ -1,0 +1,157 @@
+"""One socket to a broker: opened, let in, and read with as little as possible between the kernel and who reads.
+
+One read buffer is shared by all sockets of the process (`BufferedProtocol`): asyncio's `Protocol` allocates 256 KiB a read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from sim.address import Address
+from sim.errors import BrokerRefused, BrokerUnreachable
+
+CONNECT_TIMEOUT_S = 5.0
+READ_BYTES = 256 * 1024
+
+_bytes = bytearray(READ_BYTES)
+_buffer = memoryview(_bytes)
+_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
+
+
+class Wire(asyncio.BufferedProtocol):
+    """Own one socket: hand each read to `on_read`, and say once when it is gone."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.on_read: Callable[[bytes], None] = self._read_reply
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self._reader = hiredis.Reader()
+        self._replies: deque[asyncio.Future[Any]] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the shared buffer; it is read out in `buffer_updated`, before any other read."""
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand over what was read."""
+        global _last_read
+        if nbytes != len(_last_read) or not _bytes.startswith(_last_read):
+            _last_read = bytes(_buffer[:nbytes])
+        self.on_read(_last_read)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what waits and tell the owner."""
+        reason = str(exc) if exc else "closed by the broker"
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(BrokerUnreachable(reason))
+        self._replies.clear()
+        self.on_lost(reason)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self.transport is None or self.transport.is_closing()
+
+    async def command(self, *words: str) -> Any:
+        """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
+        if self.transport is None or self.transport.is_closing():
+            raise BrokerUnreachable("the connection is gone")
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._replies.append(reply)
+        self.transport.write(pack(*(word.encode() for word in words)))
+        return await reply
+
+    def _read_reply(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while self._replies and (reply := self._reader.gets()) is not False:
+            waiting = self._replies.popleft()
+            if not waiting.done():
+                waiting.set_result(reply)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone or going."""
+        return self.transport is None or self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close without a word; `on_lost` is not called any more."""
+        self.on_lost = lambda reason: None
+        if self.transport is not None:
+            self.transport.close()
+
+    def give_up(self, reason: str) -> None:
+        """Drop a connection that seems dead, and tell the owner as if the broker had closed it."""
+        lost = self.on_lost
+        self.abort()
+        lost(reason)
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes included; `on_lost` is not called any more."""
+        self.on_lost = lambda reason: None
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def pack(*words: bytes) -> bytes:
+    """Return a command as RESP."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def wire_size(frame: Any) -> int:
+    """Return how many bytes a parsed RESP frame took on the wire."""
+    if isinstance(frame, list):
+        return len(b"*%d\r\n" % len(frame)) + sum(map(wire_size, frame))
+    if isinstance(frame, bytes):
+        return len(b"$%d\r\n\r\n" % len(frame)) + len(frame)
+    return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
+
+
+async def open_wire(address: Address, *, client_name: str) -> Wire:
+    """Connect, authenticate and name the connection.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    loop = asyncio.get_running_loop()
+    wire = Wire()
+    with contextlib.ExitStack() as undo:
+        undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
+        try:
+            context = address.ssl_context()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
+                await _let_in(wire, address, client_name)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
+        except BrokerUnreachable as error:
+            raise BrokerUnreachable(f"{address} hangs up: {error}; is it a Redis server, and below its maxclients?") from None
+        except ssl.SSLError as error:
+            raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
+        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
+            raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+        undo.pop_all()
+    return wire
+
+
+async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
+    commands = [("CLIENT", "SETNAME", client_name)]
+    if address.password is not None:
+        user = (address.username,) if address.username else ()
+        commands.insert(0, ("AUTH", *user, address.password))
+    for command in commands:
+        reply = await wire.command(*command)
+        if isinstance(reply, hiredis.ReplyError):
+            raise BrokerRefused(f"{address} refuses {command[0]}: {reply}")
