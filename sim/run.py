@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import secrets
 import signal
 from collections.abc import Callable, Coroutine
@@ -31,19 +30,19 @@ from typing import Any
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
-from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, RecordError, UsageError
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, UsageError
 from sim.faults import World
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
+from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
-from sim.scenario import Scenario, to_toml
+from sim.scenario import Scenario
 from sim.schema import FORMAT
 from sim.timeline import Timeline
 
-_CHECKOUT = Path(__file__).parent.parent
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
@@ -110,7 +109,7 @@ def run_scenario(
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
     broker = open_broker(on, load_this_server=load_this_server)
-    folder = _free_folder(scenario, out)
+    folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper)
     try:
         asyncio.get_running_loop()
@@ -125,38 +124,6 @@ def run_scenario(
             one.interrupt(signal.SIGINT)
             running.result()
     return folder
-
-
-def runs_folder() -> Path:
-    """Return where run folders go: ``reports/runs`` of the checkout, seen from here, or of this folder where there is none."""
-    runs = Path("reports") / "runs"
-    if not (_CHECKOUT / "pyproject.toml").is_file():
-        return runs
-    return runs if Path.cwd() == _CHECKOUT else _CHECKOUT / runs
-
-
-def _free_folder(scenario: Scenario, out: Path | None) -> Path:
-    """Return the run folder to make; one that holds anything is refused."""
-    folder = out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
-    return folder
-
-
-def _make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
-    """Make the run folder, and point `latest` beside it to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
-        if link_latest:
-            link = folder.parent / f".latest-{os.getpid()}"
-            link.symlink_to(folder.name, target_is_directory=True)
-            link.replace(folder.parent / "latest")
-    except OSError as error:
-        raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
 
 
 class _Run:
@@ -211,7 +178,7 @@ class _Run:
             self.info["ground"] = broker.ground
             if self.scenario.faults and broker.control is None:
                 raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded")
-            _make_folder(self.folder, self.scenario, link_latest=not self._named)
+            make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:
                     self._loop = runner.get_loop()

@@ -182,7 +182,7 @@ class RunFolder:
         recorder = Recorder(self.folder, source="h0", pods=list(self.pods))
         for pod, at, state in self.states:
             service, channels = self.pods[pod]
-            recorder.tables["pods"].add(pod, service, "h0", channels, at, state)
+            recorder.tables["pods"].add(pod, service, "h0", channels, at, state, "connected" if state == "subscribed" else "outage")
         for fault in self.faults:
             recorder.tables["faults"].add(*fault)
         for sample in [*self._numsub(), *self.broker]:

@@ -107,7 +107,7 @@ def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: li
 
 
 def pod_row(number: int) -> tuple[Any, ...]:
-    return (f"p-{number}", "service", "inline", "a,b", number, "starting")
+    return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting")
 
 
 def test_more_than_ten_thousand_words_and_a_hundred_parts_keep_their_order(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Where a run folder goes, and how it begins: empty, with the resolved scenario in it, and `latest` beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sim.clock import utc_now
+from sim.errors import RecordError, UsageError
+from sim.scenario import Scenario, to_toml
+
+_CHECKOUT = Path(__file__).parent.parent
+
+
+def runs_folder() -> Path:
+    """Return where run folders go: ``reports/runs`` of the checkout, seen from here, or of this folder where there is none."""
+    runs = Path("reports") / "runs"
+    if not (_CHECKOUT / "pyproject.toml").is_file():
+        return runs
+    return runs if Path.cwd() == _CHECKOUT else _CHECKOUT / runs
+
+
+def free_folder(scenario: Scenario, out: Path | None) -> Path:
+    """Return the run folder to make; one that holds anything is refused."""
+    folder = out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
+    return folder
+
+
+def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
+    """Make the run folder, and point `latest` beside it to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
+        if link_latest:
+            link = folder.parent / f".latest-{os.getpid()}"
+            link.symlink_to(folder.name, target_is_directory=True)
+            link.replace(folder.parent / "latest")
+    except OSError as error:
+        raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
