@@ -162,6 +162,8 @@ SLO_METRICS = {
     "duplicates": "copies heard again by a pod that had heard them",
     "unexpected": "copies nobody should have heard",
     "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
+    "handled_twice": "events that a service ran more than once although the bus has a recipe against it",
+    "handled_never": "events that no pod of a service ran although the bus has a recipe for one",
     "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
     "offered_ratio_min": "calls made / calls the schedule meant to make",
 }

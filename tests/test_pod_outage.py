@@ -172,7 +172,7 @@ def test_a_pod_that_may_not_come_back_stays_alone(tmp_path: Path, run_async: Run
             await broker.control.kill()
             await one.until("outage")
             await broker.control.start()
-            assert one.pod._repairs == {}
+            assert not one.pod._connections.repairing
             one.publish()
         return one
 

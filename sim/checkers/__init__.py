@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.checkers import duplication, harness, lag, ledger, order
+from sim.checkers import duplication, harness, lag, ledger, once, order
 from sim.checkers.verdict import Limit, Result, Verdict, Word, finite
 from sim.errors import UsageError, did_you_mean
 from sim.results import Run
@@ -37,6 +37,7 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "duplication": duplication.check,
     "order": order.check,
     "lag": lag.check,
+    "once": once.check,
 }
 
 
