@@ -43,6 +43,7 @@ PROGRESS_PERIOD_S = 0.5
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS
 LAG_ROW_NS = 250 * NS_PER_MS
+LEAVE_TIMEOUT_S = 2.0  # users do not wait longer than a publish takes
 LATE_GRACE_NS = 2 * NS_PER_S  # a call this much later than the schedule's end is not made any more
 
 log = logging.getLogger("buslab")
@@ -56,10 +57,17 @@ class Wait:
             self._timer: PreciseTimer | None = PreciseTimer()
         except OSError:
             self._timer = None
+        self._over = False
+
+    def end(self) -> None:
+        """Let the waiter go on now, and wait no more."""
+        if self._timer is not None and not self._over:
+            self._timer.set(0)
+        self._over = True
 
     def until(self, at_ns: int) -> None:
         """Return at that time, or at once when it has passed."""
-        if at_ns <= now_ns():
+        if self._over or at_ns <= now_ns():
             gevent.sleep(0)
         elif self._timer is None:
             gevent.sleep((at_ns - now_ns()) / NS_PER_S)
@@ -70,6 +78,7 @@ class Wait:
 
     def close(self) -> None:
         """Free the timer."""
+        self._over = True
         if self._timer is not None:
             self._timer.close()
 
@@ -89,6 +98,8 @@ class Play:
         self.begun = self.connected = self.finished = self.calls = self.published = 0
         self.all_connected = gevent.event.Event()
         self.all_finished = gevent.event.Event()
+        self.stopping = False
+        self.waits: list[Wait] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
         self.recorder: Recorder | None = None
         if job is not None:
@@ -120,6 +131,13 @@ class Play:
         client.connect()
         return client
 
+    def stop(self) -> None:
+        """Let every user leave where it waits: Locust would kill it, perhaps between a publish and its record."""
+        self.stopping = True
+        self.zero_ns.set(0)
+        for wait in self.waits:
+            wait.end()
+
     def report(self, published: Published | None) -> None:
         """Show one publish in Locust's own tables."""
         if published is None:
@@ -147,6 +165,7 @@ class BusUser(User):
         user, play.begun = play.begun, play.begun + 1
         self.pods, self.part, self.parts = play.share(user)
         self.wait = Wait()
+        play.waits.append(self.wait)
         self.clients: dict[int, BusClient] = {}
         try:
             self.clients = {pod: play.client(pod, self.part) for pod in self.pods}
@@ -192,6 +211,8 @@ class BusUser(User):
         while True:
             due_ns = min((c.due_ns for c in self.clients.values() if c.due_ns is not None), default=at_ns)
             self.wait.until(min(at_ns, due_ns))
+            if self.play.stopping:
+                raise StopUser
             if due_ns >= at_ns:
                 return
             for client in self.clients.values():
@@ -248,7 +269,9 @@ def converse(play: Play, control: socket.socket) -> None:
         if meter.ready() and meter.exception is not None:
             error = str(meter.exception)
         meter.kill(block=False)
-        runner.stop()  # users flush in on_stop
+        play.stop()  # users flush in on_stop
+        play.all_finished.wait(LEAVE_TIMEOUT_S)
+        runner.stop()
         error = finish(play) or error
         with contextlib.suppress(OSError):
             control.sendall(pack_line(Done(play.calls, error)))

@@ -335,8 +335,8 @@ import psutil
 from sim.errors import Interrupted
 from sim.run import run_scenario
 from sim.scenario import load_scenario
-folder, ground, phase, driver, times = sys.argv[1:]
-settings = ("load.warm_up_s=0.3", "load.run_s=1", f"load.driver={driver}")
+folder, ground, phase, driver, times, run_s = sys.argv[1:]
+settings = ("load.warm_up_s=0.3", f"load.run_s={run_s}", f"load.driver={driver}")
 todo = [None] * int(times)
 def watch(status):
     if status.phase == phase and todo:
@@ -362,10 +362,10 @@ class Stopped:
     port: int
 
 
-def interrupt(folder: Path, *, phase: str, driver: str, times: int = 1, script: str = INTERRUPTED) -> Stopped:
+def interrupt(folder: Path, *, phase: str, driver: str, times: int = 1, run_s: int = 1, script: str = INTERRUPTED) -> Stopped:
     """Run in a process of its own, which interrupts itself; return when it and everything it started is gone."""
     port = free_port()
-    command = [sys.executable, "-c", script, str(folder), f"embedded:{port}", phase, driver, str(times)]
+    command = [sys.executable, "-c", script, str(folder), f"embedded:{port}", phase, driver, str(times), str(run_s)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     pids, _, said = done.stdout.partition("\n")
     left = []
@@ -417,3 +417,13 @@ def test_an_interruption_while_everything_is_stopped_loses_nothing(tmp_path: Pat
 def test_a_second_interruption_ends_everything_at_once(tmp_path: Path, driver: str) -> None:
     stopped = interrupt(tmp_path / "run", phase="run", driver=driver, times=2)
     assert (stopped.code, stopped.said) == (130, "")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_interruption_long_before_the_end_keeps_every_publish_that_was_heard(tmp_path: Path, driver: str) -> None:
+    stopped = interrupt(tmp_path / "run", phase="run", driver=driver, run_s=60)
+    assert stopped.code == 130
+    sealed(stopped.folder, "interrupted")
+    published = {row["event"] for row in rows(stopped.folder, "publishes")}
+    assert {row["event"] for row in rows(stopped.folder, "deliveries")} <= published
+    assert "unknown" not in {row["outcome"] for row in rows(stopped.folder, "publishes")}
