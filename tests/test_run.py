@@ -179,10 +179,11 @@ def test_no_key_and_no_connection_of_ours_is_left_on_the_server(ran: Ran) -> Non
 
 
 def test_every_pod_went_through_its_states(ran: Ran) -> None:
-    states: dict[str, list[str]] = {}
+    states: dict[str, list[tuple[str, str]]] = {}
     for row in rows(ran.folder, "pods"):
-        states.setdefault(row["pod"], []).append(row["state"])
-    assert states == {pod: ["starting", "subscribed", "stopped"] for pod, _ in ran.scenario.pods()}
+        states.setdefault(row["pod"], []).append((row["state"], row["bus"]))
+    life = [("starting", "connecting"), ("subscribed", "mute"), ("subscribed", "connected"), ("stopped", "stopped")]
+    assert states == {pod: life for pod, _ in ran.scenario.pods()}
 
 
 def test_the_display_saw_every_phase_and_numbers_that_only_grow(ran: Ran) -> None:
