@@ -98,6 +98,7 @@ class Play:
         self.begun = self.connected = self.finished = self.calls = self.published = 0
         self.all_connected = gevent.event.Event()
         self.all_finished = gevent.event.Event()
+        self.error = ""
         self.stopping = False
         self.waits: list[Wait] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
@@ -130,6 +131,17 @@ class Play:
         )
         client.connect()
         return client
+
+    def fail(self, error: str) -> None:
+        """End because a user cannot connect; the first to say so is heard."""
+        if self.error:
+            return
+        self.error = error
+        log.error("%s", error)
+        self.environment.process_exit_code = 2
+        self.all_connected.set()  # `converse` tells the run and quits
+        if self.job is None:
+            gevent.spawn(self.environment.runner.quit)  # not from a user, which would kill itself
 
     def stop(self) -> None:
         """Let every user leave where it waits: Locust would kill it, perhaps between a publish and its record."""
@@ -170,10 +182,8 @@ class BusUser(User):
         try:
             self.clients = {pod: play.client(pod, self.part) for pod in self.pods}
         except BuslabError as error:
-            log.error("%s", error)
-            self.environment.process_exit_code = 2
-            self.environment.runner.quit()
-            raise StopUser from None
+            play.fail(str(error))
+            return  # Locust logs an exception of on_start with its traceback: `publish` leaves instead
         play.connected += 1
         if play.connected == play.users:
             play.all_connected.set()
@@ -182,6 +192,8 @@ class BusUser(User):
     def publish(self) -> None:
         """Make this user's calls at their intended times, then leave; by hand, begin again until Locust stops."""
         play = self.play
+        if play.error:
+            raise StopUser
         zero_ns = play.zero_ns.get()
         length_ns = round((play.scenario.load.warm_up_s + play.scenario.load.run_s) * NS_PER_S)
         schedule = play.schedule
@@ -255,9 +267,11 @@ def converse(play: Play, control: socket.socket) -> None:
     error = ""
     try:
         play.all_connected.wait()
-        control.sendall(pack_line(Ready(play.users)))
         lines = control.makefile("rb")
-        first = lines.readline()
+        first = b""
+        if not play.error:
+            control.sendall(pack_line(Ready(play.users)))
+            first = lines.readline()
         if first and isinstance(go := read_line(first), Go):
             stop = gevent.spawn(lines.readline)  # a stop message, or the end of the file
             play.zero_ns.set(go.zero_ns)
@@ -272,7 +286,7 @@ def converse(play: Play, control: socket.socket) -> None:
         play.stop()  # users flush in on_stop
         play.all_finished.wait(LEAVE_TIMEOUT_S)
         runner.stop()
-        error = finish(play) or error
+        error = finish(play) or error or play.error
         with contextlib.suppress(OSError):
             control.sendall(pack_line(Done(play.calls, error)))
         runner.quit()
