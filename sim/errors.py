@@ -11,6 +11,8 @@ Each message is one line and says what was wrong, the value, and what to do::
     ├── GeneratorError          the Locust child could not start or died
     ├── RecordError             rows could not be written (disk full, no permission)
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
+    ├── UnsupportedVersion      an event of a schema version that this bus does not read
+    ├── NotEncodable            what a caller handed over cannot become JSON, or is no object
     └── Interrupted             Ctrl-C or SIGTERM; exit code 128 + signal number
 """
 
@@ -56,6 +58,14 @@ class RecordError(BuslabError):
 
 class RunFolderError(BuslabError):
     """Say what is wrong with a run folder."""
+
+
+class UnsupportedVersion(BuslabError):
+    """Say which schema version an event has."""
+
+
+class NotEncodable(BuslabError):
+    """Say what cannot be published, and why."""
 
 
 class Interrupted(BuslabError):

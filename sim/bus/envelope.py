@@ -1,10 +1,16 @@
 """The event as it travels: its fields, its channel, and how it becomes bytes and back.
 
-The field order is fixed and starts with the event id: the receive path tells reads apart by their first bytes.
+Rules
+-----
+1. The field order is fixed and starts with the event id: the receive path tells reads apart by their first bytes.
+2. Schema versions ``1`` and ``1.N`` are read. Another one is *unsupported*: refused and counted apart from *malformed*, which is
+   what is no envelope at all. An envelope of a newer schema may have other fields, so its version is looked at first.
+3. A field that this version does not know is kept in `Event.extra`, and written again after the known ones.
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from sim.errors import NotEncodable, UnsupportedVersion
 from sim.schema import event_key
 
 VERSION = "1.0"
@@ -30,9 +37,10 @@ PROBE = "probe"
 
 _CORRELATION_PREFIX = "cor_"
 _MS = 1_000_000
+_SUPPORTED = re.compile(r"1(\.[0-9]{1,9})?", re.ASCII)
 
 
-class Event(msgspec.Struct, rename="camel", frozen=True, gc=False):
+class Event(msgspec.Struct, rename="camel", frozen=True, gc=False, forbid_unknown_fields=True):
     """One event, with the reference's fields."""
 
     event_id: str
@@ -42,6 +50,17 @@ class Event(msgspec.Struct, rename="camel", frozen=True, gc=False):
     timestamp: str
     source: str
     data: dict[str, Any]
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Fields of the envelope that this version does not know; empty for all but an `ExtendedEvent`."""
+        return {}
+
+
+class ExtendedEvent(Event, rename="camel", frozen=True, gc=False, forbid_unknown_fields=True):
+    """One event with fields that this version does not know, in the order in which they came."""
+
+    extra: dict[str, Any]  # a field here, where the plain event has nothing to keep
 
 
 class Chunk:
@@ -53,25 +72,55 @@ class Chunk:
         (event type, or `PROBE` for a probe; the event), so that a handler is one look-up away.
     keys
         Event keys, in the same order.
-    malformed
-        Payloads that were no event.
+    malformed, unsupported
+        Payloads that were no event, and those of a schema version that is not read here.
+    refused
+        Their sum.
     """
 
-    __slots__ = ("events", "keys", "malformed")
+    __slots__ = ("events", "keys", "malformed", "refused", "unsupported")
 
-    def __init__(self, events: tuple[tuple[str, Event], ...], keys: array[int], malformed: int) -> None:
+    def __init__(self, events: tuple[tuple[str, Event], ...], keys: array[int], malformed: int, unsupported: int = 0) -> None:
         self.events = events
         self.keys = keys
         self.malformed = malformed
+        self.unsupported = unsupported
+        self.refused = malformed + unsupported
 
 
+_FIELDS = tuple(field.encode_name for field in msgspec.structs.fields(Event))
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
     """Return the envelope as UTF-8 JSON."""
-    return _encoder.encode(event)
+    if not event.extra:
+        return _encoder.encode(event)
+    known = Event(*(getattr(event, name) for name in Event.__struct_fields__))
+    extra = {name: value for name, value in event.extra.items() if name not in _FIELDS}
+    return _encoder.encode(known)[:-1] + b"," + _encoder.encode(extra)[1:] if extra else _encoder.encode(known)
+
+
+def encode_item(item: dict[str, Any]) -> msgspec.Raw:
+    """Return one analytics item as JSON that stands in a batch as it is, so that a bad item is found before it joins one.
+
+    Raises
+    ------
+    NotEncodable
+        It is no object, or holds what JSON cannot.
+    """
+    if not isinstance(item, dict):
+        raise NotEncodable(f"an item is {type(item).__name__}, not an object; give a dict")
+    try:
+        return msgspec.Raw(_encoder.encode(item))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise NotEncodable(f"an item cannot become JSON: {error}") from None
+
+
+def is_supported(version: str) -> bool:
+    """Return whether events of this schema version are read here."""
+    return version == VERSION or _SUPPORTED.fullmatch(version) is not None
 
 
 def decode(payload: bytes) -> Event:
@@ -79,23 +128,61 @@ def decode(payload: bytes) -> Event:
 
     Raises
     ------
-    ValueError
-        Not JSON, not UTF-8, a field missing or of the wrong type.
+    UnsupportedVersion
+        Its schema version is not read here.
+    ValueError, RecursionError
+        Not JSON, not UTF-8, a field missing or of the wrong type, or nested too deep.
     """
-    return _decoder.decode(payload)
+    try:
+        event = _decoder.decode(payload)
+    except msgspec.ValidationError:  # the common envelope is decoded once; any other pays for a second look
+        return _decode_uncommon(payload)
+    if event.version != VERSION and not is_supported(event.version):
+        raise _unsupported(event.version)
+    return event
+
+
+def _decode_uncommon(payload: bytes) -> Event:
+    fields = msgspec.json.decode(payload)
+    if not isinstance(fields, dict):
+        raise ValueError("an envelope is a JSON object")
+    version = fields.get("version")
+    if isinstance(version, str) and not is_supported(version):
+        raise _unsupported(version)
+    known = {name: fields.pop(name) for name in _FIELDS if name in fields}
+    return msgspec.convert({**known, "extra": fields}, ExtendedEvent)
+
+
+def _unsupported(version: str) -> UnsupportedVersion:
+    return UnsupportedVersion(f"schema version {version[:40]!r} is not read here; publish 1 or 1.N")
 
 
 def decode_read(payloads: Iterable[bytes]) -> Chunk:
-    """Decode the envelopes of one read; malformed ones are counted and left out."""
+    """Decode the envelopes of one read; malformed and unsupported ones are counted and left out."""
     events = []
-    malformed = 0
+    malformed = unsupported = 0
+    decode_common = _decoder.decode
     for payload in payloads:
         try:
-            events.append(_decoder.decode(payload))
-        except (ValueError, RecursionError):  # JSON nested a thousand deep is another program's doing
-            malformed += 1
-    keys = array("Q", [event_key(event.event_id) for event in events])
-    return Chunk(tuple((PROBE if event.source == PROBER else event.type, event) for event in events), keys, malformed)
+            event = decode_common(payload)
+            if event.version != VERSION and not is_supported(event.version):
+                unsupported += 1
+                continue
+        except (ValueError, RecursionError) as error:  # JSON nested a thousand deep is another program's doing
+            if not isinstance(error, msgspec.ValidationError):
+                malformed += 1
+                continue
+            try:
+                event = _decode_uncommon(payload)
+            except UnsupportedVersion:
+                unsupported += 1
+                continue
+            except (ValueError, RecursionError):
+                malformed += 1
+                continue
+        events.append((PROBE if event.source == PROBER else event.type, event))
+    keys = array("Q", [event_key(event.event_id) for _, event in events])
+    return Chunk(tuple(events), keys, malformed, unsupported)
 
 
 def correlation_id(intended_ns: int) -> str:

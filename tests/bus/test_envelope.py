@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
 from array import array
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.bus.envelope import PROBE, PROBER, Event, correlation_id, decode, decode_read, encode, intended_ns, iso_timestamp
+from sim.bus.envelope import (
+    PROBE,
+    PROBER,
+    Event,
+    ExtendedEvent,
+    correlation_id,
+    decode,
+    decode_read,
+    encode,
+    intended_ns,
+    is_supported,
+    iso_timestamp,
+)
+from sim.errors import UnsupportedVersion
 from sim.schema import event_key
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+versions = st.one_of(st.just("1.0"), st.just("1"), st.integers(0, 10**9 - 1).map(lambda minor: f"1.{minor}"))
 data = st.dictionaries(
     texts, st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts, st.lists, max_leaves=6), max_size=4
 )
-events = st.builds(Event, texts, texts, texts, texts, texts, texts, data)
+events = st.builds(Event, texts, texts, texts, versions, texts, texts, data)
+FIELDS = ["eventId", "correlationId", "type", "version", "timestamp", "source", "data"]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+extras = st.dictionaries(texts.filter(lambda name: name not in FIELDS), json_values, min_size=1, max_size=4)
 
 
 @given(events)
@@ -27,7 +51,7 @@ def test_an_event_survives_encoding(event: Event) -> None:
 @given(events)
 def test_an_envelope_is_the_reference_s_json_and_begins_with_the_event_id(event: Event) -> None:
     fields = json.loads(encode(event))
-    assert list(fields) == ["eventId", "correlationId", "type", "version", "timestamp", "source", "data"]
+    assert list(fields) == FIELDS
     assert encode(event).startswith(b'{"eventId":')
 
 
@@ -72,8 +96,143 @@ def test_what_is_no_event_is_counted(payload: bytes) -> None:
     assert decode_read([payload]).malformed == 1
 
 
-def test_another_program_s_extra_fields_are_no_error() -> None:
-    assert decode((ENVELOPE % "{}")[:-1].encode() + b',"extra":{"deep":[1]}}').event_id == "a"
+@given(events, extras, st.randoms())
+def test_fields_that_nobody_knows_are_kept_and_stand_behind_the_known_ones(event: Event, extra: dict[str, Any], random: Random) -> None:
+    """Wherever another program put them."""
+    fields = list((json.loads(encode(event)) | extra).items())
+    random.shuffle(fields)
+    payload = json.dumps(dict(fields)).encode()
+    chunk = decode_read([payload])
+    assert (len(chunk.events), chunk.refused) == (1, 0)
+    read = chunk.events[0][1]
+    assert read.extra == extra
+    assert decode(payload) == read
+    again = encode(read)
+    assert json.loads(again) == dict(fields)
+    assert list(json.loads(again)) == FIELDS + [name for name, _ in fields if name in extra]
+    assert again.startswith(b'{"eventId":')
+    assert decode(again) == read
+
+
+def test_an_event_of_this_version_has_no_extra_fields() -> None:
+    assert decode((ENVELOPE % "{}").encode()).extra == {}
+
+
+def test_an_extra_field_cannot_replace_a_known_one() -> None:
+    event = ExtendedEvent("a", "c", "t", "1.0", "", "s", {}, {"eventId": "b", "trace": 1})
+    assert encode(event).count(b"eventId") == 1
+    assert decode(encode(event)).extra == {"trace": 1}
+    assert decode(encode(ExtendedEvent("a", "c", "t", "1.0", "", "s", {}, {"eventId": "b"}))) == Event("a", "c", "t", "1.0", "", "s", {})
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "1.1", "1.17", "1.999999999"])
+def test_every_minor_of_version_one_is_read(version: str) -> None:
+    chunk = decode_read([(ENVELOPE % "{}").replace(':"1"', f':"{version}"').encode()])
+    assert [event.version for _, event in chunk.events] == [version]
+
+
+UNREAD = [
+    "",
+    "2",
+    "2.0",
+    "0.9",
+    "10",
+    "10.0",
+    "1.",
+    "1.x",
+    " 1",
+    "1 ",
+    "1.0\\n",
+    "v1",
+    "1.0.0",
+    "1,0",
+    "-1",
+    "1.\u0661",
+    "11.0",
+    "1.0000000001",
+]
+
+
+@pytest.mark.parametrize("version", UNREAD)
+@pytest.mark.parametrize("more", ["", ',"schema":{"new":true}'])
+def test_another_version_is_refused_and_counted_apart(version: str, more: str) -> None:
+    payload = ((ENVELOPE % "{}")[:-1] + more + "}").replace(':"1"', f':"{version}"').encode()
+    chunk = decode_read([payload])
+    assert (len(chunk.events), chunk.malformed, chunk.unsupported, chunk.refused) == (0, 0, 1, 1)
+    with pytest.raises(UnsupportedVersion, match="is not read here"):
+        decode(payload)
+
+
+def test_a_newer_schema_whose_fields_are_others_is_unsupported_and_not_malformed() -> None:
+    chunk = decode_read([b'{"version":"2.0","id":7,"data":[]}'])
+    assert (chunk.malformed, chunk.unsupported) == (0, 1)
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "null", "[]"])
+def test_a_version_that_is_no_text_is_malformed(version: str) -> None:
+    chunk = decode_read([(ENVELOPE % "{}").replace('"version":"1"', f'"version":{version}').encode()])
+    assert (chunk.malformed, chunk.unsupported) == (1, 0)
+
+
+# -- fuzz: every payload is one event or one refusal, and never an exception ------------------------------------
+
+
+def accounted(payloads: list[bytes]) -> None:
+    chunk = decode_read(payloads)
+    assert len(chunk.events) + chunk.malformed + chunk.unsupported == len(payloads)
+    assert chunk.refused == chunk.malformed + chunk.unsupported
+    assert len(chunk.keys) == len(chunk.events)
+    for _, event in chunk.events:
+        assert is_supported(event.version)
+        assert decode(encode(event)) == event
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_bytes_of_any_kind_are_accounted_for(payloads: list[bytes]) -> None:
+    accounted(payloads)
+
+
+@given(st.lists(json_values.map(lambda value: json.dumps(value).encode()), max_size=5))
+def test_json_of_any_kind_is_accounted_for(payloads: list[bytes]) -> None:
+    accounted(payloads)
+
+
+odd_fields = st.fixed_dictionaries({}, optional={name: st.one_of(texts, json_values) for name in FIELDS})
+
+
+@given(st.lists(st.tuples(events, odd_fields, extras | st.just({}), st.sets(st.sampled_from(FIELDS), max_size=2)), max_size=4))
+def test_mutated_envelopes_are_accounted_for(mutants: list[tuple[Event, dict[str, Any], dict[str, Any], set[str]]]) -> None:
+    """Fields replaced by anything, fields more, fields less, versions of any kind."""
+    payloads = []
+    for event, replaced, more, less in mutants:
+        fields = json.loads(encode(event)) | replaced | more
+        payloads.append(json.dumps({name: value for name, value in fields.items() if name not in less}).encode())
+    accounted(payloads)
+
+
+@given(st.text(max_size=8))
+def test_only_one_and_one_point_n_are_versions(version: str) -> None:
+    assert is_supported(version) == bool(re.fullmatch(r"1(\.[0-9]{1,9})?", version))
+
+
+@pytest.mark.parametrize("payload", [b"\xff" * (1 << 20), b"[" * (1 << 20), b'{"a":"' + b"x" * (1 << 20), b"0" * (1 << 20)])
+def test_a_megabyte_of_nothing_is_counted(payload: bytes) -> None:
+    assert decode_read([payload]).malformed == 1
+
+
+@pytest.mark.parametrize("more", ["", ',"trace":"' + "y" * (1 << 20) + '"'], ids=["known", "unknown"])
+def test_a_megabyte_of_event_is_an_event(more: str) -> None:
+    payload = ((ENVELOPE % ('{"note":"' + "x" * (1 << 20) + '"}'))[:-1] + more + "}").encode()
+    assert [len(event.data["note"]) for _, event in decode_read([payload]).events] == [1 << 20]
+    accounted([payload])
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '"\\udc00\\ud800"', "NaN", "Infinity", "1e400", str(10**400), "-" + str(2**70)])
+def test_odd_json_in_an_unknown_field_is_accounted_for(text: str) -> None:
+    chunk = decode_read([((ENVELOPE % "{}")[:-1] + f',"odd":{text}}}').encode()])
+    assert len(chunk.events) + chunk.malformed == 1
+    for _, event in chunk.events:
+        encode(event)
 
 
 @pytest.mark.parametrize(("source", "kind"), [(PROBER, PROBE), ("music-service", "config.cache.invalidate")])
