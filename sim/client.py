@@ -1,7 +1,9 @@
 """The bus for blocking code: Locust users (under gevent) and scripts.
 
 The same `BusNode` as in the pods decides; this file publishes through redis-py, one connection per client, one
-PUBLISH at a time. Every call is fire and forget: it never raises.
+PUBLISH at a time. Every call is fire and forget in that it never raises. But it is blocking code: the call that fills a batch,
+and every call that is an event of its own, waits for the broker's answer, and in an outage for `TIMEOUT_S`. What each caller
+waited stands in the table `calls`.
 
 Not for use inside an asyncio loop: there `sim/pod.py` drives the bus.
 """
@@ -14,11 +16,11 @@ from typing import Any
 import redis
 
 from sim.address import Address
-from sim.bus.envelope import BATCH, CHANNEL_PREFIX
+from sim.bus.envelope import CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
+from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
 from sim.errors import BrokerRefused, BrokerUnreachable
-from sim.pod import record_publish
 from sim.record import Recorder
 
 TIMEOUT_S = 5.0
@@ -36,19 +38,21 @@ class Published:
     error: str
 
 
-class BusClient:
-    """Publish as one service.
+class BusClient(Caller[Published]):
+    """Publish as one service; the application's calls are those of `EventPublisher`, and wait for PUBLISH (see the module).
+
+    `call` returns what became of the publish that it caused, None when it caused none.
 
     Parameters
     ----------
     source
         The service's name in the envelope.
     publisher
-        Who this client is in the `publishes` table; one connection, one sequence.
+        Who this client is in the tables `publishes` and `calls`; one connection, one sequence.
     nonce, number
         The upper parts of its event keys (see `schema`).
     recorder
-        Where its publishes are recorded, or None.
+        Where its calls and publishes are recorded, or None.
     """
 
     def __init__(
@@ -64,9 +68,7 @@ class BusClient:
         channel_prefix: str = CHANNEL_PREFIX,
         recorder: Recorder | None = None,
     ) -> None:
-        self.publisher = publisher or source
-        self._address = address
-        self.node = BusNode(
+        node = BusNode(
             source,
             nonce=nonce,
             publisher=number,
@@ -74,8 +76,9 @@ class BusClient:
             batch_interval_ms=batch_interval_ms,
             wall_offset_ns=wall_offset_ns(),
         )
+        super().__init__(publisher or source, node=node, recorder=recorder)
+        self._address = address
         self._prefix = channel_prefix
-        self._recorder = recorder
         # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
         # redis-py types its connections in part only, so for mypy it is Any.
         self._connection: Any = redis.ConnectionPool.from_url(
@@ -101,15 +104,6 @@ class BusClient:
         """When `tick` must be called, or None."""
         return self.node.due_ns
 
-    def record_event(self, item: dict[str, Any], *, intended_ns: int | None = None) -> Published | None:
-        """Queue one analytics item; return what became of the batch when this item filled it."""
-        return self.call(BATCH, item, intended_ns=intended_ns)
-
-    def call(self, kind: str, data: dict[str, Any], *, intended_ns: int | None = None) -> Published | None:
-        """Make one call of the application: queue an item, or publish an event of any other type."""
-        now = now_ns()
-        return self._carry_out(self.node.call(kind, data, now_ns=now, intended_ns=now if intended_ns is None else intended_ns))
-
     def tick(self) -> Published | None:
         """Publish the batch whose time has come, if any."""
         return self._carry_out(self.node.tick(now_ns()))
@@ -128,16 +122,7 @@ class BusClient:
         if send is None:
             return None
         published = self._publish(send)
-        if self._recorder is not None:
-            record_publish(
-                self._recorder,
-                self.publisher,
-                send,
-                sent_ns=published.sent_ns,
-                acked_ns=published.acked_ns,
-                outcome=published.outcome,
-                receivers=published.receivers,
-            )
+        self._record(send, sent_ns=published.sent_ns, acked_ns=published.acked_ns, outcome=published.outcome, receivers=published.receivers)
         return published
 
     def _publish(self, send: Send) -> Published:

@@ -107,6 +107,11 @@ class Connections:
         return self._publisher.in_flight if self._publisher is not None else 0
 
     @property
+    def full(self) -> bool:
+        """Whether so many publishes have no answer that the next would be refused."""
+        return self.in_flight >= pubsub.MAX_IN_FLIGHT
+
+    @property
     def repairing(self) -> bool:
         """Whether a lost connection is being opened again."""
         return bool(self._repairs)

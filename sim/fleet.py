@@ -13,10 +13,10 @@ from pathlib import Path
 from sim.address import Address
 from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
+from sim.calling import record_publish
 from sim.clock import now_ns, wall_offset_ns
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
-from sim.pod import record_publish
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
 from sim.transports import pubsub

@@ -21,6 +21,7 @@ from typing import Any
 
 import hiredis
 
+from sim.bus.counters import Counters
 from sim.bus.envelope import Event
 from sim.bus.once import RUN, Recipe
 from sim.clock import now_ns
@@ -29,6 +30,7 @@ from sim.record import DeliveryBuffer
 
 MAX_AT_ONCE = 1000
 COMMAND_TIMEOUT_S = 2.0
+_FAILED = DeliveryBuffer.RESULTS.index("failed")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class SlowHandling:
         *,
         number: int,
         deliveries: DeliveryBuffer,
+        counters: Counters,
         pace: Pace,
         recipe: Recipe,
         ttl_s: int,
@@ -85,6 +88,7 @@ class SlowHandling:
     ) -> None:
         self._number = number
         self._deliveries = deliveries
+        self._counters = counters
         self._pace = pace
         self._recipe = recipe
         self._ttl_s = ttl_s
@@ -154,10 +158,11 @@ class SlowHandling:
     def _finished(self, task: asyncio.Task[None], row: _Row) -> None:
         self._tasks.discard(task)
         if row.outcome < 0:  # the pod ended inside the handler
-            row.outcome = DeliveryBuffer.RESULTS.index("failed")
+            row.outcome = _FAILED
             row.handled_ns = row.handled_ns or row.received_ns
         while self._rows and self._rows[0].outcome >= 0:
             done = self._rows.popleft()
+            self._counters.failures += done.outcome == _FAILED
             self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, outcome=done.outcome)
         if self._paused and len(self._tasks) <= MAX_AT_ONCE // 2:
             self._paused = False

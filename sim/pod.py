@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import Any
 
 from sim.bus.envelope import PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES
+from sim.calling import Caller
 from sim.clock import now_ns
 from sim.connections import Connections, Place
 from sim.handling import Pace, SlowHandling
-from sim.record import DeliveryBuffer, Recorder
+from sim.record import DeliveryBuffer
 from sim.services import ServiceLogic
 
-__all__ = ["Place", "Pod", "record_publish"]
+__all__ = ["Place", "Pod"]
 
 _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
@@ -33,26 +33,10 @@ def _no_handler(event: Event) -> None:
     raise KeyError(event.type)
 
 
-def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
-    """Write one row of `publishes`."""
-    recorder.tables["publishes"].add(
-        send.event,
-        send.type,
-        publisher,
-        send.items,
-        len(send.payload),
-        send.first_item_ns,
-        send.items_wait_ns,
-        send.intended_ns,
-        sent_ns,
-        acked_ns,
-        outcome,
-        receivers,
-    )
+class Pod(Caller[None]):
+    """Run one replica of a service; the application's calls are those of `EventPublisher`, and never block.
 
-
-class Pod:
-    """Run one replica of a service.
+    `counters` holds what it counted of itself.
 
     Parameters
     ----------
@@ -77,16 +61,13 @@ class Pod:
         seed: int,
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
+        super().__init__(name, node=node, recorder=place.recorder)
         self.name = name
         self.number = number
         self.service = service
         self.logic = logic
         self.channels = channels
-        self.node = node
         self.state = "new"
-        self.dropped = 0
-        self.malformed = 0
-        self.failures = 0
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
@@ -107,6 +88,7 @@ class Pod:
         return SlowHandling(
             number=self.number,
             deliveries=self._deliveries,
+            counters=self.counters,
             pace=pace,
             recipe=RECIPES[place.once],
             ttl_s=place.once_ttl_s,
@@ -133,14 +115,21 @@ class Pod:
 
     async def stop(self, *, timeout_s: float) -> None:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
-        self.flush()
-        await self.settle(timeout_s=timeout_s)
+        await self.drain(timeout_s=timeout_s)
         await self._finish_handling(timeout_s)
         self._end("stopped")
 
     def abort(self) -> None:
-        """Drop both connections at once, without a flush."""
+        """Drop both connections at once, without a flush: the items of the part-full batch are lost, and recorded as never sent."""
         self._end("aborted")
+
+    async def drain(self, *, timeout_s: float) -> bool:
+        """Flush the batch and wait until every publish has its answer; False when time ran out."""
+        deadline_ns = now_ns() + int(timeout_s * 1e9)
+        while self._connections.full and now_ns() < deadline_ns:
+            await asyncio.sleep(0.001)  # a batch that is flushed into a full pipe would be refused
+        self.flush()
+        return await self.settle(timeout_s=max(0.0, (deadline_ns - now_ns()) / 1e9))
 
     async def settle(self, *, timeout_s: float) -> bool:
         """Wait until every publish has its answer; False when time ran out."""
@@ -164,6 +153,8 @@ class Pod:
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
         self._connections.end()
+        if (unsent := self.node.flush(now_ns())) is not None:
+            self._kept.append(unsent)
         for send in self._kept:
             self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
         self._kept.clear()
@@ -186,9 +177,11 @@ class Pod:
         if self._slow is not None:
             self._heard_slowly(self._slow, chunk, received_ns)
             return
+        counters = self.counters
+        if chunk.refused:
+            self._count_refused(chunk)
         events = chunk.events
         if not events:
-            self.malformed += chunk.malformed
             return
         buffer = self._deliveries
         handlers = self._handlers
@@ -198,16 +191,21 @@ class Pod:
             try:
                 handlers[kind](event)
             except Exception:  # a handler may raise anything; the pod goes on, as the services do
-                self.failures += 1
+                counters.failures += 1
                 buffer.odd_rows.append((len(buffer.handled_ns) - 1, _PATH_BROKER, _FAILED))
         buffer.events.extend(chunk.keys)
         buffer.reads_pod.append(self.number)
         buffer.reads_count.append(len(events))
         buffer.reads_received_ns.append(received_ns)
-        self.malformed += chunk.malformed
+        counters.received += len(events)
+
+    def _count_refused(self, chunk: Chunk) -> None:
+        self.counters.malformed += chunk.malformed
+        self.counters.unsupported += chunk.unsupported
 
     def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int) -> None:
-        self.malformed += chunk.malformed
+        self._count_refused(chunk)
+        self.counters.received += len(chunk.events)
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
             if kind == PROBE:
                 self._deliveries.add(key, self.number, received_ns, now_ns())
@@ -219,10 +217,6 @@ class Pod:
         self._place.probed(self.number, event.type, event.data["round"])
 
     # -- publishing --------------------------------------------------------------------------------------------
-
-    def call(self, kind: str, data: dict[str, Any], *, intended_ns: int) -> None:
-        """Make one call of the application. Fire and forget: it never waits and never raises."""
-        self._carry_out(self.node.call(kind, data, now_ns=now_ns(), intended_ns=intended_ns))
 
     def tick(self) -> None:
         """Publish the batch whose time has come."""
@@ -248,7 +242,6 @@ class Pod:
         elif route == "queue" and len(self._kept) < self._place.outage_queue_limit:
             self._kept.append(send)
         else:
-            self.dropped += 1
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
     def may_publish(self) -> None:
@@ -264,11 +257,11 @@ class Pod:
         if send.type in self.channels:
             buffer = self._deliveries
             before = len(buffer.handled_ns)
-            failures = self.failures
+            failures = self.counters.failures
             self.heard(decode_read([send.payload]), sent_ns)
-            if self.failures > failures:
+            if self.counters.failures > failures:
                 buffer.odd_rows.pop()
-            buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.failures > failures else _HANDLED))
+            buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.counters.failures > failures else _HANDLED))
 
     def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
         """Record that the broker took a publish."""
@@ -282,6 +275,3 @@ class Pod:
         """Record publishes of which nobody knows whether the broker took them."""
         for send, sent_ns in tokens:
             self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
-
-    def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
-        record_publish(self._place.recorder, self.name, send, sent_ns=sent_ns, acked_ns=acked_ns, outcome=outcome, receivers=receivers)

@@ -189,7 +189,7 @@ class Recorder:
 
     def rows_waiting(self) -> int:
         """Return how many rows the fullest buffer holds."""
-        return max(len(self.deliveries), len(self.tables["publishes"]))
+        return max(len(self.deliveries), len(self.tables["publishes"]), len(self.tables["calls"]))
 
     def flush(self, *, at_least_rows: int = 1) -> None:
         """Hand every buffer of at least so many rows to the writer thread.

@@ -123,7 +123,7 @@ class Run:
         self.unreadable_parts: list[str] = []
 
     deliveries, pods, faults = _lazy("deliveries"), _lazy("pods"), _lazy("faults")
-    broker, hosts, probes = _lazy("broker"), _lazy("hosts"), _lazy("probes")
+    broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
 
     @cached_property
     def publishes(self) -> pd.DataFrame:

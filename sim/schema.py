@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import hashlib
 
-FORMAT = 1
+FORMAT = 2
 
 # table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
 TABLES: dict[str, dict[str, str]] = {
@@ -50,6 +50,13 @@ TABLES: dict[str, dict[str, str]] = {
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
         "receivers": "int32",  # what PUBLISH returned; -1 = no answer
+    },
+    "calls": {
+        "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
+        "publisher": "name",  # as in `publishes`
+        "channel": "name",  # event type
+        "took_ns": "int64",  # from the call to its return: what the caller's own code waited
+        "outcome": "name",  # see CALL_OUTCOMES
     },
     "deliveries": {
         "event": "uint64",
@@ -109,6 +116,12 @@ OUTCOMES = {
     "unknown": "the bytes left and no answer came: neither lost nor delivered can be claimed",
     "memory": "published only inside the pod, in memory mode",
     "never-sent": "its publisher ended before it was sent",
+}
+
+# What was known of a call when it returned. A call may carry several items, and an item may wait in a batch.
+CALL_OUTCOMES = {
+    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`",
+    "failed": "something that it carried could not be encoded and was dropped, or a publish that it caused was refused at once",
 }
 
 POD_STATES = {

@@ -170,7 +170,7 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
     reads = len(recorder.deliveries.reads_count)
     table = recorder.deliveries.take()
     copies = np.unique(table["event"].to_numpy() << np.uint64(16) | table["pod"].combine_chunks().indices.to_numpy())  # sequence | pod
-    failed = sum(pod.failures + pod.malformed for pod in pods)
+    failed = sum(pod.counters.subscribe_errors for pod in pods)
     for pod in pods:
         pod.abort()
     if failed or len(copies) != table.num_rows:

@@ -29,7 +29,7 @@ class Batch:
         When the rule meant the batch to leave.
     """
 
-    items: tuple[dict[str, Any], ...]
+    items: tuple[Any, ...]
     first_item_ns: int
     items_wait_ns: int
     intended_ns: int
@@ -44,7 +44,7 @@ class Batcher:
         self._start()
 
     def _start(self) -> None:
-        self._items: list[dict[str, Any]] = []
+        self._items: list[Any] = []
         self._intended_sum_ns = 0
         self._first_ns = 0
         self._last_ns = 0
@@ -57,7 +57,7 @@ class Batcher:
         """When the part-full batch must leave, or None when there is none."""
         return self._first_ns + self.interval_ns if self._items else None
 
-    def add(self, item: dict[str, Any], *, intended_ns: int) -> Batch | None:
+    def add(self, item: Any, *, intended_ns: int) -> Batch | None:
         """Add one item; return the batch when this item fills it."""
         if not self._items:
             self._first_ns = intended_ns

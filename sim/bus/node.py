@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.bus.batcher import Batch, Batcher
-from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, iso_timestamp
+from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
+from sim.errors import NotEncodable
 from sim.schema import compose_key, event_id
 
 
@@ -62,13 +63,21 @@ class BusNode:
         return self.batcher.due_ns
 
     def call(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int) -> Send | None:
-        """Take one call of the application: an analytics item goes into the batch, anything else is an event of its own."""
+        """Take one call of the application: an analytics item goes into the batch, anything else is an event of its own.
+
+        Raises
+        ------
+        NotEncodable
+            `data` is no object or holds what JSON cannot. Nothing has changed: the batch goes on without it.
+        """
         if type == BATCH:
-            return self._send_batch(self.batcher.add(data, intended_ns=intended_ns), now_ns)
+            return self._send_batch(self.batcher.add(encode_item(data), intended_ns=intended_ns), now_ns)
         return self.publish(type, data, now_ns=now_ns, intended_ns=intended_ns)
 
     def publish(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int, items: int = 1) -> Send:
-        """Return the instruction to publish one event now."""
+        """Return the instruction to publish one event now; raises as `call` does."""
+        if not isinstance(data, dict):
+            raise NotEncodable(f"an event's data is {data.__class__.__name__}, not an object; give a dict")
         key, payload = self._encode(type, data, now_ns, intended_ns)
         return Send(key, type, payload, items, intended_ns, 0, intended_ns)
 
@@ -88,7 +97,11 @@ class BusNode:
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
-        self._sequence += 1
         timestamp = iso_timestamp(now_ns + self._wall_offset_ns)
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
-        return key, encode(event)
+        try:
+            payload = encode(event)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise NotEncodable(f"an event of type {type!r} cannot become JSON: {error}") from None
+        self._sequence += 1  # after encoding, so that the sequence has no gap
+        return key, payload

@@ -141,9 +141,7 @@ class InlineHost:
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""
-        for pod in self.pods:
-            pod.flush()
-        await asyncio.gather(*(pod.settle(timeout_s=timeout_s) for pod in self.pods))
+        await asyncio.gather(*(pod.drain(timeout_s=timeout_s) for pod in self.pods))
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
