@@ -28,6 +28,7 @@ from sim.brokers.embedded import free_port
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BuslabError, GeneratorError, RecordError, UsageError
 from sim.load import Schedule
+from sim.results import open_run
 from sim.run import Status, run_scenario
 from sim.scenario import Scenario
 from sim.schema import TABLES, event_id
@@ -131,6 +132,18 @@ def test_every_call_was_made_and_every_publish_acknowledged(ran: Ran) -> None:
     assert {row["outcome"] for row in rows(ran.folder, "publishes")} == {"acknowledged"}
     assert sum(row["items"] for row in ran.published()) == len(ran.scenario.schedule()) == info(ran.folder)["load"]["offered_calls"]
     assert info(ran.folder)["load"]["calls"] == len(ran.scenario.schedule())
+
+
+def test_every_call_is_recorded_at_its_intended_time_by_its_pod(ran: Ran) -> None:
+    calls: Schedule = ran.scenario.schedule()
+    names = [name for name, _ in ran.scenario.pods()]
+    said = rows(ran.folder, "calls")
+    assert sorted((row["intended_ns"] - ran.zero_ns, row["channel"], row["publisher"].partition("@")[0]) for row in said) == sorted(
+        (offset, calls.kinds[kind], names[pod])
+        for offset, kind, pod in zip(calls.offset_ns.tolist(), calls.kind.tolist(), calls.pod.tolist(), strict=True)
+    )
+    assert {row["outcome"] for row in said} == {"ok"}
+    assert all(row["took_ns"] > 0 for row in said)
 
 
 def test_every_subscribed_pod_heard_every_event_once_and_no_other_did(ran: Ran) -> None:
@@ -428,3 +441,16 @@ def test_an_interruption_long_before_the_end_keeps_every_publish_that_was_heard(
     published = {row["event"] for row in rows(stopped.folder, "publishes")}
     assert {row["event"] for row in rows(stopped.folder, "deliveries")} <= published
     assert "unknown" not in {row["outcome"] for row in rows(stopped.folder, "publishes")}
+
+
+def test_what_died_in_a_part_full_batch_of_an_interrupted_run_has_its_cause(tmp_path: Path) -> None:
+    stopped = interrupt(tmp_path / "run", phase="run", driver="pods", run_s=60)
+    sealed(stopped.folder, "interrupted")
+    publishes = rows(stopped.folder, "publishes")
+    assert sum(row["items"] for row in publishes) == len(rows(stopped.folder, "calls")), "every item is in one row, sent or not"
+    died = {row["event"] for row in publishes if row["outcome"] == "never-sent"}
+    assert {row["channel"] for row in publishes if row["event"] in died} == {BATCH}
+    ledger = open_run(stopped.folder).ledger()
+    lost = ledger[ledger["event"].isin(died)]
+    assert set(lost["pod"]) == {"analytics-service-0"}
+    assert set(lost["cause"]) == {"never-sent"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.bus.envelope import BATCH
 from sim.checkers import judge
 from sim.results import Run, open_run
 from sim.run import run_scenario
@@ -14,6 +15,7 @@ from sim.scenario import built_in, load_scenario
 pytestmark = pytest.mark.broker
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5"),
+    "graceful_shutdown": (),
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
     "restart_redis": (),
@@ -22,6 +24,23 @@ SHORT = {
 
 def baseline(run: Run, counts: dict[str, float]) -> None:
     assert counts["delivered"] == counts["expected"] > 0
+
+
+def graceful_shutdown(run: Run, counts: dict[str, float]) -> None:
+    """Every item waits for the flush, and arrives: once, at the one pod that counts them."""
+    batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]  # without the probes
+    assert set(batches["publisher"]) == {f"music-service-{n}" for n in range(3)} | {f"api-gateway-{n}" for n in range(2)}
+    assert len(batches) == 5, "one part-full batch a publisher"
+    assert batches["items"].max() < 1000
+    heard = run.deliveries.merge(batches, on="event", suffixes=("", "_publish"))
+    assert set(heard["pod"]) == {"analytics-service-0"}
+    calls = run.calls
+    offered = calls[calls["channel"] == BATCH]
+    assert heard["items"].sum() == len(offered) > 500
+    assert len(calls) == run.info["load"]["offered_calls"]
+    assert set(calls["outcome"]) == {"ok"}
+    assert counts["missing"] == 0
+    assert (run.ledger()["fate"] == "delivered").all()
 
 
 def lock_lab(run: Run, counts: dict[str, float]) -> None:
@@ -57,7 +76,7 @@ def restart_redis(run: Run, counts: dict[str, float]) -> None:
     assert (ledger.loc[ledger["event"].isin(late), "fate"] == "delivered").all(), "after recovery nothing is lost"
 
 
-EXPECTED = {check.__name__: check for check in (baseline, lock_lab, memory_mode, restart_redis)}
+EXPECTED = {check.__name__: check for check in (baseline, graceful_shutdown, lock_lab, memory_mode, restart_redis)}
 
 
 def test_every_scenario_has_an_expectation() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode, intended_ns
 from sim.bus.node import BusNode, Send
+from sim.errors import NotEncodable
 from sim.schema import compose_key, event_key
 
 OTHER = "config.cache.invalidate"
+DEEP: list[Any] = []
+DEEP.append(DEEP)
 
 
 def node(**settings: int) -> BusNode:
@@ -37,6 +43,33 @@ def test_a_full_batch_leaves_as_one_event_with_its_items_in_order() -> None:
     event = decode(send.payload)
     assert event.data == {"events": [{"n": 0}, {"n": 1}, {"n": 2}]}
     assert (event.type, event.source, intended_ns(event.correlation_id)) == (BATCH, "music-service", 20)
+
+
+BAD: list[Any] = [{"n": object()}, {"n": "\ud800"}, {("a",): 1}, [1], 7, None, "text", {"deep": DEEP}]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad)[:20])
+def test_an_item_that_cannot_be_encoded_leaves_the_batch_and_the_sequence_as_they_were(bad: Any) -> None:
+    bus = node()
+    assert bus.call(BATCH, {"n": 1}, now_ns=1, intended_ns=1) is None
+    for kind in (BATCH, OTHER):
+        with pytest.raises(NotEncodable):
+            bus.call(kind, bad, now_ns=2, intended_ns=2)
+    assert bus.call(BATCH, {"n": 2}, now_ns=3, intended_ns=3) is None
+    send = bus.call(BATCH, {"n": 3}, now_ns=4, intended_ns=4)
+    assert send is not None
+    assert decode(send.payload).data == {"events": [{"n": 1}, {"n": 2}, {"n": 3}]}
+    assert send.event == compose_key(nonce=5, publisher=9, sequence=0)
+
+
+def test_an_item_is_published_as_it_was_when_it_was_recorded() -> None:
+    bus = node()
+    item = {"n": 1}
+    bus.call(BATCH, item, now_ns=1, intended_ns=1)
+    item["n"] = 2
+    send = bus.flush(2)
+    assert send is not None
+    assert decode(send.payload).data == {"events": [{"n": 1}]}
 
 
 def test_ticks_and_flushes_of_an_empty_node_send_nothing() -> None:

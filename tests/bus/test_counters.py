@@ -1,0 +1,22 @@
+"""What a pod counts of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.bus.counters import Counters
+from sim.schema import OUTCOMES
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_outcome_of_a_publish_is_published_or_an_error(outcome: str) -> None:
+    counters = Counters()
+    counters.publish_ended(outcome)
+    good = outcome in ("acknowledged", "memory")
+    assert (counters.published, counters.publish_errors) == (int(good), int(not good))
+
+
+def test_subscribe_errors_are_the_sum_of_their_kinds() -> None:
+    counters = Counters()
+    counters.malformed, counters.unsupported, counters.failures = 1, 2, 4
+    assert counters.subscribe_errors == 7
