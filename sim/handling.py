@@ -53,6 +53,7 @@ class Pace:
 class _Row:
     key: int
     received_ns: int
+    path: int
     handled_ns: int = 0
     outcome: int = -1  # not known yet
 
@@ -104,9 +105,9 @@ class SlowHandling:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int) -> None:
-        """Begin to handle one event."""
-        row = _Row(key, received_ns)
+    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int, *, path: int = 0) -> None:
+        """Begin to handle one event; `path` is a place in `DeliveryBuffer.PATHS`."""
+        row = _Row(key, received_ns, path)
         self._rows.append(row)
         task = asyncio.get_running_loop().create_task(self._handle(handler, event, row))
         self._tasks.add(task)
@@ -163,7 +164,7 @@ class SlowHandling:
         while self._rows and self._rows[0].outcome >= 0:
             done = self._rows.popleft()
             self._counters.failures += done.outcome == _FAILED
-            self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, outcome=done.outcome)
+            self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, path=done.path, outcome=done.outcome)
         if self._paused and len(self._tasks) <= MAX_AT_ONCE // 2:
             self._paused = False
             self._resume()

@@ -203,7 +203,7 @@ class Pod(Caller[None]):
         self.counters.malformed += chunk.malformed
         self.counters.unsupported += chunk.unsupported
 
-    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int) -> None:
+    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _PATH_BROKER) -> None:
         self._count_refused(chunk)
         self.counters.received += len(chunk.events)
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
@@ -211,7 +211,7 @@ class Pod(Caller[None]):
                 self._deliveries.add(key, self.number, received_ns, now_ns())
                 self._probe(event)
             else:
-                slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns)
+                slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path)
 
     def _probe(self, event: Event) -> None:
         self._place.probed(self.number, event.type, event.data["round"])
@@ -254,7 +254,11 @@ class Pod(Caller[None]):
         """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
         sent_ns = now_ns()
         self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
-        if send.type in self.channels:
+        if send.type not in self.channels:
+            return
+        if self._slow is not None:
+            self._heard_slowly(self._slow, decode_read([send.payload]), sent_ns, path=_PATH_MEMORY)
+        else:
             buffer = self._deliveries
             before = len(buffer.handled_ns)
             failures = self.counters.failures

@@ -117,6 +117,19 @@ def test_a_pod_counts_what_it_hears_and_each_kind_of_error_apart(tmp_path: Path,
     assert counters.subscribe_errors == 5
 
 
+def test_a_slow_handler_in_memory_mode_is_recorded_on_the_memory_path(tmp_path: Path, run_async: Run) -> None:
+    one = pod(tmp_path, pace=Pace(handler_ms=0.01))
+
+    async def story() -> None:
+        await one.start()
+        one.record_metric("latency", 1)
+        one.record_provider_usage("prov_1", "many")  # type: ignore[arg-type]  # the handler cannot add it
+        await one.stop(timeout_s=2)
+
+    run_async(story())
+    assert [(row["path"], row["outcome"]) for row in written(one, tmp_path)["deliveries"]] == [("memory", "handled"), ("memory", "failed")]
+
+
 # -- with a broker ---------------------------------------------------------------------------------------------
 
 
