@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +14,9 @@ class AnalyticsService:
     """Count items by type, metrics by name and tokens by provider. It does not deduplicate, as in the reference."""
 
     def __init__(self) -> None:
-        self.items: Counter[str] = Counter()
-        self.metrics: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
+        self.items: defaultdict[str, int] = defaultdict(int)
+        self.metrics: defaultdict[str, int] = defaultdict(int)
+        self.tokens: defaultdict[str, int] = defaultdict(int)
         self.reports: LruCache[str, Any] = LruCache(500)
         self.handlers: dict[str, Callable[[Event], None]] = {
             "analytics.events.batch": self.batch,
