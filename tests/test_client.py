@@ -66,9 +66,9 @@ def outcome(published: Published | None) -> str:
 
 
 def test_items_travel_in_batches_and_anything_else_at_once(client: BusClient, ear: Ear) -> None:
-    assert [client.record_event({"eventType": "a", "n": n}) for n in range(2)] == [None, None]
+    assert [client.call(BATCH, {"eventType": "a", "n": n}) for n in range(2)] == [None, None]
     assert outcome(client.call(OTHER, {"pattern": "*"})) == "acknowledged"
-    assert outcome(client.record_event({"eventType": "a", "n": 2})) == "acknowledged"
+    assert outcome(client.call(BATCH, {"eventType": "a", "n": 2})) == "acknowledged"
     first, second = ear.next(), ear.next()
     assert (first["type"], first["data"], first["source"]) == (OTHER, {"pattern": "*"}, "music-service")
     assert [item["n"] for item in second["data"]["events"]] == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_a_channel_without_permission_is_refused_and_the_next_publish_works(own_
     published = client.call(OTHER, {"pattern": "*"})
     assert published is not None
     assert (published.outcome, "NOPERM" in published.error or "permission" in published.error) == ("refused", True)
-    assert outcome(client.record_event({"n": 1})) == "acknowledged"
+    assert outcome(client.call(BATCH, {"n": 1})) == "acknowledged"
     client.close()
 
 

@@ -110,7 +110,7 @@ def test_a_handler_that_fails_is_recorded_and_the_next_event_is_handled(stage: S
             keys = [send(server, kind, number, data) for number, (kind, data) in enumerate(sent)]
             await until(lambda: len(stage.recorder.deliveries) == 3)
             assert stage.heard() == list(zip(keys, ["failed", "handled", "failed"], strict=True))
-            assert (pod.failures, pod.malformed, pod.state) == (2, 1, "subscribed")
+            assert (pod.counters.failures, pod.counters.malformed, pod.state) == (2, 1, "subscribed")
 
     run_async(scene())
 
