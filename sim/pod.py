@@ -11,8 +11,9 @@ import contextlib
 from collections import deque
 from typing import Any
 
-from sim.bus.envelope import PROBE, Chunk, Event, decode_read
+from sim.bus.envelope import EVENT_TYPES, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
+from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES
 from sim.clock import now_ns
@@ -27,6 +28,9 @@ _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
 _HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
+
+
+ANALYTICS = frozenset(kind for kind in EVENT_TYPES if kind.startswith("analytics."))
 
 
 def _no_handler(event: Event) -> None:
@@ -87,6 +91,11 @@ class Pod:
         self.dropped = 0
         self.malformed = 0
         self.failures = 0
+        self.received = 0
+        self.subscribe_errors = 0
+        self.published = 0
+        self.publish_errors = 0
+        self.analytics_published = 0
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
@@ -99,6 +108,19 @@ class Pod:
     def fallback(self) -> Fallback:
         """Which connections are up, and where a publish goes."""
         return self._connections.fallback
+
+    def counts(self) -> BusCounts:
+        """Return the reference's metrics as they stand now; an item that waits for the end of an outage is queued too."""
+        return BusCounts(
+            event_bus_events_published_total=self.published,
+            event_bus_events_received_total=self.received,
+            event_bus_publish_errors_total=self.publish_errors,
+            event_bus_subscribe_errors_total=self.subscribe_errors,
+            event_bus_connection_status=int(self.fallback.connected),
+            analytics_events_queued_total=len(self.node.batcher) + sum(s.items for s in self._kept if s.type in ANALYTICS),
+            analytics_events_published_total=self.analytics_published,
+            config_cache_invalidations_total=self.logic.invalidations,
+        )
 
     def _slow_handling(self, seed: int, pace: Pace) -> SlowHandling | None:
         place = self._place
@@ -178,6 +200,8 @@ class Pod:
         channels = ",".join(self.channels)
         bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
         place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, bus)
+        if place.entered is not None:
+            place.entered(state, bus)
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
@@ -187,9 +211,12 @@ class Pod:
             self._heard_slowly(self._slow, chunk, received_ns)
             return
         events = chunk.events
-        if not events:
+        if chunk.malformed:
             self.malformed += chunk.malformed
+            self.subscribe_errors += chunk.malformed
+        if not events:
             return
+        self.received += len(events)
         buffer = self._deliveries
         handlers = self._handlers
         started = buffer.handled_ns.append
@@ -199,15 +226,17 @@ class Pod:
                 handlers[kind](event)
             except Exception:  # a handler may raise anything; the pod goes on, as the services do
                 self.failures += 1
+                self.subscribe_errors += 1
                 buffer.odd_rows.append((len(buffer.handled_ns) - 1, _PATH_BROKER, _FAILED))
         buffer.events.extend(chunk.keys)
         buffer.reads_pod.append(self.number)
         buffer.reads_count.append(len(events))
         buffer.reads_received_ns.append(received_ns)
-        self.malformed += chunk.malformed
 
     def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int) -> None:
+        self.received += len(chunk.events)
         self.malformed += chunk.malformed
+        self.subscribe_errors += chunk.malformed
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
             if kind == PROBE:
                 self._deliveries.add(key, self.number, received_ns, now_ns())
@@ -242,6 +271,7 @@ class Pod:
         if route == "broker":
             sent_ns = now_ns()
             if not self._connections.send(channel, send.payload, (send, sent_ns)):
+                self.publish_errors += 1
                 self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
         elif route == "memory":
             self._deliver_here(send)
@@ -249,6 +279,7 @@ class Pod:
             self._kept.append(send)
         else:
             self.dropped += 1
+            self.publish_errors += 1
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
     def may_publish(self) -> None:
@@ -260,6 +291,7 @@ class Pod:
     def _deliver_here(self, send: Send) -> None:
         """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
         sent_ns = now_ns()
+        self._count_published(send)
         self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
         if send.type in self.channels:
             buffer = self._deliveries
@@ -270,16 +302,24 @@ class Pod:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.failures > failures else _HANDLED))
 
+    def _count_published(self, send: Send) -> None:
+        self.published += 1
+        if send.type in ANALYTICS:
+            self.analytics_published += send.items
+
     def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
         """Record that the broker took a publish."""
+        self._count_published(token[0])
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="acknowledged", receivers=receivers)
 
     def refused(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
         """Record that the broker refused a publish."""
+        self.publish_errors += 1
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="refused", receivers=-1)
 
     def unanswered(self, tokens: list[tuple[Send, int]]) -> None:
         """Record publishes of which nobody knows whether the broker took them."""
+        self.publish_errors += len(tokens)
         for send, sent_ns in tokens:
             self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)
 
