@@ -82,7 +82,18 @@ def decode(payload: bytes) -> Event:
     ValueError
         Not JSON, not UTF-8, a field missing or of the wrong type.
     """
-    return _decoder.decode(payload)
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError:  # the common envelope is decoded once; any other pays for a second look
+        return _decode_uncommon(payload)
+
+
+def _decode_uncommon(payload: bytes) -> Event:
+    """Decode the reference's own envelope, which has no correlation id."""
+    fields = msgspec.json.decode(payload)
+    if not isinstance(fields, dict):
+        raise ValueError("an envelope is a JSON object")
+    return msgspec.convert({"correlationId": "", **fields}, Event)
 
 
 def decode_read(payloads: Iterable[bytes]) -> Chunk:
@@ -91,7 +102,7 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
     malformed = 0
     for payload in payloads:
         try:
-            events.append(_decoder.decode(payload))
+            events.append(decode(payload))
         except (ValueError, RecursionError):  # JSON nested a thousand deep is another program's doing
             malformed += 1
     keys = array("Q", [event_key(event.event_id) for event in events])
