@@ -174,7 +174,9 @@ class BusUser(User):
         """Take a number and connect."""
         play: Play = self.environment.buslab  # type: ignore[attr-defined]
         self.play = play
-        user, play.begun = play.begun, play.begun + 1
+        if play.job is None:  # the web interface may ask for another number of users at each start
+            play.users = max(1, self.environment.runner.target_user_count)
+        user, play.begun = play.begun % play.users, play.begun + 1
         self.pods, self.part, self.parts = play.share(user)
         self.wait = Wait()
         play.waits.append(self.wait)
@@ -279,6 +281,8 @@ def converse(play: Play, control: socket.socket) -> None:
                 control.sendall(pack_line(Progress(play.calls, play.published)))
     except OSError:
         pass  # the run is gone: stop
+    except Exception as unexpected:
+        error = f"{type(unexpected).__name__}: {unexpected}"
     finally:
         if meter.ready() and meter.exception is not None:
             error = str(meter.exception)

@@ -89,9 +89,9 @@ def story(run: Path, event: str) -> int:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "slo"]), default="scenarios")
+@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "faults", "slo"]), default="scenarios")
 def list_(what: str) -> int:
-    """List the built-in scenarios, the grounds, the checkers, or the metrics an SLO may bound."""
+    """List scenarios, grounds, checkers, faults, or the metrics an SLO may bound."""
     rows = _listed(what)
     width = max(len(name) for name in rows)
     for name, text in rows.items():
@@ -149,7 +149,11 @@ def _listed(what: str) -> dict[str, str]:
     if what == "checkers":
         from sim.checkers import CHECKERS
 
-        return {name: (sys.modules[check.__module__].__doc__ or "").strip().splitlines()[0] for name, check in CHECKERS.items()}
+        return {name: _first_line(check.__module__) for name, check in CHECKERS.items()}
+    if what == "faults":
+        from sim.faults import FAULTS
+
+        return {name: _first_line(fault.__module__) for name, fault in FAULTS.items()}
     if what == "slo":
         from sim.schema import SLO_METRICS
 
@@ -157,6 +161,10 @@ def _listed(what: str) -> dict[str, str]:
     from sim.scenario import built_in, load_scenario
 
     return {name: load_scenario(name).title for name in built_in()}
+
+
+def _first_line(module: str) -> str:
+    return (sys.modules[module].__doc__ or "").strip().splitlines()[0]
 
 
 def _judge(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:

@@ -23,6 +23,8 @@ from sim.transports import pubsub
 
 PROBER_NUMBER = 65_535
 ROUND_TIMEOUT_S = 1.0
+RETRY_S = 0.05
+ANSWER = -1  # stands for a pod's number where PUBLISH itself is waited for
 
 
 class Fleet:
@@ -52,6 +54,7 @@ class Fleet:
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
         )
         self._round = 0
+        self._round_begins_at = 0  # event key of its first probe
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._prober: pubsub.Publisher | None = None
@@ -92,8 +95,14 @@ class Fleet:
         first_round = self._round
         while True:
             self._round += 1
-            if self._prober is None:
-                await self._open_prober()
+            try:
+                if self._prober is None:
+                    await self._open_prober()
+            except BrokerUnreachable:
+                if now_ns() > deadline_ns:
+                    raise
+                await asyncio.sleep(RETRY_S)
+                continue
             self._begin_round()
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
@@ -101,8 +110,8 @@ class Fleet:
                 return self._round - first_round
             except TimeoutError:
                 if now_ns() > deadline_ns:
-                    pod, channel = min(self._unheard)
-                    name = self._scenario.pods()[pod][0]
+                    pod, channel = min(self._unheard, key=lambda waited: (waited[0] == ANSWER, waited))
+                    name = "the broker's answer" if pod == ANSWER else self._scenario.pods()[pod][0]
                     silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
@@ -119,12 +128,15 @@ class Fleet:
         assert self._prober is not None
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
         self._unheard = {(n, c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes}
+        self._unheard |= {(ANSWER, channel) for channel in self.channels}
         self._all_heard.clear()
         if not self._unheard:
             self._all_heard.set()
-        for channel in self.channels:
+        for place, channel in enumerate(self.channels):
             now = now_ns()
             send = self._node.publish(channel, {"round": self._round}, now_ns=now, intended_ns=now, items=0)
+            if place == 0:
+                self._round_begins_at = send.event
             if not self._prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
                 self._record_probe((send, 0), "refused", 0, -1)
 
@@ -141,6 +153,8 @@ class Fleet:
 
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
+        if token[0].event >= self._round_begins_at:
+            self._probed(ANSWER, token[0].type, self._round)
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""

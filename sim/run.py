@@ -269,9 +269,9 @@ class _Run:
         timeline = Timeline(self.scenario.faults, World(broker.control) if broker.control else None, fleet.recorder)
         try:
             await self._load(generator, sampler, fleet, timeline)
-        finally:
             if self.scenario.faults:
                 self._enter("heal")
+        finally:
             await timeline.heal()
 
         self._enter("drain", limits.drain_s)

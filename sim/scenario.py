@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import ScenarioError, did_you_mean
-from sim.faults import Fault
+from sim.faults import FAULTS, Fault
 from sim.load import SHAPES, Schedule, make_schedule
 from sim.schema import SLO_METRICS
 from sim.services import SERVICES
@@ -154,6 +154,12 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
 
 def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
     """Turn a TOML tree into a scenario, or say what is wrong with it."""
+    faults = tree.get("faults", [])
+    for place, fault in enumerate(faults if isinstance(faults, list) else []):
+        kind = fault.get("kind") if isinstance(fault, dict) else None
+        if kind not in FAULTS:
+            known = f"no such fault{did_you_mean(str(kind), FAULTS)}; known: {', '.join(FAULTS)}"
+            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {kind!r}: {known}")
     try:
         scenario = msgspec.convert(tree, Scenario)
     except msgspec.ValidationError as error:
@@ -214,10 +220,10 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     for place, part in enumerate(path):
         if part == "..." and isinstance(value, dict):
             part = path[place] = _entry_at_fault(value, Service if path[0] == "services" else Annotated[float, Meta(ge=0)])
-        value = value.get(part) if isinstance(value, dict) else None
+        value = _inside(value, part)
     unknown = re.search(r"unknown field `(.+)`", what)
     if unknown:
-        struct = {"load": Load, "bus": Bus, "limits": Limits, "services": Service}.get(path[0] if path else "", Scenario)
+        struct = _struct_at(path, tree)
         known = [f for f in struct.__struct_fields__ if f != "name"]
         return f"unknown key {'.'.join([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
@@ -225,9 +231,22 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
         return f"{'.'.join([*path, missing[1]])!r} is missing"
     key = ".".join(path) or "the file"
     if what.startswith("Invalid enum value"):
-        choices = get_args(get_type_hints(Load)[path[-1]])  # only the load has such keys
+        choices = get_args(get_type_hints(_struct_at(path, tree))[path[-1]])
         return f"{key} = {value!r}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
     return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
+
+
+def _inside(value: Any, part: str) -> Any:
+    if isinstance(value, list) and part.isdigit():
+        return value[int(part)]
+    return value.get(part) if isinstance(value, dict) else None
+
+
+def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
+    """Return the struct that the table at the beginning of a path is read as."""
+    if path[:1] == ["faults"]:
+        return FAULTS[tree["faults"][int(path[1])]["kind"]]
+    return {"load": Load, "bus": Bus, "limits": Limits, "services": Service}.get(path[0] if path else "", Scenario)
 
 
 def _entry_at_fault(table: dict[str, Any], type: Any) -> str:

@@ -68,7 +68,7 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(tmp_path: Path, args: lis
     assert sorted(p.name for p in tmp_path.iterdir()) == ["something"], "nothing half-made is left"
 
 
-@pytest.mark.parametrize("what", ["scenarios", "grounds", "checkers", "slo"])
+@pytest.mark.parametrize("what", ["scenarios", "grounds", "checkers", "faults", "slo"])
 def test_list_names_every_member_with_a_sentence(tmp_path: Path, what: str) -> None:
     done = buslab("list", what, cwd=tmp_path)
     assert done.returncode == 0

@@ -188,12 +188,35 @@ def test_a_batch_with_one_wrong_item_counts_none(events: Any) -> None:
     assert not bus.logic.items
 
 
-def test_names_from_outside_do_not_grow_without_bound() -> None:
+def test_names_that_are_no_strings_do_not_break_a_query() -> None:
     bus = Bus("analytics-service")
+    for name in ("x", 1, None, 2.5):
+        bus.logic.add_items([{"eventType": name}], source="music-service")
+        bus.logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": name, "tokens": 1}))
+        with pytest.raises(TypeError):
+            bus.logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": "new", "tokens": "9"}))
+    assert json.loads(bus.ask("GET", "/api/analytics/music").body)["byType"] == {"1": 1, "2.5": 1, "None": 1, "x": 1}
+    assert sorted(json.loads(bus.ask("GET", "/api/analytics/system").body)["providers"]) == ["1", "2.5", "None", "x"]
+    assert "new" not in bus.logic.tokens
+
+
+def test_names_from_outside_do_not_grow_without_bound() -> None:
+    logic = Bus("analytics-service").logic
     for number in range(1500):
-        bus.logic.add_items([{"eventType": f"kind{number}"}], source=f"service{number}")
-    assert len(bus.logic.items) == len(bus.logic.sources) == 1001
-    assert (bus.logic.items.total(), bus.logic.items["(others)"]) == (1500, 500)
+        logic.add_items([{"eventType": f"kind{number}"}], source="x")
+        logic.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", {"name": f"m{number}", "value": 1}))
+        logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": f"p{number}", "tokens": 1}))
+    for counts in (logic.items, logic.metrics, logic.tokens, logic.uses):
+        assert (len(counts), sum(counts.values()), counts["(others)"], counts["kind0"] + counts["m0"] + counts["p0"]) == (
+            1001,
+            1500,
+            500,
+            1,
+        )
+    for number in range(1500):
+        logic.add_items([{"eventType": "kind"}], source=f"service{number}")
+    assert len(logic.sources) == 1001
+    assert sum(logic.items.values()) == 3000
 
 
 def test_the_readme_names_every_endpoint() -> None:

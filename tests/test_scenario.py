@@ -170,3 +170,24 @@ def test_too_long_a_load_is_refused_when_it_is_drawn() -> None:
     scenario: Scenario = load_scenario("baseline", settings=("load.rate_per_s=1000000", "load.run_s=86400"))
     with pytest.raises(ScenarioError, match="more than 20,000,000"):
         scenario.schedule()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ('faults=[{kind="broker_dwn",at_s=1,for_s=1}]', ["faults[0].kind = 'broker_dwn'", "did you mean 'broker_down'"]),
+        ("faults=[{at_s=1,for_s=1}]", ["faults[0].kind = None", "broker_down"]),
+        ('faults=[{kind="broker_down",at_s=1}]', ["for_s", "missing"]),
+        ('faults=[{kind="broker_down",at_s=1,for_s=1,x=2}]', ["'faults.0.x'", "known keys: at_s, for_s"]),
+        ('faults=[{kind="broker_down",at_s=1,for_s="x"}]', ["faults.0.for_s = 'x'"]),
+        ('faults=[{kind="broker_down",at_s=1,for_s=100}]', ["faults[0]", "not inside the run phase"]),
+        ("faults=3", ["faults = 3"]),
+        ('bus.once="fnally-del"', ["bus.once = 'fnally-del'", "did you mean 'finally-del'"]),
+        ('bus.fallback="never"', ["bus.fallback = 'never'", "on-failure, no-url"]),
+        ("bus.redis_url=false", ["bus.redis_url", "load.driver = 'pods'"]),
+    ],
+)
+def test_a_wrong_fault_or_policy_is_refused_with_its_key_and_value(setting: str, says: list[str]) -> None:
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario("baseline", settings=(setting,))
+    assert [part for part in says if part not in str(refused.value)] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import shutil
 import socket
 import tempfile
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import redis
 
 from sim.address import Address, parse_address
@@ -21,6 +23,7 @@ from sim.process import Child
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.005
 _TRIES = 5
+FOLDER_PREFIX = "buslab-broker-"  # then the process id of who made it
 
 
 class EmbeddedBroker:
@@ -93,13 +96,22 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
         The port is not a number between 1 and 65535.
     """
     fixed = _port(port_text) if port_text else None
-    with tempfile.TemporaryDirectory(prefix="buslab-broker-") as folder:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
         server, port = _start_some(Path(folder), fixed)
         broker = EmbeddedBroker(server, port, Path(folder))
         try:
             yield broker
         finally:
             broker.stop()
+
+
+def _sweep() -> None:
+    """Remove the folders that killed processes left; each holds a server's log."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _port(text: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from sim import wire
 from sim.address import Address, parse_address
 from sim.brokers.embedded import free_port
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
@@ -380,7 +381,7 @@ def test_an_attempt_that_is_given_up_leaves_no_connection(
     transport: ModuleType, run_async: Run, monkeypatch: pytest.MonkeyPatch, end: str, given_up: str
 ) -> None:
     """A frozen server accepts and is silent; what connects again and again must not pile up connections."""
-    monkeypatch.setattr(pubsub, "CONNECT_TIMEOUT_S", 0.05 if given_up == "in time" else 20)
+    monkeypatch.setattr(wire, "CONNECT_TIMEOUT_S", 0.05 if given_up == "in time" else 20)
 
     async def scene() -> None:
         asked, gone = asyncio.Event(), asyncio.Event()

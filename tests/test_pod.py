@@ -1,0 +1,209 @@
+"""A pod: what it hears is handled and recorded, what breaks is repaired, what it was asked to publish has an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from sim.address import Address
+from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, encode
+from sim.bus.node import BusNode
+from sim.clock import now_ns
+from sim.pod import Place, Pod
+from sim.record import Recorder
+from sim.schema import compose_key, event_id
+from sim.services import SERVICES
+from sim.transports.pubsub import ReadMemo
+
+pytestmark = pytest.mark.broker
+TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"
+Run = Callable[[Any], Any]
+
+
+@dataclass
+class Stage:
+    """One pod on a real server, and what it recorded."""
+
+    address: Address
+    recorder: Recorder
+    probed: list[tuple[int, str, int]] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def pod(self, service: str = "music-service", channels: tuple[str, ...] = (TEMPLATE, CACHE)) -> AsyncIterator[Pod]:
+        place = Place(
+            host="test",
+            address=self.address,
+            channel_prefix=CHANNEL_PREFIX,
+            recorder=self.recorder,
+            memo=ReadMemo(decode_read),
+            probed=lambda *what: self.probed.append(what),
+            run_id="1",
+        )
+        node = BusNode(service, nonce=1, publisher=0, batch_size=3, batch_interval_ms=1000, wall_offset_ns=0)
+        pod = Pod("p-0", number=0, service=service, logic=SERVICES[service](), channels=channels, node=node, place=place, seed=1)
+        await pod.start()
+        try:
+            yield pod
+        finally:
+            pod.abort()
+
+    def states(self) -> list[str]:
+        """The states it went through; it records one again when its other connection changes."""
+        return [state for state, _ in groupby(row["state"] for row in self.recorder.tables["pods"].take().to_pylist())]
+
+    def heard(self) -> list[tuple[int, str]]:
+        return [(row["event"], row["outcome"]) for row in self.recorder.deliveries.take().to_pylist()]
+
+    def published(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.recorder.tables["publishes"].take().to_pylist()
+        return rows
+
+
+@pytest.fixture
+def stage(own_server: tuple[Address, redis.Redis], tmp_path: Path) -> Stage:
+    return Stage(own_server[0], Recorder(tmp_path, source="test", pods=["p-0"]))
+
+
+@pytest.fixture
+def server(own_server: tuple[Address, redis.Redis]) -> redis.Redis:
+    return own_server[1]
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0)
+
+
+def send(server: redis.Redis, kind: str, number: int, data: dict[str, Any], *, source: str = "test") -> int:
+    key = compose_key(nonce=1, publisher=9, sequence=number)
+    server.publish(CHANNEL_PREFIX + kind, encode(Event(event_id(key), "", kind, "1.0", "", source, data)))
+    return key
+
+
+def test_what_it_hears_is_handled_and_recorded_in_order(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            logic: Any = pod.logic
+            logic.config.templates.put("t1", "old")
+            keys = [send(server, TEMPLATE, n, {"templateId": f"t{n}"}) for n in range(5)]
+            await until(lambda: len(stage.recorder.deliveries) == 5)
+            assert logic.config.templates.get("t1") is None
+            assert logic.config.invalidations == 5
+            assert stage.heard() == [(key, "handled") for key in keys]
+
+    run_async(scene())
+
+
+def test_a_handler_that_fails_is_recorded_and_the_next_event_is_handled(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            server.publish(CHANNEL_PREFIX + TEMPLATE, b"no event")
+            sent = [(TEMPLATE, {}), (TEMPLATE, {"templateId": "t"}), (CACHE, {})]
+            keys = [send(server, kind, number, data) for number, (kind, data) in enumerate(sent)]
+            await until(lambda: len(stage.recorder.deliveries) == 3)
+            assert stage.heard() == list(zip(keys, ["failed", "handled", "failed"], strict=True))
+            assert (pod.failures, pod.malformed, pod.state) == (2, 1, "subscribed")
+
+    run_async(scene())
+
+
+def test_a_probe_reaches_the_prober_and_not_the_service(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            logic: Any = pod.logic
+            send(server, TEMPLATE, 0, {"round": 7}, source=PROBER)
+            await until(lambda: stage.probed != [])
+            assert (stage.probed, logic.config.invalidations) == ([(0, TEMPLATE, 7)], 0)
+
+    run_async(scene())
+
+
+def test_a_killed_subscription_is_repaired_and_hears_again(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            server.client_kill_filter(_type="pubsub")
+            await until(lambda: pod.state == "disconnected")
+            await until(lambda: pod.state == "subscribed")
+            key = send(server, TEMPLATE, 0, {"templateId": "t"})
+            await until(lambda: len(stage.recorder.deliveries) == 1)
+            assert stage.heard() == [(key, "handled")]
+        assert stage.states() == ["starting", "subscribed", "disconnected", "subscribed", "aborted"]
+
+    run_async(scene())
+
+
+def test_publishes_stay_in_the_pod_while_the_connection_is_gone_and_are_taken_when_it_is_back(
+    stage: Stage, server: redis.Redis, run_async: Run
+) -> None:
+    async def scene() -> list[str]:
+        async with stage.pod() as pod:
+            server.client_kill_filter(_type="normal", skipme=True)
+            for sequence in range(1_000_000):
+                pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
+                await pod.settle(timeout_s=10)
+                rows = stage.published()
+                if rows[-1]["outcome"] == "acknowledged" and sequence > 0:
+                    break
+                outcomes.update(row["outcome"] for row in rows)
+                await asyncio.sleep(0)
+            await pod.stop(timeout_s=10)
+        return stage.states()
+
+    outcomes: set[str] = set()
+    assert run_async(scene())[-1] == "stopped"
+    assert outcomes <= {"acknowledged", "refused", "unknown", "memory"}
+    assert outcomes & {"unknown", "memory"}
+
+
+def test_stopping_sends_the_part_full_batch_and_waits_for_its_answer(stage: Stage, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            pod.call(BATCH, {"eventType": "a"}, intended_ns=now_ns())
+            await pod.stop(timeout_s=10)
+            await pod.stop(timeout_s=10)
+        assert [(row["items"], row["outcome"]) for row in stage.published()] == [(1, "acknowledged")]
+        assert stage.states() == ["starting", "subscribed", "stopped"]
+
+    run_async(scene())
+
+
+def test_what_has_no_answer_when_a_pod_ends_is_unknown(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            server.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
+            assert not await pod.settle(timeout_s=0.01)
+            pod.abort()
+        assert [(row["outcome"], row["receivers"], row["sent_ns"] > 0) for row in stage.published()] == [("unknown", -1, True)]
+
+    run_async(scene())
+
+
+def test_an_aborted_pod_repairs_nothing_and_leaves_no_connection(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            server.client_kill_filter(_type="pubsub")
+            await until(lambda: pod.state == "disconnected")
+            pod.abort()
+            pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
+            await until(lambda: not [row for row in server.client_list() if row["name"].startswith("buslab-")])
+        assert stage.states()[-1] == "aborted"
+        assert [row["outcome"] for row in stage.published()] == ["refused"]
+
+    run_async(scene())
+
+
+def test_a_pod_without_channels_only_publishes(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    async def scene() -> None:
+        async with stage.pod(channels=()):
+            assert [row["name"] for row in server.client_list() if row["name"]] == ["buslab-1-p-0-pub"]
+
+    run_async(scene())
