@@ -186,6 +186,8 @@ class BusUser(User):
         except BuslabError as error:
             play.fail(str(error))
             return  # Locust logs an exception of on_start with its traceback: `publish` leaves instead
+        if play.job is None and not play.zero_ns.ready():
+            play.zero_ns.set(now_ns())
         play.connected += 1
         if play.connected == play.users:
             play.all_connected.set()
@@ -316,7 +318,6 @@ def _take_job(environment: Environment, **_: object) -> None:
         if fd is None:
             scenario = load_scenario(os.environ.get("BUSLAB_SCENARIO", "baseline"))
             environment.buslab = Play(environment, scenario, url=environment.host or BusUser.host, users=users, job=None)  # type: ignore[attr-defined]
-            environment.buslab.zero_ns.set(now_ns() + NS_PER_S)  # type: ignore[attr-defined]
             return
         control = socket.socket(fileno=int(fd))
         job = read_line(_first_line(control))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from sim.bus.counters import Counters
+from sim.bus.envelope import ANALYTICS
 from sim.bus.node import BusNode, Send
 from sim.bus.publisher import EventPublisher
 from sim.clock import now_ns
@@ -89,6 +90,6 @@ class Caller(EventPublisher, Generic[R]):
 
     def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
         """Count and record what became of one publish."""
-        self.counters.publish_ended(outcome)
+        self.counters.publish_ended(outcome, analytics_items=send.items if send.type in ANALYTICS else 0)
         if self._recorder is not None:
             record_publish(self._recorder, self.publisher, send, sent_ns=sent_ns, acked_ns=acked_ns, outcome=outcome, receivers=receivers)

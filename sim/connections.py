@@ -36,6 +36,8 @@ class Place:
         PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
     probed
         Called with (pod number, event type, probe round) when a pod hears a probe.
+    entered
+        Called with (pod state, bus state) at each change of either, if given.
     """
 
     host: str
@@ -50,6 +52,7 @@ class Place:
     keep_alive_s: float = 0.0
     once: str = "none"
     once_ttl_s: int = 300
+    entered: Callable[[str, str], None] | None = None
 
 
 class Owner(Protocol):

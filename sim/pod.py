@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 from collections import deque
 
-from sim.bus.envelope import PROBE, Chunk, Event, decode_read
+from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
+from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES
 from sim.calling import Caller
@@ -80,6 +81,20 @@ class Pod(Caller[None]):
     def fallback(self) -> Fallback:
         """Which connections are up, and where a publish goes."""
         return self._connections.fallback
+
+    def counts(self) -> BusCounts:
+        """Return the reference's metrics as they stand now; an item that waits for the end of an outage is queued too."""
+        counters = self.counters
+        return BusCounts(
+            event_bus_events_published_total=counters.published,
+            event_bus_events_received_total=counters.received,
+            event_bus_publish_errors_total=counters.publish_errors,
+            event_bus_subscribe_errors_total=counters.subscribe_errors,
+            event_bus_connection_status=int(self.fallback.connected),
+            analytics_events_queued_total=len(self.node.batcher) + sum(s.items for s in self._kept if s.type in ANALYTICS),
+            analytics_events_published_total=counters.analytics_published,
+            config_cache_invalidations_total=self.logic.invalidations,
+        )
 
     def _slow_handling(self, seed: int, pace: Pace) -> SlowHandling | None:
         place = self._place
@@ -169,6 +184,8 @@ class Pod(Caller[None]):
         channels = ",".join(self.channels)
         bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
         place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, bus)
+        if place.entered is not None:
+            place.entered(state, bus)
 
     # -- hearing -----------------------------------------------------------------------------------------------
 

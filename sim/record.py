@@ -59,6 +59,10 @@ class TableBuffer:
         self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
         self._new_columns()
 
+    def clear(self) -> None:
+        """Drop the rows."""
+        self._new_columns()
+
     def _new_columns(self) -> None:
         self.columns = {column: array(_CODES.get(kind, "H")) for column, kind in self.types.items()}
         codes = {column: names.code for column, names in self.names.items()}
@@ -89,6 +93,10 @@ class DeliveryBuffer:
 
     def __init__(self, pods: Sequence[str]) -> None:
         self.pods = list(pods)
+        self._new_columns()
+
+    def clear(self) -> None:
+        """Drop the rows."""
         self._new_columns()
 
     def _new_columns(self) -> None:
@@ -212,6 +220,12 @@ class Recorder:
                 if self._tamper is not None and buffer is self.deliveries:
                     rows = self._tamper(rows)
                 self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
+
+    def forget(self) -> None:
+        """Drop every row that waits: for a pod whose doings nobody will read."""
+        self.deliveries.clear()
+        for table in self.tables.values():
+            table.clear()
 
     def _reap(self, *, wait_for_room: bool) -> None:
         while self._pending and (self._pending[0].done() or (wait_for_room and len(self._pending) > MAX_PENDING_PARTS)):

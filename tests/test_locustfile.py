@@ -34,7 +34,7 @@ def test_the_process_of_the_tests_is_not_patched() -> None:
 @pytest.mark.broker
 @pytest.mark.parametrize("users", [1, 3, 30])
 def test_any_number_of_users_publishes_without_a_failure(address: Address, users: int) -> None:
-    done = locust("--host", address.url, "-u", str(users), "-r", str(users), "-t", "2s", "--json")
+    done = locust("--host", address.url, "-u", str(users), "-r", str(users), "-t", "4s", "--json")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
     assert sum(row["num_requests"] for row in table) > 20

@@ -148,6 +148,7 @@ class _Acknowledging:
             acks.heard(1)
 
         self.handlers = {**service.handlers, EVENT_TYPE: acknowledged}
+        self.invalidations = 0
 
 
 async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None:

@@ -31,6 +31,7 @@ EVENT_TYPES = (
     "config.cache.invalidate",
 )
 BATCH = EVENT_TYPES[0]
+ANALYTICS = frozenset(kind for kind in EVENT_TYPES if kind.startswith("analytics."))
 CHANNEL_PREFIX = "aiponge:events:"
 PROBER = "buslab"  # source of probes: events on the real channels that prove who hears
 PROBE = "probe"
@@ -149,7 +150,7 @@ def _decode_uncommon(payload: bytes) -> Event:
     version = fields.get("version")
     if isinstance(version, str) and not is_supported(version):
         raise _unsupported(version)
-    known = {name: fields.pop(name) for name in _FIELDS if name in fields}
+    known = {"correlationId": ""} | {name: fields.pop(name) for name in _FIELDS if name in fields}  # the reference's own has none
     return msgspec.convert({**known, "extra": fields}, ExtendedEvent)
 
 

@@ -1,6 +1,7 @@
 """What each service does with the events it hears.
 
-A member is a class without constructor arguments whose `handlers` maps an event type to a function of one `Event`.
+A member is a class without constructor arguments whose `handlers` maps an event type to a function of one `Event`, and whose
+`invalidations` counts the cache invalidations that it carried out.
 One instance is made per pod. A handler that raises is recorded as a failed delivery and does not stop the pod.
 
 To add one: write ``sim/services/<name>.py`` with such a class, and list it in `SERVICES` under the name that scenarios use.
@@ -27,6 +28,10 @@ class ServiceLogic(Protocol):
     @property
     def handlers(self) -> dict[str, Callable[[Event], None]]:
         """Event type -> what to do with one event."""
+
+    @property
+    def invalidations(self) -> int:
+        """How many cache invalidations were carried out."""
 
 
 SERVICES: dict[str, Callable[[], ServiceLogic]] = {

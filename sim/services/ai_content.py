@@ -11,3 +11,8 @@ class AiContentService:
     def __init__(self) -> None:
         self.config = ConfigSubscriber()
         self.handlers = self.config.handlers()
+
+    @property
+    def invalidations(self) -> int:
+        """Invalidations carried out."""
+        return self.config.invalidations

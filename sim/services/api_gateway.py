@@ -13,9 +13,11 @@ class ApiGateway:
     """Keep responses by cache key."""
 
     def __init__(self) -> None:
+        self.invalidations = 0
         self.responses: LruCache[str, Any] = LruCache(500)
         self.handlers: dict[str, Callable[[Event], None]] = {"config.cache.invalidate": self.cache_invalidated}
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop every response whose key matches the event's pattern."""
         self.responses.delete_matching(event.data["pattern"])
+        self.invalidations += 1

@@ -13,7 +13,8 @@ class SystemService:
     """Keep the latest value of each metric."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
+        self.invalidations = 0
+        self.latest: LruCache[str, float] = LruCache(1000)
         self.settings: LruCache[str, Any] = LruCache(500)
         self.handlers: dict[str, Callable[[Event], None]] = {
             "analytics.metric.recorded": self.metric,
@@ -22,8 +23,9 @@ class SystemService:
 
     def metric(self, event: Event) -> None:
         """Keep one metric's value."""
-        self.latest[event.data["name"]] = event.data["value"]
+        self.latest.put(event.data["name"], event.data["value"])
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop cached settings that match the event's pattern."""
         self.settings.delete_matching(event.data["pattern"])
+        self.invalidations += 1

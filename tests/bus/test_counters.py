@@ -11,8 +11,9 @@ from sim.schema import OUTCOMES
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_every_outcome_of_a_publish_is_published_or_an_error(outcome: str) -> None:
     counters = Counters()
-    counters.publish_ended(outcome)
+    counters.publish_ended(outcome, analytics_items=3)
     good = outcome in ("acknowledged", "memory")
+    assert counters.analytics_published == 3 * good
     assert (counters.published, counters.publish_errors) == (int(good), int(not good))
 
 

@@ -257,3 +257,10 @@ def test_a_foreign_correlation_id_carries_none(foreign: str) -> None:
 )
 def test_a_timestamp_reads_as_javascript_prints_it(wall_ns: int, text: str) -> None:
     assert iso_timestamp(wall_ns) == text
+
+
+def test_the_reference_s_own_envelope_has_no_correlation_id() -> None:
+    text = b'{"eventId":"evt_abc123","type":"analytics.events.batch","version":"1.0","timestamp":"2024-12-22T10:30:00Z",'
+    event = decode(text + b'"source":"music-service","data":{"events":[]}}')
+    assert (event.event_id, event.correlation_id, event.data) == ("evt_abc123", "", {"events": []})
+    assert decode_read([text + b'"source":1,"data":{}}', b"[]", b"{}"]).malformed == 3
