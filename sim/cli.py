@@ -15,7 +15,11 @@ import click
 from sim import __version__
 from sim.errors import BuslabError, UsageError
 
+LOG_WIDTH = 140
+
 if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help should not
+    from rich.console import RenderableType
+
     from sim.checkers import Verdict
     from sim.results import Run
 
@@ -105,13 +109,10 @@ def list_(what: str) -> int:
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
 def bench(pods: int, seconds: float, rounds: int) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
-    from rich.console import Console
-
     from sim.bench import bench_table, run_bench
 
-    console = Console(stderr=True)
-    measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: console.print(line, highlight=False))
-    Console().print(bench_table(measured))
+    measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: click.echo(line, err=True))
+    _print(bench_table(measured))
     return 0
 
 
@@ -163,14 +164,20 @@ def _listed(what: str) -> dict[str, str]:
     return {name: load_scenario(name).title for name in built_in()}
 
 
+def _print(table: RenderableType) -> None:
+    """Print a table as wide as the terminal, or as wide as a log where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
+
+
 def _first_line(module: str) -> str:
     return (sys.modules[module].__doc__ or "").strip().splitlines()[0]
 
 
 def _judge(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
     """Judge a folder, write what was asked for, print the table and where things lie."""
-    from rich.console import Console
-
     from sim.checkers import CHECKERS, judge, write_verdict
     from sim.report import verdict_table, write_report
     from sim.results import open_run
@@ -182,7 +189,7 @@ def _judge(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = (
     verdict: Verdict = judge(opened, only=only or None)
     if write:
         write_verdict(opened, verdict)
-    Console().print(verdict_table(verdict))
+    _print(verdict_table(verdict))
     click.echo(f"verdict  {verdict.verdict}")
     click.echo(f"run      {folder}")
     if report:

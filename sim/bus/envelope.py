@@ -96,7 +96,7 @@ _decoder = msgspec.json.Decoder(Event)
 
 def encode(event: Event) -> bytes:
     """Return the envelope as UTF-8 JSON."""
-    if not event.extra:
+    if type(event) is Event:
         return _encoder.encode(event)
     known = Event(*(getattr(event, name) for name in Event.__struct_fields__))
     extra = {name: value for name, value in event.extra.items() if name not in _FIELDS}
