@@ -440,7 +440,8 @@ def test_an_interruption_long_before_the_end_keeps_every_publish_that_was_heard(
     sealed(stopped.folder, "interrupted")
     published = {row["event"] for row in rows(stopped.folder, "publishes")}
     assert {row["event"] for row in rows(stopped.folder, "deliveries")} <= published
-    assert "unknown" not in {row["outcome"] for row in rows(stopped.folder, "publishes")}
+    if driver == "locust":  # its users end their publish and leave; a pod is dropped, perhaps between PUBLISH and its answer
+        assert "unknown" not in {row["outcome"] for row in rows(stopped.folder, "publishes")}
 
 
 def test_what_died_in_a_part_full_batch_of_an_interrupted_run_has_its_cause(tmp_path: Path) -> None:
