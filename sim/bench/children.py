@@ -28,7 +28,7 @@ from sim.address import parse_address
 from sim.bus.envelope import CHANNEL_PREFIX, Event
 from sim.bus.node import BusNode, Send
 from sim.clock import new_event_loop, now_ns, wall_offset_ns
-from sim.hosts.inline import LiveLag
+from sim.meters import LiveLag
 from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.services import SERVICES
