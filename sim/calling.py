@@ -10,7 +10,7 @@ from sim.bus.counters import Counters
 from sim.bus.envelope import ANALYTICS
 from sim.bus.node import BusNode, Send
 from sim.bus.publisher import EventPublisher
-from sim.clock import now_ns
+from sim.clock import running_clock
 from sim.record import Recorder
 
 R = TypeVar("R")
@@ -49,6 +49,7 @@ class Caller(EventPublisher, Generic[R]):
         self.publisher = publisher
         self.node = node
         self.counters = Counters()
+        self._now_ns = running_clock()
         self._recorder = recorder
 
     @abstractmethod
@@ -57,7 +58,7 @@ class Caller(EventPublisher, Generic[R]):
 
     def call(self, kind: str, data: dict[str, Any], *, intended_ns: int | None = None) -> R | None:
         """Make one call: queue an analytics item, or publish an event of any other type. It never raises."""
-        began_ns = now_ns()
+        began_ns = self._now_ns()
         due_ns = began_ns if intended_ns is None else intended_ns
         errors = self.counters.publish_errors
         became = self._call_one(kind, data, began_ns, due_ns)
@@ -66,7 +67,7 @@ class Caller(EventPublisher, Generic[R]):
 
     def call_all(self, kind: str, contents: Iterable[dict[str, Any]], *, intended_ns: int | None = None) -> None:
         """Make one call that carries several contents. It never raises, also when `contents` does."""
-        began_ns = now_ns()
+        began_ns = self._now_ns()
         due_ns = began_ns if intended_ns is None else intended_ns
         errors = self.counters.publish_errors
         try:
@@ -85,7 +86,7 @@ class Caller(EventPublisher, Generic[R]):
 
     def _record_call(self, kind: str, due_ns: int, began_ns: int, *, failed: bool) -> None:
         if self._recorder is not None:
-            took_ns = now_ns() - began_ns
+            took_ns = self._now_ns() - began_ns
             self._recorder.tables["calls"].add(due_ns, self.publisher, kind, took_ns, "failed" if failed else "ok")
 
     def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:

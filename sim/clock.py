@@ -1,7 +1,7 @@
 """Time for the live half: one clock for all processes of a machine, timers finer than a millisecond, and the event loop.
 
-`now_ns` reads CLOCK_MONOTONIC, which every process of one machine shares, so times of the
-broker's side, the pods and Locust can be subtracted from one another.
+`now_ns` reads CLOCK_MONOTONIC, which every process of one machine shares, so times of the broker's side, the pods and Locust can
+be subtracted from one another. On a `jumping.JumpingLoop` it reads that loop's virtual time instead.
 
 epoll, and so asyncio, uvloop and gevent, wakes on whole milliseconds. A publisher that is up to 1 ms late would hide
 a Redis that answers in 0.1 ms, so `PreciseTimer` uses a Linux timerfd: a file descriptor that becomes readable at
@@ -20,18 +20,37 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-now_ns = time.monotonic_ns
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
+VIRTUAL_EPOCH_S = 1_767_225_600  # 2026-01-01: the date of a run in virtual time is no accident
 
 _CLOCK_MONOTONIC = 1
 _TFD_FLAGS = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
 _TFD_TIMER_ABSTIME = 1
 
 
+def running_clock() -> Callable[[], int]:
+    """Return what reads the time of the running event loop: its own virtual clock, or CLOCK_MONOTONIC.
+
+    For whoever reads it often and lives on one loop: asking the loop each time costs more than the reading.
+    """
+    virtual: Callable[[], int] | None = getattr(asyncio._get_running_loop(), "now_ns", None)
+    return time.monotonic_ns if virtual is None else virtual
+
+
+def now_ns() -> int:
+    """Return the time in nanoseconds: CLOCK_MONOTONIC, or the virtual time of a running `JumpingLoop`."""
+    return running_clock()()
+
+
+def is_virtual() -> bool:
+    """Return whether the running event loop's time is virtual."""
+    return running_clock() is not time.monotonic_ns
+
+
 def wall_offset_ns() -> int:
-    """Return (wall clock - CLOCK_MONOTONIC) in nanoseconds, to turn a run's times into dates."""
-    return time.time_ns() - time.monotonic_ns()
+    """Return (wall clock - `now_ns`) in nanoseconds, to turn a run's times into dates. Virtual time begins at `VIRTUAL_EPOCH_S`."""
+    return VIRTUAL_EPOCH_S * NS_PER_S if is_virtual() else time.time_ns() - time.monotonic_ns()
 
 
 def utc_now() -> datetime:
@@ -94,12 +113,15 @@ class Alarm:
         self._loop = asyncio.get_running_loop()
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
-        self._timer: PreciseTimer | None
+        self._timer: PreciseTimer | None = None
+        self._set_virtual: Callable[..., asyncio.TimerHandle] | None = getattr(self._loop, "call_at_ns", None)
+        if self._set_virtual is not None:
+            return
         try:
             self._timer = PreciseTimer()
             self._loop.add_reader(self._timer.fd, self._fired)
         except OSError:
-            self._timer = None
+            pass
 
     def set(self, at_ns: int) -> None:
         """Ask for one call at that time, or at once when it has passed."""
@@ -108,6 +130,9 @@ class Alarm:
             return
         if self._handle is not None:
             self._handle.cancel()
+        if self._set_virtual is not None:
+            self._handle = self._set_virtual(at_ns, self._callback)
+            return
         self._handle = self._loop.call_later(max(0.0, (at_ns - now_ns()) / NS_PER_S), self._callback)
 
     def _fired(self) -> None:

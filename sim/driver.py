@@ -6,7 +6,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Sequence
 
-from sim.clock import Alarm, now_ns
+from sim.clock import Alarm, running_clock
 from sim.load import Schedule, content
 from sim.pod import Pod
 
@@ -36,12 +36,13 @@ class PodsDriver:
         self._payload_bytes = payload_bytes
         self._due: list[tuple[int, int]] = []  # one (time, pod) for each batch that was begun
         self.made = 0
+        self._now_ns = running_clock()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alarm = Alarm(self._wake)
         self._arm()
 
     def _wake(self) -> None:
-        now = now_ns()
+        now = self._now_ns()
         pods, at_ns = self._pods, self._at_ns
         for _ in range(BURST):
             if self.made == len(at_ns) or at_ns[self.made] > now:
@@ -60,7 +61,7 @@ class PodsDriver:
 
     def _arm(self) -> None:
         made_all = self.made == len(self._at_ns)
-        if made_all and now_ns() >= self._end_ns:
+        if made_all and self._now_ns() >= self._end_ns:
             if not self.done.done():
                 self.done.set_result(None)
             return

@@ -24,7 +24,7 @@ import hiredis
 from sim.bus.counters import Counters
 from sim.bus.envelope import Event
 from sim.bus.once import RUN, Recipe
-from sim.clock import now_ns
+from sim.clock import running_clock
 from sim.errors import BrokerError
 from sim.record import DeliveryBuffer
 
@@ -99,8 +99,9 @@ class SlowHandling:
         self._command = command
         self._pause, self._resume = pause, resume
         self._rows: deque[_Row] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
         self._paused = False
+        self._now_ns = running_clock()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -110,7 +111,7 @@ class SlowHandling:
         row = _Row(key, received_ns, path)
         self._rows.append(row)
         task = asyncio.get_running_loop().create_task(self._handle(handler, event, row))
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= MAX_AT_ONCE and not self._paused:
             self._paused = True
@@ -120,13 +121,13 @@ class SlowHandling:
         if self._pace.skew_ms:
             await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
         steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
-        row.handled_ns = now_ns()
+        row.handled_ns = self._now_ns()
         outcome = "failed"
         try:
             want = next(steps)
             while True:
                 if want == RUN:
-                    row.handled_ns = now_ns()
+                    row.handled_ns = self._now_ns()
                     answer: Any = await self._run(handler, event)
                 else:
                     answer = await self._answer(want)
@@ -157,7 +158,7 @@ class SlowHandling:
         return reply
 
     def _finished(self, task: asyncio.Task[None], row: _Row) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if row.outcome < 0:  # the pod ended inside the handler
             row.outcome = _FAILED
             row.handled_ns = row.handled_ns or row.received_ns
@@ -172,9 +173,9 @@ class SlowHandling:
     async def settle(self) -> None:
         """Return when every event that was begun is done."""
         while self._tasks:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait(list(self._tasks))
 
     def abort(self) -> None:
         """Let no handler go on; what it had begun counts as failed."""
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()

@@ -16,7 +16,6 @@ from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES
 from sim.calling import Caller
-from sim.clock import now_ns
 from sim.connections import Connections, Place
 from sim.handling import Pace, SlowHandling
 from sim.record import DeliveryBuffer
@@ -140,17 +139,17 @@ class Pod(Caller[None]):
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; False when time ran out."""
-        deadline_ns = now_ns() + int(timeout_s * 1e9)
-        while self._connections.full and now_ns() < deadline_ns:
+        deadline_ns = self._now_ns() + int(timeout_s * 1e9)
+        while self._connections.full and self._now_ns() < deadline_ns:
             await asyncio.sleep(0.001)  # a batch that is flushed into a full pipe would be refused
         self.flush()
-        return await self.settle(timeout_s=max(0.0, (deadline_ns - now_ns()) / 1e9))
+        return await self.settle(timeout_s=max(0.0, (deadline_ns - self._now_ns()) / 1e9))
 
     async def settle(self, *, timeout_s: float) -> bool:
         """Wait until every publish has its answer; False when time ran out."""
-        deadline_ns = now_ns() + int(timeout_s * 1e9)
+        deadline_ns = self._now_ns() + int(timeout_s * 1e9)
         while self._connections.in_flight:
-            if now_ns() > deadline_ns:
+            if self._now_ns() > deadline_ns:
                 return False
             await asyncio.sleep(0.001)
         return True
@@ -168,7 +167,7 @@ class Pod(Caller[None]):
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
         self._connections.end()
-        if (unsent := self.node.flush(now_ns())) is not None:
+        if (unsent := self.node.flush(self._now_ns())) is not None:
             self._kept.append(unsent)
         for send in self._kept:
             self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
@@ -183,7 +182,7 @@ class Pod(Caller[None]):
         place = self._place
         channels = ",".join(self.channels)
         bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
-        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, bus)
+        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, self._now_ns(), state, bus)
         if place.entered is not None:
             place.entered(state, bus)
 
@@ -202,9 +201,9 @@ class Pod(Caller[None]):
             return
         buffer = self._deliveries
         handlers = self._handlers
-        started = buffer.handled_ns.append
+        started, clock = buffer.handled_ns.append, self._now_ns
         for kind, event in events:
-            started(now_ns())
+            started(clock())
             try:
                 handlers[kind](event)
             except Exception:  # a handler may raise anything; the pod goes on, as the services do
@@ -225,7 +224,7 @@ class Pod(Caller[None]):
         self.counters.received += len(chunk.events)
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
             if kind == PROBE:
-                self._deliveries.add(key, self.number, received_ns, now_ns())
+                self._deliveries.add(key, self.number, received_ns, self._now_ns())
                 self._probe(event)
             else:
                 slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path)
@@ -237,11 +236,11 @@ class Pod(Caller[None]):
 
     def tick(self) -> None:
         """Publish the batch whose time has come."""
-        self._carry_out(self.node.tick(now_ns()))
+        self._carry_out(self.node.tick(self._now_ns()))
 
     def flush(self) -> None:
         """Publish the part-full batch."""
-        self._carry_out(self.node.flush(now_ns()))
+        self._carry_out(self.node.flush(self._now_ns()))
 
     def _carry_out(self, send: Send | None) -> None:
         if send is None:
@@ -251,7 +250,7 @@ class Pod(Caller[None]):
             channel = self._channel_bytes[send.type] = (self._place.channel_prefix + send.type).encode()
         route = self.fallback.route()
         if route == "broker":
-            sent_ns = now_ns()
+            sent_ns = self._now_ns()
             if not self._connections.send(channel, send.payload, (send, sent_ns)):
                 self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
         elif route == "memory":
@@ -269,7 +268,7 @@ class Pod(Caller[None]):
 
     def _deliver_here(self, send: Send) -> None:
         """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
-        sent_ns = now_ns()
+        sent_ns = self._now_ns()
         self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
         if send.type not in self.channels:
             return

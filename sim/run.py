@@ -21,20 +21,24 @@ import contextlib
 import gc
 import secrets
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from sim.brokers import Broker, open_broker
-from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
+from sim.clock import NS_PER_MS, NS_PER_S, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, UsageError
 from sim.faults import World
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
+from sim.jumping import JumpingLoop
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.run_folder import free_folder, make_folder
@@ -108,9 +112,12 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
-    broker = open_broker(on, load_this_server=load_this_server)
+    virtual = on.partition(":")[0] == "model"
+    if virtual and scenario.load.driver != "pods":  # Locust lives in real time
+        scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
+    broker = open_broker(on, load_this_server=load_this_server, seed=scenario.seed)
     folder = free_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper)
+    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -138,11 +145,12 @@ class _Run:
         named: bool,
         watch: Watch,
         tamper: Tamper | None,
+        virtual: bool,
     ) -> None:
         self.scenario = scenario
         self.folder = folder
         self._named = named
-        self.nonce = secrets.randbelow(0x7FFF) + 1
+        self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed replays its event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
         self._watch = watch
@@ -153,6 +161,7 @@ class _Run:
         self._generator: Generator | None = None
         self._fleet: Fleet | None = None
         self._phase_ends_ns: int | None = None
+        self._shown_s = 0.0
         self.info: dict[str, Any] = {
             "format": FORMAT,
             "scenario": scenario.name,
@@ -180,7 +189,7 @@ class _Run:
                 raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded")
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
-                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
                     runner.run(self._run(broker))
                 self.info["state"] = "complete"
@@ -370,8 +379,18 @@ class _Run:
         )
 
     async def _display(self) -> None:
+        """Show the state some times a second of the reader's time, whatever the run's own clock does."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, JumpingLoop):
+            loop.aside = self._show_in_time
+            return
         while True:
             await asyncio.sleep(STATUS_PERIOD_S)
+            self._show()
+
+    def _show_in_time(self) -> None:
+        if time.monotonic() - self._shown_s >= STATUS_PERIOD_S:
+            self._shown_s = time.monotonic()
             self._show()
 
 

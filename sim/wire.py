@@ -50,6 +50,10 @@ class Wire(asyncio.BufferedProtocol):
             _last_read = bytes(_buffer[:nbytes])
         self.on_read(_last_read)
 
+    def data_received(self, data: bytes) -> None:
+        """Hand over what was read, by a transport that has it as bytes already."""
+        self.on_read(data)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
         reason = str(exc) if exc else "closed by the broker"

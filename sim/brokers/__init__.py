@@ -8,6 +8,7 @@ To add one: write ``sim/brokers/<name>.py`` with such a function and list it in 
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from sim.address import SCHEMES, Address
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
+from sim.brokers.model import model
 from sim.errors import UsageError, did_you_mean
 from sim.faults import BrokerControl
 
@@ -34,6 +36,9 @@ class Broker(Protocol):
     def control(self) -> BrokerControl | None:
         """How a fault hurts and mends it, or None where it is not ours to hurt."""
 
+    def new_loop(self) -> AbstractEventLoop:
+        """Return the event loop that a run on this ground needs."""
+
     @property
     def pid(self) -> int | None:
         """Process id of the server where it is ours, else None."""
@@ -41,11 +46,12 @@ class Broker(Protocol):
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
     "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
+    "model": (model, "virtual time: the same pods against a model of Redis; a day in minutes, replayable from the scenario's seed"),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 
 
-def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextManager[Broker]:
+def open_broker(on: str, *, load_this_server: bool = False, seed: int = 1) -> AbstractContextManager[Broker]:
     """Return the context manager of the ground that `--on` names.
 
     Raises
@@ -58,5 +64,7 @@ def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextMa
         return external(on, load_this_server=load_this_server)
     if ground == "embedded":
         return embedded(rest)
+    if ground == "model":
+        return model(rest, seed=seed)
     known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)
     raise UsageError(f"--on {on.split('@')[-1].partition('?')[0]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")

@@ -17,6 +17,7 @@ import psutil
 import redis
 
 from sim.address import Address, parse_address
+from sim.clock import new_event_loop
 from sim.errors import BrokerError, UsageError
 from sim.process import Child
 
@@ -30,6 +31,7 @@ class EmbeddedBroker:
     """Own our server; a fault may kill it and start it again at the same address."""
 
     ground = "embedded"
+    new_loop = staticmethod(new_event_loop)
 
     def __init__(self, server: Child, port: int, folder: Path) -> None:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import redis
 
 from sim.address import Address, parse_address
+from sim.clock import new_event_loop
 from sim.errors import BrokerRefused, BrokerUnreachable, UsageError
 
 
@@ -20,6 +23,7 @@ class ExternalBroker:
     ground: str
     pid: int | None = None
     control: None = None
+    new_loop: ClassVar[Callable[[], AbstractEventLoop]] = staticmethod(new_event_loop)
 
 
 @contextlib.contextmanager

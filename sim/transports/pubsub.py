@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import hiredis
 
 from sim.address import Address
-from sim.clock import now_ns
+from sim.clock import running_clock
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.wire import CONNECT_TIMEOUT_S, Wire, open_wire, pack, wire_size
 
@@ -77,6 +77,7 @@ class Subscription(Generic[C]):
     """Hear channels on one connection."""
 
     def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Callable[[C, int], None]) -> None:
+        self._now_ns = running_clock()
         self._wire = wire
         self._memo = memo
         self._heard = heard
@@ -100,7 +101,7 @@ class Subscription(Generic[C]):
             self._confirmed.set_exception(BrokerUnreachable(reason))
 
     def _read(self, data: bytes) -> None:
-        received_ns = now_ns()
+        received_ns = self._now_ns()
         if self._unread_bytes:
             chunk, _ = self._parse(data)
         else:
@@ -215,6 +216,7 @@ class Publisher:
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
     ) -> None:
+        self._now_ns = running_clock()
         self._wire = wire
         self._reader = hiredis.Reader()
         self._waiting: deque[Any] = deque()
@@ -237,7 +239,7 @@ class Publisher:
         return True
 
     def _read(self, data: bytes) -> None:
-        at_ns = now_ns()
+        at_ns = self._now_ns()
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if not self._waiting:

@@ -1,0 +1,142 @@
+"""An event loop whose clock jumps: virtual time for the pods of ground `model`.
+
+Rules
+-----
+1. Nothing waits. When no callback is ready, the clock jumps to the next timer; time passes only so.
+2. Time is whole nanoseconds. Timers of the same nanosecond run in the order in which they were set, so a run has one order.
+3. There is no socket, no thread and no wall clock: an executor's work is done at once, and addresses are those of a `Network`.
+4. A loop with nothing ready and no timer would wait for ever; it raises `Stuck` instead, because it is a bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+NS_PER_S = 1_000_000_000
+START_NS = 1_000 * NS_PER_S  # zero means "did not happen" in the tables
+
+Connect = Callable[..., Any]
+
+
+class Stuck(RuntimeError):
+    """Say that virtual time cannot go on: nothing is ready and no timer is set."""
+
+
+class JumpingLoop(asyncio.BaseEventLoop):
+    """Run callbacks, tasks and timers in virtual time.
+
+    Attributes
+    ----------
+    connect, listen
+        Carry out `create_connection` and `create_server`; set by the network of this loop.
+    aside
+        Called every `ASIDE_EVERY` turns, for a display or a look at signals. It must not touch what the loop runs.
+    """
+
+    ASIDE_EVERY = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_ns = START_NS
+        self._timers: list[tuple[int, int, Callable[..., Any] | None, Any]] = []
+        self._set = 0
+        self._turns = 0
+        self.connect: Connect | None = None
+        self.listen: Connect | None = None
+        self.aside: Callable[[], None] = lambda: None
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def now_ns(self) -> int:
+        """Return the virtual time in nanoseconds."""
+        return self._at_ns
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._at_ns / NS_PER_S
+
+    def at_ns(self, at_ns: int, call: Callable[[Any], Any], argument: Any) -> None:
+        """Call a function once at a time, with one argument; cheaper than `call_at`, and it cannot be cancelled."""
+        self._set += 1
+        heapq.heappush(self._timers, (at_ns, self._set, call, argument))
+
+    def call_at_ns(self, at_ns: int, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        """Call back at a time in nanoseconds; as `call_at`, but exact."""
+        handle = asyncio.TimerHandle(at_ns / NS_PER_S, callback, args, self, None)
+        self._set += 1
+        heapq.heappush(self._timers, (at_ns, self._set, None, handle))
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Call back at a time in seconds."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._set += 1
+        heapq.heappush(self._timers, (round(when * NS_PER_S), self._set, None, handle))
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Call back after some seconds."""
+        return self.call_at(self._at_ns / NS_PER_S + delay, callback, *args, context=context)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """Leave it in the heap; it is skipped when its time comes."""
+
+    # -- one turn ----------------------------------------------------------------------------------------------
+
+    def _run_once(self) -> None:
+        self._turns += 1
+        if not self._turns % self.ASIDE_EVERY:
+            self.aside()
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
+        if not ready:
+            if not timers:
+                raise Stuck("virtual time cannot go on: everything waits for something that no timer will bring")
+            at_ns, _, call, argument = heapq.heappop(timers)
+            if at_ns > self._at_ns:
+                self._at_ns = at_ns
+            if call is not None:
+                call(argument)
+            elif not argument._cancelled:
+                argument._run()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _process_events(self, events: Any) -> None:
+        raise AssertionError("a jumping loop watches no descriptor")
+
+    def _write_to_self(self) -> None:
+        """Nothing to wake: the loop never sleeps."""
+
+    # -- what would leave virtual time -------------------------------------------------------------------------
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Do the work at once, in no time."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
+        """Connect over the network of this loop."""
+        if self.connect is None:
+            raise ConnectionRefusedError(f"there is no network in this loop to reach {host}:{port} by")
+        return await self.connect(protocol_factory, host, port)
+
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
+        """Listen on the network of this loop."""
+        if self.listen is None:
+            raise OSError(f"there is no network in this loop to listen on {host}:{port}")
+        return self.listen(protocol_factory, host, port)

@@ -1,0 +1,66 @@
+"""What one direction of one connection does to bytes: delay, jitter, rate, hold. No I/O, no clock: times come in and go out.
+
+Bytes of a direction arrive in order, as TCP's do: a piece never overtakes the one before it. A *held* direction is a black hole
+that TCP repeats into: what is sent meanwhile arrives after it is released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class LinkPlan:
+    """Say how a direction behaves.
+
+    Attributes
+    ----------
+    delay_ns
+        From sending to arriving, for every piece.
+    jitter_ns
+        Greatest further delay; each piece draws its own, uniform from 0.
+    bytes_per_s
+        Rate at which bytes pass, 0 = no limit.
+    held
+        Nothing arrives until the plan changes.
+    """
+
+    delay_ns: int = 0
+    jitter_ns: int = 0
+    bytes_per_s: int = 0
+    held: bool = False
+
+
+class Link:
+    """Tell when each piece of one direction arrives.
+
+    Parameters
+    ----------
+    draw
+        Returns uniform numbers from 0 to 1, for the jitter.
+    """
+
+    __slots__ = ("_arrived_ns", "_draw", "_free_ns", "plan")
+
+    def __init__(self, plan: LinkPlan, draw: Callable[[], float]) -> None:
+        self.plan = plan
+        self._draw = draw
+        self._free_ns = 0  # when the bytes sent so far have passed the rate limit
+        self._arrived_ns = 0  # when the newest piece arrives
+
+    def arrival_ns(self, sent_ns: int, size: int) -> int | None:
+        """Return when a piece of `size` bytes arrives, or None while the direction is held: ask again when it is released."""
+        plan = self.plan
+        if plan.held:
+            return None
+        at_ns = sent_ns
+        if plan.bytes_per_s:
+            at_ns = self._free_ns = max(at_ns, self._free_ns) + size * NS_PER_S // plan.bytes_per_s
+        at_ns += plan.delay_ns
+        if plan.jitter_ns:
+            at_ns += int(plan.jitter_ns * self._draw())
+        self._arrived_ns = max(self._arrived_ns, at_ns)
+        return self._arrived_ns

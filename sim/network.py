@@ -1,0 +1,302 @@
+"""TCP between programs of one jumping loop: connect, listen, bytes in order, windows, resets. The model's network.
+
+A `Network` gives a `JumpingLoop` its `create_connection` and `create_server`, so that pods, HTTP servers and the model broker
+speak over it unchanged. Bytes cross a `link.Link` per direction.
+
+Rules
+-----
+1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
+2. At most `WINDOW_BYTES` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
+   that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
+3. `close` sends what waits and then ends the direction; `abort` drops it, and the other side sees a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sim.jumping import JumpingLoop
+from sim.link import Link, LinkPlan
+
+WINDOW_BYTES = 4 * 1024 * 1024  # kernel buffers of both sides of a loopback connection, roughly
+FIRST_FREE_PORT = 40_000
+
+Address = tuple[str, int]
+Factory = Callable[[], Any]
+_END = None  # stands for the end of a direction among its pieces
+
+
+class Network:
+    """Own the listeners and the connections of one loop.
+
+    Attributes
+    ----------
+    plan
+        How links behave that are made from now on.
+    """
+
+    def __init__(self, loop: JumpingLoop, *, seed: int, plan: LinkPlan) -> None:
+        self.loop = loop
+        self.plan = plan
+        self._draw = random.Random(seed).random
+        self._listeners: dict[Address, Listener] = {}
+        self._free_port = FIRST_FREE_PORT
+        loop.connect, loop.listen = self._connect, self.listen
+
+    async def _connect(self, factory: Factory, host: str, port: int) -> tuple[Peer, Any]:
+        await asyncio.sleep(2 * self.plan.delay_ns / 1e9)
+        listener = self._listeners.get((host, port))
+        if listener is None:
+            raise ConnectionRefusedError(111, "Connection refused")
+        here, there = Peer(self, (host, port)), Peer(self, (host, port))
+        here.other, there.other = there, here
+        protocol = factory()
+        here.protocol = protocol
+        protocol.connection_made(here)
+        listener.accept(there)
+        return here, protocol
+
+    def listen(self, factory: Factory, host: str, port: int) -> Listener:
+        """Accept connections to an address; port 0 takes a free one.
+
+        Raises
+        ------
+        OSError
+            The address is taken.
+        """
+        if not port:
+            self._free_port += 1
+            port = self._free_port
+        if (host, port) in self._listeners:
+            raise OSError(98, "address already in use")
+        listener = self._listeners[host, port] = Listener(self, (host, port), factory)
+        return listener
+
+    def forget(self, listener: Listener) -> None:
+        """Accept no more connections."""
+        self._listeners.pop(listener.address, None)
+
+    def link(self) -> Link:
+        """Return one direction of a new connection."""
+        return Link(self.plan, self._draw)
+
+
+class Listener(asyncio.AbstractServer):
+    """Accept the connections to one address; the part of `asyncio.Server` that servers use."""
+
+    def __init__(self, network: Network, address: Address, factory: Factory) -> None:
+        self._network = network
+        self.address = address
+        self._factory = factory
+        self._accepted: set[Peer] = set()
+        self.sockets = (_Name(address),)
+
+    def accept(self, peer: Peer) -> None:
+        """Give a new connection to a protocol of its own."""
+        peer.protocol = self._factory()
+        peer.protocol.connection_made(peer)
+
+    def is_serving(self) -> bool:
+        """Return whether connections are accepted."""
+        return self._network._listeners.get(self.address) is self
+
+    def close(self) -> None:
+        """Accept no more connections; those that are open stay."""
+        self._network.forget(self)
+
+    async def wait_closed(self) -> None:
+        """Return at once."""
+
+    async def start_serving(self) -> None:
+        """Nothing to do: it serves since it was made."""
+
+    async def serve_forever(self) -> None:
+        """Return when cancelled."""
+        await asyncio.get_running_loop().create_future()
+
+    def get_loop(self) -> JumpingLoop:
+        """Return the loop that it serves on."""
+        return self._network.loop
+
+    async def __aenter__(self) -> Listener:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Name:
+    """What a server asks of its listening socket."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def getsockname(self) -> Address:
+        """Return host and port."""
+        return self._address
+
+
+class Peer(asyncio.Transport):
+    """One side of a connection, as a transport for asyncio protocols.
+
+    Attributes
+    ----------
+    room
+        Called when what waited at this side has left; for a server that bounds its own buffers.
+    """
+
+    def __init__(self, network: Network, address: Address) -> None:
+        super().__init__({"peername": address, "sockname": address})
+        self._network = network
+        self._loop = network.loop
+        self.link = network.link()
+        self.protocol: Any = None
+        self.other: Peer
+        self.room: Callable[[], None] | None = None
+        self._waiting: deque[bytes | None] = deque()  # written, beyond the window or while the link is held
+        self._waiting_bytes = 0
+        self._under_way = 0  # bytes sent and not yet read by the other side
+        self._unread: deque[bytes | None] = deque()  # arrived, and the protocol has paused
+        self._paused = False
+        self._closing = False
+        self._ended = False  # the protocol was told that the connection is lost
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def write(self, data: Any) -> None:
+        """Send bytes."""
+        self.write_at(bytes(data), self._loop.now_ns())
+
+    def write_at(self, data: bytes, at_ns: int) -> None:
+        """Send bytes that leave at a time not before those sent so far."""
+        if self._closing or self._ended or not data:
+            return
+        if self._waiting or self._under_way >= WINDOW_BYTES or not self._send(data, at_ns):
+            self._waiting.append(data)
+            self._waiting_bytes += len(data)
+
+    def _send(self, data: bytes | None, at_ns: int) -> bool:
+        size = len(data) if data is not None else 0
+        arrival_ns = self.link.arrival_ns(at_ns, size)
+        if arrival_ns is None:
+            return False
+        self._under_way += size
+        self._loop.at_ns(arrival_ns, self.other._arrive, data)
+        return True
+
+    def flush(self) -> None:
+        """Send what waits, as far as the window and the link allow."""
+        waiting = self._waiting
+        if not waiting:
+            return
+        while waiting and self._under_way < WINDOW_BYTES and self._send(waiting[0], self._loop.now_ns()):
+            piece = waiting.popleft()
+            self._waiting_bytes -= len(piece) if piece is not None else 0
+        if not waiting and self.room is not None:
+            self.room()
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that wait at this side."""
+        return self._waiting_bytes
+
+    def can_write_eof(self) -> bool:
+        """Return False: a connection is closed as a whole."""
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing to do: writing is never refused."""
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def _arrive(self, data: bytes | None) -> None:
+        if self._ended:
+            return
+        if self._paused:
+            self._unread.append(data)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes | None) -> None:
+        if data is _END:
+            self._lose(None)
+            return
+        other = self.other
+        other._under_way -= len(data)
+        if other._waiting:
+            other.flush()
+        self.protocol.data_received(data)
+
+    def pause_reading(self) -> None:
+        """Read no more for now; the window fills meanwhile."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Go on reading; pieces that arrived meanwhile come as one."""
+        if not self._paused:
+            return
+        self._paused = False
+        pieces = list(self._unread)
+        self._unread.clear()
+        ended = bool(pieces) and pieces[-1] is _END
+        data = b"".join(piece for piece in pieces if piece is not None)
+        if data:
+            self._loop.call_soon(self._arrive, data)
+        if ended:
+            self._loop.call_soon(self._arrive, _END)
+
+    def is_reading(self) -> bool:
+        """Return whether the protocol reads."""
+        return not self._paused
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def is_closing(self) -> bool:
+        """Return whether this side has closed, or lost the connection."""
+        return self._closing or self._ended
+
+    def close(self) -> None:
+        """Send what waits, then end the connection."""
+        if self.is_closing():
+            return
+        self._closing = True
+        if self._waiting or not self._send(_END, self._loop.now_ns()):
+            self._waiting.append(_END)
+        self._loop.call_soon(self._lose, None)
+
+    def abort(self) -> None:
+        """Drop the connection; the other side sees a reset."""
+        if self._ended:
+            return
+        self._closing = True
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        if not self.link.plan.held:  # a black hole swallows the reset as well
+            arrival_ns = self.link.arrival_ns(self._loop.now_ns(), 0)
+            assert arrival_ns is not None
+            self._loop.at_ns(arrival_ns, self.other._reset, None)
+        self._loop.call_soon(self._lose, None)
+
+    def _reset(self, _: None) -> None:
+        self._lose(ConnectionResetError(104, "Connection reset by peer"))
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._ended:
+            return
+        if error is not None or not self._closing:  # the other side ended it; what waits here has nowhere to go
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        self._ended = True
+        self._unread.clear()
+        self._loop.call_soon(self.protocol.connection_lost, error)
+
+    def set_protocol(self, protocol: Any) -> None:
+        """Give the connection to another protocol."""
+        self.protocol = protocol
+
+    def get_protocol(self) -> Any:
+        """Return the protocol."""
+        return self.protocol

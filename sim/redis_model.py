@@ -1,0 +1,346 @@
+"""A Redis server in virtual time: one thread, an event loop, output buffers with limits, and what each step costs.
+
+It speaks RESP over a `Network`, so that clients cannot tell it from a server but by its speed.
+
+What it models of a real server
+-------------------------------
+1. One turn of the event loop: read what arrived from every client, carry the commands out one after another, then write each
+   client's replies in one write. What arrives meanwhile waits for the next turn, so a loaded server batches by itself.
+2. Each step takes time (`Costs`); the thread is busy for their sum, and `used_cpu` grows by it.
+3. PUBLISH queues one copy per subscriber and returns how many: queued, not heard.
+4. A subscriber that does not read fills the kernel's window and then its output buffer; at the limit it is cut.
+
+PUBLISH is carried out here; every other command is a function of (server, client, words) that it is given (`model_commands`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import hiredis
+
+from sim.jumping import NS_PER_S, JumpingLoop
+from sim.model_keys import Keys
+from sim.network import Listener, Network, Peer
+from sim.resp import Reply, encode, error
+
+READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
+MIB = 1024 * 1024
+
+Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Say how long each step keeps the server's thread, in nanoseconds.
+
+    Attributes
+    ----------
+    turn_ns
+        One turn of the event loop.
+    read_ns, write_ns
+        One read from a socket, one write to a socket.
+    command_ns
+        Parsing and carrying out one command.
+    copy_ns
+        Queueing one copy of a published event.
+    byte_ns
+        Each byte of a copy or reply that is queued and written.
+    """
+
+    turn_ns: int = 3_000
+    read_ns: int = 1_500
+    write_ns: int = 5_000
+    command_ns: int = 1_000
+    copy_ns: int = 250
+    byte_ns: float = 0.15
+
+
+@dataclass(frozen=True)
+class BufferLimit:
+    """Hold client-output-buffer-limit pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
+
+    hard_bytes: int = 32 * MIB
+    soft_bytes: int = 8 * MIB
+    soft_s: int = 60
+
+
+class Client(asyncio.Protocol):
+    """One connection, as the server sees it."""
+
+    def __init__(self, server: ModelRedis) -> None:
+        self._server = server
+        self.id = 0
+        self.name = ""
+        self.peer: Peer
+        self.unread: deque[bytes] = deque()
+        self.reader = hiredis.Reader()
+        self.channels: dict[bytes, None] = {}
+        self.out: list[bytes] = []
+        self.out_bytes = 0
+        self.soft_since_ns = 0
+        self.let_in = True
+        self.gone = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Join the server's clients."""
+        assert isinstance(transport, Peer)
+        self.peer = transport
+        self._server.accepted(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what arrived for the next turn."""
+        self.unread.append(data)
+        self._server.readable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the server's clients."""
+        self._server.left(self)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that the client has not taken: what CLIENT LIST calls omem."""
+        return self.out_bytes + self.peer.get_write_buffer_size()
+
+
+class ModelRedis:
+    """Be one server at one address.
+
+    Attributes
+    ----------
+    costs, limit
+        May be changed while it runs.
+    stats
+        Counters as INFO names them.
+    """
+
+    def __init__(self, network: Network, *, host: str, port: int, commands: Mapping[str, Command], costs: Costs) -> None:
+        self.network = network
+        self.loop: JumpingLoop = network.loop
+        self.host, self.port = host, port
+        self._commands = commands
+        self.costs = costs
+        self._given_costs = costs
+        self._listener: Listener | None = None
+        self._frozen = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.clients: dict[int, Client] = {}
+        self.subscribers: dict[bytes, dict[Client, None]] = {}
+        self.keys: Keys = Keys(self.loop.now_ns)
+        self.limit = BufferLimit()
+        self.max_clients = 10_000
+        self.password = b""
+        self.paused_until_ns = 0
+        self.busy_ns = 0
+        self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
+        self._ready: dict[Client, None] = {}
+        self._to_write: dict[Client, None] = {}
+        self._turning = False
+        self._life = object()  # of the process: a turn that was set for a dead one does nothing
+        self._joined: tuple[list[bytes], bytes] = ([], b"")
+
+    # -- the process -------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._listener is not None
+
+    def start(self) -> None:
+        """Start the process, empty; nothing when it runs."""
+        if self._listener is None:
+            self._reset()
+            self._frozen = False
+            self._listener = self.network.listen(lambda: Client(self), self.host, self.port)
+
+    def end(self, *, at_once: bool) -> None:
+        """End the process: at once as by SIGKILL, where clients see a reset, or closing each connection."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        self._listener = None
+        for client in list(self.clients.values()):
+            client.gone = True
+            if at_once:
+                client.peer.abort()
+            else:
+                client.peer.close()
+        self._reset()
+
+    def freeze(self) -> None:
+        """Do nothing until `thaw`; the kernel goes on accepting connections and bytes, as after SIGSTOP."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._frozen = False
+        self._turn_soon()
+
+    def slow_down(self, factor: float) -> None:
+        """Let every step take so many times as long; 1 = as fast as at first."""
+        given = self._given_costs
+        times = {name: int(getattr(given, name) * factor) for name in ("turn_ns", "read_ns", "write_ns", "command_ns", "copy_ns")}
+        self.costs = replace(given, byte_ns=given.byte_ns * factor, **times)
+
+    # -- clients -----------------------------------------------------------------------------------------------
+
+    def accepted(self, client: Client) -> None:
+        """Take a connection in."""
+        self.stats["accepted"] += 1
+        client.id = self.stats["accepted"]
+        client.let_in = not self.password
+        if len(self.clients) >= self.max_clients:
+            client.gone = True
+            client.peer.write(error("max number of clients reached"))
+            client.peer.close()
+            return
+        self.clients[client.id] = client
+
+    def left(self, client: Client) -> None:
+        """Forget a connection."""
+        client.gone = True
+        self.clients.pop(client.id, None)
+        for channel in client.channels:
+            heard_by = self.subscribers.get(channel)
+            if heard_by is not None:
+                heard_by.pop(client, None)
+                if not heard_by:
+                    del self.subscribers[channel]
+        client.channels.clear()
+        self._ready.pop(client, None)
+        self._to_write.pop(client, None)
+
+    def cut(self, client: Client) -> None:
+        """Close a connection from this side, as CLIENT KILL does."""
+        peer = client.peer
+        self.left(client)
+        peer.abort()
+
+    def readable(self, client: Client) -> None:
+        """Read from a client in the next turn."""
+        if not client.gone:
+            self._ready[client] = None
+            self._turn_soon()
+
+    # -- one turn of the event loop ----------------------------------------------------------------------------
+
+    def _turn_soon(self) -> None:
+        if self._ready and not self._turning and not self._frozen:
+            self._turning = True
+            self.loop.at_ns(max(self.loop.now_ns(), self.paused_until_ns), self._turn, self._life)
+
+    def _turn(self, life: object) -> None:
+        if life is not self._life:
+            return
+        if self._frozen:
+            self._turning = False
+            return
+        began_ns = self.loop.now_ns()
+        at_ns = began_ns + self.costs.turn_ns
+        ready, self._ready = self._ready, {}
+        for client in ready:
+            at_ns = self._read(client, at_ns)
+        at_ns = self._write(at_ns)
+        self.busy_ns += at_ns - began_ns
+        self.loop.at_ns(at_ns, self._turned, self._life)
+
+    def _turned(self, life: object) -> None:
+        if life is self._life:
+            self._turning = False
+            self._turn_soon()
+
+    def _read(self, client: Client, at_ns: int) -> int:
+        """Carry out the commands that one client sent, and return when they are done."""
+        size = 0
+        while client.unread and size < READ_BYTES:
+            piece = client.unread.popleft()
+            size += len(piece)
+            client.reader.feed(piece)
+        self.stats["bytes_in"] += size
+        at_ns += self.costs.read_ns
+        if client.unread:
+            self._ready[client] = None
+        try:
+            while (words := client.reader.gets()) is not False:
+                self.stats["commands"] += 1
+                at_ns += self.costs.command_ns
+                at_ns = self._carry_out(client, words, at_ns)
+        except hiredis.ProtocolError:
+            client.out.append(error("Protocol error"))
+            self._to_write[client] = None
+        return at_ns
+
+    def _carry_out(self, client: Client, words: list[bytes], at_ns: int) -> int:
+        if words[0] == b"PUBLISH" and client.let_in:
+            return self._publish(client, words, at_ns)
+        name = words[0].upper()
+        if not client.let_in and name != b"AUTH":
+            self.reply(client, error("Authentication required.", code="NOAUTH"))
+            return at_ns
+        command = self._commands.get(name.decode("latin-1"))
+        if command is None:
+            self.reply(client, error(f"unknown command '{name.decode('latin-1')}'"))
+            return at_ns
+        answer: Reply = command(self, client, words)
+        if answer is not None:
+            self.reply(client, encode(answer))
+        return at_ns
+
+    def _publish(self, client: Client, words: list[bytes], at_ns: int) -> int:
+        _, channel, payload = words
+        heard_by = self.subscribers.get(channel, {})
+        if heard_by:
+            size = len(payload)
+            copy = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, size, payload)
+            for subscriber in list(heard_by):
+                self.reply(subscriber, copy)
+            at_ns += len(heard_by) * (self.costs.copy_ns + int(self.costs.byte_ns * size))
+        self.reply(client, b":%d\r\n" % len(heard_by))
+        self.stats["publishes"] += 1
+        self.stats["copies"] += len(heard_by)
+        return at_ns
+
+    def reply(self, client: Client, data: bytes) -> None:
+        """Queue bytes for a client, to be written at the end of the turn."""
+        client.out.append(data)
+        client.out_bytes += len(data)
+        self._to_write[client] = None
+
+    def _check_limit(self, client: Client) -> None:
+        """Cut a subscriber whose buffer is beyond the limit, as after each write that could not be completed."""
+        limit, size, now = self.limit, client.buffered_bytes, self.loop.now_ns()
+        if not 0 < limit.soft_bytes < size:
+            client.soft_since_ns = 0
+        elif not client.soft_since_ns:
+            client.soft_since_ns = now
+        too_long = client.soft_since_ns and now - client.soft_since_ns > limit.soft_s * NS_PER_S
+        if too_long or 0 < limit.hard_bytes < size:
+            self.stats["cuts"] += 1
+            self.cut(client)
+
+    def _write(self, at_ns: int) -> int:
+        """Write each client's replies, and return when the last is written."""
+        to_write, self._to_write = self._to_write, {}
+        for client in to_write:
+            if client.gone:
+                continue
+            out, client.out = client.out, []
+            client.out_bytes = 0
+            if len(out) == 1:
+                data = out[0]
+            elif out == self._joined[0]:  # the same copies for every subscriber: one object for all
+                data = self._joined[1]
+            else:
+                data = b"".join(out)
+                self._joined = (out, data)
+            at_ns += self.costs.write_ns + int(self.costs.byte_ns * len(data))
+            self.stats["bytes_out"] += len(data)
+            client.peer.write_at(data, at_ns)
+            if client.channels and client.buffered_bytes:
+                self._check_limit(client)
+        return at_ns
