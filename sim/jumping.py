@@ -43,7 +43,6 @@ class JumpingLoop(asyncio.BaseEventLoop):
         self._at_ns = START_NS
         self._timers: list[tuple[int, int, Callable[..., Any] | None, Any]] = []
         self._set = 0
-        self._turns = 0
         self.connect: Connect | None = None
         self.listen: Connect | None = None
         self.aside: Callable[[], None] = lambda: None
@@ -62,6 +61,16 @@ class JumpingLoop(asyncio.BaseEventLoop):
         """Call a function once at a time, with one argument; cheaper than `call_at`, and it cannot be cancelled."""
         self._set += 1
         heapq.heappush(self._timers, (at_ns, self._set, call, argument))
+
+    def jump(self, at_ns: int) -> None:
+        """Move the clock on within a callback, to a time before which `has_before` found nothing."""
+        if at_ns > self._at_ns:
+            self._at_ns = at_ns
+
+    def has_before(self, at_ns: int) -> bool:
+        """Return whether something else is to run before a time."""
+        timers = self._timers
+        return bool(self._ready) or (bool(timers) and timers[0][0] < at_ns)  # type: ignore[attr-defined]
 
     def call_at_ns(self, at_ns: int, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
         """Call back at a time in nanoseconds; as `call_at`, but exact."""
@@ -88,27 +97,30 @@ class JumpingLoop(asyncio.BaseEventLoop):
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Leave it in the heap; it is skipped when its time comes."""
 
-    # -- one turn ----------------------------------------------------------------------------------------------
+    # -- turns ----------------------------------------------------------------------------------------------
 
     def _run_once(self) -> None:
-        self._turns += 1
-        if not self._turns % self.ASIDE_EVERY:
-            self.aside()
-        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
-        if not ready:
+        """Take some turns: what is ready, or else the next timer."""
+        self.aside()
+        ready, timers, pop = self._ready, self._timers, heapq.heappop  # type: ignore[attr-defined]
+        for _ in range(self.ASIDE_EVERY):
+            if ready:
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    if not handle._cancelled:
+                        handle._run()
+                if self._stopping:  # type: ignore[attr-defined]
+                    return
+                continue
             if not timers:
                 raise Stuck("virtual time cannot go on: everything waits for something that no timer will bring")
-            at_ns, _, call, argument = heapq.heappop(timers)
+            at_ns, _, call, argument = pop(timers)
             if at_ns > self._at_ns:
                 self._at_ns = at_ns
             if call is not None:
                 call(argument)
             elif not argument._cancelled:
                 argument._run()
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
 
     def _process_events(self, events: Any) -> None:
         raise AssertionError("a jumping loop watches no descriptor")

@@ -28,6 +28,8 @@ FIRST_FREE_PORT = 40_000
 Address = tuple[str, int]
 Factory = Callable[[], Any]
 _END = None  # stands for the end of a direction among its pieces
+Flight = list[tuple[int, int, "Peer", Any]]
+"""Pieces under way together: when each arrives, its place, to whom, what. One timer for a publish to thousands of subscribers."""
 
 
 class Network:
@@ -79,6 +81,27 @@ class Network:
     def forget(self, listener: Listener) -> None:
         """Accept no more connections."""
         self._listeners.pop(listener.address, None)
+
+    def launch(self, flight: Flight) -> None:
+        """Let the pieces of a flight arrive, each at its time."""
+        if flight:
+            flight.sort()
+            self.loop.at_ns(flight[0][0], self._fly, (flight, 0))
+
+    def _fly(self, rest: tuple[Flight, int]) -> None:
+        """Let pieces arrive one after another until something else comes before the next: then that is first."""
+        flight, place = rest
+        loop = self.loop
+        while True:
+            at_ns, _, peer, data = flight[place]
+            loop.jump(at_ns)
+            peer.arrive(data)
+            place += 1
+            if place == len(flight):
+                return
+            if loop.has_before(flight[place][0]):
+                loop.at_ns(flight[place][0], self._fly, (flight, place))
+                return
 
     def link(self) -> Link:
         """Return one direction of a new connection."""
@@ -171,21 +194,24 @@ class Peer(asyncio.Transport):
         """Send bytes."""
         self.write_at(bytes(data), self._loop.now_ns())
 
-    def write_at(self, data: bytes, at_ns: int) -> None:
-        """Send bytes that leave at a time not before those sent so far."""
+    def write_at(self, data: bytes, at_ns: int, flight: Flight | None = None) -> None:
+        """Send bytes that leave at a time not before those sent so far, by a timer of their own or as part of a flight."""
         if self._closing or self._ended or not data:
             return
-        if self._waiting or self._under_way >= WINDOW_BYTES or not self._send(data, at_ns):
+        if self._waiting or self._under_way >= WINDOW_BYTES or not self._send(data, at_ns, flight):
             self._waiting.append(data)
             self._waiting_bytes += len(data)
 
-    def _send(self, data: bytes | None, at_ns: int) -> bool:
+    def _send(self, data: bytes | None, at_ns: int, flight: Flight | None = None) -> bool:
         size = len(data) if data is not None else 0
         arrival_ns = self.link.arrival_ns(at_ns, size)
         if arrival_ns is None:
             return False
         self._under_way += size
-        self._loop.at_ns(arrival_ns, self.other._arrive, data)
+        if flight is None:
+            self._loop.at_ns(arrival_ns, self.other.arrive, data)
+        else:
+            flight.append((arrival_ns, len(flight), self.other, data))
         return True
 
     def flush(self) -> None:
@@ -212,7 +238,8 @@ class Peer(asyncio.Transport):
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def _arrive(self, data: bytes | None) -> None:
+    def arrive(self, data: bytes | None) -> None:
+        """Take a piece that has crossed the link."""
         if self._ended:
             return
         if self._paused:
@@ -244,9 +271,9 @@ class Peer(asyncio.Transport):
         ended = bool(pieces) and pieces[-1] is _END
         data = b"".join(piece for piece in pieces if piece is not None)
         if data:
-            self._loop.call_soon(self._arrive, data)
+            self._loop.call_soon(self.arrive, data)
         if ended:
-            self._loop.call_soon(self._arrive, _END)
+            self._loop.call_soon(self.arrive, _END)
 
     def is_reading(self) -> bool:
         """Return whether the protocol reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from types import TracebackType
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from sim.run import Status
 
-PLAIN_PERIOD_NS = 2_000_000_000
+PLAIN_PERIOD_S = 2.0  # of the reader's time: a run in virtual time has its own
 RATE_WINDOW_NS = 1_000_000_000
 
 
@@ -26,7 +27,7 @@ class Display:
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._recent: deque[Status] = deque(maxlen=64)
         self._shown_phase = ""
-        self._shown_ns = 0
+        self._shown_s = 0.0
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -45,8 +46,8 @@ class Display:
         line = self.line(status)
         if self._live is not None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
-        elif status.phase != self._shown_phase or status.at_ns - self._shown_ns >= PLAIN_PERIOD_NS:
-            self._shown_phase, self._shown_ns = status.phase, status.at_ns
+        elif status.phase != self._shown_phase or time.monotonic() - self._shown_s >= PLAIN_PERIOD_S:
+            self._shown_phase, self._shown_s = status.phase, time.monotonic()
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def line(self, status: Status) -> str:

@@ -24,7 +24,7 @@ import hiredis
 
 from sim.jumping import NS_PER_S, JumpingLoop
 from sim.model_keys import Keys
-from sim.network import Listener, Network, Peer
+from sim.network import Flight, Listener, Network, Peer
 from sim.resp import Reply, encode, error
 
 READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
@@ -133,7 +133,7 @@ class ModelRedis:
         self.subscribers: dict[bytes, dict[Client, None]] = {}
         self.keys: Keys = Keys(self.loop.now_ns)
         self.limit = BufferLimit()
-        self.max_clients = 10_000
+        self.max_clients = 100_000  # as a big fleet needs it: the default of 10,000 is a fault to inject
         self.password = b""
         self.paused_until_ns = 0
         self.busy_ns = 0
@@ -326,6 +326,8 @@ class ModelRedis:
     def _write(self, at_ns: int) -> int:
         """Write each client's replies, and return when the last is written."""
         to_write, self._to_write = self._to_write, {}
+        flight: Flight = []
+        write_ns, byte_ns = self.costs.write_ns, self.costs.byte_ns
         for client in to_write:
             if client.gone:
                 continue
@@ -338,9 +340,10 @@ class ModelRedis:
             else:
                 data = b"".join(out)
                 self._joined = (out, data)
-            at_ns += self.costs.write_ns + int(self.costs.byte_ns * len(data))
+            at_ns += write_ns + int(byte_ns * len(data))
             self.stats["bytes_out"] += len(data)
-            client.peer.write_at(data, at_ns)
+            client.peer.write_at(data, at_ns, flight)
             if client.channels and client.buffered_bytes:
                 self._check_limit(client)
+        self.network.launch(flight)
         return at_ns
