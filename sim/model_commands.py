@@ -25,7 +25,10 @@ def _auth(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _ping(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    return [b"pong", b""] if client.channels else "PONG"
+    said = words[1] if len(words) > 1 else b""
+    if client.channels:
+        return [b"pong", said]
+    return said or "PONG"
 
 
 def _subscribe(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
@@ -37,7 +40,10 @@ def _subscribe(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _unsubscribe(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    for channel in words[1:] or list(client.channels):
+    listed = words[1:] or list(client.channels)
+    if not listed:
+        server.reply(client, encode([b"unsubscribe", NIL, 0]))
+    for channel in listed:
         client.channels.pop(channel, None)
         server.subscribers.get(channel, {}).pop(client, None)
         server.reply(client, encode([b"unsubscribe", channel, len(client.channels)]))

@@ -1,0 +1,84 @@
+"""Runs in virtual time: the same seed gives the same tables, byte for byte, in another process with another hash seed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim.errors import BuslabError, Interrupted
+from sim.results import open_run
+from sim.run import Status, run_scenario
+from sim.scenario import built_in, load_scenario
+from sim.schema import TABLES
+
+RUN_ALL = """
+import sys
+from pathlib import Path
+from sim.run import run_scenario
+from sim.scenario import built_in, load_scenario
+for name in built_in():
+    run_scenario(load_scenario(name), on="model", out=Path(sys.argv[1]) / name)
+"""
+
+
+def test_every_scenario_gives_the_same_tables_from_its_seed(tmp_path: Path) -> None:
+    for hash_seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        subprocess.run([sys.executable, "-c", RUN_ALL, str(tmp_path / hash_seed)], env=environment, check=True, timeout=170)
+    compared = 0
+    for name in built_in():
+        for table in TABLES:
+            one, other = ((tmp_path / seed / name / f"{table}.parquet").read_bytes() for seed in ("1", "2"))
+            assert one == other, f"{table} of {name} differs"
+            compared += open_run(tmp_path / "1" / name).info["tables"][table]["rows"]
+    assert compared > 10_000
+
+
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        scenario = load_scenario("baseline", settings=(f"seed={seed}", "load.run_s=2"))
+        run_scenario(scenario, on="model", out=tmp_path / str(seed))
+    one, other = (open_run(tmp_path / str(seed)) for seed in (1, 2))
+    assert one.publishes["sent_ns"].tolist() != other.publishes["sent_ns"].tolist()
+    assert one.info["nonce"] != other.info["nonce"]
+
+
+def test_the_pods_drive_where_locust_cannot(tmp_path: Path) -> None:
+    run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / "run"))
+    assert run.info["driver"] == run.scenario["load"]["driver"] == "pods"
+    assert run.info["ground"] == "model"
+    assert len(run.hosts) == 0
+
+
+def test_the_display_goes_by_the_readers_clock(tmp_path: Path) -> None:
+    seen: list[Status] = []
+    scenario = load_scenario("baseline", settings=("load.run_s=600", "load.rate_per_s=50"))
+    run_scenario(scenario, on="model", out=tmp_path / "run", watch=seen.append)
+    phases = [status.phase for status in seen]
+    assert list(dict.fromkeys(phases)) == ["provision", "start", "probe", "warm-up", "run", "drain", "seal"]
+    assert len(seen) < 600, "not once a quarter of a virtual second"
+
+
+def test_an_interrupt_in_virtual_time_keeps_what_was_recorded(tmp_path: Path) -> None:
+    """The signal comes when the run phase shows; the folder says that it is part of a run."""
+
+    def interrupt(status: Status) -> None:
+        if status.phase == "run" and status.delivered:
+            os.kill(os.getpid(), 2)
+
+    scenario = load_scenario("baseline", settings=("load.run_s=20000", "load.rate_per_s=50"))
+    with pytest.raises(Interrupted):
+        run_scenario(scenario, on="model", out=tmp_path / "run", watch=interrupt)
+    run = open_run(tmp_path / "run")
+    assert run.info["state"] == "interrupted"
+    assert len(run.deliveries) > 100
+
+
+def test_the_model_takes_nothing_after_its_name(tmp_path: Path) -> None:
+    with pytest.raises(BuslabError, match="model:6379"):
+        run_scenario(load_scenario("baseline"), on="model:6379", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,250 @@
+"""The model answers as a real server does: the same commands, from the same clients, get the same replies from both."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hiredis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.address import Address
+from sim.brokers.model import model
+from sim.bus.once import DELETE_IF_MINE
+from sim.clock import new_event_loop, now_ns
+from sim.jumping import NS_PER_S
+from sim.redis_model import MIB
+from sim.wire import pack
+
+CLIENTS = 3
+Script = list[tuple[int, tuple[str, ...]]]  # (client, words)
+
+
+class Talker:
+    """Speak RESP to either server, and know nothing of the lab's own client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._parser = hiredis.Reader()
+
+    def send(self, *words: str) -> None:
+        self._writer.write(pack(*(word.encode() for word in words)))
+
+    async def reply(self) -> Any:
+        while (reply := self._parser.gets()) is False:
+            data = await self._reader.read(65_536)
+            if not data:
+                raise ConnectionResetError
+            self._parser.feed(data)
+        return str(reply) if isinstance(reply, Exception) else reply
+
+    async def replies_up_to(self, mark: str) -> list[Any]:
+        """Send PING with a mark, and return every reply before its answer."""
+        self.send("PING", mark)
+        replies = []
+        while (reply := await self.reply()) not in (mark.encode(), [b"pong", mark.encode()]):
+            replies.append(reply)
+        return replies
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def talk(address: Address) -> Talker:
+    return Talker(*await asyncio.open_connection(address.host, address.port))
+
+
+async def play(address: Address, script: Script) -> list[list[Any]]:
+    """Let each client say its commands, one after another over all clients, and return what each was told."""
+    clients = [await talk(address) for _ in range(CLIENTS)]
+    told: list[list[Any]] = [[] for _ in clients]
+    clients[0].send("FLUSHALL")
+    assert await clients[0].reply() == b"OK"
+    for place, (number, words) in enumerate(script):
+        clients[number].send(*words)
+        told[number] += await clients[number].replies_up_to(f"mark{place}")
+    for number, client in enumerate(clients):
+        told[number] += await client.replies_up_to("the end")
+        client.close()
+    return told
+
+
+def on_model(coroutine_of: Any) -> Any:
+    with model() as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+        return runner.run(coroutine_of(broker))
+
+
+names = st.sampled_from(["a", "b", "c"])
+commands = st.one_of(
+    st.tuples(st.just("SET"), names, names),
+    st.tuples(st.just("SET"), names, names, st.just("NX"), st.just("EX"), st.just("300")),
+    st.tuples(st.just("GET"), names),
+    st.tuples(st.just("DEL"), names, names),
+    st.tuples(st.just("EVAL"), st.just(DELETE_IF_MINE), st.just("1"), names, names),
+    st.tuples(st.just("PUBLISH"), names, names),
+    st.tuples(st.just("PUBSUB"), st.just("NUMSUB"), names, names),
+    st.tuples(st.just("DBSIZE")),
+    st.tuples(st.just("FLUSHALL")),
+    st.tuples(st.just("CLIENT"), st.just("SETNAME"), names),
+)
+hearing = st.one_of(
+    st.tuples(st.just("SUBSCRIBE"), names),
+    st.tuples(st.just("SUBSCRIBE"), names, names),
+    st.tuples(st.just("UNSUBSCRIBE"), names),
+)
+# The last client only hears: a subscriber may not say anything else in RESP2.
+scripts = st.lists(
+    st.one_of(st.tuples(st.integers(0, CLIENTS - 2), commands), st.tuples(st.just(CLIENTS - 1), hearing)),
+    max_size=25,
+)
+
+
+@pytest.mark.broker
+def test_the_model_and_a_real_server_give_the_same_replies(address: Address) -> None:
+    """One hypothesis run inside one event loop each, so that a hundred scripts cost a hundred round trips and no more."""
+    compared: list[int] = []
+
+    @settings(max_examples=100)
+    @given(scripts)
+    def compare(script: Script) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            real = runner.run(play(address, script))
+        assert on_model(lambda broker: play(broker.address, script)) == real
+        compared.append(sum(map(len, real)))
+
+    compare()
+    assert sum(compared) > 100, "the scripts said hardly anything"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    "words",
+    [("NOSUCH", "a"), ("PUBSUB", "NOSUCH"), ("CLIENT", "NOSUCH")],
+)
+def test_both_refuse_what_neither_knows(address: Address, words: tuple[str, ...]) -> None:
+    with asyncio.Runner() as runner:
+        real = runner.run(play(address, [(0, words)]))
+    told = on_model(lambda broker: play(broker.address, [(0, words)]))
+    assert real[0][0].startswith("ERR unknown")
+    assert told[0][0].startswith("ERR unknown")
+
+
+def test_a_key_expires_in_virtual_time() -> None:
+    async def scene(broker: Any) -> list[Any]:
+        talker = await talk(broker.address)
+        heard = []
+        for words, wait_s in ((("SET", "k", "v", "EX", "300"), 299.9), (("GET", "k"), 0.2), (("GET", "k"), 0), (("DEL", "k"), 0)):
+            talker.send(*words)
+            heard.append(await talker.reply())
+            await asyncio.sleep(wait_s)
+        return heard
+
+    assert on_model(scene) == [b"OK", b"v", None, 0]
+
+
+def test_work_takes_the_servers_time_and_waiting_commands_share_a_turn() -> None:
+    async def scene(broker: Any) -> tuple[int, int]:
+        hearers = [await talk(broker.address) for _ in range(50)]
+        for hearer in hearers:
+            hearer.send("SUBSCRIBE", "c")
+            await hearer.reply()
+        talker = await talk(broker.address)
+        server = broker.server
+        busy = server.busy_ns
+        talker.send("PUBLISH", "c", "x")
+        assert await talker.reply() == 50
+        alone = server.busy_ns - busy
+        busy = server.busy_ns
+        for _ in range(16):
+            talker.send("PUBLISH", "c", "x")
+        for _ in range(16):
+            assert await talker.reply() == 50
+        return alone, server.busy_ns - busy
+
+    alone, together = on_model(scene)
+    assert alone > 50 * 5_000, "50 copies are 50 writes"
+    assert together < 8 * alone, "16 publishes that wait together leave in one write a subscriber"
+
+
+def test_a_subscriber_that_does_not_read_is_cut_at_the_limit() -> None:
+    async def scene(broker: Any) -> None:
+        loop = asyncio.get_running_loop()
+        lost: list[Any] = []
+
+        class Deaf(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                transport.write(pack(b"SUBSCRIBE", b"c"))
+                transport.pause_reading()
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                lost.append(exc)
+
+        await loop.create_connection(Deaf, broker.address.host, broker.address.port)
+        talker = await talk(broker.address)
+        queued, receivers = 0, 1
+        payload = "x" * (MIB // 4)
+        while receivers:
+            await asyncio.sleep(0.001)
+            talker.send("PUBLISH", "c", payload)
+            receivers = await talker.reply()
+            queued += receivers * len(payload)
+        assert 32 * MIB < queued < 40 * MIB, "the kernel's window and the hard limit"
+        await asyncio.sleep(1)
+        assert isinstance(lost[0], ConnectionResetError)
+        assert broker.server.stats["cuts"] == 1
+
+    on_model(scene)
+
+
+def test_a_frozen_server_accepts_and_is_silent_until_it_is_thawed() -> None:
+    async def scene(broker: Any) -> float:
+        broker.server.freeze()
+        talker = await talk(broker.address)
+        talker.send("PING")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(60):
+                await talker.reply()
+        broker.server.thaw()
+        before = now_ns()
+        assert await talker.reply() == b"PONG"
+        return (now_ns() - before) / NS_PER_S
+
+    assert on_model(scene) < 0.001
+
+
+@pytest.mark.parametrize(("at_once", "end"), [(True, "reset"), (False, "closed")])
+def test_a_server_that_ends_takes_its_keys_and_clients_with_it(at_once: bool, end: str) -> None:
+    async def scene(broker: Any) -> None:
+        talker = await talk(broker.address)
+        talker.send("SET", "k", "v")
+        await talker.reply()
+        broker.server.end(at_once=at_once)
+        with pytest.raises(ConnectionResetError):
+            await talker.reply()
+        with pytest.raises(ConnectionRefusedError):
+            await talk(broker.address)
+        await broker.start()
+        again = await talk(broker.address)
+        again.send("GET", "k")
+        assert await again.reply() is None
+
+    on_model(scene)
+
+
+def test_a_slow_server_is_slower_by_that_factor() -> None:
+    async def scene(broker: Any) -> list[int]:
+        talker = await talk(broker.address)
+        busy = []
+        for factor in (1, 10, 1):
+            broker.server.slow_down(factor)
+            before = broker.server.busy_ns
+            talker.send("PING")
+            await talker.reply()
+            busy.append(broker.server.busy_ns - before)
+        return busy
+
+    fast, slow, again = on_model(scene)
+    assert slow == pytest.approx(10 * fast, rel=0.01)
+    assert again == fast
