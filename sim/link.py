@@ -33,6 +33,11 @@ class LinkPlan:
     bytes_per_s: int = 0
     held: bool = False
 
+    def over(self, base: LinkPlan) -> LinkPlan:
+        """Return this plan on top of what a link does anyway."""
+        rates = [rate for rate in (self.bytes_per_s, base.bytes_per_s) if rate]
+        return LinkPlan(base.delay_ns + self.delay_ns, base.jitter_ns + self.jitter_ns, min(rates, default=0), base.held or self.held)
+
 
 class Link:
     """Tell when each piece of one direction arrives.

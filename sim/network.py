@@ -47,15 +47,19 @@ class Network:
         self._draw = random.Random(seed).random
         self._listeners: dict[Address, Listener] = {}
         self._free_port = FIRST_FREE_PORT
+        self._doors: dict[Address, Door] = {}
         loop.connect, loop.listen = self._connect, self.listen
 
     async def _connect(self, factory: Factory, host: str, port: int) -> tuple[Peer, Any]:
+        door = self._doors.get((host, port))
         await asyncio.sleep(2 * self.plan.delay_ns / 1e9)
-        listener = self._listeners.get((host, port))
+        listener = self._listeners.get((host, port) if door is None else door.leads_to)
         if listener is None:
             raise ConnectionRefusedError(111, "Connection refused")
         here, there = Peer(self, (host, port)), Peer(self, (host, port))
         here.other, there.other = there, here
+        if door is not None:
+            door.take(here)
         protocol = factory()
         here.protocol = protocol
         protocol.connection_made(here)
@@ -77,6 +81,12 @@ class Network:
             raise OSError(98, "address already in use")
         listener = self._listeners[host, port] = Listener(self, (host, port), factory)
         return listener
+
+    def door(self, leads_to: Address) -> Door:
+        """Return a further address of a listener, whose links can be shaped apart from all others."""
+        self._free_port += 1
+        door = self._doors[leads_to[0], self._free_port] = Door(self, (leads_to[0], self._free_port), leads_to)
+        return door
 
     def forget(self, listener: Listener) -> None:
         """Accept no more connections."""
@@ -152,6 +162,50 @@ class Listener(asyncio.AbstractServer):
         self.close()
 
 
+class Door:
+    """Be an address of one's own that leads to a listener, as a proxy's port does.
+
+    Attributes
+    ----------
+    address
+        Where to connect to.
+    """
+
+    def __init__(self, network: Network, address: Address, leads_to: Address) -> None:
+        self.address = address
+        self.leads_to = leads_to
+        self._network = network
+        self._to_listener = self._from_listener = LinkPlan()
+        self._open: dict[Peer, None] = {}
+
+    def take(self, here: Peer) -> None:
+        """Shape the links of a new connection."""
+        self._open = {peer: None for peer in self._open if not peer.over}
+        self._open[here] = None
+        self._apply(here)
+
+    def shape(self, *, to_listener: LinkPlan, from_listener: LinkPlan) -> None:
+        """Let every connection through this door behave so, those that are open and those to come."""
+        self._to_listener, self._from_listener = to_listener, from_listener
+        for here in self._open:
+            self._apply(here)
+
+    def _apply(self, here: Peer) -> None:
+        for peer, plan in ((here, self._to_listener), (here.other, self._from_listener)):
+            peer.link.plan = plan.over(self._network.plan)
+            peer.flush()
+
+    def reset(self) -> None:
+        """Reset every open connection, on both sides."""
+        for here in self._open:
+            here.reset()
+
+    def cut(self) -> None:
+        """Let the next piece from the listener pass by half, and reset the connection."""
+        for here in self._open:
+            here.other.cut_next = True
+
+
 class _Name:
     """What a server asks of its listening socket."""
 
@@ -185,6 +239,7 @@ class Peer(asyncio.Transport):
         self._under_way = 0  # bytes sent and not yet read by the other side
         self._unread: deque[bytes | None] = deque()  # arrived, and the protocol has paused
         self._paused = False
+        self.cut_next = False  # let half of the next piece pass, then reset
         self._closing = False
         self._ended = False  # the protocol was told that the connection is lost
 
@@ -204,6 +259,8 @@ class Peer(asyncio.Transport):
 
     def _send(self, data: bytes | None, at_ns: int, flight: Flight | None = None) -> bool:
         size = len(data) if data is not None else 0
+        if self.cut_next and data is not None:
+            return self._cut(data, at_ns)
         arrival_ns = self.link.arrival_ns(at_ns, size)
         if arrival_ns is None:
             return False
@@ -213,6 +270,19 @@ class Peer(asyncio.Transport):
         else:
             flight.append((arrival_ns, len(flight), self.other, data))
         return True
+
+    def _cut(self, data: bytes, at_ns: int) -> bool:
+        self.cut_next = False
+        if not self._send(data[: len(data) // 2], at_ns):
+            self.cut_next = True
+            return False
+        self._loop.call_at_ns(self._loop.now_ns() + self.link.plan.delay_ns + self.link.plan.jitter_ns + 1, self.reset)
+        return True
+
+    def reset(self) -> None:
+        """Reset the connection in its middle: both sides are told."""
+        for side in (self, self.other):
+            side._reset(None)
 
     def flush(self) -> None:
         """Send what waits, as far as the window and the link allow."""
@@ -281,6 +351,11 @@ class Peer(asyncio.Transport):
 
     # -- the end -----------------------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """Whether this side has ended and nothing of it is left to send."""
+        return self._ended and not self._waiting
+
     def is_closing(self) -> bool:
         """Return whether this side has closed, or lost the connection."""
         return self._closing or self._ended
@@ -301,9 +376,10 @@ class Peer(asyncio.Transport):
         self._closing = True
         self._waiting.clear()
         self._waiting_bytes = 0
-        if not self.link.plan.held:  # a black hole swallows the reset as well
-            arrival_ns = self.link.arrival_ns(self._loop.now_ns(), 0)
-            assert arrival_ns is not None
+        arrival_ns = self.link.arrival_ns(self._loop.now_ns(), 0)
+        if arrival_ns is None:  # a black hole swallows the reset as well; the other side hears of the end when it heals
+            self._waiting.append(_END)
+        else:
             self._loop.at_ns(arrival_ns, self.other._reset, None)
         self._loop.call_soon(self._lose, None)
 
