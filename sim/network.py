@@ -155,12 +155,6 @@ class Listener(asyncio.AbstractServer):
         """Return the loop that it serves on."""
         return self._network.loop
 
-    async def __aenter__(self) -> Listener:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self.close()
-
 
 class Door:
     """Be an address of one's own that leads to a listener, as a proxy's port does.
