@@ -23,27 +23,19 @@ from sim.errors import BrokerError
 from sim.link import LinkPlan
 from sim.network import Door, Network
 from sim.process import Child
-from sim.proxy import Cut, Open, Opened, Order, Reset, Shape, opened_decoder
+from sim.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
 from sim.wire import open_wire
+from sim.world import LinkControl
 
 ANSWER_TIMEOUT_S = 10.0
 PINGS = 200
 
 
-class Links(Protocol):
+class Links(LinkControl, Protocol):
     """Shape the links of pods, by the pods' numbers."""
 
     def address(self, pod: int) -> Address:
         """Return the address by which a pod reaches the broker."""
-
-    async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so, connections to come included."""
-
-    async def reset(self, pods: Sequence[int]) -> None:
-        """Reset the open connections of these pods, on both sides."""
-
-    async def cut(self, pods: Sequence[int]) -> None:
-        """End the open connections of these pods in the middle of what the broker sends next."""
 
     async def close(self) -> None:
         """End it; connections through it end too."""
@@ -66,6 +58,13 @@ class ModelLinks:
         """Let these pods' links behave so."""
         for door in self._of(pods):
             door.shape(to_listener=to_broker, from_listener=to_pod)
+
+    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
+        """Reset these pods' connections and refuse new ones, until told otherwise."""
+        for door in self._of(pods):
+            door.refusing = refusing
+            if refusing:
+                door.reset()
 
     async def reset(self, pods: Sequence[int]) -> None:
         """Reset the open connections of these pods."""
@@ -142,6 +141,10 @@ class ProxyLinks:
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
         """Let these pods' links behave so."""
         await self._order(Shape(self._of(pods), to_broker, to_pod))
+
+    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
+        """Reset these pods' connections and refuse new ones, until told otherwise."""
+        await self._order(Refuse(self._of(pods), refusing))
 
     async def reset(self, pods: Sequence[int]) -> None:
         """Reset the open connections of these pods."""

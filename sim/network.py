@@ -54,7 +54,7 @@ class Network:
         door = self._doors.get((host, port))
         await asyncio.sleep(2 * self.plan.delay_ns / 1e9)
         listener = self._listeners.get((host, port) if door is None else door.leads_to)
-        if listener is None:
+        if listener is None or (door is not None and door.refusing):
             raise ConnectionRefusedError(111, "Connection refused")
         here, there = Peer(self, (host, port)), Peer(self, (host, port))
         here.other, there.other = there, here
@@ -163,6 +163,8 @@ class Door:
     ----------
     address
         Where to connect to.
+    refusing
+        Whether new connections are refused.
     """
 
     def __init__(self, network: Network, address: Address, leads_to: Address) -> None:
@@ -171,6 +173,7 @@ class Door:
         self._network = network
         self._to_listener = self._from_listener = LinkPlan()
         self._open: dict[Peer, None] = {}
+        self.refusing = False
 
     def take(self, here: Peer) -> None:
         """Shape the links of a new connection."""

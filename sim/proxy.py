@@ -58,6 +58,13 @@ class Reset(msgspec.Struct, frozen=True, tag="reset"):
     ports: list[int]
 
 
+class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
+    """Refuse new connections of some listeners by a reset, or accept them again; refusing resets those that are open."""
+
+    ports: list[int]
+    refusing: bool
+
+
 class Cut(msgspec.Struct, frozen=True, tag="cut"):
     """Pass on half of the next read from the broker, then reset: a frame ends in its middle."""
 
@@ -71,7 +78,7 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     error: str = ""
 
 
-Order = Open | Shape | Reset | Cut
+Order = Open | Shape | Reset | Refuse | Cut
 order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 opened_decoder: msgspec.json.Decoder[Opened] = msgspec.json.Decoder(Opened)
 
@@ -82,6 +89,7 @@ class Door:
 
     to_broker: LinkPlan = field(default_factory=LinkPlan)
     to_pod: LinkPlan = field(default_factory=LinkPlan)
+    refusing: bool = False
     open: dict[Side, None] = field(default_factory=dict)  # the pods' sides
 
 
@@ -231,14 +239,18 @@ class Proxy:
             door = self._doors[port]
             if isinstance(order, Shape):
                 door.to_broker, door.to_pod = order.to_broker, order.to_pod
+            if isinstance(order, Refuse):
+                door.refusing = order.refusing
             for pod_side in list(door.open):
                 self._treat(pod_side, order)
         return Opened(order.ports)
 
-    def _treat(self, pod_side: Side, order: Shape | Reset | Cut) -> None:
+    def _treat(self, pod_side: Side, order: Shape | Reset | Refuse | Cut) -> None:
         broker_side = pod_side.other
-        if isinstance(order, Reset):
+        if isinstance(order, Reset) or (isinstance(order, Refuse) and order.refusing):
             pod_side.reset()
+        elif isinstance(order, Refuse):
+            return
         elif isinstance(order, Cut):
             if broker_side is not None:
                 broker_side.cut_next = True
@@ -274,6 +286,8 @@ class Proxy:
         """Connect to the broker for a pod that connected; a broker that is not there resets the pod."""
         broker_side = Side(door, self._clockwork, Link(door.to_pod, draw))
         try:
+            if door.refusing:
+                raise ConnectionRefusedError
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(lambda: broker_side, order.host, order.port)
         except (OSError, TimeoutError):

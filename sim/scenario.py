@@ -310,10 +310,17 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:
+    names = {name for name, _ in scenario.pods()} | set(scenario.services)
     for place, fault in enumerate(scenario.faults):
-        if not (fault.at_s >= 0 and fault.for_s > 0 and fault.at_s + fault.for_s <= scenario.load.run_s):
-            span = f"from {fault.at_s:g} s for {fault.for_s:g} s"
-            yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change at_s, for_s or load.run_s"
+        if problem := fault.problem():
+            yield f"faults[{place}]: {problem}"
+        if not fault.last_end_s <= scenario.load.run_s:
+            span = f"from {fault.at_s:g} s to {fault.last_end_s:g} s"
+            yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change its times or load.run_s"
+        for name in getattr(fault, "pods", ()):
+            if name not in names:
+                hint = did_you_mean(name, names)
+                yield f"faults[{place}].pods: no pod and no service is called {name!r}{hint}; write music-service or music-service-0"
 
 
 def _unknown_channel(type: str) -> str:

@@ -2,51 +2,78 @@
 
 Rules
 -----
-1. A fault begins at its time after the start of the run phase and ends `for_s` later.
+1. A fault begins at its times after the start of the run phase (`occasion`) and ends `for_s` later. Faults may overlap.
 2. Whatever happens, `heal` ends every fault that began and has not ended; it may be called twice.
-3. Each fault is one row of the `faults` table: when it had begun, when it had ended.
+3. Each occasion is one row of the `faults` table: when its beginning started, when its end was done.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
 
 from sim.clock import NS_PER_S, now_ns
-from sim.faults import Fault, World
+from sim.faults import Fault
 from sim.record import Recorder
+from sim.world import World
+
+
+@dataclass
+class _Occasion:
+    """One time that a fault is on."""
+
+    fault: Fault
+    at_s: float
+    world: World
+    begun_ns: int = 0
+    ended: bool = False
+    ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Timeline:
-    """Own the faults of one run."""
+    """Own the faults of one run.
 
-    def __init__(self, faults: Sequence[Fault], world: World | None, recorder: Recorder) -> None:
-        self._faults = faults
-        self._world = world
+    Parameters
+    ----------
+    world
+        What they may touch; None when there are none.
+    seed
+        Decides the drawn times.
+    """
+
+    def __init__(self, faults: Sequence[Fault], world: World | None, recorder: Recorder, *, seed: int) -> None:
         self._recorder = recorder
-        self._begun: dict[int, int] = {}  # place in `faults` -> begin_ns
+        self._occasions: list[_Occasion] = []
+        for place, fault in enumerate(faults):
+            assert world is not None
+            draw = Random(f"{seed}/{place}")
+            self._occasions += [_Occasion(fault, at_s, replace(world, kept={})) for at_s in fault.begins_s(draw)]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, run_ns: int) -> None:
-        """Let every fault begin and end at its time after `run_ns`."""
+        """Let every fault begin and end at its times after `run_ns`."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._live(place, run_ns)) for place in range(len(self._faults))]
+        self._tasks = [loop.create_task(self._live(one, run_ns)) for one in self._occasions]
 
-    async def _live(self, place: int, run_ns: int) -> None:
-        fault = self._faults[place]
-        await _until(run_ns + int(fault.at_s * NS_PER_S))
-        assert self._world is not None
-        self._begun[place] = now_ns()
-        await fault.begin(self._world)
-        await _until(run_ns + int((fault.at_s + fault.for_s) * NS_PER_S))
-        await self._end(place)
+    async def _live(self, one: _Occasion, run_ns: int) -> None:
+        await _until(run_ns + int(one.at_s * NS_PER_S))
+        one.begun_ns = now_ns()
+        await one.fault.begin(one.world)
+        await _until(run_ns + int((one.at_s + one.fault.for_s) * NS_PER_S))
+        await self._end(one)
 
-    async def _end(self, place: int) -> None:
-        fault = self._faults[place]
-        assert self._world is not None
-        await fault.end(self._world)
-        begin_ns = self._begun.pop(place)
-        self._recorder.tables["faults"].add(type(fault).__struct_config__.tag, fault.target, begin_ns, now_ns())
+    async def _end(self, one: _Occasion) -> None:
+        async with one.ending:
+            if one.ended or not one.begun_ns:
+                return
+            await one.fault.end(one.world)
+            one.ended = True
+        name, target = type(one.fault).__struct_config__.tag, "broker"
+        if (chosen := getattr(one.fault, "pods", None)) is not None:
+            target = ",".join(one.world.names(chosen))
+        self._recorder.tables["faults"].add(name, target, one.begun_ns, now_ns())
 
     async def heal(self) -> None:
         """End every fault that has not ended, and let none begin any more.
@@ -60,7 +87,8 @@ class Timeline:
             task.cancel()
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        outcomes += await asyncio.gather(*(self._end(place) for place in list(self._begun)), return_exceptions=True)
+        for one in reversed(self._occasions):  # the last begun first: what it changed may rest on what an earlier one did
+            outcomes += await asyncio.gather(self._end(one), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

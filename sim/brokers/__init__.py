@@ -18,7 +18,7 @@ from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.brokers.model import model
 from sim.errors import UsageError, did_you_mean
-from sim.faults import BrokerControl
+from sim.world import BrokerControl
 
 
 class Broker(Protocol):

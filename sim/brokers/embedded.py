@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -52,6 +53,21 @@ class EmbeddedBroker:
         """End the server at once (SIGKILL)."""
         self._server.kill()
 
+    async def stop(self) -> None:
+        """End the server in order (SIGTERM): it closes every connection."""
+        if self._server.poll() is None:
+            await asyncio.to_thread(self._server.end)
+
+    async def freeze(self) -> None:
+        """Let the server stand still (SIGSTOP)."""
+        if self._server.poll() is None:
+            self._server.process.send_signal(signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+        if self._server.poll() is None:
+            self._server.process.send_signal(signal.SIGCONT)
+
     async def start(self) -> None:
         """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
         if self._server.poll() is not None:
@@ -59,8 +75,10 @@ class EmbeddedBroker:
             self._server = launch(self.address.port, folder=self._folder)
             await asyncio.to_thread(await_answer, self._server, self.address.port)
 
-    def stop(self) -> None:
-        """End the server."""
+    def close(self) -> None:
+        """End the server, frozen or not."""
+        if self._server.poll() is None:
+            self._server.process.send_signal(signal.SIGCONT)
         self._server.end()
 
 
@@ -105,7 +123,7 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
         try:
             yield broker
         finally:
-            broker.stop()
+            broker.close()
 
 
 def _sweep() -> None:

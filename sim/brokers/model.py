@@ -56,6 +56,18 @@ class ModelBroker:
         """End the server at once."""
         self.server.end(at_once=True)
 
+    async def stop(self) -> None:
+        """End the server in order."""
+        self.server.end(at_once=False)
+
+    async def freeze(self) -> None:
+        """Let the server stand still."""
+        self.server.freeze()
+
+    async def thaw(self) -> None:
+        """Let it go on."""
+        self.server.thaw()
+
     async def start(self) -> None:
         """Start the server again, empty; nothing when it runs. Return when it would answer."""
         if not self.server.running:

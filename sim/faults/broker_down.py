@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
-
-if TYPE_CHECKING:
-    from sim.faults import World
+from sim.occasion import Occasion
+from sim.world import World
 
 
-class BrokerDown(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="broker_down"):
-    """Kill the broker at `at_s` of the run phase and start it again `for_s` later."""
+class BrokerDown(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_down"):
+    """Kill the broker, and start it again when the fault ends."""
 
-    at_s: float
-    for_s: float
-
-    target = "broker"
     needs = ("broker",)
 
     async def begin(self, world: World) -> None:

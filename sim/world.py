@@ -1,0 +1,103 @@
+"""What a fault may touch: the broker, the pods, and the links between them. Each ground brings its own; a fault knows only these."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sim.link import LinkPlan
+
+
+class BrokerControl(Protocol):
+    """Hurt and mend a broker."""
+
+    async def kill(self) -> None:
+        """End it at once, as SIGKILL does; nothing when it does not run."""
+
+    async def stop(self) -> None:
+        """End it in order, as SIGTERM does: it closes every connection; nothing when it does not run."""
+
+    async def start(self) -> None:
+        """Start it again at the same address, empty; nothing when it runs. Return when it answers."""
+
+    async def freeze(self) -> None:
+        """Let it stand still, as SIGSTOP does: the kernel keeps its connections; nothing when it does not run."""
+
+    async def thaw(self) -> None:
+        """Let it go on; nothing when it does."""
+
+
+class PodControl(Protocol):
+    """Hurt and mend one pod."""
+
+    async def kill(self) -> None:
+        """End it at once, as on SIGKILL; nothing when it does not run."""
+
+    async def freeze(self) -> None:
+        """Let it stand still, as on SIGSTOP; nothing when it does not run."""
+
+    async def thaw(self) -> None:
+        """Let it go on; nothing when it does."""
+
+    async def stop(self, *, grace_s: float = ...) -> None:
+        """End it as on SIGTERM, and kill it after the grace period."""
+
+    async def start(self) -> None:
+        """Start it anew; nothing when it runs."""
+
+
+class LinkControl(Protocol):
+    """Make the links between pods and broker bad; pods by their numbers."""
+
+    async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
+        """Let these pods' links behave so, connections to come included."""
+
+    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
+        """Reset these pods' connections and refuse new ones, until told otherwise."""
+
+    async def reset(self, pods: Sequence[int]) -> None:
+        """Reset the open connections of these pods, on both sides."""
+
+    async def cut(self, pods: Sequence[int]) -> None:
+        """End the open connections of these pods in the middle of what the broker sends next."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Hold what the faults of one run may touch.
+
+    Attributes
+    ----------
+    ask
+        Sends one command to the broker on a connection of its own and returns the reply; raises `BrokerError`.
+    pods
+        Pod name -> how to hurt it, in the order of their numbers.
+    services
+        Service -> names of its pods.
+    links
+        None where no fault of the run needs them: then pods reach the broker directly.
+    kept
+        What one occasion of a fault remembers between its beginning and its end.
+    """
+
+    broker: BrokerControl
+    ask: Callable[..., Awaitable[Any]]
+    pods: Mapping[str, PodControl]
+    services: Mapping[str, Sequence[str]]
+    links: LinkControl | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def names(self, chosen: Sequence[str]) -> list[str]:
+        """Return the pods that are chosen by name or by service; all, when nothing is."""
+        names = [name for one in chosen for name in self.services.get(one, (one,))]
+        return list(dict.fromkeys(names)) or list(self.pods)
+
+    def chosen(self, chosen: Sequence[str]) -> list[PodControl]:
+        """Return the controls of these pods."""
+        return [self.pods[name] for name in self.names(chosen)]
+
+    def numbers(self, chosen: Sequence[str]) -> list[int]:
+        """Return the numbers of these pods."""
+        number = {name: place for place, name in enumerate(self.pods)}
+        return [number[name] for name in self.names(chosen)]
