@@ -68,6 +68,7 @@ class ReadMemo(Generic[C]):
             if len(self._chunks) >= self.MAX_READS:
                 self._chunks.clear()
             self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
+            self.last = (data, chunk)
 
 
 class Subscription(Generic[C]):
