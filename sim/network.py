@@ -149,13 +149,18 @@ class Peer(asyncio.Transport):
         Called when what waited at this side has left; for a server that bounds its own buffers.
     """
 
+    __slots__ = (
+        "_closing", "_ended", "_loop", "_network", "_paused", "_under_way", "_unread", "_waiting",
+        "link", "other", "protocol", "room", "waiting_bytes",
+    )  # fmt: skip
+
     def __init__(self, network: Network, address: Address) -> None:
         super().__init__({"peername": address, "sockname": address})
         self._network = network
         self._loop = network.loop
         self.link = network.link()
         self.protocol: Any = None
-        self.other: Peer
+        self.other: Peer  # set once both are there
         self.room: Callable[[], None] | None = None
         self._waiting: deque[bytes | None] = deque()  # written, beyond the window or while the link is held
         self.waiting_bytes = 0  # read only from outside

@@ -71,6 +71,8 @@ class BufferLimit:
 class Client(asyncio.Protocol):
     """One connection, as the server sees it."""
 
+    __slots__ = ("_server", "channels", "gone", "id", "let_in", "name", "out", "peer", "reader", "soft_since_ns", "unread")
+
     def __init__(self, server: ModelRedis) -> None:
         self._server = server
         self.id = 0
