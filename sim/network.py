@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from sim.costs import WINDOW_BYTES
 from sim.jumping import JumpingLoop, Series
 from sim.link import Link, LinkPlan
 
-WINDOW_BYTES = 4 * 1024 * 1024  # kernel buffers of both sides of a loopback connection, roughly
 FIRST_FREE_PORT = 40_000
 
 Address = tuple[str, int]

@@ -18,54 +18,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import hiredis
 
+from sim.costs import READ_BYTES, BufferLimit, Costs
 from sim.jumping import NS_PER_S, JumpingLoop, Series
 from sim.model_keys import Keys
 from sim.network import Listener, Network, Peer
 from sim.resp import Reply, encode, error
 
-READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
-MIB = 1024 * 1024
-
 Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Say how long each step keeps the server's thread, in nanoseconds.
-
-    Attributes
-    ----------
-    turn_ns
-        One turn of the event loop.
-    read_ns, write_ns
-        One read from a socket, one write to a socket.
-    command_ns
-        Parsing and carrying out one command.
-    copy_ns
-        Queueing one copy of a published event.
-    byte_ns
-        Each byte of a copy or reply that is queued and written.
-    """
-
-    turn_ns: int = 3_000
-    read_ns: int = 1_500
-    write_ns: int = 5_000
-    command_ns: int = 1_000
-    copy_ns: int = 250
-    byte_ns: float = 0.15
-
-
-@dataclass(frozen=True)
-class BufferLimit:
-    """Hold client-output-buffer-limit pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
-
-    hard_bytes: int = 32 * MIB
-    soft_bytes: int = 8 * MIB
-    soft_s: int = 60
 
 
 class Client(asyncio.Protocol):

@@ -14,8 +14,8 @@ from sim.address import Address
 from sim.brokers.model import model
 from sim.bus.once import DELETE_IF_MINE
 from sim.clock import new_event_loop, now_ns
+from sim.costs import MIB
 from sim.jumping import NS_PER_S
-from sim.redis_model import MIB
 from sim.wire import pack
 
 CLIENTS = 3
