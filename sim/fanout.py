@@ -25,7 +25,7 @@ from sim.errors import UsageError
 from sim.link import NS_PER_S, LinkPlan
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
-BLOCK_COPIES = 1 << 20  # of one block of arrays
+BLOCK_COPIES = 1 << 18  # of one block of arrays: they stay in the processor's cache
 BINS_PER_OCTAVE = 256  # of the lags under jitter or a rate limit: steps of 0.27 %
 
 Array = np.ndarray

@@ -35,10 +35,11 @@ class JumpingLoop(asyncio.BaseEventLoop):
     connect, listen
         Carry out `create_connection` and `create_server`; set by the network of this loop.
     aside
-        Called every `ASIDE_EVERY` turns, for a display or a look at signals. It must not touch what the loop runs.
+        Called every `ASIDE_EVERY` turns, or calls of series, for a display or a look at signals. It must not touch what the loop runs.
     """
 
     ASIDE_EVERY = 1024
+    ASIDE_EVERY_CALLS = 16 * ASIDE_EVERY
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +48,7 @@ class JumpingLoop(asyncio.BaseEventLoop):
         self._set = 0
         self._called = 0  # callbacks that were ready at once
         self._in_series = 0  # calls of series, which are no timers
+        self._calls_left = 0  # of series, until the next look aside
         self.connect: Connect | None = None
         self.listen: Connect | None = None
         self.aside: Callable[[], None] = lambda: None
@@ -77,19 +79,20 @@ class JumpingLoop(asyncio.BaseEventLoop):
         """Make the calls of a series until something else comes before the next: then that is first."""
         calls, place = rest
         ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
-        last = len(calls) - 1
+        last, first = len(calls) - 1, place
         at_ns, _, call, argument = calls[place]
         while True:
             if at_ns > self._at_ns:
                 self._at_ns = at_ns
             call(argument)
             if place == last:
-                return
+                break
             place += 1
             at_ns, _, call, argument = calls[place]
             if ready or (timers and timers[0][0] < at_ns):
                 self.at_ns(at_ns, self._go_on, (calls, place))
-                return
+                break
+        self._calls_left -= place - first
 
     @property
     def events(self) -> int:
@@ -119,14 +122,11 @@ class JumpingLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """Take some turns: what is ready, or else the next timer."""
         self.aside()
+        self._calls_left = self.ASIDE_EVERY_CALLS
         ready, timers, pop = self._ready, self._timers, heapq.heappop  # type: ignore[attr-defined]
         for _ in range(self.ASIDE_EVERY):
             if ready:
-                self._called += len(ready)
-                for _ in range(len(ready)):
-                    handle = ready.popleft()
-                    if not handle._cancelled:
-                        handle._run()
+                self._run_ready()
                 if self._stopping:  # type: ignore[attr-defined]
                     return
                 continue
@@ -137,8 +137,19 @@ class JumpingLoop(asyncio.BaseEventLoop):
                 self._at_ns = at_ns
             if call is not None:
                 call(argument)
+                if self._calls_left < 0:
+                    return
             elif not argument._cancelled:
                 argument._run()
+
+    def _run_ready(self) -> None:
+        """Run what is ready now; what that makes ready has its turn next."""
+        ready = self._ready  # type: ignore[attr-defined]
+        self._called += len(ready)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
     def _process_events(self, events: Any) -> None:
         raise AssertionError("a jumping loop watches no descriptor")

@@ -96,7 +96,7 @@ def loads(hour_s: float, fleet_s: float, pods: int) -> dict[str, tuple[float, Se
     fleet = (f"services.music-service.replicas={pods - 9}", "load.rate_per_s=2", f"load.run_s={fleet_s:g}", "limits.start_s=600")
     return {
         "12 pods, 100 events/s": (hour_s, (rate, f"load.run_s={hour_s:g}")),
-        f"{pods:,} pods, 1,200 copies/s per 10,000": (fleet_s, fleet),
+        f"{pods:,} pods, 2 calls/s": (fleet_s, fleet),
     }
 
 

@@ -168,3 +168,21 @@ def test_a_series_is_as_good_as_timers(calls: list[int], timers: list[int], that
         if what == "call" and which in that_call_soon:
             assert fired[place + 1][1:] == ("soon", which)
     assert after - before >= len(calls)
+
+
+def test_a_display_is_not_kept_waiting_by_series_of_thousands() -> None:
+    asides: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        await asyncio.sleep(1)
+        loop.aside = lambda: asides.append(now_ns())
+        for second in range(10):
+            loop.series(
+                [(now_ns() + second * NS_PER_S + delay, delay, lambda argument: None, None) for delay in range(loop.ASIDE_EVERY_CALLS + 2)]
+            )
+        await asyncio.sleep(20)
+
+    run(scene())
+    assert len(asides) >= 10
