@@ -107,10 +107,15 @@ def list_(what: str) -> int:
 @click.option("--pods", default=100, show_default=True, type=click.IntRange(1, 5000), help="Subscribers in the one host process.")
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Length of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
-def bench(pods: int, seconds: float, rounds: int) -> int:
+@click.option("--virtual", is_flag=True, help="Measure virtual time instead: an hour of 12 pods, ten minutes of 10,000.")
+def bench(pods: int, seconds: float, rounds: int, virtual: bool) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
     from sim.bench import bench_table, run_bench
+    from sim.bench import virtual as virtual_time
 
+    if virtual:
+        _print(virtual_time.virtual_table(virtual_time.run_virtual_bench(rounds=rounds, progress=lambda line: click.echo(line, err=True))))
+        return 0
     measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: click.echo(line, err=True))
     _print(bench_table(measured))
     return 0

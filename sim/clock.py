@@ -114,7 +114,8 @@ class Alarm:
         self._callback = callback
         self._handle: asyncio.TimerHandle | None = None
         self._timer: PreciseTimer | None = None
-        self._set_virtual: Callable[..., asyncio.TimerHandle] | None = getattr(self._loop, "call_at_ns", None)
+        self._set_virtual: Callable[..., None] | None = getattr(self._loop, "at_ns", None)
+        self._newest = 0  # of the times set in virtual time, where a timer cannot be cancelled
         if self._set_virtual is not None:
             return
         try:
@@ -128,12 +129,17 @@ class Alarm:
         if self._timer is not None:
             self._timer.set(at_ns)
             return
+        if self._set_virtual is not None:
+            self._newest += 1
+            self._set_virtual(at_ns, self._came, self._newest)
+            return
         if self._handle is not None:
             self._handle.cancel()
-        if self._set_virtual is not None:
-            self._handle = self._set_virtual(at_ns, self._callback)
-            return
         self._handle = self._loop.call_later(max(0.0, (at_ns - now_ns()) / NS_PER_S), self._callback)
+
+    def _came(self, number: int) -> None:
+        if number == self._newest:
+            self._callback()
 
     def _fired(self) -> None:
         assert self._timer is not None
@@ -142,6 +148,7 @@ class Alarm:
 
     def close(self) -> None:
         """Call nothing any more; may be called twice."""
+        self._newest += 1
         if self._handle is not None:
             self._handle.cancel()
         if self._timer is not None and self._timer.fd >= 0:

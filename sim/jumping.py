@@ -19,6 +19,8 @@ NS_PER_S = 1_000_000_000
 START_NS = 1_000 * NS_PER_S  # zero means "did not happen" in the tables
 
 Connect = Callable[..., Any]
+Series = list[tuple[int, int, Callable[[Any], Any], Any]]
+"""Calls that belong together: when each is made, its place, what to call, with what. A publish to thousands is one timer."""
 
 
 class Stuck(RuntimeError):
@@ -33,16 +35,20 @@ class JumpingLoop(asyncio.BaseEventLoop):
     connect, listen
         Carry out `create_connection` and `create_server`; set by the network of this loop.
     aside
-        Called every `ASIDE_EVERY` turns, for a display or a look at signals. It must not touch what the loop runs.
+        Called every `ASIDE_EVERY` turns, or calls of series, for a display or a look at signals. It must not touch what the loop runs.
     """
 
     ASIDE_EVERY = 1024
+    ASIDE_EVERY_CALLS = 16 * ASIDE_EVERY
 
     def __init__(self) -> None:
         super().__init__()
         self._at_ns = START_NS
         self._timers: list[tuple[int, int, Callable[..., Any] | None, Any]] = []
         self._set = 0
+        self._called = 0  # callbacks that were ready at once
+        self._in_series = 0  # calls of series, which are no timers
+        self._calls_left = 0  # of series, until the next look aside
         self.connect: Connect | None = None
         self.listen: Connect | None = None
         self.aside: Callable[[], None] = lambda: None
@@ -62,22 +68,36 @@ class JumpingLoop(asyncio.BaseEventLoop):
         self._set += 1
         heapq.heappush(self._timers, (at_ns, self._set, call, argument))
 
-    def jump(self, at_ns: int) -> None:
-        """Move the clock on within a callback, to a time before which `has_before` found nothing."""
-        if at_ns > self._at_ns:
-            self._at_ns = at_ns
+    def series(self, calls: Series) -> None:
+        """Make calls each at its time, as timers would, for one entry in the heap."""
+        if calls:
+            calls.sort()
+            self._in_series += len(calls)
+            self.at_ns(calls[0][0], self._go_on, (calls, 0))
 
-    def has_before(self, at_ns: int) -> bool:
-        """Return whether something else is to run before a time."""
-        timers = self._timers
-        return bool(self._ready) or (bool(timers) and timers[0][0] < at_ns)  # type: ignore[attr-defined]
+    def _go_on(self, rest: tuple[Series, int]) -> None:
+        """Make the calls of a series until something else comes before the next: then that is first."""
+        calls, place = rest
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
+        last, first = len(calls) - 1, place
+        at_ns, _, call, argument = calls[place]
+        while True:
+            if at_ns > self._at_ns:
+                self._at_ns = at_ns
+            call(argument)
+            if place == last:
+                break
+            place += 1
+            at_ns, _, call, argument = calls[place]
+            if ready or (timers and timers[0][0] < at_ns):
+                self.at_ns(at_ns, self._go_on, (calls, place))
+                break
+        self._calls_left -= place - first
 
-    def call_at_ns(self, at_ns: int, callback: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
-        """Call back at a time in nanoseconds; as `call_at`, but exact."""
-        handle = asyncio.TimerHandle(at_ns / NS_PER_S, callback, args, self, None)
-        self._set += 1
-        heapq.heappush(self._timers, (at_ns, self._set, None, handle))
-        return handle
+    @property
+    def events(self) -> int:
+        """How many timers, calls of series and ready callbacks there were so far: what a loop's speed is counted in."""
+        return self._set + self._called + self._in_series
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
@@ -102,13 +122,11 @@ class JumpingLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """Take some turns: what is ready, or else the next timer."""
         self.aside()
+        self._calls_left = self.ASIDE_EVERY_CALLS
         ready, timers, pop = self._ready, self._timers, heapq.heappop  # type: ignore[attr-defined]
         for _ in range(self.ASIDE_EVERY):
             if ready:
-                for _ in range(len(ready)):
-                    handle = ready.popleft()
-                    if not handle._cancelled:
-                        handle._run()
+                self._run_ready()
                 if self._stopping:  # type: ignore[attr-defined]
                     return
                 continue
@@ -119,8 +137,19 @@ class JumpingLoop(asyncio.BaseEventLoop):
                 self._at_ns = at_ns
             if call is not None:
                 call(argument)
+                if self._calls_left < 0:
+                    return
             elif not argument._cancelled:
                 argument._run()
+
+    def _run_ready(self) -> None:
+        """Run what is ready now; what that makes ready has its turn next."""
+        ready = self._ready  # type: ignore[attr-defined]
+        self._called += len(ready)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
     def _process_events(self, events: Any) -> None:
         raise AssertionError("a jumping loop watches no descriptor")

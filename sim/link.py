@@ -67,5 +67,7 @@ class Link:
         at_ns += plan.delay_ns
         if plan.jitter_ns:
             at_ns += int(plan.jitter_ns * self._draw())
-        self._arrived_ns = max(self._arrived_ns, at_ns)
-        return self._arrived_ns
+        if at_ns < self._arrived_ns:
+            return self._arrived_ns
+        self._arrived_ns = at_ns
+        return at_ns

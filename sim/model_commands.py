@@ -102,7 +102,7 @@ def _client_line(client: Client) -> str:
 
 def _info(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     stats = server.stats
-    pubsub_clients = sum(bool(one.channels) for one in server.clients.values())
+    pubsub_clients = len(set().union(*server.subscribers.values()))
     fields = {
         "redis_version": VERSION,
         "process_id": 0,
@@ -114,7 +114,7 @@ def _info(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
         "total_net_input_bytes": stats["bytes_in"],
         "total_net_output_bytes": stats["bytes_out"],
         "client_output_buffer_limit_disconnections": stats["cuts"],
-        "mem_clients_normal": sum(one.buffered_bytes for one in server.clients.values()),
+        "mem_clients_normal": server.buffered_bytes,
     }
     return "".join(f"{name}:{value}\r\n" for name, value in fields.items()).encode()
 

@@ -19,17 +19,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sim.jumping import JumpingLoop
+from sim.costs import WINDOW_BYTES
+from sim.jumping import JumpingLoop, Series
 from sim.link import Link, LinkPlan
 
-WINDOW_BYTES = 4 * 1024 * 1024  # kernel buffers of both sides of a loopback connection, roughly
 FIRST_FREE_PORT = 40_000
 
 Address = tuple[str, int]
 Factory = Callable[[], Any]
 _END = None  # stands for the end of a direction among its pieces
-Flight = list[tuple[int, int, "Peer", Any]]
-"""Pieces under way together: when each arrives, its place, to whom, what. One timer for a publish to thousands of subscribers."""
 
 
 class Network:
@@ -91,27 +89,6 @@ class Network:
     def forget(self, listener: Listener) -> None:
         """Accept no more connections."""
         self._listeners.pop(listener.address, None)
-
-    def launch(self, flight: Flight) -> None:
-        """Let the pieces of a flight arrive, each at its time."""
-        if flight:
-            flight.sort()
-            self.loop.at_ns(flight[0][0], self._fly, (flight, 0))
-
-    def _fly(self, rest: tuple[Flight, int]) -> None:
-        """Let pieces arrive one after another until something else comes before the next: then that is first."""
-        flight, place = rest
-        loop = self.loop
-        while True:
-            at_ns, _, peer, data = flight[place]
-            loop.jump(at_ns)
-            peer.arrive(data)
-            place += 1
-            if place == len(flight):
-                return
-            if loop.has_before(flight[place][0]):
-                loop.at_ns(flight[place][0], self._fly, (flight, place))
-                return
 
     def link(self) -> Link:
         """Return one direction of a new connection."""
@@ -223,16 +200,21 @@ class Peer(asyncio.Transport):
         Called when what waited at this side has left; for a server that bounds its own buffers.
     """
 
+    __slots__ = (
+        "_closing", "_ended", "_loop", "_network", "_paused", "_under_way", "_unread", "_waiting",
+        "cut_next", "link", "other", "protocol", "room", "waiting_bytes",
+    )  # fmt: skip
+
     def __init__(self, network: Network, address: Address) -> None:
         super().__init__({"peername": address, "sockname": address})
         self._network = network
         self._loop = network.loop
         self.link = network.link()
         self.protocol: Any = None
-        self.other: Peer
+        self.other: Peer  # set once both are there
         self.room: Callable[[], None] | None = None
         self._waiting: deque[bytes | None] = deque()  # written, beyond the window or while the link is held
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0  # read only from outside
         self._under_way = 0  # bytes sent and not yet read by the other side
         self._unread: deque[bytes | None] = deque()  # arrived, and the protocol has paused
         self._paused = False
@@ -246,35 +228,51 @@ class Peer(asyncio.Transport):
         """Send bytes."""
         self.write_at(bytes(data), self._loop.now_ns())
 
-    def write_at(self, data: bytes, at_ns: int, flight: Flight | None = None) -> None:
+    def write_at(self, data: bytes, at_ns: int, flight: Series | None = None) -> None:
         """Send bytes that leave at a time not before those sent so far, by a timer of their own or as part of a flight."""
         if self._closing or self._ended or not data:
             return
-        if self._waiting or self._under_way >= WINDOW_BYTES or not self._send(data, at_ns, flight):
-            self._waiting.append(data)
-            self._waiting_bytes += len(data)
+        size = len(data)
+        if self.cut_next and self._cut(data, at_ns):
+            return
+        if not self._waiting and self._under_way < WINDOW_BYTES:
+            arrival_ns = self.link.arrival_ns(at_ns, size)
+            if arrival_ns is not None:
+                self._under_way += size
+                if flight is None:
+                    self._loop.at_ns(arrival_ns, self.other.arrive, data)
+                else:
+                    flight.append((arrival_ns, len(flight), self.other.arrive, data))
+                return
+        self._waiting.append(data)
+        self.waiting_bytes += size
 
-    def _send(self, data: bytes | None, at_ns: int, flight: Flight | None = None) -> bool:
+    def _send(self, data: bytes | None) -> bool:
+        """Send what waited, or the end, now; False while the link is held."""
         size = len(data) if data is not None else 0
         if self.cut_next and data is not None:
-            return self._cut(data, at_ns)
-        arrival_ns = self.link.arrival_ns(at_ns, size)
+            return self._cut(data, self._loop.now_ns())
+        arrival_ns = self.link.arrival_ns(self._loop.now_ns(), size)
         if arrival_ns is None:
             return False
         self._under_way += size
-        if flight is None:
-            self._loop.at_ns(arrival_ns, self.other.arrive, data)
-        else:
-            flight.append((arrival_ns, len(flight), self.other, data))
+        self._loop.at_ns(arrival_ns, self.other.arrive, data)
         return True
 
     def _cut(self, data: bytes, at_ns: int) -> bool:
-        self.cut_next = False
-        if not self._send(data[: len(data) // 2], at_ns):
-            self.cut_next = True
+        """Let half of a piece pass, then reset; False while the link is held."""
+        half = data[: len(data) // 2]
+        arrival_ns = self.link.arrival_ns(at_ns, len(half))
+        if arrival_ns is None:
             return False
-        self._loop.call_at_ns(self._loop.now_ns() + self.link.plan.delay_ns + self.link.plan.jitter_ns + 1, self.reset)
+        self.cut_next = False
+        self._under_way += len(half)
+        self._loop.at_ns(arrival_ns, self.other.arrive, half)
+        self._loop.at_ns(arrival_ns + 1, self._reset_both, None)
         return True
+
+    def _reset_both(self, _: None) -> None:
+        self.reset()
 
     def reset(self) -> None:
         """Reset the connection in its middle: both sides are told."""
@@ -286,15 +284,15 @@ class Peer(asyncio.Transport):
         waiting = self._waiting
         if not waiting:
             return
-        while waiting and self._under_way < WINDOW_BYTES and self._send(waiting[0], self._loop.now_ns()):
+        while waiting and self._under_way < WINDOW_BYTES and self._send(waiting[0]):
             piece = waiting.popleft()
-            self._waiting_bytes -= len(piece) if piece is not None else 0
+            self.waiting_bytes -= len(piece) if piece is not None else 0
         if not waiting and self.room is not None:
             self.room()
 
     def get_write_buffer_size(self) -> int:
         """Return the bytes that wait at this side."""
-        return self._waiting_bytes
+        return self.waiting_bytes
 
     def can_write_eof(self) -> bool:
         """Return False: a connection is closed as a whole."""
@@ -311,10 +309,7 @@ class Peer(asyncio.Transport):
             return
         if self._paused:
             self._unread.append(data)
-        else:
-            self._read(data)
-
-    def _read(self, data: bytes | None) -> None:
+            return
         if data is _END:
             self._lose(None)
             return
@@ -362,7 +357,7 @@ class Peer(asyncio.Transport):
         if self.is_closing():
             return
         self._closing = True
-        if self._waiting or not self._send(_END, self._loop.now_ns()):
+        if self._waiting or not self._send(_END):
             self._waiting.append(_END)
         self._loop.call_soon(self._lose, None)
 
@@ -372,7 +367,7 @@ class Peer(asyncio.Transport):
             return
         self._closing = True
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         arrival_ns = self.link.arrival_ns(self._loop.now_ns(), 0)
         if arrival_ns is None:  # a black hole swallows the reset as well; the other side hears of the end when it heals
             self._waiting.append(_END)
@@ -388,7 +383,7 @@ class Peer(asyncio.Transport):
             return
         if error is not None or not self._closing:  # the other side ended it; what waits here has nowhere to go
             self._waiting.clear()
-            self._waiting_bytes = 0
+            self.waiting_bytes = 0
         self._ended = True
         self._unread.clear()
         self._loop.call_soon(self.protocol.connection_lost, error)

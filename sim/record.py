@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -31,58 +32,49 @@ PARTS = "parts"
 ROWS_PER_PART = 1_000_000
 MAX_PENDING_PARTS = 2
 
-# numpy type -> the array module's type code of the same width
-_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d"}
+# numpy type -> the struct module's code of the same width
+_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d", "name": "H"}
 
 
-class Names:
-    """Number the words of one `name` column in the order of their first use."""
+class Names(dict[str, int]):
+    """Number the words of one `name` column in the order of their first use: ``names[word]`` adds a word that is new."""
 
-    def __init__(self, words: Sequence[str] = ()) -> None:
-        self.words: list[str] = list(words)
-        self._codes = {word: code for code, word in enumerate(self.words)}
-
-    def code(self, word: str) -> int:
-        """Return the code of a word, adding it when it is new."""
-        code = self._codes.get(word)
-        if code is None:
-            code = self._codes[word] = len(self.words)
-            self.words.append(word)
+    def __missing__(self, word: str) -> int:
+        code = self[word] = len(self)
         return code
 
 
 class TableBuffer:
-    """Hold rows of one table, column by column, until they are taken as one arrow table."""
+    """Hold rows of one table, packed one after another, until they are taken as one arrow table."""
 
     def __init__(self, table: str) -> None:
         self.table = table
         self.types = TABLES[table]
         self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
-        self._new_columns()
+        self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
+        self._pack = struct.Struct("=" + "".join(_CODES[kind] for kind in self.types.values()))
+        self._row = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
+        self._rows = bytearray()
 
     def clear(self) -> None:
         """Drop the rows."""
-        self._new_columns()
-
-    def _new_columns(self) -> None:
-        self.columns = {column: array(_CODES.get(kind, "H")) for column, kind in self.types.items()}
-        codes = {column: names.code for column, names in self.names.items()}
-        self._adders = tuple((self.columns[column].append, codes.get(column)) for column in self.types)
+        self._rows = bytearray()
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(self._rows) // self._pack.size
 
     def add(self, *values: Any) -> None:
         """Append one row; values in the table's column order, words for `name` columns."""
-        for (append, code), value in zip(self._adders, values, strict=True):
-            append(value if code is None else code(value))
+        row = list(values)
+        for place, names in self._coded:
+            row[place] = names[row[place]]
+        self._rows += self._pack.pack(*row)
 
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
-        columns, self_types = self.columns, self.types
-        self._new_columns()
-        arrays = {c: _as_numpy(columns[c], self_types[c]) for c in self_types}
-        return arrow_table(self.table, arrays, {c: list(n.words) for c, n in self.names.items()})
+        rows = np.frombuffer(self._rows, dtype=self._row)
+        self._rows = bytearray()
+        return arrow_table(self.table, {column: rows[column] for column in self.types}, {c: list(names) for c, names in self.names.items()})
 
 
 class DeliveryBuffer:
@@ -260,10 +252,6 @@ class Recorder:
             if self._writer is not None:
                 self._writer.shutdown(wait=True)
                 self._writer = None
-
-
-def _as_numpy(column: array[Any], kind: str) -> np.ndarray:
-    return np.frombuffer(column, dtype=np.uint16 if kind == "name" else np.dtype(kind))
 
 
 def arrow_schema(table: str) -> pa.Schema:

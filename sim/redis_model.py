@@ -18,58 +18,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import hiredis
 
-from sim.jumping import NS_PER_S, JumpingLoop
+from sim.costs import READ_BYTES, BufferLimit, Costs
+from sim.jumping import NS_PER_S, JumpingLoop, Series
 from sim.model_keys import Keys
-from sim.network import Flight, Listener, Network, Peer
+from sim.network import Listener, Network, Peer
 from sim.resp import Reply, encode, error
-
-READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
-MIB = 1024 * 1024
 
 Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Say how long each step keeps the server's thread, in nanoseconds.
-
-    Attributes
-    ----------
-    turn_ns
-        One turn of the event loop.
-    read_ns, write_ns
-        One read from a socket, one write to a socket.
-    command_ns
-        Parsing and carrying out one command.
-    copy_ns
-        Queueing one copy of a published event.
-    byte_ns
-        Each byte of a copy or reply that is queued and written.
-    """
-
-    turn_ns: int = 3_000
-    read_ns: int = 1_500
-    write_ns: int = 5_000
-    command_ns: int = 1_000
-    copy_ns: int = 250
-    byte_ns: float = 0.15
-
-
-@dataclass(frozen=True)
-class BufferLimit:
-    """Hold client-output-buffer-limit pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
-
-    hard_bytes: int = 32 * MIB
-    soft_bytes: int = 8 * MIB
-    soft_s: int = 60
-
-
 class Client(asyncio.Protocol):
     """One connection, as the server sees it."""
+
+    __slots__ = ("_server", "channels", "gone", "id", "let_in", "name", "out", "peer", "reader", "soft_since_ns", "unread")
 
     def __init__(self, server: ModelRedis) -> None:
         self._server = server
@@ -80,7 +45,6 @@ class Client(asyncio.Protocol):
         self.reader = hiredis.Reader()
         self.channels: dict[bytes, None] = {}
         self.out: list[bytes] = []
-        self.out_bytes = 0
         self.soft_since_ns = 0
         self.let_in = True
         self.gone = False
@@ -103,7 +67,7 @@ class Client(asyncio.Protocol):
     @property
     def buffered_bytes(self) -> int:
         """Bytes that the client has not taken: what CLIENT LIST calls omem."""
-        return self.out_bytes + self.peer.get_write_buffer_size()
+        return sum(map(len, self.out)) + self.peer.waiting_bytes
 
 
 class ModelRedis:
@@ -140,7 +104,9 @@ class ModelRedis:
         self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
         self._ready: dict[Client, None] = {}
         self._to_write: dict[Client, None] = {}
-        self._turning = False
+        self._turning = False  # the next turn is set
+        self._busy_until_ns = 0
+        self._full: dict[Client, None] = {}  # clients that did not take all that was written to them, some of them since
         self._life = object()  # of the process: a turn that was set for a dead one does nothing
         self._joined: tuple[list[bytes], bytes] = ([], b"")
 
@@ -212,6 +178,7 @@ class ModelRedis:
                 if not heard_by:
                     del self.subscribers[channel]
         client.channels.clear()
+        self._full.pop(client, None)
         self._ready.pop(client, None)
         self._to_write.pop(client, None)
 
@@ -227,32 +194,33 @@ class ModelRedis:
             self._ready[client] = None
             self._turn_soon()
 
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that wait in output buffers, without a look at each of thousands of clients."""
+        self._full = {client: None for client in self._full if client.peer.waiting_bytes}
+        return sum(client.buffered_bytes for client in self._to_write | self._full)
+
     # -- one turn of the event loop ----------------------------------------------------------------------------
 
     def _turn_soon(self) -> None:
         if self._ready and not self._turning and not self._frozen:
             self._turning = True
-            self.loop.at_ns(max(self.loop.now_ns(), self.paused_until_ns), self._turn, self._life)
+            self.loop.at_ns(max(self.loop.now_ns(), self._busy_until_ns, self.paused_until_ns), self._turn, self._life)
 
     def _turn(self, life: object) -> None:
         if life is not self._life:
             return
+        self._turning = False
         if self._frozen:
-            self._turning = False
             return
         began_ns = self.loop.now_ns()
         at_ns = began_ns + self.costs.turn_ns
         ready, self._ready = self._ready, {}
         for client in ready:
             at_ns = self._read(client, at_ns)
-        at_ns = self._write(at_ns)
+        self._busy_until_ns = at_ns = self._write(at_ns)
         self.busy_ns += at_ns - began_ns
-        self.loop.at_ns(at_ns, self._turned, self._life)
-
-    def _turned(self, life: object) -> None:
-        if life is self._life:
-            self._turning = False
-            self._turn_soon()
+        self._turn_soon()
 
     def _read(self, client: Client, at_ns: int) -> int:
         """Carry out the commands that one client sent, and return when they are done."""
@@ -297,8 +265,9 @@ class ModelRedis:
         if heard_by:
             size = len(payload)
             copy = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, size, payload)
-            for subscriber in list(heard_by):
-                self.reply(subscriber, copy)
+            for subscriber in heard_by:
+                subscriber.out.append(copy)
+            self._to_write |= heard_by
             at_ns += len(heard_by) * (self.costs.copy_ns + int(self.costs.byte_ns * size))
         self.reply(client, b":%d\r\n" % len(heard_by))
         self.stats["publishes"] += 1
@@ -308,7 +277,6 @@ class ModelRedis:
     def reply(self, client: Client, data: bytes) -> None:
         """Queue bytes for a client, to be written at the end of the turn."""
         client.out.append(data)
-        client.out_bytes += len(data)
         self._to_write[client] = None
 
     def _check_limit(self, client: Client) -> None:
@@ -326,24 +294,26 @@ class ModelRedis:
     def _write(self, at_ns: int) -> int:
         """Write each client's replies, and return when the last is written."""
         to_write, self._to_write = self._to_write, {}
-        flight: Flight = []
+        flight: Series = []
         write_ns, byte_ns = self.costs.write_ns, self.costs.byte_ns
+        joined, data = self._joined
+        bytes_out = 0
         for client in to_write:
             if client.gone:
                 continue
             out, client.out = client.out, []
-            client.out_bytes = 0
-            if len(out) == 1:
-                data = out[0]
-            elif out == self._joined[0]:  # the same copies for every subscriber: one object for all
-                data = self._joined[1]
-            else:
-                data = b"".join(out)
-                self._joined = (out, data)
-            at_ns += write_ns + int(byte_ns * len(data))
-            self.stats["bytes_out"] += len(data)
-            client.peer.write_at(data, at_ns, flight)
-            if client.channels and client.buffered_bytes:
-                self._check_limit(client)
-        self.network.launch(flight)
+            if out != joined:  # the same copies for every subscriber: one object for all
+                joined, data = out, out[0] if len(out) == 1 else b"".join(out)
+            size = len(data)
+            at_ns += write_ns + int(byte_ns * size)
+            bytes_out += size
+            peer = client.peer
+            peer.write_at(data, at_ns, flight)
+            if peer.waiting_bytes:
+                self._full[client] = None
+                if client.channels:
+                    self._check_limit(client)
+        self._joined = (joined, data)
+        self.stats["bytes_out"] += bytes_out
+        self.loop.series(flight)
         return at_ns

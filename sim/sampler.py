@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import hiredis
 
 from sim.address import Address
-from sim.clock import now_ns
+from sim.clock import is_virtual, now_ns
 from sim.errors import BrokerError, BrokerRefused
 from sim.record import Recorder
 from sim.wire import Wire, open_wire
 
 PERIOD_S = 0.25
+SAMPLES = 4000  # about so many at most in virtual time, where a day may be one run
 ANSWER_TIMEOUT_S = 2.0
 
 # INFO field -> metric of the `broker` table
@@ -41,6 +42,7 @@ class BrokerSampler:
         self._name = name
         self._wire = wire
         self._recorder = recorder
+        self._period_s = PERIOD_S
         self._task: asyncio.Task[None] | None = None
         self.notes: list[str] = []
         self.about: dict[str, str] = {}
@@ -90,8 +92,10 @@ class BrokerSampler:
             self._recorder.tables["broker"].add(at_ns, metric, channel, float(count))
         return counts
 
-    def start(self) -> None:
-        """Sample every `PERIOD_S` until `close`."""
+    def start(self, *, expected_s: float) -> None:
+        """Sample every `PERIOD_S` until `close`; in virtual time less often where `expected_s`, the length of the load, asks for it."""
+        if is_virtual():
+            self._period_s = max(PERIOD_S, expected_s / SAMPLES)
         if self.about:
             self._task = asyncio.get_running_loop().create_task(self._sample())
 
@@ -104,13 +108,13 @@ class BrokerSampler:
                 self.notes.append(f"the broker refuses INFO now ({error}): its samples end here")
                 return
             except (BrokerError, TimeoutError, RuntimeError):  # down or frozen: the gap in the samples shows it
-                await asyncio.sleep(PERIOD_S)
+                await asyncio.sleep(self._period_s)
                 continue
             at_ns = now_ns()
             for field, metric in INFO_METRICS.items():
                 if field in fields:
                     table.add(at_ns, metric, "", float(fields[field]))
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(self._period_s)
 
     async def close(self) -> None:
         """End sampling and disconnect."""

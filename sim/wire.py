@@ -122,6 +122,12 @@ def wire_size(frame: Any) -> int:
     return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
 
 
+def message_size(channel: bytes, payload: bytes) -> int:
+    """Return `wire_size` of ``[b"message", channel, payload]``."""
+    channel_size, size = len(channel), len(payload)
+    return 27 + len(str(channel_size)) + channel_size + len(str(size)) + size
+
+
 async def open_wire(address: Address, *, client_name: str) -> Wire:
     """Connect, authenticate and name the connection.
 

@@ -1,7 +1,10 @@
-"""Be one child process of a bench; see `children`."""
+"""Be one child process of a bench; see `children` and `virtual`."""
 
 import sys
 
-from sim.bench.children import main
+from sim.bench import children, virtual
 
-main(sys.argv[1:])
+if sys.argv[1:2] == ["virtual"]:
+    virtual.main(sys.argv[2:])
+else:
+    children.main(sys.argv[1:])

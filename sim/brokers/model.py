@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import Iterator
 
 from sim.address import Address, parse_address
+from sim.costs import Costs
 from sim.errors import UsageError
 from sim.jumping import NS_PER_S, JumpingLoop
 from sim.link import LinkPlan
 from sim.model_commands import COMMANDS
 from sim.network import Network
-from sim.redis_model import Costs, ModelRedis
+from sim.redis_model import ModelRedis
 
 URL = "redis://127.0.0.1:6379"  # in the model's own network
 LINK = LinkPlan(delay_ns=30_000, jitter_ns=20_000)

@@ -24,7 +24,7 @@ import hiredis
 from sim.address import Address
 from sim.clock import running_clock
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from sim.wire import CONNECT_TIMEOUT_S, Wire, open_wire, pack, wire_size
+from sim.wire import CONNECT_TIMEOUT_S, Wire, message_size, open_wire, pack, wire_size
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 PING = object()  # stands for a PING among the publishes that wait for their answer
@@ -52,17 +52,14 @@ class ReadMemo(Generic[C]):
     def __init__(self, decode: Decode[C]) -> None:
         self.decode = decode
         self._chunks: dict[Any, tuple[bytes, C]] = {}
-        self._last: tuple[bytes | None, C | None] = (None, None)
+        self.last: tuple[bytes | None, C | None] = (None, None)  # the read that was asked for last, and its chunk
 
     def get(self, data: bytes) -> C | None:
         """Return the chunk of the same bytes, or None."""
-        last = self._last
-        if data is last[0]:
-            return last[1]
         entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
         if entry is None or entry[0] != data:
             return None
-        self._last = (data, entry[1])
+        self.last = (data, entry[1])
         return entry[1]
 
     def put(self, data: bytes, chunk: C) -> None:
@@ -71,6 +68,7 @@ class ReadMemo(Generic[C]):
             if len(self._chunks) >= self.MAX_READS:
                 self._chunks.clear()
             self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
+            self.last = (data, chunk)
 
 
 class Subscription(Generic[C]):
@@ -105,7 +103,8 @@ class Subscription(Generic[C]):
         if self._unread_bytes:
             chunk, _ = self._parse(data)
         else:
-            known = self._memo.get(data)
+            last = self._memo.last
+            known = last[1] if data is last[0] else self._memo.get(data)
             if known is not None:
                 self._heard(known, received_ns)
                 return
@@ -122,10 +121,11 @@ class Subscription(Generic[C]):
         payloads = []
         only_messages = True
         while (frame := reader.gets()) is not False:
-            self._unread_bytes -= wire_size(frame)
             if isinstance(frame, list) and frame[0] == b"message":
+                self._unread_bytes -= message_size(frame[1], frame[2])
                 payloads.append(frame[2])
             else:
+                self._unread_bytes -= wire_size(frame)
                 only_messages = False
                 self._other(frame)
         return self._memo.decode(payloads), only_messages

@@ -50,7 +50,7 @@ def test_timers_fire_by_time_and_those_of_one_time_in_the_order_set(delays: list
         loop = asyncio.get_running_loop()
         assert isinstance(loop, JumpingLoop)
         for place, delay in enumerate(delays):
-            how = (loop.at_ns, loop.call_at_ns)[place % 2]
+            how = (loop.at_ns, lambda at_ns, call, place: loop.call_at(at_ns / NS_PER_S, call, place))[place % 2]
             how(START_NS + delay, lambda place: fired.append((now_ns() - START_NS, place)), place)
         await asyncio.sleep(1)
 
@@ -137,3 +137,52 @@ def test_a_signal_from_another_thread_is_taken_between_turns() -> None:
             return "interrupted"
 
     assert run(scene()) == "interrupted"
+
+
+@given(st.lists(st.integers(0, 20), max_size=30), st.lists(st.integers(0, 20), max_size=10), st.sets(st.integers(0, 29)))
+def test_a_series_is_as_good_as_timers(calls: list[int], timers: list[int], that_call_soon: set[int]) -> None:
+    """Every call comes once, at its time, in the order given; what is ready or due meanwhile is not kept waiting."""
+    fired: list[tuple[int, str, int]] = []
+
+    async def scene() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        for place, delay in enumerate(timers):
+            loop.at_ns(START_NS + delay, lambda place: fired.append((now_ns() - START_NS, "timer", place)), place)
+
+        def call(place: int) -> None:
+            fired.append((now_ns() - START_NS, "call", place))
+            if place in that_call_soon:
+                loop.call_soon(lambda: fired.append((now_ns() - START_NS, "soon", place)))
+
+        before = loop.events
+        loop.series([(START_NS + delay, place, call, place) for place, delay in enumerate(calls)])
+        await asyncio.sleep(1)
+        return before, loop.events
+
+    before, after = run(scene())
+    assert [at_ns for at_ns, _, _ in fired] == sorted(at_ns for at_ns, _, _ in fired)
+    assert [(at_ns, place) for at_ns, what, place in fired if what == "call"] == sorted((d, p) for p, d in enumerate(calls))
+    assert sorted(place for _, what, place in fired if what == "soon") == sorted(p for p in that_call_soon if p < len(calls))
+    for place, (_, what, which) in enumerate(fired):
+        if what == "call" and which in that_call_soon:
+            assert fired[place + 1][1:] == ("soon", which)
+    assert after - before >= len(calls)
+
+
+def test_a_display_is_not_kept_waiting_by_series_of_thousands() -> None:
+    asides: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        await asyncio.sleep(1)
+        loop.aside = lambda: asides.append(now_ns())
+        for second in range(10):
+            loop.series(
+                [(now_ns() + second * NS_PER_S + delay, delay, lambda argument: None, None) for delay in range(loop.ASIDE_EVERY_CALLS + 2)]
+            )
+        await asyncio.sleep(20)
+
+    run(scene())
+    assert len(asides) >= 10

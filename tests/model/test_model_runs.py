@@ -12,6 +12,7 @@ import pytest
 from sim.errors import BuslabError, Interrupted
 from sim.results import open_run
 from sim.run import Status, run_scenario
+from sim.sampler import SAMPLES
 from sim.scenario import built_in, load_scenario
 from sim.schema import TABLES
 
@@ -19,6 +20,7 @@ RUN_ALL = """
 import sys
 from pathlib import Path
 from sim.run import run_scenario
+from sim.sampler import SAMPLES
 from sim.scenario import built_in, load_scenario
 for name in built_in():
     run_scenario(load_scenario(name), on="model", out=Path(sys.argv[1]) / name)
@@ -85,3 +87,10 @@ def test_the_model_takes_nothing_after_its_name(tmp_path: Path) -> None:
     with pytest.raises(BuslabError, match="model:6379"):
         run_scenario(load_scenario("baseline"), on="model:6379", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_long_run_asks_the_broker_some_thousands_of_times_at_most(tmp_path: Path) -> None:
+    for run_s, least, most in ((20, 80, 90), (4000, 0.9 * SAMPLES, 1.1 * SAMPLES)):
+        settings = (f"load.run_s={run_s}", "load.rate_per_s=1", "load.warm_up_s=0")
+        run = open_run(run_scenario(load_scenario("baseline", settings=settings), on="model", out=tmp_path / str(run_s)))
+        assert least <= (run.broker["metric"] == "used_cpu_user_s").sum() <= most

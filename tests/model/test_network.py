@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.costs import WINDOW_BYTES
 from sim.jumping import START_NS, JumpingLoop
 from sim.link import LinkPlan
-from sim.network import WINDOW_BYTES, Network, Peer
+from sim.network import Network, Peer
 
 
 def run(scene: Callable[[Network], Coroutine[Any, Any, Any]], *, plan: LinkPlan = LinkPlan(delay_ns=1000), seed: int = 1) -> Any:  # noqa: B008

@@ -14,8 +14,8 @@ from sim.address import Address
 from sim.brokers.model import model
 from sim.bus.once import DELETE_IF_MINE
 from sim.clock import new_event_loop, now_ns
+from sim.costs import MIB
 from sim.jumping import NS_PER_S
-from sim.redis_model import MIB
 from sim.wire import pack
 
 CLIENTS = 3
@@ -248,3 +248,47 @@ def test_a_slow_server_is_slower_by_that_factor() -> None:
     fast, slow, again = on_model(scene)
     assert slow == pytest.approx(10 * fast, rel=0.01)
     assert again == fast
+
+
+def test_info_sums_what_client_list_shows_of_each() -> None:
+    """INFO looks only at clients that have something waiting; the sum must be that over all of them, also once they have read it."""
+
+    async def scene(broker: Any) -> list[tuple[int, int, int]]:
+        loop = asyncio.get_running_loop()
+        deaf: list[Any] = []
+
+        class Deaf(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                deaf.append(transport)
+                transport.write(pack(b"SUBSCRIBE", b"c", b"d"))
+                transport.pause_reading()
+
+        for _ in range(2):
+            await loop.create_connection(Deaf, broker.address.host, broker.address.port)
+        talker = await talk(broker.address)
+        seen = []
+
+        async def look() -> None:
+            talker.send("INFO")
+            fields = dict(line.split(":", 1) for line in (await talker.reply()).decode().splitlines())
+            talker.send("CLIENT", "LIST")
+            listed = [int(line.split("omem=")[1].split()[0]) for line in (await talker.reply()).decode().splitlines()]
+            seen.append((int(fields["mem_clients_normal"]), sum(listed), int(fields["pubsub_clients"])))
+
+        await look()
+        for _ in range(20):
+            talker.send("PUBLISH", "c", "x" * (MIB // 2))
+            assert await talker.reply() == 2
+        await look()
+        deaf[0].resume_reading()
+        await asyncio.sleep(1)
+        await look()
+        deaf[1].abort()
+        await asyncio.sleep(1)
+        await look()
+        return seen
+
+    seen = on_model(scene)
+    assert all(summed == listed for summed, listed, _ in seen)
+    assert [hearing for _, _, hearing in seen] == [2, 2, 2, 1]
+    assert [summed > MIB for summed, _, _ in seen] == [False, True, True, False]
