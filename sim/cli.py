@@ -117,6 +117,23 @@ def bench(pods: int, seconds: float, rounds: int) -> int:
 
 
 @cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/costs.json"), show_default=True, help="The file to write.")
+@click.option(
+    "--rounds", default=7, show_default=True, type=click.IntRange(3, 31), help="Rounds of measuring; more make narrower intervals."
+)
+def calibrate(out: Path, rounds: int) -> int:
+    """Measure what an embedded broker's steps cost on this machine, for --on model:FILE."""
+    from sim.calibrate import calibration_table, run_calibration
+    from sim.costs import write_costs
+
+    costs = run_calibration(rounds=rounds, progress=lambda line: click.echo(line, err=True))
+    write_costs(costs, out)
+    _print(calibration_table(costs))
+    click.echo(f"costs    {out}; use them with --on model:{out}")
+    return 0
+
+
+@cli.command()
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/audit/<UTC time>]")
 def audit(out: Path | None) -> int:
     """Plant a loss, a duplicate, a swap and a delay in the record of a short run, and demand exactly those in the verdict."""

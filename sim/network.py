@@ -6,7 +6,7 @@ speak over it unchanged. Bytes cross a `link.Link` per direction.
 Rules
 -----
 1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
-2. At most `WINDOW_BYTES` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
+2. At most `window_bytes` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
    that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
 3. `close` sends what waits and then ends the direction; `abort` drops it, and the other side sees a reset.
 """
@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from sim.costs import WINDOW_BYTES
 from sim.jumping import JumpingLoop
 from sim.link import Link, LinkPlan
 
-WINDOW_BYTES = 4 * 1024 * 1024  # kernel buffers of both sides of a loopback connection, roughly
 FIRST_FREE_PORT = 40_000
 
 Address = tuple[str, int]
@@ -39,11 +39,14 @@ class Network:
     ----------
     plan
         How links behave that are made from now on.
+    window_bytes
+        What the kernels of both sides of a connection hold of a direction.
     """
 
-    def __init__(self, loop: JumpingLoop, *, seed: int, plan: LinkPlan) -> None:
+    def __init__(self, loop: JumpingLoop, *, seed: int, plan: LinkPlan, window_bytes: int = WINDOW_BYTES) -> None:
         self.loop = loop
         self.plan = plan
+        self.window_bytes = window_bytes
         self._draw = random.Random(seed).random
         self._listeners: dict[Address, Listener] = {}
         self._free_port = FIRST_FREE_PORT
@@ -176,6 +179,7 @@ class Peer(asyncio.Transport):
         super().__init__({"peername": address, "sockname": address})
         self._network = network
         self._loop = network.loop
+        self._window_bytes = network.window_bytes
         self.link = network.link()
         self.protocol: Any = None
         self.other: Peer
@@ -198,7 +202,7 @@ class Peer(asyncio.Transport):
         """Send bytes that leave at a time not before those sent so far, by a timer of their own or as part of a flight."""
         if self._closing or self._ended or not data:
             return
-        if self._waiting or self._under_way >= WINDOW_BYTES or not self._send(data, at_ns, flight):
+        if self._waiting or self._under_way >= self._window_bytes or not self._send(data, at_ns, flight):
             self._waiting.append(data)
             self._waiting_bytes += len(data)
 
@@ -219,7 +223,7 @@ class Peer(asyncio.Transport):
         waiting = self._waiting
         if not waiting:
             return
-        while waiting and self._under_way < WINDOW_BYTES and self._send(waiting[0], self._loop.now_ns()):
+        while waiting and self._under_way < self._window_bytes and self._send(waiting[0], self._loop.now_ns()):
             piece = waiting.popleft()
             self._waiting_bytes -= len(piece) if piece is not None else 0
         if not waiting and self.room is not None:

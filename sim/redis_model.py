@@ -18,10 +18,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 import hiredis
 
+from sim.costs import Costs
 from sim.jumping import NS_PER_S, JumpingLoop
 from sim.model_keys import Keys
 from sim.network import Flight, Listener, Network, Peer
@@ -31,32 +32,6 @@ READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
 MIB = 1024 * 1024
 
 Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Say how long each step keeps the server's thread, in nanoseconds.
-
-    Attributes
-    ----------
-    turn_ns
-        One turn of the event loop.
-    read_ns, write_ns
-        One read from a socket, one write to a socket.
-    command_ns
-        Parsing and carrying out one command.
-    copy_ns
-        Queueing one copy of a published event.
-    byte_ns
-        Each byte of a copy or reply that is queued and written.
-    """
-
-    turn_ns: int = 3_000
-    read_ns: int = 1_500
-    write_ns: int = 5_000
-    command_ns: int = 1_000
-    copy_ns: int = 250
-    byte_ns: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -183,9 +158,7 @@ class ModelRedis:
 
     def slow_down(self, factor: float) -> None:
         """Let every step take so many times as long; 1 = as fast as at first."""
-        given = self._given_costs
-        times = {name: int(getattr(given, name) * factor) for name in ("turn_ns", "read_ns", "write_ns", "command_ns", "copy_ns")}
-        self.costs = replace(given, byte_ns=given.byte_ns * factor, **times)
+        self.costs = Costs(**{name: cost * factor for name, cost in asdict(self._given_costs).items()})
 
     # -- clients -----------------------------------------------------------------------------------------------
 
@@ -241,7 +214,7 @@ class ModelRedis:
             self._turning = False
             return
         began_ns = self.loop.now_ns()
-        at_ns = began_ns + self.costs.turn_ns
+        at_ns = began_ns + int(self.costs.turn_ns)
         ready, self._ready = self._ready, {}
         for client in ready:
             at_ns = self._read(client, at_ns)
@@ -262,13 +235,13 @@ class ModelRedis:
             size += len(piece)
             client.reader.feed(piece)
         self.stats["bytes_in"] += size
-        at_ns += self.costs.read_ns
+        at_ns += int(self.costs.read_ns)
         if client.unread:
             self._ready[client] = None
         try:
             while (words := client.reader.gets()) is not False:
                 self.stats["commands"] += 1
-                at_ns += self.costs.command_ns
+                at_ns += int(self.costs.command_ns)
                 at_ns = self._carry_out(client, words, at_ns)
         except hiredis.ProtocolError:
             client.out.append(error("Protocol error"))
@@ -295,11 +268,10 @@ class ModelRedis:
         _, channel, payload = words
         heard_by = self.subscribers.get(channel, {})
         if heard_by:
-            size = len(payload)
-            copy = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, size, payload)
+            copy = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
             for subscriber in list(heard_by):
                 self.reply(subscriber, copy)
-            at_ns += len(heard_by) * (self.costs.copy_ns + int(self.costs.byte_ns * size))
+            at_ns += int(len(heard_by) * self.costs.copy_ns)
         self.reply(client, b":%d\r\n" % len(heard_by))
         self.stats["publishes"] += 1
         self.stats["copies"] += len(heard_by)
@@ -340,7 +312,7 @@ class ModelRedis:
             else:
                 data = b"".join(out)
                 self._joined = (out, data)
-            at_ns += write_ns + int(byte_ns * len(data))
+            at_ns += int(write_ns + byte_ns * len(data))
             self.stats["bytes_out"] += len(data)
             client.peer.write_at(data, at_ns, flight)
             if client.channels and client.buffered_bytes:
