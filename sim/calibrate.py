@@ -7,10 +7,13 @@ Rules
 2. What the server did is what it counted itself: turns of its event loop, reads, writes, commands, bytes out. Copies are
    publishes x subscribers, and every experiment reads all of them.
 3. One client cannot tell a turn from a read, so some experiments stop the server (SIGSTOP), let many clients speak, and let it go
-   on: one turn then has many reads. What stopping costs, and what INFO itself costs, are fitted too and dropped.
+   on: one turn then has many reads. What stopping costs, what INFO itself costs, and what the server does each second unasked are
+   fitted too and dropped.
 4. A round is every experiment once; costs are fitted in each round by least squares of relative errors, none below 0. The mean of
    the rounds and its 95 % interval (Student's t) are reported, and how well they explain each experiment.
-5. Subscribers read after each block, and a block is smaller than the kernel's buffers.
+5. A server that slept pays more for its next turn, so some experiments wait between commands. How long it slept is the time that
+   it did not compute, split evenly over the turns.
+6. Subscribers read after each block, and a block is smaller than the kernel's buffers.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from rich.text import Text
 from sim.address import Address
 from sim.brokers.embedded import EmbeddedBroker, embedded
 from sim.clock import utc_now
-from sim.costs import FILE_FORMAT, SERVER_VALUES, VALUES, CostsFile, Estimate, Fit
+from sim.costs import COLD_MAX_MS, FILE_FORMAT, SERVER_VALUES, VALUES, CostsFile, Estimate, Fit
 from sim.environment import environment
 from sim.errors import BrokerError, UsageError
 from sim.wire import pack
@@ -47,7 +50,7 @@ STEP_BYTES = 16 * 1024  # of one publish while the window is measured, so its re
 WINDOW_MAX_BYTES = 32 * 1024 * 1024
 MIN_ROUNDS, MAX_ROUNDS = 3, 31
 COUNTED = ("eventloop_cycles", "total_reads_processed", "total_writes_processed", "total_commands_processed", "total_net_output_bytes")
-COLUMNS = (*SERVER_VALUES, "stop", "info")
+COLUMNS = (*SERVER_VALUES, "stop", "info", "second")
 # Quantile 0.975 of Student's t, for 2 to 30 degrees of freedom
 T975 = (
     *(4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120),
@@ -132,6 +135,11 @@ class Bench:
         self.asker.ask(PING, PONG_BYTES)
         self.round_trips_ns.append(time.perf_counter_ns() - began_ns)
 
+    def ping_later(self, wait_s: float) -> None:
+        """Wait, then send PING."""
+        time.sleep(wait_s)
+        self.asker.ask(PING, PONG_BYTES)
+
     def ping_while_stopped(self, speakers: int) -> None:
         """Stop the server, let so many clients speak, let it go on, and read the answers."""
         assert self.broker.pid is not None
@@ -197,6 +205,9 @@ def experiments(bench: Bench) -> dict[str, Experiment]:
     deep = PING * 100
     found = {
         "nothing": Experiment(lambda: None, 1),
+        "asleep for 0.3 s": Experiment(lambda: time.sleep(0.3), 1),
+        "PING every 2 ms": Experiment(lambda: bench.ping_later(0.002), 100),
+        "PING every 10 ms": Experiment(lambda: bench.ping_later(0.01), 40),
         "PING one by one": Experiment(bench.ping, 1000),
         "PING 100 deep": Experiment(lambda: bench.asker.ask(deep, PONG_BYTES * 100), 200),
         "PING of 10 clients in one turn": Experiment(lambda: bench.ping_while_stopped(10), 60, stops=60),
@@ -219,11 +230,14 @@ def experiments(bench: Bench) -> dict[str, Experiment]:
 
 def measure(bench: Bench, experiment: Experiment) -> Values:
     """Carry an experiment out; return one count a column of `COLUMNS`, then the server's processor time in nanoseconds."""
-    before = bench.counters()
+    before, began_s = bench.counters(), time.monotonic()
     for _ in range(experiment.blocks):
         experiment.block()
     turns, reads, writes, commands, out_bytes, cpu_ns = bench.counters() - before
-    return np.array([turns, reads, writes, commands, experiment.copies, out_bytes, experiment.stops, 1.0, cpu_ns])
+    took_s = time.monotonic() - began_s
+    slept_ms = max(0.0, took_s * 1e3 - cpu_ns / 1e6) / turns
+    cold = turns * min(slept_ms, COLD_MAX_MS) ** 0.5
+    return np.array([turns, cold, reads, writes, commands, experiment.copies, out_bytes, experiment.stops, 1.0, took_s, cpu_ns])
 
 
 def fit(rows: Values) -> Values:
@@ -303,7 +317,8 @@ def run_calibration(*, rounds: int = 7, progress: Callable[[str], None] = lambda
                 for name, cost in zip(COLUMNS, costs.tolist(), strict=True):
                     if name in samples:
                         samples[name].append(cost)
-                server_ns = sum(samples[name][-1] for name in ("turn_ns", "read_ns", "command_ns", "write_ns"))
+                one_by_one = list(todo).index("PING one by one")
+                server_ns = explained[number, one_by_one] / len(bench.round_trips_ns)
                 delay_ns, jitter_ns = link_of(bench.round_trips_ns, server_ns)
                 samples["link_delay_ns"].append(delay_ns)
                 samples["link_jitter_ns"].append(jitter_ns)
@@ -315,7 +330,7 @@ def run_calibration(*, rounds: int = 7, progress: Callable[[str], None] = lambda
     fits = {
         name: Fit(float(np.median(measured[:, place])) / 1e3, float(np.median(explained[:, place])) / 1e3)
         for place, name in enumerate(todo)
-        if name != "nothing"
+        if name not in ("nothing", "asleep for 0.3 s")  # the server's own doings, which are dropped
     }
     values = {name: interval(kept) for name, kept in samples.items()}
     return CostsFile(FILE_FORMAT, utc_now().isoformat(timespec="seconds"), rounds, values, fits, environment(broker_says=said))

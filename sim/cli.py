@@ -134,6 +134,24 @@ def calibrate(out: Path, rounds: int) -> int:
 
 
 @cli.command()
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Compare this one; may be repeated. [default: all built-in]")
+@click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(1, 20), help="Pairs of runs of each, with one seed after another."
+)
+@click.option("--on", default="model", show_default=True, metavar="GROUND", help="The model: model, or model:FILE with measured costs.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/fidelity.md"), show_default=True, help="File: .md or .json.")
+def fidelity(scenarios: tuple[str, ...], repeats: int, on: str, out: Path) -> int:
+    """Run scenarios on the model and on an embedded server, and tell how far they differ."""
+    from sim.fidelity import fidelity_table, run_fidelity, write_fidelity
+
+    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, progress=lambda line: click.echo(line, err=True))
+    write_fidelity(compared, out)
+    _print(fidelity_table(compared))
+    click.echo(f"table    {out}")
+    return 0
+
+
+@cli.command()
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/audit/<UTC time>]")
 def audit(out: Path | None) -> int:
     """Plant a loss, a duplicate, a swap and a delay in the record of a short run, and demand exactly those in the verdict."""

@@ -16,13 +16,14 @@ PUBLISH is carried out here; every other command is a function of (server, clien
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import hiredis
 
-from sim.costs import Costs
+from sim.costs import COLD_MAX_MS, Costs
 from sim.jumping import NS_PER_S, JumpingLoop
 from sim.model_keys import Keys
 from sim.network import Flight, Listener, Network, Peer
@@ -116,6 +117,7 @@ class ModelRedis:
         self._ready: dict[Client, None] = {}
         self._to_write: dict[Client, None] = {}
         self._turning = False
+        self._asleep_ns = self.loop.now_ns()
         self._life = object()  # of the process: a turn that was set for a dead one does nothing
         self._joined: tuple[list[bytes], bytes] = ([], b"")
 
@@ -214,7 +216,8 @@ class ModelRedis:
             self._turning = False
             return
         began_ns = self.loop.now_ns()
-        at_ns = began_ns + int(self.costs.turn_ns)
+        slept_ms = min((began_ns - self._asleep_ns) / 1e6, COLD_MAX_MS)
+        at_ns = began_ns + int(self.costs.turn_ns + self.costs.cold_ns * math.sqrt(slept_ms))
         ready, self._ready = self._ready, {}
         for client in ready:
             at_ns = self._read(client, at_ns)
@@ -225,6 +228,7 @@ class ModelRedis:
     def _turned(self, life: object) -> None:
         if life is self._life:
             self._turning = False
+            self._asleep_ns = self.loop.now_ns()
             self._turn_soon()
 
     def _read(self, client: Client, at_ns: int) -> int:
