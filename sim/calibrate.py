@@ -9,8 +9,9 @@ Rules
 3. One client cannot tell a turn from a read, so some experiments stop the server (SIGSTOP), let many clients speak, and let it go
    on: one turn then has many reads. What stopping costs, what INFO itself costs, and what the server does each second unasked are
    fitted too and dropped.
-4. A round is every experiment once; costs are fitted in each round by least squares of relative errors, none below 0. The mean of
-   the rounds and its 95 % interval (Student's t) are reported, and how well they explain each experiment.
+4. A round is every experiment once, after a warm-up, on a server started for it: one process may be slower than the next for all
+   its life. Costs are fitted in each round by least squares of relative errors, none below 0. The mean of the rounds and its 95 %
+   interval (Student's t) are reported, and how well they explain each experiment.
 5. A server that slept pays more for its next turn, so some experiments wait between commands. How long it slept is the time that
    it did not compute, split evenly over the turns.
 6. Subscribers read after each block, and a block is smaller than the kernel's buffers.
@@ -18,6 +19,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -301,39 +303,49 @@ def run_calibration(*, rounds: int = 7, progress: Callable[[str], None] = lambda
     """
     if not MIN_ROUNDS <= rounds <= MAX_ROUNDS:
         raise UsageError(f"--rounds {rounds}: give {MIN_ROUNDS} to {MAX_ROUNDS}, an interval needs several")
-    samples: dict[str, list[float]] = {name: [] for name in VALUES}
-    with embedded() as broker:
-        bench = Bench.open(broker)
-        try:
-            todo = experiments(bench)
-            for experiment in todo.values():  # warm-up: buffers and caches grow
-                measure(bench, experiment)
-            measured, explained = np.empty((rounds, len(todo))), np.empty((rounds, len(todo)))
-            for number in range(rounds):
-                bench.round_trips_ns.clear()
-                rows = np.array([measure(bench, experiment) for experiment in todo.values()])
-                costs = fit(rows)
-                measured[number], explained[number] = rows[:, -1], rows[:, :-1] @ costs
-                for name, cost in zip(COLUMNS, costs.tolist(), strict=True):
-                    if name in samples:
-                        samples[name].append(cost)
-                one_by_one = list(todo).index("PING one by one")
-                server_ns = explained[number, one_by_one] / len(bench.round_trips_ns)
-                delay_ns, jitter_ns = link_of(bench.round_trips_ns, server_ns)
-                samples["link_delay_ns"].append(delay_ns)
-                samples["link_jitter_ns"].append(jitter_ns)
-                samples["window_bytes"].append(float(bench.window_bytes()))
-                progress(f"round {number + 1}/{rounds}: " + ", ".join(f"{name} {kept[-1]:,.4g}" for name, kept in samples.items()))
-            said = dict(line.partition(":")[::2] for line in bench.asker.bulk(b"INFO", b"server").splitlines())
-        finally:
-            bench.close()
+    done: list[_Round] = []
+    for number in range(rounds):
+        done.append(_measure_round())
+        told = ", ".join(f"{name} {value:,.4g}" for name, value in done[-1].values.items())
+        progress(f"round {number + 1}/{rounds}: {told}")
     fits = {
-        name: Fit(float(np.median(measured[:, place])) / 1e3, float(np.median(explained[:, place])) / 1e3)
-        for place, name in enumerate(todo)
+        name: Fit(
+            measured_us=statistics.median(one.measured_ns[name] for one in done) / 1e3,
+            explained_us=statistics.median(one.explained_ns[name] for one in done) / 1e3,
+        )
+        for name in done[0].measured_ns
         if name not in ("nothing", "asleep for 0.3 s")  # the server's own doings, which are dropped
     }
-    values = {name: interval(kept) for name, kept in samples.items()}
-    return CostsFile(FILE_FORMAT, utc_now().isoformat(timespec="seconds"), rounds, values, fits, environment(broker_says=said))
+    values = {name: interval([one.values[name] for one in done]) for name in VALUES}
+    about = environment(broker_says=done[0].server)
+    return CostsFile(FILE_FORMAT, utc_now().isoformat(timespec="seconds"), rounds, values, fits, about)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Hold what one server's round came to: costs, and each experiment's processor time as measured and as explained by them."""
+
+    values: dict[str, float]
+    measured_ns: dict[str, float]
+    explained_ns: dict[str, float]
+    server: dict[str, str]
+
+
+def _measure_round() -> _Round:
+    """Carry every experiment out on a server of its own."""
+    with embedded() as broker, contextlib.closing(Bench.open(broker)) as bench:
+        todo = experiments(bench)
+        for experiment in todo.values():  # warm-up: buffers and caches grow
+            measure(bench, experiment)
+        bench.round_trips_ns.clear()
+        rows = np.array([measure(bench, experiment) for experiment in todo.values()])
+        costs = fit(rows)
+        measured, explained = (dict(zip(todo, column.tolist(), strict=True)) for column in (rows[:, -1], rows[:, :-1] @ costs))
+        values = {name: cost for name, cost in zip(COLUMNS, costs.tolist(), strict=True) if name in SERVER_VALUES}
+        delay_ns, jitter_ns = link_of(bench.round_trips_ns, explained["PING one by one"] / len(bench.round_trips_ns))
+        values |= {"link_delay_ns": delay_ns, "link_jitter_ns": jitter_ns, "window_bytes": float(bench.window_bytes())}
+        server = {key: value for key, _, value in (line.partition(":") for line in bench.asker.bulk(b"INFO", b"server").splitlines())}
+    return _Round(values, measured, explained, server)
 
 
 def calibration_table(costs: CostsFile) -> Group:

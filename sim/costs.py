@@ -24,9 +24,9 @@ COLD_MAX_MS = 10.0
 class Costs:
     """Say how long each step keeps the server's thread, in nanoseconds.
 
-    The defaults were measured by `buslab calibrate` on 2026-11-23: Valkey 9.1.2 on a virtual machine with two shared x86_64 cores,
-    clients on loopback. They are processor time of the server, its kernel's part included: a write pays for the way through the
-    loopback to the reader's socket, a turn for falling asleep and waking up.
+    The defaults were measured by `buslab calibrate` on 2026-11-23 (reports/costs.json), rounded: Valkey 9.1.2 on a virtual machine
+    with two shared x86_64 cores, clients on loopback. They are processor time of the server, its kernel's part included: a write
+    pays for the way through the loopback to the reader's socket.
 
     Attributes
     ----------
@@ -45,13 +45,13 @@ class Costs:
         Each byte that is queued and written.
     """
 
-    turn_ns: float = 4_500
-    cold_ns: float = 31_000
-    read_ns: float = 1_900
-    write_ns: float = 5_700
-    command_ns: float = 300
-    copy_ns: float = 160
-    byte_ns: float = 0.4
+    turn_ns: float = 2_200
+    cold_ns: float = 26_000
+    read_ns: float = 2_000
+    write_ns: float = 5_400
+    command_ns: float = 350
+    copy_ns: float = 170
+    byte_ns: float = 0.31
 
 
 # Of the same machine and day: what a round trip on loopback takes beyond the server's own work, halved, wake-ups included; and what

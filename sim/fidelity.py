@@ -34,8 +34,9 @@ REASONS = (
     "A pod of the model has a core of its own and its code takes no time; on embedded all pods, their load and the recorder share "
     "one process and one event loop, which shares this machine's cores with the server and all else.",
     "A timer of the model fires at its nanosecond; a real loop wakes late, so its events are sent late (send delay).",
-    "The model's server pays a mean cost per step, measured while it was busy; a real one pays more for a step when it has slept, "
-    "and sometimes waits for a core.",
+    "The model's server pays the same mean cost for the same step each time, and is never without a core; a real one shares its core "
+    "and caches with whatever else runs.",
+    "A pod of the model is awake at once; a real process that slept is woken by the kernel, and pays for cold caches as the server does.",
     "The model's server has no housekeeping ten times a second, and answers INFO at the price of any command.",
     "Reconnection draws its jitter from the same seed on both, but a real outage begins and ends some milliseconds off.",
 )
@@ -243,7 +244,7 @@ def _ratio(real: float, model: float) -> str:
 
 HEADINGS = (
     *("scenario", "ground", "calls", "publishes", "expected", "delivered", "per s", "missing by cause"),
-    *("lag p50 us", "p99", "max", "broker CPU us / publish", "verdict"),
+    *("lag us p50", "p99", "max", "CPU us", "verdict"),
 )
 
 
@@ -272,7 +273,10 @@ def fidelity_table(fidelity: Fidelity) -> Group:
     """Return the comparison for a rich console."""
     table = Table(title=f"{fidelity.model_on} against embedded: same seed, same load, pods as drivers")
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("scenario", "ground", "missing by cause", "verdict") else "right")
+        words = heading in ("scenario", "ground", "missing by cause", "verdict")
+        table.add_column(
+            heading, justify="left" if words else "right", overflow="fold", no_wrap=heading in ("scenario", "ground", "verdict")
+        )
     for place, cells in enumerate(table_rows(fidelity)):
         table.add_row(*cells, end_section=bool(place % 2))
     return Group(table, *(Text(note) for note in (*_notes(fidelity), "What always differs:", *REASONS)))
@@ -311,7 +315,7 @@ def to_markdown(fidelity: Fidelity) -> str:
         f"# {fidelity.model_on} against embedded",
         "",
         f"Made by `buslab fidelity` with Python {fidelity.about['python']}, server {version}, {machine['cores']} cores "
-        f"({machine['processor']}). Counts, lag and rates are of the run phase.",
+        f"({machine['processor']}). Counts, lag and rates are of the run phase; CPU is the server's for each publish that it answered.",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "--|" * len(HEADINGS),
