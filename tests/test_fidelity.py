@@ -23,6 +23,7 @@ from sim.fidelity import (
     table_rows,
     write_fidelity,
 )
+from sim.results import open_run
 from sim.run import run_scenario
 from sim.scenario import load_scenario
 
@@ -50,7 +51,7 @@ def said(**changes: object) -> str:
 
 def test_a_sentence_tells_what_differs_and_by_how_much() -> None:
     assert "200 copies expected and 20 missing on both" in said()
-    assert "lag p50 is 1 x the model's" in said()
+    assert "lag p50 is 1.0 x the model's" in said()
     assert "lag p99 is 2.5 x the model's" in said(lag_us={"p50": 100.0, "p99": 500.0, "max": 900.0})
     assert "broker CPU per publish is 0.5 x the model's" in said(broker_cpu_us=40.0)
     assert "the model misses 10.0% (20 deaf), of 200 the real run 15.0% (10 deaf, 20 cut)" in said(missing={"deaf": 10, "cut": 20})
@@ -59,8 +60,8 @@ def test_a_sentence_tells_what_differs_and_by_how_much() -> None:
 
 
 def test_what_was_not_measured_is_not_told() -> None:
-    bare = said(lag_us={}, bus_us_p50=math.nan, broker_cpu_us=math.nan)
-    assert not any(word in bare for word in ("lag", "CPU", "nan", "core"))
+    bare = said(lag_us={}, send_delay_us_p50=math.nan, bus_us_p50=math.nan, broker_cpu_us=math.nan)
+    assert not any(word in bare for word in ("lag", "CPU", "nan", "core", "late", "hear"))
     silent = replace(SIDE, lag_us={"p50": 0.0, "p99": 0.0, "max": 0.0})
     assert "100 us where the model has 0" in sentence(Pair("memory_mode", 1, silent, SIDE))
 
@@ -117,11 +118,16 @@ def test_two_scenarios_have_the_same_load_and_copies_on_both_grounds(tmp_path: P
     assert fidelity_table(fidelity).renderables
 
 
+def test_a_recovery_counts_from_the_fault_to_hearing_again(tmp_path: Path) -> None:
+    run = open_run(run_scenario(shortened(load_scenario("restart_redis")), on="model", out=tmp_path / "run"))
+    side = measure(run)
+    assert 3.037 < side.recovery_s < 6, "three seconds and the server's start, then each pod's wait"
+    assert side.missing["deaf"] > 0
+    assert 50 < side.broker_cpu_us < 500
+
+
 def test_the_model_is_compared_as_it_runs_alone(tmp_path: Path) -> None:
     """A comparison must not change what it compares: the model's side equals a run of its own."""
-    from sim.fidelity import measure
-    from sim.results import open_run
-
     scenario = shortened(load_scenario("baseline", settings=("load.run_s=1",)))
     one, other = (measure(open_run(run_scenario(scenario, on="model", out=tmp_path / str(n)))) for n in range(2))
     assert str(one) == str(other)
