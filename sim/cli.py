@@ -40,7 +40,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("scenario")
 @click.option(
-    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded, embedded:PORT, redis://… or rediss://… ."
+    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded[:PORT], model[:FILE], redis://… or rediss://… ."
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
@@ -138,13 +138,15 @@ def calibrate(out: Path, rounds: int) -> int:
 @click.option(
     "--repeats", default=1, show_default=True, type=click.IntRange(1, 20), help="Pairs of runs of each, with one seed after another."
 )
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of every scenario; may be repeated.")
 @click.option("--on", default="model", show_default=True, metavar="GROUND", help="The model: model, or model:FILE with measured costs.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports/fidelity.md"), show_default=True, help="File: .md or .json.")
-def fidelity(scenarios: tuple[str, ...], repeats: int, on: str, out: Path) -> int:
+def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...], on: str, out: Path) -> int:
     """Run scenarios on the model and on an embedded server, and tell how far they differ."""
     from sim.fidelity import fidelity_table, run_fidelity, write_fidelity
 
-    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, progress=lambda line: click.echo(line, err=True))
+    told = lambda line: click.echo(line, err=True)  # noqa: E731
+    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, progress=told)
     write_fidelity(compared, out)
     _print(fidelity_table(compared))
     click.echo(f"table    {out}")

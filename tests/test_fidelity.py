@@ -17,6 +17,7 @@ from sim.fidelity import (
     Pair,
     Side,
     fidelity_table,
+    measure,
     run_fidelity,
     sentence,
     shortened,
