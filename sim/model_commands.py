@@ -7,7 +7,7 @@ A command is a function of (server, client, words) that returns its reply: bytes
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from sim.bus.once import DELETE_IF_MINE
 from sim.redis_model import Client, Command, ModelRedis
@@ -105,6 +105,7 @@ def _info(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     pubsub_clients = len(set().union(*server.subscribers.values()))
     fields = {
         "redis_version": VERSION,
+        "model_costs": "; ".join(f"{name}={cost:.6g}" for name, cost in asdict(server.costs).items()),
         "process_id": 0,
         "connected_clients": len(server.clients),
         "pubsub_clients": pubsub_clients,

@@ -6,7 +6,7 @@ speak over it unchanged. Bytes cross a `link.Link` per direction.
 Rules
 -----
 1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
-2. At most `WINDOW_BYTES` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
+2. At most `window_bytes` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
    that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
 3. `close` sends what waits and then ends the direction; `abort` drops it, and the other side sees a reset.
 """
@@ -37,11 +37,14 @@ class Network:
     ----------
     plan
         How links behave that are made from now on.
+    window_bytes
+        What the kernels of both sides of a connection hold of a direction.
     """
 
-    def __init__(self, loop: JumpingLoop, *, seed: int, plan: LinkPlan) -> None:
+    def __init__(self, loop: JumpingLoop, *, seed: int, plan: LinkPlan, window_bytes: int = WINDOW_BYTES) -> None:
         self.loop = loop
         self.plan = plan
+        self.window_bytes = window_bytes
         self._draw = random.Random(seed).random
         self._listeners: dict[Address, Listener] = {}
         self._free_port = FIRST_FREE_PORT
@@ -201,7 +204,7 @@ class Peer(asyncio.Transport):
     """
 
     __slots__ = (
-        "_closing", "_ended", "_loop", "_network", "_paused", "_under_way", "_unread", "_waiting",
+        "_closing", "_ended", "_loop", "_network", "_paused", "_under_way", "_unread", "_waiting", "_window_bytes",
         "cut_next", "link", "other", "protocol", "room", "waiting_bytes",
     )  # fmt: skip
 
@@ -209,6 +212,7 @@ class Peer(asyncio.Transport):
         super().__init__({"peername": address, "sockname": address})
         self._network = network
         self._loop = network.loop
+        self._window_bytes = network.window_bytes
         self.link = network.link()
         self.protocol: Any = None
         self.other: Peer  # set once both are there
@@ -235,7 +239,7 @@ class Peer(asyncio.Transport):
         size = len(data)
         if self.cut_next and self._cut(data, at_ns):
             return
-        if not self._waiting and self._under_way < WINDOW_BYTES:
+        if not self._waiting and self._under_way < self._window_bytes:
             arrival_ns = self.link.arrival_ns(at_ns, size)
             if arrival_ns is not None:
                 self._under_way += size
@@ -284,7 +288,7 @@ class Peer(asyncio.Transport):
         waiting = self._waiting
         if not waiting:
             return
-        while waiting and self._under_way < WINDOW_BYTES and self._send(waiting[0]):
+        while waiting and self._under_way < self._window_bytes and self._send(waiting[0]):
             piece = waiting.popleft()
             self.waiting_bytes -= len(piece) if piece is not None else 0
         if not waiting and self.room is not None:

@@ -16,13 +16,14 @@ PUBLISH is carried out here; every other command is a function of (server, clien
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict
 
 import hiredis
 
-from sim.costs import READ_BYTES, BufferLimit, Costs
+from sim.costs import COLD_MAX_MS, READ_BYTES, BufferLimit, Costs
 from sim.jumping import NS_PER_S, JumpingLoop, Series
 from sim.model_keys import Keys
 from sim.network import Listener, Network, Peer
@@ -105,7 +106,7 @@ class ModelRedis:
         self._ready: dict[Client, None] = {}
         self._to_write: dict[Client, None] = {}
         self._turning = False  # the next turn is set
-        self._busy_until_ns = 0
+        self._busy_until_ns = self.loop.now_ns()
         self._full: dict[Client, None] = {}  # clients that did not take all that was written to them, some of them since
         self._life = object()  # of the process: a turn that was set for a dead one does nothing
         self._joined: tuple[list[bytes], bytes] = ([], b"")
@@ -149,9 +150,7 @@ class ModelRedis:
 
     def slow_down(self, factor: float) -> None:
         """Let every step take so many times as long; 1 = as fast as at first."""
-        given = self._given_costs
-        times = {name: int(getattr(given, name) * factor) for name in ("turn_ns", "read_ns", "write_ns", "command_ns", "copy_ns")}
-        self.costs = replace(given, byte_ns=given.byte_ns * factor, **times)
+        self.costs = Costs(**{name: cost * factor for name, cost in asdict(self._given_costs).items()})
 
     # -- clients -----------------------------------------------------------------------------------------------
 
@@ -214,7 +213,8 @@ class ModelRedis:
         if self._frozen:
             return
         began_ns = self.loop.now_ns()
-        at_ns = began_ns + self.costs.turn_ns
+        slept_ms = min((began_ns - self._busy_until_ns) / 1e6, COLD_MAX_MS)
+        at_ns = began_ns + int(self.costs.turn_ns + self.costs.cold_ns * math.sqrt(slept_ms))
         ready, self._ready = self._ready, {}
         for client in ready:
             at_ns = self._read(client, at_ns)
@@ -230,13 +230,13 @@ class ModelRedis:
             size += len(piece)
             client.reader.feed(piece)
         self.stats["bytes_in"] += size
-        at_ns += self.costs.read_ns
+        at_ns += int(self.costs.read_ns)
         if client.unread:
             self._ready[client] = None
         try:
             while (words := client.reader.gets()) is not False:
                 self.stats["commands"] += 1
-                at_ns += self.costs.command_ns
+                at_ns += int(self.costs.command_ns)
                 at_ns = self._carry_out(client, words, at_ns)
         except hiredis.ProtocolError:
             client.out.append(error("Protocol error"))
@@ -268,7 +268,7 @@ class ModelRedis:
             for subscriber in heard_by:
                 subscriber.out.append(copy)
             self._to_write |= heard_by
-            at_ns += len(heard_by) * (self.costs.copy_ns + int(self.costs.byte_ns * size))
+            at_ns += int(len(heard_by) * self.costs.copy_ns)
         self.reply(client, b":%d\r\n" % len(heard_by))
         self.stats["publishes"] += 1
         self.stats["copies"] += len(heard_by)
@@ -305,7 +305,7 @@ class ModelRedis:
             if out != joined:  # the same copies for every subscriber: one object for all
                 joined, data = out, out[0] if len(out) == 1 else b"".join(out)
             size = len(data)
-            at_ns += write_ns + int(byte_ns * size)
+            at_ns += int(write_ns + byte_ns * size)
             bytes_out += size
             peer = client.peer
             peer.write_at(data, at_ns, flight)

@@ -46,7 +46,10 @@ class Broker(Protocol):
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
     "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
-    "model": (model, "virtual time: the same pods against a model of Redis; a day in minutes, replayable from the scenario's seed"),
+    "model": (
+        model,
+        "virtual time: the same pods, a model of Redis, replayable by seed; model:FILE takes costs from `buslab calibrate`",
+    ),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from sim.address import Address, parse_address
-from sim.costs import Costs
-from sim.errors import UsageError
+from sim.costs import GroundCosts, read_costs
 from sim.jumping import NS_PER_S, JumpingLoop
-from sim.link import LinkPlan
 from sim.model_commands import COMMANDS
 from sim.network import Network
 from sim.redis_model import ModelRedis
 
 URL = "redis://127.0.0.1:6379"  # in the model's own network
-LINK = LinkPlan(delay_ns=30_000, jitter_ns=20_000)
 START_NS = 37_000_000  # from SIGKILL's successor to PONG: measured on the embedded server
 
 
@@ -32,10 +30,9 @@ class ModelBroker:
     ground = "model"
     pid = None
 
-    def __init__(self, *, costs: Costs, link: LinkPlan, seed: int) -> None:
+    def __init__(self, *, costs: GroundCosts, seed: int) -> None:
         self.address: Address = parse_address(URL)
         self._costs = costs
-        self._link = link
         self._seed = seed
         self.server: ModelRedis
         self.network: Network
@@ -43,8 +40,9 @@ class ModelBroker:
     def new_loop(self) -> asyncio.AbstractEventLoop:
         """Return a jumping loop with the network and the server in it."""
         loop = JumpingLoop()
-        self.network = Network(loop, seed=self._seed, plan=self._link)
-        self.server = ModelRedis(self.network, host=self.address.host, port=self.address.port, commands=COMMANDS, costs=self._costs)
+        costs, here = self._costs, self.address
+        self.network = Network(loop, seed=self._seed, plan=costs.link, window_bytes=costs.window_bytes)
+        self.server = ModelRedis(self.network, host=here.host, port=here.port, commands=COMMANDS, costs=costs.server)
         self.server.start()
         return loop
 
@@ -80,11 +78,14 @@ class ModelBroker:
 def model(rest: str = "", *, seed: int = 1) -> Iterator[ModelBroker]:
     """Make a model; it starts with the run's loop.
 
+    Parameters
+    ----------
+    rest
+        Path of a file of `buslab calibrate`; by default the costs in the code, so that a seed replays a run anywhere.
+
     Raises
     ------
     UsageError
-        Something stands after the ground's name.
+        The file is missing or holds no costs.
     """
-    if rest:
-        raise UsageError(f"--on model:{rest}: the model takes nothing after its name; write --on model")
-    yield ModelBroker(costs=Costs(), link=LINK, seed=seed)
+    yield ModelBroker(costs=read_costs(Path(rest)) if rest else GroundCosts(), seed=seed)

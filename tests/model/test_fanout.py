@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.brokers.model import LINK
-from sim.costs import MIB, WINDOW_BYTES, BufferLimit, Costs
+from sim.costs import LINK, MIB, WINDOW_BYTES, BufferLimit, Costs
 from sim.errors import UsageError
 from sim.fanout import QUANTILES, predict_fanout
 from sim.jumping import NS_PER_S, START_NS, JumpingLoop

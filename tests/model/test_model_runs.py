@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from sim.costs import FILE_FORMAT, Costs, CostsFile, Estimate, write_costs
 from sim.errors import BuslabError, Interrupted
 from sim.results import open_run
 from sim.run import Status, run_scenario
@@ -83,9 +85,9 @@ def test_an_interrupt_in_virtual_time_keeps_what_was_recorded(tmp_path: Path) ->
     assert len(run.deliveries) > 100
 
 
-def test_the_model_takes_nothing_after_its_name(tmp_path: Path) -> None:
-    with pytest.raises(BuslabError, match="model:6379"):
-        run_scenario(load_scenario("baseline"), on="model:6379", out=tmp_path / "run")
+def test_a_costs_file_that_is_not_there_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(BuslabError, match=r"nowhere\.json.*buslab calibrate"):
+        run_scenario(load_scenario("baseline"), on=f"model:{tmp_path}/nowhere.json", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -94,3 +96,18 @@ def test_a_long_run_asks_the_broker_some_thousands_of_times_at_most(tmp_path: Pa
         settings = (f"load.run_s={run_s}", "load.rate_per_s=1", "load.warm_up_s=0")
         run = open_run(run_scenario(load_scenario("baseline", settings=settings), on="model", out=tmp_path / str(run_s)))
         assert least <= (run.broker["metric"] == "used_cpu_user_s").sum() <= most
+
+
+def test_a_costs_file_sets_the_speed_of_the_model(tmp_path: Path) -> None:
+    values = {name: Estimate(10 * cost, cost, 20 * cost) for name, cost in asdict(Costs()).items()}
+    values |= {"link_delay_ns": Estimate(2e6, 1e6, 3e6), "link_jitter_ns": Estimate(0, 0, 0), "window_bytes": Estimate(1e6, 1e6, 1e6)}
+    write_costs(CostsFile(FILE_FORMAT, "", 3, values, {}, {}), tmp_path / "costs.json")
+    lags = []
+    for on in ("model", f"model:{tmp_path}/costs.json"):
+        run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on=on, out=tmp_path / str(len(lags))))
+        lags.append(run.ledger()["lag_us"].min())
+        assert run.info["ground"] == "model"
+        costs = run.environment["broker"]["model_costs"]
+        assert f"write_ns={(1 if len(lags) == 1 else 10) * Costs().write_ns:g}" in costs
+    assert lags[0] < 1000, "two links of some microseconds"
+    assert lags[1] > 4000, "two links of two milliseconds"

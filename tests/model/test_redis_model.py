@@ -14,7 +14,7 @@ from sim.address import Address
 from sim.brokers.model import model
 from sim.bus.once import DELETE_IF_MINE
 from sim.clock import new_event_loop, now_ns
-from sim.costs import MIB
+from sim.costs import COLD_MAX_MS, MIB, Costs
 from sim.jumping import NS_PER_S
 from sim.wire import pack
 
@@ -214,6 +214,25 @@ def test_a_frozen_server_accepts_and_is_silent_until_it_is_thawed() -> None:
     assert on_model(scene) < 0.001
 
 
+def test_a_server_that_slept_longer_pays_more_up_to_a_limit() -> None:
+    async def scene(broker: Any) -> list[int]:
+        talker = await talk(broker.address)
+        busy = []
+        for sleep_s in (0.001, 0.004, 1, 1000):
+            await asyncio.sleep(sleep_s)
+            before = broker.server.busy_ns
+            talker.send("PING")
+            await talker.reply()
+            busy.append(broker.server.busy_ns - before)
+        return busy
+
+    one, four, long, longer = on_model(scene)
+    cold_ns = Costs().cold_ns
+    assert four - one == pytest.approx(cold_ns, rel=0.05), "twice as much after four times as long"
+    assert long - one == pytest.approx(cold_ns * (COLD_MAX_MS**0.5 - 1), rel=0.05)
+    assert longer == long
+
+
 @pytest.mark.parametrize(("at_once", "end"), [(True, "reset"), (False, "closed")])
 def test_a_server_that_ends_takes_its_keys_and_clients_with_it(at_once: bool, end: str) -> None:
     async def scene(broker: Any) -> None:
@@ -239,6 +258,7 @@ def test_a_slow_server_is_slower_by_that_factor() -> None:
         busy = []
         for factor in (1, 10, 1):
             broker.server.slow_down(factor)
+            await asyncio.sleep(1)  # each time the server has slept as long as matters
             before = broker.server.busy_ns
             talker.send("PING")
             await talker.reply()
