@@ -15,9 +15,9 @@ import psutil
 import pytest
 import redis
 
-from sim.address import Address
+from sim.address import Address, free_port
 from sim.brokers import GROUNDS, open_broker
-from sim.brokers.embedded import free_port, start_server
+from sim.brokers.embedded import start_server
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
 
 pytestmark = pytest.mark.broker
