@@ -60,38 +60,34 @@ def engine() -> Iterator[DockerClient]:
     try:
         from docker.errors import DockerException
         from testcontainers.core.docker_client import DockerClient as EngineClient
+        from testcontainers.core.docker_client import get_docker_host
     except ModuleNotFoundError as error:
         raise BrokerUnreachable(f"containers need the package {error.name}: pip install 'buslab[containers]'") from None
+    where = get_docker_host() or "its usual socket"
+    if not _is_here(where):
+        raise BrokerRefused(f"the container engine {where} is on another machine: unset DOCKER_HOST, or `docker context use default`")
     try:
         client: DockerClient = EngineClient().client
     except (DockerException, OSError, ValueError) as error:
-        raise _no_engine(str(error)) from None
+        if "Permission denied" in str(error):
+            raise BrokerRefused(f"no permission to use the container engine at {where}: join the group docker and log in again") from None
+        raise BrokerUnreachable(
+            f"no container engine answers at {where}: install and start Docker, or use --on embedded, which needs none ({error})"
+        ) from None
     try:
-        host = urlsplit(client.api.base_url).hostname or ""
-        if not _is_here(host):
-            raise BrokerRefused(
-                f"the container engine is on {host}, not on this machine: unset DOCKER_HOST, or `docker context use default`"
-            )
         yield client
     finally:
         client.close()
 
 
-def _no_engine(said: str) -> BrokerError:
-    where = os.environ.get("DOCKER_HOST", "its usual socket")
-    if "Permission denied" in said:
-        return BrokerRefused(f"no permission to use the container engine at {where}: join the group docker and log in again")
-    return BrokerUnreachable(
-        f"no container engine answers at {where}: install and start Docker, or use --on embedded, which needs none ({said})"
-    )
-
-
-def _is_here(host: str) -> bool:
-    if host in ("localhost", "localunixsocket", "localnpipe"):
+def _is_here(where: str) -> bool:
+    url = urlsplit(where)
+    if url.scheme not in ("tcp", "http", "https", "ssh") or url.hostname == "localhost":
         return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    try:
+        return ipaddress.ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

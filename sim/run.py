@@ -180,9 +180,7 @@ class _Run:
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info["ground"] = broker.ground
             if self.scenario.faults and broker.control is None:
-                raise UsageError(
-                    f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded or container"
-                )
+                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} on the ground embedded or container")
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:

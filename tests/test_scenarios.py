@@ -83,9 +83,12 @@ def test_every_scenario_has_an_expectation() -> None:
     assert set(EXPECTED) == set(built_in()) == set(SHORT)
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_a_scenario_ends_as_theory_says(name: str, tmp_path: Path) -> None:
-    run = open_run(run_scenario(load_scenario(name, settings=SHORT[name]), out=tmp_path / "run"))
+EVERYWHERE = [(name, "embedded") for name in sorted(EXPECTED)]
+
+
+@pytest.mark.parametrize(("name", "ground"), [*EVERYWHERE, pytest.param("restart_redis", "container", marks=pytest.mark.container)])
+def test_a_scenario_ends_as_theory_says(name: str, ground: str, tmp_path: Path) -> None:
+    run = open_run(run_scenario(load_scenario(name, settings=SHORT[name]), on=ground, out=tmp_path / "run"))
     verdict = judge(run)
     assert verdict.verdict == "valid", verdict.reasons
     counts = verdict.checkers["ledger"].counts
