@@ -69,15 +69,22 @@ def engine() -> Iterator[DockerClient]:
     try:
         client: DockerClient = EngineClient().client
     except (DockerException, OSError, ValueError) as error:
-        if "Permission denied" in str(error):
+        cause = _first_cause(error)
+        if isinstance(cause, PermissionError):
             raise BrokerRefused(f"no permission to use the container engine at {where}: join the group docker and log in again") from None
         raise BrokerUnreachable(
-            f"no container engine answers at {where}: install and start Docker, or use --on embedded, which needs none ({error})"
+            f"no container engine answers at {where} ({cause}): install and start Docker, or use --on embedded, which needs none"
         ) from None
     try:
         yield client
     finally:
         client.close()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def _is_here(where: str) -> bool:

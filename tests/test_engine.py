@@ -50,7 +50,7 @@ def test_an_engine_on_another_machine_is_not_used(host: str, monkeypatch: pytest
 @pytest.mark.parametrize("host", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:1", "nonsense://x"])
 def test_without_an_engine_the_message_says_what_to_do(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
-    with pytest.raises(BrokerUnreachable, match=r"no container engine answers.*install and start Docker, or use --on embedded"), engine():
+    with pytest.raises(BrokerUnreachable, match=r"no container engine answers.*: install and start Docker, or use --on embedded"), engine():
         pass
 
 
