@@ -5,6 +5,7 @@ The image holds the server's binary and the libraries that it is linked with, an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -48,7 +49,7 @@ def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage
     BrokerError
         No engine, no permission, or a binary that no container can run.
     """
-    from docker.errors import ImageNotFound
+    from docker.errors import APIError, ImageNotFound
 
     began_s = time.monotonic()
     binary, name = server_binary(), local_image()
@@ -67,6 +68,9 @@ def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage
             repository, _, tag = name.partition(":")
             changes = [f"LABEL {CONTENT_LABEL}={content}", "ENV PATH=/usr/local/bin", "WORKDIR /data", 'CMD ["valkey-server"]']
             client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+            if before is not None:  # nothing names it any more
+                with contextlib.suppress(APIError):  # a container runs it
+                    client.images.remove(before.id)
         size_bytes = int(client.images.get(name).attrs["Size"])
     return BuiltImage(name, size_bytes, time.monotonic() - began_s, built)
 

@@ -47,7 +47,7 @@ class ContainerBroker:
         return self
 
     async def kill(self) -> None:
-        """End the server at once (SIGKILL); return when it has ended."""
+        """End the server at once (SIGKILL), frozen or not; nothing when it has ended. Return when it has."""
         await asyncio.to_thread(self._kill)
 
     async def start(self) -> None:
@@ -65,7 +65,9 @@ class ContainerBroker:
 
     def _kill(self) -> None:
         with asking("cannot kill the broker's container"):
-            self._container.kill()
+            self._container.reload()
+            if self._container.status in ("running", "paused"):
+                self._container.kill()
             self._container.wait(timeout=_KILL_TIMEOUT_S)
 
     def _start(self) -> None:

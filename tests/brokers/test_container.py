@@ -26,7 +26,7 @@ from sim.brokers import open_broker
 from sim.brokers.container import start_server
 from sim.engine import IMAGE_ENV, LABEL, engine, local_image, owner_label, shares_loopback
 from sim.errors import BrokerError, BrokerRefused
-from sim.image import build_image
+from sim.image import build_image, pack
 
 pytestmark = [pytest.mark.broker, pytest.mark.container]
 MODULE = sys.modules["sim.brokers.container"]  # the family exports a function of this name
@@ -232,6 +232,7 @@ def test_killed_and_started_again_it_is_empty_at_the_same_address_and_frozen_it_
         with redis.Redis.from_url(broker.address.url, socket_timeout=0.3, retry=None) as client:
             client.set("a", "b")
             asyncio.run(control.kill())
+            asyncio.run(control.kill())
             with pytest.raises(redis.ConnectionError):
                 client.ping()
             asyncio.run(control.start())
@@ -272,3 +273,15 @@ def test_the_local_image_is_built_once_and_runs_the_embedded_server() -> None:
     assert second.size_bytes > 1e6
     with open_broker("container", image=first.name) as broker, redis.Redis.from_url(broker.address.url) as client:
         assert client.info("server")["valkey_version"] == local_image().rpartition(":")[2]
+
+
+def test_an_image_of_other_content_takes_the_name_and_the_old_one_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.image.local_image", lambda: "buslab-test:other")
+    with engine() as client:
+        build_image()
+        old = client.images.get("buslab-test:other").id
+        monkeypatch.setattr("sim.image.pack", lambda binary, libraries: pack(binary, libraries[:1]))
+        assert build_image().built
+        assert client.images.get("buslab-test:other").id != old
+        assert old not in {image.id for image in client.images.list(all=True)}
+        client.images.remove("buslab-test:other")
