@@ -61,8 +61,11 @@ def memory_mode(run: Run, counts: dict[str, float]) -> None:
 
 
 def restart_redis(run: Run, counts: dict[str, float]) -> None:
-    """Every pod notices, falls back, and comes back; what is missing was in the pod only, or its hearer was deaf."""
-    assert counts["missing"] == counts["sent-in-memory-mode"] + counts["deaf"] > 0
+    """Every pod notices, falls back, and comes back; what is missing was in the pod only, its hearer was deaf, or it was refused."""
+    refused = run.publishes[run.publishes["outcome"] == "refused"]
+    assert (refused["intended_ns"] < run.faults["end_ns"][0]).all(), "only between the kill and when its publisher notices"
+    assert counts["missing"] == counts["sent-in-memory-mode"] + counts["deaf"] + counts.get("publish-refused", 0)
+    assert min(counts["sent-in-memory-mode"], counts["deaf"]) > 0
     for _, life in run.pods.groupby("pod", observed=True):
         assert life["bus"].tolist()[:3] == ["connecting", "mute", "connected"]
         assert "outage" in life["bus"].tolist()
