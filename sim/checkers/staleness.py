@@ -30,6 +30,7 @@ from sim.tables import FOREVER_NS, Array, codes_in, codes_of, positions
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+MAX_NAMES = 5  # of pods in the sentence
 METRICS = {"p99": "stale_ms_p99", "max": "stale_ms_max"}
 
 
@@ -88,9 +89,7 @@ def check(run: Run) -> Result:
     nothing = {"stale_reads": float("nan"), **dict.fromkeys(METRICS.values(), float("nan"))}
     if not len(judged.at_ns):
         if meant:
-            return Result(
-                "unknown", "no data: the scenario means reads of configuration, and none was made in the run phase", metrics=nothing
-            )
+            return Result("unknown", "no data: the scenario means reads, and none was made in the run phase", metrics=nothing)
         return Result("valid", "the scenario means no reads of configuration", metrics=nothing)
     updates = _updates(run, {subject: code for code, subject in enumerate(subjects) if subject != OTHERS})
     heard = _heard(run, updates, pods)
@@ -112,14 +111,17 @@ def check(run: Run) -> Result:
     }
     counts |= _quantiles("stale_ms", for_ns) | _quantiles("fresh_ms", _fresh_after(heard, updates, every))
     metrics = {"stale_reads": float(len(stale))} | {name: float(counts.get(f"stale_ms.{q}", 0.0)) for q, name in METRICS.items()}
+    witnesses = _witnesses(run, updates, pairs, pods, subjects)
+    return Result("valid", _sentence(counts, pairs, pods), counts=counts, witnesses=witnesses, metrics=metrics, warnings=_warnings(run))
+
+
+def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> str:
+    text = f"{counts['stale_reads']:,} of {counts['reads']:,} reads were stale"
+    text += f", at most for {counts['stale_ms.max']:,.1f} ms" if counts["stale_reads"] else ""
+    never = ~pairs.heard
     silent = sorted({pods[pod] for pod in pairs.pod[never]})
-    detail = f"{len(stale):,} of {counts['reads']:,} reads were stale" + (
-        f", at most for {metrics['stale_ms_max']:,.1f} ms" if len(stale) else ""
-    )
-    detail += f"; {', '.join(silent)} never heard of {len(np.unique(pairs.update[never])):,} updates" if silent else ""
-    return Result(
-        "valid", detail, counts=counts, witnesses=_witnesses(run, updates, pairs, pods, subjects), metrics=metrics, warnings=_warnings(run)
-    )
+    names = ", ".join(silent[:MAX_NAMES]) + (f" and {len(silent) - MAX_NAMES:,} more" if len(silent) > MAX_NAMES else "")
+    return text + (f"; {names} never heard of {len(np.unique(pairs.update[never])):,} updates" if silent else "")
 
 
 def _rows(reads: Reads, rows: Array) -> Reads:
