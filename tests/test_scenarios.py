@@ -155,7 +155,7 @@ def test_copies_that_were_updated_in_an_outage_are_served_until_something_else_c
     assert counts["never_heard"] > counts["stale_pairs"] / 2
     assert counts["after_handling"] == 0
     readers = {f"music-service-{n}" for n in range(3)} | {f"ai-content-service-{n}" for n in range(2)}
-    assert counts["never_heard_pods"] == 5, "all but the pod that publishes, which hears itself"
+    assert counts["never_heard_pods"] in (5, 6), "the pod that publishes hears itself, but for what was on its way when Redis died"
     assert all(pod in result.detail for pod in readers)
     assert all(text.startswith("evt_") and text.endswith("never heard of it") for text in result.witnesses)
     all_back_ns = run.pods.loc[run.pods["state"] == "subscribed", "at_ns"].max()

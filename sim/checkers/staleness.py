@@ -30,7 +30,7 @@ from sim.tables import FOREVER_NS, Array, codes_in, codes_of, positions
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-MAX_NAMES = 5  # of pods in the sentence
+MAX_NAMES = 10  # of pods in the sentence
 METRICS = {"p99": "stale_ms_p99", "max": "stale_ms_max"}
 
 
