@@ -33,6 +33,7 @@ class PodsDriver:
         self._kind = schedule.kind.tolist()
         self._pod = schedule.pod.tolist()
         self._kinds = schedule.kinds
+        self._templates = schedule.templates
         self._payload_bytes = payload_bytes
         self._due: list[tuple[int, int]] = []  # one (time, pod) for each batch that was begun
         self.made = 0
@@ -50,7 +51,7 @@ class PodsDriver:
             self.made += 1
             pod, kind = pods[self._pod[row]], self._kinds[self._kind[row]]
             due_before = pod.node.due_ns
-            pod.call(kind, content(kind, row, self._payload_bytes), intended_ns=at_ns[row])
+            pod.call(kind, content(kind, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns[row])
             self._made_call()
             if due_before is None and pod.node.due_ns is not None:
                 heapq.heappush(self._due, (pod.node.due_ns, pod.number))

@@ -122,7 +122,7 @@ class Run:
         self.phases = read_phases(info["phases"])
         self.unreadable_parts: list[str] = []
 
-    deliveries, pods, faults = _lazy("deliveries"), _lazy("pods"), _lazy("faults")
+    deliveries, pods, faults, reads = _lazy("deliveries"), _lazy("pods"), _lazy("faults"), _lazy("reads")
     broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
 
     @cached_property

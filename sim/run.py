@@ -302,10 +302,13 @@ class _Run:
 
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
+        reads = self.scenario.reads()
+        self.info["load"]["offered_reads"] = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
         end_ns = run_ns + int(load.run_s * NS_PER_S)
         await generator.go(zero_ns)
+        fleet.host.read(reads, zero_ns=zero_ns)
         self._enter("warm-up", load.warm_up_s, start_ns=zero_ns)
         await self._until(run_ns, generator)
         fleet.host.forget_lag()

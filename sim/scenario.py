@@ -20,9 +20,9 @@ from msgspec import Meta
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults import FAULTS, Fault
-from sim.load import SHAPES, Schedule, make_schedule
+from sim.load import MAX_CALLS, SHAPES, TEMPLATE_COUNT, Reads, Schedule, make_reads, make_schedule
 from sim.schema import SLO_METRICS
-from sim.services import SERVICES
+from sim.services import SERVICES, ConfigReader
 
 BUILT_IN = Path(__file__).parent / "scenarios"
 MAX_PODS = 20_000
@@ -71,7 +71,15 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say which calls are made, how often, and by whom."""
+    """Say which calls are made, how often, and by whom.
+
+    Attributes
+    ----------
+    reads_per_s
+        Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.reading`).
+    templates
+        How many templates there are to read and to invalidate.
+    """
 
     driver: Literal["locust", "pods"] = "locust"
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
@@ -80,6 +88,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_up_s: Seconds = 2.0
     run_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
     payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
+    reads_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    templates: Annotated[int, Meta(ge=1, le=50_000)] = TEMPLATE_COUNT
     mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
@@ -121,6 +131,18 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             seed=self.seed + seed_offset,
             mix=mix,
             publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix},
+            templates=self.load.templates,
+        )
+
+    def reads(self) -> Reads:
+        """Return every intended read of configuration in warm-up and run."""
+        readers = {name for name in self.services if isinstance(SERVICES[name](), ConfigReader)}
+        return make_reads(
+            rate_per_s=self.load.reads_per_s,
+            seconds=self.load.warm_up_s + self.load.run_s,
+            seed=self.seed,
+            pods=[number for number, (_, service) in enumerate(self.pods()) if service in readers],
+            templates=self.load.templates,
         )
 
 
@@ -290,6 +312,12 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
         yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
     if load.driver == "locust" and not scenario.bus.redis_url:
         yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
+    reads = load.reads_per_s * (load.warm_up_s + load.run_s)
+    if reads > MAX_CALLS:
+        yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
+    readers = [name for name, make in SERVICES.items() if isinstance(make(), ConfigReader)]
+    if reads and not set(readers) & set(scenario.services):
+        yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: add one of {', '.join(readers)}, or set it to 0"
     if not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0"
     for kind, weight in load.mix.items():

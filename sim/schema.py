@@ -5,7 +5,8 @@ The live half writes these tables, the offline half reads them; nothing else pas
 Rules
 -----
 1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
-2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas).
+2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas). Its first
+   `MAX_WORDS` words are kept; any further one becomes `OTHERS`.
 3. Rows of one pod stand in the order in which the pod heard them.
 4. 0 in a time column means "did not happen".
 
@@ -23,8 +24,8 @@ What is true of the whole run:
 - ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
 - ``nonce``: the upper 15 bits of this run's event keys
 - ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
-- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``generator`` (the name in
-  `hosts.host` of the process that published)
+- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``offered_reads`` (reads of
+  configuration, likewise), ``generator`` (the name in `hosts.host` of the process that published)
 - ``notes``: sentences for the reader
 - ``tables``, once sealed: rows and bytes of each table
 """
@@ -33,7 +34,10 @@ from __future__ import annotations
 
 import hashlib
 
-FORMAT = 2
+FORMAT = 3
+
+MAX_WORDS = 60_000  # of one `name` column: codes are uint16
+OTHERS = "(others)"
 
 # table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
 TABLES: dict[str, dict[str, str]] = {
@@ -50,6 +54,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
         "receivers": "int32",  # what PUBLISH returned; -1 = no answer
+        "subject": "name",  # what an invalidation is about: the cache key or pattern that it names; empty otherwise
     },
     "calls": {
         "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
@@ -65,6 +70,13 @@ TABLES: dict[str, dict[str, str]] = {
         "handled_ns": "int64",  # its handler started
         "path": "name",  # broker | memory
         "outcome": "name",  # handled | skipped | failed
+    },
+    "reads": {
+        "at_ns": "int64",
+        "pod": "name",
+        "subject": "name",  # the cache key that was read
+        "loaded_ns": "int64",  # when the copy that was served was loaded from the database; at_ns for a miss
+        "outcome": "name",  # hit | miss
     },
     "pods": {
         "pod": "name",
@@ -177,6 +189,9 @@ SLO_METRICS = {
     "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
     "handled_twice": "events that a service ran more than once although the bus has a recipe against it",
     "handled_never": "events that no pod of a service ran although the bus has a recipe for one",
+    "stale_reads": "reads of configuration that were served a copy older than the newest update",
+    "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
+    "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
     "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
     "offered_ratio_min": "calls made / calls the schedule meant to make",
 }

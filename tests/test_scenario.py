@@ -89,6 +89,10 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("load.rate_per_s=-1", ["load.rate_per_s = -1", "> 0"]),
         ("load.rate_per_s=0", ["load.rate_per_s = 0", "> 0"]),
         ("load.rate_per_s=nan", ["load.rate_per_s = nan"]),
+        ("load.reads_per_s=-1", ["load.reads_per_s = -1", ">= 0"]),
+        ("load.reads_per_s=5", ["load.reads_per_s = 5", "no service keeps templates", "music-service", "set it to 0"]),
+        ("load.templates=0", ["load.templates = 0", ">= 1"]),
+        ("load.templates=60000", ["load.templates = 60000", "<= 50000"]),
         ("load.rate_per_s=inf", ["load.rate_per_s = inf"]),
         ("load.rate_per_s=fast", ["load.rate_per_s = 'fast'", "float"]),
         ("load.run_s=nan", ["load.run_s = nan"]),
@@ -191,3 +195,19 @@ def test_a_wrong_fault_or_policy_is_refused_with_its_key_and_value(setting: str,
     with pytest.raises(ScenarioError) as refused:
         load_scenario("baseline", settings=(setting,))
     assert [part for part in says if part not in str(refused.value)] == []
+
+
+def test_only_pods_that_keep_templates_read_and_too_many_reads_are_refused_before_the_run() -> None:
+    scenario = load_scenario("baseline", settings=("load.reads_per_s=500", "load.templates=9"))
+    pods, reads = scenario.pods(), scenario.reads()
+    assert {pods[number][1] for number in set(reads.pod.tolist())} == {"music-service", "ai-content-service", "ai-config-service"}
+    assert len(set(reads.pod.tolist())) == 6
+    assert reads.templates == scenario.schedule().templates == 9
+    assert abs(len(reads) - 500 * 18) < 6 * 9000**0.5
+    assert "means 180,000,000 reads, more than 20,000,000" in refusal("baseline", "load.reads_per_s=1e6", "load.run_s=177")
+
+
+def test_reads_do_not_change_the_calls() -> None:
+    """A random stream of their own: the same seed is the same load with and without them."""
+    without, having = (load_scenario("cache_invalidation", settings=(f"load.reads_per_s={rate}",)).schedule() for rate in (0, 4000))
+    assert (without.offset_ns == having.offset_ns).all() and (without.pod == having.pod).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from sim.run import run_scenario
 from sim.scenario import built_in, load_scenario
 
 pytestmark = pytest.mark.broker
+UPDATES = ("config.template.invalidated", "config.provider.invalidated")
+CLEAR_ALL = "aiponge:*:templates:*"
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
+    "cache_invalidation": (),
     "graceful_shutdown": (),
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
@@ -24,6 +28,38 @@ SHORT = {
 
 def baseline(run: Run, counts: dict[str, float]) -> None:
     assert counts["delivered"] == counts["expected"] > 0
+
+
+def cache_invalidation(run: Run, counts: dict[str, float]) -> None:
+    """Without a fault a copy is served stale only until its own pod heard of the update, and every pod hears."""
+    assert counts["delivered"] == counts["expected"] > 1000
+    assert CLEAR_ALL in set(run.publishes["subject"]), "pattern clears are mixed in"
+    assert run.reads.groupby("pod", observed=True)["subject"].nunique().max() > 500, "more templates than a cache holds"
+    judged = judge(run).checkers["staleness"].counts
+    assert judged["reads"] > 30_000
+    assert 0 < judged["hits"] < judged["reads"]
+    assert judged["updates"] > 200
+    assert judged["never_heard"] == judged["not_dropped"] == judged["after_handling"] == 0
+    stale = stale_reads(run)
+    assert len(stale) == judged["stale_reads"] < judged["reads"] / 100
+    lag_us = run.ledger().set_index(["event", "pod"])["lag_us"]
+    for event, pod, for_us in stale:
+        assert for_us <= lag_us[event, pod], "no longer than the lag of the copy that dropped it"
+
+
+def stale_reads(run: Run) -> list[tuple[int, str, float]]:
+    """Return (first update that was missed, pod, microseconds after it) of the stale reads, by a plain loop over the tables."""
+    updates = defaultdict(list)
+    published = run.publishes[run.publishes["channel"].isin(UPDATES) & (run.publishes["items"] > 0)]
+    for row in published.sort_values("intended_ns").to_dict("records"):
+        updates[row["subject"]].append((row["intended_ns"], row["event"]))
+    found = []
+    start_ns, end_ns = run.phases["run"]
+    for row in run.reads.to_dict("records"):
+        missed = [one for one in updates[row["subject"]] if row["loaded_ns"] < one[0] <= row["at_ns"]]
+        if missed and start_ns <= row["at_ns"] < end_ns:
+            found.append((missed[0][1], row["pod"], (row["at_ns"] - missed[0][0]) / 1e3))
+    return found
 
 
 def graceful_shutdown(run: Run, counts: dict[str, float]) -> None:
@@ -79,7 +115,7 @@ def restart_redis(run: Run, counts: dict[str, float]) -> None:
     assert (ledger.loc[ledger["event"].isin(late), "fate"] == "delivered").all(), "after recovery nothing is lost"
 
 
-EXPECTED = {check.__name__: check for check in (baseline, graceful_shutdown, lock_lab, memory_mode, restart_redis)}
+EXPECTED = {check.__name__: check for check in (baseline, cache_invalidation, graceful_shutdown, lock_lab, memory_mode, restart_redis)}
 
 
 def test_every_scenario_has_an_expectation() -> None:
@@ -108,3 +144,28 @@ def test_a_marker_or_a_handler_slower_than_the_skew_makes_it_once(recipe: str, h
     once = verdict.checkers["once"].counts
     assert once["once"] == once["pairs"] > 100
     assert set(run.deliveries["outcome"]) == {"handled", "skipped"}, "the others looked and left it"
+
+
+def test_copies_that_were_updated_in_an_outage_are_served_until_something_else_clears_them(tmp_path: Path) -> None:
+    """Claim: every pod's cache is fresh after an invalidation. Not in the pods that did not hear it."""
+    settings = ('faults=[{kind="broker_down", at_s=1.0, for_s=3.0}]', "slo.missing=1e9")
+    run = open_run(run_scenario(load_scenario("cache_invalidation", settings=settings), out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    ledger = verdict.checkers["ledger"].counts
+    assert ledger["unexplained"] == ledger["unexpected"] == 0
+    assert ledger["missing"] > 0
+    result = verdict.checkers["staleness"]
+    counts = result.counts
+    assert counts["stale_reads"] == len(stale_reads(run)) > counts["reads"] / 100, "many more than without a fault"
+    assert counts["never_heard"] > counts["stale_pairs"] / 2
+    assert counts["after_handling"] == 0
+    readers = {f"music-service-{n}" for n in range(3)} | {f"ai-content-service-{n}" for n in range(2)}
+    assert counts["never_heard_pods"] in (5, 6), "the pod that publishes hears itself, but for what was on its way when Redis died"
+    assert all(pod in result.detail for pod in readers)
+    assert all(text.startswith("evt_") and text.endswith("never heard of it") for text in result.witnesses)
+    all_back_ns = run.pods.loc[run.pods["state"] == "subscribed", "at_ns"].max()
+    assert all_back_ns > run.faults["end_ns"].max()
+    intended = run.publishes.set_index("event")["intended_ns"]
+    late = {pod for event, pod, for_us in stale_reads(run) if intended[event] + for_us * 1e3 > all_back_ns}
+    assert late & readers, "every pod is connected again, and still serves what was updated in the outage"

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Protocol
 
 from sim.hosts.inline import Counts, InlineHost
-from sim.load import Schedule
+from sim.load import Reads, Schedule
 
 
 class Host(Protocol):
@@ -21,6 +21,9 @@ class Host(Protocol):
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
         """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
+
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait for the answers."""

@@ -15,9 +15,10 @@ from sim.clock import wall_offset_ns
 from sim.driver import PodsDriver
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.handling import Pace
-from sim.load import Schedule
+from sim.load import Reads, Schedule
 from sim.meters import LiveLag, LoopMeter
 from sim.pod import Place, Pod
+from sim.reading import Reader
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
 from sim.services import SERVICES
@@ -94,6 +95,7 @@ class InlineHost:
         self._calls = 0
         self._failed = failed
         self._meter: LoopMeter | None = None
+        self._reader: Reader | None = None
 
     async def start(self, *, timeout_s: float) -> None:
         """Start every pod, some at a time.
@@ -132,6 +134,10 @@ class InlineHost:
             driver.close()
         return driver.made
 
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+        self._reader = Reader(self.pods, reads, zero_ns=zero_ns, recorder=self.recorder)
+
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""
         await asyncio.gather(*(pod.drain(timeout_s=timeout_s) for pod in self.pods))
@@ -139,15 +145,18 @@ class InlineHost:
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
         await asyncio.gather(*(pod.stop(timeout_s=timeout_s) for pod in self.pods))
-        if self._meter is not None:
-            self._meter.close()
+        self._close_instruments()
 
     def abort(self) -> None:
         """Drop every connection at once."""
         for pod in self.pods:
             pod.abort()
-        if self._meter is not None:
-            self._meter.close()
+        self._close_instruments()
+
+    def _close_instruments(self) -> None:
+        for one in (self._meter, self._reader):
+            if one is not None:
+                one.close()
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
