@@ -146,7 +146,7 @@ class Connections:
             raise
         finally:
             if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
-                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping()))
+                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping))
 
     def end(self) -> None:
         """Close everything; publishes without an answer are handed to the owner."""
@@ -206,7 +206,7 @@ class Connections:
             "subscribe": (self._subscribe, "subscribed"),
             "open-publisher": (self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen(reopen, then)))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 

@@ -104,7 +104,7 @@ class Container:
             self._take(self._new_pod())
             await self._serve()
             self.ended.clear()
-            self._starting = asyncio.get_running_loop().create_task(self.pod.gate.hold(self._start_bus(self.pod)))
+            self._starting = asyncio.get_running_loop().create_task(self.pod.gate.hold(self._start_bus, self.pod))
 
     async def _start_bus(self, pod: Pod) -> None:
         with contextlib.suppress(BrokerError):  # the pod stays, and does what its policy says
@@ -133,7 +133,7 @@ class Container:
 
     async def _stop_pod(self, grace_s: float) -> None:
         pod = self.pod
-        stopping = asyncio.get_running_loop().create_task(pod.gate.hold(self._stop_in_order(pod, grace_s)))
+        stopping = asyncio.get_running_loop().create_task(pod.gate.hold(self._stop_in_order, pod, grace_s))
         try:
             await asyncio.wait({stopping})
         finally:

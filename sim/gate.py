@@ -16,8 +16,9 @@ import asyncio
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 FROZEN = "frozen"  # the gate's reason to pause a stream; others may have theirs
 
@@ -99,12 +100,12 @@ class Gate:
         """Hold a stream no more: it is closed."""
         self._streams.discard(stream)
 
-    async def hold(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine that takes its steps only while the gate is open, and return what it returns.
+    async def hold(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **named: P.kwargs) -> T:
+        """Run a coroutine function that takes its steps only while the gate is open, and return what it returns.
 
         A cancellation is held back too, which is what a timeout in `work` needs; call `end` before one that must not wait.
         """
-        result: T = await self._steps(work)
+        result: T = await self._steps(work(*args, **named))
         return result
 
     @types.coroutine

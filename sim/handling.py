@@ -114,7 +114,7 @@ class SlowHandling:
         """Begin to handle one event; `path` is a place in `DeliveryBuffer.PATHS`."""
         row = _Row(key, received_ns, path)
         self._rows.append(row)
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle(handler, event, row)))
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle, handler, event, row))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= MAX_AT_ONCE and not self._paused:

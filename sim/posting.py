@@ -47,7 +47,7 @@ class Poster:
     def post(self, item: dict[str, Any], *, intended_ns: int) -> None:
         """Begin one call; it is recorded when it is answered or has failed."""
         began_ns = now_ns()
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._post(item)))
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._post, item))
         self._under_way[task] = (intended_ns, began_ns)
         task.add_done_callback(self._ended)
 

@@ -1,0 +1,299 @@
+"""The kubelet: Kubernetes' counting and back-off, and probes of real pods over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sim.brokers import Broker, open_broker
+from sim.checkers import judge
+from sim.errors import Interrupted
+from sim.fleet import Fleet
+from sim.kubelet import BackOff, Streak
+from sim.results import Run as Ran
+from sim.results import open_run
+from sim.run import Status, run_scenario
+from sim.scenario import Kubelet, Scenario, load_scenario
+from sim.schema import NO_ANSWER
+
+Run = Callable[[Any], Any]
+QUICK = (
+    "kubelet.enabled=true",
+    "kubelet.live_delay_s=0.1",
+    "kubelet.live_period_s=0.2",
+    "kubelet.ready_delay_s=0.05",
+    "kubelet.ready_period_s=0.1",
+    "kubelet.timeout_s=0.2",
+    "kubelet.grace_s=0.3",
+    "kubelet.restart_delay_s=0.05",
+    "kubelet.back_off_s=0.2",
+)
+BUSY = ("kubelet.timeout_s=5", "kubelet.failure_threshold=1000")  # a busy machine must restart nothing
+VICTIM = "music-service-1"
+LIVE, READY = '{"live":true}', '{"ready":true,"checks":{"eventBus":{"connected":true,"redisEnabled":true}}}'
+OUTAGE = '{"ready":false,"checks":{"eventBus":{"connected":false,"redisEnabled":false}}}'
+
+
+def states(outcomes: str, *, good: bool, successes: int, failures: int) -> str:
+    streak = Streak(good=good, successes=successes, failures=failures)
+    return "".join("+" if streak.take(outcome == "+") else "-" for outcome in outcomes)
+
+
+def test_a_state_changes_after_so_many_equal_outcomes_in_a_row() -> None:
+    assert states("--+--+---+", good=True, successes=1, failures=3) == "++++++++-+"
+    assert states("+-++-+", good=False, successes=2, failures=1) == "---+--"
+    assert states("---+", good=False, successes=1, failures=3) == "---+"
+
+
+def test_the_back_off_doubles_up_to_its_end_and_is_forgotten_after_a_long_run() -> None:
+    back_off = BackOff(Kubelet())
+    waits = [back_off.wait_s(ran_s=1.0) for _ in range(8)]
+    assert waits == [0, 10, 20, 40, 80, 160, 300, 300]
+    assert back_off.wait_s(ran_s=599.0) == 300
+    assert [back_off.wait_s(ran_s=600.0), back_off.wait_s(ran_s=1.0)] == [0, 10]
+
+
+def test_a_kubelet_has_the_reference_s_probes_and_kubernetes_defaults() -> None:
+    kubelet = Kubelet()
+    assert (kubelet.live_delay_s, kubelet.live_period_s, kubelet.ready_delay_s, kubelet.ready_period_s) == (10, 15, 5, 10)
+    assert (kubelet.timeout_s, kubelet.failure_threshold, kubelet.success_threshold, kubelet.grace_s) == (1, 3, 1, 30)
+    assert not load_scenario("baseline").kubelet.enabled
+
+
+def lively(*settings: str) -> Scenario:
+    """The baseline's twelve pods, short, with batches that leave all the time."""
+    load = ("load.driver=pods", "load.warm_up_s=0.2", "load.run_s=4", "load.rate_per_s=100", "bus.batch_size=5")
+    return load_scenario("baseline", settings=(*load, *QUICK, "slo.lag_ms_p99=100000", *settings))
+
+
+@asynccontextmanager
+async def fleet_on(broker: Broker, folder: Path, *settings: str) -> AsyncIterator[Fleet]:
+    fleet = Fleet(lively(*settings), address=broker.address, folder=folder, nonce=1, run_id="1")
+    await fleet.start()
+    try:
+        yield fleet
+    finally:
+        fleet.abort()
+        assert fleet.kubelet is not None
+        await fleet.kubelet.close()
+        assert not fleet.failed.done()
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0.01)
+
+
+def answers(fleet: Fleet) -> list[tuple[str, str, int, str]]:
+    rows = fleet.recorder.tables["probes"].take().to_pylist()
+    return [(row["pod"], row["probe"], row["status"], row["body"]) for row in rows]
+
+
+def listening() -> set[int]:
+    mine = psutil.Process().net_connections(kind="tcp")
+    return {connection.laddr.port for connection in mine if connection.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.broker
+def test_every_pod_answers_both_probes_and_readiness_follows_the_broker(tmp_path: Path, run_async: Run) -> None:
+    async def scene(broker: Broker) -> None:
+        before = listening()
+        async with fleet_on(broker, tmp_path, *BUSY) as fleet:
+            kubelet, probes = fleet.kubelet, fleet.recorder.tables["probes"]
+            assert kubelet is not None
+            assert len(listening() - before) == 12
+            assert set(kubelet.ready) == set(fleet.host.containers)
+            await until(lambda: all(kubelet.ready.values()) and len(probes) >= 60)
+            said = answers(fleet)
+            assert {(probe, status, body) for _, probe, status, body in said} == {("live", 200, LIVE), ("ready", 200, READY)}
+            assert {(pod, probe) for pod, probe, *_ in said} == {(pod, probe) for pod in kubelet.ready for probe in ("live", "ready")}
+            assert broker.control is not None
+            await broker.control.kill()
+            await until(lambda: fleet.host.states() == {"disconnected": 12})
+            await until(lambda: all(c.pod.fallback.state == "outage" for c in fleet.host.containers.values()))
+            answers(fleet)
+            await until(lambda: len(probes) >= 60)
+            said = answers(fleet)[12:]  # some were under way
+            assert {(probe, status, body) for _, probe, status, body in said} == {("live", 200, LIVE), ("ready", 503, OUTAGE)}
+            await broker.control.start()
+            await until(lambda: [c.pod.fallback.connected for c in fleet.host.containers.values()] == [True] * 12)
+            assert not kubelet.restarts
+        await until(lambda: listening() == before)
+
+    with open_broker("embedded") as broker:
+        run_async(scene(broker))
+
+
+@pytest.mark.broker
+def test_a_pod_in_an_outage_is_not_ready_after_so_many_failures(tmp_path: Path, run_async: Run) -> None:
+    async def scene(broker: Broker) -> None:
+        async with fleet_on(broker, tmp_path, "kubelet.timeout_s=5", "kubelet.live_delay_s=1000") as fleet:
+            kubelet = fleet.kubelet
+            assert kubelet is not None
+            await until(lambda: all(kubelet.ready.values()))
+            assert broker.control is not None
+            await broker.control.kill()
+            await until(lambda: not any(kubelet.ready.values()))
+            by_pod = sorted(row for row in answers(fleet) if row[1] == "ready")
+            for _, rows in groupby(by_pod, key=lambda row: row[0]):
+                assert sum(row[2] == 503 for row in rows) >= 3
+            await broker.control.start()
+            await until(lambda: all(kubelet.ready.values()))
+
+    with open_broker("embedded") as broker:
+        run_async(scene(broker))
+
+
+class Hurt:
+    """Run a scenario and do something to its fleet when the run phase has begun."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[Fleet], Any]) -> None:
+        self.fleet: Fleet | None = None
+        self._act = act
+        self._acting: asyncio.Task[Any] | None = None
+        hurt = self
+
+        class Reached(Fleet):
+            def __init__(self, *args: Any, **more: Any) -> None:
+                super().__init__(*args, **more)
+                hurt.fleet = self
+
+        monkeypatch.setattr("sim.run.Fleet", Reached)
+
+    def watch(self, status: Status) -> None:
+        if status.phase == "run" and self._acting is None:
+            assert self.fleet is not None
+            self._acting = asyncio.get_running_loop().create_task(self._act(self.fleet))
+
+    def run(self, scenario: Scenario, folder: Path) -> Ran:
+        run = open_run(run_scenario(scenario, out=folder, watch=self.watch))
+        assert self._acting is not None
+        self._acting.result()
+        return run
+
+
+def books(run: Ran) -> dict[str, float]:
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == counts["duplicate"] == 0
+    assert verdict.checkers["ledger"].verdict == "valid", verdict.checkers["ledger"].detail
+    assert verdict.checkers["order"].verdict == "valid"
+    assert verdict.checkers["harness"].verdict == "valid", verdict.checkers["harness"].detail
+    return counts
+
+
+def history(run: Ran, pod: str) -> list[str]:
+    return [state for state, _ in groupby(run.pods.loc[run.pods["pod"] == pod, "state"])]
+
+
+@pytest.mark.broker
+def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def freeze(fleet: Fleet) -> None:
+        await fleet.host.containers[VICTIM].freeze()
+
+    run = Hurt(monkeypatch, freeze).run(lively(), tmp_path / "run")
+    counts = books(run)
+    assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "aborted", "starting", "subscribed", "stopped"]
+    times = dict(zip(*(run.pods.loc[run.pods["pod"] == VICTIM, column] for column in ("state", "at_ns")), strict=True))
+    probes = run.probes[(run.probes["pod"] == VICTIM) & (run.probes["probe"] == "live")]
+    failed = probes[probes["status"] == 0]
+    assert set(failed["body"]) == {"timeout"}
+    assert len(failed) == 3
+    others = run.probes[run.probes["pod"] != VICTIM]
+    assert set(others.loc[others["probe"] == "live", "body"]) == {LIVE}
+    # what was sent to it while it stood still died with it; afterwards it hears and publishes
+    assert counts["pod-down"] > 0
+    ledger = run.ledger()
+    mine = ledger[ledger["pod"] == VICTIM]
+    assert set(mine.loc[mine["fate"] == "missing", "cause"]) <= {"pod-down", "deaf", "sent-in-memory-mode"}
+    publishes = run.publishes[run.publishes["publisher"] == VICTIM]
+    incarnations = {key >> 32 & 0xFFFF for key in publishes["event"].tolist()}
+    assert incarnations == {1, 12}, "its pod number, then the first after those of all pods"
+    late = publishes[publishes["event"] // 2**32 % 2**16 == 12]
+    assert (late["intended_ns"] > times["aborted"]).all()
+    assert run.publishes["event"].is_unique
+    heard = run.deliveries[(run.deliveries["pod"] == VICTIM) & (run.deliveries["received_ns"] > times["aborted"])]
+    assert len(heard) > 0
+    load = run.info["load"]
+    assert load["calls_not_made"] > 0
+    assert load["calls"] + load["calls_not_made"] == load["offered_calls"]
+
+
+@pytest.mark.broker
+def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def kill_thrice(fleet: Fleet) -> None:
+        container = fleet.host.containers[VICTIM]
+        for _ in range(3):
+            await until(lambda: container.pod.state == "subscribed")
+            await container.kill()
+
+    run = Hurt(monkeypatch, kill_thrice).run(lively(*BUSY), tmp_path / "run")
+    books(run)
+    assert history(run, VICTIM) == ["starting", "subscribed", "aborted"] + ["starting", "subscribed", "aborted"] * 2 + [
+        "starting",
+        "subscribed",
+        "stopped",
+    ]
+    rows = run.pods[run.pods["pod"] == VICTIM]
+    ends, starts = (rows.loc[rows["state"] == state, "at_ns"].tolist() for state in ("aborted", "starting"))
+    waited_s = [(start - end) / 1e9 for end, start in zip(ends, starts[1:], strict=True)]
+    assert [wait >= least for wait, least in zip(waited_s, (0.05, 0.25, 0.45), strict=True)] == [True] * 3
+
+
+@pytest.mark.broker
+def test_a_pod_that_thaws_goes_on_with_all_that_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def freeze_and_thaw(fleet: Fleet) -> None:
+        container = fleet.host.containers[VICTIM]
+        await container.freeze()
+        await asyncio.sleep(1)
+        await container.thaw()
+
+    run = Hurt(monkeypatch, freeze_and_thaw).run(lively(*BUSY), tmp_path / "run")
+    counts = books(run)
+    assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "subscribed", "stopped"]
+    assert counts["missing"] == 0
+    ((begin, end),) = next(life for life in run.lives if life.pod == VICTIM).freezes
+    received = run.deliveries.loc[run.deliveries["pod"] == VICTIM, "received_ns"]
+    assert not received.between(begin, end, inclusive="neither").any(), "it read nothing"
+    sent = run.publishes.loc[run.publishes["publisher"] == VICTIM]
+    assert not sent["sent_ns"].between(begin, end, inclusive="neither").any(), "it sent nothing"
+    assert sent["intended_ns"].between(begin, end, inclusive="neither").any(), "and made its calls afterwards"
+    calls = run.calls[run.calls["publisher"] == VICTIM]
+    assert calls["intended_ns"].is_monotonic_increasing
+    assert run.info["load"]["calls_not_made"] == 0
+    probes = run.probes[(run.probes["pod"] == VICTIM) & (run.probes["at_ns"].between(begin, end))]
+    assert set(probes["body"]) <= {LIVE, READY, *NO_ANSWER}
+
+
+@pytest.mark.broker
+def test_an_interruption_in_the_middle_leaves_nothing_listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = listening()
+
+    async def freeze_and_stop(fleet: Fleet) -> None:
+
+        await fleet.host.containers[VICTIM].freeze()
+        await fleet.host.containers["api-gateway-0"].kill()
+        probes = fleet.recorder
+        seen = probes.rows("probes")
+        await until(lambda: probes.rows("probes") > seen)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hurt = Hurt(monkeypatch, freeze_and_stop)
+    with pytest.raises(Interrupted):
+        run_scenario(lively(*BUSY, "load.run_s=60"), out=tmp_path / "run", watch=hurt.watch)
+    assert listening() == before
+    run = open_run(tmp_path / "run")
+    assert run.info["state"] == "interrupted"
+    assert len(run.probes) > 0
+    assert judge(run).checkers["ledger"].counts["unexplained"] == 0
+    assert json.loads(run.probes["body"].iloc[0])
