@@ -99,7 +99,7 @@ class Container:
     async def start(self) -> None:
         """Start a new incarnation; nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
         async with self._changing:
-            if self.running:
+            if not self.ended.is_set():
                 return
             self._take(self._new_pod())
             await self._serve()
@@ -125,7 +125,7 @@ class Container:
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
         """End as on SIGTERM, and as on SIGKILL when that takes longer than the grace period."""
         async with self._changing:
-            if self.running:
+            if not self.ended.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(grace_s):
                         await self._stop_pod(grace_s)

@@ -67,6 +67,13 @@ class Fleet:
         self._prober: pubsub.Publisher | None = None
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences for the reader of the run."""
+        restarts = self.kubelet.restarts if self.kubelet is not None else {}
+        counted = ", ".join(f"{name} ({count})" for name, count in sorted(restarts.items()))
+        return [f"restarted by the kubelet: {counted}"] if counted else []
+
+    @property
     def channels(self) -> list[str]:
         """Event types that some pod subscribes to."""
         return sorted({channel for service in self._scenario.services.values() for channel in service.subscribes})

@@ -329,7 +329,7 @@ class _Run:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"].extend(sampler.notes)
+        self.info["notes"] += [*sampler.notes, *fleet.notes]
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
             last_first.push_async_callback(sampler.close)

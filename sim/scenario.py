@@ -296,7 +296,7 @@ def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
 
 def _check_references(scenario: Scenario, where: str) -> None:
     """Check what one part of the scenario says of another."""
-    checks = (_service_problems, _load_problems, _http_problems, _slo_problems, _fault_problems)
+    checks = (_service_problems, _load_problems, _http_problems, _kubelet_problems, _slo_problems, _fault_problems)
     for problem in chain.from_iterable(check(scenario) for check in checks):
         raise ScenarioError(f"scenario {where}: {problem}")
 
@@ -343,6 +343,12 @@ def _http_problems(scenario: Scenario) -> Iterator[str]:
             yield f"load.mix: {HTTP_CALL!r} is a call that pods make themselves; set load.driver = 'pods'"
         if "analytics-service" not in scenario.services:
             yield f"load.mix: {HTTP_CALL!r} is answered by analytics-service, and the scenario has none: add services.analytics-service"
+
+
+def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
+    kubelet = scenario.kubelet
+    if kubelet.back_off_max_s < kubelet.back_off_s:
+        yield f"kubelet.back_off_max_s = {kubelet.back_off_max_s:g} is less than kubelet.back_off_s = {kubelet.back_off_s:g}: raise it"
 
 
 def _slo_problems(scenario: Scenario) -> Iterator[str]:

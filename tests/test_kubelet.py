@@ -227,6 +227,7 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     load = run.info["load"]
     assert load["calls_not_made"] > 0
     assert load["calls"] + load["calls_not_made"] == load["offered_calls"]
+    assert run.info["notes"] == [f"restarted by the kubelet: {VICTIM} (1)"]
 
 
 @pytest.mark.broker
@@ -251,20 +252,22 @@ def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.broker
-def test_a_pod_that_thaws_goes_on_with_all_that_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pace", [(), ("services.music-service.handler_ms=20", "bus.once=keep-marker"), ("bus.keep_alive_s=0.1",)])
+def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def freeze_and_thaw(fleet: Fleet) -> None:
         container = fleet.host.containers[VICTIM]
         await container.freeze()
         await asyncio.sleep(1)
         await container.thaw()
 
-    run = Hurt(monkeypatch, freeze_and_thaw).run(lively(*BUSY), tmp_path / "run")
+    run = Hurt(monkeypatch, freeze_and_thaw).run(lively(*BUSY, *pace), tmp_path / "run")
     counts = books(run)
     assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "subscribed", "stopped"]
     assert counts["missing"] == 0
     ((begin, end),) = next(life for life in run.lives if life.pod == VICTIM).freezes
-    received = run.deliveries.loc[run.deliveries["pod"] == VICTIM, "received_ns"]
-    assert not received.between(begin, end, inclusive="neither").any(), "it read nothing"
+    heard = run.deliveries[run.deliveries["pod"] == VICTIM]
+    for did in ("received_ns", "handled_ns"):
+        assert not heard[did].between(begin, end, inclusive="neither").any(), f"{did}: it stood still"
     sent = run.publishes.loc[run.publishes["publisher"] == VICTIM]
     assert not sent["sent_ns"].between(begin, end, inclusive="neither").any(), "it sent nothing"
     assert sent["intended_ns"].between(begin, end, inclusive="neither").any(), "and made its calls afterwards"
@@ -273,6 +276,67 @@ def test_a_pod_that_thaws_goes_on_with_all_that_waited(tmp_path: Path, monkeypat
     assert run.info["load"]["calls_not_made"] == 0
     probes = run.probes[(run.probes["pod"] == VICTIM) & (run.probes["at_ns"].between(begin, end))]
     assert set(probes["body"]) <= {LIVE, READY, *NO_ANSWER}
+
+
+@pytest.mark.broker
+def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hurt(fleet: Fleet) -> None:
+        pods = fleet.host.containers
+        await asyncio.gather(pods[VICTIM].stop(grace_s=20), pods["analytics-service-0"].kill())
+        before = pods[VICTIM].pod
+        await pods[VICTIM].freeze()  # nothing to freeze, thaw or end
+        await pods[VICTIM].thaw()
+        await pods[VICTIM].stop(grace_s=20)
+        await asyncio.sleep(0.5)
+        await asyncio.gather(pods[VICTIM].start(), pods[VICTIM].start())
+        await until(lambda: pods[VICTIM].pod.state == "subscribed")
+        assert pods[VICTIM].pod is not before
+
+    run = Hurt(monkeypatch, hurt).run(lively("kubelet.enabled=false"), tmp_path / "run")
+    counts = books(run)
+    assert history(run, VICTIM) == ["starting", "subscribed", "stopped", "starting", "subscribed", "stopped"]
+    assert history(run, "analytics-service-0") == ["starting", "subscribed", "aborted"]
+    assert counts["missing"] == counts["pod-down"] + counts["deaf"]
+    last = run.publishes[run.publishes["outcome"] == "acknowledged"].iloc[-1]
+    assert last["receivers"] < 12
+    assert len(run.probes) == 0
+    assert run.info["load"]["calls_not_made"] > 0
+
+
+@pytest.mark.broker
+def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, run_async: Run) -> None:
+    async def scene(broker: Broker) -> None:
+        async with fleet_on(broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
+            container = fleet.host.containers[VICTIM]
+            await container.freeze()
+            stopping = asyncio.create_task(container.stop(grace_s=1000))
+            await asyncio.sleep(0.05)
+            assert not stopping.done(), "a frozen pod does not end on SIGTERM"
+            await container.kill()
+            await stopping
+            assert container.pod.state == "aborted"
+
+    with open_broker("embedded") as broker:
+        run_async(scene(broker))
+
+
+@pytest.mark.broker
+def test_a_frozen_pod_that_thaws_within_its_grace_period_stops_in_order(tmp_path: Path, run_async: Run) -> None:
+    async def scene(broker: Broker) -> None:
+        async with fleet_on(broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
+            container = fleet.host.containers[VICTIM]
+            container.pod.record_event({"eventType": "track.played"})
+            await container.freeze()
+            stopping = asyncio.create_task(container.stop(grace_s=1000))
+            await asyncio.sleep(0.05)
+            await container.thaw()
+            await stopping
+            assert container.pod.state == "stopped"
+            flushed = fleet.recorder.tables["publishes"].take().to_pylist()
+            assert [(row["items"], row["outcome"]) for row in flushed] == [(1, "acknowledged")]
+
+    with open_broker("embedded") as broker:
+        run_async(scene(broker))
 
 
 @pytest.mark.broker
