@@ -193,7 +193,7 @@ def test_calls_by_http_need_an_analytics_service(tmp_path: Path) -> None:
     text = built_in()["http_vs_bus"].read_text("utf-8")
     path = tmp_path / "mine.toml"
     path.write_text(text[: text.index("[services.analytics-service]")], "utf-8")
-    with pytest.raises(ScenarioError, match="add services.analytics-service"):
+    with pytest.raises(ScenarioError, match=r"add services\.analytics-service"):
         load_scenario(str(path))
 
 
