@@ -15,6 +15,7 @@ tenth of their period.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -185,6 +186,11 @@ class FleetKubelet:
         return 200 <= status < 400
 
 
+def next_tick_s(due_s: float, *, period_s: float, now_s: float) -> float:
+    """Return when the tick after the one that was due comes: a period later, or as many as have passed since; timers may be early."""
+    return due_s + period_s * max(1, math.ceil((now_s - due_s) / period_s))
+
+
 class _Ticks:
     """Come at a fixed rate; a tick that was missed because the one before took long is left out."""
 
@@ -195,5 +201,4 @@ class _Ticks:
 
     async def tick(self) -> None:
         await asyncio.sleep(self._next_s - self._loop.time())
-        while self._next_s <= self._loop.time():
-            self._next_s += self._period_s
+        self._next_s = next_tick_s(self._next_s, period_s=self._period_s, now_s=self._loop.time())

@@ -19,7 +19,7 @@ from sim.brokers import Broker, open_broker
 from sim.checkers import judge
 from sim.errors import Interrupted
 from sim.fleet import Fleet
-from sim.kubelet import BackOff, Streak
+from sim.kubelet import BackOff, Streak, next_tick_s
 from sim.results import Run as Ran
 from sim.results import open_run
 from sim.run import Status, run_scenario
@@ -61,6 +61,15 @@ def test_the_back_off_doubles_up_to_its_end_and_is_forgotten_after_a_long_run() 
     assert waits == [0, 10, 20, 40, 80, 160, 300, 300]
     assert back_off.wait_s(ran_s=599.0) == 300
     assert [back_off.wait_s(ran_s=600.0), back_off.wait_s(ran_s=1.0)] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("now_s", "next_s"),
+    [(4.999, 15), (5.0, 15), (5.2, 15), (14.9, 15), (15.1, 25), (41.0, 45)],
+    ids=["the timer was early", "in time", "late", "later", "one was missed", "several were missed"],
+)
+def test_a_probe_comes_once_a_period_and_missed_ones_are_left_out(now_s: float, next_s: float) -> None:
+    assert next_tick_s(5.0, period_s=10.0, now_s=now_s) == next_s
 
 
 def test_a_kubelet_has_the_reference_s_probes_and_kubernetes_defaults() -> None:
