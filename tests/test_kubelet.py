@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from sim.results import Run as Ran
 from sim.results import open_run
 from sim.run import Status, run_scenario
 from sim.scenario import Kubelet, Scenario, load_scenario
-from sim.schema import NO_ANSWER
+from sim.schema import HTTP_CALL, NO_ANSWER
 
 Run = Callable[[Any], Any]
 QUICK = (
@@ -310,6 +312,65 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
     assert last["receivers"] < 12
     assert len(run.probes) == 0
     assert run.info["load"]["calls_not_made"] > 0
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("seed", "kubelet"), [(1, "true"), (2, "false")])
+def test_the_books_balance_whatever_is_done_to_the_pods(seed: int, kubelet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+
+    async def hurt(fleet: Fleet) -> None:
+        pods = list(fleet.host.containers.values())
+        for _ in range(60):
+            pod = chance.choice(pods)
+            act = chance.choice([pod.kill, pod.freeze, pod.thaw, partial(pod.stop, grace_s=0.2), pod.start, pod.start])
+            await act()
+            await asyncio.sleep(chance.uniform(0, 0.08))
+        for pod in pods:
+            await pod.thaw()
+            await pod.start()
+
+    scenario = lively("load.run_s=6", "bus.keep_alive_s=0.5", f"kubelet.enabled={kubelet}")
+    run = Hurt(monkeypatch, hurt).run(scenario, tmp_path / "run")
+    counts = books(run)
+    assert counts["delivered"] > 0 < counts["pod-down"] + counts["deaf"]
+    load = run.info["load"]
+    assert load["calls"] + load["calls_not_made"] == load["offered_calls"]
+    assert len(run.calls) == load["calls"]
+    assert run.publishes["event"].is_unique
+    assert run.publishes.loc[run.publishes["sent_ns"] > 0, "items"].sum() > 0
+
+
+@pytest.mark.broker
+def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two analytics pods dies, then the other, and one comes back; a caller dies in between."""
+
+    async def hurt(fleet: Fleet) -> None:
+        first, second, caller = (fleet.host.containers[name] for name in ("analytics-service-0", "analytics-service-1", VICTIM))
+        await first.freeze()
+        await asyncio.sleep(0.3)
+        await caller.kill()  # some of its calls wait for the frozen pod
+        await asyncio.sleep(0.2)
+        await first.kill()
+        await asyncio.sleep(0.5)
+        await second.kill()
+        await asyncio.sleep(0.5)
+        await first.start()
+
+    settings = ("services.analytics-service.replicas=2", "load.run_s=4", "kubelet.back_off_s=0")
+    run = Hurt(monkeypatch, hurt).run(load_scenario("http_vs_bus", settings=settings), tmp_path / "run")
+    books(run)
+    calls = run.calls[run.calls["channel"] == HTTP_CALL]
+    load = run.info["load"]
+    assert load["calls"] + load["calls_not_made"] == load["offered_calls"] > load["calls"] == len(run.calls)
+    back = run.pods.loc[(run.pods["pod"] == "analytics-service-0") & (run.pods["state"] == "starting"), "at_ns"].iloc[-1]
+    killed = run.pods.loc[(run.pods["pod"] == "analytics-service-1") & (run.pods["state"] == "aborted"), "at_ns"].iloc[0]
+    alone = calls[calls["intended_ns"].between(killed + 100_000_000, back - 100_000_000)]
+    assert set(alone["outcome"]) == {"failed"}
+    after = calls[calls["intended_ns"] > back + 500_000_000]
+    assert set(after["outcome"]) == {"ok"}
+    mine = calls[calls["publisher"] == VICTIM]
+    assert "failed" in set(mine["outcome"]), "the calls that it died with"
 
 
 @pytest.mark.broker
