@@ -326,7 +326,9 @@ def silent_windows(run: Run, pod: int) -> list[Window]:
             since, cause = at, "deaf"
         elif state == "subscribed":
             windows += [Window(since, at, cause)] if since is not None else []
-            since, joined = None, at
+            if since is not None or not joined:  # else its publishing connection came or went, and it heard all the time
+                joined = at
+            since = None
         elif state == "disconnected" and since is None:
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in index.cuts.get(life.pod, ()))
             since, cause = quiet, "cut" if cut else "deaf"

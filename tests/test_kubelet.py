@@ -290,6 +290,29 @@ def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tm
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("kubelet", ["true", "false"])
+def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
+    kubelet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep_through(fleet: Fleet) -> None:
+        container = fleet.host.containers[VICTIM]
+        await container.freeze()
+        await until(lambda: fleet.host.states()["disconnected"] == 11)
+        await until(lambda: fleet.host.states()["subscribed"] >= 11)
+        await asyncio.sleep(0.5)  # of load that it cannot hear
+        await container.thaw()
+
+    scenario = load_scenario("restart_redis", settings=(*QUICK, f"kubelet.enabled={kubelet}", "bus.batch_size=5", "load.run_s=6"))
+    run = Hurt(monkeypatch, sleep_through).run(scenario, tmp_path / "run")
+    counts = books(run)
+    mine = run.ledger()[lambda ledger: ledger["pod"] == VICTIM]
+    assert {"deaf", "pod-down"} & set(mine["cause"])
+    expected = ["aborted", "starting"] if kubelet == "true" else ["subscribed", "disconnected"]
+    assert history(run, VICTIM)[:5] == ["starting", "subscribed", "frozen", *expected]
+    assert counts["delivered"] > 0
+
+
+@pytest.mark.broker
 def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hurt(fleet: Fleet) -> None:
         pods = fleet.host.containers
