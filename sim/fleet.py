@@ -174,6 +174,12 @@ class Fleet:
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 
+    async def settle(self, *, timeout_s: float) -> None:
+        """Let no pod be restarted any more, flush every batch and wait for the answers: what follows proves that nothing is under way."""
+        if self.kubelet is not None:
+            await self.kubelet.close()
+        await self.host.settle(timeout_s=timeout_s)
+
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
         if self.kubelet is not None:

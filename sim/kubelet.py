@@ -121,7 +121,7 @@ class FleetKubelet:
             self._failed(error if isinstance(error, BuslabError) else BuslabError(f"the kubelet failed: {type(error).__name__}: {error}"))
 
     def abort(self) -> None:
-        """Probe and restart no more."""
+        """Probe and restart no more; a pod that was to end is killed, one that was to start stays down."""
         for task in self._tasks:
             task.cancel()
 

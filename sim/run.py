@@ -277,7 +277,7 @@ class _Run:
         self._enter("drain", limits.drain_s)
         await generator.finished()
         self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
-        await fleet.host.settle(timeout_s=limits.drain_s)
+        await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
         except BrokerUnreachable as error:

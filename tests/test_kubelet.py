@@ -302,7 +302,7 @@ def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
         await asyncio.sleep(0.5)  # of load that it cannot hear
         await container.thaw()
 
-    scenario = load_scenario("restart_redis", settings=(*QUICK, f"kubelet.enabled={kubelet}", "bus.batch_size=5", "load.run_s=6"))
+    scenario = load_scenario("restart_redis", settings=(*QUICK, f"kubelet.enabled={kubelet}", "bus.batch_size=5", "load.run_s=10"))
     run = Hurt(monkeypatch, sleep_through).run(scenario, tmp_path / "run")
     counts = books(run)
     mine = run.ledger()[lambda ledger: ledger["pod"] == VICTIM]
