@@ -16,6 +16,7 @@ from sim.address import Address
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
+from sim.gate import Gate
 from sim.record import Recorder
 from sim.transports import pubsub
 from sim.wire import Wire, open_wire
@@ -88,9 +89,12 @@ class Connections:
         Event types to subscribe to; without any, nothing is opened for hearing.
     seed
         For the jitter of reconnections.
+    gate
+        While it is shut, nothing is read, repaired or pinged.
     """
 
-    def __init__(self, owner: Owner, *, name: str, channels: tuple[str, ...], place: Place, seed: int) -> None:
+    def __init__(self, owner: Owner, *, name: str, channels: tuple[str, ...], place: Place, seed: int, gate: Gate) -> None:
+        self._gate = gate
         self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self._owner = owner
         self._name = name
@@ -141,8 +145,8 @@ class Connections:
                 self._repair("open-publisher")
             raise
         finally:
-            if self._place.keep_alive_s > 0:
-                self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
+            if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
+                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping))
 
     def end(self) -> None:
         """Close everything; publishes without an answer are handed to the owner."""
@@ -171,7 +175,7 @@ class Connections:
             if self._commands is None or self._commands.closed:
                 if self._place.address is None:
                     raise BrokerError("there is no broker: the pod has no REDIS_URL")
-                self._commands = await open_wire(self._place.address, client_name=self._client_name("cmd"))
+                self._commands = await open_wire(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
         return await self._commands.command(*words)
 
     def pause(self) -> None:
@@ -202,7 +206,7 @@ class Connections:
             "subscribe": (self._subscribe, "subscribed"),
             "open-publisher": (self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
@@ -234,6 +238,7 @@ class Connections:
             memo=place.memo,
             heard=self._owner.heard,
             lost=self._lost_subscription,
+            gate=self._gate,
         )
 
     async def _open_publisher(self) -> None:
@@ -244,6 +249,7 @@ class Connections:
             answered=self._owner.answered,
             refused=self._owner.refused,
             lost=self._lost_publisher,
+            gate=self._gate,
         )
 
     def _lost_subscription(self, reason: str) -> None:

@@ -2,17 +2,18 @@
 
 A read is what a service does on each request: it asks its cache for a template or a provider, and on a miss loads it from the
 database, which always has the newest. Loading takes no time here, so an invalidation cannot overtake the load that it is about.
-Each read is one row of the table `reads`. A pod that is not running does not read.
+Each read is one row of the table `reads`. A pod that is not running does not read; a frozen one reads when it goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from sim.bus.cache import PROVIDERS, TEMPLATES
+from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
 from sim.clock import Alarm, now_ns
+from sim.container import Container
 from sim.load import Reads
-from sim.pod import Pod
 from sim.record import Recorder
 from sim.schema import ALIVE_STATES
 from sim.services import ConfigReader
@@ -26,9 +27,8 @@ class Reader:
     A read that is late is made late: its row holds the time at which it was made, which is what the copy is judged by.
     """
 
-    def __init__(self, pods: Sequence[Pod], reads: Reads, *, zero_ns: int, recorder: Recorder) -> None:
-        self._pods = pods
-        self._configs = {number: pod.logic.config for number, pod in enumerate(pods) if isinstance(pod.logic, ConfigReader)}
+    def __init__(self, containers: Sequence[Container], reads: Reads, *, zero_ns: int, recorder: Recorder) -> None:
+        self._containers = containers
         self._add = recorder.tables["reads"].add
         self._at_ns = (reads.offset_ns + zero_ns).tolist()
         self._pod = reads.pod.tolist()
@@ -44,13 +44,15 @@ class Reader:
             if self._at_ns[row] > due_ns:
                 break
             self._next = row + 1
-            number, key = self._pod[row], self._keys[self._subject[row]]
-            pod = self._pods[number]
-            if pod.state in ALIVE_STATES:
-                at_ns = now_ns()
-                loaded_ns, hit = self._configs[number].read(key, now_ns=at_ns)
-                self._add(at_ns, pod.name, key, loaded_ns, "hit" if hit else "miss")
+            pod, key = self._containers[self._pod[row]].pod, self._keys[self._subject[row]]
+            if pod.state in ALIVE_STATES and isinstance(pod.logic, ConfigReader):
+                pod.gate.then(partial(self._read, pod.name, pod.logic.config, key))
         self._arm()
+
+    def _read(self, pod: str, config: ConfigSubscriber, key: str) -> None:
+        at_ns = now_ns()
+        loaded_ns, hit = config.read(key, now_ns=at_ns)
+        self._add(at_ns, pod, key, loaded_ns, "hit" if hit else "miss")
 
     def _arm(self) -> None:
         if self._next < len(self._at_ns):

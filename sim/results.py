@@ -15,12 +15,11 @@ A **silent window** opens when the newest event was sent that the pod heard befo
 connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
 The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, else **deaf**.
 A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it
-began, and only before the drain: how all pods end after a run excuses nothing.
+or a freeze began, and only before the drain: how all pods end after a run excuses nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +29,8 @@ import numpy as np
 import pandas as pd
 
 from sim.errors import RunFolderError
-from sim.schema import ALIVE_STATES, CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
+from sim.lives import Life, make_life
+from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
 from sim.tables import (
     FOREVER_NS,
     Array,
@@ -83,26 +83,6 @@ class Window(NamedTuple):
         return (sent_ns <= self.end_ns) & (answered_ns >= self.begin_ns)
 
 
-@dataclass(frozen=True)
-class Life:
-    """Tell one pod's states over time, from the pods table."""
-
-    pod: str
-    service: str = ""
-    channels: frozenset[str] = frozenset()
-    at_ns: tuple[int, ...] = ()
-    states: tuple[str, ...] = ()
-
-    def alive(self, at_ns: Array) -> Array:
-        """Return for each time whether the pod was running."""
-        flags = np.array([False, *(state in ALIVE_STATES for state in self.states)])
-        return flags[np.searchsorted(np.array(self.at_ns, dtype=np.int64), at_ns, side="right")]
-
-    def state(self, at_ns: int) -> str:
-        """Return the pod's state at a time, empty before its first."""
-        return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
-
-
 def _lazy(table: str) -> cached_property[pd.DataFrame]:
     return cached_property(lambda run: run._table(table))
 
@@ -142,7 +122,8 @@ class Run:
         lives = []
         for begin, end in pairwise([*starts, len(order)]):
             heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
-            lives.append(Life(words[pod[order[begin]]], service[begin], heard, tuple(at[begin:end]), tuple(state[begin:end])))
+            name = words[pod[order[begin]]]
+            lives.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
         known = {life.pod for life in lives}
         return lives + [Life(pod) for pod in codes_of(self.deliveries["pod"])[1] if pod not in known]
 
@@ -345,7 +326,9 @@ def silent_windows(run: Run, pod: int) -> list[Window]:
             since, cause = at, "deaf"
         elif state == "subscribed":
             windows += [Window(since, at, cause)] if since is not None else []
-            since, joined = None, at
+            if since is not None or not joined:  # else its publishing connection came or went, and it heard all the time
+                joined = at
+            since = None
         elif state == "disconnected" and since is None:
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in index.cuts.get(life.pod, ()))
             since, cause = quiet, "cut" if cut else "deaf"
@@ -353,7 +336,8 @@ def silent_windows(run: Run, pod: int) -> list[Window]:
             windows, since = [*windows, Window(since, at, cause)], None
         elif state != "disconnected" and at < drain:
             grace = DOWN_GRACE_NS + int(received[last] - sent[last] if last >= 0 else 0)
-            begins = [begin for begin, end, names in index.held if life.pod in names and begin <= at and end >= quiet]
+            held = [(begin, end) for begin, end, names in index.held if life.pod in names] + list(life.freezes)
+            begins = [begin for begin, end in held if begin <= at and end >= quiet]
             windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
     return windows + ([Window(since, FOREVER_NS, cause)] if since is not None else [])
 

@@ -279,8 +279,8 @@ class _Run:
 
         self._enter("drain", limits.drain_s)
         await generator.finished()
-        self.info["load"]["calls"] = generator.calls
-        await fleet.host.settle(timeout_s=limits.drain_s)
+        self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
+        await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
         except BrokerUnreachable as error:
@@ -335,7 +335,7 @@ class _Run:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"].extend(sampler.notes)
+        self.info["notes"] += [*sampler.notes, *fleet.notes]
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
             last_first.push_async_callback(sampler.close)

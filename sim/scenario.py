@@ -10,6 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -21,11 +22,12 @@ from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults import FAULTS, Fault
 from sim.load import MAX_CALLS, SHAPES, TEMPLATE_COUNT, Reads, Schedule, make_reads, make_schedule
-from sim.schema import SLO_METRICS
+from sim.schema import HTTP_CALL, SLO_METRICS
 from sim.services import SERVICES, ConfigReader
 
 BUILT_IN = Path(__file__).parent / "scenarios"
 MAX_PODS = 20_000
+CALLS = (*EVENT_TYPES, HTTP_CALL)  # what an application may call
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -101,6 +103,38 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
 
 
+class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say how a kubelet probes the pods and restarts them (see `sim.kubelet`); periods and delays are the reference's YAML.
+
+    Attributes
+    ----------
+    enabled
+        Without it nobody probes, and a pod that ended stays down.
+    timeout_s, failure_threshold, success_threshold
+        Kubernetes' defaults; the success threshold is that of readiness, for liveness it is always 1.
+    grace_s
+        terminationGracePeriodSeconds: from SIGTERM to SIGKILL.
+    restart_delay_s
+        How long a container takes to start, beside the back-off.
+    back_off_s, back_off_max_s, back_off_reset_s
+        Kubernetes' restart back-off: before the second restart, at most, and forgotten after so long a run.
+    """
+
+    enabled: bool = False
+    live_delay_s: Seconds = 10.0
+    live_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 15.0
+    ready_delay_s: Seconds = 5.0
+    ready_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 10.0
+    timeout_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+    failure_threshold: Annotated[int, Meta(ge=1, le=1000)] = 3
+    success_threshold: Annotated[int, Meta(ge=1, le=1000)] = 1
+    grace_s: Annotated[float, Meta(ge=0.01, le=3600)] = 30.0
+    restart_delay_s: Seconds = 1.0
+    back_off_s: Seconds = 10.0
+    back_off_max_s: Seconds = 300.0
+    back_off_reset_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Describe one experiment. `name` is the file's name."""
 
@@ -111,6 +145,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     load: Load = Load()
     bus: Bus = Bus()
     limits: Limits = Limits()
+    kubelet: Kubelet = Kubelet()
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
 
@@ -268,7 +303,7 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return FAULTS[tree["faults"][int(path[1])]["kind"]]
-    return {"load": Load, "bus": Bus, "limits": Limits, "services": Service}.get(path[0] if path else "", Scenario)
+    return {"load": Load, "bus": Bus, "limits": Limits, "kubelet": Kubelet, "services": Service}.get(path[0] if path else "", Scenario)
 
 
 def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
@@ -283,7 +318,8 @@ def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
 
 def _check_references(scenario: Scenario, where: str) -> None:
     """Check what one part of the scenario says of another."""
-    for problem in (*_service_problems(scenario), *_load_problems(scenario), *_slo_problems(scenario), *_fault_problems(scenario)):
+    checks = (_service_problems, _load_problems, _http_problems, _kubelet_problems, _slo_problems, _fault_problems)
+    for problem in chain.from_iterable(check(scenario) for check in checks):
         raise ScenarioError(f"scenario {where}: {problem}")
 
 
@@ -295,8 +331,8 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
             yield f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
             return
         handled = SERVICES[name]().handlers
-        for key, types in (("publishes", service.publishes), ("subscribes", service.subscribes)):
-            yield from (f"services.{name}.{key}: {_unknown_channel(type)}" for type in types if type not in EVENT_TYPES)
+        for key, types, known in (("publishes", service.publishes, CALLS), ("subscribes", service.subscribes, EVENT_TYPES)):
+            yield from (f"services.{name}.{key}: {_unknown_channel(type, known)}" for type in types if type not in known)
             yield from (f"services.{name}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
         for type in service.subscribes:
             if type not in handled:
@@ -321,12 +357,26 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     if not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0"
     for kind, weight in load.mix.items():
-        if kind not in EVENT_TYPES:
-            yield f"load.mix: {_unknown_channel(kind)}"
+        if kind not in CALLS:
+            yield f"load.mix: {_unknown_channel(kind, CALLS)}"
         elif not math.isfinite(weight):
             yield f"load.mix.{kind} = {weight}: give a number"
         elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+
+
+def _http_problems(scenario: Scenario) -> Iterator[str]:
+    if scenario.load.mix.get(HTTP_CALL):
+        if scenario.load.driver != "pods":
+            yield f"load.mix: {HTTP_CALL!r} is a call that pods make themselves; set load.driver = 'pods'"
+        if "analytics-service" not in scenario.services:
+            yield f"load.mix: {HTTP_CALL!r} is answered by analytics-service, and the scenario has none: add services.analytics-service"
+
+
+def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
+    kubelet = scenario.kubelet
+    if kubelet.back_off_max_s < kubelet.back_off_s:
+        yield f"kubelet.back_off_max_s = {kubelet.back_off_max_s:g} is less than kubelet.back_off_s = {kubelet.back_off_s:g}: raise it"
 
 
 def _slo_problems(scenario: Scenario) -> Iterator[str]:
@@ -344,5 +394,5 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
             yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change at_s, for_s or load.run_s"
 
 
-def _unknown_channel(type: str) -> str:
-    return f"unknown channel {type!r}{did_you_mean(type, EVENT_TYPES)}; known: {', '.join(EVENT_TYPES)}"
+def _unknown_channel(type: str, known: tuple[str, ...]) -> str:
+    return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known)}"

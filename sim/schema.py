@@ -24,8 +24,9 @@ What is true of the whole run:
 - ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
 - ``nonce``: the upper 15 bits of this run's event keys
 - ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
-- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``offered_reads`` (reads of
-  configuration, likewise), ``generator`` (the name in `hosts.host` of the process that published)
+- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
+  them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
+  (the name in `hosts.host` of the process that published)
 - ``notes``: sentences for the reader
 - ``tables``, once sealed: rows and bytes of each table
 """
@@ -106,11 +107,11 @@ TABLES: dict[str, dict[str, str]] = {
         "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
     },
     "probes": {
-        "at_ns": "int64",
+        "at_ns": "int64",  # when the kubelet asked
         "pod": "name",
         "probe": "name",  # live | ready
-        "status": "int32",
-        "body": "name",
+        "status": "int32",  # of HTTP; 0 = no answer
+        "body": "name",  # as it came; without an answer, one of NO_ANSWER
     },
 }
 
@@ -132,18 +133,29 @@ OUTCOMES = {
 
 # What was known of a call when it returned. A call may carry several items, and an item may wait in a batch.
 CALL_OUTCOMES = {
-    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`",
-    "failed": "something that it carried could not be encoded and was dropped, or a publish that it caused was refused at once",
+    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`. By HTTP: answered with success",
+    "failed": "what it carried could not be encoded and was dropped, or its publish was refused at once. By HTTP: no such answer",
 }
+
+# Why a probe of the kubelet had no answer.
+NO_ANSWER = {
+    "refused": "nothing listens on the pod's port",
+    "timeout": "no whole answer came in time",
+    "closed": "the connection ended before the answer did, or what came is not HTTP",
+}
+
+# A call whose `channel` is no event type: one item POSTed to an analytics-service pod, the way before the bus. It publishes nothing.
+HTTP_CALL = "http.events.batch"
 
 POD_STATES = {
     "starting": "alive, not yet subscribed",
     "subscribed": "the broker confirmed every subscription",
     "disconnected": "the subscribing connection is gone; the pod reconnects",
+    "frozen": "alive and standing still, as after SIGSTOP; the row after it says how it goes on",
     "stopped": "ended gracefully",
     "aborted": "ended without flushing",
 }
-ALIVE_STATES = ("starting", "subscribed", "disconnected")
+ALIVE_STATES = ("starting", "subscribed", "disconnected", "frozen")
 
 PHASES = {
     "provision": "broker and load generator come up",

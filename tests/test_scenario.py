@@ -120,6 +120,16 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("services.api-gateway.publishes=5", ["services.api-gateway.publishes = 5", "array"]),
         ("services.api-gateway.publishes=[]", ["config.cache.invalidate", "no service publishes it"]),
         ("services.api-gateway=5", ["services.api-gateway=5", "is a table"]),
+        ('load.mix."http.events.batches"=1', ["http.events.batches", "did you mean 'http.events.batch'"]),
+        ('load.mix."http.events.batch"=1', ["http.events.batch", "no service publishes it"]),
+        ('services.api-gateway.subscribes=["http.events.batch"]', ["services.api-gateway.subscribes", "unknown channel"]),
+        ("kubelet.enable=true", ["kubelet.enable", "did you mean 'enabled'"]),
+        ("kubelet.timeout_s=0", ["kubelet.timeout_s = 0", ">= 0.01"]),
+        ("kubelet.live_period_s=0", ["kubelet.live_period_s = 0", ">= 0.01"]),
+        ("kubelet.failure_threshold=0", ["kubelet.failure_threshold = 0", ">= 1"]),
+        ("kubelet.failure_threshold=1.5", ["kubelet.failure_threshold = 1.5", "int"]),
+        ("kubelet.restart_delay_s=nan", ["kubelet.restart_delay_s = nan"]),
+        ("kubelet.back_off_max_s=5", ["kubelet.back_off_max_s = 5", "kubelet.back_off_s = 10"]),
         ("slo.lag_ms_p98=5", ["slo.lag_ms_p98", "did you mean 'lag_ms_p99'"]),
         ("slo.missing=inf", ["slo.missing = inf"]),
         ("slo.missing=none", ["slo.missing = 'none'", "float"]),
@@ -168,6 +178,27 @@ def test_a_scenario_that_is_not_there_is_named(name: str) -> None:
 
 def test_a_misspelt_built_in_name_gets_a_suggestion() -> None:
     assert "did you mean 'baseline'" in refusal("basline")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("load.driver=locust",), ["http.events.batch", "set load.driver = 'pods'"]),
+        (('load.driver="pods"', "services.analytics-service.replicas=0"), ["services.analytics-service.replicas = 0"]),
+    ],
+)
+def test_calls_by_http_need_pods_that_make_and_answer_them(settings: tuple[str, ...], says: list[str]) -> None:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario("http_vs_bus", settings=settings)
+    assert all(part in str(error.value) for part in says), str(error.value)
+
+
+def test_calls_by_http_need_an_analytics_service(tmp_path: Path) -> None:
+    text = built_in()["http_vs_bus"].read_text("utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(text[: text.index("[services.analytics-service]")], "utf-8")
+    with pytest.raises(ScenarioError, match=r"add services\.analytics-service"):
+        load_scenario(str(path))
 
 
 def test_too_long_a_load_is_refused_when_it_is_drawn() -> None:

@@ -12,6 +12,9 @@ from sim.checkers import judge
 from sim.results import Run, open_run
 from sim.run import run_scenario
 from sim.scenario import built_in, load_scenario
+from sim.schema import HTTP_CALL
+from sim.services import SERVICES
+from sim.services.analytics import AnalyticsService
 
 pytestmark = pytest.mark.broker
 UPDATES = ("config.template.invalidated", "config.provider.invalidated")
@@ -20,6 +23,7 @@ SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
     "cache_invalidation": (),
     "graceful_shutdown": (),
+    "http_vs_bus": (),
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
     "restart_redis": (),
@@ -79,6 +83,17 @@ def graceful_shutdown(run: Run, counts: dict[str, float]) -> None:
     assert (run.ledger()["fate"] == "delivered").all()
 
 
+def http_vs_bus(run: Run, counts: dict[str, float]) -> None:
+    """A caller by HTTP waits for a round trip, one by the bus for its own code; both ways every call is made and succeeds."""
+    calls = run.calls
+    assert set(calls["outcome"]) == {"ok"}
+    assert len(calls) == run.info["load"]["offered_calls"]
+    took_ns = calls.groupby("channel", observed=True)["took_ns"].median()
+    assert set(took_ns.index) == {BATCH, HTTP_CALL}
+    assert took_ns[HTTP_CALL] > 3 * took_ns[BATCH] > 0
+    assert counts["delivered"] == counts["expected"] > 0
+
+
 def lock_lab(run: Run, counts: dict[str, float]) -> None:
     """The reference's snippet runs most events more than once when pods hear them further apart than the handler takes."""
     once = judge(run).checkers["once"].counts
@@ -115,7 +130,9 @@ def restart_redis(run: Run, counts: dict[str, float]) -> None:
     assert (ledger.loc[ledger["event"].isin(late), "fate"] == "delivered").all(), "after recovery nothing is lost"
 
 
-EXPECTED = {check.__name__: check for check in (baseline, cache_invalidation, graceful_shutdown, lock_lab, memory_mode, restart_redis)}
+EXPECTED = {
+    check.__name__: check for check in (baseline, cache_invalidation, graceful_shutdown, http_vs_bus, lock_lab, memory_mode, restart_redis)
+}
 
 
 def test_every_scenario_has_an_expectation() -> None:
@@ -133,6 +150,28 @@ def test_a_scenario_ends_as_theory_says(name: str, ground: str, tmp_path: Path) 
     counts = verdict.checkers["ledger"].counts
     assert counts["unexplained"] == counts["unexpected"] == counts["duplicate"] == 0
     EXPECTED[name](run, counts)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_analytics_counts_every_item_of_both_ways(replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By HTTP one pod counts an item, by the bus every pod does."""
+    pods: list[AnalyticsService] = []
+
+    def remembered() -> AnalyticsService:
+        pods.append(AnalyticsService())
+        return pods[-1]
+
+    monkeypatch.setitem(SERVICES, "analytics-service", remembered)
+    settings = (f"services.analytics-service.replicas={replicas}", "load.run_s=2")
+    scenario = load_scenario("http_vs_bus", settings=settings)
+    run = open_run(run_scenario(scenario, out=tmp_path / "run"))
+    assert judge(run).verdict == "valid"
+    made = run.calls["channel"].value_counts()
+    counted = [sum(pod.items.values()) for pod in pods if pod.items]  # checks of the scenario made some that heard nothing
+    assert len(counted) == replicas
+    assert sum(counted) == made[HTTP_CALL] + replicas * made[BATCH]
+    by_http = [count - made[BATCH] for count in counted]
+    assert max(by_http) - min(by_http) <= 4, "in turn: each of four pods begins with its own"
 
 
 @pytest.mark.parametrize(("recipe", "handler_ms"), [("keep-marker", 0.5), ("two-key", 0.5), ("finally-del", 20), ("token-del", 20)])

@@ -24,9 +24,11 @@ import hiredis
 from sim.address import Address
 from sim.clock import now_ns
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.gate import Gate
 from sim.wire import CONNECT_TIMEOUT_S, Wire, open_wire, pack, wire_size
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
+BUSY = "busy"  # why a subscription pauses its wire
 PING = object()  # stands for a PING among the publishes that wait for their answer
 
 
@@ -154,13 +156,11 @@ class Subscription(Generic[C]):
 
     def pause(self) -> None:
         """Read no more for now; the broker's output buffer fills meanwhile."""
-        if self._wire.transport is not None:
-            self._wire.transport.pause_reading()
+        self._wire.pause(BUSY)
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._wire.transport is not None and not self._wire.transport.is_closing():
-            self._wire.transport.resume_reading()
+        self._wire.resume(BUSY)
 
     def close(self) -> None:
         """Close the connection."""
@@ -179,6 +179,7 @@ async def subscribe(
     memo: ReadMemo[C],
     heard: Callable[[C, int], None],
     lost: Callable[[str], None],
+    gate: Gate | None = None,
 ) -> Subscription[C]:
     """Open a connection that hears channels; return once the broker confirmed them all.
 
@@ -186,7 +187,7 @@ async def subscribe(
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name)
+    wire = await open_wire(address, client_name=client_name, gate=gate)
     subscription = Subscription(wire, memo, heard)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)
@@ -289,6 +290,7 @@ async def open_publisher(
     answered: Callable[[Any, int, int], None],
     refused: Callable[[Any, str, int], None],
     lost: Callable[[str, list[Any]], None],
+    gate: Gate | None = None,
 ) -> Publisher:
     """Open a connection to publish on.
 
@@ -300,12 +302,14 @@ async def open_publisher(
         Called with (token, the broker's words, at_ns) for each that it did not.
     lost
         Called once with (reason, tokens without an answer).
+    gate
+        While it is shut, nothing is read and nothing is called.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name)
+    wire = await open_wire(address, client_name=client_name, gate=gate)
     if wire.is_gone:  # it went between its last answer and now: nobody would be told
         raise BrokerUnreachable(f"{address} closed the connection after letting us in")
     return Publisher(wire, answered=answered, refused=refused, lost=lost)
