@@ -1,6 +1,7 @@
 """Redis Streams with a consumer group per service: the broker keeps each event until one pod of each service has acknowledged it.
 
-A channel is a stream of the same name, a service a consumer group on it, a pod a consumer. An event reaches **one** pod of each service.
+A channel is a stream of the same name, a service a consumer group on it, a pod a consumer. An event reaches **one** pod of each
+service. Order is kept within a channel; between channels there is none.
 
 Rules
 -----
