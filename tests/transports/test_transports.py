@@ -9,19 +9,17 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
+from transport_ends import ends, named
 
 from sim import wire
 from sim.address import Address, parse_address
 from sim.brokers.embedded import free_port
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from sim.memo import ReadMemo
 from sim.pipeline import MAX_IN_FLIGHT
 from sim.transports import TRANSPORTS, Transport
 
@@ -30,102 +28,11 @@ SERVED = [name for name in TRANSPORTS if name != "memory"]
 every = pytest.mark.parametrize("transport", [TRANSPORTS[name]() for name in TRANSPORTS], ids=TRANSPORTS)
 served = pytest.mark.parametrize("transport", [TRANSPORTS[name]() for name in SERVED], ids=SERVED)
 Run = Callable[[Any], Any]
-groups = count()  # each subscription is a service of its own, so that it gets every event on every transport
 
 
 def receivers(transport: Transport, number: int) -> int:
     """What a publish is answered with when so many hear it: a stream's answer does not say."""
     return -1 if transport.one_per_service else number
-
-
-@dataclass
-class Payloads:
-    """What a decoder makes of a read, here: the payloads themselves."""
-
-    events: tuple[bytes, ...]
-
-
-def as_payloads(payloads: Iterable[bytes]) -> Payloads:
-    return Payloads(tuple(payloads))
-
-
-class Log:
-    """Collect what a transport says, and wait for it."""
-
-    def __init__(self) -> None:
-        self.heard: list[bytes] = []
-        self.lost: list[str] = []
-        self.answered: list[tuple[Any, int]] = []
-        self.refused: list[tuple[Any, str]] = []
-        self.unanswered: list[Any] = []
-        self._news = asyncio.Event()
-
-    def hear(self, chunk: Payloads, received_ns: int) -> None:
-        self.heard += chunk.events
-        self._news.set()
-
-    def lose(self, reason: str, unanswered: Iterable[Any] = ()) -> None:
-        self.lost.append(reason)
-        self.unanswered += unanswered
-        self._news.set()
-
-    def answer(self, token: Any, receivers: int, at_ns: int) -> None:
-        self.answered.append((token, receivers))
-        self._news.set()
-
-    def refuse(self, token: Any, reason: str, at_ns: int) -> None:
-        self.refused.append((token, reason))
-        self._news.set()
-
-    async def until(self, reached: Callable[[], bool]) -> None:
-        while not reached():
-            self._news.clear()
-            await self._news.wait()
-
-
-@dataclass
-class Ends:
-    """Open both ends of a transport, and close them however the test ends."""
-
-    transport: Transport
-    address: Address
-    memo: Any = field(default_factory=lambda: ReadMemo(as_payloads))
-    opened: list[Any] = field(default_factory=list)
-
-    async def subscribe(self, *channels: str, name: str = "test-sub", log: Log | None = None) -> Log:
-        log = log or Log()
-        one = await self.transport.subscribe(
-            self.address,
-            channels,
-            client_name=name,
-            group=f"g{next(groups)}",
-            consumer="c",
-            returning=False,
-            memo=self.memo,
-            heard=log.hear,
-            lost=log.lose,
-        )
-        self.opened.append(one)
-        return log
-
-    async def publisher(self, name: str = "test-pub") -> tuple[Any, Log]:
-        log = Log()
-        one = await self.transport.open_publisher(self.address, client_name=name, answered=log.answer, refused=log.refuse, lost=log.lose)
-        self.opened.append(one)
-        return one, log
-
-    def close(self) -> None:
-        for one in self.opened:
-            one.close()
-
-
-@contextlib.contextmanager
-def ends(transport: Transport, address: Address) -> Iterator[Ends]:
-    both = Ends(transport, address)
-    try:
-        yield both
-    finally:
-        both.close()
 
 
 @every
@@ -290,11 +197,6 @@ def test_finishing_ends_and_nothing_is_lost_by_it(transport: Transport, address:
             assert (log.lost, log.heard) == ([], [b"1"])
 
     run_async(scene())
-
-
-def named(address: Address, name: str) -> list[Any]:
-    with redis.Redis.from_url(address.url) as client:
-        return [row for row in client.client_list() if row["name"] == name]
 
 
 @served
