@@ -44,6 +44,7 @@ class BrokerSampler:
         self._wire = wire
         self._recorder = recorder
         self._task: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         self.notes: list[str] = []
         self.about: dict[str, str] = {}
 
@@ -65,8 +66,9 @@ class BrokerSampler:
         ------
         BrokerUnreachable, BrokerRefused
         """
-        if self._wire.transport is None or self._wire.transport.is_closing():
-            self._wire = await open_wire(self._address, client_name=self._name)
+        async with self._opening:  # the samples and the run ask at the same time
+            if self._wire.is_gone:
+                self._wire = await open_wire(self._address, client_name=self._name)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reply = await self._wire.command(*words)

@@ -93,21 +93,15 @@ class Store(Protocol):
 
 
 class Transport(Protocol):
-    """Carry events between pods.
-
-    Attributes
-    ----------
-    one_per_service
-        Whether an event reaches one pod of each service, instead of every pod.
-    store
-        How to look after what the broker keeps, None when it keeps nothing.
-    """
+    """Carry events between pods."""
 
     @property
-    def one_per_service(self) -> bool: ...  # noqa: D102
+    def one_per_service(self) -> bool:
+        """Whether an event reaches one pod of each service, instead of every pod."""
 
     @property
-    def store(self) -> Store | None: ...  # noqa: D102
+    def store(self) -> Store | None:
+        """How to look after what the broker keeps, None when it keeps nothing."""
 
     async def subscribe(
         self,
