@@ -25,7 +25,7 @@ from sim.clock import NS_PER_S, now_ns
 from sim.errors import BuslabError
 from sim.http_client import HttpFailure, ask_once
 from sim.record import Recorder
-from sim.scenario import Kubelet
+from sim.settings import Kubelet
 
 JITTER = 0.1
 Probe = Literal["live", "ready"]

@@ -1,4 +1,4 @@
-"""Tell the life of each pod from the rows of the pods table.
+"""Who lived when: each pod's states over time, and the windows in which it could not hear.
 
 A freeze is no change of what a pod is: a frozen pod stays connected and subscribed as far as the broker knows. So the row
 ``frozen``, and the row after it that says the pod goes on as before, are not among its states but make its *freezes*.
@@ -8,16 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from sim.schema import ALIVE_STATES
-from sim.tables import FOREVER_NS, Array
+from sim.tables import FOREVER_NS, Array, codes_of
+
+
+class Window(NamedTuple):
+    """Say from when to when a pod could not hear, and why."""
+
+    begin_ns: int
+    end_ns: int
+    cause: str
+
+    def touches(self, sent_ns: Array, answered_ns: Array) -> Array:
+        """Return for each event whether it was on its way to the pods in this window."""
+        return (sent_ns <= self.end_ns) & (answered_ns >= self.begin_ns)
 
 
 @dataclass(frozen=True)
 class Life:
-    """Tell one pod's states over time; `freezes` are (begin_ns, end_ns)."""
+    """Tell one pod's states over time, from the pods table; `freezes` are (begin_ns, end_ns)."""
 
     pod: str
     service: str = ""
@@ -55,3 +70,19 @@ def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterabl
         words.append(state)
     freezes += [(frozen_ns, FOREVER_NS)] if frozen_ns else []
     return Life(pod, service, frozenset(channels), tuple(times), tuple(words), tuple(freezes))
+
+
+def read_lives(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Life]:
+    """Return every pod of the pods table, then those that only deliveries name (never alive)."""
+    pod, words = codes_of(pods["pod"])
+    order = np.lexsort((pods["at_ns"].to_numpy(), pod))
+    ordered = (pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
+    service, channels, state, at = ordered
+    starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
+    lives = []
+    for begin, end in pairwise([*starts, len(order)]):
+        heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
+        name = words[pod[order[begin]]]
+        lives.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
+    known = {life.pod for life in lives}
+    return lives + [Life(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]

@@ -76,6 +76,7 @@ class RunFolder:
     cpu_share: dict[str, float] = field(default_factory=dict)
     numsub: bool = True
     title: str = ""
+    transport: str = "pubsub"
 
     def pod(self, name: str, *, service: str = "web", channels: str = "config.updated", end_ns: int = 30 * SECOND) -> RunFolder:
         """Add a pod that lives from second 1 to the end."""
@@ -184,7 +185,9 @@ class RunFolder:
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)
         (self.folder / "scenario.toml").write_text(
-            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}', encoding="utf-8"
+            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n'
+            f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}",
+            encoding="utf-8",
         )
         return self.folder
 

@@ -24,9 +24,11 @@ from sim.fleet import Fleet
 from sim.kubelet import BackOff, Streak, next_tick_s
 from sim.results import Run as Ran
 from sim.results import open_run
-from sim.run import Status, run_scenario
-from sim.scenario import Kubelet, Scenario, load_scenario
+from sim.run import run_scenario
+from sim.scenario import Scenario, load_scenario
 from sim.schema import HTTP_CALL, NO_ANSWER
+from sim.settings import Kubelet
+from sim.status import Status
 
 Run = Callable[[Any], Any]
 QUICK = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.bus.envelope import decode_read
 from sim.bus.node import BusNode
 from sim.clock import NS_PER_MS, now_ns
+from sim.container import Container
 from sim.load import Reads
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.reading import BURST, Reader
 from sim.record import Recorder
 from sim.services import SERVICES
-from sim.transports.pubsub import ReadMemo
 
 Run = Callable[[Any], Any]
 SUBJECTS = ("tpl_0", "tpl_1", "prov_0")
@@ -53,10 +55,11 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path, source="test", pods=["p-0", "p-1", "p-2"])
 
 
-async def pods_of(recorder: Recorder) -> list[Pod]:
-    pods = [alone(recorder, service, number) for number, service in enumerate(("music-service", "ai-content-service", "api-gateway"))]
+async def pods_of(recorder: Recorder) -> list[Container]:
+    services = ("music-service", "ai-content-service", "api-gateway")
+    pods = [Container(partial(alone, recorder, service, number), recorder=recorder) for number, service in enumerate(services)]
     for pod in pods:
-        await pod.start()
+        await pod.begin()
     return pods
 
 
@@ -95,10 +98,10 @@ def test_an_invalidation_makes_the_next_read_load_again(recorder: Recorder, run_
         pods = await pods_of(recorder)
         for call, second in (
             (lambda: None, "hit"),
-            (lambda: pods[0].invalidate_template("tpl_0"), "miss"),
-            (lambda: pods[0].invalidate_template("tpl_1"), "hit"),
-            (lambda: pods[0].invalidate_cache("aiponge:*:templates:*"), "miss"),
-            (lambda: pods[1].invalidate_template("tpl_0"), "hit"),  # in memory mode nobody else hears it
+            (lambda: pods[0].pod.invalidate_template("tpl_0"), "miss"),
+            (lambda: pods[0].pod.invalidate_template("tpl_1"), "hit"),
+            (lambda: pods[0].pod.invalidate_cache("aiponge:*:templates:*"), "miss"),
+            (lambda: pods[1].pod.invalidate_template("tpl_0"), "hit"),  # in memory mode nobody else hears it
         ):
             Reader(pods, reads((0, 0, 0)), zero_ns=now_ns(), recorder=recorder)
             await recorded(recorder, 1)
@@ -131,5 +134,20 @@ def test_more_reads_than_a_burst_are_all_made_and_a_closed_reader_makes_none(rec
         closed.close()
         Reader(pods, reads((5, 0, 0)), zero_ns=now_ns(), recorder=recorder)
         assert len(await recorded(recorder, 1)) == 1, "only the open one's"
+
+    run_async(scene())
+
+
+def test_a_frozen_pod_reads_when_it_goes_on(recorder: Recorder, run_async: Run) -> None:
+    async def scene() -> None:
+        pods = await pods_of(recorder)
+        await pods[0].freeze()
+        Reader(pods, reads((0, 0, 0), (0, 1, 0)), zero_ns=now_ns(), recorder=recorder)
+        assert [row["pod"] for row in await recorded(recorder, 1)] == ["p-1"]
+        thawed_ns = now_ns()
+        await pods[0].thaw()
+        rows = await recorded(recorder, 1)
+        assert rows[0]["pod"] == "p-0"
+        assert rows[0]["at_ns"] >= thawed_ns
 
     run_async(scene())

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from sim.errors import ScenarioError
-from sim.scenario import MAX_PODS, Scenario, built_in, check_tree, load_scenario, to_toml
+from sim.scenario import Scenario, built_in, check_tree, load_scenario, to_toml
+from sim.settings import MAX_PODS
+from sim.transports import TRANSPORTS
+from sim.transports.streams import Streams
 
 GOOD = """
 [load]
@@ -99,6 +102,10 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("load.warm_up_s=-1", ["load.warm_up_s = -1"]),
         ("load.driver=locus", ["load.driver = 'locus'", "locust", "pods"]),
         ("load.arrivals=steady", ["load.arrivals = 'steady'", "poisson", "uniform"]),
+        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, memory, streams"]),
+        ("bus.transport=3", ["bus.transport = 3", "str"]),
+        ("bus.stream_max_len=0", ["bus.stream_max_len = 0", ">= 1"]),
+        ("bus.stream_claim_s=0", ["bus.stream_claim_s = 0"]),
         ("load.shape=stedy", ["load.shape = 'stedy'", "did you mean 'steady'"]),
         ("load.payload_bytes=1.5", ["load.payload_bytes = 1.5", "int"]),
         ("load.payload_bytes=true", ["load.payload_bytes = True", "int"]),
@@ -242,3 +249,14 @@ def test_reads_do_not_change_the_calls() -> None:
     """A random stream of their own: the same seed is the same load with and without them."""
     without, having = (load_scenario("cache_invalidation", settings=(f"load.reads_per_s={rate}",)).schedule() for rate in (0, 4000))
     assert (without.offset_ns == having.offset_ns).all() and (without.pod == having.pod).all()
+
+
+def test_only_pods_can_publish_where_there_is_no_broker() -> None:
+    assert "bus.transport = 'memory': only the pods can publish" in refusal("baseline", "bus.transport=memory")
+    assert load_scenario("baseline", settings=("bus.transport=memory", "load.driver=pods")).bus.transport == "memory"
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_transport_gets_its_settings_from_the_bus(name: str) -> None:
+    settings = ("load.driver=pods", f"bus.transport={name}", "bus.stream_max_len=7", "bus.stream_claim_s=0.5")
+    assert load_scenario("baseline", settings=settings).transport() == (Streams(7, 0.5) if name == "streams" else TRANSPORTS[name]())
