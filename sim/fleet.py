@@ -15,9 +15,10 @@ from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
 from sim.clock import now_ns, wall_offset_ns
-from sim.errors import BrokerUnreachable, BuslabError
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
 from sim.record import Recorder, Tamper
+from sim.refusals import refusal
 from sim.scenario import Scenario
 from sim.transports import pubsub
 
@@ -58,6 +59,7 @@ class Fleet:
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._prober: pubsub.Publisher | None = None
+        self._denied: BrokerRefused | None = None
 
     @property
     def channels(self) -> list[str]:
@@ -90,6 +92,8 @@ class Fleet:
         ------
         BrokerUnreachable
             Some pod did not hear within the time; the message names it.
+        BrokerRefused
+            The broker's user may not publish on a channel.
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
@@ -107,6 +111,8 @@ class Fleet:
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
+                if self._denied is not None:
+                    raise self._denied
                 return self._round - first_round
             except TimeoutError:
                 if now_ns() > deadline_ns:
@@ -120,7 +126,7 @@ class Fleet:
             self._address,
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
-            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            refused=self._refused_probe,
             lost=self._lost_prober,
         )
 
@@ -150,6 +156,12 @@ class Fleet:
         self._prober = None
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
+
+    def _refused_probe(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+        self._record_probe(token, "refused", at_ns, -1)
+        if reason.startswith("NOPERM"):  # asking again would not help
+            self._denied = refusal(self._address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
+            self._all_heard.set()
 
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)

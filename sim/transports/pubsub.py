@@ -23,7 +23,8 @@ import hiredis
 
 from sim.address import Address
 from sim.clock import now_ns
-from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerUnreachable
+from sim.refusals import refusal
 from sim.wire import CONNECT_TIMEOUT_S, Wire, open_wire, pack, wire_size
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
@@ -73,6 +74,14 @@ class ReadMemo(Generic[C]):
             self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
 
 
+class Denied(Exception):
+    """Say which channel the broker refused, in its own words; it does not leave this file."""
+
+    def __init__(self, channel: str, reply: str) -> None:
+        super().__init__(reply)
+        self.channel, self.reply = channel, reply
+
+
 class Subscription(Generic[C]):
     """Hear channels on one connection."""
 
@@ -83,16 +92,19 @@ class Subscription(Generic[C]):
         self._reader = hiredis.Reader()
         self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
         self._pinged = False
-        self._unconfirmed: set[bytes] = set()
+        self._unconfirmed: deque[bytes] = deque()
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def subscribe(self, channels: Sequence[str]) -> None:
-        """Subscribe and return when the broker has confirmed every channel."""
-        self._unconfirmed = {channel.encode() for channel in channels}
+        """Subscribe and return when the broker has confirmed every channel.
+
+        One command a channel: answers come in their order, so a refusal has its channel.
+        """
+        self._unconfirmed = deque(sorted({channel.encode() for channel in channels}))
         wire = self._wire
         wire.on_read, wire.on_lost = self._read, self._lost_early
         assert wire.transport is not None
-        wire.transport.write(pack(b"SUBSCRIBE", *sorted(self._unconfirmed)))
+        wire.transport.write(b"".join(pack(b"SUBSCRIBE", channel) for channel in self._unconfirmed))
         await self._confirmed
 
     def _lost_early(self, reason: str) -> None:
@@ -131,10 +143,12 @@ class Subscription(Generic[C]):
 
     def _other(self, frame: Any) -> None:
         if isinstance(frame, hiredis.ReplyError):
+            self._pinged = False  # refused, but answered
             if not self._confirmed.done():
-                self._confirmed.set_exception(BrokerRefused(str(frame)))
+                self._confirmed.set_exception(Denied(self._unconfirmed[0].decode(), str(frame)))
         elif isinstance(frame, list) and frame[0] == b"subscribe":
-            self._unconfirmed.discard(frame[1])
+            if self._unconfirmed:
+                self._unconfirmed.popleft()
             if not self._unconfirmed and not self._confirmed.done():
                 self._confirmed.set_result(None)
         elif isinstance(frame, list) and frame[0] == b"pong":
@@ -195,8 +209,10 @@ async def subscribe(
                 await subscription.subscribe(channels)
         except TimeoutError:
             raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
-        except BrokerError as error:
-            raise type(error)(f"{address}: cannot subscribe: {error}") from None
+        except Denied as error:
+            raise refusal(address, f"SUBSCRIBE to {error.channel}", error.reply) from None
+        except BrokerUnreachable as error:
+            raise BrokerUnreachable(f"{address}: cannot subscribe: {error}") from None
         if wire.is_gone:
             raise BrokerUnreachable(f"{address} closed the connection after subscribing")
         undo.pop_all()
