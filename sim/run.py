@@ -253,7 +253,7 @@ class _Run:
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
-        sampler.start()
+        sampler.start(fleet.channels, prefix=prefix)
         generator = self._generator = await self._start_generator(broker, fleet)
 
         self._enter("start", limits.start_s)
