@@ -33,6 +33,8 @@ class Fleet:
 
     Attributes
     ----------
+    address
+        The broker's.
     host
         Where the pods live.
     recorder
@@ -49,7 +51,7 @@ class Fleet:
         )
         self.recorder: Recorder = inline.recorder
         self._scenario = scenario
-        self._address = address
+        self.address = address
         self._run_id = run_id
         self._node = BusNode(
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
@@ -123,7 +125,7 @@ class Fleet:
 
     async def _open_prober(self) -> None:
         self._prober = await pubsub.open_publisher(
-            self._address,
+            self.address,
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
             refused=self._refused_probe,
@@ -160,7 +162,7 @@ class Fleet:
     def _refused_probe(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
         self._record_probe(token, "refused", at_ns, -1)
         if reason.startswith("NOPERM"):  # asking again would not help
-            self._denied = refusal(self._address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
+            self._denied = refusal(self.address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
             self._all_heard.set()
 
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:

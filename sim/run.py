@@ -35,6 +35,7 @@ from sim.faults import World
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
+from sim.leftovers import delete_leftovers
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.run_folder import free_folder, make_folder
@@ -329,10 +330,9 @@ class _Run:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"].extend(sampler.notes)
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
-            last_first.push_async_callback(sampler.close)
+            last_first.push_async_callback(self._leave_nothing, fleet, sampler)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
@@ -340,6 +340,13 @@ class _Run:
             if self._generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._generator.close()
+
+    async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """Close the last connection, and delete the keys of this run."""
+        await sampler.close()
+        self.info["notes"].extend(sampler.notes)
+        if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
+            self.info["notes"].append(left)
 
     # -- the display -------------------------------------------------------------------------------------------
 
