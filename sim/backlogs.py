@@ -26,13 +26,14 @@ else only lines with output are looked at, so the cost does not grow with subscr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NEAR = 0.5
 DEFAULT_LIMIT_BYTES = 8 * 1024 * 1024  # soft limit of class pubsub, as the server ships
-_LINE = re.compile(rb"id=(\d+) (?:.*? )?name=(\S*) .*?flags=(\S*) .*?omem=(\d+)")
+_ID = re.compile(rb"id=(\d+) addr=")  # begins every line, and stands nowhere else: a name has no spaces
 _WAITING = re.compile(rb" omem=[1-9]")
+_CLOSING = re.compile(rb" flags=\S*A")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class Subscriber:
     id: int
     name: str
     output_bytes: int
-    closing: bool
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,30 @@ class Listing:
 
     def waiting(self) -> list[Subscriber]:
         """Return the subscribers that have output waiting."""
-        text = self.text
-        found = (match.start() for match in _WAITING.finditer(text))
-        return _read(text[text.rfind(b"\n", 0, at) + 1 : text.find(b"\n", at) % (len(text) + 1)] for at in found)
+        return [self._at(match.start()) for match in _WAITING.finditer(self.text)]
 
-    def subscribers(self) -> list[Subscriber]:
-        """Return every subscriber."""
-        return _read(self.text.splitlines())
+    def there(self) -> set[int]:
+        """Return the ids of the subscribers that are not being closed."""
+        closing = {self._at(match.start()).id for match in _CLOSING.finditer(self.text)}
+        return {int(number) for number in _ID.findall(self.text)} - closing
+
+    def of(self, ids: set[int]) -> list[Subscriber]:
+        """Return the subscribers of these ids that are listed."""
+        places = (match.start() for match in _ID.finditer(self.text) if int(match[1]) in ids) if ids else ()
+        return [self._at(place) for place in places]
+
+    def _at(self, place: int) -> Subscriber:
+        """Read the line that a place is in."""
+        end = self.text.find(b"\n", place)
+        line = self.text[self.text.rfind(b"\n", 0, place) + 1 : end if end >= 0 else len(self.text)]
+        return Subscriber(int(_value(line, b"id=")), _value(line, b" name=").decode("utf-8", "replace"), int(_value(line, b" omem=") or 0))
 
 
-def _read(lines: Iterable[bytes]) -> list[Subscriber]:
-    found = []
-    for line in lines:
-        match = _LINE.search(line)
-        if match is not None:
-            number, name, flags, output = match.groups()
-            found.append(Subscriber(int(number), name.decode("utf-8", "replace"), int(output), b"A" in flags))
-    return found
+def _value(line: bytes, key: bytes) -> bytes:
+    begin = line.find(key)
+    if begin < 0:
+        return b""
+    return line[begin + len(key) :].partition(b" ")[0]
 
 
 def cut_between(before: Listing, after: Listing, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> list[Subscriber]:
@@ -79,19 +86,14 @@ def cut_between(before: Listing, after: Listing, *, limit_bytes: int = DEFAULT_L
         rise = after.cuts - before.cuts
         if rise <= 0:  # it falls when the server was started again: then everybody went for another reason
             return []
-        went = _gone(before.subscribers(), after)
+        went = before.of(before.there() - after.there())
         if len(went) <= rise:
             return went
         longest = sorted((one for one in went if one.output_bytes), key=lambda one: -one.output_bytes)
         return longest[:rise]
-    return [one for one in _gone(before.waiting(), after) if one.output_bytes >= NEAR * limit_bytes]
-
-
-def _gone(earlier: list[Subscriber], after: Listing) -> list[Subscriber]:
-    if not earlier:
-        return []
-    there = {one.id for one in after.subscribers() if not one.closing}
-    return [one for one in earlier if one.id not in there and not one.closing]
+    near = [one for one in before.waiting() if one.output_bytes >= NEAR * limit_bytes]
+    there = after.there() if near else set()
+    return [one for one in near if one.id not in there]
 
 
 def read_limit(config: Sequence[str]) -> int:

@@ -197,7 +197,7 @@ class BrokerSampler:
             self._limit_bytes = read_limit([bytes(word).decode() for word in config] if isinstance(config, list) else [])
         self._record_listing(listing)
         took_s = max(self._broker_took_s(fields, answered_s - asked_s), time.monotonic() - answered_s)
-        self._list_due_s = asked_s + max(PERIOD_S / 2, took_s / LIST_SHARE)  # half: the loop's period, not a timer's jitter, decides
+        self._list_due_s = asked_s + rest_s(took_s)
 
     def _broker_took_s(self, fields: dict[str, str], round_trip_s: float) -> float:
         """Return what a CLIENT LIST takes of the broker by its own count, else at most: the time until the answer."""
@@ -242,6 +242,11 @@ class BrokerSampler:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._wire.close()
+
+
+def rest_s(took_s: float) -> float:
+    """Return how long after the begin of a listing that took so long the next may begin."""
+    return max(PERIOD_S / 2, took_s / LIST_SHARE)  # half: at each sample, whatever the jitter of its timer
 
 
 def _fields(said: object) -> dict[str, str]:
