@@ -10,6 +10,7 @@ Not for use inside an asyncio loop: there `sim/pod.py` drives the bus.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ from sim.bus.envelope import CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
 from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
-from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.record import Recorder
+from sim.refusals import refusal, reply_text, unreachable
 from sim.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
@@ -87,8 +88,14 @@ class BusClient(Caller[Published]):
         # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
         # redis-py types its connections in part only, so for mypy it is Any.
         self._connection: Any = redis.ConnectionPool.from_url(
-            address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, client_name=f"buslab-{self.publisher}"
+            address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2, redis_connect_func=self._let_in
         ).make_connection()
+
+    def _let_in(self, connection: Any) -> None:
+        connection.on_connect()
+        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
+            connection.send_command("CLIENT", "SETNAME", f"buslab-{self.publisher}", check_health=False)
+            connection.read_response()
 
     def connect(self) -> None:
         """Connect now instead of with the first publish.
@@ -96,13 +103,16 @@ class BusClient(Caller[Published]):
         Raises
         ------
         BrokerUnreachable, BrokerRefused
+        UsageError
+            A file of the TLS options is missing.
         """
+        _ = self._address.ssl_context  # redis-py would name no file
         try:
             self._connection.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
-            raise BrokerRefused(f"{self._address} does not let us in: {error}") from None
+            raise refusal(self._address, "a connection", reply_text(error)) from None
         except (redis.RedisError, OSError) as error:
-            raise BrokerUnreachable(f"{self._address} is not reachable: {error}") from None
+            raise unreachable(self._address, error) from None
 
     @property
     def due_ns(self) -> int | None:

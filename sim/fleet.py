@@ -17,10 +17,11 @@ from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
 from sim.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.connections import group_name
-from sim.errors import BrokerUnreachable, BuslabError
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
 from sim.kubelet import FleetKubelet
 from sim.record import Recorder, Tamper
+from sim.refusals import refusal
 from sim.scenario import Scenario
 from sim.transports import Publisher
 from sim.wire import Command
@@ -36,12 +37,16 @@ class Fleet:
 
     Attributes
     ----------
+    address
+        The broker's.
     host
         Where the pods live.
     recorder
         The recorder of this process.
     kubelet
         Probes the pods and restarts them, where the scenario says so.
+    receivers
+        Channel -> to how many subscribers the broker queued the last probe, by its own count.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class Fleet:
         self.transport = scenario.transport()
         self._stands_for = self._voices()
         self._found: frozenset[str] = frozenset()  # keys that were there before this run
-        self._address = address
+        self.address = address
         self._run_id = run_id
         self._node = BusNode(
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
@@ -71,6 +76,8 @@ class Fleet:
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._prober: Publisher | None = None
+        self._denied: BrokerRefused | None = None
+        self.receivers: dict[str, int] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -128,6 +135,8 @@ class Fleet:
         ------
         BrokerUnreachable
             Some pod did not hear within the time; the message names it.
+        BrokerRefused
+            The broker's user may not publish on a channel.
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
@@ -145,6 +154,8 @@ class Fleet:
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
+                if self._denied is not None:
+                    raise self._denied
                 return self._round - first_round
             except TimeoutError:
                 if now_ns() > deadline_ns:
@@ -155,10 +166,10 @@ class Fleet:
 
     async def _open_prober(self) -> None:
         self._prober = await self.transport.open_publisher(
-            self._address,
+            self.address,
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
-            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            refused=self._refused_probe,
             lost=self._lost_prober,
         )
 
@@ -191,8 +202,16 @@ class Fleet:
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
 
+    def _refused_probe(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+        self._record_probe(token, "refused", at_ns, -1)
+        if reason.startswith("NOPERM"):  # asking again would not help
+            self._denied = refusal(self.address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
+            self._all_heard.set()
+
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
+        if receivers >= 0:
+            self.receivers[token[0].type] = receivers
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 

@@ -96,8 +96,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "broker": {
         "at_ns": "int64",
-        "metric": "name",  # e.g. used_cpu_user_s, connected_clients, numsub, output_buffer_bytes
-        "subject": "name",  # what it is about: a channel, a client name, or empty for the whole server
+        "metric": "name",  # the list, with what the subject of each is, stands at the head of sampler.py
+        "subject": "name",  # what it is about: a channel, a pod, or empty for the whole server
         "value": "float64",
     },
     "hosts": {
