@@ -10,6 +10,7 @@ Not for use inside an asyncio loop: there `sim/pod.py` drives the bus.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from sim.bus.envelope import CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
 from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
-from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.record import Recorder
+from sim.refusals import refusal, reply_text, unreachable
+from sim.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
 
@@ -53,6 +55,8 @@ class BusClient(Caller[Published]):
         The upper parts of its event keys (see `schema`).
     recorder
         Where its calls and publishes are recorded, or None.
+    transport
+        How the pods hear; by default Pub/Sub.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class BusClient(Caller[Published]):
         batch_interval_ms: int = 30_000,
         channel_prefix: str = CHANNEL_PREFIX,
         recorder: Recorder | None = None,
+        transport: Transport | None = None,
     ) -> None:
         node = BusNode(
             source,
@@ -79,11 +84,18 @@ class BusClient(Caller[Published]):
         super().__init__(publisher or source, node=node, recorder=recorder)
         self._address = address
         self._prefix = channel_prefix
+        self._publish_words = (transport or TRANSPORTS["pubsub"]()).publish_words
         # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
         # redis-py types its connections in part only, so for mypy it is Any.
         self._connection: Any = redis.ConnectionPool.from_url(
-            address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, client_name=f"buslab-{self.publisher}"
+            address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2, redis_connect_func=self._let_in
         ).make_connection()
+
+    def _let_in(self, connection: Any) -> None:
+        connection.on_connect()
+        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
+            connection.send_command("CLIENT", "SETNAME", f"buslab-{self.publisher}", check_health=False)
+            connection.read_response()
 
     def connect(self) -> None:
         """Connect now instead of with the first publish.
@@ -91,13 +103,16 @@ class BusClient(Caller[Published]):
         Raises
         ------
         BrokerUnreachable, BrokerRefused
+        UsageError
+            A file of the TLS options is missing.
         """
+        _ = self._address.ssl_context  # redis-py would name no file
         try:
             self._connection.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
-            raise BrokerRefused(f"{self._address} does not let us in: {error}") from None
+            raise refusal(self._address, "a connection", reply_text(error)) from None
         except (redis.RedisError, OSError) as error:
-            raise BrokerUnreachable(f"{self._address} is not reachable: {error}") from None
+            raise unreachable(self._address, error) from None
 
     @property
     def due_ns(self) -> int | None:
@@ -134,15 +149,15 @@ class BusClient(Caller[Published]):
         sent_ns = now_ns()
         try:
             # A send that fails has not handed over the whole command, so the broker cannot have run it.
-            connection.send_command("PUBLISH", self._prefix + send.type, send.payload, check_health=False)
+            connection.send_command(*self._publish_words(self._prefix + send.type, send.payload), check_health=False)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             return Published(send, sent_ns, 0, "refused", -1, str(error))
         try:
-            receivers = int(connection.read_response())
+            reply = connection.read_response()
         except redis.ResponseError as error:
             return Published(send, sent_ns, now_ns(), "refused", -1, str(error))
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             return Published(send, sent_ns, 0, "unknown", -1, str(error))
-        return Published(send, sent_ns, now_ns(), "acknowledged", receivers, "")
+        return Published(send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) else -1, "")

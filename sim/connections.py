@@ -16,8 +16,11 @@ from sim.address import Address
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
+from sim.gate import Gate
+from sim.memo import Handling, ReadMemo
 from sim.record import Recorder
-from sim.transports import pubsub
+from sim.refusals import NO_WORDS
+from sim.transports import TRANSPORTS, Publisher, Subscription, Transport
 from sim.wire import Wire, open_wire
 
 BACKOFF_FIRST_S = 0.05
@@ -44,7 +47,7 @@ class Place:
     address: Address | None
     channel_prefix: str
     recorder: Recorder
-    memo: pubsub.ReadMemo[Chunk]
+    memo: ReadMemo[Chunk]
     probed: Callable[[int, str, int], None]
     run_id: str
     policy: Policy = field(default_factory=Policy)
@@ -53,13 +56,19 @@ class Place:
     once: str = "none"
     once_ttl_s: int = 300
     entered: Callable[[str, str], None] | None = None
+    transport: Transport = field(default_factory=TRANSPORTS["pubsub"])
+
+
+def group_name(run_id: str, service: str) -> str:
+    """Return the name under which the pods of a service share events, where the transport shares them; no other run has it."""
+    return f"buslab-{run_id}-{service}"
 
 
 class Owner(Protocol):
     """What the connections tell the pod that owns them."""
 
-    def heard(self, chunk: Chunk, received_ns: int) -> None:
-        """Take the events of one read."""
+    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
+        """Take the events of one read; return what of them is still being handled."""
 
     def answered(self, token: Any, receivers: int, at_ns: int) -> None:
         """Take the broker's answer to one publish."""
@@ -84,21 +93,28 @@ class Connections:
     ----------
     name
         The pod's, for the names under which the broker lists its clients.
+    service
+        Whose events it shares with its other pods, where the transport shares them.
     channels
         Event types to subscribe to; without any, nothing is opened for hearing.
     seed
         For the jitter of reconnections.
+    gate
+        While it is shut, nothing is read, repaired or pinged.
     """
 
-    def __init__(self, owner: Owner, *, name: str, channels: tuple[str, ...], place: Place, seed: int) -> None:
+    def __init__(self, owner: Owner, *, name: str, service: str, channels: tuple[str, ...], place: Place, seed: int, gate: Gate) -> None:
+        self._gate = gate
         self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self._owner = owner
         self._name = name
+        self._group = group_name(place.run_id, service)
         self._channels = [place.channel_prefix + channel for channel in channels]
         self._place = place
         self._random = random.Random(seed)
-        self._subscription: pubsub.Subscription[Chunk] | None = None
-        self._publisher: pubsub.Publisher | None = None
+        self._subscription: Subscription | None = None
+        self._has_subscribed = False
+        self._publisher: Publisher | None = None
         self._commands: Wire | None = None
         self._commands_opening = asyncio.Lock()
         self._repairs: dict[Effect, asyncio.Task[None]] = {}
@@ -112,7 +128,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether so many publishes have no answer that the next would be refused."""
-        return self.in_flight >= pubsub.MAX_IN_FLIGHT
+        return self._publisher is not None and self._publisher.full
 
     @property
     def repairing(self) -> bool:
@@ -141,8 +157,13 @@ class Connections:
                 self._repair("open-publisher")
             raise
         finally:
-            if self._place.keep_alive_s > 0:
-                self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
+            if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
+                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping))
+
+    async def finish_hearing(self) -> None:
+        """Hear no more; return when all that was heard is handled and, where the transport does so, acknowledged."""
+        if self._subscription is not None:
+            await self._subscription.finish()
 
     def end(self) -> None:
         """Close everything; publishes without an answer are handed to the owner."""
@@ -171,7 +192,7 @@ class Connections:
             if self._commands is None or self._commands.closed:
                 if self._place.address is None:
                     raise BrokerError("there is no broker: the pod has no REDIS_URL")
-                self._commands = await open_wire(self._place.address, client_name=self._client_name("cmd"))
+                self._commands = await open_wire(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
         return await self._commands.command(*words)
 
     def pause(self) -> None:
@@ -202,12 +223,13 @@ class Connections:
             "subscribe": (self._subscribe, "subscribed"),
             "open-publisher": (self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
     async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
         """Try again with exponential backoff and full jitter until it works or the pod ends."""
+        NO_WORDS.set(True)  # in this task alone
         ceiling_s = BACKOFF_FIRST_S
         while True:
             await asyncio.sleep(self._random.uniform(0, ceiling_s))
@@ -227,23 +249,29 @@ class Connections:
         if not self._channels:
             return
         assert place.address is not None
-        self._subscription = await pubsub.subscribe(
+        self._subscription = await place.transport.subscribe(
             place.address,
             self._channels,
             client_name=self._client_name("sub"),
+            group=self._group,
+            consumer=self._name,
+            returning=self._has_subscribed,
             memo=place.memo,
             heard=self._owner.heard,
             lost=self._lost_subscription,
+            gate=self._gate,
         )
+        self._has_subscribed = True
 
     async def _open_publisher(self) -> None:
         assert self._place.address is not None
-        self._publisher = await pubsub.open_publisher(
+        self._publisher = await self._place.transport.open_publisher(
             self._place.address,
             client_name=self._client_name("pub"),
             answered=self._owner.answered,
             refused=self._owner.refused,
             lost=self._lost_publisher,
+            gate=self._gate,
         )
 
     def _lost_subscription(self, reason: str) -> None:

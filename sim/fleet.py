@@ -1,8 +1,9 @@
 """The fleet: every pod of a scenario on its host, and the probes that prove who hears.
 
 A *probe round* publishes one event per channel from a connection of our own, and is over when every pod has heard every
-channel it subscribes to. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
-any more, because a broker answers each connection in order.
+channel it subscribes to; or, where the transport gives an event to one pod of each service, when some pod of every such service
+has. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
+any more, because a broker answers each connection in order; what a broker keeps for its groups is waited for beside that.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from sim.address import Address
 from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
-from sim.clock import now_ns, wall_offset_ns
-from sim.errors import BrokerUnreachable, BuslabError
+from sim.clock import NS_PER_S, now_ns, wall_offset_ns
+from sim.connections import group_name
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
+from sim.kubelet import FleetKubelet
+from sim.links import Links
 from sim.record import Recorder, Tamper
+from sim.refusals import refusal
 from sim.scenario import Scenario
-from sim.transports import pubsub
+from sim.transports import Publisher
+from sim.wire import Command
 
 PROBER_NUMBER = 65_535
 ROUND_TIMEOUT_S = 1.0
@@ -32,23 +38,52 @@ class Fleet:
 
     Attributes
     ----------
+    address
+        The broker's.
     host
         Where the pods live.
     recorder
         The recorder of this process.
+    kubelet
+        Probes the pods and restarts them, where the scenario says so.
+    receivers
+        Channel -> to how many subscribers the broker queued the last probe, by its own count.
     """
 
     def __init__(
-        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, tamper: Tamper | None = None
+        self,
+        scenario: Scenario,
+        *,
+        address: Address,
+        folder: Path,
+        nonce: int,
+        run_id: str,
+        tamper: Tamper | None = None,
+        links: Links | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host
         self.host = inline = HOSTS["inline"](
-            scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, probed=self._probed, failed=self._fail, tamper=tamper
+            scenario,
+            address=address,
+            folder=folder,
+            nonce=nonce,
+            run_id=run_id,
+            probed=self._probed,
+            failed=self._fail,
+            tamper=tamper,
+            links=links,
         )
         self.recorder: Recorder = inline.recorder
+        self.kubelet: FleetKubelet | None = None
+        if scenario.kubelet.enabled:
+            pods = self.host.containers.values()
+            self.kubelet = FleetKubelet(scenario.kubelet, pods, recorder=self.recorder, seed=scenario.seed, failed=self._fail)
         self._scenario = scenario
-        self._address = address
+        self.transport = scenario.transport()
+        self._stands_for = self._voices()
+        self._found: frozenset[str] = frozenset()  # keys that were there before this run
+        self.address = address
         self._run_id = run_id
         self._node = BusNode(
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
@@ -57,12 +92,37 @@ class Fleet:
         self._round_begins_at = 0  # event key of its first probe
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
-        self._prober: pubsub.Publisher | None = None
+        self._prober: Publisher | None = None
+        self._denied: BrokerRefused | None = None
+        self.receivers: dict[str, int] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the reader of the run."""
+        restarts = self.kubelet.restarts if self.kubelet is not None else {}
+        counted = ", ".join(f"{name} ({count})" for name, count in sorted(restarts.items()))
+        return [f"restarted by the kubelet: {counted}"] if counted else []
 
     @property
     def channels(self) -> list[str]:
         """Event types that some pod subscribes to."""
         return sorted({channel for service in self._scenario.services.values() for channel in service.subscribes})
+
+    @property
+    def _keys(self) -> list[str]:
+        return [self._scenario.bus.channel_prefix + channel for channel in self.channels]
+
+    @property
+    def _groups(self) -> list[str]:
+        return [group_name(self._run_id, service) for service in self._scenario.services]
+
+    def _voices(self) -> list[int]:
+        """Return for each pod the number of the one whose hearing it counts as: its service's first, where a service hears as one."""
+        pods = self._scenario.pods()
+        if not self.transport.one_per_service:
+            return list(range(len(pods)))
+        services = [service for _, service in pods]
+        return [services.index(service) for service in services]
 
     def expected_subscribers(self) -> dict[str, int]:
         """Return channel -> pods that subscribe to it."""
@@ -82,6 +142,8 @@ class Fleet:
         """
         await self._open_prober()
         await self.host.start(timeout_s=self._scenario.limits.start_s)
+        if self.kubelet is not None:
+            self.kubelet.start()
 
     async def probe(self, *, timeout_s: float, purpose: str) -> int:
         """Publish probe rounds until one was heard by every pod on every channel; return how many it took.
@@ -90,6 +152,8 @@ class Fleet:
         ------
         BrokerUnreachable
             Some pod did not hear within the time; the message names it.
+        BrokerRefused
+            The broker's user may not publish on a channel.
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
@@ -107,6 +171,8 @@ class Fleet:
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
+                if self._denied is not None:
+                    raise self._denied
                 return self._round - first_round
             except TimeoutError:
                 if now_ns() > deadline_ns:
@@ -116,18 +182,20 @@ class Fleet:
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
     async def _open_prober(self) -> None:
-        self._prober = await pubsub.open_publisher(
-            self._address,
+        self._prober = await self.transport.open_publisher(
+            self.address,
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
-            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            refused=self._refused_probe,
             lost=self._lost_prober,
         )
 
     def _begin_round(self) -> None:
         assert self._prober is not None
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
-        self._unheard = {(n, c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes}
+        hears = self.host.listening()  # to a pod that does not run nothing is on its way
+        subscribes = {name: service.subscribes for name, service in self._scenario.services.items()}
+        self._unheard = {(self._stands_for[n], c) for n, (_, service) in enumerate(pods) if n in hears for c in subscribes[service]}
         self._unheard |= {(ANSWER, channel) for channel in self.channels}
         self._all_heard.clear()
         if not self._unheard:
@@ -142,7 +210,7 @@ class Fleet:
 
     def _probed(self, pod: int, channel: str, round: int) -> None:
         if round == self._round:
-            self._unheard.discard((pod, channel))
+            self._unheard.discard((pod if pod == ANSWER else self._stands_for[pod], channel))
             if not self._unheard:
                 self._all_heard.set()
 
@@ -151,18 +219,70 @@ class Fleet:
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
 
+    def _refused_probe(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+        self._record_probe(token, "refused", at_ns, -1)
+        if reason.startswith("NOPERM"):  # asking again would not help
+            self._denied = refusal(self.address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
+            self._all_heard.set()
+
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
+        if receivers >= 0:
+            self.receivers[token[0].type] = receivers
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 
+    async def settle(self, *, timeout_s: float) -> None:
+        """Let no pod be restarted any more, flush every batch and wait for the answers: what follows proves that nothing is under way."""
+        if self.kubelet is not None:
+            await self.kubelet.close()
+        await self.host.settle(timeout_s=timeout_s)
+
+    async def look(self, command: Command) -> None:
+        """Remember which keys are there before the pods make theirs.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        if self.transport.store is not None:
+            self._found = await self.transport.store.found(command, self._keys)
+
+    async def catch_up(self, command: Command, *, timeout_s: float) -> None:
+        """Return when the pods were given, and have acknowledged, all that the broker keeps for them.
+
+        Raises
+        ------
+        BrokerUnreachable
+            Some of it is left when time is up; the message says how much.
+        """
+        store, deadline_ns = self.transport.store, now_ns() + int(timeout_s * NS_PER_S)
+        while store is not None and (left := await store.backlog(command, self._keys, self._groups)):
+            if now_ns() > deadline_ns:
+                raise BrokerUnreachable(f"{left:,} events were not heard, or not acknowledged, within {timeout_s:g} s")
+            await asyncio.sleep(RETRY_S)
+
+    async def clear(self, command: Command) -> None:
+        """Remove what this run made the broker keep; to be called when the pods have ended.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        if self.transport.store is not None:
+            await self.transport.store.clear(command, self._keys, self._groups, found=self._found)
+
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
+        if self.kubelet is not None:
+            await self.kubelet.close()
         await self.host.stop(timeout_s=timeout_s)
         self._close_prober()
 
     def abort(self) -> None:
         """Drop every connection at once."""
+        if self.kubelet is not None:
+            self.kubelet.abort()
         self.host.abort()
         self._close_prober()
 

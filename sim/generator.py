@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from sim.address import Address
-from sim.clock import NS_PER_S
+from sim.clock import NS_PER_S, now_ns
 from sim.control import CONTROL_FD, Done, Go, Job, Message, Progress, Ready, Stop, pack_line, read_line
 from sim.errors import GeneratorError
 from sim.hosts import Host
@@ -38,6 +38,10 @@ class Generator(Protocol):
     @property
     def calls(self) -> int:
         """Calls made so far."""
+
+    @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come and that nobody made, because their pod did not run."""
 
     @property
     def published(self) -> int:
@@ -69,6 +73,11 @@ class PodsGenerator:
     def calls(self) -> int:
         """Calls made so far."""
         return self._fleet_host.counts().calls
+
+    @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come while their pod did not run."""
+        return self._fleet_host.counts().calls_not_made
 
     @property
     def published(self) -> int:
@@ -103,6 +112,7 @@ class LocustGenerator:
     """Own a headless Locust child on `locustfiles/bus_user.py`."""
 
     host = "locust"
+    calls_not_made = 0  # its users live whatever becomes of the pods
 
     def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
         self.calls = 0
@@ -208,3 +218,17 @@ class LocustGenerator:
             self._listening.cancel()
         if self._writer is not None:
             self._writer.close()
+
+
+async def until(at_ns: int, generator: Generator) -> None:
+    """Wait for a time; a generator that ends before it with an error ends the wait."""
+    left_s = (at_ns - now_ns()) / NS_PER_S
+    finished = asyncio.ensure_future(generator.finished())
+    try:
+        await asyncio.wait([finished], timeout=max(0.0, left_s))
+        if finished.done():
+            finished.result()
+            await asyncio.sleep(max(0.0, (at_ns - now_ns()) / NS_PER_S))
+    finally:
+        finished.cancel()
+        await asyncio.gather(finished, return_exceptions=True)

@@ -17,18 +17,15 @@ from typing import Protocol
 import msgspec
 
 from sim.address import Address, parse_address
-from sim.clock import now_ns
 from sim.control import CONTROL_FD
 from sim.errors import BrokerError
 from sim.link import LinkPlan
 from sim.network import Door, Network
 from sim.process import Child
 from sim.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
-from sim.wire import open_wire
 from sim.world import LinkControl
 
 ANSWER_TIMEOUT_S = 10.0
-PINGS = 200
 
 
 class Links(LinkControl, Protocol):
@@ -158,16 +155,3 @@ class ProxyLinks:
         """End the proxy's process."""
         self._writer.close()
         self._child.end(timeout_s=1.0)
-
-
-async def round_trip_ns(address: Address) -> tuple[int, int]:
-    """Return the median and the 99th percentile of `PINGS` PINGs, one by one, in nanoseconds: the price of a way to the broker."""
-    wire = await open_wire(address, client_name="buslab-ping")
-    took = []
-    for _ in range(PINGS):
-        began = now_ns()
-        await wire.command("PING")
-        took.append(now_ns() - began)
-    wire.close()
-    took.sort()
-    return took[PINGS // 2], took[PINGS * 99 // 100]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 
 from sim.bus.once import DELETE_IF_MINE
 from sim.redis_model import Client, Command, ModelRedis
@@ -148,6 +149,12 @@ def _eval(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     return int(server.keys.get(words[3]) == words[4] and server.keys.delete(words[3]))
 
 
+def _scan(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
+    """Give every key that matches, in one go."""
+    pattern = words[words.index(b"MATCH") + 1].decode() if b"MATCH" in words else "*"
+    return [b"0", [key for key in server.keys.names() if fnmatchcase(key.decode("latin-1"), pattern)]]
+
+
 def _config(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     if words[1].upper() != b"SET":
         return []
@@ -176,12 +183,14 @@ COMMANDS: dict[str, Command] = {
     "CONFIG": _config,
     "DBSIZE": lambda server, client, words: len(server.keys),
     "DEL": _del,
+    "EXISTS": lambda server, client, words: sum(server.keys.get(key) is not None for key in words[1:]),
     "EVAL": _eval,
     "FLUSHALL": _flushall,
     "GET": _get,
     "INFO": _info,
     "PING": _ping,
     "PUBSUB": _pubsub,
+    "SCAN": _scan,
     "SET": _set,
     "SUBSCRIBE": _subscribe,
     "UNSUBSCRIBE": _unsubscribe,

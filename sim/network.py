@@ -395,7 +395,3 @@ class Peer(asyncio.Transport):
     def set_protocol(self, protocol: Any) -> None:
         """Give the connection to another protocol."""
         self.protocol = protocol
-
-    def get_protocol(self) -> Any:
-        """Return the protocol."""
-        return self.protocol

@@ -1,7 +1,7 @@
 """One simulated pod on an event loop: a service, a bus node, a subscribing and a publishing connection.
 
 The bus decides (`sim/bus`), the transport moves bytes, this file carries the decisions out and records what happened.
-The receive path (`_heard`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
+The receive path (`heard`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
-from sim.bus.once import RECIPES
+from sim.bus.once import RECIPES, RUN_PREFIX
 from sim.calling import Caller
 from sim.connections import Connections, Place
+from sim.gate import Gate
 from sim.handling import Pace, SlowHandling
+from sim.memo import Handling
 from sim.record import DeliveryBuffer
 from sim.services import ServiceLogic
 
@@ -27,6 +29,7 @@ _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
 _HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
+ENDED = ("stopped", "aborted")
 
 
 def _no_handler(event: Event) -> None:
@@ -36,7 +39,8 @@ def _no_handler(event: Event) -> None:
 class Pod(Caller[None]):
     """Run one replica of a service; the application's calls are those of `EventPublisher`, and never block.
 
-    `counters` holds what it counted of itself.
+    `counters` holds what it counted of itself. Behind `gate` stands everything that it does by itself; who makes its calls asks
+    the gate first.
 
     Parameters
     ----------
@@ -68,13 +72,15 @@ class Pod(Caller[None]):
         self.logic = logic
         self.channels = channels
         self.state = "new"
+        self.gate = Gate()
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._connections = Connections(self, name=name, channels=channels, place=place, seed=seed)
+        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, gate=self.gate)
         self._slow = self._slow_handling(seed, pace)
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
         self._channel_bytes: dict[str, bytes] = {}
+        self._thawed_state = ""
 
     @property
     def fallback(self) -> Fallback:
@@ -106,12 +112,13 @@ class Pod(Caller[None]):
             pace=pace,
             recipe=RECIPES[place.once],
             ttl_s=place.once_ttl_s,
-            scope=self.service,
+            scope=f"{RUN_PREFIX}{place.run_id}:{self.service}",
             token=self.name,
             seed=seed,
             command=self._connections.command,
             pause=self._connections.pause,
             resume=self._connections.resume,
+            gate=self.gate,
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
@@ -130,12 +137,28 @@ class Pod(Caller[None]):
     async def stop(self, *, timeout_s: float) -> None:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
         await self.drain(timeout_s=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._connections.finish_hearing()
         await self._finish_handling(timeout_s)
         self._end("stopped")
 
     def abort(self) -> None:
         """Drop both connections at once, without a flush: the items of the part-full batch are lost, and recorded as never sent."""
         self._end("aborted")
+
+    def freeze(self) -> None:
+        """Let it stand still, as SIGSTOP does; nothing when it does already, or has ended."""
+        if self.state not in ("new", "frozen", *ENDED):
+            self._thawed_state = self.state
+            self._enter("frozen")
+            self.gate.close()
+
+    def thaw(self) -> None:
+        """Let it go on, as SIGCONT does; nothing when it does."""
+        if self.state == "frozen":
+            self._enter(self._thawed_state)
+            self.gate.open()
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; False when time ran out."""
@@ -161,8 +184,9 @@ class Pod(Caller[None]):
                     await self._slow.settle()
 
     def _end(self, state: str) -> None:
-        if self.state in ("new", "stopped", "aborted"):
+        if self.state in ("new", *ENDED):
             return
+        self.gate.end()
         if self._slow is not None:
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
@@ -181,24 +205,26 @@ class Pod(Caller[None]):
         self.state = state
         place = self._place
         channels = ",".join(self.channels)
-        bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
+        bus = "stopped" if state in ENDED else self.fallback.state
         place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, self._now_ns(), state, bus)
         if place.entered is not None:
             place.entered(state, bus)
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
-    def heard(self, chunk: Chunk, received_ns: int) -> None:
-        """Handle the events of one read, and record it: the path that runs once a read, for every pod."""
+    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
+        """Handle the events of one read, and record it: the path that runs once a read, for every pod.
+
+        Returns what is still being handled, None when nothing is.
+        """
         if self._slow is not None:
-            self._heard_slowly(self._slow, chunk, received_ns)
-            return
+            return self._heard_slowly(self._slow, chunk, received_ns)
         counters = self.counters
         if chunk.refused:
             self._count_refused(chunk)
         events = chunk.events
         if not events:
-            return
+            return None
         buffer = self._deliveries
         handlers = self._handlers
         started, clock = buffer.handled_ns.append, self._now_ns
@@ -214,20 +240,23 @@ class Pod(Caller[None]):
         buffer.reads_count.append(len(events))
         buffer.reads_received_ns.append(received_ns)
         counters.received += len(events)
+        return None
 
     def _count_refused(self, chunk: Chunk) -> None:
         self.counters.malformed += chunk.malformed
         self.counters.unsupported += chunk.unsupported
 
-    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _PATH_BROKER) -> None:
+    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _PATH_BROKER) -> Handling:
         self._count_refused(chunk)
         self.counters.received += len(chunk.events)
+        handling = []
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
             if kind == PROBE:
                 self._deliveries.add(key, self.number, received_ns, self._now_ns())
                 self._probe(event)
             else:
-                slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path)
+                handling.append(slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path))
+        return handling
 
     def _probe(self, event: Event) -> None:
         self._place.probed(self.number, event.type, event.data["round"])

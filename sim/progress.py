@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sim.run import Status
+from sim.status import Status
 
 PLAIN_PERIOD_S = 2.0  # of the reader's time: a run in virtual time has its own
 RATE_WINDOW_NS = 1_000_000_000

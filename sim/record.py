@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from sim.clock import is_virtual
 from sim.errors import RecordError
-from sim.schema import TABLES
+from sim.schema import MAX_WORDS, OTHERS, TABLES
 
 PARTS = "parts"
 ROWS_PER_PART = 1_000_000
@@ -40,6 +40,8 @@ class Names(dict[str, int]):
     """Number the words of one `name` column in the order of their first use: ``names[word]`` adds a word that is new."""
 
     def __missing__(self, word: str) -> int:
+        if len(self) >= MAX_WORDS and word != OTHERS:
+            return self[OTHERS]
         code = self[word] = len(self)
         return code
 
@@ -202,7 +204,7 @@ class Recorder:
 
     def rows_waiting(self) -> int:
         """Return how many rows the fullest buffer holds."""
-        return max(len(self.deliveries), len(self.tables["publishes"]), len(self.tables["calls"]))
+        return max(len(self.deliveries), *(len(self.tables[table]) for table in ("publishes", "calls", "reads")))
 
     def flush(self, *, at_least_rows: int = 1) -> None:
         """Hand every buffer of at least so many rows to the writer thread.
@@ -319,7 +321,7 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
         schema = arrow_schema(table)
         rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]) if parts else schema.empty_table()
         path = folder / f"{table}.parquet"
-        write_table(path, table, rows.unify_dictionaries())
+        write_table(path, table, _bounded(rows).unify_dictionaries())
         path.chmod(0o444)
         sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size}
     for part in (folder / PARTS).glob("*"):
@@ -327,6 +329,23 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
     if (folder / PARTS).exists():
         (folder / PARTS).rmdir()
     return sealed
+
+
+def _bounded(rows: pa.Table) -> pa.Table:
+    """Return the rows with at most `MAX_WORDS` words a column, and `OTHERS`, also where several processes wrote more together."""
+    for place, field in enumerate(rows.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        chunks = rows.column(place).chunks
+        known = Names()
+        codes_of = [np.array([known[word] for word in chunk.dictionary.to_pylist()], dtype=np.uint16) for chunk in chunks]
+        if OTHERS not in known:
+            continue
+        words = _arrow_words(list(known))
+        codes = [codes_of[n][chunk.indices.to_numpy()] for n, chunk in enumerate(chunks)]
+        bounded = [pa.DictionaryArray.from_arrays(_arrow_array(pa.uint16(), one), words) for one in codes]
+        rows = rows.set_column(place, field, pa.chunked_array(bounded, type=field.type))
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -20,6 +20,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import hiredis
 
@@ -35,7 +36,7 @@ Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
 class Client(asyncio.Protocol):
     """One connection, as the server sees it."""
 
-    __slots__ = ("_server", "channels", "gone", "id", "let_in", "name", "out", "peer", "reader", "soft_since_ns", "unread")
+    __slots__ = ("_server", "blocked", "channels", "gone", "id", "let_in", "name", "out", "peer", "reader", "soft_since_ns", "unread")
 
     def __init__(self, server: ModelRedis) -> None:
         self._server = server
@@ -48,6 +49,7 @@ class Client(asyncio.Protocol):
         self.out: list[bytes] = []
         self.soft_since_ns = 0
         self.let_in = True
+        self.blocked = False  # waits for an answer; what it says meanwhile waits too
         self.gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,6 +105,7 @@ class ModelRedis:
         self.paused_until_ns = 0
         self.busy_ns = 0
         self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
+        self.blocked: dict[bytes, list[Any]] = {}  # key -> reads that wait for it, see `model_streams`
         self._ready: dict[Client, None] = {}
         self._to_write: dict[Client, None] = {}
         self._turning = False  # the next turn is set
@@ -193,6 +196,12 @@ class ModelRedis:
             self._ready[client] = None
             self._turn_soon()
 
+    def wake(self, client: Client, data: bytes) -> None:
+        """Answer a client that was blocked, outside of a turn of its own."""
+        client.blocked = False
+        self.reply(client, data)
+        self.readable(client)
+
     @property
     def buffered_bytes(self) -> int:
         """Bytes that wait in output buffers, without a look at each of thousands of clients."""
@@ -209,8 +218,8 @@ class ModelRedis:
     def _turn(self, life: object) -> None:
         if life is not self._life:
             return
-        self._turning = False
         if self._frozen:
+            self._turning = False
             return
         began_ns = self.loop.now_ns()
         slept_ms = min((began_ns - self._busy_until_ns) / 1e6, COLD_MAX_MS)
@@ -220,6 +229,7 @@ class ModelRedis:
             at_ns = self._read(client, at_ns)
         self._busy_until_ns = at_ns = self._write(at_ns)
         self.busy_ns += at_ns - began_ns
+        self._turning = False
         self._turn_soon()
 
     def _read(self, client: Client, at_ns: int) -> int:
@@ -234,7 +244,7 @@ class ModelRedis:
         if client.unread:
             self._ready[client] = None
         try:
-            while (words := client.reader.gets()) is not False:
+            while not client.blocked and (words := client.reader.gets()) is not False:
                 self.stats["commands"] += 1
                 at_ns += int(self.costs.command_ns)
                 at_ns = self._carry_out(client, words, at_ns)

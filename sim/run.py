@@ -3,9 +3,10 @@
 1.  start or reach the broker, then make the run folder: from here on everything that happens is kept
 2.  provision: ask the broker what it is, count subscribers that are not ours; start the load generator
 3.  start: every pod connects and subscribes
-4.  probe: one event per channel until every pod has heard it; compare PUBSUB NUMSUB with the fleet
+4.  probe: one event per channel until every pod has heard it; compare the broker's count of subscribers with the fleet
 5.  warm-up and run: time zero is set, the generator follows its schedule
-6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it;
+    and nothing that the broker keeps for the pods is left
 7.  stop pods, generator and broker, whatever happened before
 8.  seal: join the parts, write what was true of the whole run
 
@@ -22,9 +23,8 @@ import gc
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,21 @@ from msgspec.structs import replace
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
-from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, UsageError
-from sim.faults import World
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
-from sim.generator import Generator, LocustGenerator, PodsGenerator
+from sim.generator import Generator, LocustGenerator, PodsGenerator, until
 from sim.hosts import Counts
 from sim.jumping import JumpingLoop
+from sim.leftovers import delete_leftovers
+from sim.links import Links
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
+from sim.staging import check_faults, open_links, staged
+from sim.status import Status, Watch
 from sim.timeline import Timeline
 
 STATUS_PERIOD_S = 0.25
@@ -53,36 +56,13 @@ NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Status:
-    """Say how far a run is, for a display.
-
-    Attributes
-    ----------
-    left_s
-        Seconds until the phase ends, or None where nobody knows.
-    lag_ms_p99
-        So far, sampled; None before the load.
-    """
-
-    phase: str
-    left_s: float | None = None
-    published: int = 0
-    delivered: int = 0
-    at_ns: int = field(default_factory=now_ns)
-    lag_ms_p99: float | None = None
-    pods: dict[str, int] = field(default_factory=dict)
-
-
-Watch = Callable[[Status], None]
-
-
 def run_scenario(
     scenario: Scenario,
     *,
     on: str = "embedded",
     out: Path | None = None,
     load_this_server: bool = False,
+    image: str | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
 ) -> Path:
@@ -91,11 +71,13 @@ def run_scenario(
     Parameters
     ----------
     on
-        The ground: ``embedded``, ``embedded:PORT``, ``redis://…`` or ``rediss://…``.
+        The ground: ``embedded``, ``container``, either with ``:PORT``, ``redis://…`` or ``rediss://…``.
     out
         The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
     load_this_server
         Whether a server on another machine may be loaded.
+    image
+        What the ground ``container`` runs, if not its default.
     watch
         Called with a `Status` some times a second.
     tamper
@@ -115,7 +97,7 @@ def run_scenario(
     virtual = on.partition(":")[0] == "model"
     if virtual and scenario.load.driver != "pods":  # Locust lives in real time
         scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
-    broker = open_broker(on, load_this_server=load_this_server, seed=scenario.seed)
+    broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
     try:
@@ -160,6 +142,7 @@ class _Run:
         self._signal: signal.Signals | None = None
         self._generator: Generator | None = None
         self._fleet: Fleet | None = None
+        self._links: Links | None = None
         self._phase_ends_ns: int | None = None
         self._shown_s = 0.0
         self.info: dict[str, Any] = {
@@ -185,8 +168,7 @@ class _Run:
         failure: BaseException | None = None
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info["ground"] = broker.ground
-            if self.scenario.faults and broker.control is None:
-                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded")
+            check_faults(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
@@ -240,8 +222,15 @@ class _Run:
         if self._signal is not None:
             raise asyncio.CancelledError
         self._enter("provision")
+        self._links, self.info["links_us"] = await open_links(self.scenario, broker, folder=self.folder)
         fleet = self._fleet = Fleet(
-            self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id, tamper=self._tamper
+            self.scenario,
+            address=broker.address,
+            folder=self.folder,
+            nonce=self.nonce,
+            run_id=self.run_id,
+            tamper=self._tamper,
+            links=self._links,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         display = asyncio.get_running_loop().create_task(self._display())
@@ -258,11 +247,17 @@ class _Run:
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
-        write_json(self.folder / "environment.json", environment(broker_says=sampler.about))
-        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
+        write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
+        await fleet.look(sampler.command)
+        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
-        sampler.start(expected_s=self.scenario.load.warm_up_s + self.scenario.load.run_s)
+        sampler.start(
+            fleet.channels,
+            prefix=prefix,
+            transport=fleet.transport,
+            expected_s=self.scenario.load.warm_up_s + self.scenario.load.run_s,
+        )
         generator = self._generator = await self._start_generator(broker, fleet)
 
         self._enter("start", limits.start_s)
@@ -271,24 +266,23 @@ class _Run:
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
-        await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub")
+        counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
+        sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="numsub")
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
 
-        timeline = Timeline(self.scenario.faults, World(broker.control) if broker.control else None, fleet.recorder)
-        try:
+        async with staged(self.scenario, broker, fleet, links=self._links, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
             if self.scenario.faults:
                 self._enter("heal")
-        finally:
-            await timeline.heal()
 
         self._enter("drain", limits.drain_s)
         await generator.finished()
-        self.info["load"]["calls"] = generator.calls
-        await fleet.host.settle(timeout_s=limits.drain_s)
+        self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
+        await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+            await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
@@ -308,40 +302,32 @@ class _Run:
 
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
+        reads = self.scenario.reads()
+        self.info["load"]["offered_reads"] = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
         end_ns = run_ns + int(load.run_s * NS_PER_S)
         await generator.go(zero_ns)
+        fleet.host.read(reads, zero_ns=zero_ns)
         self._enter("warm-up", load.warm_up_s, start_ns=zero_ns)
-        await self._until(run_ns, generator)
+        await until(run_ns, generator)
         fleet.host.forget_lag()
         self._enter("run", load.run_s, start_ns=run_ns)
         timeline.start(run_ns)
-        await self._until(end_ns - NUMSUB_BEFORE_END_NS, generator)
+        await until(end_ns - NUMSUB_BEFORE_END_NS, generator)
         with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
-            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
-        await self._until(end_ns, generator)
+            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub", transport=fleet.transport)
+        await until(end_ns, generator)
         self.info["phases"][-1]["end_ns"] = end_ns
-
-    async def _until(self, at_ns: int, generator: Generator) -> None:
-        """Wait for a time; a generator that ends before it with an error ends the wait."""
-        left_s = (at_ns - now_ns()) / NS_PER_S
-        finished = asyncio.ensure_future(generator.finished())
-        try:
-            await asyncio.wait([finished], timeout=max(0.0, left_s))
-            if finished.done():
-                finished.result()
-                await asyncio.sleep(max(0.0, (at_ns - now_ns()) / NS_PER_S))
-        finally:
-            finished.cancel()
-            await asyncio.gather(finished, return_exceptions=True)
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"].extend(sampler.notes)
+        self.info["notes"] += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
-            last_first.push_async_callback(sampler.close)
+            if self._links is not None:
+                last_first.push_async_callback(self._links.close)
+            last_first.push_async_callback(self._leave_nothing, fleet, sampler)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
@@ -349,6 +335,17 @@ class _Run:
             if self._generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._generator.close()
+
+    async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """Delete what this run made the broker keep, and close the last connection."""
+        try:
+            await fleet.clear(sampler.command)
+        except BrokerError as error:
+            self.info["notes"].append(f"what the broker kept of this run was not removed: {error}")
+        await sampler.close()
+        self.info["notes"].extend(sampler.notes)
+        if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
+            self.info["notes"].append(left)
 
     # -- the display -------------------------------------------------------------------------------------------
 

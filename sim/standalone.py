@@ -30,10 +30,10 @@ from sim.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.endpoints import endpoints
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.http import HttpServer
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.services import SERVICES
-from sim.transports import pubsub
 
 PORT = 3000
 STOP_TIMEOUT_S = 10.0  # below Kubernetes' grace period of 30 s
@@ -65,6 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     url = environment.get("REDIS_URL", "")
     try:
         address = parse_address(url) if url else None
+        _ = address and address.ssl_context  # a missing file ends the pod now; an outage would not
     except UsageError as error:
         raise UsageError(f"REDIS_URL: {error}") from None
     return Settings(
@@ -152,7 +153,7 @@ class StandalonePod:
                 address=settings.address,
                 channel_prefix=CHANNEL_PREFIX,
                 recorder=self._recorder,
-                memo=pubsub.ReadMemo(decode_read),
+                memo=ReadMemo(decode_read),
                 probed=lambda number, kind, round: None,
                 run_id="pod",
                 entered=self._entered,

@@ -38,16 +38,15 @@ class Timeline:
     Parameters
     ----------
     world
-        What they may touch; None when there are none.
+        What they may touch.
     seed
         Decides the drawn times.
     """
 
-    def __init__(self, faults: Sequence[Fault], world: World | None, recorder: Recorder, *, seed: int) -> None:
+    def __init__(self, faults: Sequence[Fault], world: World, recorder: Recorder, *, seed: int) -> None:
         self._recorder = recorder
         self._occasions: list[_Occasion] = []
         for place, fault in enumerate(faults):
-            assert world is not None
             draw = Random(f"{seed}/{place}")
             self._occasions += [_Occasion(fault, at_s, replace(world, kept={})) for at_s in fault.begins_s(draw)]
         self._tasks: list[asyncio.Task[None]] = []

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 
 from sim.address import Address
-from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerError, BrokerUnreachable
+from sim.gate import Gate
+from sim.refusals import explain, refusal, silent
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
+T = TypeVar("T")
+Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gives its reply; raises BrokerError, also for a refusal
 
 _bytes = bytearray(READ_BYTES)
 _buffer = memoryview(_bytes)
@@ -26,10 +29,19 @@ _last_read = b""  # for as long as reads are alike, one object is handed on: no 
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone."""
+    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a gate, neither happens while it is shut.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    named
+        Whether the broker lists this connection under its name; it may not allow CLIENT SETNAME.
+    """
+
+    def __init__(self, gate: Gate | None = None) -> None:
+        self.named = True
         self.transport: asyncio.Transport | None = None
+        self._gate = gate or Gate()
+        self._paused_for: set[str] = set()
         self.on_read: Callable[[bytes], None] = self._read_reply
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._reader = hiredis.Reader()
@@ -38,6 +50,7 @@ class Wire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]
+        self._gate.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the shared buffer; it is read out in `buffer_updated`, before any other read."""
@@ -56,12 +69,29 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
+        self._gate.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         for reply in self._replies:
             if not reply.done():
-                reply.set_exception(BrokerUnreachable(reason))
+                lost = BrokerUnreachable(reason)
+                lost.__cause__ = exc  # TLS tells here why it failed
+                reply.set_exception(lost)
         self._replies.clear()
-        self.on_lost(reason)
+        self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+
+    def pause(self, why: str) -> None:
+        """Read no more until each reason to pause is gone; the other side's buffer fills meanwhile."""
+        self._paused_for.add(why)
+        if not self.is_gone:
+            assert self.transport is not None
+            self.transport.pause_reading()
+
+    def resume(self, why: str) -> None:
+        """Take one reason away, and go on reading when it was the last."""
+        self._paused_for.discard(why)
+        if not self._paused_for and not self.is_gone:
+            assert self.transport is not None
+            self.transport.resume_reading()
 
     @property
     def is_gone(self) -> bool:
@@ -70,12 +100,16 @@ class Wire(asyncio.BufferedProtocol):
 
     async def command(self, *words: str) -> Any:
         """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
+        return (await self.commands(words))[0]
+
+    async def commands(self, *commands: Sequence[str]) -> list[Any]:
+        """Send commands in one write, so that the broker runs them with nothing in between, and return their replies."""
         if self.transport is None or self.transport.is_closing():
             raise BrokerUnreachable("the connection is gone")
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._replies.append(reply)
-        self.transport.write(pack(*(word.encode() for word in words)))
-        return await reply
+        replies = [asyncio.get_running_loop().create_future() for _ in commands]
+        self._replies.extend(replies)
+        self.transport.write(b"".join(pack(*(word.encode() for word in words)) for words in commands))
+        return await asyncio.gather(*replies)
 
     def _read_reply(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -128,40 +162,77 @@ def message_size(channel: bytes, payload: bytes) -> int:
     return 27 + len(str(channel_size)) + channel_size + len(str(size)) + size
 
 
-async def open_wire(address: Address, *, client_name: str) -> Wire:
-    """Connect, authenticate and name the connection.
+async def open_wire(address: Address, *, client_name: str, gate: Gate | None = None) -> Wire:
+    """Connect, authenticate and name the connection; with a gate, it is read only while that is open.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
     loop = asyncio.get_running_loop()
-    wire = Wire()
+    wire = Wire(gate)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
+        context = address.ssl_context
         try:
-            context = address.ssl_context()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
                 await _let_in(wire, address, client_name)
         except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
-        except BrokerUnreachable as error:
-            raise BrokerUnreachable(f"{address} hangs up: {error}; is it a Redis server, and below its maxclients?") from None
-        except ssl.SSLError as error:
-            raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
-        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
-            raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+            raise silent(address, CONNECT_TIMEOUT_S) from None
+        except (BrokerUnreachable, OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
+            raise await explain(address, error) from None
         undo.pop_all()
     return wire
 
 
+class Denied(Exception):
+    """Say which channel the broker refused, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
+
+    def __init__(self, channel: str, reply: str) -> None:
+        super().__init__(reply)
+        self.channel, self.reply = channel, reply
+
+
+async def open_confirmed(
+    address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], gate: Gate | None = None
+) -> tuple[Wire, T]:
+    """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+        Also when confirming takes too long; the connection is closed then.
+    """
+    wire = await open_wire(address, client_name=client_name, gate=gate)
+    with contextlib.ExitStack() as undo:
+        undo.callback(wire.abort)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                confirmed = await confirm(wire)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+        except Denied as error:
+            raise refusal(address, f"SUBSCRIBE to {error.channel}", error.reply) from None
+        except BrokerError as error:
+            raise type(error)(f"{address}: cannot subscribe: {error}") from None
+        if wire.is_gone:
+            raise BrokerUnreachable(f"{address} closed the connection after subscribing")
+        undo.pop_all()
+    return wire, confirmed
+
+
 async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
-    commands = [("CLIENT", "SETNAME", client_name)]
+    commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", client_name)]
+    if address.db:
+        commands.insert(0, ("SELECT", str(address.db)))
     if address.password is not None:
         user = (address.username,) if address.username else ()
         commands.insert(0, ("AUTH", *user, address.password))
     for command in commands:
         reply = await wire.command(*command)
         if isinstance(reply, hiredis.ReplyError):
-            raise BrokerRefused(f"{address} refuses {command[0]}: {reply}")
+            if command[0] == "CLIENT" and str(reply).startswith("NOPERM"):
+                wire.named = False  # a name is for who looks at CLIENT LIST; nothing else needs it
+                continue
+            raise refusal(address, command[0], str(reply))

@@ -69,6 +69,8 @@ class World:
 
     Attributes
     ----------
+    broker
+        None where it is not ours to hurt; then no fault that needs it is let through.
     ask
         Sends one command to the broker on a connection of its own and returns the reply; raises `BrokerError`.
     pods
@@ -81,7 +83,7 @@ class World:
         What one occasion of a fault remembers between its beginning and its end.
     """
 
-    broker: BrokerControl
+    broker: BrokerControl | None
     ask: Callable[..., Awaitable[Any]]
     pods: Mapping[str, PodControl]
     services: Mapping[str, Sequence[str]]

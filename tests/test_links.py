@@ -15,7 +15,8 @@ from sim.brokers import open_broker
 from sim.clock import now_ns
 from sim.errors import BrokerError
 from sim.link import LinkPlan
-from sim.links import Links, ModelLinks, ProxyLinks, round_trip_ns
+from sim.links import Links, ModelLinks, ProxyLinks
+from sim.staging import links_add_us
 from sim.wire import Wire, open_wire
 
 HELD = LinkPlan(held=True)
@@ -201,9 +202,9 @@ def test_the_proxy_passes_megabytes_unchanged_and_ends_with_its_owner(tmp_path: 
         value = bytes(range(33, 126)) * 50_000
         await wire.command("SET", "k", value.decode())
         assert await wire.command("GET", "k") == value
-        direct, proxied = await round_trip_ns(broker.address), await round_trip_ns(links.address(0))
-        assert 0 < direct[0] <= direct[1]
-        assert proxied[0] > direct[0] / 2
+        adds = await links_add_us(links, broker)
+        assert 0 < adds["direct_p50"] <= adds["direct_p99"]
+        assert adds["through_p50"] > adds["direct_p50"] / 2
         pid = links.pid
         await links.close()
         return pid

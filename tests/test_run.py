@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from sim.address import Address
+from sim.address import Address, free_port
 from sim.brokers import open_broker
-from sim.brokers.embedded import free_port
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BuslabError, GeneratorError, RecordError, UsageError
 from sim.load import Schedule
 from sim.results import open_run
-from sim.run import Status, run_scenario
+from sim.run import run_scenario
 from sim.scenario import Scenario
 from sim.schema import TABLES, event_id
+from sim.status import Status
 
 pytestmark = pytest.mark.broker
 Small = Callable[..., Scenario]

@@ -28,8 +28,9 @@ from rich.text import Text
 
 from sim.errors import BuslabError
 from sim.jumping import JumpingLoop
-from sim.run import Status, run_scenario
+from sim.run import run_scenario
 from sim.scenario import load_scenario
+from sim.status import Status
 
 CHILD_TIMEOUT_S = 1800.0
 CALLS_PER_EVENT = 2.45  # of the baseline's mix: analytics items share events

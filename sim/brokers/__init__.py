@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sim.address import SCHEMES, Address
+from sim.brokers.container import container
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.brokers.model import model
@@ -41,7 +42,11 @@ class Broker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server where it is ours, else None."""
+        """Process id of the server where it is a process of ours, else None."""
+
+    @property
+    def image(self) -> dict[str, str] | None:
+        """Name, id and digest of the image where the server is a container, else None."""
 
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
@@ -50,19 +55,42 @@ GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = 
         model,
         "virtual time: the same pods, a model of Redis, replayable by seed; model:FILE takes costs from `buslab calibrate`",
     ),
+    "container": (container, "a server in a container on loopback; container:PORT fixes its port, --image chooses what it runs"),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 
 
-def open_broker(on: str, *, load_this_server: bool = False, seed: int = 1) -> AbstractContextManager[Broker]:
+def open_broker(
+    on: str,
+    *,
+    load_this_server: bool = False,
+    image: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    seed: int = 1,
+) -> AbstractContextManager[Broker]:
     """Return the context manager of the ground that `--on` names.
+
+    Parameters
+    ----------
+    load_this_server
+        Whether a server on another machine may be loaded.
+    image
+        What the ground `container` runs, if not its default.
+    say
+        Called with what is waited for, where that may take long.
+    seed
+        For what the model draws.
 
     Raises
     ------
     UsageError
-        No such ground.
+        No such ground, or an image for a ground that has none.
     """
     ground, _, rest = on.partition(":")
+    if ground == "container":
+        return container(rest, image=image, say=say)
+    if image is not None:
+        raise UsageError(f"--image {image}: only --on container runs an image")
     if ground in SCHEMES:
         return external(on, load_this_server=load_this_server)
     if ground == "embedded":

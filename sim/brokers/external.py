@@ -12,7 +12,10 @@ import redis
 
 from sim.address import Address, parse_address
 from sim.clock import new_event_loop
-from sim.errors import BrokerRefused, BrokerUnreachable, UsageError
+from sim.errors import UsageError
+from sim.refusals import refusal, reply_text, unreachable
+
+TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ExternalBroker:
     pid: int | None = None
     control: None = None
     new_loop: ClassVar[Callable[[], AbstractEventLoop]] = staticmethod(new_event_loop)
+    image: None = None
 
 
 @contextlib.contextmanager
@@ -40,7 +44,8 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
     address = parse_address(url)
     if not address.is_loopback and not load_this_server:
         raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, retry=None)
+    _ = address.ssl_context  # a missing file is named before anything is asked of the server
+    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2)
     try:
         check(client, address)
     finally:
@@ -49,7 +54,7 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
 
 
 def check(client: redis.Redis, address: Address) -> None:
-    """PING once.
+    """PING once; a user who may not PING was let in all the same.
 
     Raises
     ------
@@ -57,7 +62,9 @@ def check(client: redis.Redis, address: Address) -> None:
     """
     try:
         client.ping()
-    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.ResponseError) as error:
-        raise BrokerRefused(f"{address} does not let us in: {error}; give redis://USER:PASSWORD@HOST:PORT") from None
+    except redis.exceptions.NoPermissionError:
+        return
+    except (redis.AuthenticationError, redis.ResponseError) as error:
+        raise refusal(address, "PING", reply_text(error)) from None
     except (redis.RedisError, OSError) as error:
-        raise BrokerUnreachable(f"{address} is not reachable: {error}; is the server up, and the host and port right?") from None
+        raise unreachable(address, error) from None

@@ -11,6 +11,7 @@ from sim.address import Address, parse_address
 from sim.costs import GroundCosts, read_costs
 from sim.jumping import NS_PER_S, JumpingLoop
 from sim.model_commands import COMMANDS
+from sim.model_streams import STREAM_COMMANDS
 from sim.network import Network
 from sim.redis_model import ModelRedis
 
@@ -29,6 +30,7 @@ class ModelBroker:
 
     ground = "model"
     pid = None
+    image = None
 
     def __init__(self, *, costs: GroundCosts, seed: int) -> None:
         self.address: Address = parse_address(URL)
@@ -42,7 +44,7 @@ class ModelBroker:
         loop = JumpingLoop()
         costs, here = self._costs, self.address
         self.network = Network(loop, seed=self._seed, plan=costs.link, window_bytes=costs.window_bytes)
-        self.server = ModelRedis(self.network, host=here.host, port=here.port, commands=COMMANDS, costs=costs.server)
+        self.server = ModelRedis(self.network, host=here.host, port=here.port, commands=COMMANDS | STREAM_COMMANDS, costs=costs.server)
         self.server.start()
         return loop
 

@@ -13,8 +13,10 @@ class BrokerDown(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     async def begin(self, world: World) -> None:
         """Kill the broker."""
+        assert world.broker is not None
         await world.broker.kill()
 
     async def end(self, world: World) -> None:
         """Start it again."""
+        assert world.broker is not None
         await world.broker.start()

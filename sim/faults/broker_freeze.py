@@ -13,8 +13,10 @@ class BrokerFreeze(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     async def begin(self, world: World) -> None:
         """Freeze the broker."""
+        assert world.broker is not None
         await world.broker.freeze()
 
     async def end(self, world: World) -> None:
         """Let it go on."""
+        assert world.broker is not None
         await world.broker.thaw()

@@ -1,80 +1,44 @@
-"""Classic Redis Pub/Sub over our own asyncio protocol.
+"""Classic Redis Pub/Sub over our own asyncio protocol: every subscriber hears every event, if it is connected at that moment.
 
 Why not redis-py here: with hundreds of pods in one process its listener would be most of the lag that is measured.
 
 Rules
 -----
-1. A PUBLISH reaches every subscriber as the same bytes, so a read that another pod has had is not parsed again:
-   `ReadMemo` maps the bytes of a whole read to its decoded chunk. Reads that end inside a frame are never memoised.
-   It removes work that production pods do, so a lab process's CPU is never a pod's CPU.
-2. Publishing never waits: answers come back in order and are matched to what was sent.
-3. Everything is bounded: the memo, the publishes without an answer, the time to connect.
+1. A read that another pod has had is not parsed again (`sim.memo`). Reads that end inside a frame are never memoised.
+2. Everything is bounded: the memo, the publishes without an answer, the time to connect.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import hiredis
 
 from sim.address import Address
 from sim.clock import running_clock
-from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from sim.wire import CONNECT_TIMEOUT_S, Wire, message_size, open_wire, pack, wire_size
+from sim.errors import BrokerUnreachable
+from sim.gate import Gate
+from sim.memo import C, Heard, ReadMemo
+from sim.pipeline import NOT_SAID, Pipeline, open_pipeline
+from sim.wire import Command, Denied, Wire, message_size, open_confirmed, pack, wire_size
 
-MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
-PING = object()  # stands for a PING among the publishes that wait for their answer
-
-
-class ChunkLike(Protocol):
-    """What a decoder makes of the payloads of one read."""
-
-    @property
-    def events(self) -> Sequence[Any]:
-        """What was heard, in order."""
+BUSY = "busy"  # why a subscription pauses its wire
+MAX_CREDIBLE = 1_000_000  # subscribers of a channel
 
 
-C = TypeVar("C", bound=ChunkLike)
-Decode = Callable[[Iterable[bytes]], C]
-
-
-class ReadMemo(Generic[C]):
-    """Remember the chunk of each recent read, for all connections of this process."""
-
-    MAX_READS = 512
-    MAX_BYTES = 64 * 1024  # of one read
-    WHOLE_BYTES = 1024  # up to here the read itself is the key; hashing more costs more than comparing it
-
-    def __init__(self, decode: Decode[C]) -> None:
-        self.decode = decode
-        self._chunks: dict[Any, tuple[bytes, C]] = {}
-        self.last: tuple[bytes | None, C | None] = (None, None)  # the read that was asked for last, and its chunk
-
-    def get(self, data: bytes) -> C | None:
-        """Return the chunk of the same bytes, or None."""
-        entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
-        if entry is None or entry[0] != data:
-            return None
-        self.last = (data, entry[1])
-        return entry[1]
-
-    def put(self, data: bytes, chunk: C) -> None:
-        """Remember a read that held whole frames only."""
-        if len(data) <= self.MAX_BYTES:
-            if len(self._chunks) >= self.MAX_READS:
-                self._chunks.clear()
-            self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
-            self.last = (data, chunk)
+def frame(channel: bytes, payload: bytes) -> bytes:
+    """Return one PUBLISH as RESP."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
 
 
 class Subscription(Generic[C]):
     """Hear channels on one connection."""
 
-    def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Callable[[C, int], None]) -> None:
+    def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Heard[C]) -> None:
         self._now_ns = running_clock()
         self._wire = wire
         self._memo = memo
@@ -82,16 +46,19 @@ class Subscription(Generic[C]):
         self._reader = hiredis.Reader()
         self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
         self._pinged = False
-        self._unconfirmed: set[bytes] = set()
+        self._unconfirmed: deque[bytes] = deque()
         self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def subscribe(self, channels: Sequence[str]) -> None:
-        """Subscribe and return when the broker has confirmed every channel."""
-        self._unconfirmed = {channel.encode() for channel in channels}
+        """Subscribe and return when the broker has confirmed every channel.
+
+        One command a channel: answers come in their order, so a refusal has its channel.
+        """
+        self._unconfirmed = deque(sorted({channel.encode() for channel in channels}))
         wire = self._wire
         wire.on_read, wire.on_lost = self._read, self._lost_early
         assert wire.transport is not None
-        wire.transport.write(pack(b"SUBSCRIBE", *sorted(self._unconfirmed)))
+        wire.transport.write(b"".join(pack(b"SUBSCRIBE", channel) for channel in self._unconfirmed))
         await self._confirmed
 
     def _lost_early(self, reason: str) -> None:
@@ -132,10 +99,12 @@ class Subscription(Generic[C]):
 
     def _other(self, frame: Any) -> None:
         if isinstance(frame, hiredis.ReplyError):
+            self._pinged = False  # refused, but answered
             if not self._confirmed.done():
-                self._confirmed.set_exception(BrokerRefused(str(frame)))
+                self._confirmed.set_exception(Denied(self._unconfirmed[0].decode(), str(frame)))
         elif isinstance(frame, list) and frame[0] == b"subscribe":
-            self._unconfirmed.discard(frame[1])
+            if self._unconfirmed:
+                self._unconfirmed.popleft()
             if not self._unconfirmed and not self._confirmed.done():
                 self._confirmed.set_result(None)
         elif isinstance(frame, list) and frame[0] == b"pong":
@@ -149,19 +118,20 @@ class Subscription(Generic[C]):
         self._wire.transport.write(pack(b"PING"))
         return True
 
+    async def finish(self) -> None:
+        """Return at once: nothing that was heard waits for an acknowledgement."""
+
     def give_up(self, reason: str) -> None:
         """Drop the connection and call `lost`."""
         self._wire.give_up(reason)
 
     def pause(self) -> None:
         """Read no more for now; the broker's output buffer fills meanwhile."""
-        if self._wire.transport is not None:
-            self._wire.transport.pause_reading()
+        self._wire.pause(BUSY)
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._wire.transport is not None and not self._wire.transport.is_closing():
-            self._wire.transport.resume_reading()
+        self._wire.resume(BUSY)
 
     def close(self) -> None:
         """Close the connection."""
@@ -172,142 +142,57 @@ class Subscription(Generic[C]):
         self._wire.abort()
 
 
-async def subscribe(
-    address: Address,
-    channels: Sequence[str],
-    *,
-    client_name: str,
-    memo: ReadMemo[C],
-    heard: Callable[[C, int], None],
-    lost: Callable[[str], None],
-) -> Subscription[C]:
-    """Open a connection that hears channels; return once the broker confirmed them all.
+@dataclass(frozen=True)
+class PubSub:
+    """Copy each event to every subscriber."""
 
-    Raises
-    ------
-    BrokerUnreachable, BrokerRefused
-    """
-    wire = await open_wire(address, client_name=client_name)
-    subscription = Subscription(wire, memo, heard)
-    with contextlib.ExitStack() as undo:
-        undo.callback(wire.abort)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await subscription.subscribe(channels)
-        except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
-        except BrokerError as error:
-            raise type(error)(f"{address}: cannot subscribe: {error}") from None
-        if wire.is_gone:
-            raise BrokerUnreachable(f"{address} closed the connection after subscribing")
-        undo.pop_all()
-    wire.on_lost = lost
-    return subscription
+    one_per_service = False
+    store = None
 
-
-class Publisher:
-    """Publish on one connection without waiting."""
-
-    def __init__(
+    async def subscribe(
         self,
-        wire: Wire,
+        address: Address,
+        channels: Sequence[str],
         *,
+        client_name: str,
+        group: str,
+        consumer: str,
+        returning: bool,
+        memo: ReadMemo[C],
+        heard: Heard[C],
+        lost: Callable[[str], None],
+        gate: Gate | None = None,
+    ) -> Subscription[C]:
+        """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
+        wire, subscription = await open_confirmed(
+            address, client_name=client_name, gate=gate, confirm=lambda wire: self._confirmed(Subscription(wire, memo, heard), channels)
+        )
+        wire.on_lost = lost
+        return subscription
+
+    async def _confirmed(self, subscription: Subscription[C], channels: Sequence[str]) -> Subscription[C]:
+        await subscription.subscribe(channels)
+        return subscription
+
+    async def open_publisher(
+        self,
+        address: Address,
+        *,
+        client_name: str,
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-    ) -> None:
-        self._now_ns = running_clock()
-        self._wire = wire
-        self._reader = hiredis.Reader()
-        self._waiting: deque[Any] = deque()
-        self._pinged = False
-        self._answered, self._refused, self._lost = answered, refused, lost
-        wire.on_read, wire.on_lost = self._read, self._gone
+        gate: Gate | None = None,
+    ) -> Pipeline:
+        """Open a connection to publish on; the answer to a PUBLISH is how many subscribers it was queued for."""
+        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
 
-    @property
-    def in_flight(self) -> int:
-        """Publishes without an answer."""
-        return len(self._waiting)
+    def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
+        """Return the command that publishes."""
+        return ("PUBLISH", channel, payload)
 
-    def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one PUBLISH; False when the connection is closing or has too many without an answer."""
-        transport = self._wire.transport
-        if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
-            return False
-        self._waiting.append(token)
-        transport.write(b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload))
-        return True
-
-    def _read(self, data: bytes) -> None:
-        at_ns = self._now_ns()
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if not self._waiting:
-                continue
-            token = self._waiting.popleft()
-            if token is PING:
-                self._pinged = False
-            elif isinstance(reply, int):
-                self._answered(token, reply, at_ns)
-            else:
-                self._refused(token, str(reply), at_ns)
-
-    def _gone(self, reason: str) -> None:
-        self._lost(reason, self._unanswered())
-
-    def _unanswered(self) -> list[Any]:
-        waiting = [token for token in self._waiting if token is not PING]
-        self._waiting.clear()
-        return waiting
-
-    def ping(self) -> bool:
-        """Send PING; False when the one before has no answer yet."""
-        if self._pinged or self._wire.transport is None:
-            return False
-        self._pinged = True
-        self._waiting.append(PING)
-        self._wire.transport.write(pack(b"PING"))
-        return True
-
-    def give_up(self, reason: str) -> None:
-        """Drop the connection and call `lost`."""
-        self._wire.give_up(reason)
-
-    def close(self) -> list[Any]:
-        """Close the connection and return the tokens that have no answer."""
-        self._wire.close()
-        return self._unanswered()
-
-    def abort(self) -> list[Any]:
-        """Drop the connection at once and return the tokens that have no answer."""
-        self._wire.abort()
-        return self._unanswered()
-
-
-async def open_publisher(
-    address: Address,
-    *,
-    client_name: str,
-    answered: Callable[[Any, int, int], None],
-    refused: Callable[[Any, str, int], None],
-    lost: Callable[[str, list[Any]], None],
-) -> Publisher:
-    """Open a connection to publish on.
-
-    Parameters
-    ----------
-    answered
-        Called with (token, receivers, at_ns) for each PUBLISH that the broker took.
-    refused
-        Called with (token, the broker's words, at_ns) for each that it did not.
-    lost
-        Called once with (reason, tokens without an answer).
-
-    Raises
-    ------
-    BrokerUnreachable, BrokerRefused
-    """
-    wire = await open_wire(address, client_name=client_name)
-    if wire.is_gone:  # it went between its last answer and now: nobody would be told
-        raise BrokerUnreachable(f"{address} closed the connection after letting us in")
-    return Publisher(wire, answered=answered, refused=refused, lost=lost)
+    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
+        """Ask PUBSUB NUMSUB. Valkey 9.1.2 answers with nonsense of nine digits for 8, 15, 16 and 29 to 32 subscribers: then -1."""
+        reply = await command("PUBSUB", "NUMSUB", *channels)
+        counts = [int(count) for count in reply[1::2]]
+        return [count if 0 <= count <= MAX_CREDIBLE else NOT_SAID for count in counts]

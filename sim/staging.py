@@ -1,0 +1,99 @@
+"""Set the stage for the faults of a run: which of them its ground can do, the links they need, the world they act on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sim.asking import Asker
+from sim.brokers import Broker
+from sim.brokers.model import ModelBroker
+from sim.clock import now_ns
+from sim.errors import UsageError
+from sim.fleet import Fleet
+from sim.links import Links, ModelLinks, ProxyLinks
+from sim.scenario import Scenario
+from sim.timeline import Timeline
+from sim.wire import open_wire
+from sim.world import World
+
+PINGS = 200
+
+
+def check_faults(scenario: Scenario, broker: Broker) -> None:
+    """Refuse faults that this ground cannot do.
+
+    Raises
+    ------
+    UsageError
+    """
+    for fault in scenario.faults:
+        kind = type(fault).__struct_config__.tag
+        if set(fault.needs) & {"broker", "links"} and broker.control is None:
+            raise UsageError(
+                f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
+            )
+        if "links" in fault.needs and scenario.load.driver != "pods":
+            raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
+
+
+async def open_links(scenario: Scenario, broker: Broker, *, folder: Path) -> tuple[Links | None, dict[str, float]]:
+    """Return links that can be made bad, where a fault of the scenario needs them, and what they add to a round trip (`links_add_us`).
+
+    Else the pods reach the broker directly.
+
+    Raises
+    ------
+    BrokerError
+        The proxy did not start.
+    """
+    if not any("links" in fault.needs for fault in scenario.faults):
+        return None, {}
+    pods = len(scenario.pods())
+    links: Links
+    if isinstance(broker, ModelBroker):
+        links = ModelLinks(broker.network, broker.address, pods=pods)
+    else:
+        links = await ProxyLinks.open(broker.address, pods=pods, folder=folder, seed=scenario.seed)
+    return links, await links_add_us(links, broker)
+
+
+async def links_add_us(links: Links, broker: Broker) -> dict[str, float]:
+    """Measure what the links add to a round trip with no fault on them, in microseconds: PINGs one by one, each way.
+
+    Returns
+    -------
+    dict
+        ``direct_p50``, ``direct_p99``, ``through_p50``, ``through_p99``.
+    """
+    found: dict[str, float] = {}
+    for way, address in (("direct", broker.address), ("through", links.address(0))):
+        wire = await open_wire(address, client_name="buslab-ping")
+        took = []
+        for _ in range(PINGS):
+            began_ns = now_ns()
+            await wire.command("PING")
+            took.append(now_ns() - began_ns)
+        wire.close()
+        took.sort()
+        found |= {f"{way}_p50": took[PINGS // 2] / 1e3, f"{way}_p99": took[PINGS * 99 // 100] / 1e3}
+    return found
+
+
+@contextlib.asynccontextmanager
+async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, run_id: str) -> AsyncIterator[Timeline]:
+    """Return the timeline of the scenario's faults, not started; on leaving, every fault is healed."""
+    services: dict[str, list[str]] = {}
+    for name, service in scenario.pods():
+        services.setdefault(service, []).append(name)
+    asker = Asker(broker.address, name=f"buslab-{run_id}-faults")
+    world = World(broker=broker.control, ask=asker.ask, pods=fleet.host.containers, services=services, links=links)
+    timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
+    try:
+        yield timeline
+    finally:
+        try:
+            await timeline.heal()
+        finally:
+            asker.close()
