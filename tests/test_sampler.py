@@ -25,6 +25,7 @@ from sim.results import open_run
 from sim.run import Status, run_scenario
 from sim.sampler import BrokerSampler, rest_s
 from sim.scenario import Scenario
+from sim.transports.pubsub import PubSub
 
 pytestmark = pytest.mark.broker
 Small = Callable[..., Scenario]
@@ -76,7 +77,7 @@ class Slow:
     def watch(self, status: Status) -> None:
         if status.phase == "run" and self._thread is None:
             assert self.fleet is not None
-            pod = self.fleet.host.pods[0]  # type: ignore[attr-defined]
+            pod = next(iter(self.fleet.host.containers.values())).pod
             self.pod = pod.name
             pod._connections.pause()
             wire = pod._connections._subscription._wire.transport.get_extra_info("socket")
@@ -171,7 +172,7 @@ def test_a_server_that_is_down_for_a_while_leaves_a_gap_and_no_error(tmp_path: P
 
         server = start_server(port, folder=tmp_path)
         sampler = await BrokerSampler.open(parse_address(f"redis://127.0.0.1:{port}"), recorder, run_id="7")
-        sampler.start(["a"], prefix="x:")
+        sampler.start(["a"], prefix="x:", transport=PubSub(), expected_s=1)
         for _ in range(2):
             before = recorder.rows("broker")
             while recorder.rows("broker") <= before + 20:
@@ -199,7 +200,7 @@ def test_many_subscribers_are_listed_less_often(own_server: tuple[Address, redis
         async def scene() -> None:
             recorder = Recorder(tmp_path, source="h", pods=[])
             sampler = await BrokerSampler.open(address, recorder, run_id="7")
-            sampler.start(["a"], prefix="")
+            sampler.start(["a"], prefix="", transport=PubSub(), expected_s=1)
             await asyncio.sleep(6)
             await sampler.close()
             recorder.close()

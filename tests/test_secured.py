@@ -253,7 +253,7 @@ def test_a_user_limited_to_the_bus_can_run_and_the_run_says_what_it_could_not_as
     assert verdict.checkers["ledger"].verdict == verdict.checkers["harness"].verdict == "valid", verdict.reasons
 
 
-def test_without_numsub_a_run_ends_and_its_subscriptions_are_not_proven(
+def test_without_numsub_what_publish_said_of_the_probes_proves_the_subscriptions(
     own_server: tuple[Address, redis.Redis], small: Small, tmp_path: Path
 ) -> None:
     address, client = own_server
@@ -261,8 +261,9 @@ def test_without_numsub_a_run_ends_and_its_subscriptions_are_not_proven(
     run = open_run(run_scenario(small("load.driver=pods"), on=login(address), out=tmp_path / "run"))
     assert "PUBSUB NUMSUB" in " ".join(run.info["notes"])
     verdict = judge(run)
-    assert verdict.checkers["harness"].verdict == "unknown"
-    assert "not proven" in verdict.checkers["harness"].detail
+    assert verdict.checkers["harness"].verdict == "valid"
+    proven = run.broker[run.broker["metric"] == "numsub"]
+    assert set(proven["subject"]) == {channel for life in run.lives for channel in life.channels}
     assert verdict.checkers["ledger"].verdict == "valid"
 
 
