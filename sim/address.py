@@ -1,10 +1,16 @@
-"""A broker's address: the parts of a redis:// URL, and the same URL without its password for people to read."""
+"""A broker's address: the parts of a redis:// URL, and the same URL without its password for people to read.
+
+A cluster's address is that of one node with the `others` behind it, in the order in which to try them: whoever cannot reach the
+first connects to the next, as a client library does with its list of seed nodes.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +31,8 @@ class Address:
         The whole URL, secret included: pass it to children by environment, never print it.
     tls
         Keyword arguments of redis-py's TLS options, or None for a plain connection.
+    others
+        The other nodes of the same cluster, each without others of its own.
     """
 
     url: str
@@ -33,6 +41,7 @@ class Address:
     username: str | None = None
     password: str | None = None
     tls: dict[str, Any] | None = None
+    others: tuple[Address, ...] = ()
 
     def __str__(self) -> str:
         """Return the URL without user and password."""
@@ -43,8 +52,35 @@ class Address:
         return f"Address({self})"
 
     @property
+    def nodes(self) -> tuple[Address, ...]:
+        """Every node, this one first; one where there is no cluster."""
+        return (replace(self, others=()), *self.others)
+
+    @property
+    def urls(self) -> str:
+        """The URLs of all nodes, as `parse_address` reads them; secrets included."""
+        return " ".join(node.url for node in self.nodes)
+
+    def from_node(self, number: int) -> Address:
+        """Return the same cluster with node `number` (modulo their count) first and the rest in turn behind it."""
+        nodes = self.nodes
+        first = number % len(nodes)
+        return join_nodes((*nodes[first:], *nodes[:first]))
+
+    def at(self, host: str, port: int) -> Address:
+        """Return another node's address, to be let in there as here."""
+        if (host, port) == (self.host, self.port):
+            return replace(self, others=())
+        inside = urlsplit(self.url)
+        secret, at, _ = inside.netloc.rpartition("@")
+        shown = f"[{host}]" if ":" in host else host
+        return replace(self, url=inside._replace(netloc=f"{secret}{at}{shown}:{port}").geturl(), host=host, port=port, others=())
+
+    @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine's loopback."""
+        """Whether every node is on this machine's loopback."""
+        if self.others:
+            return all(node.is_loopback for node in self.nodes)
         if self.host == "localhost":
             return True
         try:
@@ -65,14 +101,21 @@ class Address:
         return context
 
 
+def join_nodes(nodes: Sequence[Address]) -> Address:
+    """Return the address of a cluster of these nodes, the first of them first."""
+    return replace(nodes[0], others=tuple(nodes[1:]))
+
+
 def parse_address(url: str) -> Address:
-    """Read a ``redis://`` or ``rediss://`` URL.
+    """Read a ``redis://`` or ``rediss://`` URL, or those of a cluster's nodes with spaces between them.
 
     Raises
     ------
     UsageError
         Not such a URL. The message never holds the password.
     """
+    if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
+        return join_nodes([parse_address(one) for one in urls])
     shown = url.split("@")[-1].partition("?")[0]
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:

@@ -119,12 +119,20 @@ def wire_size(frame: Any) -> int:
 
 
 async def open_wire(address: Address, *, client_name: str) -> Wire:
-    """Connect, authenticate and name the connection.
+    """Connect, authenticate and name the connection; where the address has several nodes, to the first that can be reached.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
+    *first, last = address.nodes
+    for node in first:
+        with contextlib.suppress(BrokerUnreachable):
+            return await _open_one(node, client_name=client_name)
+    return await _open_one(last, client_name=client_name)
+
+
+async def _open_one(address: Address, *, client_name: str) -> Wire:
     loop = asyncio.get_running_loop()
     wire = Wire()
     with contextlib.ExitStack() as undo:

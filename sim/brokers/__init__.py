@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sim.address import SCHEMES, Address
+from sim.brokers.cluster import cluster
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.errors import UsageError, did_you_mean
@@ -24,7 +25,7 @@ class Broker(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it is."""
+        """Where it is; of a cluster, every node."""
 
     @property
     def ground(self) -> str:
@@ -36,11 +37,15 @@ class Broker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server where it is ours, else None."""
+        """Process id of the server where it is one of ours, else None."""
 
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
     "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
+    "cluster": (
+        cluster,
+        "3 masters and 3 replicas of our own on loopback; cluster:N has N, cluster:1 no replica, cluster:N:PORT fixes ports",
+    ),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 
@@ -56,7 +61,7 @@ def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextMa
     ground, _, rest = on.partition(":")
     if ground in SCHEMES:
         return external(on, load_this_server=load_this_server)
-    if ground == "embedded":
-        return embedded(rest)
+    if ground in ("embedded", "cluster"):
+        return GROUNDS[ground][0](rest)
     known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)
     raise UsageError(f"--on {on.split('@')[-1].partition('?')[0]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")

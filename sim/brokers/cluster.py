@@ -1,0 +1,188 @@
+"""Ground `cluster`: masters and as many replicas as server processes of our own on loopback, nothing of the events on disk.
+
+`cluster` is three masters with a replica each, `cluster:N` N of them, `cluster:1` one master alone, in cluster mode;
+`cluster:N:PORT` fixes the first of the consecutive ports. The nodes are servers like those of the ground `embedded`.
+
+Rules
+-----
+1. A killed node keeps its place: started again, it comes back as what the others have meanwhile made it.
+2. `kill` and `start` without more mean the whole cluster, as for any broker; `kill_master` is for failovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sim.address import Address, join_nodes
+from sim.brokers.embedded import FOLDER_PREFIX, EmbeddedBroker, PortTaken, await_answer, launch, sweep
+from sim.errors import BrokerError, UsageError
+from sim.formation import ARGUMENTS, await_whole, form, owner
+from sim.slots import slot_of
+
+MASTERS = 3
+MAX_MASTERS = 10
+FIRST_PORT, LAST_PORT = 10_000, 22_700  # the cluster bus listens 10,000 above, and must stay below the ports of outgoing connections
+_TRIES = 5
+
+
+class Node(Protocol):
+    """A server of the cluster."""
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+
+    async def kill(self) -> None:
+        """End it at once."""
+
+    async def start(self) -> None:
+        """Start it again; nothing when it runs. Return when it answers."""
+
+
+class ClusterBroker:
+    """Own the nodes; a fault may kill all of them or one master, and start again what does not run."""
+
+    pid: None = None  # there are several
+
+    def __init__(self, nodes: Sequence[Node], *, masters: int, ground: str) -> None:
+        self.ground = ground
+        self.address = join_nodes([node.address for node in nodes])
+        self.masters = masters
+        self._nodes = nodes
+        self._dead: list[Node] = []
+
+    @property
+    def control(self) -> ClusterBroker:
+        """The cluster itself can be hurt and mended."""
+        return self
+
+    async def kill(self) -> None:
+        """End every node at once (SIGKILL)."""
+        self._dead = list(self._nodes)
+        await asyncio.gather(*(node.kill() for node in self._nodes))
+
+    async def start(self) -> None:
+        """Start every node that does not run; return when all serve as one cluster again."""
+        await asyncio.gather(*(node.start() for node in self._nodes))
+        self._dead = []
+        await asyncio.to_thread(await_whole, self.address.nodes, replicas=len(self._nodes) - self.masters)
+
+    async def kill_master(self, channel: str = "") -> Address:
+        """End at once the master that owns a channel (with its prefix), and return where it was."""
+        living = [node.address for node in self._living()]
+        where = await asyncio.to_thread(owner, living, slot_of(channel.encode()))
+        node = next(node for node in self._nodes if node.address == where)
+        self._dead.append(node)
+        await node.kill()
+        return where
+
+    async def promoted(self) -> None:
+        """Return when the living nodes serve all slots: a replica has taken the place of each master that was killed.
+
+        Raises
+        ------
+        BrokerError
+            It does not come to that in time; without a replica it never does.
+        """
+        await asyncio.to_thread(await_whole, [node.address for node in self._living()])
+
+    def _living(self) -> list[Node]:
+        return [node for node in self._nodes if node not in self._dead]
+
+
+@contextlib.contextmanager
+def cluster(text: str = "") -> Iterator[ClusterBroker]:
+    """Start a cluster and stop it on leaving.
+
+    Parameters
+    ----------
+    text
+        ``""``, ``MASTERS`` or ``MASTERS:PORT``, see the module.
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    BrokerError
+        A port is taken, a node did not start, or the cluster is not whole in time.
+    """
+    masters, fixed = read_shape(text, ground="cluster")
+    count = nodes_of(masters)
+    sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder, contextlib.ExitStack() as started:
+        for first in some_ports(count, fixed):
+            with contextlib.suppress(PortTaken):
+                nodes = _start(Path(folder), range(first, first + count), until=started)
+                break
+        else:
+            raise ports_taken(first, count, ground="cluster")
+        form([node.address for node in nodes], masters=masters)
+        yield ClusterBroker(nodes, masters=masters, ground="cluster" if masters == MASTERS else f"cluster:{masters}")
+
+
+def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[EmbeddedBroker]:
+    """Start all at once and return them when each answers; they are ended when `until` closes, those of a failed attempt now."""
+    with contextlib.ExitStack() as mine:
+        nodes = []
+        for port in ports:
+            own = folder / str(port)
+            own.mkdir(exist_ok=True)
+            server = launch(port, folder=own, extra=ARGUMENTS)
+            node = EmbeddedBroker(server, port, own, extra=ARGUMENTS)
+            mine.callback(node.stop, at_once=True)  # asked politely, each master waits for its replica
+            nodes.append((node, server))
+        for node, server in nodes:
+            await_answer(server, node.address.port)
+        until.push(mine.pop_all())
+    return [node for node, _ in nodes]
+
+
+def nodes_of(masters: int) -> int:
+    """Return how many nodes a cluster of so many masters has: one alone has no replica, a failover needs a majority of masters."""
+    return 1 if masters == 1 else 2 * masters
+
+
+def read_shape(text: str, *, ground: str) -> tuple[int, int | None]:
+    """Return masters and the first port, None for any.
+
+    Raises
+    ------
+    UsageError
+        The text is not as the module says.
+    """
+    masters, colon, port = text.partition(":")
+    if not text:
+        return MASTERS, None
+    if not _is_number(masters, 1, MAX_MASTERS) or masters == "2":
+        raise UsageError(
+            f"--on {ground}:{text}: the number of masters must be 1, or from 3 to {MAX_MASTERS}: of two, the one that is left cannot elect"
+        )
+    last = LAST_PORT - nodes_of(int(masters)) + 1
+    if colon and not _is_number(port, FIRST_PORT, last):
+        raise UsageError(f"--on {ground}:{text}: the first port must be a number between {FIRST_PORT} and {last}")
+    return int(masters), int(port) if colon else None
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    return text.isascii() and text.isdigit() and least <= int(text) <= most
+
+
+def some_ports(count: int, fixed: int | None) -> Iterator[int]:
+    """Yield first ports to try: the fixed one, or some by chance."""
+    for _ in range(1 if fixed else _TRIES):
+        yield fixed or random.randint(FIRST_PORT, LAST_PORT - count + 1)
+
+
+def ports_taken(first: int, count: int, *, ground: str) -> BrokerError:
+    """Return the error to raise when no attempt found its ports free."""
+    ports = f"{first} to {first + count - 1}" if count > 1 else str(first)
+    return BrokerError(
+        f"a port of {ports} on 127.0.0.1, or of the cluster bus 10,000 above, is taken: choose others with --on {ground}:MASTERS:PORT"
+    )
