@@ -1,4 +1,4 @@
-"""A broker's address: the parts of a redis:// URL, and the same URL without its password for people to read.
+"""A broker's address: the parts of a redis:// URL, the same URL without its password for people to read, and ports.
 
 A cluster's address is that of one node with the `others` behind it, in the order in which to try them: whoever cannot reach the
 first connects to the next, as a client library does with its list of seed nodes.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redis.connection import parse_url
 
-from sim.errors import UsageError
+from sim.errors import BrokerError, UsageError
 
+T = TypeVar("T")
+_TRIES = 5
 SCHEMES = ("redis", "rediss")
 
 
@@ -134,3 +137,42 @@ def parse_address(url: str) -> Address:
         password=parts.get("password"),
         tls={key: value for key, value in parts.items() if key.startswith("ssl_")} if scheme == "rediss" else None,
     )
+
+
+class PortTaken(Exception):
+    """Say that another process listens on the port."""
+
+
+def on_a_port(text: str, *, ground: str, start: Callable[[int], T]) -> tuple[T, int]:
+    """Start something on the loopback port of ``--on GROUND:PORT``, or on free ones until nobody was faster to take it.
+
+    Parameters
+    ----------
+    text
+        The port, or empty for a free one.
+    start
+        Starts it on a port; raises `PortTaken`.
+
+    Raises
+    ------
+    UsageError
+        The text is not a number between 1 and 65535.
+    BrokerError
+        The port is taken.
+    """
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
+        raise UsageError(f"--on {ground}:{text}: the port must be a number between 1 and 65535")
+    for _ in range(1 if text else _TRIES):
+        port = int(text) if text else free_port()
+        try:
+            return start(port), port
+        except PortTaken:
+            continue
+    raise BrokerError(f"port {port} on 127.0.0.1 is taken: choose another with --on {ground}:PORT, or leave it out")
+
+
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

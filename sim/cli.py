@@ -40,13 +40,20 @@ def cli() -> None:
 @cli.command()
 @click.argument("scenario")
 @click.option(
-    "--on", default="embedded", show_default=True, metavar="GROUND", help="Where: embedded, embedded:PORT, redis://… or rediss://… ."
+    "--on",
+    default="embedded",
+    show_default=True,
+    metavar="GROUND",
+    help="Where: embedded or container, either with :PORT, redis://… or rediss://… .",
 )
+@click.option("--image", metavar="IMAGE", help="What --on container runs. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
 @click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
 @click.option("--no-report", is_flag=True, help="Do not draw report.html.")
-def run(scenario: str, on: str, settings: tuple[str, ...], out: Path | None, yes_load_this_server: bool, no_report: bool) -> int:
+def run(
+    scenario: str, on: str, image: str | None, settings: tuple[str, ...], out: Path | None, yes_load_this_server: bool, no_report: bool
+) -> int:
     """Run SCENARIO (a built-in name or a .toml file), judge it, and draw its report."""
     from rich.console import Console
 
@@ -56,7 +63,7 @@ def run(scenario: str, on: str, settings: tuple[str, ...], out: Path | None, yes
 
     loaded = load_scenario(scenario, settings=settings)
     with Display(Console(stderr=True)) as display:
-        folder = run_scenario(loaded, on=on, out=out, load_this_server=yes_load_this_server, watch=display.show)
+        folder = run_scenario(loaded, on=on, out=out, load_this_server=yes_load_this_server, image=image, watch=display.show)
     return _judge(folder, report=not no_report, write=True)
 
 
@@ -113,6 +120,16 @@ def bench(pods: int, seconds: float, rounds: int) -> int:
 
     measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: click.echo(line, err=True))
     _print(bench_table(measured))
+    return 0
+
+
+@cli.command()
+def image() -> int:
+    """Build a local image of the embedded server, for --on container where no registry can be reached."""
+    from sim.image import build_image
+
+    one = build_image(say=lambda text: click.echo(text, err=True))
+    click.echo(f"{one.name}  {one.size_bytes / 1e6:.1f} MB  {'built' if one.built else 'already there'}, {one.took_s:.1f} s")
     return 0
 
 

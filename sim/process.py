@@ -21,6 +21,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 END_TIMEOUT_S = 5.0
 TAIL_LINES = 12
+_seen: list[int] = []  # signals since `interruptible` was entered: a process has one set of handlers
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -94,17 +95,17 @@ class Child:
 def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into `interrupt`, and let the second end the process at once.
 
-    Children are killed by the kernel when this process ends. Outside the main thread nothing is installed.
+    Whoever blocks for long inside asks `asked_to_end` now and then. Children are killed by the kernel when this process
+    ends. Outside the main thread nothing is installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    seen = 0
+    _seen.clear()
 
     def handle(number: int, frame: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 1:
+        _seen.append(number)
+        if len(_seen) > 1:
             os._exit(128 + number)
         interrupt(number)
 
@@ -114,3 +115,9 @@ def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _seen.clear()
+
+
+def asked_to_end() -> int | None:
+    """Return the signal that has asked this process to end, while `interruptible` holds; else None."""
+    return _seen[0] if _seen else None

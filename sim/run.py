@@ -79,6 +79,7 @@ def run_scenario(
     on: str = "embedded",
     out: Path | None = None,
     load_this_server: bool = False,
+    image: str | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
 ) -> Path:
@@ -87,11 +88,13 @@ def run_scenario(
     Parameters
     ----------
     on
-        The ground: ``embedded``, ``embedded:PORT``, ``redis://…`` or ``rediss://…``.
+        The ground: ``embedded``, ``container``, either with ``:PORT``, ``redis://…`` or ``rediss://…``.
     out
         The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
     load_this_server
         Whether a server on another machine may be loaded.
+    image
+        What the ground ``container`` runs, if not its default.
     watch
         Called with a `Status` some times a second.
     tamper
@@ -108,7 +111,7 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
-    broker = open_broker(on, load_this_server=load_this_server)
+    broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)))
     folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper)
     try:
@@ -177,7 +180,7 @@ class _Run:
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info["ground"] = broker.ground
             if self.scenario.faults and broker.control is None:
-                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} with its faults on the ground embedded")
+                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} on the ground embedded or container")
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -249,7 +252,7 @@ class _Run:
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
-        write_json(self.folder / "environment.json", environment(broker_says=sampler.about))
+        write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")

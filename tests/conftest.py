@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 from sim.address import Address
 from sim.brokers import open_broker
 from sim.clock import new_event_loop
+from sim.engine import IMAGE_ENV, engine
+from sim.errors import BuslabError
+from sim.image import build_image
 from sim.scenario import Scenario, load_scenario
 
 # A busy machine is no finding: nothing here judges by the time it took.
@@ -43,6 +47,32 @@ def no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[Non
     before = living_children()
     yield
     assert psutil.wait_procs(living_children() - before, timeout=5)[1] == []
+
+
+@pytest.fixture(scope="session")
+def image_or_reason() -> tuple[str, str]:
+    """Give the image that container tests run, or why there is none."""
+    try:
+        with engine():
+            return os.environ.get(IMAGE_ENV) or build_image().name, ""
+    except BuslabError as error:
+        return "", str(error)
+
+
+@pytest.fixture(autouse=True)
+def engine_or_skip(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Skip a test of the marker container where there is no engine; CI demands one."""
+    if request.node.get_closest_marker("container") is None:
+        yield
+        return
+    image, reason = request.getfixturevalue("image_or_reason")
+    if not image:
+        if os.environ.get("BUSLAB_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"BUSLAB_REQUIRE_DOCKER=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(IMAGE_ENV, image)
+        yield
 
 
 @pytest.fixture(scope="session")

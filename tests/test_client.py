@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from sim.address import Address, parse_address
-from sim.brokers.embedded import free_port, start_server
+from sim.address import Address, free_port, parse_address
+from sim.brokers.embedded import start_server
 from sim.bus.envelope import BATCH
 from sim.client import BusClient, Published
 from sim.clock import now_ns

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from sim.address import Address, parse_address
-from sim.brokers.embedded import free_port
+from sim.address import Address, free_port, parse_address
 from sim.bus.envelope import CHANNEL_PREFIX
 from sim.errors import BrokerError, BrokerUnreachable
 from sim.fleet import Fleet

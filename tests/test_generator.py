@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import generator
-from sim.address import Address, parse_address
-from sim.brokers.embedded import free_port
+from sim.address import Address, free_port, parse_address
 from sim.control import Done, Go, Job, Progress, Ready, Stop, pack_line, read_line
 from sim.errors import GeneratorError
 from sim.generator import LocustGenerator

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.address import Address
-from sim.brokers.embedded import free_port
+from sim.address import Address, free_port
 from sim.bus.envelope import EVENT_TYPES
 
 LOCUSTFILE = Path(__file__).parent.parent / "locustfiles" / "bus_user.py"

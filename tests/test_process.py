@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sim.process import TAIL_LINES, Child, interruptible
+from sim.process import TAIL_LINES, Child, asked_to_end, interruptible
 
 pytestmark = pytest.mark.broker
 DEAF = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
@@ -93,6 +93,15 @@ input()
         grandchild = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         assert psutil.wait_procs([grandchild], timeout=10)[1] == []
+
+
+def test_whoever_blocks_can_ask_whether_a_signal_came() -> None:
+    assert asked_to_end() is None
+    with interruptible(lambda number: None):
+        assert asked_to_end() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked_to_end() == signal.SIGTERM
+    assert asked_to_end() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

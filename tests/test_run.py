@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from sim.address import Address
+from sim.address import Address, free_port
 from sim.brokers import open_broker
-from sim.brokers.embedded import free_port
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BuslabError, GeneratorError, RecordError, UsageError
 from sim.load import Schedule

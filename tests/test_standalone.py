@@ -14,8 +14,8 @@ import pytest
 import redis
 from pod_process import BOUND_S, OURS, running_pod
 
-from sim.address import Address
-from sim.brokers.embedded import free_port, server_binary
+from sim.address import Address, free_port
+from sim.binary import server_binary
 from sim.errors import UsageError
 from sim.standalone import Settings, read_settings, run_pod
 

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from sim.address import SCHEMES, Address
 from sim.brokers.cluster import cluster
+from sim.brokers.container import container
+from sim.brokers.container_cluster import container_cluster
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.errors import UsageError, did_you_mean
@@ -37,28 +39,46 @@ class Broker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server where it is one of ours, else None."""
+        """Process id of the server where it is one process of ours, else None."""
+
+    @property
+    def image(self) -> dict[str, str] | None:
+        """Name, id and digest of the image where the server is a container, else None."""
 
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
     "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
-    "cluster": (
-        cluster,
-        "3 masters and 3 replicas of our own on loopback; cluster:N has N, cluster:1 no replica, cluster:N:PORT fixes ports",
-    ),
+    "container": (container, "a server in a container on loopback; container:PORT fixes its port, --image chooses what it runs"),
+    "cluster": (cluster, "3 masters and 3 replicas on loopback; cluster:N has N, cluster:1 no replica, cluster:N:PORT fixes ports"),
+    "container-cluster": (container_cluster, "the same in containers"),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 
 
-def open_broker(on: str, *, load_this_server: bool = False) -> AbstractContextManager[Broker]:
+def open_broker(
+    on: str, *, load_this_server: bool = False, image: str | None = None, say: Callable[[str], None] = lambda text: None
+) -> AbstractContextManager[Broker]:
     """Return the context manager of the ground that `--on` names.
+
+    Parameters
+    ----------
+    load_this_server
+        Whether a server on another machine may be loaded.
+    image
+        What the grounds of containers run, if not their default.
+    say
+        Called with what is waited for, where that may take long.
 
     Raises
     ------
     UsageError
-        No such ground.
+        No such ground, or an image for a ground that has none.
     """
     ground, _, rest = on.partition(":")
+    if ground in ("container", "container-cluster"):
+        return GROUNDS[ground][0](rest, image=image, say=say)
+    if image is not None:
+        raise UsageError(f"--image {image}: only --on container and container-cluster run an image")
     if ground in SCHEMES:
         return external(on, load_this_server=load_this_server)
     if ground in ("embedded", "cluster"):

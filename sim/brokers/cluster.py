@@ -16,12 +16,12 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from sim.address import Address, join_nodes
-from sim.brokers.embedded import FOLDER_PREFIX, EmbeddedBroker, PortTaken, await_answer, launch, sweep
+from sim.address import Address, PortTaken, join_nodes
+from sim.brokers.embedded import FOLDER_PREFIX, EmbeddedBroker, await_answer, launch, sweep
 from sim.errors import BrokerError, UsageError
 from sim.formation import ARGUMENTS, await_whole, form, owner
 from sim.slots import slot_of
@@ -51,8 +51,9 @@ class ClusterBroker:
 
     pid: None = None  # there are several
 
-    def __init__(self, nodes: Sequence[Node], *, masters: int, ground: str) -> None:
+    def __init__(self, nodes: Sequence[Node], *, masters: int, ground: str, image: dict[str, str] | None) -> None:
         self.ground = ground
+        self.image = image
         self.address = join_nodes([node.address for node in nodes])
         self.masters = masters
         self._nodes = nodes
@@ -113,21 +114,12 @@ def cluster(text: str = "") -> Iterator[ClusterBroker]:
     BrokerError
         A port is taken, a node did not start, or the cluster is not whole in time.
     """
-    masters, fixed = read_shape(text, ground="cluster")
-    count = nodes_of(masters)
     sweep()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder, contextlib.ExitStack() as started:
-        for first in some_ports(count, fixed):
-            with contextlib.suppress(PortTaken):
-                nodes = _start(Path(folder), range(first, first + count), until=started)
-                break
-        else:
-            raise ports_taken(first, count, ground="cluster")
-        form([node.address for node in nodes], masters=masters)
-        yield ClusterBroker(nodes, masters=masters, ground="cluster" if masters == MASTERS else f"cluster:{masters}")
+        yield on_ports(text, ground="cluster", start=lambda ports: _start(Path(folder), ports, until=started))
 
 
-def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[EmbeddedBroker]:
+def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[Node]:
     """Start all at once and return them when each answers; they are ended when `until` closes, those of a failed attempt now."""
     with contextlib.ExitStack() as mine:
         nodes = []
@@ -142,6 +134,32 @@ def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[E
             await_answer(server, node.address.port)
         until.push(mine.pop_all())
     return [node for node, _ in nodes]
+
+
+def on_ports(text: str, *, ground: str, start: Callable[[range], Sequence[Node]], image: dict[str, str] | None = None) -> ClusterBroker:
+    """Start nodes on the ports that the text fixes, or on free ones, and make a whole cluster of them.
+
+    Parameters
+    ----------
+    start
+        Starts a server on each port and returns them all when they answer, or raises `PortTaken` and leaves none.
+
+    Raises
+    ------
+    UsageError, BrokerError
+        As in `cluster`.
+    """
+    masters, fixed = read_shape(text, ground=ground)
+    count = nodes_of(masters)
+    for _ in range(1 if fixed else _TRIES):
+        first = fixed or random.randint(FIRST_PORT, LAST_PORT - count + 1)
+        with contextlib.suppress(PortTaken):
+            nodes = start(range(first, first + count))
+            form([node.address for node in nodes], masters=masters)
+            return ClusterBroker(nodes, masters=masters, ground=ground if masters == MASTERS else f"{ground}:{masters}", image=image)
+    ports = f"{first} to {first + count - 1}"
+    hint = f"choose others with --on {ground}:MASTERS:PORT"
+    raise BrokerError(f"one of the ports {ports} on 127.0.0.1, or of the cluster bus 10,000 above, is taken: {hint}")
 
 
 def nodes_of(masters: int) -> int:
@@ -172,17 +190,3 @@ def read_shape(text: str, *, ground: str) -> tuple[int, int | None]:
 
 def _is_number(text: str, least: int, most: int) -> bool:
     return text.isascii() and text.isdigit() and least <= int(text) <= most
-
-
-def some_ports(count: int, fixed: int | None) -> Iterator[int]:
-    """Yield first ports to try: the fixed one, or some by chance."""
-    for _ in range(1 if fixed else _TRIES):
-        yield fixed or random.randint(FIRST_PORT, LAST_PORT - count + 1)
-
-
-def ports_taken(first: int, count: int, *, ground: str) -> BrokerError:
-    """Return the error to raise when no attempt found its ports free."""
-    ports = f"{first} to {first + count - 1}" if count > 1 else str(first)
-    return BrokerError(
-        f"a port of {ports} on 127.0.0.1, or of the cluster bus 10,000 above, is taken: choose others with --on {ground}:MASTERS:PORT"
-    )

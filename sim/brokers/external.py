@@ -20,6 +20,7 @@ class ExternalBroker:
     ground: str
     pid: int | None = None
     control: None = None
+    image: None = None
 
 
 @contextlib.contextmanager

@@ -15,18 +15,21 @@ import psutil
 import pytest
 import redis
 
-from sim.address import Address
+from sim.address import Address, free_port
 from sim.brokers import GROUNDS, open_broker
-from sim.brokers.embedded import free_port, start_server
+from sim.brokers.embedded import start_server
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
 
 pytestmark = pytest.mark.broker
 MODULE = sys.modules["sim.brokers.embedded"]  # the family exports a function of this name
 
 
+ALL_GROUNDS = [pytest.param(name, marks=pytest.mark.container) if name == "container" else name for name in GROUNDS]
+
+
 def on(ground: str, address: Address) -> str:
     """What `--on` says to get this ground."""
-    return {"embedded": "embedded", "redis": address.url}[ground]
+    return address.url if ground == "redis" else ground
 
 
 def answers(address: Address) -> bool:
@@ -35,14 +38,14 @@ def answers(address: Address) -> bool:
     return False
 
 
-@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("ground", ALL_GROUNDS)
 def test_a_ground_answers_when_it_is_entered(ground: str, address: Address) -> None:
     with open_broker(on(ground, address)) as broker:
         assert answers(broker.address)
         assert broker.ground.startswith(ground)
 
 
-@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("ground", ALL_GROUNDS)
 def test_a_ground_leaves_the_machine_as_it_was(ground: str, address: Address) -> None:
     children = set(psutil.Process().children(recursive=True))
     with open_broker(on(ground, address)) as broker, redis.Redis.from_url(broker.address.url) as client:
@@ -55,7 +58,7 @@ def test_a_ground_leaves_the_machine_as_it_was(ground: str, address: Address) ->
             assert client.dbsize() == 0
 
 
-@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("ground", ALL_GROUNDS)
 def test_a_ground_is_left_clean_when_its_body_fails(ground: str, address: Address) -> None:
     with pytest.raises(ZeroDivisionError), open_broker(on(ground, address)) as broker:
         raise ZeroDivisionError

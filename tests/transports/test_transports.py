@@ -15,8 +15,7 @@ import pytest
 import redis
 
 from sim import wire
-from sim.address import Address, parse_address
-from sim.brokers.embedded import free_port
+from sim.address import Address, free_port, parse_address
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.transports import TRANSPORTS, pubsub
 
