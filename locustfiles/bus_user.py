@@ -128,6 +128,7 @@ class Play:
             batch_interval_ms=bus.batch_interval_ms,
             channel_prefix=bus.channel_prefix,
             recorder=self.recorder,
+            transport=self.scenario.transport(),
         )
         client.connect()
         return client

@@ -22,6 +22,7 @@ from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
 from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.record import Recorder
+from sim.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
 
@@ -53,6 +54,8 @@ class BusClient(Caller[Published]):
         The upper parts of its event keys (see `schema`).
     recorder
         Where its calls and publishes are recorded, or None.
+    transport
+        How the pods hear; by default Pub/Sub.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class BusClient(Caller[Published]):
         batch_interval_ms: int = 30_000,
         channel_prefix: str = CHANNEL_PREFIX,
         recorder: Recorder | None = None,
+        transport: Transport | None = None,
     ) -> None:
         node = BusNode(
             source,
@@ -79,6 +83,7 @@ class BusClient(Caller[Published]):
         super().__init__(publisher or source, node=node, recorder=recorder)
         self._address = address
         self._prefix = channel_prefix
+        self._publish_words = (transport or TRANSPORTS["pubsub"]()).publish_words
         # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
         # redis-py types its connections in part only, so for mypy it is Any.
         self._connection: Any = redis.ConnectionPool.from_url(
@@ -134,15 +139,15 @@ class BusClient(Caller[Published]):
         sent_ns = now_ns()
         try:
             # A send that fails has not handed over the whole command, so the broker cannot have run it.
-            connection.send_command("PUBLISH", self._prefix + send.type, send.payload, check_health=False)
+            connection.send_command(*self._publish_words(self._prefix + send.type, send.payload), check_health=False)
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             return Published(send, sent_ns, 0, "refused", -1, str(error))
         try:
-            receivers = int(connection.read_response())
+            reply = connection.read_response()
         except redis.ResponseError as error:
             return Published(send, sent_ns, now_ns(), "refused", -1, str(error))
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
             return Published(send, sent_ns, 0, "unknown", -1, str(error))
-        return Published(send, sent_ns, now_ns(), "acknowledged", receivers, "")
+        return Published(send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) else -1, "")

@@ -16,8 +16,9 @@ from sim.address import Address
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
+from sim.memo import Handling, ReadMemo
 from sim.record import Recorder
-from sim.transports import pubsub
+from sim.transports import TRANSPORTS, Publisher, Subscription, Transport
 from sim.wire import Wire, open_wire
 
 BACKOFF_FIRST_S = 0.05
@@ -44,7 +45,7 @@ class Place:
     address: Address | None
     channel_prefix: str
     recorder: Recorder
-    memo: pubsub.ReadMemo[Chunk]
+    memo: ReadMemo[Chunk]
     probed: Callable[[int, str, int], None]
     run_id: str
     policy: Policy = field(default_factory=Policy)
@@ -53,13 +54,19 @@ class Place:
     once: str = "none"
     once_ttl_s: int = 300
     entered: Callable[[str, str], None] | None = None
+    transport: Transport = field(default_factory=TRANSPORTS["pubsub"])
+
+
+def group_name(run_id: str, service: str) -> str:
+    """Return the name under which the pods of a service share events, where the transport shares them; no other run has it."""
+    return f"buslab-{run_id}-{service}"
 
 
 class Owner(Protocol):
     """What the connections tell the pod that owns them."""
 
-    def heard(self, chunk: Chunk, received_ns: int) -> None:
-        """Take the events of one read."""
+    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
+        """Take the events of one read; return what of them is still being handled."""
 
     def answered(self, token: Any, receivers: int, at_ns: int) -> None:
         """Take the broker's answer to one publish."""
@@ -84,21 +91,25 @@ class Connections:
     ----------
     name
         The pod's, for the names under which the broker lists its clients.
+    service
+        Whose events it shares with its other pods, where the transport shares them.
     channels
         Event types to subscribe to; without any, nothing is opened for hearing.
     seed
         For the jitter of reconnections.
     """
 
-    def __init__(self, owner: Owner, *, name: str, channels: tuple[str, ...], place: Place, seed: int) -> None:
+    def __init__(self, owner: Owner, *, name: str, service: str, channels: tuple[str, ...], place: Place, seed: int) -> None:
         self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self._owner = owner
         self._name = name
+        self._group = group_name(place.run_id, service)
         self._channels = [place.channel_prefix + channel for channel in channels]
         self._place = place
         self._random = random.Random(seed)
-        self._subscription: pubsub.Subscription[Chunk] | None = None
-        self._publisher: pubsub.Publisher | None = None
+        self._subscription: Subscription | None = None
+        self._has_subscribed = False
+        self._publisher: Publisher | None = None
         self._commands: Wire | None = None
         self._commands_opening = asyncio.Lock()
         self._repairs: dict[Effect, asyncio.Task[None]] = {}
@@ -112,7 +123,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether so many publishes have no answer that the next would be refused."""
-        return self.in_flight >= pubsub.MAX_IN_FLIGHT
+        return self._publisher is not None and self._publisher.full
 
     @property
     def repairing(self) -> bool:
@@ -143,6 +154,11 @@ class Connections:
         finally:
             if self._place.keep_alive_s > 0:
                 self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
+
+    async def finish_hearing(self) -> None:
+        """Hear no more; return when all that was heard is handled and, where the transport does so, acknowledged."""
+        if self._subscription is not None:
+            await self._subscription.finish()
 
     def end(self) -> None:
         """Close everything; publishes without an answer are handed to the owner."""
@@ -227,18 +243,22 @@ class Connections:
         if not self._channels:
             return
         assert place.address is not None
-        self._subscription = await pubsub.subscribe(
+        self._subscription = await place.transport.subscribe(
             place.address,
             self._channels,
             client_name=self._client_name("sub"),
+            group=self._group,
+            consumer=self._name,
+            returning=self._has_subscribed,
             memo=place.memo,
             heard=self._owner.heard,
             lost=self._lost_subscription,
         )
+        self._has_subscribed = True
 
     async def _open_publisher(self) -> None:
         assert self._place.address is not None
-        self._publisher = await pubsub.open_publisher(
+        self._publisher = await self._place.transport.open_publisher(
             self._place.address,
             client_name=self._client_name("pub"),
             answered=self._owner.answered,

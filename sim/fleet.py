@@ -1,8 +1,9 @@
 """The fleet: every pod of a scenario on its host, and the probes that prove who hears.
 
 A *probe round* publishes one event per channel from a connection of our own, and is over when every pod has heard every
-channel it subscribes to. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
-any more, because a broker answers each connection in order.
+channel it subscribes to; or, where the transport gives an event to one pod of each service, when some pod of every such service
+has. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
+any more, because a broker answers each connection in order; what a broker keeps for its groups is waited for beside that.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from sim.address import Address
 from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
-from sim.clock import now_ns, wall_offset_ns
+from sim.clock import NS_PER_S, now_ns, wall_offset_ns
+from sim.connections import group_name
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.hosts import HOSTS, Host
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
-from sim.transports import pubsub
+from sim.transports import Publisher
+from sim.wire import Command
 
 PROBER_NUMBER = 65_535
 ROUND_TIMEOUT_S = 1.0
@@ -48,6 +51,9 @@ class Fleet:
         )
         self.recorder: Recorder = inline.recorder
         self._scenario = scenario
+        self.transport = scenario.transport()
+        self._stands_for = self._voices()
+        self._found: frozenset[str] = frozenset()  # keys that were there before this run
         self._address = address
         self._run_id = run_id
         self._node = BusNode(
@@ -57,12 +63,28 @@ class Fleet:
         self._round_begins_at = 0  # event key of its first probe
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
-        self._prober: pubsub.Publisher | None = None
+        self._prober: Publisher | None = None
 
     @property
     def channels(self) -> list[str]:
         """Event types that some pod subscribes to."""
         return sorted({channel for service in self._scenario.services.values() for channel in service.subscribes})
+
+    @property
+    def _keys(self) -> list[str]:
+        return [self._scenario.bus.channel_prefix + channel for channel in self.channels]
+
+    @property
+    def _groups(self) -> list[str]:
+        return [group_name(self._run_id, service) for service in self._scenario.services]
+
+    def _voices(self) -> list[int]:
+        """Return for each pod the number of the one whose hearing it counts as: its service's first, where a service hears as one."""
+        pods = self._scenario.pods()
+        if not self.transport.one_per_service:
+            return list(range(len(pods)))
+        services = [service for _, service in pods]
+        return [services.index(service) for service in services]
 
     def expected_subscribers(self) -> dict[str, int]:
         """Return channel -> pods that subscribe to it."""
@@ -116,7 +138,7 @@ class Fleet:
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
     async def _open_prober(self) -> None:
-        self._prober = await pubsub.open_publisher(
+        self._prober = await self.transport.open_publisher(
             self._address,
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
@@ -127,7 +149,9 @@ class Fleet:
     def _begin_round(self) -> None:
         assert self._prober is not None
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
-        self._unheard = {(n, c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes}
+        self._unheard = {
+            (self._stands_for[n], c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes
+        }
         self._unheard |= {(ANSWER, channel) for channel in self.channels}
         self._all_heard.clear()
         if not self._unheard:
@@ -142,7 +166,7 @@ class Fleet:
 
     def _probed(self, pod: int, channel: str, round: int) -> None:
         if round == self._round:
-            self._unheard.discard((pod, channel))
+            self._unheard.discard((pod if pod == ANSWER else self._stands_for[pod], channel))
             if not self._unheard:
                 self._all_heard.set()
 
@@ -155,6 +179,40 @@ class Fleet:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
+
+    async def look(self, command: Command) -> None:
+        """Remember which keys are there before the pods make theirs.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        if self.transport.store is not None:
+            self._found = await self.transport.store.found(command, self._keys)
+
+    async def catch_up(self, command: Command, *, timeout_s: float) -> None:
+        """Return when the pods were given, and have acknowledged, all that the broker keeps for them.
+
+        Raises
+        ------
+        BrokerUnreachable
+            Some of it is left when time is up; the message says how much.
+        """
+        store, deadline_ns = self.transport.store, now_ns() + int(timeout_s * NS_PER_S)
+        while store is not None and (left := await store.backlog(command, self._keys, self._groups)):
+            if now_ns() > deadline_ns:
+                raise BrokerUnreachable(f"{left:,} events were not heard, or not acknowledged, within {timeout_s:g} s")
+            await asyncio.sleep(RETRY_S)
+
+    async def clear(self, command: Command) -> None:
+        """Remove what this run made the broker keep; to be called when the pods have ended.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        if self.transport.store is not None:
+            await self.transport.store.clear(command, self._keys, self._groups, found=self._found)
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""

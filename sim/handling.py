@@ -105,8 +105,8 @@ class SlowHandling:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int, *, path: int = 0) -> None:
-        """Begin to handle one event; `path` is a place in `DeliveryBuffer.PATHS`."""
+    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int, *, path: int = 0) -> asyncio.Task[None]:
+        """Begin to handle one event, and return what ends when it is handled; `path` is a place in `DeliveryBuffer.PATHS`."""
         row = _Row(key, received_ns, path)
         self._rows.append(row)
         task = asyncio.get_running_loop().create_task(self._handle(handler, event, row))
@@ -115,6 +115,7 @@ class SlowHandling:
         if len(self._tasks) >= MAX_AT_ONCE and not self._paused:
             self._paused = True
             self._pause()
+        return task
 
     async def _handle(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
         if self._pace.skew_ms:

@@ -19,6 +19,7 @@ from sim.calling import Caller
 from sim.clock import now_ns
 from sim.connections import Connections, Place
 from sim.handling import Pace, SlowHandling
+from sim.memo import Handling
 from sim.record import DeliveryBuffer
 from sim.services import ServiceLogic
 
@@ -72,7 +73,7 @@ class Pod(Caller[None]):
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._connections = Connections(self, name=name, channels=channels, place=place, seed=seed)
+        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed)
         self._slow = self._slow_handling(seed, pace)
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
         self._channel_bytes: dict[str, bytes] = {}
@@ -131,6 +132,9 @@ class Pod(Caller[None]):
     async def stop(self, *, timeout_s: float) -> None:
         """Flush, wait for the answers, disconnect: what a service does on SIGTERM."""
         await self.drain(timeout_s=timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._connections.finish_hearing()
         await self._finish_handling(timeout_s)
         self._end("stopped")
 
@@ -189,17 +193,19 @@ class Pod(Caller[None]):
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
-    def heard(self, chunk: Chunk, received_ns: int) -> None:
-        """Handle the events of one read, and record it: the path that runs once a read, for every pod."""
+    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
+        """Handle the events of one read, and record it: the path that runs once a read, for every pod.
+
+        Returns what is still being handled, None when nothing is.
+        """
         if self._slow is not None:
-            self._heard_slowly(self._slow, chunk, received_ns)
-            return
+            return self._heard_slowly(self._slow, chunk, received_ns)
         counters = self.counters
         if chunk.refused:
             self._count_refused(chunk)
         events = chunk.events
         if not events:
-            return
+            return None
         buffer = self._deliveries
         handlers = self._handlers
         started = buffer.handled_ns.append
@@ -215,20 +221,23 @@ class Pod(Caller[None]):
         buffer.reads_count.append(len(events))
         buffer.reads_received_ns.append(received_ns)
         counters.received += len(events)
+        return None
 
     def _count_refused(self, chunk: Chunk) -> None:
         self.counters.malformed += chunk.malformed
         self.counters.unsupported += chunk.unsupported
 
-    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _PATH_BROKER) -> None:
+    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _PATH_BROKER) -> Handling:
         self._count_refused(chunk)
         self.counters.received += len(chunk.events)
+        handling = []
         for (kind, event), key in zip(chunk.events, chunk.keys, strict=True):
             if kind == PROBE:
                 self._deliveries.add(key, self.number, received_ns, now_ns())
                 self._probe(event)
             else:
-                slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path)
+                handling.append(slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path))
+        return handling
 
     def _probe(self, event: Event) -> None:
         self._place.probed(self.number, event.type, event.data["round"])

@@ -2,14 +2,16 @@
 
 A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive
 when the event was sent (at its intended time, if it never left), or came alive before the answer and did hear it. An event
-that stands twice in `publishes` counts once, with its best outcome.
+that stands twice in `publishes` counts once, with its best outcome. On a transport that hands an event to one pod of each service
+(`bus.transport = "streams"`) every pod of the service is expected to hear it all the same, and one that came alive later may.
 
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
   publisher calls refused or never-sent.
-- **unknown**: expected, not heard, and the publisher does not know whether it was published.
+- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published.
 - **missing**: every other expected copy that was not heard. It has one cause: what its publisher knew (never-sent,
-  publish-refused, sent-in-memory-mode), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
+  publish-refused, sent-in-memory-mode), else **taken-by-peer** (on such a transport: another pod of the service heard it, also when
+  the publisher does not know whether it was published), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
 
 A **silent window** opens when the newest event was sent that the pod heard before its connection or its life ended (one
 connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
@@ -20,9 +22,7 @@ began, and only before the drain: how all pods end after a run excuses nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 
 from sim.errors import RunFolderError
-from sim.schema import ALIVE_STATES, CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
+from sim.lives import Life, Window, read_lives
+from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
 from sim.tables import (
     FOREVER_NS,
     Array,
@@ -53,6 +54,7 @@ FATE = {word: code for code, word in enumerate(FATES)}
 CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
 KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
+ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
 DOWN_GRACE_NS = 1_000_000_000
 CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
 
@@ -69,38 +71,6 @@ class Copies(NamedTuple):
     pod: Array
     fate: Array
     cause: Array
-
-
-class Window(NamedTuple):
-    """Say from when to when a pod could not hear, and why."""
-
-    begin_ns: int
-    end_ns: int
-    cause: str
-
-    def touches(self, sent_ns: Array, answered_ns: Array) -> Array:
-        """Return for each event whether it was on its way to the pods in this window."""
-        return (sent_ns <= self.end_ns) & (answered_ns >= self.begin_ns)
-
-
-@dataclass(frozen=True)
-class Life:
-    """Tell one pod's states over time, from the pods table."""
-
-    pod: str
-    service: str = ""
-    channels: frozenset[str] = frozenset()
-    at_ns: tuple[int, ...] = ()
-    states: tuple[str, ...] = ()
-
-    def alive(self, at_ns: Array) -> Array:
-        """Return for each time whether the pod was running."""
-        flags = np.array([False, *(state in ALIVE_STATES for state in self.states)])
-        return flags[np.searchsorted(np.array(self.at_ns, dtype=np.int64), at_ns, side="right")]
-
-    def state(self, at_ns: int) -> str:
-        """Return the pod's state at a time, empty before its first."""
-        return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
 
 
 def _lazy(table: str) -> cached_property[pd.DataFrame]:
@@ -134,17 +104,12 @@ class Run:
     @cached_property
     def lives(self) -> list[Life]:
         """Every pod of the pods table, then those that only deliveries name (never alive)."""
-        pod, words = codes_of(self.pods["pod"])
-        order = np.lexsort((self.pods["at_ns"].to_numpy(), pod))
-        ordered = (self.pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
-        service, channels, state, at = ordered
-        starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
-        lives = []
-        for begin, end in pairwise([*starts, len(order)]):
-            heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
-            lives.append(Life(words[pod[order[begin]]], service[begin], heard, tuple(at[begin:end]), tuple(state[begin:end])))
-        known = {life.pod for life in lives}
-        return lives + [Life(pod) for pod in codes_of(self.deliveries["pod"])[1] if pod not in known]
+        return read_lives(self.pods, self.deliveries)
+
+    @property
+    def one_per_service(self) -> bool:
+        """Whether the transport hands an event to one pod of each service."""
+        return self.scenario.get("bus", {}).get("transport", "pubsub") in ONE_PER_SERVICE
 
     @cached_property
     def index(self) -> _Index:
@@ -263,6 +228,7 @@ class _Index(NamedTuple):
     bounds: Array
     cuts: dict[str, list[int]]
     held: list[tuple[int, int, set[str]]]
+    heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
 
 
 def _make_index(run: Run) -> _Index:
@@ -276,6 +242,7 @@ def _make_index(run: Run) -> _Index:
     pod = codes_in(deliveries["pod"], names)
     by_pod = np.argsort(pod, kind="stable").astype(np.int32)
     event_of = positions(key[row], deliveries["event"].to_numpy())
+    proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
     return _Index(
         row=np.append(row, np.int32(-1)),
@@ -285,12 +252,20 @@ def _make_index(run: Run) -> _Index:
         sent_ns=np.append(sent, 0),
         answered_ns=np.append(np.maximum(publishes["acked_ns"].to_numpy()[row], sent), 0),
         event_of=event_of,
-        proves=(event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1),
+        proves=proves,
         by_pod=by_pod,
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
         held=[(f["begin_ns"], f["end_ns"] or FOREVER_NS, set(f["target"].split(","))) for f in run.faults.to_dict("records")],
+        heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
+
+
+def _heard_by_service(run: Run, pod: Array, event: Array, events: int) -> dict[str, Array]:
+    heard = {life.service: np.zeros(events, dtype=bool) for life in run.lives}
+    for number, life in enumerate(run.lives):
+        heard[life.service][event[pod == number]] = True
+    return heard
 
 
 def _account(run: Run) -> Copies:
@@ -311,15 +286,17 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
     possible = wanted & (index.outcome < OUTCOME["refused"])
     meant = (expected & possible)[event]
     late = np.flatnonzero(~meant & possible[event])
-    late = late[life.alive(index.answered_ns[event[late]])]
+    late = late[life.alive(index.answered_ns[event[late]]) | run.one_per_service]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
     first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so the first delivery stays
     fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
     lost = np.flatnonzero(expected & (first < 0))
     cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
-    unknown = index.outcome[lost] == OUTCOME["unknown"]
+    taken = index.heard_by[life.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
+    unknown = (index.outcome[lost] == OUTCOME["unknown"]) & ~taken
     cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
+    cause[taken] = CAUSE["taken-by-peer"]
     sent, answered = index.sent_ns[lost], index.answered_ns[lost]
     for window in silent_windows(run, pod) if (cause == CAUSE["unexplained"]).any() else ():
         cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]

@@ -3,9 +3,10 @@
 1.  start or reach the broker, then make the run folder: from here on everything that happens is kept
 2.  provision: ask the broker what it is, count subscribers that are not ours; start the load generator
 3.  start: every pod connects and subscribes
-4.  probe: one event per channel until every pod has heard it; compare PUBSUB NUMSUB with the fleet
+4.  probe: one event per channel until every pod has heard it; compare the broker's count of subscribers with the fleet
 5.  warm-up and run: time zero is set, the generator follows its schedule
-6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it;
+    and nothing that the broker keeps for the pods is left
 7.  stop pods, generator and broker, whatever happened before
 8.  seal: join the parts, write what was true of the whole run
 
@@ -253,7 +254,8 @@ class _Run:
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
         write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
-        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign")
+        await fleet.look(sampler.command)
+        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
         sampler.start()
@@ -265,7 +267,7 @@ class _Run:
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
-        await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub")
+        await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
 
@@ -283,6 +285,7 @@ class _Run:
         await fleet.host.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+            await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
@@ -313,7 +316,7 @@ class _Run:
         timeline.start(run_ns)
         await self._until(end_ns - NUMSUB_BEFORE_END_NS, generator)
         with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
-            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub")
+            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub", transport=fleet.transport)
         await self._until(end_ns, generator)
         self.info["phases"][-1]["end_ns"] = end_ns
 
@@ -336,6 +339,7 @@ class _Run:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
             last_first.push_async_callback(sampler.close)
+            last_first.push_async_callback(self._clear, fleet, sampler)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
@@ -343,6 +347,12 @@ class _Run:
             if self._generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._generator.close()
+
+    async def _clear(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        try:
+            await fleet.clear(sampler.command)
+        except BrokerError as error:
+            self.info["notes"].append(f"what the broker kept of this run was not removed: {error}")
 
     # -- the display -------------------------------------------------------------------------------------------
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import hiredis
 
 from sim.address import Address
 from sim.clock import now_ns
-from sim.errors import BrokerError, BrokerRefused
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.record import Recorder
+from sim.transports import Transport
 from sim.wire import Wire, open_wire
 
 PERIOD_S = 0.25
@@ -56,35 +58,40 @@ class BrokerSampler:
             sampler.notes.append(f"the broker does not let us read INFO ({error}): no broker CPU in this run")
         return sampler
 
-    async def _command(self, *words: str) -> object:
+    async def command(self, *words: str) -> Any:
+        """Send one command and return its reply.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
         if self._wire.transport is None or self._wire.transport.is_closing():
             self._wire = await open_wire(self._address, client_name=self._name)
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            reply = await self._wire.command(*words)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                reply = await self._wire.command(*words)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{self._address} does not answer {words[0]} within {ANSWER_TIMEOUT_S:g} s") from None
         if isinstance(reply, hiredis.ReplyError):
             raise BrokerRefused(str(reply))
         return reply
 
     async def _info(self, section: str) -> dict[str, str]:
-        text = await self._command("INFO", section)
+        text = await self.command("INFO", section)
         assert isinstance(text, bytes)
         pairs = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
         return {key: value for key, _, value in pairs}
 
-    async def numsub(self, channels: Sequence[str], *, prefix: str, metric: str) -> dict[str, int]:
+    async def numsub(self, channels: Sequence[str], *, prefix: str, metric: str, transport: Transport) -> dict[str, int]:
         """Record and return how many subscribers the broker counts on each channel.
 
         Raises
         ------
         BrokerError
-            The broker refuses PUBSUB NUMSUB, or is gone.
+            The broker refuses to say, or is gone.
         """
-        try:
-            reply = await self._command("PUBSUB", "NUMSUB", *(prefix + channel for channel in channels))
-        except TimeoutError:
-            raise BrokerError(f"the broker does not answer PUBSUB NUMSUB within {ANSWER_TIMEOUT_S:g} s") from None
-        assert isinstance(reply, list)
-        counts = {channel: int(count) for channel, count in zip(channels, reply[1::2], strict=True)}
+        counted = await transport.subscribers(self.command, self._address, [prefix + channel for channel in channels])
+        counts = dict(zip(channels, counted, strict=True))
         at_ns = now_ns()
         for channel, count in counts.items():
             self._recorder.tables["broker"].add(at_ns, metric, channel, float(count))
@@ -103,7 +110,7 @@ class BrokerSampler:
             except BrokerRefused as error:
                 self.notes.append(f"the broker refuses INFO now ({error}): its samples end here")
                 return
-            except (BrokerError, TimeoutError, RuntimeError):  # down or frozen: the gap in the samples shows it
+            except (BrokerError, RuntimeError):  # down or frozen: the gap in the samples shows it
                 await asyncio.sleep(PERIOD_S)
                 continue
             at_ns = now_ns()

@@ -23,6 +23,7 @@ from sim.faults import FAULTS, Fault
 from sim.load import SHAPES, Schedule, make_schedule
 from sim.schema import SLO_METRICS
 from sim.services import SERVICES
+from sim.transports import TRANSPORTS, Transport, make_transport
 
 BUILT_IN = Path(__file__).parent / "scenarios"
 MAX_PODS = 20_000
@@ -35,6 +36,10 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    transport
+        How events travel: one of `sim.transports.TRANSPORTS`; `memory` is an ideal bus without a broker.
+    stream_max_len, stream_claim_s
+        See `sim.transports.streams.Streams`.
     redis_url
         Whether the pods have a REDIS_URL; without one they are in memory mode for ever.
     fallback, reattach, outage_queue
@@ -50,6 +55,9 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
+    transport: str = "pubsub"
+    stream_max_len: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
+    stream_claim_s: Annotated[float, Meta(ge=0.01, le=3600)] = 5.0
     redis_url: bool = True
     fallback: Literal["on-failure", "no-url"] = "on-failure"
     reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
@@ -107,6 +115,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def pods(self) -> list[tuple[str, str]]:
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
+
+    def transport(self) -> Transport:
+        """Return the transport that `[bus]` names, with its settings."""
+        return make_transport(self.bus.transport, msgspec.structs.asdict(self.bus))
 
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
         """Return every intended call of the run; another offset draws another one of the same load."""
@@ -285,11 +297,15 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _load_problems(scenario: Scenario) -> Iterator[str]:
-    load = scenario.load
+    load, transport = scenario.load, scenario.bus.transport
+    if transport not in TRANSPORTS:
+        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
     if load.shape not in SHAPES:
         yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
     if load.driver == "locust" and not scenario.bus.redis_url:
         yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
+    if load.driver == "locust" and transport == "memory":
+        yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
     if not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0"
     for kind, weight in load.mix.items():

@@ -49,7 +49,7 @@ TABLES: dict[str, dict[str, str]] = {
         "sent_ns": "int64",  # when it was handed to the socket
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
-        "receivers": "int32",  # what PUBLISH returned; -1 = no answer
+        "receivers": "int32",  # what PUBLISH returned; -1 = no answer, or one that does not say (a stream's is the entry's id)
     },
     "calls": {
         "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
@@ -158,6 +158,7 @@ CAUSES = {
     "deaf": "the pod was not subscribed when it was published",
     "cut": "the broker closed the pod's connection for a full output buffer",
     "cut-link": "the network between broker and pod lost it",
+    "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }

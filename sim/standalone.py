@@ -30,10 +30,10 @@ from sim.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.endpoints import endpoints
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.http import HttpServer
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.services import SERVICES
-from sim.transports import pubsub
 
 PORT = 3000
 STOP_TIMEOUT_S = 10.0  # below Kubernetes' grace period of 30 s
@@ -152,7 +152,7 @@ class StandalonePod:
                 address=settings.address,
                 channel_prefix=CHANNEL_PREFIX,
                 recorder=self._recorder,
-                memo=pubsub.ReadMemo(decode_read),
+                memo=ReadMemo(decode_read),
                 probed=lambda number, kind, round: None,
                 run_id="pod",
                 entered=self._entered,

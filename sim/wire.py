@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import hiredis
 
 from sim.address import Address
-from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
+T = TypeVar("T")
+Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gives its reply; raises BrokerError, also for a refusal
 
 _bytes = bytearray(READ_BYTES)
 _buffer = memoryview(_bytes)
@@ -152,6 +154,30 @@ async def _open_one(address: Address, *, client_name: str) -> Wire:
             raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
         undo.pop_all()
     return wire
+
+
+async def open_confirmed(address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]]) -> tuple[Wire, T]:
+    """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+        Also when confirming takes too long; the connection is closed then.
+    """
+    wire = await open_wire(address, client_name=client_name)
+    with contextlib.ExitStack() as undo:
+        undo.callback(wire.abort)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                confirmed = await confirm(wire)
+        except TimeoutError:
+            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+        except BrokerError as error:
+            raise type(error)(f"{address}: cannot subscribe: {error}") from None
+        if wire.is_gone:
+            raise BrokerUnreachable(f"{address} closed the connection after subscribing")
+        undo.pop_all()
+    return wire, confirmed
 
 
 async def _let_in(wire: Wire, address: Address, client_name: str) -> None:

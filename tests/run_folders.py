@@ -73,6 +73,7 @@ class RunFolder:
     cpu_share: dict[str, float] = field(default_factory=dict)
     numsub: bool = True
     title: str = ""
+    transport: str = "pubsub"
 
     def pod(self, name: str, *, service: str = "web", channels: str = "config.updated", end_ns: int = 30 * SECOND) -> RunFolder:
         """Add a pod that lives from second 1 to the end."""
@@ -175,7 +176,9 @@ class RunFolder:
         (self.folder / "environment.json").write_text(json.dumps({"python": "3.11", "redis": "7.4"}))
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)
-        (self.folder / "scenario.toml").write_text(f'name = "synthetic"\ntitle = {title}\nseed = 1\n[slo]\n{slo}', encoding="utf-8")
+        (self.folder / "scenario.toml").write_text(
+            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n[slo]\n{slo}', encoding="utf-8"
+        )
         return self.folder
 
     def _write_parts(self, parts: int) -> None:

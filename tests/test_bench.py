@@ -19,7 +19,7 @@ from sim.bench import CLIENTS, LAB, Measure, Report, bench_table, compile_drain,
 from sim.bench.children import Acks, events
 from sim.bench.measure import frame_bytes
 from sim.errors import BuslabError
-from sim.transports import pubsub
+from sim.memo import ReadMemo
 from sim.wire import Wire
 
 TINY: dict[str, Any] = {"pods": 3, "seconds": 0.3, "rounds": 1}
@@ -139,7 +139,7 @@ def test_a_read_is_handed_on_as_it_was_read_and_one_like_the_read_before_is_the_
 
 @given(st.lists(st.sampled_from([b"a", b"b" * 1_100, b"b" * 1_100 + b"c", b"b" * 1_101]), max_size=20))
 def test_the_memo_never_answers_with_the_chunk_of_other_bytes(reads: list[bytes]) -> None:
-    memo = pubsub.ReadMemo(lambda payloads: Payloads(tuple(payloads)))
+    memo = ReadMemo(lambda payloads: Payloads(tuple(payloads)))
     for read in reads:
         known = memo.get(read)
         assert known is None or known.events == (read,)

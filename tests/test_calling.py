@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from sim import pipeline
 from sim.address import Address
 from sim.brokers import open_broker
 from sim.bus.envelope import BATCH, EVENT_TYPES, Event, decode_read, encode
@@ -17,10 +18,10 @@ from sim.calling import Caller
 from sim.client import BusClient
 from sim.clock import now_ns
 from sim.handling import Pace
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.record import Recorder, seal_tables
 from sim.services import SERVICES
-from sim.transports import pubsub
 
 ITEM = {"eventType": "track.played"}
 Run = Callable[..., Any]
@@ -33,7 +34,7 @@ def pod(folder: Path, address: Address | None = None, *, batch_size: int = 3, pa
         address=address,
         channel_prefix="aiponge:events:",
         recorder=Recorder(folder, source="test", pods=["pod-0"]),
-        memo=pubsub.ReadMemo(decode_read),
+        memo=ReadMemo(decode_read),
         probed=lambda pod, channel, round: None,
         run_id="test",
     )
@@ -188,7 +189,7 @@ def test_a_graceful_stop_sends_the_part_full_batch_behind_what_is_in_flight(tmp_
 
 @pytest.mark.broker
 def test_a_flush_into_a_full_pipe_waits_for_room(tmp_path: Path, run_async: Run, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pubsub, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT", 4)
     one = pod(tmp_path, address, batch_size=10)
 
     async def story() -> None:

@@ -17,11 +17,11 @@ from sim.address import Address
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, encode
 from sim.bus.node import BusNode
 from sim.clock import now_ns
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.schema import compose_key, event_id
 from sim.services import SERVICES
-from sim.transports.pubsub import ReadMemo
 
 pytestmark = pytest.mark.broker
 TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"

@@ -20,10 +20,10 @@ from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.clock import now_ns
 from sim.errors import BrokerError
+from sim.memo import ReadMemo
 from sim.pod import Place, Pod
 from sim.record import Recorder, seal_tables
 from sim.services import SERVICES
-from sim.transports import pubsub
 
 pytestmark = pytest.mark.broker
 CHANNEL = "config.cache.invalidate"
@@ -54,7 +54,7 @@ class Lab:
                 address=self.broker.address,
                 channel_prefix="aiponge:events:",
                 recorder=self.recorder,
-                memo=pubsub.ReadMemo(decode_read),
+                memo=ReadMemo(decode_read),
                 probed=lambda pod, channel, round: None,
                 run_id="test",
                 policy=self.policy,

@@ -9,6 +9,8 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.scenario import MAX_PODS, Scenario, built_in, check_tree, load_scenario, to_toml
+from sim.transports import TRANSPORTS
+from sim.transports.streams import Streams
 
 GOOD = """
 [load]
@@ -95,6 +97,10 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("load.warm_up_s=-1", ["load.warm_up_s = -1"]),
         ("load.driver=locus", ["load.driver = 'locus'", "locust", "pods"]),
         ("load.arrivals=steady", ["load.arrivals = 'steady'", "poisson", "uniform"]),
+        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, memory, streams"]),
+        ("bus.transport=3", ["bus.transport = 3", "str"]),
+        ("bus.stream_max_len=0", ["bus.stream_max_len = 0", ">= 1"]),
+        ("bus.stream_claim_s=0", ["bus.stream_claim_s = 0"]),
         ("load.shape=stedy", ["load.shape = 'stedy'", "did you mean 'steady'"]),
         ("load.payload_bytes=1.5", ["load.payload_bytes = 1.5", "int"]),
         ("load.payload_bytes=true", ["load.payload_bytes = True", "int"]),
@@ -191,3 +197,14 @@ def test_a_wrong_fault_or_policy_is_refused_with_its_key_and_value(setting: str,
     with pytest.raises(ScenarioError) as refused:
         load_scenario("baseline", settings=(setting,))
     assert [part for part in says if part not in str(refused.value)] == []
+
+
+def test_only_pods_can_publish_where_there_is_no_broker() -> None:
+    assert "bus.transport = 'memory': only the pods can publish" in refusal("baseline", "bus.transport=memory")
+    assert load_scenario("baseline", settings=("bus.transport=memory", "load.driver=pods")).bus.transport == "memory"
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_transport_gets_its_settings_from_the_bus(name: str) -> None:
+    settings = ("load.driver=pods", f"bus.transport={name}", "bus.stream_max_len=7", "bus.stream_claim_s=0.5")
+    assert load_scenario("baseline", settings=settings).transport() == (Streams(7, 0.5) if name == "streams" else TRANSPORTS[name]())

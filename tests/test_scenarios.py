@@ -19,6 +19,7 @@ SHORT = {
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
     "restart_redis": (),
+    "streams_vs_pubsub": ("load.run_s=3", "bus.batch_interval_ms=200"),
 }
 
 
@@ -79,7 +80,28 @@ def restart_redis(run: Run, counts: dict[str, float]) -> None:
     assert (ledger.loc[ledger["event"].isin(late), "fate"] == "delivered").all(), "after recovery nothing is lost"
 
 
-EXPECTED = {check.__name__: check for check in (baseline, graceful_shutdown, lock_lab, memory_mode, restart_redis)}
+def streams_vs_pubsub(run: Run, counts: dict[str, float]) -> None:
+    """One pod of each service gets an event: an invalidation leaves the other caches stale, and analytics counts once."""
+    assert counts["expected"] - counts["delivered"] == counts["missing"] == counts["taken-by-peer"] > 0
+    assert set(handled_per_event(run).values()) == {1}
+    ledger = run.ledger()
+    ledger = ledger[ledger["phase"] != "probe"]
+    heard = ledger[ledger["fate"] == "delivered"].groupby(["event", "service"], observed=True).size()
+    assert (heard == 1).all()
+    assert len(heard) == len(ledger.groupby(["event", "service"], observed=True))
+    stale = ledger[(ledger["service"] == "music-service") & (ledger["fate"] == "missing")]
+    invalidations = run.publishes[run.publishes["channel"].astype(str).str.startswith("config.") & (run.publishes["phase"] != "probe")]
+    invalidations = invalidations[invalidations["items"] > 0]
+    assert len(stale[stale["event"].isin(invalidations["event"])]) == 2 * len(invalidations) > 0, "two of three caches, each time"
+    assert set(run.publishes.loc[run.publishes["outcome"] == "acknowledged", "receivers"]) == {-1}
+
+
+def handled_per_event(run: Run) -> dict[str, float]:
+    counts = judge(run).checkers["duplication"].counts
+    return {name.partition(".")[2]: count for name, count in counts.items() if name.startswith("handled_per_event.")}
+
+
+EXPECTED = {check.__name__: check for check in (baseline, graceful_shutdown, lock_lab, memory_mode, restart_redis, streams_vs_pubsub)}
 
 
 def test_every_scenario_has_an_expectation() -> None:
@@ -108,3 +130,14 @@ def test_a_marker_or_a_handler_slower_than_the_skew_makes_it_once(recipe: str, h
     once = verdict.checkers["once"].counts
     assert once["once"] == once["pairs"] > 100
     assert set(run.deliveries["outcome"]) == {"handled", "skipped"}, "the others looked and left it"
+
+
+@pytest.mark.parametrize("transport", ["pubsub", "memory"])
+def test_without_groups_every_pod_gets_each_event_and_two_analytics_pods_count_twice(transport: str, tmp_path: Path) -> None:
+    settings = (*SHORT["streams_vs_pubsub"], f"bus.transport={transport}")
+    run = open_run(run_scenario(load_scenario("streams_vs_pubsub", settings=settings), out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    counts = verdict.checkers["ledger"].counts
+    assert counts["delivered"] == counts["expected"] == counts["publish_receivers"] > 0
+    assert handled_per_event(run) == {"ai-config-service": 1, "analytics-service": 2, "music-service": 3}

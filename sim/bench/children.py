@@ -28,11 +28,11 @@ from sim.address import parse_address
 from sim.bus.envelope import CHANNEL_PREFIX, Event
 from sim.bus.node import BusNode, Send
 from sim.clock import new_event_loop, now_ns, wall_offset_ns
+from sim.memo import ReadMemo
 from sim.meters import LiveLag
 from sim.pod import Place, Pod
 from sim.record import Recorder
 from sim.services import SERVICES
-from sim.transports import pubsub
 from sim.wire import pack
 
 C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
@@ -158,7 +158,7 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
     names = [f"{SERVICE}-{number}" for number in range(count)]
     recorder = Recorder(Path(words[4]), source="bench", pods=names)
     address = parse_address(f"redis://127.0.0.1:{port}")
-    memo = pubsub.ReadMemo(LiveLag().decode)
+    memo = ReadMemo(LiveLag().decode)
     place = Place("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
     pods = []
     for number, name in enumerate(names):

@@ -16,12 +16,12 @@ from sim.driver import PodsDriver
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.handling import Pace
 from sim.load import Schedule
+from sim.memo import ReadMemo
 from sim.meters import LiveLag, LoopMeter
 from sim.pod import Place, Pod
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
 from sim.services import SERVICES
-from sim.transports import pubsub
 
 CONNECTING_AT_ONCE = 100
 
@@ -60,7 +60,7 @@ class InlineHost:
             address=address if scenario.bus.redis_url else None,
             channel_prefix=scenario.bus.channel_prefix,
             recorder=self.recorder,
-            memo=pubsub.ReadMemo(self._live.decode),
+            memo=ReadMemo(self._live.decode),
             probed=probed,
             run_id=run_id,
             policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
@@ -68,6 +68,7 @@ class InlineHost:
             keep_alive_s=scenario.bus.keep_alive_s,
             once=scenario.bus.once,
             once_ttl_s=scenario.bus.once_ttl_s,
+            transport=scenario.transport(),
         )
         offset_ns = wall_offset_ns()
         self.pods = [

@@ -1,82 +1,39 @@
-"""Classic Redis Pub/Sub over our own asyncio protocol.
+"""Classic Redis Pub/Sub over our own asyncio protocol: every subscriber hears every event, if it is connected at that moment.
 
 Why not redis-py here: with hundreds of pods in one process its listener would be most of the lag that is measured.
 
 Rules
 -----
-1. A PUBLISH reaches every subscriber as the same bytes, so a read that another pod has had is not parsed again:
-   `ReadMemo` maps the bytes of a whole read to its decoded chunk. Reads that end inside a frame are never memoised.
-   It removes work that production pods do, so a lab process's CPU is never a pod's CPU.
-2. Publishing never waits: answers come back in order and are matched to what was sent.
-3. Everything is bounded: the memo, the publishes without an answer, the time to connect.
+1. A read that another pod has had is not parsed again (`sim.memo`). Reads that end inside a frame are never memoised.
+2. Everything is bounded: the memo, the publishes without an answer, the time to connect.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
 
 import hiredis
 
 from sim.address import Address
 from sim.clock import now_ns
-from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from sim.wire import CONNECT_TIMEOUT_S, Wire, open_wire, pack, wire_size
-
-MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
-PING = object()  # stands for a PING among the publishes that wait for their answer
-
-
-class ChunkLike(Protocol):
-    """What a decoder makes of the payloads of one read."""
-
-    @property
-    def events(self) -> Sequence[Any]:
-        """What was heard, in order."""
+from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.memo import C, Heard, ReadMemo
+from sim.pipeline import Pipeline, open_pipeline
+from sim.wire import Command, Wire, open_confirmed, pack, wire_size
 
 
-C = TypeVar("C", bound=ChunkLike)
-Decode = Callable[[Iterable[bytes]], C]
-
-
-class ReadMemo(Generic[C]):
-    """Remember the chunk of each recent read, for all connections of this process."""
-
-    MAX_READS = 512
-    MAX_BYTES = 64 * 1024  # of one read
-    WHOLE_BYTES = 1024  # up to here the read itself is the key; hashing more costs more than comparing it
-
-    def __init__(self, decode: Decode[C]) -> None:
-        self.decode = decode
-        self._chunks: dict[Any, tuple[bytes, C]] = {}
-        self._last: tuple[bytes | None, C | None] = (None, None)
-
-    def get(self, data: bytes) -> C | None:
-        """Return the chunk of the same bytes, or None."""
-        last = self._last
-        if data is last[0]:
-            return last[1]
-        entry = self._chunks.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data)))
-        if entry is None or entry[0] != data:
-            return None
-        self._last = (data, entry[1])
-        return entry[1]
-
-    def put(self, data: bytes, chunk: C) -> None:
-        """Remember a read that held whole frames only."""
-        if len(data) <= self.MAX_BYTES:
-            if len(self._chunks) >= self.MAX_READS:
-                self._chunks.clear()
-            self._chunks[data if len(data) <= self.WHOLE_BYTES else (data[:192], len(data))] = (data, chunk)
+def frame(channel: bytes, payload: bytes) -> bytes:
+    """Return one PUBLISH as RESP."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
 
 
 class Subscription(Generic[C]):
     """Hear channels on one connection."""
 
-    def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Callable[[C, int], None]) -> None:
+    def __init__(self, wire: Wire, memo: ReadMemo[C], heard: Heard[C]) -> None:
         self._wire = wire
         self._memo = memo
         self._heard = heard
@@ -148,6 +105,9 @@ class Subscription(Generic[C]):
         self._wire.transport.write(pack(b"PING"))
         return True
 
+    async def finish(self) -> None:
+        """Return at once: nothing that was heard waits for an acknowledgement."""
+
     def give_up(self, reason: str) -> None:
         """Drop the connection and call `lost`."""
         self._wire.give_up(reason)
@@ -171,141 +131,54 @@ class Subscription(Generic[C]):
         self._wire.abort()
 
 
-async def subscribe(
-    address: Address,
-    channels: Sequence[str],
-    *,
-    client_name: str,
-    memo: ReadMemo[C],
-    heard: Callable[[C, int], None],
-    lost: Callable[[str], None],
-) -> Subscription[C]:
-    """Open a connection that hears channels; return once the broker confirmed them all.
+@dataclass(frozen=True)
+class PubSub:
+    """Copy each event to every subscriber."""
 
-    Raises
-    ------
-    BrokerUnreachable, BrokerRefused
-    """
-    wire = await open_wire(address, client_name=client_name)
-    subscription = Subscription(wire, memo, heard)
-    with contextlib.ExitStack() as undo:
-        undo.callback(wire.abort)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await subscription.subscribe(channels)
-        except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
-        except BrokerError as error:
-            raise type(error)(f"{address}: cannot subscribe: {error}") from None
-        if wire.is_gone:
-            raise BrokerUnreachable(f"{address} closed the connection after subscribing")
-        undo.pop_all()
-    wire.on_lost = lost
-    return subscription
+    one_per_service = False
+    store = None
 
-
-class Publisher:
-    """Publish on one connection without waiting."""
-
-    def __init__(
+    async def subscribe(
         self,
-        wire: Wire,
+        address: Address,
+        channels: Sequence[str],
         *,
+        client_name: str,
+        group: str,
+        consumer: str,
+        returning: bool,
+        memo: ReadMemo[C],
+        heard: Heard[C],
+        lost: Callable[[str], None],
+    ) -> Subscription[C]:
+        """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
+        wire, subscription = await open_confirmed(
+            address, client_name=client_name, confirm=lambda wire: self._confirmed(Subscription(wire, memo, heard), channels)
+        )
+        wire.on_lost = lost
+        return subscription
+
+    async def _confirmed(self, subscription: Subscription[C], channels: Sequence[str]) -> Subscription[C]:
+        await subscription.subscribe(channels)
+        return subscription
+
+    async def open_publisher(
+        self,
+        address: Address,
+        *,
+        client_name: str,
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-    ) -> None:
-        self._wire = wire
-        self._reader = hiredis.Reader()
-        self._waiting: deque[Any] = deque()
-        self._pinged = False
-        self._answered, self._refused, self._lost = answered, refused, lost
-        wire.on_read, wire.on_lost = self._read, self._gone
+    ) -> Pipeline:
+        """Open a connection to publish on; the answer to a PUBLISH is how many subscribers it was queued for."""
+        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost)
 
-    @property
-    def in_flight(self) -> int:
-        """Publishes without an answer."""
-        return len(self._waiting)
+    def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
+        """Return the command that publishes."""
+        return ("PUBLISH", channel, payload)
 
-    def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one PUBLISH; False when the connection is closing or has too many without an answer."""
-        transport = self._wire.transport
-        if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
-            return False
-        self._waiting.append(token)
-        transport.write(b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload))
-        return True
-
-    def _read(self, data: bytes) -> None:
-        at_ns = now_ns()
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if not self._waiting:
-                continue
-            token = self._waiting.popleft()
-            if token is PING:
-                self._pinged = False
-            elif isinstance(reply, int):
-                self._answered(token, reply, at_ns)
-            else:
-                self._refused(token, str(reply), at_ns)
-
-    def _gone(self, reason: str) -> None:
-        self._lost(reason, self._unanswered())
-
-    def _unanswered(self) -> list[Any]:
-        waiting = [token for token in self._waiting if token is not PING]
-        self._waiting.clear()
-        return waiting
-
-    def ping(self) -> bool:
-        """Send PING; False when the one before has no answer yet."""
-        if self._pinged or self._wire.transport is None:
-            return False
-        self._pinged = True
-        self._waiting.append(PING)
-        self._wire.transport.write(pack(b"PING"))
-        return True
-
-    def give_up(self, reason: str) -> None:
-        """Drop the connection and call `lost`."""
-        self._wire.give_up(reason)
-
-    def close(self) -> list[Any]:
-        """Close the connection and return the tokens that have no answer."""
-        self._wire.close()
-        return self._unanswered()
-
-    def abort(self) -> list[Any]:
-        """Drop the connection at once and return the tokens that have no answer."""
-        self._wire.abort()
-        return self._unanswered()
-
-
-async def open_publisher(
-    address: Address,
-    *,
-    client_name: str,
-    answered: Callable[[Any, int, int], None],
-    refused: Callable[[Any, str, int], None],
-    lost: Callable[[str, list[Any]], None],
-) -> Publisher:
-    """Open a connection to publish on.
-
-    Parameters
-    ----------
-    answered
-        Called with (token, receivers, at_ns) for each PUBLISH that the broker took.
-    refused
-        Called with (token, the broker's words, at_ns) for each that it did not.
-    lost
-        Called once with (reason, tokens without an answer).
-
-    Raises
-    ------
-    BrokerUnreachable, BrokerRefused
-    """
-    wire = await open_wire(address, client_name=client_name)
-    if wire.is_gone:  # it went between its last answer and now: nobody would be told
-        raise BrokerUnreachable(f"{address} closed the connection after letting us in")
-    return Publisher(wire, answered=answered, refused=refused, lost=lost)
+    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
+        """Ask PUBSUB NUMSUB."""
+        reply = await command("PUBSUB", "NUMSUB", *channels)
+        return [int(count) for count in reply[1::2]]

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim.bus.envelope import decode_read
-from sim.transports.pubsub import ReadMemo, Subscription
+from sim.memo import ReadMemo
+from sim.transports.pubsub import Subscription
 from sim.wire import Wire, pack, wire_size
 
 PAYLOADS = [
