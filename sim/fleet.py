@@ -4,6 +4,7 @@ A *probe round* publishes one event per channel from a connection of our own, an
 channel it subscribes to; or, where the transport gives an event to one pod of each service, when some pod of every such service
 has. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
 any more, because a broker answers each connection in order; what a broker keeps for its groups is waited for beside that.
+Where events may enter a cluster at any node, there is a round through each node.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import asyncio
 from pathlib import Path
 
 from sim.address import Address
+from sim.brokers import Broker
 from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
 from sim.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.connections import group_name
-from sim.errors import BrokerUnreachable, BuslabError
+from sim.errors import BrokerUnreachable, BuslabError, UsageError
 from sim.hosts import HOSTS, Host
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
@@ -28,6 +30,22 @@ PROBER_NUMBER = 65_535
 ROUND_TIMEOUT_S = 1.0
 RETRY_S = 0.05
 ANSWER = -1  # stands for a pod's number where PUBLISH itself is waited for
+
+
+def check_ground(scenario: Scenario, broker: Broker) -> None:
+    """Refuse a scenario that this broker cannot run.
+
+    Raises
+    ------
+    UsageError
+    """
+    if scenario.faults and broker.control is None:
+        raise UsageError(f"{broker.ground} is not ours to hurt: run {scenario.name} on the ground embedded, container or cluster")
+    if scenario.transport().store is not None and len(broker.address.nodes) > 1:
+        name = scenario.bus.transport
+        raise UsageError(
+            f"{broker.ground} has several nodes, and bus.transport = {name!r} keeps events on one: use --on embedded or cluster:1"
+        )
 
 
 class Fleet:
@@ -63,7 +81,7 @@ class Fleet:
         self._round_begins_at = 0  # event key of its first probe
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
-        self._prober: Publisher | None = None
+        self._probers: list[Publisher | None] = [None] * (len(address.nodes) if self.transport.any_node else 1)
 
     @property
     def channels(self) -> list[str]:
@@ -96,17 +114,18 @@ class Fleet:
             self.failed.set_result(error)
 
     async def start(self) -> None:
-        """Start every pod, and the prober's connection.
+        """Start every pod, and the prober's connections.
 
         Raises
         ------
         BrokerUnreachable, BrokerRefused
         """
-        await self._open_prober()
+        for number in range(len(self._probers)):
+            await self._open_prober(number)
         await self.host.start(timeout_s=self._scenario.limits.start_s)
 
     async def probe(self, *, timeout_s: float, purpose: str) -> int:
-        """Publish probe rounds until one was heard by every pod on every channel; return how many it took.
+        """Publish probe rounds until one, through each prober, was heard by every pod on every channel; return how many it took.
 
         Raises
         ------
@@ -115,21 +134,25 @@ class Fleet:
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
+        for number in range(len(self._probers)):
+            await self._probe_through(number, timeout_s=timeout_s, deadline_ns=deadline_ns, purpose=purpose)
+        return self._round - first_round
+
+    async def _probe_through(self, number: int, *, timeout_s: float, deadline_ns: int, purpose: str) -> None:
         while True:
             self._round += 1
             try:
-                if self._prober is None:
-                    await self._open_prober()
+                prober = self._probers[number] or await self._open_prober(number)
             except BrokerUnreachable:
                 if now_ns() > deadline_ns:
                     raise
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._begin_round()
+            self._begin_round(prober)
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
-                return self._round - first_round
+                return
             except TimeoutError:
                 if now_ns() > deadline_ns:
                     pod, channel = min(self._unheard, key=lambda waited: (waited[0] == ANSWER, waited))
@@ -137,17 +160,17 @@ class Fleet:
                     silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
-    async def _open_prober(self) -> None:
-        self._prober = await self.transport.open_publisher(
-            self._address,
+    async def _open_prober(self, number: int) -> Publisher:
+        prober = self._probers[number] = await self.transport.open_publisher(
+            self._address.from_node(number),
             client_name=f"buslab-{self._run_id}-prober",
             answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
             refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
-            lost=self._lost_prober,
+            lost=lambda reason, unanswered: self._lost_prober(number, unanswered),
         )
+        return prober
 
-    def _begin_round(self) -> None:
-        assert self._prober is not None
+    def _begin_round(self, prober: Publisher) -> None:
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
         self._unheard = {
             (self._stands_for[n], c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes
@@ -161,7 +184,7 @@ class Fleet:
             send = self._node.publish(channel, {"round": self._round}, now_ns=now, intended_ns=now, items=0)
             if place == 0:
                 self._round_begins_at = send.event
-            if not self._prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
+            if not prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
                 self._record_probe((send, 0), "refused", 0, -1)
 
     def _probed(self, pod: int, channel: str, round: int) -> None:
@@ -170,8 +193,8 @@ class Fleet:
             if not self._unheard:
                 self._all_heard.set()
 
-    def _lost_prober(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
-        self._prober = None
+    def _lost_prober(self, number: int, unanswered: list[tuple[Send, int]]) -> None:
+        self._probers[number] = None
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
 
@@ -217,15 +240,15 @@ class Fleet:
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
         await self.host.stop(timeout_s=timeout_s)
-        self._close_prober()
+        self._close_probers()
 
     def abort(self) -> None:
         """Drop every connection at once."""
         self.host.abort()
-        self._close_prober()
+        self._close_probers()
 
-    def _close_prober(self) -> None:
-        if self._prober is not None:
-            for token in self._prober.close():
+    def _close_probers(self) -> None:
+        for number, prober in enumerate(self._probers):
+            for token in prober.close() if prober is not None else ():
                 self._record_probe(token, "unknown", 0, -1)
-            self._prober = None
+            self._probers[number] = None

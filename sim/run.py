@@ -31,9 +31,9 @@ from typing import Any
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
-from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted, UsageError
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.faults import World
-from sim.fleet import Fleet
+from sim.fleet import Fleet, check_ground
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
 from sim.process import interruptible
@@ -161,6 +161,7 @@ class _Run:
             "format": FORMAT,
             "scenario": scenario.name,
             "ground": "",
+            "nodes": 1,
             "seed": scenario.seed,
             "driver": scenario.load.driver,
             "nonce": self.nonce,
@@ -179,9 +180,8 @@ class _Run:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
-            self.info["ground"] = broker.ground
-            if self.scenario.faults and broker.control is None:
-                raise UsageError(f"{broker.ground} is not ours to hurt: run {self.scenario.name} on the ground embedded or container")
+            self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
+            check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=new_event_loop) as runner:

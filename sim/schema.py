@@ -19,6 +19,7 @@ run.json
 What is true of the whole run:
 
 - ``format``, ``scenario``, ``ground``, ``seed``, ``driver``
+- ``nodes``: of how many servers the broker is made; absent means one
 - ``state`` (see RUN_STATES) and ``reason`` (of an interruption or failure, else empty)
 - ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
 - ``nonce``: the upper 15 bits of this run's event keys
@@ -49,7 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "sent_ns": "int64",  # when it was handed to the socket
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
-        "receivers": "int32",  # what PUBLISH returned; -1 = no answer, or one that does not say (a stream's is the entry's id)
+        "receivers": "int32",  # what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)
     },
     "calls": {
         "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
@@ -83,8 +84,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "broker": {
         "at_ns": "int64",
-        "metric": "name",  # e.g. used_cpu_user_s, connected_clients, numsub, output_buffer_bytes
-        "subject": "name",  # what it is about: a channel, a client name, or empty for the whole server
+        "metric": "name",  # e.g. used_cpu_user_s, connected_clients, numsub, output_buffer_bytes; node_… is of one node of several
+        "subject": "name",  # what it is about: a channel, a client name, a node (HOST:PORT), or empty for the whole broker
         "value": "float64",
     },
     "hosts": {

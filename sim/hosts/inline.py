@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim.address import Address
@@ -86,7 +86,8 @@ class InlineHost:
                     batch_interval_ms=scenario.bus.batch_interval_ms,
                     wall_offset_ns=offset_ns,
                 ),
-                place=place,
+                # Of a cluster, each pod's own node first: a client library begins at one of its seed nodes by chance.
+                place=replace(place, address=place.address.from_node(number)) if place.address is not None else place,
                 seed=scenario.seed + number,
                 pace=Pace(scenario.services[service].handler_ms, scenario.services[service].skew_ms),
             )

@@ -99,12 +99,17 @@ class Transport(Protocol):
     ----------
     one_per_service
         Whether an event reaches one pod of each service, instead of every pod.
+    any_node
+        Whether an event may enter a cluster at any node, which passes it on to all others. Elsewhere a channel has its own node.
     store
         How to look after what the broker keeps, None when it keeps nothing.
     """
 
     @property
     def one_per_service(self) -> bool: ...  # noqa: D102
+
+    @property
+    def any_node(self) -> bool: ...  # noqa: D102
 
     @property
     def store(self) -> Store | None: ...  # noqa: D102
@@ -155,8 +160,8 @@ class Transport(Protocol):
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command by which another client publishes the same."""
 
-    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
-        """Return how many subscribers the broker counts on each channel."""
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
+        """Return how many subscribers the broker counts on each channel; `commands` has one for each node."""
 
 
 TRANSPORTS: dict[str, Callable[..., Transport]] = {"pubsub": PubSub, "memory": Memory, "streams": Streams}

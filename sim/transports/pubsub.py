@@ -136,6 +136,7 @@ class PubSub:
     """Copy each event to every subscriber."""
 
     one_per_service = False
+    any_node = True
     store = None
 
     async def subscribe(
@@ -171,14 +172,14 @@ class PubSub:
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
     ) -> Pipeline:
-        """Open a connection to publish on; the answer to a PUBLISH is how many subscribers it was queued for."""
+        """Open a connection to publish on; the answer is how many subscribers of that node the event was queued for."""
         return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""
         return ("PUBLISH", channel, payload)
 
-    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
-        """Ask PUBSUB NUMSUB."""
-        reply = await command("PUBSUB", "NUMSUB", *channels)
-        return [int(count) for count in reply[1::2]]
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
+        """Ask every node PUBSUB NUMSUB: each counts its own subscribers."""
+        replies = [await command("PUBSUB", "NUMSUB", *channels) for command in commands]
+        return [sum(map(int, counts)) for counts in zip(*(reply[1::2] for reply in replies), strict=True)]

@@ -112,10 +112,10 @@ def test_subscribing_returns_only_when_every_channel_counts_the_subscriber(trans
                     raise BrokerRefused(str(reply))
                 return reply
 
-            assert set(await transport.subscribers(command, address, channels)) == {0}
+            assert set(await transport.subscribers([command], address, channels)) == {0}
             for expected in (1, 2):
                 await both.subscribe(*channels)
-                assert set(await transport.subscribers(command, address, channels)) == {expected}
+                assert set(await transport.subscribers([command], address, channels)) == {expected}
             asking.close()
 
     run_async(scene())
