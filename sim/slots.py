@@ -1,34 +1,35 @@
-"""Which node of a cluster has a channel: the hash slot of a key, who owns which slot, and a reply that points elsewhere."""
+"""Which slot of a cluster a channel is in, and an answer that points to another node. No I/O."""
 
 from __future__ import annotations
 
 import binascii
+import re
 from typing import NamedTuple
 
 SLOTS = 16_384
+_MOVED = re.compile(r"\bMOVED (\d+) (\S*):(\d+)")
 
 
 def slot_of(key: bytes) -> int:
-    """Return the hash slot of a key or channel: of the part in the first braces where that is not empty."""
+    """Return the slot of a key or channel: of the part in the first braces where that is not empty."""
     begin = key.find(b"{")
     if begin >= 0 and (end := key.find(b"}", begin + 1)) > begin + 1:
         key = key[begin + 1 : end]
     return binascii.crc_hqx(key, 0) % SLOTS
 
 
-class Elsewhere(NamedTuple):
-    """Say where a command should have gone; `ask` means only this once, while the slot is on its way there."""
+class Moved(NamedTuple):
+    """Say which node has a slot; no host means the one that was asked."""
 
     slot: int
     host: str
     port: int
-    ask: bool
 
 
-def read_redirect(error: str) -> Elsewhere | None:
-    """Read an error such as ``MOVED 3999 127.0.0.1:7001``; None when it is another one. No host: the one that was asked."""
-    words = error.split()
-    if len(words) < 3 or words[0] not in ("MOVED", "ASK") or not words[1].isdigit():
-        return None
-    host, _, port = words[2].rpartition(":")
-    return Elsewhere(int(words[1]), host.strip("[]"), int(port), words[0] == "ASK") if port.isdigit() else None
+def read_moved(error: str) -> Moved | None:
+    """Read an error such as ``MOVED 3999 127.0.0.1:7001``; None when it is another one.
+
+    A server answers ASK only for keys, when some of a slot's keys are still elsewhere; a channel has no key.
+    """
+    found = _MOVED.search(error)
+    return Moved(int(found[1]), found[2].strip("[]"), int(found[3])) if found else None

@@ -82,11 +82,6 @@ class Wire(asyncio.BufferedProtocol):
             if not waiting.done():
                 waiting.set_result(reply)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the connection is gone or going."""
-        return self.transport is None or self.transport.is_closing()
-
     def close(self) -> None:
         """Close without a word; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None

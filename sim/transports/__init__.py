@@ -5,8 +5,8 @@ methods on every broker:
 
 - a *subscription* hears channels and calls ``heard(chunk, received_ns)`` once a read. What that returns, if anything, are futures: the
   chunk is handled when they are done, and only then may a member that acknowledges do so;
-- a *publisher* sends payloads without waiting and calls ``answered(token, receivers, at_ns)`` in order; receivers is -1 where the
-  broker's answer does not say.
+- a *publisher* sends payloads without waiting and calls ``answered(token, receivers, at_ns)``, in order for each channel; receivers is
+  -1 where the broker's answer does not say.
 
 Both call ``lost(reason)`` once when the connection is gone. No exception of a foreign library leaves this folder:
 opening raises `BrokerUnreachable` or `BrokerRefused`. To add one: write ``sim/transports/<name>.py`` with such a class, and list it in
@@ -23,6 +23,7 @@ from sim.address import Address
 from sim.memo import C, Heard, ReadMemo
 from sim.transports.memory import Memory
 from sim.transports.pubsub import PubSub
+from sim.transports.sharded import Sharded
 from sim.transports.streams import Streams
 from sim.wire import Command
 
@@ -164,7 +165,7 @@ class Transport(Protocol):
         """Return how many subscribers the broker counts on each channel; `commands` has one for each node."""
 
 
-TRANSPORTS: dict[str, Callable[..., Transport]] = {"pubsub": PubSub, "memory": Memory, "streams": Streams}
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"pubsub": PubSub, "sharded": Sharded, "memory": Memory, "streams": Streams}
 
 
 def make_transport(name: str, settings: Mapping[str, Any]) -> Transport:
