@@ -167,8 +167,6 @@ def test_who_is_given_up_is_lost_once_and_hears_no_more(transport: Transport, ad
 
 @every
 def test_who_pauses_hears_the_rest_later_and_in_order(transport: Transport, address: Address, run_async: Run) -> None:
-    one_order = transport.any_node or len(address.nodes) == 1  # else each master has an order of its own
-
     async def scene() -> None:
         with ends(transport, address) as both:
             paused, other = await both.subscribe("c"), await both.subscribe("c")
