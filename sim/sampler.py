@@ -43,6 +43,7 @@ class _Line:
         self._address = address
         self._name = name
         self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
         self.node = f"{address.host}:{address.port}"
         self.said: dict[str, float] = {}  # the last of each metric
 
@@ -53,8 +54,9 @@ class _Line:
         ------
         BrokerUnreachable, BrokerRefused
         """
-        if self._wire is None or self._wire.is_gone:
-            self._wire = await open_wire(self._address, client_name=self._name)
+        async with self._opening:  # the samples and the run ask at the same time
+            if self._wire is None or self._wire.is_gone:
+                self._wire = await open_wire(self._address, client_name=self._name)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reply = await self._wire.command(*words)

@@ -37,15 +37,17 @@ def test_a_run_on_a_server_that_is_not_ours_leaves_no_key(small: Small, own_serv
     assert client.dbsize() == 0
 
 
-def test_what_was_there_before_stays_and_is_not_heard(small: Small, own_server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [[], ["somebody"]])
+def test_what_was_there_before_stays_and_is_not_heard(small: Small, own_server: Server, tmp_path: Path, groups: list[str]) -> None:
     address, client = own_server
     client.xadd(CACHE, {"e": b"older than the run"})
-    client.xgroup_create(CACHE, "somebody", "0")
+    for group in groups:
+        client.xgroup_create(CACHE, group, "0")
     folder = run_scenario(small(*STREAMS, "load.driver=pods"), on=address.url, out=tmp_path / "run")
     verdict = judge(open_run(folder))
     assert verdict.verdict == "valid", verdict.reasons
     assert client.keys("*") == [CACHE.encode()]
-    assert [group["name"] for group in client.xinfo_groups(CACHE)] == [b"somebody"]
+    assert [group["name"].decode() for group in client.xinfo_groups(CACHE)] == groups
 
 
 def test_a_key_that_somebody_else_uses_by_now_is_not_removed(

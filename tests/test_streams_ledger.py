@@ -76,6 +76,14 @@ def test_what_a_pod_heard_of_itself_in_memory_mode_no_peer_took(plan: RunFolder)
     assert causes(run, event) == {"sent-in-memory-mode": 3}
 
 
+def test_what_the_publisher_calls_refused_no_peer_took(plan: RunFolder) -> None:
+    event = plan.event(plan.publish(3)[-1].intended_ns + MS, outcome="refused")
+    plan.hear(event, "web-0")
+    run = open_run(plan.write())
+    assert causes(run, event) == {"publish-refused": 4}
+    assert fates(run)["unexpected"] == 1
+
+
 def test_a_pod_that_came_later_may_hear_what_was_kept(plan: RunFolder) -> None:
     events = plan.publish(10)
     plan.pods["late-0"] = ("late", "config.updated")

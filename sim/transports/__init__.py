@@ -94,26 +94,19 @@ class Store(Protocol):
 
 
 class Transport(Protocol):
-    """Carry events between pods.
-
-    Attributes
-    ----------
-    one_per_service
-        Whether an event reaches one pod of each service, instead of every pod.
-    any_node
-        Whether an event may enter a cluster at any node, which passes it on to all others. Elsewhere a channel has its own node.
-    store
-        How to look after what the broker keeps, None when it keeps nothing.
-    """
+    """Carry events between pods."""
 
     @property
-    def one_per_service(self) -> bool: ...  # noqa: D102
+    def one_per_service(self) -> bool:
+        """Whether an event reaches one pod of each service, instead of every pod."""
 
     @property
-    def any_node(self) -> bool: ...  # noqa: D102
+    def any_node(self) -> bool:
+        """Whether an event may enter a cluster at any node, which passes it on to all others; else a channel has its own node."""
 
     @property
-    def store(self) -> Store | None: ...  # noqa: D102
+    def store(self) -> Store | None:
+        """How to look after what the broker keeps, None when it keeps nothing."""
 
     async def subscribe(
         self,

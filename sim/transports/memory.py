@@ -85,6 +85,7 @@ class Subscription(Generic[C]):
         self._memo = memo
         self._heard, self._lost = heard, lost
         self._unheard: list[bytes] = []
+        self._unheard_bytes = 0
         self._paused = False
 
     def take(self, payloads: list[bytes]) -> None:
@@ -95,7 +96,8 @@ class Subscription(Generic[C]):
             self._heard(self._bus.decoded(self._memo, payloads), now_ns())
             return
         self._unheard += payloads
-        if sum(map(len, self._unheard)) > MAX_UNHEARD_BYTES:
+        self._unheard_bytes += sum(map(len, payloads))
+        if self._unheard_bytes > MAX_UNHEARD_BYTES:
             self.give_up(f"paused with more than {MAX_UNHEARD_BYTES:,} bytes unheard")
 
     def ping(self) -> bool:
@@ -114,7 +116,7 @@ class Subscription(Generic[C]):
 
     def _catch_up(self) -> None:
         if not self._paused and self._unheard and self in self._bus.subscriptions:
-            unheard, self._unheard = self._unheard, []
+            unheard, self._unheard, self._unheard_bytes = self._unheard, [], 0
             self._heard(self._memo.decode(unheard), now_ns())
 
     async def finish(self) -> None:
