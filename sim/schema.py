@@ -161,6 +161,7 @@ CAUSES = {
     "cut-link": "the network between broker and pod lost it",
     "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
+    "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }
 
