@@ -114,8 +114,14 @@ def list_(what: str) -> int:
 @click.option("--pods", default=100, show_default=True, type=click.IntRange(1, 5000), help="Subscribers in the one host process.")
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Length of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
-def bench(pods: int, seconds: float, rounds: int) -> int:
+@click.option("--clusters", is_flag=True, help="Measure instead what a copy costs a cluster: classic and sharded, 1 and 3 masters.")
+def bench(pods: int, seconds: float, rounds: int, clusters: bool) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
+    if clusters:
+        from sim.bench.clusters import clusters_table, measure_clusters
+
+        _print(clusters_table(measure_clusters(rounds=rounds, progress=lambda line: click.echo(line, err=True)), rounds=rounds))
+        return 0
     from sim.bench import bench_table, run_bench
 
     measured = run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=lambda line: click.echo(line, err=True))

@@ -22,6 +22,7 @@ from sim.bus.node import BusNode, Send
 from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
 from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.owners import read_owners
 from sim.record import Recorder
 from sim.transports import TRANSPORTS, Transport
 
@@ -85,8 +86,9 @@ class BusClient(Caller[Published]):
         super().__init__(publisher or source, node=node, recorder=recorder)
         self._address = address
         self._prefix = channel_prefix
-        self._publish_words = (transport or TRANSPORTS["pubsub"]()).publish_words
-        self._nodes = _Nodes(address, client_name=f"buslab-{self.publisher}")
+        transport = transport or TRANSPORTS["pubsub"]()
+        self._publish_words = transport.publish_words
+        self._nodes = _Nodes(address, client_name=f"buslab-{self.publisher}", any_node=transport.any_node)
 
     def connect(self) -> None:
         """Connect now instead of with the first publish.
@@ -167,27 +169,40 @@ class BusClient(Caller[Published]):
 class _Nodes:
     """Own a connection to each node that was needed, and remember which node has which channel.
 
-    redis-py types its connections in part only, so for mypy they are Any.
+    A channel's master is asked for before the first publish: its replica would take a sharded event too, and pass it on, but count none
+    of the master's subscribers. redis-py types its connections in part only, so for mypy they are Any.
     """
 
-    def __init__(self, address: Address, *, client_name: str) -> None:
+    def __init__(self, address: Address, *, client_name: str, any_node: bool) -> None:
         self._client_name = client_name
+        self._any_node = any_node or not address.others
         self._seeds = address.nodes
         self._connections: dict[tuple[str, int], Any] = {}
         self._node_of: dict[str, Address] = {}  # channel -> where its node is
 
     def connect(self, channel: str = "") -> Any:
-        """Return a connection to the channel's node, else to the first node that can be reached."""
+        """Return a connection to the channel's node; to the first node that can be reached where any will do."""
         own = self._node_of.get(channel)
-        *first, last = self._seeds if own is None else (own,)
-        for node in first:
-            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError, OSError):
-                return self._connected(node)
         try:
-            return self._connected(last)
+            if own is not None:
+                return self._connected(own)
+            connection = self._first()
+            if channel and not self._any_node:
+                connection.send_command("CLUSTER", "SLOTS", check_health=False)
+                own = self._node_of[channel] = read_owners(connection.read_response(), self._seeds[0]).of(channel)
+                connection = self._connected(own)
+        except BrokerUnreachable as error:
+            raise redis.ConnectionError(str(error)) from None
         except (redis.ConnectionError, redis.TimeoutError, OSError):
             self._node_of.pop(channel, None)  # the next call asks another node who has it now
             raise
+        return connection
+
+    def _first(self) -> Any:
+        for node in self._seeds[:-1]:
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError, OSError):
+                return self._connected(node)
+        return self._connected(self._seeds[-1])
 
     def _connected(self, node: Address) -> Any:
         connection = self._connections.get((node.host, node.port))

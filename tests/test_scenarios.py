@@ -15,6 +15,7 @@ from sim.scenario import built_in, load_scenario
 pytestmark = pytest.mark.broker
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
+    "cluster_fanout": ("load.run_s=2",),
     "graceful_shutdown": (),
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
@@ -101,14 +102,23 @@ def handled_per_event(run: Run) -> dict[str, float]:
     return {name.partition(".")[2]: count for name, count in counts.items() if name.startswith("handled_per_event.")}
 
 
-EXPECTED = {check.__name__: check for check in (baseline, graceful_shutdown, lock_lab, memory_mode, restart_redis, streams_vs_pubsub)}
+def cluster_fanout(run: Run, counts: dict[str, float]) -> None:
+    """Twenty pods hear every event of the load, on one server as on a cluster."""
+    loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]
+    assert counts["delivered"] == counts["expected"] == 20 * len(loaded) > 20_000
+
+
+EXPECTED = {
+    check.__name__: check
+    for check in (baseline, cluster_fanout, graceful_shutdown, lock_lab, memory_mode, restart_redis, streams_vs_pubsub)
+}
 
 
 def test_every_scenario_has_an_expectation() -> None:
     assert set(EXPECTED) == set(built_in()) == set(SHORT)
 
 
-EVERYWHERE = [(name, "embedded") for name in sorted(EXPECTED)]
+EVERYWHERE = [*((name, "embedded") for name in sorted(EXPECTED)), ("cluster_fanout", "cluster")]
 
 
 @pytest.mark.parametrize(("name", "ground"), [*EVERYWHERE, pytest.param("restart_redis", "container", marks=pytest.mark.container)])

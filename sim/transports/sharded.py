@@ -8,7 +8,8 @@ Rules
    master it knows, and is lost where it does not. A publish answered with MOVED has not happened, so sending it again repeats nothing.
 3. The order of a channel is kept: once a publish was answered with MOVED, its channel's later ones wait until the old owner has
    answered all it was given.
-4. A channel has one owner at a time, so between channels there is no order, and a server outside a cluster owns all.
+4. A channel has one owner at a time, so between channels there is no order, and a server outside a cluster owns all. Replicas are left
+   alone: one would take an event and pass it on, but answer with the number of its own subscribers.
 """
 
 from __future__ import annotations
