@@ -24,7 +24,7 @@ pytestmark = pytest.mark.broker
 MODULE = sys.modules["sim.brokers.embedded"]  # the family exports a function of this name
 
 
-ALL_GROUNDS = [pytest.param(name, marks=pytest.mark.container) if name == "container" else name for name in GROUNDS]
+ALL_GROUNDS = [pytest.param(name, marks=pytest.mark.container) if name.startswith("container") else name for name in GROUNDS]
 
 
 def on(ground: str, address: Address) -> str:
