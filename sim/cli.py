@@ -44,9 +44,9 @@ def cli() -> None:
     default="embedded",
     show_default=True,
     metavar="GROUND",
-    help="Where: embedded or container, either with :PORT, redis://… or rediss://… .",
+    help="Where: embedded or container, either with :PORT, cluster or container-cluster, redis://… or rediss://… .",
 )
-@click.option("--image", metavar="IMAGE", help="What --on container runs. [default: BUSLAB_REDIS_IMAGE, else an official image]")
+@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
 @click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")

@@ -89,13 +89,13 @@ def run_scenario(
     Parameters
     ----------
     on
-        The ground: ``embedded``, ``container``, either with ``:PORT``, ``redis://…`` or ``rediss://…``.
+        A ground of `sim.brokers.GROUNDS`, for example ``embedded``, ``cluster:3`` or ``redis://HOST:PORT``.
     out
         The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
     load_this_server
         Whether a server on another machine may be loaded.
     image
-        What the ground ``container`` runs, if not its default.
+        What the grounds of containers run, if not their default.
     watch
         Called with a `Status` some times a second.
     tamper

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sim.brokers import open_broker
 from sim.brokers.cluster import ClusterBroker
 from sim.checkers import judge
 from sim.errors import UsageError
+from sim.formation import await_whole, owner
 from sim.results import open_run
 from sim.run import run_scenario
 from sim.scenario import Scenario, load_scenario
+from sim.slots import slot_of
 
 pytestmark = pytest.mark.broker
 Small = Callable[..., Scenario]
@@ -57,6 +61,44 @@ def test_when_a_master_dies_every_loss_has_a_cause_and_all_is_heard_afterwards(
     (fault,) = run.faults.to_dict("records")
     sent = run.publishes.set_index("event")["intended_ns"].loc[lost["event"].unique()]
     assert (sent < fault["end_ns"]).all(), "what was published after the cluster was whole again was heard"
+
+
+def load_and_copies(ground: str, folder: Path) -> tuple[list[tuple[str, str, int]], dict[str, float]]:
+    """Return each event of the load (publisher, channel, intended time), and how the ledger counts copies."""
+    run = open_run(run_scenario(load_scenario("cluster_fanout", settings=("load.run_s=1",)), on=ground, out=folder))
+    verdict = judge(run)
+    assert (verdict.verdict, verdict.ground) == ("valid", ground), verdict.reasons
+    events = run.publishes[run.publishes["items"] > 0].sort_values("intended_ns", kind="stable")
+    since = events["intended_ns"] - events["intended_ns"].iloc[0]
+    counts = verdict.checkers["ledger"].counts
+    return list(zip(events["publisher"], events["channel"], since, strict=True)), {name: counts[name] for name in ("expected", "delivered")}
+
+
+@pytest.fixture(scope="module")
+def on_one_server(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str, str, int]], dict[str, float]]:
+    return load_and_copies("embedded", tmp_path_factory.mktemp("embedded") / "run")
+
+
+CONTAINERS = [pytest.param(name, marks=pytest.mark.container) for name in ("container", "container-cluster")]
+
+
+@pytest.mark.parametrize("ground", ["cluster", "cluster:1", *CONTAINERS])
+def test_the_same_scenario_and_seed_are_the_same_on_every_ground(ground: str, tmp_path: Path, on_one_server: object) -> None:
+    assert load_and_copies(ground, tmp_path / "run") == on_one_server
+
+
+@pytest.mark.container
+def test_in_containers_a_master_fails_over_and_comes_back() -> None:
+    async def scene(broker: ClusterBroker) -> None:
+        dead = await broker.kill_master("c")
+        await broker.promoted()
+        await broker.start()
+        await_whole(broker.address.nodes, replicas=3)
+        assert owner(broker.address.nodes, slot_of(b"c")) != dead
+
+    with open_broker("container-cluster") as broker:
+        assert isinstance(broker, ClusterBroker) and broker.image is not None
+        asyncio.run(scene(broker))
 
 
 def test_what_keeps_events_on_one_node_is_refused_on_several(tmp_path: Path, small: Small) -> None:
