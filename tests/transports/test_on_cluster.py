@@ -14,8 +14,10 @@ from transport_ends import Ends, Log, ends
 from sim.address import Address
 from sim.brokers import open_broker
 from sim.brokers.cluster import ClusterBroker
+from sim.client import BusClient
 from sim.errors import BrokerError
 from sim.formation import await_whole, owner
+from sim.keys import KeyCommands
 from sim.slots import SLOTS, slot_of
 from sim.transports import Transport
 from sim.transports.pubsub import PubSub
@@ -199,6 +201,46 @@ def test_a_slot_moves_under_load_and_nothing_is_heard_twice_or_out_of_order(brok
             missing = sent + 1 - len(heard)
             assert missing == sum(receivers == 0 for _, receivers in said.answered), "who was missed, the broker says so"
             await asyncio.to_thread(move_slot, broker, slot_of(channel.encode()), to=0)
+
+    run_async(scene())
+
+
+def test_a_blocking_client_asks_for_the_master_and_follows_a_slot_that_moves(broker: ClusterBroker, run_async: Run) -> None:
+    async def scene() -> None:
+        channel = "config.cache.invalidate"
+        at = slot_of(channel.encode()) * 3 // SLOTS
+        with ends(Sharded(), broker.address) as one:
+            log = await one.subscribe(channel)
+            client = BusClient(broker.address.from_node(5), source="api-gateway", channel_prefix="", batch_size=1, transport=Sharded())
+            first = await asyncio.to_thread(client.call, channel, {"pattern": "*"})
+            await log.until(lambda: len(log.heard) == 1)
+            await asyncio.to_thread(move_slot, broker, slot_of(channel.encode()), to=(at + 1) % 3)
+            await log.until(lambda: log.lost != [])
+            again = await one.subscribe(channel)
+            second = await asyncio.to_thread(client.call, channel, {"pattern": "*"})
+            await again.until(lambda: len(again.heard) == 1)
+            assert [(made.outcome, made.receivers) for made in (first, second) if made] == [("acknowledged", 1)] * 2
+            await asyncio.to_thread(client.close)
+            await asyncio.to_thread(move_slot, broker, slot_of(channel.encode()), to=at)
+
+    run_async(scene())
+
+
+def test_a_command_goes_where_its_key_is_and_follows_it(broker: ClusterBroker, run_async: Run) -> None:
+    async def scene() -> None:
+        commands = KeyCommands(broker.address, client_name="mine")
+        keys = of_each_master()
+        for key in keys:
+            assert await commands.command("SET", key, "1", "NX", "EX", "5") == b"OK"
+            assert await commands.command("EVAL", "return redis.call('get', KEYS[1])", "1", key) == b"1"
+            assert await commands.command("DEL", key) == 1
+        assert client_names(broker)[:3] == [1, 1, 1]
+        slot = slot_of(keys[0].encode())
+        await asyncio.to_thread(move_slot, broker, slot, to=2)
+        assert await commands.command("SET", keys[0], "2", "EX", "5") == b"OK"
+        assert await commands.command("DEL", keys[0]) == 1
+        await asyncio.to_thread(move_slot, broker, slot, to=0)
+        commands.abort()
 
     run_async(scene())
 
