@@ -220,7 +220,7 @@ class BusUser(User):
                 return  # the generator is saturated; the harness will say so
             name = kinds[kind]
             play.calls += 1
-            play.report(self.clients[pod].call(name, content(name, number, payload_bytes), intended_ns=at_ns))
+            play.report(self.clients[pod].call(name, content(name, number, payload_bytes, templates=calls.templates), intended_ns=at_ns))
         self._wait_until(end_ns)
 
     def _wait_until(self, at_ns: int) -> None:

@@ -21,9 +21,10 @@ from sim.clock import NS_PER_S
 from sim.fleet import PROBER_NUMBER
 from sim.record import arrow_table
 from sim.results import Run, open_run
-from sim.run import Watch, run_scenario
+from sim.run import run_scenario
 from sim.scenario import load_scenario
 from sim.schema import TABLES, event_id
+from sim.status import Watch
 
 DELAY_NS = 7 * NS_PER_S
 PODS = tuple(f"api-gateway-{number}" for number in range(4))  # they hear one channel only, so neighbours share it

@@ -31,6 +31,7 @@ def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: i
         acked_ns,
         outcome,
         receivers,
+        send.subject,
     )
 
 

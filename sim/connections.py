@@ -16,6 +16,7 @@ from sim.address import Address
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
+from sim.gate import Gate
 from sim.keys import KeyCommands
 from sim.memo import Handling, ReadMemo
 from sim.record import Recorder
@@ -97,9 +98,12 @@ class Connections:
         Event types to subscribe to; without any, nothing is opened for hearing.
     seed
         For the jitter of reconnections.
+    gate
+        While it is shut, nothing is read, repaired or pinged.
     """
 
-    def __init__(self, owner: Owner, *, name: str, service: str, channels: tuple[str, ...], place: Place, seed: int) -> None:
+    def __init__(self, owner: Owner, *, name: str, service: str, channels: tuple[str, ...], place: Place, seed: int, gate: Gate) -> None:
+        self._gate = gate
         self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self._owner = owner
         self._name = name
@@ -151,8 +155,8 @@ class Connections:
                 self._repair("open-publisher")
             raise
         finally:
-            if self._place.keep_alive_s > 0:
-                self._keep_alive = asyncio.get_running_loop().create_task(self._ping())
+            if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
+                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping))
 
     async def finish_hearing(self) -> None:
         """Hear no more; return when all that was heard is handled and, where the transport does so, acknowledged."""
@@ -185,7 +189,7 @@ class Connections:
         if self._commands is None:
             if self._place.address is None:
                 raise BrokerError("there is no broker: the pod has no REDIS_URL")
-            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"))
+            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
         return await self._commands.command(*words)
 
     def pause(self) -> None:
@@ -216,7 +220,7 @@ class Connections:
             "subscribe": (self._subscribe, "subscribed"),
             "open-publisher": (self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._reopen(reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
@@ -251,6 +255,7 @@ class Connections:
             memo=place.memo,
             heard=self._owner.heard,
             lost=self._lost_subscription,
+            gate=self._gate,
         )
         self._has_subscribed = True
 
@@ -262,6 +267,7 @@ class Connections:
             answered=self._owner.answered,
             refused=self._owner.refused,
             lost=self._lost_publisher,
+            gate=self._gate,
         )
 
     def _lost_subscription(self, reason: str) -> None:

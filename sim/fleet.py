@@ -21,6 +21,7 @@ from sim.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.connections import group_name
 from sim.errors import BrokerUnreachable, BuslabError, UsageError
 from sim.hosts import HOSTS, Host
+from sim.kubelet import FleetKubelet
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
 from sim.transports import Publisher
@@ -57,6 +58,8 @@ class Fleet:
         Where the pods live.
     recorder
         The recorder of this process.
+    kubelet
+        Probes the pods and restarts them, where the scenario says so.
     """
 
     def __init__(
@@ -68,6 +71,10 @@ class Fleet:
             scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, probed=self._probed, failed=self._fail, tamper=tamper
         )
         self.recorder: Recorder = inline.recorder
+        self.kubelet: FleetKubelet | None = None
+        if scenario.kubelet.enabled:
+            pods = self.host.containers.values()
+            self.kubelet = FleetKubelet(scenario.kubelet, pods, recorder=self.recorder, seed=scenario.seed, failed=self._fail)
         self._scenario = scenario
         self.transport = scenario.transport()
         self._stands_for = self._voices()
@@ -82,6 +89,13 @@ class Fleet:
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._probers: list[Publisher | None] = [None] * (len(address.nodes) if self.transport.any_node else 1)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the reader of the run."""
+        restarts = self.kubelet.restarts if self.kubelet is not None else {}
+        counted = ", ".join(f"{name} ({count})" for name, count in sorted(restarts.items()))
+        return [f"restarted by the kubelet: {counted}"] if counted else []
 
     @property
     def channels(self) -> list[str]:
@@ -123,6 +137,8 @@ class Fleet:
         for number in range(len(self._probers)):
             await self._open_prober(number)
         await self.host.start(timeout_s=self._scenario.limits.start_s)
+        if self.kubelet is not None:
+            self.kubelet.start()
 
     async def probe(self, *, timeout_s: float, purpose: str) -> int:
         """Publish probe rounds until one, through each prober, was heard by every pod on every channel; return how many it took.
@@ -172,9 +188,9 @@ class Fleet:
 
     def _begin_round(self, prober: Publisher) -> None:
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
-        self._unheard = {
-            (self._stands_for[n], c) for n, (_, service) in enumerate(pods) for c in self._scenario.services[service].subscribes
-        }
+        hears = self.host.listening()  # to a pod that does not run nothing is on its way
+        subscribes = {name: service.subscribes for name, service in self._scenario.services.items()}
+        self._unheard = {(self._stands_for[n], c) for n, (_, service) in enumerate(pods) if n in hears for c in subscribes[service]}
         self._unheard |= {(ANSWER, channel) for channel in self.channels}
         self._all_heard.clear()
         if not self._unheard:
@@ -202,6 +218,12 @@ class Fleet:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Let no pod be restarted any more, flush every batch and wait for the answers: what follows proves that nothing is under way."""
+        if self.kubelet is not None:
+            await self.kubelet.close()
+        await self.host.settle(timeout_s=timeout_s)
 
     async def look(self, command: Command) -> None:
         """Remember which keys are there before the pods make theirs.
@@ -239,11 +261,15 @@ class Fleet:
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""
+        if self.kubelet is not None:
+            await self.kubelet.close()
         await self.host.stop(timeout_s=timeout_s)
         self._close_probers()
 
     def abort(self) -> None:
         """Drop every connection at once."""
+        if self.kubelet is not None:
+            self.kubelet.abort()
         self.host.abort()
         self._close_probers()
 

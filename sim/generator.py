@@ -40,6 +40,10 @@ class Generator(Protocol):
         """Calls made so far."""
 
     @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come and that nobody made, because their pod did not run."""
+
+    @property
     def published(self) -> int:
         """Events published so far that the fleet does not count itself."""
 
@@ -69,6 +73,11 @@ class PodsGenerator:
     def calls(self) -> int:
         """Calls made so far."""
         return self._fleet_host.counts().calls
+
+    @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come while their pod did not run."""
+        return self._fleet_host.counts().calls_not_made
 
     @property
     def published(self) -> int:
@@ -103,6 +112,7 @@ class LocustGenerator:
     """Own a headless Locust child on `locustfiles/bus_user.py`."""
 
     host = "locust"
+    calls_not_made = 0  # its users live whatever becomes of the pods
 
     def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
         self.calls = 0

@@ -26,6 +26,7 @@ from sim.bus.envelope import Event
 from sim.bus.once import RUN, Recipe
 from sim.clock import now_ns
 from sim.errors import BrokerError
+from sim.gate import Gate
 from sim.record import DeliveryBuffer
 
 MAX_AT_ONCE = 1000
@@ -69,6 +70,8 @@ class SlowHandling:
         Among whom an event is handled once: the pods of one service.
     pause, resume
         Stop and go on reading from the broker.
+    gate
+        While it is shut, no handler goes on.
     """
 
     def __init__(
@@ -86,7 +89,9 @@ class SlowHandling:
         command: Callable[..., Awaitable[Any]],
         pause: Callable[[], None],
         resume: Callable[[], None],
+        gate: Gate,
     ) -> None:
+        self._gate = gate
         self._number = number
         self._deliveries = deliveries
         self._counters = counters
@@ -109,7 +114,7 @@ class SlowHandling:
         """Begin to handle one event, and return what ends when it is handled; `path` is a place in `DeliveryBuffer.PATHS`."""
         row = _Row(key, received_ns, path)
         self._rows.append(row)
-        task = asyncio.get_running_loop().create_task(self._handle(handler, event, row))
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle, handler, event, row))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= MAX_AT_ONCE and not self._paused:

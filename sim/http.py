@@ -25,6 +25,7 @@ import h11
 import msgspec
 
 from sim.errors import UsageError
+from sim.gate import Gate
 
 READ_BYTES = 64 * 1024
 UNREADABLE = 0  # a refusal without an answer
@@ -104,7 +105,7 @@ def from_json(body: bytes) -> Any:
 
 
 class HttpServer:
-    """Serve routes on one port.
+    """Serve routes on one port; while the gate is shut, connections are taken and not answered.
 
     Attributes
     ----------
@@ -114,12 +115,13 @@ class HttpServer:
         Endpoints that raised what they should not; each was answered with 500.
     """
 
-    def __init__(self, routes: Routes, *, limits: Limits | None = None) -> None:
+    def __init__(self, routes: Routes, *, limits: Limits | None = None, gate: Gate | None = None) -> None:
         self.refused: Counter[int] = Counter()
         self.failures = 0
         self.port = 0
         self._routes = routes
         self._limits = limits or Limits()
+        self._gate = gate or Gate()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -141,13 +143,20 @@ class HttpServer:
 
     async def close(self) -> None:
         """Take no more connections and drop those that are open."""
+        self.abort()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def abort(self) -> None:
+        """Do as `close`, and do not wait for the connections' ends."""
         if self._server is not None:
             self._server.close()
         for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._gate.hold(self._serve, reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

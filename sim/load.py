@@ -27,6 +27,10 @@ SHAPES: dict[str, tuple[tuple[float, float], ...]] = {
     "day": ((0.0, 0.2), (0.2, 0.1), (0.35, 0.6), (0.5, 0.8), (0.6, 0.7), (0.85, 1.0), (1.0, 0.2)),
 }
 ARRIVALS = ("poisson", "uniform")
+TEMPLATE_COUNT = 600  # unless the scenario says otherwise; more than a cache of 500 holds
+PROVIDER_COUNT = 7
+PROVIDER_READS = 0.1  # share of the reads that are of a provider
+CLEAR_ALL_EVERY = 20  # one in so many cache invalidations names every template, as the reference's admin example does
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ class Schedule:
         uint16, shape (calls,): number of the pod that makes the call.
     kinds
         Event types, in the order of the scenario's mix.
+    templates
+        How many templates there are, for the contents of the calls.
     """
 
     offset_ns: np.ndarray
     kind: np.ndarray
     pod: np.ndarray
     kinds: tuple[str, ...]
+    templates: int = TEMPLATE_COUNT
 
     def __len__(self) -> int:
         return len(self.offset_ns)
@@ -56,7 +63,60 @@ class Schedule:
     def of_pods(self, pods: list[int], *, part: int = 0, parts: int = 1) -> Schedule:
         """Return the calls of some pods; with `parts`, every parts-th of them, starting at `part`."""
         rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
-        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds)
+        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, self.templates)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Hold every intended read of configuration, in time order.
+
+    Attributes
+    ----------
+    offset_ns
+        int64, shape (reads,): nanoseconds after time zero.
+    pod
+        uint16, shape (reads,): number of the pod that reads.
+    subject
+        int64, shape (reads,): index into `subjects`.
+    subjects
+        Ids of all templates, then those of all providers.
+    templates
+        How many of them are templates.
+    """
+
+    offset_ns: np.ndarray
+    pod: np.ndarray
+    subject: np.ndarray
+    subjects: tuple[str, ...]
+    templates: int
+
+    def __len__(self) -> int:
+        return len(self.offset_ns)
+
+
+def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> Reads:
+    """Draw the reads of a warm-up and a run, as a Poisson process from a random stream of its own.
+
+    Each read is by any of the pods with the same chance, of a provider with the chance `PROVIDER_READS`, else of a template: the
+    n-th one n times as rarely as the first (Zipf).
+
+    Raises
+    ------
+    ScenarioError
+        More than `MAX_CALLS` reads.
+    """
+    subjects = (*(f"tpl_{n}" for n in range(templates)), *(f"prov_{n}" for n in range(PROVIDER_COUNT)))
+    if rate_per_s * seconds > MAX_CALLS:
+        raise ScenarioError(f"the load means {rate_per_s * seconds:,.0f} reads, more than {MAX_CALLS:,}: lower load.reads_per_s")
+    rng = np.random.default_rng([seed, 2])
+    count = int(rng.poisson(rate_per_s * seconds)) if pods else 0
+    offset_ns = np.sort(rng.random(count) * seconds * 1e9).astype(np.int64)
+    ranked = 1 / np.arange(1, templates + 1)
+    of_template = ranked / ranked.sum() * (1 - PROVIDER_READS)
+    of_provider = np.full(PROVIDER_COUNT, PROVIDER_READS / PROVIDER_COUNT)
+    subject = rng.choice(len(subjects), size=count, p=np.concatenate([of_template, of_provider]))
+    pod = rng.choice(np.asarray(pods, dtype=np.uint16), size=count) if count else np.zeros(0, dtype=np.uint16)
+    return Reads(offset_ns, pod, subject, subjects, templates)
 
 
 def make_schedule(
@@ -69,6 +129,7 @@ def make_schedule(
     seed: int,
     mix: dict[str, float],
     publishers: dict[str, list[int]],
+    templates: int = TEMPLATE_COUNT,
 ) -> Schedule:
     """Draw the calls of a warm-up and a run.
 
@@ -100,7 +161,7 @@ def make_schedule(
         if rows.any():
             pods = np.asarray(publishers[name], dtype=np.uint16)
             pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
-    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds, templates)
 
 
 def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
@@ -129,7 +190,7 @@ def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: f
     return times_s
 
 
-def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
+def content(kind: str, number: int, payload_bytes: int, *, templates: int = TEMPLATE_COUNT) -> dict[str, Any]:
     """Return what a call of this event type carries: an analytics item, or the event's `data`.
 
     Parameters
@@ -138,6 +199,8 @@ def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
         Makes contents differ: user, template and provider are drawn from it.
     payload_bytes
         Length of the filler text, for experiments on message size.
+    templates
+        How many templates there are.
     """
     filler = "x" * payload_bytes
     if kind == "analytics.events.batch":
@@ -149,9 +212,16 @@ def content(kind: str, number: int, payload_bytes: int) -> dict[str, Any]:
     if kind == "analytics.metric.recorded":
         return {"name": "request.duration", "value": number % 250, "unit": "ms", "tags": {"route": "/tracks", "note": filler}}
     if kind == "analytics.provider.usage":
-        return {"providerId": f"prov_{number % 7}", "model": "chat-small", "tokens": 100 + number % 900, "costUsd": 0.0004, "note": filler}
+        return {
+            "providerId": f"prov_{number % PROVIDER_COUNT}",
+            "model": "chat-small",
+            "tokens": 100 + number % 900,
+            "costUsd": 0.0004,
+            "note": filler,
+        }
     if kind == "config.template.invalidated":
-        return {"templateId": f"tpl_{number % 600}", "reason": "updated", "note": filler}
+        return {"templateId": f"tpl_{number % templates}", "reason": "updated", "note": filler}
     if kind == "config.provider.invalidated":
-        return {"providerId": f"prov_{number % 7}", "reason": "updated", "note": filler}
-    return {"pattern": f"aiponge:cache:templates:{number % 600}", "note": filler}
+        return {"providerId": f"prov_{number % PROVIDER_COUNT}", "reason": "updated", "note": filler}
+    one = f"aiponge:cache:templates:tpl_{number % templates}"
+    return {"pattern": one if number % CLEAR_ALL_EVERY else "aiponge:*:templates:*", "note": filler}

@@ -11,6 +11,7 @@ import hiredis
 
 from sim.address import Address
 from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.gate import Gate
 from sim.slots import SLOTS, Moved, slot_of
 from sim.wire import CONNECT_TIMEOUT_S, open_wire
 
@@ -60,14 +61,14 @@ class Owners:
         return Owners(((moved.slot, moved.slot, known.at(moved.host or known.host, moved.port)), *self.ranges))
 
 
-async def find_owners(address: Address, *, client_name: str) -> Owners:
+async def find_owners(address: Address, *, client_name: str, gate: Gate | None = None) -> Owners:
     """Ask the first node that can be reached.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name)
+    wire = await open_wire(address, client_name=client_name, gate=gate)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reply = await wire.command("CLUSTER", "SLOTS")

@@ -17,6 +17,7 @@ import hiredis
 from sim.address import Address
 from sim.clock import now_ns
 from sim.errors import BrokerUnreachable
+from sim.gate import Gate
 from sim.wire import Wire, open_wire, pack
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
@@ -132,6 +133,7 @@ async def open_pipeline(
     answered: Callable[[Any, int, int], None],
     refused: Callable[[Any, str, int], None],
     lost: Callable[[str, list[Any]], None],
+    gate: Gate | None = None,
 ) -> Pipeline:
     """Open a connection to publish on.
 
@@ -143,12 +145,14 @@ async def open_pipeline(
         Called with (token, the broker's words, at_ns) for each that it did not.
     lost
         Called once with (reason, tokens without an answer).
+    gate
+        While it is shut, nothing is read and nothing is called.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name)
+    wire = await open_wire(address, client_name=client_name, gate=gate)
     if wire.is_gone:  # it went between its last answer and now: nobody would be told
         raise BrokerUnreachable(f"{address} closed the connection after letting us in")
     return Pipeline(wire, frame=frame, answered=answered, refused=refused, lost=lost)

@@ -1,7 +1,7 @@
 """One simulated pod on an event loop: a service, a bus node, a subscribing and a publishing connection.
 
 The bus decides (`sim/bus`), the transport moves bytes, this file carries the decisions out and records what happened.
-The receive path (`_heard`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
+The receive path (`heard`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sim.bus.once import RECIPES
 from sim.calling import Caller
 from sim.clock import now_ns
 from sim.connections import Connections, Place
+from sim.gate import Gate
 from sim.handling import Pace, SlowHandling
 from sim.memo import Handling
 from sim.record import DeliveryBuffer
@@ -29,6 +30,7 @@ _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
 _HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
+ENDED = ("stopped", "aborted")
 
 
 def _no_handler(event: Event) -> None:
@@ -38,7 +40,8 @@ def _no_handler(event: Event) -> None:
 class Pod(Caller[None]):
     """Run one replica of a service; the application's calls are those of `EventPublisher`, and never block.
 
-    `counters` holds what it counted of itself.
+    `counters` holds what it counted of itself. Behind `gate` stands everything that it does by itself; who makes its calls asks
+    the gate first.
 
     Parameters
     ----------
@@ -70,13 +73,15 @@ class Pod(Caller[None]):
         self.logic = logic
         self.channels = channels
         self.state = "new"
+        self.gate = Gate()
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed)
+        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, gate=self.gate)
         self._slow = self._slow_handling(seed, pace)
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
         self._channel_bytes: dict[str, bytes] = {}
+        self._thawed_state = ""
 
     @property
     def fallback(self) -> Fallback:
@@ -114,6 +119,7 @@ class Pod(Caller[None]):
             command=self._connections.command,
             pause=self._connections.pause,
             resume=self._connections.resume,
+            gate=self.gate,
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
@@ -142,6 +148,19 @@ class Pod(Caller[None]):
         """Drop both connections at once, without a flush: the items of the part-full batch are lost, and recorded as never sent."""
         self._end("aborted")
 
+    def freeze(self) -> None:
+        """Let it stand still, as SIGSTOP does; nothing when it does already, or has ended."""
+        if self.state not in ("new", "frozen", *ENDED):
+            self._thawed_state = self.state
+            self._enter("frozen")
+            self.gate.close()
+
+    def thaw(self) -> None:
+        """Let it go on, as SIGCONT does; nothing when it does."""
+        if self.state == "frozen":
+            self._enter(self._thawed_state)
+            self.gate.open()
+
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; False when time ran out."""
         deadline_ns = now_ns() + int(timeout_s * 1e9)
@@ -166,8 +185,9 @@ class Pod(Caller[None]):
                     await self._slow.settle()
 
     def _end(self, state: str) -> None:
-        if self.state in ("new", "stopped", "aborted"):
+        if self.state in ("new", *ENDED):
             return
+        self.gate.end()
         if self._slow is not None:
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
@@ -186,7 +206,7 @@ class Pod(Caller[None]):
         self.state = state
         place = self._place
         channels = ",".join(self.channels)
-        bus = "stopped" if state in ("stopped", "aborted") else self.fallback.state
+        bus = "stopped" if state in ENDED else self.fallback.state
         place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, now_ns(), state, bus)
         if place.entered is not None:
             place.entered(state, bus)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sim.run import Status
+from sim.status import Status
 
 PLAIN_PERIOD_NS = 2_000_000_000
 RATE_WINDOW_NS = 1_000_000_000

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.errors import RecordError
-from sim.schema import TABLES
+from sim.schema import MAX_WORDS, OTHERS, TABLES
 
 PARTS = "parts"
 ROWS_PER_PART = 1_000_000
@@ -42,9 +42,11 @@ class Names:
         self._codes = {word: code for code, word in enumerate(self.words)}
 
     def code(self, word: str) -> int:
-        """Return the code of a word, adding it when it is new."""
+        """Return the code of a word, adding it when it is new; the code of `OTHERS` when there are too many."""
         code = self._codes.get(word)
         if code is None:
+            if len(self.words) >= MAX_WORDS and word != OTHERS:
+                return self.code(OTHERS)
             code = self._codes[word] = len(self.words)
             self.words.append(word)
         return code
@@ -197,7 +199,7 @@ class Recorder:
 
     def rows_waiting(self) -> int:
         """Return how many rows the fullest buffer holds."""
-        return max(len(self.deliveries), len(self.tables["publishes"]), len(self.tables["calls"]))
+        return max(len(self.deliveries), *(len(self.tables[table]) for table in ("publishes", "calls", "reads")))
 
     def flush(self, *, at_least_rows: int = 1) -> None:
         """Hand every buffer of at least so many rows to the writer thread.
@@ -318,7 +320,7 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
         schema = arrow_schema(table)
         rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]) if parts else schema.empty_table()
         path = folder / f"{table}.parquet"
-        write_table(path, table, rows.unify_dictionaries())
+        write_table(path, table, _bounded(rows).unify_dictionaries())
         path.chmod(0o444)
         sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size}
     for part in (folder / PARTS).glob("*"):
@@ -326,6 +328,23 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
     if (folder / PARTS).exists():
         (folder / PARTS).rmdir()
     return sealed
+
+
+def _bounded(rows: pa.Table) -> pa.Table:
+    """Return the rows with at most `MAX_WORDS` words a column, and `OTHERS`, also where several processes wrote more together."""
+    for place, field in enumerate(rows.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        chunks = rows.column(place).chunks
+        known = Names()
+        codes_of = [np.array([known.code(word) for word in chunk.dictionary.to_pylist()], dtype=np.uint16) for chunk in chunks]
+        if OTHERS not in known.words:
+            continue
+        words = _arrow_words(known.words)
+        codes = [codes_of[n][chunk.indices.to_numpy()] for n, chunk in enumerate(chunks)]
+        bounded = [pa.DictionaryArray.from_arrays(_arrow_array(pa.uint16(), one), words) for one in codes]
+        rows = rows.set_column(place, field, pa.chunked_array(bounded, type=field.type))
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:

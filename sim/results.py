@@ -17,7 +17,7 @@ A **silent window** opens when the newest event was sent that the pod heard befo
 connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
 The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, else **deaf**.
 A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it
-began, and only before the drain: how all pods end after a run excuses nothing.
+or a freeze began, and only before the drain: how all pods end after a run excuses nothing.
 
 A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
 one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from sim.errors import RunFolderError
-from sim.lives import Life, Window, read_lives
+from sim.lives import Life, Window, read_lives, read_ways
 from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
 from sim.tables import (
     FOREVER_NS,
@@ -95,7 +95,7 @@ class Run:
         self.phases = read_phases(info["phases"])
         self.unreadable_parts: list[str] = []
 
-    deliveries, pods, faults = _lazy("deliveries"), _lazy("pods"), _lazy("faults")
+    deliveries, pods, faults, reads = _lazy("deliveries"), _lazy("pods"), _lazy("faults"), _lazy("reads")
     broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
 
     @cached_property
@@ -112,7 +112,12 @@ class Run:
     @property
     def one_per_service(self) -> bool:
         """Whether the transport hands an event to one pod of each service."""
-        return self.scenario.get("bus", {}).get("transport", "pubsub") in ONE_PER_SERVICE
+        return self.transport in ONE_PER_SERVICE
+
+    @property
+    def transport(self) -> str:
+        """How events travelled."""
+        return str(self.scenario.get("bus", {}).get("transport", "pubsub"))
 
     @property
     def many_nodes(self) -> bool:
@@ -269,17 +274,9 @@ def _make_index(run: Run) -> _Index:
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
         held=held,
         hurt=[Window(begin, end, "not-whole") for begin, end, names in held if "broker" in names],
-        way=np.append(_ways(run)[row], -1),
+        way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
-
-
-def _ways(run: Run) -> Array:
-    """Return which way to the pods each publish went, see the module."""
-    if not run.many_nodes:
-        return np.zeros(len(run.publishes), dtype=np.int32)
-    sharded = run.scenario.get("bus", {}).get("transport") == "sharded"
-    return codes_of(run.publishes["channel" if sharded else "publisher"])[0]
 
 
 def _heard_by_service(run: Run, pod: Array, event: Array, events: int) -> dict[str, Array]:
@@ -347,7 +344,9 @@ def silent_windows(run: Run, pod: int, way: int) -> list[Window]:
             since, cause = at, "deaf"
         elif state == "subscribed":
             windows += [Window(since, at, cause)] if since is not None else []
-            since, joined = None, at
+            if since is not None or not joined:  # else its publishing connection came or went, and it heard all the time
+                joined = at
+            since = None
         elif state == "disconnected" and since is None:
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in index.cuts.get(life.pod, ()))
             since, cause = quiet, "cut" if cut else "deaf"
@@ -355,7 +354,8 @@ def silent_windows(run: Run, pod: int, way: int) -> list[Window]:
             windows, since = [*windows, Window(since, at, cause)], None
         elif state != "disconnected" and at < drain:
             grace = DOWN_GRACE_NS + int(received[last] - sent[last] if last >= 0 else 0)
-            begins = [begin for begin, end, names in index.held if life.pod in names and begin <= at and end >= quiet]
+            held = [(begin, end) for begin, end, names in index.held if life.pod in names] + list(life.freezes)
+            begins = [begin for begin, end in held if begin <= at and end >= quiet]
             windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
     return windows + ([Window(since, FOREVER_NS, cause)] if since is not None else [])
 

@@ -22,9 +22,8 @@ import contextlib
 import gc
 import secrets
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +41,13 @@ from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
+from sim.status import Status, Watch
 from sim.timeline import Timeline
 
 STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True)
-class Status:
-    """Say how far a run is, for a display.
-
-    Attributes
-    ----------
-    left_s
-        Seconds until the phase ends, or None where nobody knows.
-    lag_ms_p99
-        So far, sampled; None before the load.
-    """
-
-    phase: str
-    left_s: float | None = None
-    published: int = 0
-    delivered: int = 0
-    at_ns: int = field(default_factory=now_ns)
-    lag_ms_p99: float | None = None
-    pods: dict[str, int] = field(default_factory=dict)
-
-
-Watch = Callable[[Status], None]
 
 
 def run_scenario(
@@ -281,8 +257,8 @@ class _Run:
 
         self._enter("drain", limits.drain_s)
         await generator.finished()
-        self.info["load"]["calls"] = generator.calls
-        await fleet.host.settle(timeout_s=limits.drain_s)
+        self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
+        await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
@@ -305,10 +281,13 @@ class _Run:
 
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
+        reads = self.scenario.reads()
+        self.info["load"]["offered_reads"] = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
         end_ns = run_ns + int(load.run_s * NS_PER_S)
         await generator.go(zero_ns)
+        fleet.host.read(reads, zero_ns=zero_ns)
         self._enter("warm-up", load.warm_up_s, start_ns=zero_ns)
         await self._until(run_ns, generator)
         fleet.host.forget_lag()
@@ -335,7 +314,7 @@ class _Run:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"].extend(sampler.notes)
+        self.info["notes"] += [*sampler.notes, *fleet.notes]
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
             last_first.push_async_callback(sampler.close)

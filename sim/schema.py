@@ -5,7 +5,8 @@ The live half writes these tables, the offline half reads them; nothing else pas
 Rules
 -----
 1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
-2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas).
+2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas). Its first
+   `MAX_WORDS` words are kept; any further one becomes `OTHERS`.
 3. Rows of one pod stand in the order in which the pod heard them.
 4. 0 in a time column means "did not happen".
 
@@ -24,8 +25,9 @@ What is true of the whole run:
 - ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
 - ``nonce``: the upper 15 bits of this run's event keys
 - ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
-- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``generator`` (the name in
-  `hosts.host` of the process that published)
+- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
+  them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
+  (the name in `hosts.host` of the process that published)
 - ``notes``: sentences for the reader
 - ``tables``, once sealed: rows and bytes of each table
 """
@@ -34,7 +36,10 @@ from __future__ import annotations
 
 import hashlib
 
-FORMAT = 2
+FORMAT = 3
+
+MAX_WORDS = 60_000  # of one `name` column: codes are uint16
+OTHERS = "(others)"
 
 # table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
 TABLES: dict[str, dict[str, str]] = {
@@ -51,6 +56,7 @@ TABLES: dict[str, dict[str, str]] = {
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
         "receivers": "int32",  # what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)
+        "subject": "name",  # what an invalidation is about: the cache key or pattern that it names; empty otherwise
     },
     "calls": {
         "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
@@ -66,6 +72,13 @@ TABLES: dict[str, dict[str, str]] = {
         "handled_ns": "int64",  # its handler started
         "path": "name",  # broker | memory
         "outcome": "name",  # handled | skipped | failed
+    },
+    "reads": {
+        "at_ns": "int64",
+        "pod": "name",
+        "subject": "name",  # the cache key that was read
+        "loaded_ns": "int64",  # when the copy that was served was loaded from the database; at_ns for a miss
+        "outcome": "name",  # hit | miss
     },
     "pods": {
         "pod": "name",
@@ -95,11 +108,11 @@ TABLES: dict[str, dict[str, str]] = {
         "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
     },
     "probes": {
-        "at_ns": "int64",
+        "at_ns": "int64",  # when the kubelet asked
         "pod": "name",
         "probe": "name",  # live | ready
-        "status": "int32",
-        "body": "name",
+        "status": "int32",  # of HTTP; 0 = no answer
+        "body": "name",  # as it came; without an answer, one of NO_ANSWER
     },
 }
 
@@ -121,18 +134,29 @@ OUTCOMES = {
 
 # What was known of a call when it returned. A call may carry several items, and an item may wait in a batch.
 CALL_OUTCOMES = {
-    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`",
-    "failed": "something that it carried could not be encoded and was dropped, or a publish that it caused was refused at once",
+    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`. By HTTP: answered with success",
+    "failed": "what it carried could not be encoded and was dropped, or its publish was refused at once. By HTTP: no such answer",
 }
+
+# Why a probe of the kubelet had no answer.
+NO_ANSWER = {
+    "refused": "nothing listens on the pod's port",
+    "timeout": "no whole answer came in time",
+    "closed": "the connection ended before the answer did, or what came is not HTTP",
+}
+
+# A call whose `channel` is no event type: one item POSTed to an analytics-service pod, the way before the bus. It publishes nothing.
+HTTP_CALL = "http.events.batch"
 
 POD_STATES = {
     "starting": "alive, not yet subscribed",
     "subscribed": "the broker confirmed every subscription",
     "disconnected": "the subscribing connection is gone; the pod reconnects",
+    "frozen": "alive and standing still, as after SIGSTOP; the row after it says how it goes on",
     "stopped": "ended gracefully",
     "aborted": "ended without flushing",
 }
-ALIVE_STATES = ("starting", "subscribed", "disconnected")
+ALIVE_STATES = ("starting", "subscribed", "disconnected", "frozen")
 
 PHASES = {
     "provision": "broker and load generator come up",
@@ -180,6 +204,9 @@ SLO_METRICS = {
     "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
     "handled_twice": "events that a service ran more than once although the bus has a recipe against it",
     "handled_never": "events that no pod of a service ran although the bus has a recipe for one",
+    "stale_reads": "reads of configuration that were served a copy older than the newest update",
+    "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
+    "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
     "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
     "offered_ratio_min": "calls made / calls the schedule meant to make",
 }

@@ -18,6 +18,7 @@ import hiredis
 from sim.address import Address
 from sim.clock import now_ns
 from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.wire import Wire, open_confirmed, pack, wire_size
 
@@ -30,6 +31,7 @@ class Kind(NamedTuple):
     taken: bytes
 
 
+BUSY = "busy"  # why a subscription pauses its wire
 CLASSIC = Kind(b"subscribe", b"message", b"unsubscribe")
 SHARDED = Kind(b"ssubscribe", b"smessage", b"sunsubscribe")
 
@@ -134,13 +136,11 @@ class Subscription(Generic[C]):
 
     def pause(self) -> None:
         """Read no more for now; the broker's output buffer fills meanwhile."""
-        if self._wire.transport is not None:
-            self._wire.transport.pause_reading()
+        self._wire.pause(BUSY)
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._wire.transport is not None and not self._wire.transport.is_closing():
-            self._wire.transport.resume_reading()
+        self._wire.resume(BUSY)
 
     def close(self) -> None:
         """Close the connection."""
@@ -152,7 +152,7 @@ class Subscription(Generic[C]):
 
 
 async def open_subscription(
-    address: Address, channels: Sequence[str], *, kind: Kind, client_name: str, memo: ReadMemo[C], heard: Heard[C]
+    address: Address, channels: Sequence[str], *, kind: Kind, client_name: str, memo: ReadMemo[C], heard: Heard[C], gate: Gate | None = None
 ) -> Subscription[C]:
     """Connect and subscribe; return once the broker confirmed every channel. Nobody is told yet when the connection is lost.
 
@@ -166,5 +166,5 @@ async def open_subscription(
         await subscription.subscribe(channels)
         return subscription
 
-    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm)
+    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, gate=gate)
     return subscription

@@ -16,6 +16,7 @@ import hiredis
 
 from sim.address import Address
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.gate import Gate
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
@@ -28,10 +29,12 @@ _last_read = b""  # for as long as reads are alike, one object is handed on: no 
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone."""
+    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a gate, neither happens while it is shut."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate | None = None) -> None:
         self.transport: asyncio.Transport | None = None
+        self._gate = gate or Gate()
+        self._paused_for: set[str] = set()
         self.on_read: Callable[[bytes], None] = self._read_reply
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._reader = hiredis.Reader()
@@ -40,6 +43,7 @@ class Wire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]
+        self._gate.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the shared buffer; it is read out in `buffer_updated`, before any other read."""
@@ -54,12 +58,27 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
+        self._gate.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         for reply in self._replies:
             if not reply.done():
                 reply.set_exception(BrokerUnreachable(reason))
         self._replies.clear()
-        self.on_lost(reason)
+        self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+
+    def pause(self, why: str) -> None:
+        """Read no more until each reason to pause is gone; the other side's buffer fills meanwhile."""
+        self._paused_for.add(why)
+        if not self.is_gone:
+            assert self.transport is not None
+            self.transport.pause_reading()
+
+    def resume(self, why: str) -> None:
+        """Take one reason away, and go on reading when it was the last."""
+        self._paused_for.discard(why)
+        if not self._paused_for and not self.is_gone:
+            assert self.transport is not None
+            self.transport.resume_reading()
 
     @property
     def is_gone(self) -> bool:
@@ -115,8 +134,10 @@ def wire_size(frame: Any) -> int:
     return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
 
 
-async def open_wire(address: Address, *, client_name: str) -> Wire:
+async def open_wire(address: Address, *, client_name: str, gate: Gate | None = None) -> Wire:
     """Connect, authenticate and name the connection; where the address has several nodes, to the first that can be reached.
+
+    With a gate, it is read only while that is open.
 
     Raises
     ------
@@ -125,13 +146,13 @@ async def open_wire(address: Address, *, client_name: str) -> Wire:
     *first, last = address.nodes
     for node in first:
         with contextlib.suppress(BrokerUnreachable):
-            return await _open_one(node, client_name=client_name)
-    return await _open_one(last, client_name=client_name)
+            return await _open_one(node, client_name=client_name, gate=gate)
+    return await _open_one(last, client_name=client_name, gate=gate)
 
 
-async def _open_one(address: Address, *, client_name: str) -> Wire:
+async def _open_one(address: Address, *, client_name: str, gate: Gate | None) -> Wire:
     loop = asyncio.get_running_loop()
-    wire = Wire()
+    wire = Wire(gate)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
         try:
@@ -151,7 +172,9 @@ async def _open_one(address: Address, *, client_name: str) -> Wire:
     return wire
 
 
-async def open_confirmed(address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]]) -> tuple[Wire, T]:
+async def open_confirmed(
+    address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], gate: Gate | None = None
+) -> tuple[Wire, T]:
     """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
 
     Raises
@@ -159,7 +182,7 @@ async def open_confirmed(address: Address, *, client_name: str, confirm: Callabl
     BrokerUnreachable, BrokerRefused
         Also when confirming takes too long; the connection is closed then.
     """
-    wire = await open_wire(address, client_name=client_name)
+    wire = await open_wire(address, client_name=client_name, gate=gate)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)
         try:

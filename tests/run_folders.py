@@ -37,6 +37,7 @@ class Event:
     first_item_ns: int = 0
     outcome: str = "acknowledged"
     receivers: int = -1
+    subject: str = ""
 
     @property
     def id(self) -> str:
@@ -66,6 +67,8 @@ class RunFolder:
     states: list[tuple[str, int, str]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    reads: list[tuple[int, str, str, int, str]] = field(default_factory=list)
+    reads_per_s: float = 0.0
     faults: list[tuple[str, str, int, int]] = field(default_factory=list)
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
     hosts: list[tuple[int, str, int, int]] | None = None
@@ -153,6 +156,11 @@ class RunFolder:
         row.received_ns, row.handled_ns = row.received_ns + by_ns, row.handled_ns + by_ns
         return self
 
+    def read(self, pod: str, subject: str, at_ns: int, *, loaded_ns: int | None = None) -> RunFolder:
+        """Let a pod read a cache key: a copy loaded earlier, or by default a miss, loaded now."""
+        self.reads.append((at_ns, pod, subject, at_ns if loaded_ns is None else loaded_ns, "miss" if loaded_ns is None else "hit"))
+        return self
+
     def foreign(self, key: int, pod: str, *, at_ns: int = RUN_NS + SECOND) -> RunFolder:
         """Let a pod hear an event that nobody published."""
         self.heard.append(Heard(key, pod, at_ns, at_ns + 10 * US))
@@ -177,7 +185,9 @@ class RunFolder:
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)
         (self.folder / "scenario.toml").write_text(
-            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n[slo]\n{slo}', encoding="utf-8"
+            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n'
+            f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}",
+            encoding="utf-8",
         )
         return self.folder
 
@@ -186,6 +196,8 @@ class RunFolder:
         for pod, at, state in self.states:
             service, channels = self.pods[pod]
             recorder.tables["pods"].add(pod, service, "h0", channels, at, state, "connected" if state == "subscribed" else "outage")
+        for read in self.reads:
+            recorder.tables["reads"].add(*read)
         for fault in self.faults:
             recorder.tables["faults"].add(*fault)
         for sample in [*self._numsub(), *self.broker]:
@@ -198,7 +210,7 @@ class RunFolder:
                 first = e.first_item_ns or e.intended_ns
                 recorder.tables["publishes"].add(
                     e.key, e.channel, e.publisher, e.items, e.size, first, (e.intended_ns - first) * e.items,
-                    e.intended_ns, e.sent_ns, e.acked_ns, e.outcome, e.receivers,
+                    e.intended_ns, e.sent_ns, e.acked_ns, e.outcome, e.receivers, e.subject,
                 )  # fmt: skip
             rows = len(self.heard)
             for row in self.heard[part * rows // parts : (part + 1) * rows // parts]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import ScenarioError
-from sim.load import ARRIVALS, SHAPES, Schedule, content, make_schedule
+from sim.load import ARRIVALS, PROVIDER_READS, SHAPES, Reads, Schedule, content, make_reads, make_schedule
 
 MEAN_RATE = {"steady": 1.0, "ramp": 0.55, "steps": 0.625, "spike": 0.36, "day": 0.565}  # of the peak, by hand
 asked = st.fixed_dictionaries(
@@ -124,3 +124,51 @@ def test_contents_differ_by_number_and_carry_the_filler(kind: str) -> None:
     assert content(kind, 3, 100) == content(kind, 3, 100) != content(kind, 4, 100)
     if kind != "config.cache.invalidate":
         assert "x" * 100 in repr(content(kind, 3, 100))
+
+
+def reads(**changes: Any) -> Reads:
+    return make_reads(**({"rate_per_s": 2000.0, "seconds": 10.0, "seed": 1, "pods": [1, 4, 5], "templates": 600} | changes))
+
+
+def test_the_same_seed_is_the_same_reads_and_they_do_not_move_the_calls() -> None:
+    first, second, other = reads(), reads(), reads(seed=2)
+    for column in ("offset_ns", "pod", "subject"):
+        np.testing.assert_array_equal(getattr(first, column), getattr(second, column))
+    assert not np.array_equal(first.offset_ns[:50], other.offset_ns[:50])
+    assert not np.array_equal(first.offset_ns[:50], schedule(rate_per_s=2000.0).offset_ns[:50]), "a random stream of its own"
+
+
+def test_reads_are_in_time_order_at_their_rate_by_every_reader_and_favour_the_first_templates() -> None:
+    drawn = reads(seconds=20.0)
+    count = len(drawn)
+    assert abs(count - 40_000) < 6 * 40_000**0.5
+    assert (np.diff(drawn.offset_ns) >= 0).all()
+    assert drawn.offset_ns[0] >= 0 and drawn.offset_ns[-1] < 20e9
+    assert set(drawn.pod.tolist()) == {1, 4, 5}
+    of_provider = drawn.subject >= drawn.templates
+    assert abs(of_provider.mean() - PROVIDER_READS) < 6 * (0.09 / count) ** 0.5
+    often = np.bincount(drawn.subject, minlength=len(drawn.subjects))
+    assert abs(often[0] / often[1] - 2) < 0.3, "Zipf: the second is read half as often as the first"
+    assert (drawn.subjects[0], drawn.subjects[599], drawn.subjects[600], drawn.subjects[-1]) == ("tpl_0", "tpl_599", "prov_0", "prov_6")
+    assert len(set(drawn.subject[~of_provider].tolist())) > 500, "more templates than a cache holds"
+
+
+@pytest.mark.parametrize("none", [{"rate_per_s": 0.0}, {"pods": []}])
+def test_no_rate_or_no_reader_is_no_reads(none: dict[str, Any]) -> None:
+    assert len(reads(**none)) == 0
+
+
+def test_more_reads_than_memory_holds_are_refused_before_they_are_drawn() -> None:
+    with pytest.raises(ScenarioError, match=r"1,000,000,000 reads.*load\.reads_per_s"):
+        reads(rate_per_s=1e6, seconds=1e3)
+
+
+def test_contents_are_about_the_templates_there_are_and_some_clear_them_all() -> None:
+    assert {content("config.template.invalidated", n, 0, templates=5)["templateId"] for n in range(100)} == {f"tpl_{n}" for n in range(5)}
+    patterns = [content("config.cache.invalidate", n, 0)["pattern"] for n in range(100)]
+    assert patterns.count("aiponge:*:templates:*") == 5
+    assert patterns[1] == "aiponge:cache:templates:tpl_1"
+
+
+def test_a_part_of_the_schedule_knows_how_many_templates_there_are() -> None:
+    assert schedule(templates=9).of_pods([0]).templates == 9

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from sim.address import Address
+from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, encode
 from sim.bus.node import BusNode
 from sim.clock import now_ns
@@ -92,12 +93,36 @@ def test_what_it_hears_is_handled_and_recorded_in_order(stage: Stage, server: re
     async def scene() -> None:
         async with stage.pod() as pod:
             logic: Any = pod.logic
-            logic.config.templates.put("t1", "old")
+            logic.config.read(f"{TEMPLATES}t1", now_ns=1)
             keys = [send(server, TEMPLATE, n, {"templateId": f"t{n}"}) for n in range(5)]
             await until(lambda: len(stage.recorder.deliveries) == 5)
-            assert logic.config.templates.get("t1") is None
+            assert logic.config.templates.get(f"{TEMPLATES}t1") is None
             assert logic.config.invalidations == 5
             assert stage.heard() == [(key, "handled") for key in keys]
+
+    run_async(scene())
+
+
+def test_an_invalidation_published_twice_leaves_the_cache_that_once_leaves(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+    """Two events, published by the pod itself: the second finds nothing, changes nothing, and is handled all the same."""
+
+    async def scene() -> None:
+        async with stage.pod() as pod:
+            config = pod.logic.config  # type: ignore[attr-defined]
+            for _ in range(2):
+                for n, key in enumerate([f"{TEMPLATES}t{n}" for n in range(4)] + [f"{PROVIDERS}p"]):
+                    config.read(key, now_ns=n + 1)
+                left = []
+                for sent in (1, 2):
+                    for call in (lambda: pod.invalidate_template("t1"), lambda: pod.invalidate_cache("aiponge:*:templates:t[23]")):
+                        call()
+                    await until(lambda: len(stage.recorder.deliveries) == 2 * sent)  # noqa: B023 - waited for here
+                    left.append([list(cache._entries.items()) for cache in (config.templates, config.providers)])
+                assert left[0] == left[1] == [[(f"{TEMPLATES}t0", 1)], [(f"{PROVIDERS}p", 5)]]
+                assert {outcome for _, outcome in stage.heard()} == {"handled"}
+                assert await pod.settle(timeout_s=10)
+                subjects = [row["subject"] for row in stage.published()]
+                assert subjects == [f"{TEMPLATES}t1", "aiponge:*:templates:t[23]"] * 2
 
     run_async(scene())
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from sim.errors import RecordError
 from sim.record import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
-from sim.schema import TABLES
+from sim.schema import MAX_WORDS, OTHERS, TABLES
+from sim.tables import codes_of, read_table
 
 PODS = ["a-0", "a-1", "b-0"]
 RANGES = {"uint64": (0, 2**64 - 1), "int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "int32": (-(2**31), 2**31 - 1)}
@@ -108,6 +109,44 @@ def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: li
 
 def pod_row(number: int) -> tuple[Any, ...]:
     return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting")
+
+
+def read_row(number: int, word: str) -> tuple[Any, ...]:
+    return (number, "p-0", word, number, "miss")
+
+
+def test_words_beyond_those_that_fit_become_one(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    count = 66_000  # more than 16 bits number
+    for number in range(count):
+        recorder.tables["reads"].add(*read_row(number, f"tpl_{number}"))
+        if number == MAX_WORDS - 10:
+            recorder.flush()
+    recorder.tables["reads"].add(*read_row(count, "tpl_7"))
+    recorder.close()
+    seal_tables(tmp_path)
+    words = [row[2] for row in read_sealed(tmp_path, "reads")]
+    assert words == [f"tpl_{n}" if n < MAX_WORDS else OTHERS for n in range(count)] + ["tpl_7"]
+    frame = read_table(tmp_path / "reads.parquet", "reads")
+    assert codes_of(frame["subject"])[1][-1] == OTHERS
+    assert frame["subject"].astype(str).tolist() == words
+
+
+def test_words_that_fit_one_process_but_not_all_of_them_together_become_one_when_the_run_is_sealed(tmp_path: Path) -> None:
+    for source in ("a", "b"):
+        recorder = Recorder(tmp_path, source=source)
+        for number in range(40_000):
+            recorder.tables["reads"].add(*read_row(number, f"{source}_{number}"))
+        recorder.tables["reads"].add(*read_row(40_000, "both"))
+        recorder.close()
+    seal_tables(tmp_path)
+    rows = read_sealed(tmp_path, "reads")
+    words = [row[2] for row in rows]
+    kept = MAX_WORDS - 40_001
+    assert words[:40_001] == [*(f"a_{n}" for n in range(40_000)), "both"]
+    assert words[40_001:] == [*(f"b_{n}" if n < kept else OTHERS for n in range(40_000)), "both"]
+    assert [row[0] for row in rows] == [*range(40_001)] * 2, "the other columns are as they were"
+    assert {row[1] for row in rows} == {"p-0"}
 
 
 def test_more_than_ten_thousand_words_and_a_hundred_parts_keep_their_order(tmp_path: Path) -> None:

@@ -137,6 +137,32 @@ def test_a_pod_is_deaf_from_the_last_it_heard_to_its_next_subscription(plan: Run
     assert causes(run) == {"deaf": 22}
 
 
+def test_the_loss_of_the_other_connection_is_no_new_subscription(plan: RunFolder) -> None:
+    """A pod that slept through an outage first notices that it cannot publish, and says once more that it is subscribed."""
+    events = plan.publish(100)
+    plan.state("web-1", events[60].sent_ns, "subscribed")
+    plan.state("web-1", events[65].sent_ns, "disconnected").state("web-1", events[70].sent_ns - 10 * US, "subscribed")
+    for event in events[48:70]:
+        plan.drop(event, "web-1")
+    assert causes(open_run(plan.write())) == {"deaf": 22}
+
+
+def test_what_came_while_a_pod_stood_still_died_with_it(plan: RunFolder) -> None:
+    events = plan.publish(3000)
+    plan.state("web-1", events[100].sent_ns + 500 * US, "frozen").end("web-1", events[2900].sent_ns + 500 * US)
+    for event in events[101:]:
+        plan.drop(event, "web-1")
+    run = open_run(plan.write())
+    assert causes(run) == {"pod-down": 2800}, "also what was sent long before its end; afterwards nothing is expected"
+
+
+def test_a_pod_that_stood_still_and_went_on_explains_no_loss(plan: RunFolder) -> None:
+    events = plan.publish(100)
+    plan.state("web-1", events[10].sent_ns, "frozen").state("web-1", events[40].sent_ns, "subscribed")
+    plan.drop(events[20], "web-1")
+    assert causes(open_run(plan.write())) == {"unexplained": 1}
+
+
 def test_a_loss_before_the_last_event_heard_is_not_excused_by_deafness(plan: RunFolder) -> None:
     events = plan.publish(100)
     plan.state("web-1", events[50].sent_ns + 500 * US, "disconnected").state("web-1", events[50].sent_ns + 600 * US, "subscribed")

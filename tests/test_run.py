@@ -28,9 +28,10 @@ from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BuslabError, GeneratorError, RecordError, UsageError
 from sim.load import Schedule
 from sim.results import open_run
-from sim.run import Status, run_scenario
+from sim.run import run_scenario
 from sim.scenario import Scenario
 from sim.schema import TABLES, event_id
+from sim.status import Status
 
 pytestmark = pytest.mark.broker
 Small = Callable[..., Scenario]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sim.errors import ScenarioError
-from sim.scenario import MAX_PODS, Scenario, built_in, check_tree, load_scenario, to_toml
+from sim.scenario import Scenario, built_in, check_tree, load_scenario, to_toml
+from sim.settings import MAX_PODS
 from sim.transports import TRANSPORTS
 from sim.transports.streams import Streams
 
@@ -91,13 +92,17 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("load.rate_per_s=-1", ["load.rate_per_s = -1", "> 0"]),
         ("load.rate_per_s=0", ["load.rate_per_s = 0", "> 0"]),
         ("load.rate_per_s=nan", ["load.rate_per_s = nan"]),
+        ("load.reads_per_s=-1", ["load.reads_per_s = -1", ">= 0"]),
+        ("load.reads_per_s=5", ["load.reads_per_s = 5", "no service keeps templates", "music-service", "set it to 0"]),
+        ("load.templates=0", ["load.templates = 0", ">= 1"]),
+        ("load.templates=60000", ["load.templates = 60000", "<= 50000"]),
         ("load.rate_per_s=inf", ["load.rate_per_s = inf"]),
         ("load.rate_per_s=fast", ["load.rate_per_s = 'fast'", "float"]),
         ("load.run_s=nan", ["load.run_s = nan"]),
         ("load.warm_up_s=-1", ["load.warm_up_s = -1"]),
         ("load.driver=locus", ["load.driver = 'locus'", "locust", "pods"]),
         ("load.arrivals=steady", ["load.arrivals = 'steady'", "poisson", "uniform"]),
-        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, memory, streams"]),
+        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, sharded, memory, streams"]),
         ("bus.transport=3", ["bus.transport = 3", "str"]),
         ("bus.stream_max_len=0", ["bus.stream_max_len = 0", ">= 1"]),
         ("bus.stream_claim_s=0", ["bus.stream_claim_s = 0"]),
@@ -122,6 +127,16 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("services.api-gateway.publishes=5", ["services.api-gateway.publishes = 5", "array"]),
         ("services.api-gateway.publishes=[]", ["config.cache.invalidate", "no service publishes it"]),
         ("services.api-gateway=5", ["services.api-gateway=5", "is a table"]),
+        ('load.mix."http.events.batches"=1', ["http.events.batches", "did you mean 'http.events.batch'"]),
+        ('load.mix."http.events.batch"=1', ["http.events.batch", "no service publishes it"]),
+        ('services.api-gateway.subscribes=["http.events.batch"]', ["services.api-gateway.subscribes", "unknown channel"]),
+        ("kubelet.enable=true", ["kubelet.enable", "did you mean 'enabled'"]),
+        ("kubelet.timeout_s=0", ["kubelet.timeout_s = 0", ">= 0.01"]),
+        ("kubelet.live_period_s=0", ["kubelet.live_period_s = 0", ">= 0.01"]),
+        ("kubelet.failure_threshold=0", ["kubelet.failure_threshold = 0", ">= 1"]),
+        ("kubelet.failure_threshold=1.5", ["kubelet.failure_threshold = 1.5", "int"]),
+        ("kubelet.restart_delay_s=nan", ["kubelet.restart_delay_s = nan"]),
+        ("kubelet.back_off_max_s=5", ["kubelet.back_off_max_s = 5", "kubelet.back_off_s = 10"]),
         ("slo.lag_ms_p98=5", ["slo.lag_ms_p98", "did you mean 'lag_ms_p99'"]),
         ("slo.missing=inf", ["slo.missing = inf"]),
         ("slo.missing=none", ["slo.missing = 'none'", "float"]),
@@ -172,6 +187,27 @@ def test_a_misspelt_built_in_name_gets_a_suggestion() -> None:
     assert "did you mean 'baseline'" in refusal("basline")
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("load.driver=locust",), ["http.events.batch", "set load.driver = 'pods'"]),
+        (('load.driver="pods"', "services.analytics-service.replicas=0"), ["services.analytics-service.replicas = 0"]),
+    ],
+)
+def test_calls_by_http_need_pods_that_make_and_answer_them(settings: tuple[str, ...], says: list[str]) -> None:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario("http_vs_bus", settings=settings)
+    assert all(part in str(error.value) for part in says), str(error.value)
+
+
+def test_calls_by_http_need_an_analytics_service(tmp_path: Path) -> None:
+    text = built_in()["http_vs_bus"].read_text("utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(text[: text.index("[services.analytics-service]")], "utf-8")
+    with pytest.raises(ScenarioError, match=r"add services\.analytics-service"):
+        load_scenario(str(path))
+
+
 def test_too_long_a_load_is_refused_when_it_is_drawn() -> None:
     scenario: Scenario = load_scenario("baseline", settings=("load.rate_per_s=1000000", "load.run_s=86400"))
     with pytest.raises(ScenarioError, match="more than 20,000,000"):
@@ -197,6 +233,22 @@ def test_a_wrong_fault_or_policy_is_refused_with_its_key_and_value(setting: str,
     with pytest.raises(ScenarioError) as refused:
         load_scenario("baseline", settings=(setting,))
     assert [part for part in says if part not in str(refused.value)] == []
+
+
+def test_only_pods_that_keep_templates_read_and_too_many_reads_are_refused_before_the_run() -> None:
+    scenario = load_scenario("baseline", settings=("load.reads_per_s=500", "load.templates=9"))
+    pods, reads = scenario.pods(), scenario.reads()
+    assert {pods[number][1] for number in set(reads.pod.tolist())} == {"music-service", "ai-content-service", "ai-config-service"}
+    assert len(set(reads.pod.tolist())) == 6
+    assert reads.templates == scenario.schedule().templates == 9
+    assert abs(len(reads) - 500 * 18) < 6 * 9000**0.5
+    assert "means 180,000,000 reads, more than 20,000,000" in refusal("baseline", "load.reads_per_s=1e6", "load.run_s=177")
+
+
+def test_reads_do_not_change_the_calls() -> None:
+    """A random stream of their own: the same seed is the same load with and without them."""
+    without, having = (load_scenario("cache_invalidation", settings=(f"load.reads_per_s={rate}",)).schedule() for rate in (0, 4000))
+    assert (without.offset_ns == having.offset_ns).all() and (without.pod == having.pod).all()
 
 
 def test_only_pods_can_publish_where_there_is_no_broker() -> None:

@@ -1,13 +1,25 @@
-"""A least-recently-used cache, as the reference's config subscribers keep their templates."""
+"""A least-recently-used cache, as the reference's config subscribers keep their templates.
+
+A cache key is a full name, ``aiponge:cache:templates:<id>`` or ``aiponge:cache:providers:<id>``, so that the patterns of the
+reference's admin API (``aiponge:*:templates:*``) match it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Any, Generic, TypeVar
 
 from sim.bus.envelope import Event
+
+TEMPLATES = "aiponge:cache:templates:"
+PROVIDERS = "aiponge:cache:providers:"
+CACHE_SIZE = 500  # entries, as in the reference
+MAX_SUBJECT = 200  # characters of a subject that are recorded
+
+_GLOB = re.compile(r"[*?\[]")
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -43,21 +55,34 @@ class LruCache(Generic[K, V]):
 
     def delete_matching(self, pattern: str) -> int:
         """Remove the entries whose key matches a glob pattern (`*` matches anything) and return how many."""
-        gone = [key for key in self._entries if fnmatchcase(str(key), pattern)]
+        matches = re.compile(translate(pattern)).match
+        gone = [key for key in self._entries if matches(str(key))]
         for key in gone:
             del self._entries[key]
         return len(gone)
+
+
+def subject_of(kind: str, data: dict[str, Any]) -> str:
+    """Return what an invalidation is about: the cache key or pattern that it names; empty for any other event."""
+    if kind == "config.template.invalidated" and "templateId" in data:
+        return f"{TEMPLATES}{data['templateId']}"[:MAX_SUBJECT]
+    if kind == "config.provider.invalidated" and "providerId" in data:
+        return f"{PROVIDERS}{data['providerId']}"[:MAX_SUBJECT]
+    if kind == "config.cache.invalidate" and "pattern" in data:
+        return str(data["pattern"])[:MAX_SUBJECT]
+    return ""
 
 
 class ConfigSubscriber:
     """Keep a service's copies of configuration, and drop them when an event says so (the reference's ConfigEventSubscriber).
 
     Every handler is idempotent: dropping what is not there changes nothing. An event without the expected field is an error.
+    A copy is represented by the time at which it was loaded from the database: that is all that decides whether it is stale.
     """
 
-    def __init__(self, *, limit: int = 500) -> None:
-        self.templates: LruCache[str, Any] = LruCache(limit)
-        self.providers: LruCache[str, Any] = LruCache(limit)
+    def __init__(self, *, limit: int = CACHE_SIZE) -> None:
+        self.templates: LruCache[str, int] = LruCache(limit)
+        self.providers: LruCache[str, int] = LruCache(limit)
         self.invalidations = 0
 
     def handlers(self) -> dict[str, Callable[[Event], None]]:
@@ -68,19 +93,31 @@ class ConfigSubscriber:
             "config.cache.invalidate": self.cache_invalidated,
         }
 
+    def read(self, key: str, *, now_ns: int) -> tuple[int, bool]:
+        """Return when the copy that is served was loaded, and whether it was in the cache; one that was not is loaded now."""
+        cache = self.providers if key.startswith(PROVIDERS) else self.templates
+        loaded_ns = cache.get(key)
+        if loaded_ns is not None:
+            return loaded_ns, True
+        cache.put(key, now_ns)
+        return now_ns, False
+
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""
-        self.templates.delete(event.data["templateId"])
+        self.templates.delete(f"{TEMPLATES}{event.data['templateId']}")
         self.invalidations += 1
 
     def provider_invalidated(self, event: Event) -> None:
         """Drop one provider's configuration."""
-        self.providers.delete(event.data["providerId"])
+        self.providers.delete(f"{PROVIDERS}{event.data['providerId']}")
         self.invalidations += 1
 
     def cache_invalidated(self, event: Event) -> None:
-        """Drop every entry that matches the event's pattern."""
+        """Drop every entry that matches the event's pattern; one without a wildcard is looked up, not searched for."""
         pattern = event.data["pattern"]
-        self.templates.delete_matching(pattern)
-        self.providers.delete_matching(pattern)
+        for cache in (self.templates, self.providers):
+            if _GLOB.search(pattern):
+                cache.delete_matching(pattern)
+            else:
+                cache.delete(pattern)
         self.invalidations += 1

@@ -151,7 +151,7 @@ def _decode_uncommon(payload: bytes) -> Event:
     if isinstance(version, str) and not is_supported(version):
         raise _unsupported(version)
     known = {"correlationId": ""} | {name: fields.pop(name) for name in _FIELDS if name in fields}  # the reference's own has none
-    return msgspec.convert({**known, "extra": fields}, ExtendedEvent)
+    return msgspec.convert({**known, "extra": fields}, ExtendedEvent) if fields else msgspec.convert(known, Event)
 
 
 def _unsupported(version: str) -> UnsupportedVersion:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.bus.batcher import Batch, Batcher
+from sim.bus.cache import subject_of
 from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
 from sim.errors import NotEncodable
 from sim.schema import compose_key, event_id
@@ -24,7 +25,7 @@ class Send:
         Event key.
     items
         Calls of the application that it carries; 0 for a probe.
-    first_item_ns, items_wait_ns, intended_ns
+    first_item_ns, items_wait_ns, intended_ns, subject
         As in the `publishes` table.
     """
 
@@ -35,6 +36,7 @@ class Send:
     first_item_ns: int
     items_wait_ns: int
     intended_ns: int
+    subject: str = ""
 
 
 class BusNode:
@@ -79,7 +81,7 @@ class BusNode:
         if not isinstance(data, dict):
             raise NotEncodable(f"an event's data is {data.__class__.__name__}, not an object; give a dict")
         key, payload = self._encode(type, data, now_ns, intended_ns)
-        return Send(key, type, payload, items, intended_ns, 0, intended_ns)
+        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data))
 
     def tick(self, now_ns: int) -> Send | None:
         """Return the batch whose time has come, if any."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from sim.checkers.verdict import Result
 from sim.results import FATE, Run
+from sim.schema import HTTP_CALL
 from sim.tables import FOREVER_NS, Array
 
 OFFERED_RATIO_MIN = 0.99
@@ -90,10 +91,11 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
 
 
 def _audit_load(run: Run, audit: _Audit) -> float:
-    """Return calls made / calls offered; NaN when nothing was offered."""
+    """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.get("load") or {}
     rows = publishes.drop_duplicates("event")
-    made, offered = int(rows.loc[rows["phase"] != "probe", "items"].sum()), load.get("offered_calls") or 0
+    made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
+    offered = (load.get("offered_calls") or 0) - (load.get("calls_not_made") or 0)
     audit.counts |= {"calls_offered": int(offered), "calls_made": made}
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")

@@ -163,7 +163,7 @@ def _publish_account(run: Run) -> dict[str, int | float]:
     publishes, copies = run.publishes, run.copies
     receivers = publishes["receivers"].to_numpy()
     said = (publishes["phase"] == "run").to_numpy() & (receivers >= 0)
-    one_count = not run.many_nodes or run.scenario.get("bus", {}).get("transport", "pubsub") != "pubsub"
+    one_count = not run.many_nodes or run.transport != "pubsub"
     said &= codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]
     meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
     expected = np.bincount(copies.publish[meant], minlength=len(publishes))

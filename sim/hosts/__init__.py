@@ -7,20 +7,51 @@ A member is a class that makes its pods in the constructor, starts none, and off
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Protocol
 
+from sim.container import Container
 from sim.hosts.inline import Counts, InlineHost
-from sim.load import Schedule
+from sim.load import Reads, Schedule
+
+
+class PodControl(Protocol):
+    """Hurt and mend one pod."""
+
+    async def kill(self) -> None:
+        """End it at once, as on SIGKILL; nothing when it does not run."""
+
+    async def freeze(self) -> None:
+        """Let it stand still, as on SIGSTOP; nothing when it does not run."""
+
+    async def thaw(self) -> None:
+        """Let it go on; nothing when it does."""
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End it as on SIGTERM, and kill it after the grace period."""
+
+    async def start(self) -> None:
+        """Start it anew; nothing when it runs."""
 
 
 class Host(Protocol):
     """Hold some pods of the fleet."""
+
+    @property
+    def containers(self) -> Mapping[str, Container]:
+        """Pod name -> where it runs; each is a `PodControl`."""
+
+    def listening(self) -> set[int]:
+        """Return the numbers of the pods that run and do not stand still."""
 
     async def start(self, *, timeout_s: float) -> None:
         """Start every pod; return when the broker confirmed every subscription."""
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
         """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
+
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait for the answers."""
@@ -41,6 +72,6 @@ class Host(Protocol):
         """Start the sampled lag anew."""
 
 
-__all__ = ["HOSTS", "Counts", "Host"]
+__all__ = ["HOSTS", "Counts", "Host", "PodControl"]
 
 HOSTS: dict[str, type[InlineHost]] = {"inline": InlineHost}

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sim.address import Address
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.clock import wall_offset_ns
+from sim.container import Container
 from sim.driver import PodsDriver
-from sim.errors import BrokerUnreachable, BuslabError
+from sim.errors import BrokerUnreachable, BuslabError, UsageError
 from sim.handling import Pace
-from sim.load import Schedule
+from sim.load import Reads, Schedule
 from sim.memo import ReadMemo
 from sim.meters import LiveLag, LoopMeter
 from sim.pod import Place, Pod
+from sim.reading import Reader
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
+from sim.schema import HTTP_CALL
 from sim.services import SERVICES
 
 CONNECTING_AT_ONCE = 100
+MAX_PUBLISHERS = 32_768  # in event keys; those above are Locust's and the prober's
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard."""
+    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+
+    `calls_not_made`: calls whose time has come while their pod did not run.
+    """
 
     published: int = 0
     delivered: int = 0
     calls: int = 0
     lag_ms_p99: float | None = None
+    calls_not_made: int = 0
 
 
 class InlineHost:
-    """Own the pods of one process, their recorder and the measure of the process itself."""
+    """Own the pods of one process, their recorder and the measure of the process itself.
+
+    `containers`: by pod name, in the order of the pods' numbers; who hurts or restarts a pod does it there.
+    """
 
     def __init__(
         self,
@@ -70,32 +83,57 @@ class InlineHost:
             once_ttl_s=scenario.bus.once_ttl_s,
             transport=scenario.transport(),
         )
-        offset_ns = wall_offset_ns()
-        self.pods = [
-            Pod(
-                name,
-                number=number,
-                service=service,
-                logic=SERVICES[service](),
-                channels=scenario.services[service].subscribes,
-                node=BusNode(
-                    service,
-                    nonce=nonce,
-                    publisher=number,
-                    batch_size=scenario.bus.batch_size,
-                    batch_interval_ms=scenario.bus.batch_interval_ms,
-                    wall_offset_ns=offset_ns,
-                ),
-                # Of a cluster, each pod's own node first: a client library begins at one of its seed nodes by chance.
-                place=replace(place, address=place.address.from_node(number)) if place.address is not None else place,
-                seed=scenario.seed + number,
-                pace=Pace(scenario.services[service].handler_ms, scenario.services[service].skew_ms),
+        self._scenario = scenario
+        self._nonce = nonce
+        self._place = place
+        self._offset_ns = wall_offset_ns()
+        self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
+        posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
+        self._analytics: list[Container] = []
+        self.containers: dict[str, Container] = {}
+        for number, (name, service) in enumerate(pods):
+            analytics = service == "analytics-service"
+            self.containers[name] = container = Container(
+                partial(self._new_pod, name, number, service, itertools.chain((number,), self._publishers)),
+                recorder=self.recorder,
+                serves=scenario.kubelet.enabled or (analytics and posted),
+                ports=self._analytics_ports,
             )
-            for number, (name, service) in enumerate(pods)
-        ]
+            if analytics:
+                self._analytics.append(container)
+        self._driver: PodsDriver | None = None
         self._calls = 0
         self._failed = failed
         self._meter: LoopMeter | None = None
+        self._reader: Reader | None = None
+
+    def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
+        scenario, publisher, address = self._scenario, next(publishers), self._place.address
+        if publisher >= MAX_PUBLISHERS:
+            raise UsageError(f"{name} cannot start once more: event keys have room for {MAX_PUBLISHERS:,} starts of pods in a run")
+        settings = scenario.services[service]
+        return Pod(
+            name,
+            number=number,
+            service=service,
+            logic=SERVICES[service](),
+            channels=settings.subscribes,
+            node=BusNode(
+                service,
+                nonce=self._nonce,
+                publisher=publisher,
+                batch_size=scenario.bus.batch_size,
+                batch_interval_ms=scenario.bus.batch_interval_ms,
+                wall_offset_ns=self._offset_ns,
+            ),
+            # Of a cluster, each pod's own node first: a client library begins at one of its seed nodes by chance.
+            place=replace(self._place, address=address.from_node(number)) if address is not None else self._place,
+            seed=scenario.seed + publisher,
+            pace=Pace(settings.handler_ms, settings.skew_ms),
+        )
+
+    def _analytics_ports(self) -> list[int]:
+        return [container.port for container in self._analytics if container.running]
 
     async def start(self, *, timeout_s: float) -> None:
         """Start every pod, some at a time.
@@ -108,52 +146,68 @@ class InlineHost:
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
-        async def start_one(pod: Pod) -> None:
+        async def start_one(container: Container) -> None:
             async with slots:
-                await pod.start()
+                await container.begin()
 
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
-                for pod in self.pods:
-                    group.create_task(start_one(pod))
+                for container in self.containers.values():
+                    group.create_task(start_one(container))
         except TimeoutError:
             up = self.states()["subscribed"]
-            raise BrokerUnreachable(f"only {up} of {len(self.pods)} pods were subscribed within limits.start_s = {timeout_s:g} s") from None
+            raise BrokerUnreachable(
+                f"only {up} of {len(self.containers)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+            ) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
         """Make the calls at their times, and send part-full batches when they are due, until `end_ns`.
 
-        Returns the number of calls made: all of them, unless it is cancelled.
+        Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
-        driver = PodsDriver(self.pods, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call)
+        containers = list(self.containers.values())
+        driver = self._driver = PodsDriver(
+            containers, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
+        )
         try:
             await driver.done
         finally:
             driver.close()
         return driver.made
 
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+        self._reader = Reader(list(self.containers.values()), reads, zero_ns=zero_ns, recorder=self.recorder)
+
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""
-        await asyncio.gather(*(pod.drain(timeout_s=timeout_s) for pod in self.pods))
+        await asyncio.gather(*(container.settle(timeout_s=timeout_s) for container in self.containers.values()))
+
+    def listening(self) -> set[int]:
+        """Return the numbers of the pods that run and do not stand still."""
+        return {c.pod.number for c in self.containers.values() if c.running and not c.frozen}
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Stop every pod gracefully."""
-        await asyncio.gather(*(pod.stop(timeout_s=timeout_s) for pod in self.pods))
-        if self._meter is not None:
-            self._meter.close()
+        """Stop every pod gracefully; one that stands still is killed."""
+        await asyncio.gather(*(c.kill() if c.frozen else c.stop(grace_s=2.5 * timeout_s) for c in self.containers.values()))
+        self._close_instruments()
 
     def abort(self) -> None:
         """Drop every connection at once."""
-        for pod in self.pods:
-            pod.abort()
-        if self._meter is not None:
-            self._meter.close()
+        for container in self.containers.values():
+            container.abort()
+        self._close_instruments()
+
+    def _close_instruments(self) -> None:
+        for one in (self._meter, self._reader):
+            if one is not None:
+                one.close()
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
-        return Counter(pod.state for pod in self.pods)
+        return Counter(container.pod.state for container in self.containers.values())
 
     def _made_call(self) -> None:
         self._calls += 1
@@ -161,7 +215,8 @@ class InlineHost:
     def counts(self) -> Counts:
         """Return what the display shows."""
         self._live.sample(self.recorder)
-        return Counts(self.recorder.rows("publishes"), self.recorder.rows("deliveries"), self._calls, self._live.p99_ms())
+        not_made = self._driver.not_made if self._driver is not None else 0
+        return Counts(self.recorder.rows("publishes"), self.recorder.rows("deliveries"), self._calls, self._live.p99_ms(), not_made)
 
     def forget_lag(self) -> None:
         """Start the live lag anew, at time zero."""

@@ -2,6 +2,7 @@
 
 A member is a class without constructor arguments whose `handlers` maps an event type to a function of one `Event`, and whose
 `invalidations` counts the cache invalidations that it carried out.
+One with a `ConfigSubscriber` as `config` is made to read templates and providers through it, when the scenario means reads.
 One instance is made per pod. A handler that raises is recorded as a failed delivery and does not stop the pod.
 
 To add one: write ``sim/services/<name>.py`` with such a class, and list it in `SERVICES` under the name that scenarios use.
@@ -11,8 +12,9 @@ A probe (``data = {"probe": true}``) is kept from the handlers by the pod.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from sim.bus.cache import ConfigSubscriber
 from sim.bus.envelope import Event
 from sim.services.ai_config import AiConfigService
 from sim.services.ai_content import AiContentService
@@ -32,6 +34,13 @@ class ServiceLogic(Protocol):
     @property
     def invalidations(self) -> int:
         """How many cache invalidations were carried out."""
+
+
+@runtime_checkable
+class ConfigReader(Protocol):
+    """Logic that reads templates and providers through a cache of its own."""
+
+    config: ConfigSubscriber
 
 
 SERVICES: dict[str, Callable[[], ServiceLogic]] = {

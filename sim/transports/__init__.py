@@ -20,6 +20,7 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from sim.address import Address
+from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.transports.memory import Memory
 from sim.transports.pubsub import PubSub
@@ -120,6 +121,7 @@ class Transport(Protocol):
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> Subscription:
         """Open a connection that hears channels; return once the broker confirmed them all.
 
@@ -143,6 +145,7 @@ class Transport(Protocol):
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
     ) -> Publisher:
         """Open a connection to publish on (parameters as in `sim.pipeline.open_pipeline`).
 

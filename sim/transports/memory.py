@@ -23,10 +23,12 @@ from typing import Any, Generic
 from sim.address import Address
 from sim.clock import now_ns
 from sim.errors import BrokerError
+from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.pipeline import MAX_IN_FLIGHT
 from sim.wire import Command
 
+BUSY = "busy"  # why a subscription pauses itself
 MAX_UNHEARD_BYTES = 32 * 1024 * 1024  # of one paused subscriber: a broker's own limit for it
 
 
@@ -86,13 +88,13 @@ class Subscription(Generic[C]):
         self._heard, self._lost = heard, lost
         self._unheard: list[bytes] = []
         self._unheard_bytes = 0
-        self._paused = False
+        self._paused_for: set[str] = set()
 
     def take(self, payloads: list[bytes]) -> None:
         """Hear payloads, or keep them while paused."""
         if self not in self._bus.subscriptions:
             return
-        if not self._paused and not self._unheard:
+        if not self._paused_for and not self._unheard:
             self._heard(self._bus.decoded(self._memo, payloads), now_ns())
             return
         self._unheard += payloads
@@ -104,18 +106,18 @@ class Subscription(Generic[C]):
         """Return True: nothing can be lost on the way."""
         return True
 
-    def pause(self) -> None:
-        """Hear no more for now."""
-        self._paused = True
+    def pause(self, why: str = BUSY) -> None:
+        """Hear no more until each reason to pause is gone."""
+        self._paused_for.add(why)
 
-    def resume(self) -> None:
-        """Go on; what was kept is heard in a later turn."""
-        self._paused = False
-        if self._unheard:
+    def resume(self, why: str = BUSY) -> None:
+        """Take one reason away; after the last, what was kept is heard in a later turn."""
+        self._paused_for.discard(why)
+        if self._unheard and not self._paused_for:
             asyncio.get_running_loop().call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
-        if not self._paused and self._unheard and self in self._bus.subscriptions:
+        if not self._paused_for and self._unheard and self in self._bus.subscriptions:
             unheard, self._unheard, self._unheard_bytes = self._unheard, [], 0
             self._heard(self._memo.decode(unheard), now_ns())
 
@@ -206,11 +208,14 @@ class Memory:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> Subscription[C]:
         """Subscribe. Names, group and consumer mean nothing here."""
         bus = _bus(address)
         subscription = Subscription(bus, memo, heard, lost)
         bus.subscriptions[subscription] = frozenset(channel.encode() for channel in channels)
+        if gate is not None:
+            gate.add(subscription)
         return subscription
 
     async def open_publisher(
@@ -221,9 +226,12 @@ class Memory:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
     ) -> Publisher:
         """Return a publisher; nothing it sends is refused."""
-        return Publisher(_bus(address), answered, lost)
+        if gate is None:
+            return Publisher(_bus(address), answered, lost)
+        return Publisher(_bus(address), lambda *answer: gate.then(lambda: answered(*answer)), lost)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Raise: another process is not on this bus.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.address import Address
+from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.pipeline import Pipeline, open_pipeline
 from sim.subscription import CLASSIC, Subscription, open_subscription
@@ -46,9 +47,10 @@ class PubSub:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> Subscription[C]:
         """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
-        subscription = await open_subscription(address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard)
+        subscription = await open_subscription(address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard, gate=gate)
         subscription.on_lost(lost)
         return subscription
 
@@ -60,9 +62,10 @@ class PubSub:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
     ) -> Pipeline:
         """Open a connection to publish on; the answer is how many subscribers of that node the event was queued for."""
-        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost)
+        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

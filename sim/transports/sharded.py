@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from typing import Any, Generic, NamedTuple
 
 from sim.address import Address
 from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.owners import Owners, find_owners
 from sim.pipeline import MAX_IN_FLIGHT, Pipeline, open_pipeline
@@ -93,10 +94,11 @@ class _Sent(NamedTuple):
 
 
 class _Moving(NamedTuple):
-    """Hold the publishes of a channel that wait until its old owner has answered all it was given."""
+    """Hold the publishes of a channel that wait until its old owner has answered all it was given: first those it sent back."""
 
     to: Pipeline
-    held: deque[_Sent]
+    again: list[_Sent]
+    later: list[_Sent]
 
 
 class Publisher:
@@ -134,7 +136,9 @@ class Publisher:
     @property
     def in_flight(self) -> int:
         """Publishes without an answer."""
-        return sum(line.in_flight for line in self._lines.values()) + sum(len(moving.held) for moving in self._moving.values())
+        return sum(line.in_flight for line in self._lines.values()) + sum(
+            len(moving.again) + len(moving.later) for moving in self._moving.values()
+        )
 
     @property
     def full(self) -> bool:
@@ -149,7 +153,7 @@ class Publisher:
             return self._send(sent)
         if self._is_gone or self.full:
             return False
-        moving.held.append(sent)
+        moving.later.append(sent)
         return True
 
     def _send(self, sent: _Sent) -> bool:
@@ -189,8 +193,8 @@ class Publisher:
             self._tell_refused(sent.token, reason, at_ns)
             self.give_up(f"slot {moved.slot} is on a master that was none: {moved.host}:{moved.port}")
             return
-        moving = self._moving.setdefault(sent.channel, _Moving(to, deque()))
-        moving.held.append(sent._replace(moves=sent.moves + 1))
+        moving = self._moving.setdefault(sent.channel, _Moving(to, [], []))
+        moving.again.append(sent._replace(moves=sent.moves + 1))
 
     def _go_on(self, channel: bytes, at_ns: int) -> None:
         """Send what waited for a channel's old owner, once that has answered all."""
@@ -198,7 +202,7 @@ class Publisher:
             return
         moving = self._moving.pop(channel)
         self._line_of[channel] = moving.to
-        for sent in moving.held:
+        for sent in (*moving.again, *moving.later):
             if not self._send(sent):
                 self._tell_refused(sent.token, "the connection to the channel's new master is gone", at_ns)
 
@@ -227,7 +231,7 @@ class Publisher:
 
     def _end(self, end: Callable[[Pipeline], list[Any]]) -> list[Any]:
         self._is_gone = True
-        held = [sent for moving in self._moving.values() for sent in moving.held]
+        held = [sent for moving in self._moving.values() for sent in (*moving.again, *moving.later)]
         self._moving.clear()
         return [sent.token for line in self._lines.values() for sent in end(line)] + [sent.token for sent in held]
 
@@ -252,10 +256,11 @@ class Sharded:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> Subscription[C]:
         """Subscribe at every channel's master; return once all are confirmed. Group and consumer mean nothing here."""
-        owners = await find_owners(address, client_name=client_name)
-        open_one = partial(open_subscription, kind=SHARDED, client_name=client_name, memo=memo, heard=heard)
+        owners = await find_owners(address, client_name=client_name, gate=gate)
+        open_one = partial(open_subscription, kind=SHARDED, client_name=client_name, memo=memo, heard=heard, gate=gate)
         for _ in range(MAX_MOVES):
             with contextlib.ExitStack() as undo:
                 parts = []
@@ -284,12 +289,15 @@ class Sharded:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
     ) -> Publisher:
         """Open a connection to every master; the answer is how many subscribers the event was queued for."""
-        owners = await find_owners(address, client_name=client_name)
+        owners = await find_owners(address, client_name=client_name, gate=gate)
         lines: dict[tuple[str, int], Pipeline] = {}
         publisher = Publisher(owners, lines, answered=answered, refused=refused)
-        open_one = partial(open_pipeline, frame=frame, answered=publisher.answered, refused=publisher.refused, lost=publisher.lost)
+        open_one = partial(
+            open_pipeline, frame=frame, answered=publisher.answered, refused=publisher.refused, lost=publisher.lost, gate=gate
+        )
         with contextlib.ExitStack() as undo:
             undo.callback(publisher.abort)
             for master in owners.masters:

@@ -29,6 +29,7 @@ import hiredis
 from sim.address import Address
 from sim.clock import NS_PER_S, now_ns
 from sim.errors import BrokerRefused
+from sim.gate import Gate
 from sim.memo import C, Handling, Heard, ReadMemo
 from sim.pipeline import Pipeline, open_pipeline
 from sim.stream_store import StreamStore
@@ -326,6 +327,7 @@ class Streams:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
+        gate: Gate | None = None,
     ) -> Subscription[C]:
         """Join the group on every channel; return once the broker counts the consumer on all of them."""
         keys = [channel.encode() for channel in channels]
@@ -339,7 +341,7 @@ class Streams:
                 wire, keys, group=group.encode(), consumer=consumer.encode(), claim_s=self.stream_claim_s, memo=memo, heard=heard
             )
 
-        wire, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm)
+        wire, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, gate=gate)
         wire.on_lost = lost
         subscription.start()
         return subscription
@@ -352,6 +354,7 @@ class Streams:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
     ) -> Pipeline:
         """Open a connection to add to streams; the answer is the entry's id and says nothing of receivers."""
         length = b"%d" % self.stream_max_len
@@ -359,7 +362,7 @@ class Streams:
         def frame(channel: bytes, payload: bytes) -> bytes:
             return pack(b"XADD", channel, b"MAXLEN", b"~", length, b"*", FIELD, payload)
 
-        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost)
+        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.bus.cache import ConfigSubscriber, LruCache
-from sim.bus.envelope import Event
+from sim.bus.cache import CACHE_SIZE, PROVIDERS, TEMPLATES, ConfigSubscriber, LruCache, subject_of
+from sim.bus.envelope import BATCH, Event
+from sim.load import content
 
 keys = st.sampled_from([f"{kind}:{n}" for kind in "ab" for n in range(4)])
 steps = st.lists(
@@ -47,6 +48,9 @@ def test_the_cache_does_what_a_list_of_pairs_would(steps: list[tuple[str, str]],
     assert [(key, cache.get(key)) for key, _ in model] == model
 
 
+T1, T2, P1 = f"{TEMPLATES}1", f"{TEMPLATES}2", f"{PROVIDERS}1"
+
+
 def event(kind: str, **data: object) -> Event:
     return Event("evt_1", "", kind, "1.0", "", "test", data)
 
@@ -54,11 +58,15 @@ def event(kind: str, **data: object) -> Event:
 @pytest.mark.parametrize(
     ("kind", "data", "templates", "providers"),
     [
-        ("config.template.invalidated", {"templateId": "t1"}, {"t2"}, {"p1"}),
-        ("config.provider.invalidated", {"providerId": "p1"}, {"t1", "t2"}, set()),
-        ("config.cache.invalidate", {"pattern": "t*"}, set(), {"p1"}),
+        ("config.template.invalidated", {"templateId": "1"}, {T2}, {P1}),
+        ("config.provider.invalidated", {"providerId": "1"}, {T1, T2}, set()),
+        ("config.cache.invalidate", {"pattern": "aiponge:*:templates:*"}, set(), {P1}),  # the reference's admin example
+        ("config.cache.invalidate", {"pattern": T1}, {T2}, {P1}),
+        ("config.cache.invalidate", {"pattern": P1}, {T1, T2}, set()),
+        ("config.cache.invalidate", {"pattern": "*:[12]"}, set(), set()),
+        ("config.cache.invalidate", {"pattern": "1"}, {T1, T2}, {P1}),
         ("config.cache.invalidate", {"pattern": "*"}, set(), set()),
-        ("config.template.invalidated", {"templateId": "unknown"}, {"t1", "t2"}, {"p1"}),
+        ("config.template.invalidated", {"templateId": "unknown"}, {T1, T2}, {P1}),
     ],
 )
 @pytest.mark.parametrize("times", [1, 2])
@@ -66,11 +74,79 @@ def test_an_invalidation_drops_what_it_names_however_often_it_comes(
     kind: str, data: dict[str, str], templates: set[str], providers: set[str], times: int
 ) -> None:
     subscriber = ConfigSubscriber()
-    for key in ("t1", "t2"):
-        subscriber.templates.put(key, key)
-    subscriber.providers.put("p1", "p1")
+    for key in (T1, T2, P1):
+        subscriber.read(key, now_ns=1)
     for _ in range(times):
         subscriber.handlers()[kind](event(kind, **data))
-    assert {key for key in ("t1", "t2") if subscriber.templates.get(key)} == templates
-    assert {key for key in ("p1",) if subscriber.providers.get(key)} == providers
+    assert {key for key in (T1, T2) if subscriber.templates.get(key)} == templates
+    assert {key for key in (P1,) if subscriber.providers.get(key)} == providers
     assert subscriber.invalidations == times
+
+
+def test_a_read_loads_what_is_not_there_and_serves_the_same_copy_until_it_is_dropped() -> None:
+    config = ConfigSubscriber()
+    assert config.read(T1, now_ns=5) == (5, False)
+    assert config.read(T1, now_ns=9) == (5, True)
+    config.template_invalidated(event("config.template.invalidated", templateId="1"))
+    assert config.read(T1, now_ns=12) == (12, False)
+    assert config.read(P1, now_ns=13) == (13, False)
+    assert (len(config.templates), len(config.providers)) == (1, 1)
+
+
+def test_the_template_used_least_recently_leaves_a_full_cache() -> None:
+    config = ConfigSubscriber()
+    for number in range(CACHE_SIZE):
+        config.read(f"{TEMPLATES}{number}", now_ns=number)
+    assert config.read(f"{TEMPLATES}0", now_ns=1000) == (0, True)
+    assert config.read(f"{TEMPLATES}new", now_ns=1001) == (1001, False)
+    assert config.read(f"{TEMPLATES}1", now_ns=1002) == (1002, False), "0 had been used since, 1 had not"
+    assert len(config.templates) == CACHE_SIZE
+
+
+CONFIG_KINDS = ("config.template.invalidated", "config.provider.invalidated", "config.cache.invalidate")
+doings = st.lists(st.tuples(st.sampled_from(["read", *CONFIG_KINDS]), st.integers(0, 7)), max_size=40)
+
+
+@given(doings, st.integers(1, 4))
+def test_each_invalidation_twice_leaves_the_caches_that_once_leaves(doings: list[tuple[str, int]], times: int) -> None:
+    once, often = ConfigSubscriber(limit=3), ConfigSubscriber(limit=3)
+    for at, (what, number) in enumerate(doings):
+        if what == "read":
+            key = f"{TEMPLATES if number % 2 else PROVIDERS}{'tpl' if number % 2 else 'prov'}_{number}"
+            assert once.read(key, now_ns=at) == often.read(key, now_ns=at)
+            continue
+        data = content(what, number, 0, templates=8)
+        once.handlers()[what](event(what, **data))
+        for _ in range(times):
+            often.handlers()[what](event(what, **data))
+    for name in ("templates", "providers"):
+        assert list(getattr(once, name)._entries.items()) == list(getattr(often, name)._entries.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "subject"),
+    [
+        ("config.template.invalidated", {"templateId": "1"}, T1),
+        ("config.provider.invalidated", {"providerId": "1"}, P1),
+        ("config.cache.invalidate", {"pattern": "aiponge:*"}, "aiponge:*"),
+        ("config.cache.invalidate", {"round": 1}, ""),
+        ("config.template.invalidated", {"templateId": "x" * 999}, f"{TEMPLATES}{'x' * 999}"[:200]),
+        ("analytics.provider.usage", {"providerId": "1"}, ""),
+        (BATCH, {"events": []}, ""),
+    ],
+)
+def test_an_invalidation_is_about_the_key_or_pattern_that_it_names(kind: str, data: dict[str, object], subject: str) -> None:
+    assert subject_of(kind, data) == subject
+
+
+@pytest.mark.parametrize("number", range(1, 60))
+def test_what_the_load_invalidates_is_what_a_cache_holds(number: int) -> None:
+    """The ids of the load and the keys of the caches are written in two files: a pattern that matches nothing would clear nothing."""
+    config = ConfigSubscriber()
+    for kind in CONFIG_KINDS:
+        data = content(kind, number, 0, templates=5)
+        named = subject_of("config.provider.invalidated" if "providerId" in data else "config.template.invalidated", data)
+        key = named or f"{TEMPLATES}tpl_{number % 5}"
+        config.read(key, now_ns=1)
+        config.handlers()[kind](event(kind, **data))
+        assert config.read(key, now_ns=2) == (2, False)

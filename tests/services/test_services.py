@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.bus.cache import LruCache
+from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
 from sim.load import content
 from sim.scenario import load_scenario
@@ -64,17 +64,18 @@ CONFIG = [(name, kind) for name, kind in HANDLED if kind.startswith("config.")]
 @pytest.mark.parametrize(("name", "kind"), CONFIG)
 def test_a_config_event_that_comes_twice_leaves_the_same_caches(name: str, kind: str) -> None:
     logic: Any = SERVICES[name]()
-    cache = next(
-        c for holder in (logic, getattr(logic, "config", None)) if holder for c in vars(holder).values() if isinstance(c, LruCache)
-    )
-    named = next(iter(data_of(kind).values()))
-    cache.put(named, "old")
-    cache.put("another", "kept")
+    holders = [holder for holder in (logic, getattr(logic, "config", None)) if holder]
+    caches = [cache for holder in holders for cache in vars(holder).values() if isinstance(cache, LruCache)]
+    named = subject_of(kind, data_of(kind))
+    for cache in caches:
+        cache.put(named, 1)
+        cache.put("another", 2)
     logic.handlers[kind](event(kind, data_of(kind)))
-    once = list(cache._entries)
+    once = [list(cache._entries) for cache in caches]
     logic.handlers[kind](event(kind, data_of(kind)))
-    assert list(cache._entries) == once
-    assert "another" in once
+    assert [list(cache._entries) for cache in caches] == once
+    assert ["another"] in once, "what it names is dropped, in the cache that it is about"
+    assert all("another" in entries for entries in once)
 
 
 values = st.recursive(

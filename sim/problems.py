@@ -1,0 +1,108 @@
+"""What is wrong with a scenario although each value is within its bounds: one part of it does not fit another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sim.bus.envelope import EVENT_TYPES
+from sim.errors import did_you_mean
+from sim.load import MAX_CALLS, SHAPES
+from sim.schema import HTTP_CALL, SLO_METRICS
+from sim.services import SERVICES, ConfigReader
+from sim.settings import CALLS, MAX_PODS, Scenario
+from sim.transports import TRANSPORTS
+
+
+def problems(scenario: Scenario) -> Iterator[str]:
+    """Give one sentence for each problem; it names the key, the value and what to do."""
+    yield from _service_problems(scenario)
+    yield from _load_problems(scenario)
+    yield from _mix_problems(scenario)
+    yield from _http_problems(scenario)
+    yield from _kubelet_problems(scenario)
+    yield from _slo_problems(scenario)
+    yield from _fault_problems(scenario)
+
+
+def _service_problems(scenario: Scenario) -> Iterator[str]:
+    if not scenario.services:
+        yield "services is empty: define at least one service"
+    for name, service in scenario.services.items():
+        if name not in SERVICES:
+            yield f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
+            return
+        handled = SERVICES[name]().handlers
+        for key, types, known in (("publishes", service.publishes, CALLS), ("subscribes", service.subscribes, EVENT_TYPES)):
+            yield from (f"services.{name}.{key}: {_unknown_channel(type, known)}" for type in types if type not in known)
+            yield from (f"services.{name}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
+        for type in service.subscribes:
+            if type not in handled:
+                yield f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(handled)}"
+    pods = sum(service.replicas for service in scenario.services.values())
+    if pods > MAX_PODS:
+        yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
+
+
+def _load_problems(scenario: Scenario) -> Iterator[str]:
+    load, transport = scenario.load, scenario.bus.transport
+    if transport not in TRANSPORTS:
+        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    if load.shape not in SHAPES:
+        yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
+    if load.driver == "locust" and not scenario.bus.redis_url:
+        yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
+    reads = load.reads_per_s * (load.warm_up_s + load.run_s)
+    if reads > MAX_CALLS:
+        yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
+    readers = [name for name, make in SERVICES.items() if isinstance(make(), ConfigReader)]
+    if reads and not set(readers) & set(scenario.services):
+        yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: add one of {', '.join(readers)}, or set it to 0"
+    if load.driver == "locust" and transport == "memory":
+        yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
+
+
+def _mix_problems(scenario: Scenario) -> Iterator[str]:
+    load = scenario.load
+    if not any(load.mix.values()):
+        yield "load.mix is empty: give at least one event type a weight above 0"
+    for kind, weight in load.mix.items():
+        if kind not in CALLS:
+            yield f"load.mix: {_unknown_channel(kind, CALLS)}"
+        elif not math.isfinite(weight):
+            yield f"load.mix.{kind} = {weight}: give a number"
+        elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
+            yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+
+
+def _http_problems(scenario: Scenario) -> Iterator[str]:
+    if scenario.load.mix.get(HTTP_CALL):
+        if scenario.load.driver != "pods":
+            yield f"load.mix: {HTTP_CALL!r} is a call that pods make themselves; set load.driver = 'pods'"
+        if "analytics-service" not in scenario.services:
+            yield f"load.mix: {HTTP_CALL!r} is answered by analytics-service, and the scenario has none: add services.analytics-service"
+
+
+def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
+    kubelet = scenario.kubelet
+    if kubelet.back_off_max_s < kubelet.back_off_s:
+        yield f"kubelet.back_off_max_s = {kubelet.back_off_max_s:g} is less than kubelet.back_off_s = {kubelet.back_off_s:g}: raise it"
+
+
+def _slo_problems(scenario: Scenario) -> Iterator[str]:
+    for metric, limit in scenario.slo.items():
+        if metric not in SLO_METRICS:
+            yield f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
+        elif not math.isfinite(limit):
+            yield f"slo.{metric} = {limit}: give a number"
+
+
+def _fault_problems(scenario: Scenario) -> Iterator[str]:
+    for place, fault in enumerate(scenario.faults):
+        if not (fault.at_s >= 0 and fault.for_s > 0 and fault.at_s + fault.for_s <= scenario.load.run_s):
+            span = f"from {fault.at_s:g} s for {fault.for_s:g} s"
+            yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change at_s, for_s or load.run_s"
+
+
+def _unknown_channel(type: str, known: tuple[str, ...]) -> str:
+    return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known)}"
