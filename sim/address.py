@@ -2,6 +2,9 @@
 
 A cluster's address is that of one node with the `others` behind it, in the order in which to try them: whoever cannot reach the
 first connects to the next, as a client library does with its list of seed nodes.
+
+Both drivers read the same URL: redis-py takes it whole, our own connections take it apart here. So what one of them would not
+know is refused, and TLS is set up as redis-py does it.
 """
 
 from __future__ import annotations
@@ -12,16 +15,22 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redis.connection import parse_url
 
-from sim.errors import BrokerError, UsageError
+from sim.errors import BrokerError, UsageError, did_you_mean
 
 T = TypeVar("T")
 _TRIES = 5
 SCHEMES = ("redis", "rediss")
+TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+TLS_OPTIONS = (*TLS_FILES, "ssl_password", "ssl_check_hostname", "ssl_cert_reqs", "ssl_min_version", "ssl_ciphers")
+CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+PARTS = ("host", "port", "username", "password", "db", "connection_class")
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Address:
     port: int
     username: str | None = None
     password: str | None = None
+    db: int = 0
     tls: dict[str, Any] | None = None
     others: tuple[Address, ...] = ()
 
@@ -91,17 +101,45 @@ class Address:
         except ValueError:
             return False
 
+    @cached_property
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context for an own connection, or None for a plain one."""
+        """The TLS context of this address, or None for a plain connection; made once, because it reads every CA of the machine.
+
+        Raises
+        ------
+        UsageError
+            A certificate or key file is missing or holds something else.
+        """
         if self.tls is None:
             return None
-        context = ssl.create_default_context(cafile=self.tls.get("ssl_ca_certs"))
-        if self.tls.get("ssl_certfile"):
-            context.load_cert_chain(self.tls["ssl_certfile"], self.tls.get("ssl_keyfile"))
-        if str(self.tls.get("ssl_cert_reqs", "required")).lower() in ("none", "cert_none"):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        for option in TLS_FILES:
+            if option in self.tls and not Path(self.tls[option]).exists():
+                raise UsageError(f"{self}: {option} names {self.tls[option]}, which does not exist")
+        try:
+            return _context(self.tls)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            files = ", ".join(f"{option}={self.tls[option]}" for option in TLS_FILES if option in self.tls) or "the TLS options"
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not what it should be"
+            hint = "PEM files are wanted, a key that fits the certificate, and ssl_password when the key has one"
+            raise UsageError(f"{self}: cannot use {files}: {reason}; {hint}") from None
+
+
+def _context(tls: dict[str, Any]) -> ssl.SSLContext:
+    """Do as `redis.SSLConnection` does with the same options."""
+    context = ssl.create_default_context()
+    mode = CERT_REQS[tls.get("ssl_cert_reqs", "required")]
+    context.check_hostname = tls.get("ssl_check_hostname", True) and mode != ssl.CERT_NONE
+    context.verify_mode = mode
+    if "ssl_certfile" in tls:
+        # Without a password OpenSSL would ask for one on the terminal, and wait.
+        context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"), password=tls.get("ssl_password", ""))
+    if "ssl_ca_certs" in tls or "ssl_ca_path" in tls:
+        context.load_verify_locations(cafile=tls.get("ssl_ca_certs"), capath=tls.get("ssl_ca_path"))
+    if "ssl_min_version" in tls:
+        context.minimum_version = ssl.TLSVersion(tls["ssl_min_version"])
+    if "ssl_ciphers" in tls:
+        context.set_ciphers(tls["ssl_ciphers"])
+    return context
 
 
 def join_nodes(nodes: Sequence[Address]) -> Address:
@@ -115,7 +153,7 @@ def parse_address(url: str) -> Address:
     Raises
     ------
     UsageError
-        Not such a URL. The message never holds the password.
+        Not such a URL, or an option in it that the drivers do not know. The message never holds the password.
     """
     if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
         return join_nodes([parse_address(one) for one in urls])
@@ -129,13 +167,16 @@ def parse_address(url: str) -> Address:
     except (ValueError, TypeError):  # its text may hold a piece of the password
         hint = "write redis://[USER:PASSWORD@]HOST[:PORT], with / ? # and @ of a password as %2F %3F %23 %40"
         raise UsageError(f"{shown!r} is not a broker's URL: {hint}") from None
+    tls = {key: value for key, value in parts.items() if key in TLS_OPTIONS}
+    _check_options(shown, scheme, parts, tls)
     return Address(
         url=url,
         host=parts.get("host", "localhost"),
         port=port or 6379,
         username=parts.get("username"),
         password=parts.get("password"),
-        tls={key: value for key, value in parts.items() if key.startswith("ssl_")} if scheme == "rediss" else None,
+        db=parts.get("db", 0),
+        tls=tls if scheme == "rediss" else None,
     )
 
 
@@ -176,3 +217,17 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def _check_options(shown: str, scheme: str, parts: dict[str, Any], tls: dict[str, Any]) -> None:
+    known = (*TLS_OPTIONS, "username", "password", "db")
+    if unknown := sorted(parts.keys() - {*TLS_OPTIONS, *PARTS}):
+        raise UsageError(
+            f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
+        )
+    if tls and scheme != "rediss":
+        raise UsageError(f"{shown!r}: {next(iter(tls))} is an option of TLS: write rediss:// in place of redis://")
+    if tls.get("ssl_cert_reqs", "required") not in CERT_REQS:
+        raise UsageError(f"{shown!r}: ssl_cert_reqs={tls['ssl_cert_reqs']}: write one of {', '.join(CERT_REQS)}")
+    if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
+        raise UsageError(f"{shown!r}: ssl_keyfile without ssl_certfile: name the client's certificate too")

@@ -40,12 +40,10 @@ def cli() -> None:
 @cli.command()
 @click.argument("scenario")
 @click.option(
-    "--on",
-    default="embedded",
-    show_default=True,
-    metavar="GROUND",
-    help="Where: embedded or container, either with :PORT, cluster or container-cluster, redis://… or rediss://… .",
-)
+    "--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True,
+    help="Where: embedded or container, either with :PORT, cluster or container-cluster, redis://… or rediss://… ; "
+    "a URL with a password is safer in the variable.",
+)  # fmt: skip
 @click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")

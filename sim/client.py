@@ -21,9 +21,10 @@ from sim.bus.envelope import CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
 from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
-from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerUnreachable
 from sim.owners import read_owners
 from sim.record import Recorder
+from sim.refusals import refusal, reply_text, unreachable
 from sim.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
@@ -96,13 +97,16 @@ class BusClient(Caller[Published]):
         Raises
         ------
         BrokerUnreachable, BrokerRefused
+        UsageError
+            A file of the TLS options is missing.
         """
+        _ = self._address.ssl_context  # redis-py would name no file
         try:
             self._nodes.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
-            raise BrokerRefused(f"{self._address} does not let us in: {error}") from None
+            raise refusal(self._address, "a connection", reply_text(error)) from None
         except (redis.RedisError, OSError) as error:
-            raise BrokerUnreachable(f"{self._address} is not reachable: {error}") from None
+            raise unreachable(self._address, error) from None
 
     @property
     def due_ns(self) -> int | None:
@@ -209,11 +213,22 @@ class _Nodes:
         if connection is None:
             # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
             connection = redis.ConnectionPool.from_url(
-                node.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, client_name=self._client_name
+                node.url,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=None,
+                protocol=2,
+                redis_connect_func=self._let_in,
             ).make_connection()
             self._connections[node.host, node.port] = connection
         connection.connect()
         return connection
+
+    def _let_in(self, connection: Any) -> None:
+        connection.on_connect()
+        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
+            connection.send_command("CLIENT", "SETNAME", self._client_name, check_health=False)
+            connection.read_response()
 
     def moved(self, channel: str, host: str, port: int) -> None:
         """Remember where a channel is; no host means the one that was asked."""

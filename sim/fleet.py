@@ -19,10 +19,11 @@ from sim.bus.node import BusNode, Send
 from sim.calling import record_publish
 from sim.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.connections import group_name
-from sim.errors import BrokerUnreachable, BuslabError, UsageError
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, UsageError
 from sim.hosts import HOSTS, Host
 from sim.kubelet import FleetKubelet
 from sim.record import Recorder, Tamper
+from sim.refusals import refusal
 from sim.scenario import Scenario
 from sim.transports import Publisher
 from sim.wire import Command
@@ -54,12 +55,16 @@ class Fleet:
 
     Attributes
     ----------
+    address
+        The broker's.
     host
         Where the pods live.
     recorder
         The recorder of this process.
     kubelet
         Probes the pods and restarts them, where the scenario says so.
+    receivers
+        Channel -> to how many subscribers the broker queued the last probe, by its own count.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Fleet:
         self.transport = scenario.transport()
         self._stands_for = self._voices()
         self._found: frozenset[str] = frozenset()  # keys that were there before this run
-        self._address = address
+        self.address = address
         self._run_id = run_id
         self._node = BusNode(
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
@@ -89,6 +94,8 @@ class Fleet:
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._probers: list[Publisher | None] = [None] * (len(address.nodes) if self.transport.any_node else 1)
+        self._denied: BrokerRefused | None = None
+        self._receivers: dict[tuple[int, str], int] = {}  # of the last probe through each prober
 
     @property
     def notes(self) -> list[str]:
@@ -147,6 +154,8 @@ class Fleet:
         ------
         BrokerUnreachable
             Some pod did not hear within the time; the message names it.
+        BrokerRefused
+            The broker's user may not publish on a channel.
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
@@ -168,6 +177,8 @@ class Fleet:
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
+                if self._denied is not None:
+                    raise self._denied
                 return
             except TimeoutError:
                 if now_ns() > deadline_ns:
@@ -178,10 +189,10 @@ class Fleet:
 
     async def _open_prober(self, number: int) -> Publisher:
         prober = self._probers[number] = await self.transport.open_publisher(
-            self._address.from_node(number),
+            self.address.from_node(number),
             client_name=f"buslab-{self._run_id}-prober",
-            answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
-            refused=lambda token, reason, at_ns: self._record_probe(token, "refused", at_ns, -1),
+            answered=lambda token, receivers, at_ns: self._answered_probe(number, token, receivers, at_ns),
+            refused=self._refused_probe,
             lost=lambda reason, unanswered: self._lost_prober(number, unanswered),
         )
         return prober
@@ -213,6 +224,23 @@ class Fleet:
         self._probers[number] = None
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
+
+    def _refused_probe(self, token: tuple[Send, int], reason: str, at_ns: int) -> None:
+        self._record_probe(token, "refused", at_ns, -1)
+        if reason.startswith("NOPERM"):  # asking again would not help
+            self._denied = refusal(self.address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
+            self._all_heard.set()
+
+    def _answered_probe(self, number: int, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
+        if receivers >= 0:
+            self._receivers[number, token[0].type] = receivers
+        self._record_probe(token, "acknowledged", at_ns, receivers)
+
+    @property
+    def receivers(self) -> dict[str, int]:
+        """Channel -> how many subscribers PUBLISH said there are, summed over the nodes that were asked."""
+        channels = {channel for _, channel in self._receivers}
+        return {channel: sum(count for (_, one), count in self._receivers.items() if one == channel) for channel in channels}
 
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)

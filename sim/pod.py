@@ -14,7 +14,7 @@ from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
-from sim.bus.once import RECIPES
+from sim.bus.once import RECIPES, RUN_PREFIX
 from sim.calling import Caller
 from sim.clock import now_ns
 from sim.connections import Connections, Place
@@ -113,7 +113,7 @@ class Pod(Caller[None]):
             pace=pace,
             recipe=RECIPES[place.once],
             ttl_s=place.once_ttl_s,
-            scope=self.service,
+            scope=f"{RUN_PREFIX}{place.run_id}:{self.service}",
             token=self.name,
             seed=seed,
             command=self._connections.command,

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.markup import escape
 from rich.table import Table
 
+from sim.broker_costs import broker_costs
 from sim.checkers import Limit, Verdict
 from sim.results import Run
 from sim.schema import CAUSES, FATES, SLO_METRICS
@@ -48,6 +49,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         figures=list(_figures(run)),
         books=_books(verdict),
         lags=_lags(verdict),
+        broker=_broker(run),
         fleet=_fleet(run),
         phases=[(name, *_seconds(run, *times)) for name, times in run.phases.items()],
         faults=[(f["fault"], f["target"], *_seconds(run, f["begin_ns"], f["end_ns"])) for f in run.faults.to_dict("records")],
@@ -137,6 +139,22 @@ def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
         label = shown.get(name) or " ".join(name.removeprefix("lag_us.").split(".", 1))
         rows.append((label, *(f"{counts[f'{name}.{quantile}']:,.0f}" for quantile in QUANTILES)))
     return rows
+
+
+def _broker(run: Run) -> dict[str, Any]:
+    costs = broker_costs(run)
+    if not costs.cpu_share >= 0:
+        return {"rows": [], "reason": costs.reason}
+    rows = [("of a core, in all", f"{costs.cpu_share:.2%}", f"{costs.publishes:,} publishes, {costs.copies:,} copies in the run phase")]
+    if costs.copies:
+        rows.append(("all of it per copy, us", f"{costs.all_in_copy_us:.3g}", f"{costs.fan_out:.3g} copies per publish"))
+    fitted = {
+        "per publish, us": (costs.publish_us, "least squares over the samples, with the 95 % interval"),
+        "per copy, us": (costs.copy_us, "beside its publish"),
+        "per copy with its part of the publish, us": (costs.joint_copy_us, "a fit on copies alone"),
+    }
+    rows += [(name, str(estimate), meaning) for name, (estimate, meaning) in fitted.items() if estimate.known]
+    return {"rows": rows, "reason": costs.reason}
 
 
 def _fleet(run: Run) -> list[tuple[str, str, str]]:

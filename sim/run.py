@@ -35,6 +35,7 @@ from sim.faults import World
 from sim.fleet import Fleet, check_ground
 from sim.generator import Generator, LocustGenerator, PodsGenerator
 from sim.hosts import Counts
+from sim.leftovers import delete_leftovers
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.run_folder import free_folder, make_folder
@@ -234,7 +235,7 @@ class _Run:
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
-        sampler.start()
+        sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport)
         generator = self._generator = await self._start_generator(broker, fleet)
 
         self._enter("start", limits.start_s)
@@ -243,7 +244,8 @@ class _Run:
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
-        await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
+        counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
+        sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="numsub")
         gc.collect()
         gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
 
@@ -314,11 +316,10 @@ class _Run:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"] += [*sampler.notes, *fleet.notes]
+        self.info["notes"] += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
-            last_first.push_async_callback(sampler.close)
-            last_first.push_async_callback(self._clear, fleet, sampler)
+            last_first.push_async_callback(self._leave_nothing, fleet, sampler)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
@@ -327,11 +328,16 @@ class _Run:
                 with contextlib.suppress(GeneratorError):
                     await self._generator.close()
 
-    async def _clear(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+    async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """Delete what this run made the broker keep, and close the last connection."""
         try:
             await fleet.clear(sampler.command)
         except BrokerError as error:
             self.info["notes"].append(f"what the broker kept of this run was not removed: {error}")
+        await sampler.close()
+        self.info["notes"].extend(sampler.notes)
+        if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
+            self.info["notes"].append(left)
 
     # -- the display -------------------------------------------------------------------------------------------
 

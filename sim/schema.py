@@ -97,8 +97,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "broker": {
         "at_ns": "int64",
-        "metric": "name",  # e.g. used_cpu_user_s, connected_clients, numsub, output_buffer_bytes; node_… is of one node of several
-        "subject": "name",  # what it is about: a channel, a client name, a node (HOST:PORT), or empty for the whole broker
+        "metric": "name",  # the list, with what the subject of each is, stands at the head of sampler.py
+        "subject": "name",  # what it is about: a channel, a pod, a node of several (HOST:PORT), or empty for the whole broker
         "value": "float64",
     },
     "hosts": {

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import hiredis
 
 from sim.address import Address
-from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerError, BrokerUnreachable
 from sim.gate import Gate
+from sim.refusals import refusal, silent, unreachable
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
@@ -29,9 +29,16 @@ _last_read = b""  # for as long as reads are alike, one object is handed on: no 
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a gate, neither happens while it is shut."""
+    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a gate, neither happens while it is shut.
+
+    Attributes
+    ----------
+    named
+        Whether the broker lists this connection under its name; it may not allow CLIENT SETNAME.
+    """
 
     def __init__(self, gate: Gate | None = None) -> None:
+        self.named = True
         self.transport: asyncio.Transport | None = None
         self._gate = gate or Gate()
         self._paused_for: set[str] = set()
@@ -62,7 +69,9 @@ class Wire(asyncio.BufferedProtocol):
         reason = str(exc) if exc else "closed by the broker"
         for reply in self._replies:
             if not reply.done():
-                reply.set_exception(BrokerUnreachable(reason))
+                lost = BrokerUnreachable(reason)
+                lost.__cause__ = exc  # TLS tells here why it failed
+                reply.set_exception(lost)
         self._replies.clear()
         self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
 
@@ -87,12 +96,16 @@ class Wire(asyncio.BufferedProtocol):
 
     async def command(self, *words: str) -> Any:
         """Send one command and return its reply; only before `on_read` is given to a subscription or publisher."""
+        return (await self.commands(words))[0]
+
+    async def commands(self, *commands: Sequence[str]) -> list[Any]:
+        """Send commands in one write, so that the broker runs them with nothing in between, and return their replies."""
         if self.transport is None or self.transport.is_closing():
             raise BrokerUnreachable("the connection is gone")
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._replies.append(reply)
-        self.transport.write(pack(*(word.encode() for word in words)))
-        return await reply
+        replies = [asyncio.get_running_loop().create_future() for _ in commands]
+        self._replies.extend(replies)
+        self.transport.write(b"".join(pack(*(word.encode() for word in words)) for words in commands))
+        return await asyncio.gather(*replies)
 
     def _read_reply(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -155,21 +168,25 @@ async def _open_one(address: Address, *, client_name: str, gate: Gate | None) ->
     wire = Wire(gate)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
+        context = address.ssl_context
         try:
-            context = address.ssl_context()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
                 await _let_in(wire, address, client_name)
         except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
-        except BrokerUnreachable as error:
-            raise BrokerUnreachable(f"{address} hangs up: {error}; is it a Redis server, and below its maxclients?") from None
-        except ssl.SSLError as error:
-            raise BrokerRefused(f"{address}: TLS failed: {error.reason or error}") from None
-        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
-            raise BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}") from None
+            raise silent(address, CONNECT_TIMEOUT_S) from None
+        except (BrokerUnreachable, OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
+            raise await asyncio.to_thread(unreachable, address, error) from None
         undo.pop_all()
     return wire
+
+
+class Denied(Exception):
+    """Say which channel the broker refused, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
+
+    def __init__(self, channel: str, reply: str) -> None:
+        super().__init__(reply)
+        self.channel, self.reply = channel, reply
 
 
 async def open_confirmed(
@@ -190,6 +207,8 @@ async def open_confirmed(
                 confirmed = await confirm(wire)
         except TimeoutError:
             raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+        except Denied as error:
+            raise refusal(address, f"SUBSCRIBE to {error.channel}", error.reply) from None
         except BrokerError as error:
             raise type(error)(f"{address}: cannot subscribe: {error}") from None
         if wire.is_gone:
@@ -199,11 +218,16 @@ async def open_confirmed(
 
 
 async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
-    commands = [("CLIENT", "SETNAME", client_name)]
+    commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", client_name)]
+    if address.db:
+        commands.insert(0, ("SELECT", str(address.db)))
     if address.password is not None:
         user = (address.username,) if address.username else ()
         commands.insert(0, ("AUTH", *user, address.password))
     for command in commands:
         reply = await wire.command(*command)
         if isinstance(reply, hiredis.ReplyError):
-            raise BrokerRefused(f"{address} refuses {command[0]}: {reply}")
+            if command[0] == "CLIENT" and str(reply).startswith("NOPERM"):
+                wire.named = False  # a name is for who looks at CLIENT LIST; nothing else needs it
+                continue
+            raise refusal(address, command[0], str(reply))

@@ -74,14 +74,14 @@ def test_only_this_machine_s_loopback_counts_as_local(host: str, here: bool) -> 
 
 @pytest.mark.parametrize(("query", "mode"), [("", ssl.CERT_REQUIRED), ("?ssl_cert_reqs=none", ssl.CERT_NONE)])
 def test_tls_checks_the_server_unless_told_not_to(query: str, mode: ssl.VerifyMode) -> None:
-    context = parse_address(f"rediss://h:1{query}").ssl_context()
+    context = parse_address(f"rediss://h:1{query}").ssl_context
     assert context is not None
     assert context.verify_mode == mode
     assert context.check_hostname is (mode == ssl.CERT_REQUIRED)
 
 
 def test_a_plain_url_means_no_tls() -> None:
-    assert parse_address("redis://h:1").ssl_context() is None
+    assert parse_address("redis://h:1").ssl_context is None
 
 
 def test_a_clusters_urls_are_its_nodes_in_order_and_any_may_stand_first() -> None:

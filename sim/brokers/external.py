@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import redis
 
 from sim.address import Address, parse_address
-from sim.errors import BrokerRefused, BrokerUnreachable, UsageError
+from sim.errors import UsageError
+from sim.refusals import refusal, reply_text, unreachable
+
+TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
     address = parse_address(url)
     if not address.is_loopback and not load_this_server:
         raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
+    _ = address.ssl_context  # a missing file is named before anything is asked of the server
     for node in address.nodes:
-        client = redis.Redis.from_url(node.url, socket_timeout=5, socket_connect_timeout=5, retry=None)
+        client = redis.Redis.from_url(node.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2)
         try:
             check(client, node)
         finally:
@@ -50,7 +54,7 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
 
 
 def check(client: redis.Redis, address: Address) -> None:
-    """PING once.
+    """PING once; a user who may not PING was let in all the same.
 
     Raises
     ------
@@ -58,7 +62,9 @@ def check(client: redis.Redis, address: Address) -> None:
     """
     try:
         client.ping()
-    except (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.ResponseError) as error:
-        raise BrokerRefused(f"{address} does not let us in: {error}; give redis://USER:PASSWORD@HOST:PORT") from None
+    except redis.exceptions.NoPermissionError:
+        return
+    except (redis.AuthenticationError, redis.ResponseError) as error:
+        raise refusal(address, "PING", reply_text(error)) from None
     except (redis.RedisError, OSError) as error:
-        raise BrokerUnreachable(f"{address} is not reachable: {error}; is the server up, and the host and port right?") from None
+        raise unreachable(address, error) from None

@@ -28,6 +28,7 @@ from typing import Any, Literal
 RUN = ("RUN",)
 LOCK_PREFIX = "aiponge:locks:"
 DONE_PREFIX = "aiponge:done:"
+RUN_PREFIX = "buslab-"  # then the run's id: keys of two runs on one server never meet, and a run can delete its own
 TTL_S = 300
 # Delete a lock only when it is still ours: one step on the server, or another pod's lock could be deleted.
 DELETE_IF_MINE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"

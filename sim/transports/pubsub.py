@@ -18,7 +18,7 @@ from sim.address import Address
 from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.pipeline import Pipeline, open_pipeline
-from sim.subscription import CLASSIC, Subscription, open_subscription
+from sim.subscription import CLASSIC, Subscription, counted, open_subscription
 from sim.wire import Command
 
 
@@ -73,5 +73,4 @@ class PubSub:
 
     async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Ask every node PUBSUB NUMSUB: each counts its own subscribers."""
-        replies = [await command("PUBSUB", "NUMSUB", *channels) for command in commands]
-        return [sum(map(int, counts)) for counts in zip(*(reply[1::2] for reply in replies), strict=True)]
+        return await counted(commands, "NUMSUB", channels)

@@ -28,7 +28,7 @@ from sim.memo import C, Heard, ReadMemo
 from sim.owners import Owners, find_owners
 from sim.pipeline import MAX_IN_FLIGHT, Pipeline, open_pipeline
 from sim.slots import Moved, read_moved
-from sim.subscription import SHARDED, open_subscription
+from sim.subscription import SHARDED, counted, open_subscription
 from sim.subscription import Subscription as Part
 from sim.wire import Command
 
@@ -314,5 +314,4 @@ class Sharded:
 
     async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Ask every node PUBSUB SHARDNUMSUB: each counts its own subscribers."""
-        replies = [await command("PUBSUB", "SHARDNUMSUB", *channels) for command in commands]
-        return [sum(map(int, counts)) for counts in zip(*(reply[1::2] for reply in replies), strict=True)]
+        return await counted(commands, "SHARDNUMSUB", channels)
