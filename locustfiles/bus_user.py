@@ -119,7 +119,7 @@ class Play:
         name, service = self.names[pod]
         bus = self.scenario.bus
         client = BusClient(
-            self.address,
+            self.address.from_node(pod),
             source=service,
             publisher=f"{name}@{HOST_NAME}-{part}",
             nonce=self.job.nonce if self.job else 0,

@@ -1,5 +1,8 @@
 """A broker's address: the parts of a redis:// URL, the same URL without its password for people to read, and ports.
 
+A cluster's address is that of one node with the `others` behind it, in the order in which to try them: whoever cannot reach the
+first connects to the next, as a client library does with its list of seed nodes.
+
 Both drivers read the same URL: redis-py takes it whole, our own connections take it apart here. So what one of them would not
 know is refused, and TLS is set up as redis-py does it.
 """
@@ -7,10 +10,11 @@ know is refused, and TLS is set up as redis-py does it.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +43,8 @@ class Address:
         The whole URL, secret included: pass it to children by environment, never print it.
     tls
         Keyword arguments of redis-py's TLS options, or None for a plain connection.
+    others
+        The other nodes of the same cluster, each without others of its own.
     """
 
     url: str
@@ -48,6 +54,7 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: dict[str, Any] | None = None
+    others: tuple[Address, ...] = ()
 
     def __str__(self) -> str:
         """Return the URL without user and password."""
@@ -58,8 +65,35 @@ class Address:
         return f"Address({self})"
 
     @property
+    def nodes(self) -> tuple[Address, ...]:
+        """Every node, this one first; one where there is no cluster."""
+        return (replace(self, others=()), *self.others)
+
+    @property
+    def urls(self) -> str:
+        """The URLs of all nodes, as `parse_address` reads them; secrets included."""
+        return " ".join(node.url for node in self.nodes)
+
+    def from_node(self, number: int) -> Address:
+        """Return the same cluster with node `number` (modulo their count) first and the rest in turn behind it."""
+        nodes = self.nodes
+        first = number % len(nodes)
+        return join_nodes((*nodes[first:], *nodes[:first]))
+
+    def at(self, host: str, port: int) -> Address:
+        """Return another node's address, to be let in there as here."""
+        if (host, port) == (self.host, self.port):
+            return replace(self, others=())
+        inside = urlsplit(self.url)
+        secret, at, _ = inside.netloc.rpartition("@")
+        shown = f"[{host}]" if ":" in host else host
+        return replace(self, url=inside._replace(netloc=f"{secret}{at}{shown}:{port}").geturl(), host=host, port=port, others=())
+
+    @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine's loopback."""
+        """Whether every node is on this machine's loopback."""
+        if self.others:
+            return all(node.is_loopback for node in self.nodes)
         if self.host == "localhost":
             return True
         try:
@@ -108,14 +142,21 @@ def _context(tls: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
+def join_nodes(nodes: Sequence[Address]) -> Address:
+    """Return the address of a cluster of these nodes, the first of them first."""
+    return replace(nodes[0], others=tuple(nodes[1:]))
+
+
 def parse_address(url: str) -> Address:
-    """Read a ``redis://`` or ``rediss://`` URL.
+    """Read a ``redis://`` or ``rediss://`` URL, or those of a cluster's nodes with spaces between them.
 
     Raises
     ------
     UsageError
         Not such a URL, or an option in it that the drivers do not know. The message never holds the password.
     """
+    if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
+        return join_nodes([parse_address(one) for one in urls])
     shown = url.split("@")[-1].partition("?")[0]
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:

@@ -40,7 +40,7 @@ class Asker:
             It is not there, or does not answer in time.
         """
         async with self._one_question:
-            if self._wire is None or self._wire.closed:
+            if self._wire is None or self._wire.is_gone:
                 self._wire = await open_wire(self._address, client_name=self._name)
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):

@@ -41,10 +41,10 @@ def cli() -> None:
 @click.argument("scenario")
 @click.option(
     "--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True,
-    help="Where: embedded or container, either with :PORT, model[:FILE], redis://… or rediss://… ; "
+    help="Where: embedded or container, either with :PORT, cluster or container-cluster, model[:FILE], redis://… or rediss://… ; "
     "a URL with a password is safer in the variable.",
 )  # fmt: skip
-@click.option("--image", metavar="IMAGE", help="What --on container runs. [default: BUSLAB_REDIS_IMAGE, else an official image]")
+@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
 @click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
@@ -113,8 +113,14 @@ def list_(what: str) -> int:
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Length of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
 @click.option("--virtual", is_flag=True, help="Measure virtual time instead: an hour of 12 pods, ten minutes of 10,000.")
-def bench(pods: int, seconds: float, rounds: int, virtual: bool) -> int:
+@click.option("--clusters", is_flag=True, help="Measure instead what a copy costs a cluster: classic and sharded, 1 and 3 masters.")
+def bench(pods: int, seconds: float, rounds: int, virtual: bool, clusters: bool) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
+    if clusters:
+        from sim.bench.clusters import clusters_table, measure_clusters
+
+        _print(clusters_table(measure_clusters(rounds=rounds, progress=lambda line: click.echo(line, err=True)), rounds=rounds))
+        return 0
     from sim.bench import bench_table, run_bench
     from sim.bench import virtual as virtual_time
 

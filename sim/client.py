@@ -1,9 +1,9 @@
 """The bus for blocking code: Locust users (under gevent) and scripts.
 
-The same `BusNode` as in the pods decides; this file publishes through redis-py, one connection per client, one
-PUBLISH at a time. Every call is fire and forget in that it never raises. But it is blocking code: the call that fills a batch,
-and every call that is an event of its own, waits for the broker's answer, and in an outage for `TIMEOUT_S`. What each caller
-waited stands in the table `calls`.
+The same `BusNode` as in the pods decides; this file publishes through redis-py, one connection per client (in a cluster, to each
+node that has one of its channels), one PUBLISH at a time. Every call is fire and forget in that it never raises. But it is blocking
+code: the call that fills a batch, and every call that is an event of its own, waits for the broker's answer, and in an outage for
+`TIMEOUT_S`. What each caller waited stands in the table `calls`.
 
 Not for use inside an asyncio loop: there `sim/pod.py` drives the bus.
 """
@@ -21,11 +21,14 @@ from sim.bus.envelope import CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
 from sim.calling import Caller
 from sim.clock import now_ns, wall_offset_ns
+from sim.errors import BrokerUnreachable
+from sim.owners import read_owners
 from sim.record import Recorder
 from sim.refusals import refusal, reply_text, unreachable
 from sim.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
+MAX_MOVES = 5  # from node to node for one publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +87,9 @@ class BusClient(Caller[Published]):
         super().__init__(publisher or source, node=node, recorder=recorder)
         self._address = address
         self._prefix = channel_prefix
-        self._publish_words = (transport or TRANSPORTS["pubsub"]()).publish_words
-        # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
-        # redis-py types its connections in part only, so for mypy it is Any.
-        self._connection: Any = redis.ConnectionPool.from_url(
-            address.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2, redis_connect_func=self._let_in
-        ).make_connection()
-
-    def _let_in(self, connection: Any) -> None:
-        connection.on_connect()
-        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
-            connection.send_command("CLIENT", "SETNAME", f"buslab-{self.publisher}", check_health=False)
-            connection.read_response()
+        transport = transport or TRANSPORTS["pubsub"]()
+        self._publish_words = transport.publish_words
+        self._nodes = _Nodes(address, client_name=f"buslab-{self.publisher}", any_node=transport.any_node)
 
     def connect(self) -> None:
         """Connect now instead of with the first publish.
@@ -108,7 +102,7 @@ class BusClient(Caller[Published]):
         """
         _ = self._address.ssl_context  # redis-py would name no file
         try:
-            self._connection.connect()
+            self._nodes.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
             raise refusal(self._address, "a connection", reply_text(error)) from None
         except (redis.RedisError, OSError) as error:
@@ -130,7 +124,7 @@ class BusClient(Caller[Published]):
     def close(self) -> Published | None:
         """Flush, then disconnect."""
         published = self.flush()
-        self._connection.disconnect()
+        self._nodes.disconnect()
         return published
 
     def _carry_out(self, send: Send | None) -> Published | None:
@@ -141,23 +135,111 @@ class BusClient(Caller[Published]):
         return published
 
     def _publish(self, send: Send) -> Published:
-        connection = self._connection
+        """Publish where the channel is: a node that does not have it has not published, so asking the right one is no repetition."""
+        channel = self._prefix + send.type
+        words = self._publish_words(channel, send.payload)
+        for _ in range(1 + MAX_MOVES):
+            published = self._publish_once(send, channel, words)
+            if published is not None:
+                return published
+        return Published(send, now_ns(), now_ns(), "refused", -1, f"no node has {channel}: each says that another one does")
+
+    def _publish_once(self, send: Send, channel: str, words: tuple[str | bytes, ...]) -> Published | None:
+        """Publish once; None when the node said that another one has the channel."""
         try:
-            connection.connect()
+            connection = self._nodes.connect(channel)
         except (redis.RedisError, OSError) as error:
             return Published(send, 0, 0, "refused", -1, str(error))
         sent_ns = now_ns()
         try:
             # A send that fails has not handed over the whole command, so the broker cannot have run it.
-            connection.send_command(*self._publish_words(self._prefix + send.type, send.payload), check_health=False)
+            connection.send_command(*words, check_health=False)
         except (redis.RedisError, OSError) as error:
-            connection.disconnect()
+            self._nodes.lost(connection)
             return Published(send, sent_ns, 0, "refused", -1, str(error))
         try:
             reply = connection.read_response()
+        except redis.exceptions.MovedError as moved:
+            self._nodes.moved(channel, moved.host, moved.port)
+            return None
         except redis.ResponseError as error:
             return Published(send, sent_ns, now_ns(), "refused", -1, str(error))
         except (redis.RedisError, OSError) as error:
-            connection.disconnect()
+            self._nodes.lost(connection)
             return Published(send, sent_ns, 0, "unknown", -1, str(error))
         return Published(send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) else -1, "")
+
+
+class _Nodes:
+    """Own a connection to each node that was needed, and remember which node has which channel.
+
+    A channel's master is asked for before the first publish: its replica would take a sharded event too, and pass it on, but count none
+    of the master's subscribers. redis-py types its connections in part only, so for mypy they are Any.
+    """
+
+    def __init__(self, address: Address, *, client_name: str, any_node: bool) -> None:
+        self._client_name = client_name
+        self._any_node = any_node or not address.others
+        self._seeds = address.nodes
+        self._connections: dict[tuple[str, int], Any] = {}
+        self._node_of: dict[str, Address] = {}  # channel -> where its node is
+
+    def connect(self, channel: str = "") -> Any:
+        """Return a connection to the channel's node; to the first node that can be reached where any will do."""
+        own = self._node_of.get(channel)
+        try:
+            if own is not None:
+                return self._connected(own)
+            connection = self._first()
+            if channel and not self._any_node:
+                connection.send_command("CLUSTER", "SLOTS", check_health=False)
+                own = self._node_of[channel] = read_owners(connection.read_response(), self._seeds[0]).of(channel)
+                connection = self._connected(own)
+        except BrokerUnreachable as error:
+            raise redis.ConnectionError(str(error)) from None
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            self._node_of.pop(channel, None)  # the next call asks another node who has it now
+            raise
+        return connection
+
+    def _first(self) -> Any:
+        for node in self._seeds[:-1]:
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError, OSError):
+                return self._connected(node)
+        return self._connected(self._seeds[-1])
+
+    def _connected(self, node: Address) -> Any:
+        connection = self._connections.get((node.host, node.port))
+        if connection is None:
+            # No retry: a second PUBLISH after a lost answer would be a duplicate of our own making.
+            connection = redis.ConnectionPool.from_url(
+                node.url,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=None,
+                protocol=2,
+                redis_connect_func=self._let_in,
+            ).make_connection()
+            self._connections[node.host, node.port] = connection
+        connection.connect()
+        return connection
+
+    def _let_in(self, connection: Any) -> None:
+        connection.on_connect()
+        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
+            connection.send_command("CLIENT", "SETNAME", self._client_name, check_health=False)
+            connection.read_response()
+
+    def moved(self, channel: str, host: str, port: int) -> None:
+        """Remember where a channel is; no host means the one that was asked."""
+        self._node_of[channel] = self._seeds[0].at(host or self._seeds[0].host, port)
+
+    def lost(self, connection: Any) -> None:
+        """Disconnect, and forget which channels that node had."""
+        connection.disconnect()
+        self._node_of = {c: node for c, node in self._node_of.items() if self._connections.get((node.host, node.port)) is not connection}
+
+    def disconnect(self) -> None:
+        """Close every connection."""
+        for connection in self._connections.values():
+            connection.disconnect()

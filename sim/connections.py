@@ -17,11 +17,11 @@ from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
 from sim.gate import Gate
+from sim.keys import KeyCommands
 from sim.memo import Handling, ReadMemo
 from sim.record import Recorder
 from sim.refusals import NO_WORDS
 from sim.transports import TRANSPORTS, Publisher, Subscription, Transport
-from sim.wire import Wire, open_wire
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_LAST_S = 2.0
@@ -115,8 +115,7 @@ class Connections:
         self._subscription: Subscription | None = None
         self._has_subscribed = False
         self._publisher: Publisher | None = None
-        self._commands: Wire | None = None
-        self._commands_opening = asyncio.Lock()
+        self._commands: KeyCommands | None = None
         self._repairs: dict[Effect, asyncio.Task[None]] = {}
         self._keep_alive: asyncio.Task[None] | None = None
 
@@ -188,11 +187,10 @@ class Connections:
         ------
         BrokerUnreachable, BrokerRefused
         """
-        async with self._commands_opening:
-            if self._commands is None or self._commands.closed:
-                if self._place.address is None:
-                    raise BrokerError("there is no broker: the pod has no REDIS_URL")
-                self._commands = await open_wire(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
+        if self._commands is None:
+            if self._place.address is None:
+                raise BrokerError("there is no broker: the pod has no REDIS_URL")
+            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
         return await self._commands.command(*words)
 
     def pause(self) -> None:

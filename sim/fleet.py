@@ -4,6 +4,7 @@ A *probe round* publishes one event per channel from a connection of our own, an
 channel it subscribes to; or, where the transport gives an event to one pod of each service, when some pod of every such service
 has. Before the load it proves the subscriptions; after it, it proves that nothing is on its way
 any more, because a broker answers each connection in order; what a broker keeps for its groups is waited for beside that.
+Where events may enter a cluster at any node, there is a round through each node.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ class Fleet:
         self._round_begins_at = 0  # event key of its first probe
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
-        self._prober: Publisher | None = None
+        self._probers: list[Publisher | None] = [None] * (len(address.nodes) if self.transport.any_node else 1)
         self._denied: BrokerRefused | None = None
-        self.receivers: dict[str, int] = {}
+        self._receivers: dict[tuple[int, str], int] = {}  # of the last probe through each prober
 
     @property
     def notes(self) -> list[str]:
@@ -134,19 +135,20 @@ class Fleet:
             self.failed.set_result(error)
 
     async def start(self) -> None:
-        """Start every pod, and the prober's connection.
+        """Start every pod, and the prober's connections.
 
         Raises
         ------
         BrokerUnreachable, BrokerRefused
         """
-        await self._open_prober()
+        for number in range(len(self._probers)):
+            await self._open_prober(number)
         await self.host.start(timeout_s=self._scenario.limits.start_s)
         if self.kubelet is not None:
             self.kubelet.start()
 
     async def probe(self, *, timeout_s: float, purpose: str) -> int:
-        """Publish probe rounds until one was heard by every pod on every channel; return how many it took.
+        """Publish probe rounds until one, through each prober, was heard by every pod on every channel; return how many it took.
 
         Raises
         ------
@@ -157,23 +159,27 @@ class Fleet:
         """
         deadline_ns = now_ns() + int(timeout_s * 1e9)
         first_round = self._round
+        for number in range(len(self._probers)):
+            await self._probe_through(number, timeout_s=timeout_s, deadline_ns=deadline_ns, purpose=purpose)
+        return self._round - first_round
+
+    async def _probe_through(self, number: int, *, timeout_s: float, deadline_ns: int, purpose: str) -> None:
         while True:
             self._round += 1
             try:
-                if self._prober is None:
-                    await self._open_prober()
+                prober = self._probers[number] or await self._open_prober(number)
             except BrokerUnreachable:
                 if now_ns() > deadline_ns:
                     raise
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._begin_round()
+            self._begin_round(prober)
             try:
                 async with asyncio.timeout(min(ROUND_TIMEOUT_S, timeout_s)):
                     await self._all_heard.wait()
                 if self._denied is not None:
                     raise self._denied
-                return self._round - first_round
+                return
             except TimeoutError:
                 if now_ns() > deadline_ns:
                     pod, channel = min(self._unheard, key=lambda waited: (waited[0] == ANSWER, waited))
@@ -181,17 +187,17 @@ class Fleet:
                     silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
-    async def _open_prober(self) -> None:
-        self._prober = await self.transport.open_publisher(
-            self.address,
+    async def _open_prober(self, number: int) -> Publisher:
+        prober = self._probers[number] = await self.transport.open_publisher(
+            self.address.from_node(number),
             client_name=f"buslab-{self._run_id}-prober",
-            answered=lambda token, receivers, at_ns: self._record_probe(token, "acknowledged", at_ns, receivers),
+            answered=lambda token, receivers, at_ns: self._answered_probe(number, token, receivers, at_ns),
             refused=self._refused_probe,
-            lost=self._lost_prober,
+            lost=lambda reason, unanswered: self._lost_prober(number, unanswered),
         )
+        return prober
 
-    def _begin_round(self) -> None:
-        assert self._prober is not None
+    def _begin_round(self, prober: Publisher) -> None:
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
         hears = self.host.listening()  # to a pod that does not run nothing is on its way
         subscribes = {name: service.subscribes for name, service in self._scenario.services.items()}
@@ -205,7 +211,7 @@ class Fleet:
             send = self._node.publish(channel, {"round": self._round}, now_ns=now, intended_ns=now, items=0)
             if place == 0:
                 self._round_begins_at = send.event
-            if not self._prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
+            if not prober.send((self._scenario.bus.channel_prefix + channel).encode(), send.payload, (send, now)):
                 self._record_probe((send, 0), "refused", 0, -1)
 
     def _probed(self, pod: int, channel: str, round: int) -> None:
@@ -214,8 +220,8 @@ class Fleet:
             if not self._unheard:
                 self._all_heard.set()
 
-    def _lost_prober(self, reason: str, unanswered: list[tuple[Send, int]]) -> None:
-        self._prober = None
+    def _lost_prober(self, number: int, unanswered: list[tuple[Send, int]]) -> None:
+        self._probers[number] = None
         for token in unanswered:
             self._record_probe(token, "unknown", 0, -1)
 
@@ -225,10 +231,19 @@ class Fleet:
             self._denied = refusal(self.address, f"PUBLISH on {self._scenario.bus.channel_prefix}{token[0].type}", reason)
             self._all_heard.set()
 
+    def _answered_probe(self, number: int, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
+        if receivers >= 0:
+            self._receivers[number, token[0].type] = receivers
+        self._record_probe(token, "acknowledged", at_ns, receivers)
+
+    @property
+    def receivers(self) -> dict[str, int]:
+        """Channel -> how many subscribers PUBLISH said there are, summed over the nodes that were asked."""
+        channels = {channel for _, channel in self._receivers}
+        return {channel: sum(count for (_, one), count in self._receivers.items() if one == channel) for channel in channels}
+
     def _record_probe(self, token: tuple[Send, int], outcome: str, at_ns: int, receivers: int) -> None:
         record_publish(self.recorder, PROBER, token[0], sent_ns=token[1], acked_ns=at_ns, outcome=outcome, receivers=receivers)
-        if receivers >= 0:
-            self.receivers[token[0].type] = receivers
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 
@@ -277,17 +292,17 @@ class Fleet:
         if self.kubelet is not None:
             await self.kubelet.close()
         await self.host.stop(timeout_s=timeout_s)
-        self._close_prober()
+        self._close_probers()
 
     def abort(self) -> None:
         """Drop every connection at once."""
         if self.kubelet is not None:
             self.kubelet.abort()
         self.host.abort()
-        self._close_prober()
+        self._close_probers()
 
-    def _close_prober(self) -> None:
-        if self._prober is not None:
-            for token in self._prober.close():
+    def _close_probers(self) -> None:
+        for number, prober in enumerate(self._probers):
+            for token in prober.close() if prober is not None else ():
                 self._record_probe(token, "unknown", 0, -1)
-            self._prober = None
+            self._probers[number] = None

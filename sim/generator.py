@@ -121,7 +121,7 @@ class LocustGenerator:
         self._folder = folder
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._job = Job(address.url, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
+        self._job = Job(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
         self._child: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None

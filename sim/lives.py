@@ -86,3 +86,13 @@ def read_lives(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Life]:
         lives.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
     known = {life.pod for life in lives}
     return lives + [Life(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]
+
+
+def read_ways(publishes: pd.DataFrame, *, many_nodes: bool, transport: str) -> Array:
+    """Return which way each publish went to the pods, as a number: what went one way keeps its order.
+
+    One server is one way. In a cluster a sharded channel has its master, and a classic event comes through its publisher's node.
+    """
+    if not many_nodes:
+        return np.zeros(len(publishes), dtype=np.int32)
+    return codes_of(publishes["channel" if transport == "sharded" else "publisher"])[0]

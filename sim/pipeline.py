@@ -66,6 +66,11 @@ class Pipeline:
         """Whether so many have no answer that the next would be turned down."""
         return len(self._waiting) >= MAX_IN_FLIGHT
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self._wire.is_gone
+
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
         """Send one publish; False when the connection is closing or has too many without an answer."""
         transport = self._wire.transport

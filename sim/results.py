@@ -18,6 +18,9 @@ connection keeps its order: what was answered before that must have arrived), or
 The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, else **deaf**.
 A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it
 or a freeze began, and only before the drain: how all pods end after a run excuses nothing.
+
+A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
+one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from sim.errors import RunFolderError
-from sim.lives import Life, Window, read_lives
+from sim.lives import Life, Window, read_lives, read_ways
 from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
 from sim.tables import (
     FOREVER_NS,
@@ -109,7 +112,17 @@ class Run:
     @property
     def one_per_service(self) -> bool:
         """Whether the transport hands an event to one pod of each service."""
-        return self.scenario.get("bus", {}).get("transport", "pubsub") in ONE_PER_SERVICE
+        return self.transport in ONE_PER_SERVICE
+
+    @property
+    def transport(self) -> str:
+        """How events travelled."""
+        return str(self.scenario.get("bus", {}).get("transport", "pubsub"))
+
+    @property
+    def many_nodes(self) -> bool:
+        """Whether the broker is a cluster of several nodes."""
+        return int(self.info.get("nodes", 1)) > 1
 
     @cached_property
     def index(self) -> _Index:
@@ -228,6 +241,8 @@ class _Index(NamedTuple):
     bounds: Array
     cuts: dict[str, list[int]]
     held: list[tuple[int, int, set[str]]]
+    hurt: list[Window]  # faults on the broker
+    way: Array  # of each event: events of one way keep their order
     heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
 
 
@@ -244,6 +259,7 @@ def _make_index(run: Run) -> _Index:
     event_of = positions(key[row], deliveries["event"].to_numpy())
     proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
+    held = [(f["begin_ns"], f["end_ns"] or FOREVER_NS, set(f["target"].split(","))) for f in run.faults.to_dict("records")]
     return _Index(
         row=np.append(row, np.int32(-1)),
         channel=np.append(codes_of(publishes["channel"])[0][row], -1),
@@ -256,7 +272,9 @@ def _make_index(run: Run) -> _Index:
         by_pod=by_pod,
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
-        held=[(f["begin_ns"], f["end_ns"] or FOREVER_NS, set(f["target"].split(","))) for f in run.faults.to_dict("records")],
+        held=held,
+        hurt=[Window(begin, end, "not-whole") for begin, end, names in held if "broker" in names],
+        way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
 
@@ -298,7 +316,11 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
     cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
     cause[taken] = CAUSE["taken-by-peer"]
     sent, answered = index.sent_ns[lost], index.answered_ns[lost]
-    for window in silent_windows(run, pod) if (cause == CAUSE["unexplained"]).any() else ():
+    for way in np.unique(index.way[lost[cause == CAUSE["unexplained"]]]).tolist():
+        for window in silent_windows(run, pod, way):
+            here = window.touches(sent, answered) & (index.way[lost] == way)
+            cause[here & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+    for window in index.hurt if run.many_nodes else ():
         cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
     lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
     none = np.full(len(lost), -1, dtype=np.int32)
@@ -306,11 +328,11 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
     return publish, np.concatenate([rows, none]), np.concatenate([fate, lost_fate]), np.concatenate([fate * 0, cause])
 
 
-def silent_windows(run: Run, pod: int) -> list[Window]:
-    """Return the times in which a pod could not hear, see the module; `pod` numbers `run.lives`."""
+def silent_windows(run: Run, pod: int, way: int) -> list[Window]:
+    """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.lives`."""
     index, life, drain = run.index, run.lives[pod], run.phases.get("drain", (FOREVER_NS, 0))[0]
     rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
-    rows = rows[index.proves[rows]]
+    rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
     received = np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows])
     sent = index.sent_ns[index.event_of[rows]]
     newest = np.maximum.accumulate(sent)
@@ -368,8 +390,8 @@ def _story(run: Run, event: str) -> str:
 def _evidence(run: Run, copy: int, zero_ns: int) -> str:
     cause, index = list(CAUSE)[run.copies.cause[copy]], run.index
     at = int(np.flatnonzero(index.row == run.copies.publish[copy])[0])
-    windows = [window for window in silent_windows(run, int(run.copies.pod[copy])) if window.cause == cause]
-    touched = [window for window in windows if window.touches(index.sent_ns[at], index.answered_ns[at])]
+    windows = silent_windows(run, int(run.copies.pod[copy]), int(index.way[at])) + index.hurt
+    touched = [window for window in windows if window.cause == cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
     words = f", {cause}: {CAUSES[cause]}" if cause else ""
     return words + "".join(f" (silent from {_at(w.begin_ns, zero_ns).strip()} to {_at(w.end_ns, zero_ns).strip()})" for w in touched[:1])
 

@@ -46,7 +46,7 @@ from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
-from sim.staging import check_faults, open_links, staged
+from sim.staging import check_ground, open_links, staged
 from sim.status import Status, Watch
 from sim.timeline import Timeline
 
@@ -71,13 +71,13 @@ def run_scenario(
     Parameters
     ----------
     on
-        The ground: ``embedded``, ``container``, either with ``:PORT``, ``redis://…`` or ``rediss://…``.
+        A ground of `sim.brokers.GROUNDS`, for example ``embedded``, ``cluster:3`` or ``redis://HOST:PORT``.
     out
         The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
     load_this_server
         Whether a server on another machine may be loaded.
     image
-        What the ground ``container`` runs, if not its default.
+        What the grounds of containers run, if not their default.
     watch
         Called with a `Status` some times a second.
     tamper
@@ -149,6 +149,7 @@ class _Run:
             "format": FORMAT,
             "scenario": scenario.name,
             "ground": "",
+            "nodes": 1,
             "seed": scenario.seed,
             "driver": scenario.load.driver,
             "nonce": self.nonce,
@@ -167,8 +168,8 @@ class _Run:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
-            self.info["ground"] = broker.ground
-            check_faults(self.scenario, broker)
+            self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
+            check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
@@ -252,12 +253,8 @@ class _Run:
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if any(foreign.values()):
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
-        sampler.start(
-            fleet.channels,
-            prefix=prefix,
-            transport=fleet.transport,
-            expected_s=self.scenario.load.warm_up_s + self.scenario.load.run_s,
-        )
+        load = self.scenario.load
+        sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
         generator = self._generator = await self._start_generator(broker, fleet)
 
         self._enter("start", limits.start_s)

@@ -1,4 +1,4 @@
-"""Ask the broker about itself while a run goes on, on a connection of our own.
+"""Ask the broker about itself while a run goes on, on a connection of our own to each of its nodes.
 
 Each sample is some rows of the table `broker`. A command that the broker refuses is asked no more, and the run says so.
 
@@ -12,7 +12,11 @@ output_buffer_bytes         pod                 that of one pod, where it is not
 buffer_cuts                 pod                 1: since the listing before, the broker closed its subscription for a full buffer
 numsub                      channel             PUBSUB NUMSUB, every `NUMSUB_PERIOD_S`, and asked for by the run
 numsub_foreign              channel             PUBSUB NUMSUB before the first pod of ours
+node_…                      node (HOST:PORT)    of a cluster of several nodes: what has an empty subject above, of one of them
 ==========================  ==================  ======================================================================
+
+In such a cluster what has an empty subject is the sum over the nodes (of output_buffer_bytes_max the greatest), and numsub too. What a
+node that is down last counted stays in the sums; what it held (`HELD`) does not.
 
 CLIENT LIST costs the broker some 2 us a client, so with thousands of pods it would be load of its own. It is asked every
 `PERIOD_S`, or as seldom as keeps it at `LIST_SHARE` of a core, by what the broker itself says that it took (commandstats), and at
@@ -74,8 +78,11 @@ LACKS = {
 }
 
 
-class BrokerSampler:
-    """Own the connection that asks.
+HELD = ("connected_clients", "pubsub_clients", "client_memory_bytes", "output_buffer_bytes_sum", "output_buffer_bytes_max")
+
+
+class NodeSampler:
+    """Own the connection that asks one node.
 
     Attributes
     ----------
@@ -85,27 +92,27 @@ class BrokerSampler:
         A sentence for each command that it refused.
     """
 
-    def __init__(self, address: Address, run_id: str, wire: Wire, recorder: Recorder) -> None:
+    def __init__(self, address: Address, run_id: str, wire: Wire, recorder: Recorder, *, node: str = "") -> None:
         self._address = address
+        self._node = node  # its name, where there are several
+        self.said: dict[str, float] = {}  # the last of what is of the whole node
         self._run_prefix = f"buslab-{run_id}-"
         self._wire = wire
         self._opening = asyncio.Lock()
         self._recorder = recorder
-        self._period_s = PERIOD_S
-        self._task: asyncio.Task[None] | None = None
         self._refused: set[str] = set()
         self._before: Listing | None = None
         self._limit_bytes = 0  # asked for where the broker has no counter of cuts
-        self._list_due_s = self._numsub_due_s = 0.0
+        self._list_due_s = 0.0
         self._list_stat = (0, 0)  # calls, microseconds
         self.notes: list[str] = []
         self.about: dict[str, str] = {}
 
     @classmethod
-    async def open(cls, address: Address, recorder: Recorder, *, run_id: str) -> BrokerSampler:
+    async def open(cls, address: Address, recorder: Recorder, *, run_id: str, node: str = "") -> NodeSampler:
         """Connect and read what the server says of itself (`about`)."""
         wire = await open_wire(address, client_name=f"buslab-{run_id}-sampler")
-        sampler = cls(address, run_id, wire, recorder)
+        sampler = cls(address, run_id, wire, recorder, node=node)
         if not wire.named:
             sampler._note("CLIENT SETNAME", "NOPERM")
         (said,) = await sampler._ask(("INFO", "server"))
@@ -168,51 +175,14 @@ class BrokerSampler:
             raise BrokerRefused(str(reply))
         return reply
 
-    async def numsub(self, channels: Sequence[str], *, prefix: str, metric: str, transport: Transport) -> dict[str, int]:
-        """Record and return how many subscribers the broker counts on each channel; nothing where it does not let us ask.
+    async def take(self) -> None:
+        """Take one sample.
 
         Raises
         ------
         BrokerError
-            The broker is gone, does not answer in time, or cannot answer yet.
+            As `_ask`.
         """
-        if COUNT in self._refused:
-            return {}
-        try:
-            counted = await transport.subscribers(self.command, self._address, [prefix + channel for channel in channels])
-        except BrokerRefused as error:
-            if str(error).startswith(TRANSIENT):
-                raise
-            self._note(COUNT, str(error))
-            return {}
-        counts = {channel: count for channel, count in zip(channels, counted, strict=True) if count != NOT_SAID}
-        self.record_counts(counts, metric=metric)
-        return counts
-
-    def record_counts(self, counts: Mapping[str, int], *, metric: str) -> None:
-        """Record numbers of subscribers by channel; what PUBLISH said is the broker's count too."""
-        at_ns = now_ns()
-        for channel, count in counts.items():
-            self._add(at_ns, metric, channel, count)
-
-    def start(self, channels: Sequence[str], *, prefix: str, transport: Transport, expected_s: float) -> None:
-        """Sample every `PERIOD_S` until `close`; in virtual time less often where `expected_s`, the length of the load, asks for it."""
-        if is_virtual():
-            self._period_s = max(PERIOD_S, expected_s / SAMPLES)
-        self._task = asyncio.get_running_loop().create_task(self._sample(channels, prefix, transport))
-
-    async def _sample(self, channels: Sequence[str], prefix: str, transport: Transport) -> None:
-        while True:
-            # Down or frozen: the gap in the samples shows it. uvloop raises RuntimeError on a transport that was reset.
-            with contextlib.suppress(BrokerError, OSError, RuntimeError):
-                await self._take()
-                if _now_s() >= self._numsub_due_s:
-                    self._numsub_due_s = _now_s() + NUMSUB_PERIOD_S
-                    await self.numsub(channels, prefix=prefix, metric="numsub", transport=transport)
-            await asyncio.sleep(self._period_s)
-
-    async def _take(self) -> None:
-        """Take one sample."""
         if _now_s() >= self._list_due_s:
             await self._list()
             return
@@ -273,14 +243,132 @@ class BrokerSampler:
         return client_name.removeprefix(self._run_prefix).removesuffix("-sub") if ours else ""
 
     def _add(self, at_ns: int, metric: str, subject: str, value: float) -> None:
+        if not subject:
+            self.said[metric] = float(value)
+        metric, subject = (f"node_{metric}", self._node) if self._node and not subject else (metric, subject)
         self._recorder.tables["broker"].add(at_ns, metric, subject, float(value))
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._wire.close()
+
+
+class BrokerSampler:
+    """Ask every node of the broker.
+
+    Attributes
+    ----------
+    about
+        What the first node says of itself (INFO server); empty where it does not let us.
+    """
+
+    def __init__(self, address: Address, nodes: Sequence[NodeSampler], recorder: Recorder) -> None:
+        self._address = address
+        self._nodes = nodes
+        self._recorder = recorder
+        self._task: asyncio.Task[None] | None = None
+        self._numsub_due_s = 0.0
+        self._period_s = PERIOD_S
+        self._uncounted = False
+        self._notes: list[str] = []
+        self.about = nodes[0].about
+        self.command = nodes[0].command
+
+    @classmethod
+    async def open(cls, address: Address, recorder: Recorder, *, run_id: str) -> BrokerSampler:
+        """Connect to every node.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+        """
+        several = len(address.nodes) > 1
+        nodes: list[NodeSampler] = []
+        with contextlib.ExitStack() as undo:
+            for node in address.nodes:
+                nodes.append(await NodeSampler.open(node, recorder, run_id=run_id, node=f"{node.host}:{node.port}" if several else ""))
+                undo.callback(nodes[-1].close)
+            undo.pop_all()
+        return cls(address, nodes, recorder)
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each command that was refused; once, whichever nodes did."""
+        return list(dict.fromkeys(note for one in (*(node.notes for node in self._nodes), self._notes) for note in one))
+
+    async def numsub(self, channels: Sequence[str], *, prefix: str, metric: str, transport: Transport) -> dict[str, int]:
+        """Record and return how many subscribers the broker counts on each channel; nothing where it does not let us ask.
+
+        Raises
+        ------
+        BrokerError
+            The broker is gone, does not answer in time, or cannot answer yet.
+        """
+        if self._uncounted:
+            return {}
+        commands = [node.command for node in self._nodes]
+        if len(commands) > 1:  # a node that was killed has no subscribers
+            answers = await asyncio.gather(*(command("PING") for command in commands), return_exceptions=True)
+            commands = [command for command, answer in zip(commands, answers, strict=True) if not isinstance(answer, BrokerUnreachable)]
+        if not commands:
+            raise BrokerUnreachable(f"no node of {self._address} answers")
+        try:
+            counted = await transport.subscribers(commands, self._address, [prefix + channel for channel in channels])
+        except BrokerRefused as error:
+            if str(error).startswith(TRANSIENT):
+                raise
+            self._uncounted = True
+            self._notes.append(f"the broker does not let us ask {COUNT} ({error}): {LACKS[COUNT]}")
+            return {}
+        counts = {channel: count for channel, count in zip(channels, counted, strict=True) if count != NOT_SAID}
+        self.record_counts(counts, metric=metric)
+        return counts
+
+    def record_counts(self, counts: Mapping[str, int], *, metric: str) -> None:
+        """Record numbers of subscribers by channel; what PUBLISH said is the broker's count too."""
+        at_ns = now_ns()
+        for channel, count in counts.items():
+            self._recorder.tables["broker"].add(at_ns, metric, channel, float(count))
+
+    def start(self, channels: Sequence[str], *, prefix: str, transport: Transport, expected_s: float) -> None:
+        """Sample every `PERIOD_S` until `close`; in virtual time less often where `expected_s`, the length of the load, asks for it."""
+        if is_virtual():
+            self._period_s = max(PERIOD_S, expected_s / SAMPLES)
+        self._task = asyncio.get_running_loop().create_task(self._sample(channels, prefix, transport))
+
+    async def _sample(self, channels: Sequence[str], prefix: str, transport: Transport) -> None:
+        while True:
+            # Down or frozen: the gap in the samples shows it. uvloop raises RuntimeError on a transport that was reset.
+            with contextlib.suppress(BrokerError, OSError, RuntimeError):
+                await self._take()
+                if _now_s() >= self._numsub_due_s:
+                    self._numsub_due_s = _now_s() + NUMSUB_PERIOD_S
+                    await self.numsub(channels, prefix=prefix, metric="numsub", transport=transport)
+            await asyncio.sleep(self._period_s)
+
+    async def _take(self) -> None:
+        """Take one sample of each node, and their sums. All down: the gap in the samples shows it."""
+        outcomes = await asyncio.gather(*(node.take() for node in self._nodes), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if len(failures) == len(self._nodes) or any(not isinstance(one, BrokerError | OSError | RuntimeError) for one in failures):
+            raise failures[0]
+        if len(self._nodes) == 1:
+            return
+        for node, outcome in zip(self._nodes, outcomes, strict=True):
+            if outcome is not None:
+                node.said = {metric: value for metric, value in node.said.items() if metric not in HELD}
+        at_ns = now_ns()
+        for metric in sorted({metric for node in self._nodes for metric in node.said}):
+            values = [node.said[metric] for node in self._nodes if metric in node.said]
+            self._recorder.tables["broker"].add(at_ns, metric, "", max(values) if metric.endswith("_max") else sum(values))
 
     async def close(self) -> None:
         """End sampling and disconnect."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._wire.close()
+        for node in self._nodes:
+            node.close()
 
 
 def rest_s(took_s: float) -> float:

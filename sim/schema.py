@@ -20,6 +20,7 @@ run.json
 What is true of the whole run:
 
 - ``format``, ``scenario``, ``ground``, ``seed``, ``driver``
+- ``nodes``: of how many servers the broker is made; absent means one
 - ``state`` (see RUN_STATES) and ``reason`` (of an interruption or failure, else empty)
 - ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
 - ``nonce``: the upper 15 bits of this run's event keys
@@ -56,7 +57,7 @@ TABLES: dict[str, dict[str, str]] = {
         "sent_ns": "int64",  # when it was handed to the socket
         "acked_ns": "int64",  # when PUBLISH was answered
         "outcome": "name",  # see OUTCOMES
-        "receivers": "int32",  # what PUBLISH returned; -1 = no answer, or one that does not say (a stream's is the entry's id)
+        "receivers": "int32",  # what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)
         "subject": "name",  # what an invalidation is about: the cache key or pattern that it names; empty otherwise
     },
     "calls": {
@@ -99,7 +100,7 @@ TABLES: dict[str, dict[str, str]] = {
     "broker": {
         "at_ns": "int64",
         "metric": "name",  # the list, with what the subject of each is, stands at the head of sampler.py
-        "subject": "name",  # what it is about: a channel, a pod, or empty for the whole server
+        "subject": "name",  # what it is about: a channel, a pod, a node of several (HOST:PORT), or empty for the whole broker
         "value": "float64",
     },
     "hosts": {
@@ -186,6 +187,7 @@ CAUSES = {
     "cut-link": "the network between broker and pod lost it",
     "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
+    "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }
 

@@ -21,19 +21,27 @@ from sim.world import World
 PINGS = 200
 
 
-def check_faults(scenario: Scenario, broker: Broker) -> None:
-    """Refuse faults that this ground cannot do.
+def check_ground(scenario: Scenario, broker: Broker) -> None:
+    """Refuse a scenario that this ground cannot run.
 
     Raises
     ------
     UsageError
     """
+    several = len(broker.address.nodes) > 1
+    if scenario.transport().store is not None and several:
+        name = scenario.bus.transport
+        raise UsageError(
+            f"{broker.ground} has several nodes, and bus.transport = {name!r} keeps events on one: use --on embedded or cluster:1"
+        )
     for fault in scenario.faults:
         kind = type(fault).__struct_config__.tag
         if set(fault.needs) & {"broker", "links"} and broker.control is None:
             raise UsageError(
                 f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
             )
+        if "links" in fault.needs and several:
+            raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
         if "links" in fault.needs and scenario.load.driver != "pods":
             raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
 

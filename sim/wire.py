@@ -118,11 +118,6 @@ class Wire(asyncio.BufferedProtocol):
             if not waiting.done():
                 waiting.set_result(reply)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the connection is gone or going."""
-        return self.transport is None or self.transport.is_closing()
-
     def close(self) -> None:
         """Close without a word; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None
@@ -156,19 +151,29 @@ def wire_size(frame: Any) -> int:
     return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
 
 
-def message_size(channel: bytes, payload: bytes) -> int:
-    """Return `wire_size` of ``[b"message", channel, payload]``."""
+def message_size(kind: bytes, channel: bytes, payload: bytes) -> int:
+    """Return `wire_size` of ``[kind, channel, payload]``; the kind is ``message`` or ``smessage``."""
     channel_size, size = len(channel), len(payload)
-    return 27 + len(str(channel_size)) + channel_size + len(str(size)) + size
+    return 20 + len(kind) + len(str(channel_size)) + channel_size + len(str(size)) + size
 
 
 async def open_wire(address: Address, *, client_name: str, gate: Gate | None = None) -> Wire:
-    """Connect, authenticate and name the connection; with a gate, it is read only while that is open.
+    """Connect, authenticate and name the connection; where the address has several nodes, to the first that can be reached.
+
+    With a gate, it is read only while that is open.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
+    *first, last = address.nodes
+    for node in first:
+        with contextlib.suppress(BrokerUnreachable):
+            return await _open_one(node, client_name=client_name, gate=gate)
+    return await _open_one(last, client_name=client_name, gate=gate)
+
+
+async def _open_one(address: Address, *, client_name: str, gate: Gate | None) -> Wire:
     loop = asyncio.get_running_loop()
     wire = Wire(gate)
     with contextlib.ExitStack() as undo:

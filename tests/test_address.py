@@ -82,3 +82,30 @@ def test_tls_checks_the_server_unless_told_not_to(query: str, mode: ssl.VerifyMo
 
 def test_a_plain_url_means_no_tls() -> None:
     assert parse_address("redis://h:1").ssl_context is None
+
+
+def test_a_clusters_urls_are_its_nodes_in_order_and_any_may_stand_first() -> None:
+    text = "redis://ann:hunter2@127.0.0.1:1 redis://127.0.0.2:2  redis://127.0.0.3:3"
+    cluster = parse_address(text)
+    assert [(node.port, node.others) for node in cluster.nodes] == [(1, ()), (2, ()), (3, ())]
+    assert cluster.urls.split() == text.split()
+    assert parse_address(cluster.urls) == cluster
+    assert [node.port for node in cluster.from_node(4).nodes] == [2, 3, 1]
+    assert cluster.from_node(3) == cluster
+    assert cluster.is_loopback and not parse_address(f"{text} redis://192.0.2.1:1").is_loopback
+    assert "hunter2" not in f"{cluster!r} {cluster}"
+
+
+def test_one_node_is_its_own_cluster() -> None:
+    one = parse_address("redis://h:1")
+    assert (one.nodes, one.urls, one.from_node(7)) == ((one,), "redis://h:1", one)
+
+
+def test_another_node_lets_in_as_this_one() -> None:
+    there = parse_address("rediss://ann:hun%40ter2@h:1?ssl_cert_reqs=none").at("::1", 7)
+    assert (str(there), there.username, there.password) == ("rediss://[::1]:7", "ann", "hun@ter2")
+    assert parse_address(there.url) == there
+
+
+def test_a_password_with_spaces_is_no_second_url() -> None:
+    assert parse_address("redis://:hunter 2@h:1").password == "hunter 2"

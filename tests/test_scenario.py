@@ -102,7 +102,7 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("load.warm_up_s=-1", ["load.warm_up_s = -1"]),
         ("load.driver=locus", ["load.driver = 'locus'", "locust", "pods"]),
         ("load.arrivals=steady", ["load.arrivals = 'steady'", "poisson", "uniform"]),
-        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, memory, streams"]),
+        ("bus.transport=stream", ["bus.transport = 'stream'", "did you mean 'streams'", "pubsub, sharded, memory, streams"]),
         ("bus.transport=3", ["bus.transport = 3", "str"]),
         ("bus.stream_max_len=0", ["bus.stream_max_len = 0", ">= 1"]),
         ("bus.stream_claim_s=0", ["bus.stream_claim_s = 0"]),

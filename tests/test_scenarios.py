@@ -22,6 +22,7 @@ CLEAR_ALL = "aiponge:*:templates:*"
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
     "cache_invalidation": (),
+    "cluster_fanout": ("load.run_s=2",),
     "graceful_shutdown": (),
     "http_vs_bus": (),
     "lock_lab": (),
@@ -152,11 +153,18 @@ def handled_per_event(run: Run) -> dict[str, float]:
     return {name.partition(".")[2]: count for name, count in counts.items() if name.startswith("handled_per_event.")}
 
 
+def cluster_fanout(run: Run, counts: dict[str, float]) -> None:
+    """Twenty pods hear every event of the load, on one server as on a cluster."""
+    loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]
+    assert counts["delivered"] == counts["expected"] == 20 * len(loaded) > 20_000
+
+
 EXPECTED = {
     check.__name__: check
     for check in (
         baseline,
         cache_invalidation,
+        cluster_fanout,
         graceful_shutdown,
         http_vs_bus,
         lock_lab,
@@ -171,7 +179,7 @@ def test_every_scenario_has_an_expectation() -> None:
     assert set(EXPECTED) == set(built_in()) == set(SHORT)
 
 
-EVERYWHERE = [(name, "embedded") for name in sorted(EXPECTED)]
+EVERYWHERE = [*((name, "embedded") for name in sorted(EXPECTED)), ("cluster_fanout", "cluster")]
 
 
 @pytest.mark.parametrize(("name", "ground"), [*EVERYWHERE, pytest.param("restart_redis", "container", marks=pytest.mark.container)])

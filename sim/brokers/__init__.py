@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sim.address import SCHEMES, Address
+from sim.brokers.cluster import cluster
 from sim.brokers.container import container
+from sim.brokers.container_cluster import container_cluster
 from sim.brokers.embedded import embedded
 from sim.brokers.external import external
 from sim.brokers.model import model
@@ -27,7 +29,7 @@ class Broker(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it is."""
+        """Where it is; of a cluster, every node."""
 
     @property
     def ground(self) -> str:
@@ -42,7 +44,7 @@ class Broker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server where it is a process of ours, else None."""
+        """Process id of the server where it is one process of ours, else None."""
 
     @property
     def image(self) -> dict[str, str] | None:
@@ -56,6 +58,8 @@ GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = 
         "virtual time: the same pods, a model of Redis, replayable by seed; model:FILE takes costs from `buslab calibrate`",
     ),
     "container": (container, "a server in a container on loopback; container:PORT fixes its port, --image chooses what it runs"),
+    "cluster": (cluster, "3 masters and 3 replicas on loopback; cluster:N has N, cluster:1 no replica, cluster:N:PORT fixes ports"),
+    "container-cluster": (container_cluster, "the same in containers"),
     "redis": (external, "redis://[USER:PASSWORD@]HOST[:PORT], or rediss:// for TLS: a server that runs already"),
 }
 
@@ -75,7 +79,7 @@ def open_broker(
     load_this_server
         Whether a server on another machine may be loaded.
     image
-        What the ground `container` runs, if not its default.
+        What the grounds of containers run, if not their default.
     say
         Called with what is waited for, where that may take long.
     seed
@@ -87,14 +91,14 @@ def open_broker(
         No such ground, or an image for a ground that has none.
     """
     ground, _, rest = on.partition(":")
-    if ground == "container":
-        return container(rest, image=image, say=say)
+    if ground in ("container", "container-cluster"):
+        return GROUNDS[ground][0](rest, image=image, say=say)
     if image is not None:
-        raise UsageError(f"--image {image}: only --on container runs an image")
+        raise UsageError(f"--image {image}: only --on container and container-cluster run an image")
     if ground in SCHEMES:
         return external(on, load_this_server=load_this_server)
-    if ground == "embedded":
-        return embedded(rest)
+    if ground in ("embedded", "cluster"):
+        return GROUNDS[ground][0](rest)
     if ground == "model":
         return model(rest, seed=seed)
     known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)

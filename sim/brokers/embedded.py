@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,10 +33,11 @@ class EmbeddedBroker:
     new_loop = staticmethod(new_event_loop)
     image: None = None
 
-    def __init__(self, server: Child, port: int, folder: Path) -> None:
+    def __init__(self, server: Child, port: int, folder: Path, *, extra: Sequence[str] = ()) -> None:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
         self._server = server
         self._folder = folder
+        self._extra = extra
 
     @property
     def pid(self) -> int | None:
@@ -71,13 +72,15 @@ class EmbeddedBroker:
         """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
         if self._server.poll() is not None:
             # From this thread, not a worker: the kernel kills a child when the thread that started it ends.
-            self._server = launch(self.address.port, folder=self._folder)
+            self._server = launch(self.address.port, folder=self._folder, extra=self._extra)
             await asyncio.to_thread(await_answer, self._server, self.address.port)
 
-    def close(self) -> None:
-        """End the server, frozen or not."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the server, frozen or not; at once means SIGKILL."""
         if self._server.poll() is None:
             self._server.process.send_signal(signal.SIGCONT)
+        if at_once:
+            self._server.kill()
         self._server.end()
 
 
@@ -92,7 +95,7 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
     UsageError
         The port is not a number between 1 and 65535.
     """
-    _sweep()
+    sweep()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
         server, port = on_a_port(port_text, ground="embedded", start=lambda port: start_server(port, folder=Path(folder)))
         broker = EmbeddedBroker(server, port, Path(folder))
@@ -102,7 +105,7 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
             broker.close()
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """Remove the folders that killed processes left; each holds a server's log."""
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
@@ -125,10 +128,10 @@ def start_server(port: int, *, folder: Path) -> Child:
     return server
 
 
-def launch(port: int, *, folder: Path) -> Child:
-    """Start one server's process, which may not answer yet."""
+def launch(port: int, *, folder: Path, extra: Sequence[str] = ()) -> Child:
+    """Start one server's process, which may not answer yet; `extra` are more arguments of the server."""
     argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    return Child(argv, log=folder / "server.log")
+    return Child([*argv, *extra], log=folder / "server.log")
 
 
 def await_answer(server: Child, port: int) -> None:

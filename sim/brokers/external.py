@@ -1,4 +1,7 @@
-"""Ground `redis://…`: a server that runs already. It is only used: no key, no configuration, no flush."""
+"""Ground `redis://…`: a server that runs already. It is only used: no key, no configuration, no flush.
+
+The URLs of several nodes, with spaces between them, are a cluster.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +48,12 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
     if not address.is_loopback and not load_this_server:
         raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
     _ = address.ssl_context  # a missing file is named before anything is asked of the server
-    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2)
-    try:
-        check(client, address)
-    finally:
-        client.close()
+    for node in address.nodes:
+        client = redis.Redis.from_url(node.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2)
+        try:
+            check(client, node)
+        finally:
+            client.close()
     yield ExternalBroker(address, str(address))
 
 

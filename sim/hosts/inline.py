@@ -135,10 +135,14 @@ class InlineHost:
         )
 
     def _place_of(self, number: int) -> Place:
-        """Return the place with the pod's own way to the broker."""
-        if self._links is None or self._place.address is None:
+        """Return the place with the pod's own way to the broker: its link, or its node of a cluster first.
+
+        A client library begins at one of its seed nodes by chance.
+        """
+        address = self._place.address
+        if address is None:
             return self._place
-        return replace(self._place, address=self._links.address(number))
+        return replace(self._place, address=address.from_node(number) if self._links is None else self._links.address(number))
 
     def _analytics_ports(self) -> list[int]:
         return [container.port for container in self._analytics if container.running]

@@ -5,8 +5,8 @@ methods on every broker:
 
 - a *subscription* hears channels and calls ``heard(chunk, received_ns)`` once a read. What that returns, if anything, are futures: the
   chunk is handled when they are done, and only then may a member that acknowledges do so;
-- a *publisher* sends payloads without waiting and calls ``answered(token, receivers, at_ns)`` in order; receivers is -1 where the
-  broker's answer does not say.
+- a *publisher* sends payloads without waiting and calls ``answered(token, receivers, at_ns)``, in order for each channel; receivers is
+  -1 where the broker's answer does not say.
 
 Both call ``lost(reason)`` once when the connection is gone. No exception of a foreign library leaves this folder:
 opening raises `BrokerUnreachable` or `BrokerRefused`. To add one: write ``sim/transports/<name>.py`` with such a class, and list it in
@@ -24,6 +24,7 @@ from sim.gate import Gate
 from sim.memo import C, Heard, ReadMemo
 from sim.transports.memory import Memory
 from sim.transports.pubsub import PubSub
+from sim.transports.sharded import Sharded
 from sim.transports.streams import Streams
 from sim.wire import Command
 
@@ -101,6 +102,10 @@ class Transport(Protocol):
         """Whether an event reaches one pod of each service, instead of every pod."""
 
     @property
+    def any_node(self) -> bool:
+        """Whether an event may enter a cluster at any node, which passes it on to all others; else a channel has its own node."""
+
+    @property
     def store(self) -> Store | None:
         """How to look after what the broker keeps, None when it keeps nothing."""
 
@@ -152,11 +157,11 @@ class Transport(Protocol):
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command by which another client publishes the same."""
 
-    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
-        """Return how many subscribers the broker counts on each channel."""
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
+        """Return how many subscribers the broker counts on each channel; `commands` has one for each node."""
 
 
-TRANSPORTS: dict[str, Callable[..., Transport]] = {"pubsub": PubSub, "memory": Memory, "streams": Streams}
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"pubsub": PubSub, "sharded": Sharded, "memory": Memory, "streams": Streams}
 
 
 def make_transport(name: str, settings: Mapping[str, Any]) -> Transport:

@@ -75,7 +75,8 @@ _buses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Bus]] = 
 
 
 def _bus(address: Address) -> _Bus:
-    return _buses.setdefault(asyncio.get_running_loop(), {}).setdefault(str(address), _Bus())
+    nodes = " ".join(sorted(map(str, address.nodes)))  # whichever of them stands first
+    return _buses.setdefault(asyncio.get_running_loop(), {}).setdefault(nodes, _Bus())
 
 
 class Subscription(Generic[C]):
@@ -192,6 +193,7 @@ class Memory:
     """Hand each event to every subscriber on this event loop."""
 
     one_per_service = False
+    any_node = False
     store = None
 
     async def subscribe(
@@ -240,7 +242,7 @@ class Memory:
         """
         raise BrokerError("the transport memory has no broker: let the pods publish, load.driver = 'pods'")
 
-    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Count those on the bus."""
         bus = _bus(address)
         return [bus.count(channel.encode()) for channel in channels]

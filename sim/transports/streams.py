@@ -312,6 +312,7 @@ class Streams:
     stream_claim_s: float = 5.0
 
     one_per_service = True
+    any_node = False
     store = StreamStore()
 
     async def subscribe(
@@ -367,6 +368,6 @@ class Streams:
         """Return the command that publishes."""
         return ("XADD", channel, "MAXLEN", "~", str(self.stream_max_len), "*", FIELD, payload)
 
-    async def subscribers(self, command: Command, address: Address, channels: Sequence[str]) -> list[int]:
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Count the consumers of all groups; one stays counted when it is gone, until its group is."""
-        return [sum(int(group[b"consumers"]) for group in await self.store.groups(command, channel)) for channel in channels]
+        return [sum(int(group[b"consumers"]) for group in await self.store.groups(commands[0], channel)) for channel in channels]

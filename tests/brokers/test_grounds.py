@@ -25,7 +25,7 @@ MODULE = sys.modules["sim.brokers.embedded"]  # the family exports a function of
 
 
 REAL = [name for name in GROUNDS if name != "model"]  # what is in virtual time has no port: see tests/model
-ALL_GROUNDS = [pytest.param(name, marks=pytest.mark.container) if name == "container" else name for name in REAL]
+ALL_GROUNDS = [pytest.param(name, marks=pytest.mark.container) if name.startswith("container") else name for name in REAL]
 
 
 def on(ground: str, address: Address) -> str:

@@ -36,6 +36,8 @@ def receivers(transport: Transport, number: int) -> int:
 
 @every
 def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: Transport, address: Address, run_async: Run) -> None:
+    one_order = transport.any_node or len(address.nodes) == 1  # else each master has an order of its own
+
     async def scene() -> None:
         with ends(transport, address) as both:
             logs = [await both.subscribe("a", "b", name=f"s{n}") for n in range(5)]
@@ -50,12 +52,13 @@ def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: Tr
                 for of_channel in (b"a", b"b"):
                     kept = {payload for channel, payload in wanted if channel == of_channel}
                     assert [payload for payload in log.heard if payload in kept] == sorted(kept, key=int)
-                if not transport.one_per_service:  # streams keep the order of each channel, and none between channels
+                if one_order and not transport.one_per_service:  # streams keep the order of each channel, and none between channels
                     assert log.heard == [payload for _, payload in wanted]
                 assert len(log.heard) == len(wanted)
             await only_b.until(lambda: len(only_b.heard) >= 1_000)
             assert only_b.heard == [payload for channel, payload in wanted if channel == b"b"]
-            assert said.answered == [(n, receivers(transport, 5 + (channel == b"b"))) for n, (channel, _) in enumerate(wanted)]
+            answered = said.answered if one_order else sorted(said.answered)
+            assert answered == [(n, receivers(transport, 5 + (channel == b"b"))) for n, (channel, _) in enumerate(wanted)]
             assert publisher.in_flight == 0
 
     run_async(scene())
@@ -112,10 +115,10 @@ def test_subscribing_returns_only_when_every_channel_counts_the_subscriber(trans
                     raise BrokerRefused(str(reply))
                 return reply
 
-            assert set(await transport.subscribers(command, address, channels)) == {0}
+            assert set(await transport.subscribers([command], address, channels)) == {0}
             for expected in (1, 2):
                 await both.subscribe(*channels)
-                assert set(await transport.subscribers(command, address, channels)) == {expected}
+                assert set(await transport.subscribers([command], address, channels)) == {expected}
             asking.close()
 
     run_async(scene())
