@@ -4,7 +4,8 @@ The broker's processor time rises in each window between two samples by what it 
 
     CPU = idle share x length + per publish x publishes + per copy x copies + what else it did
 
-Publishes are counted at their answer, copies as what PUBLISH returned. Least squares over the windows of the run phase gives the
+Publishes are counted at their answer, copies as what PUBLISH returned; in a cluster, where that is one node's count, and on streams,
+where it is none, as what was heard. Least squares over the windows of the run phase gives the
 three numbers, with 95 % intervals by Student's t. What else the broker does (locks of once-recipes, our own questions, other
 programs) is in the idle share when it is steady, and widens the intervals when it is not.
 
@@ -137,13 +138,23 @@ def _cpu_samples(run: Run, phase: str) -> tuple[Array, Array]:
 
 def _work(run: Run, at_s: Array) -> tuple[Array, Array]:
     """Return how many publishes were answered in each window, and how many copies they made."""
-    rows = run.publishes
+    rows = run.publishes.assign(copies=_copies(run))
     rows = rows[(rows["outcome"] == "acknowledged") & (rows["acked_ns"] > 0)]
     window = np.searchsorted(at_s, rows["acked_ns"].to_numpy() / 1e9, side="right") - 1
     inside = (window >= 0) & (window < len(at_s) - 1)
-    receivers = np.maximum(rows["receivers"].to_numpy(), 0)[inside].astype(np.float64)
+    copies = rows["copies"].to_numpy()[inside].astype(np.float64)
     count = len(at_s) - 1
-    return np.bincount(window[inside], minlength=count).astype(np.float64), np.bincount(window[inside], receivers, minlength=count)
+    return np.bincount(window[inside], minlength=count).astype(np.float64), np.bincount(window[inside], copies, minlength=count)
+
+
+def _copies(run: Run) -> Array:
+    """Return how many copies each publish made: what PUBLISH returned, or what was heard where that is of one node or says nothing."""
+    said = run.publishes["receivers"].to_numpy()
+    if run.info.get("nodes", 1) == 1 and (said >= 0).any():
+        return np.maximum(said, 0)
+    copies = run.copies
+    heard = copies.publish[(copies.publish >= 0) & (copies.delivery >= 0)]
+    return np.bincount(heard, minlength=len(said))
 
 
 def least_squares(columns: Array, values: Array) -> list[Estimate]:

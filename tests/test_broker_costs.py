@@ -141,3 +141,14 @@ def test_a_real_broker_costs_something_and_less_than_a_core(tmp_path: Path) -> N
     assert costs.joint_copy_us.known
     assert costs.joint_copy_us.high > 0
     assert "the broker" in write_report(run, judge(run)).read_text("utf-8").lower()
+
+
+def test_in_a_cluster_copies_are_what_was_heard_because_publish_counts_one_node(tmp_path: Path) -> None:
+    run = planted(tmp_path / "run", fan_out=lambda n: 1)
+    alone = broker_costs(run)
+    run.info["nodes"] = 3
+    cluster = broker_costs(run)
+    assert alone.copies == alone.publishes
+    assert cluster.publishes == alone.publishes
+    assert cluster.copies == 2 * alone.publishes, "two replicas heard each"
+    assert cluster.all_in_copy_us == pytest.approx(alone.all_in_copy_us / 2)
