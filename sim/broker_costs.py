@@ -154,7 +154,8 @@ def _copies(run: Run) -> Array:
         return np.maximum(said, 0)
     copies = run.copies
     heard = copies.publish[(copies.publish >= 0) & (copies.delivery >= 0)]
-    return np.bincount(heard, minlength=len(said))
+    counts: Array = np.bincount(heard, minlength=len(said))
+    return counts
 
 
 def least_squares(columns: Array, values: Array) -> list[Estimate]:

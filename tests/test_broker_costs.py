@@ -37,6 +37,8 @@ def planted(folder: Path, *, fan_out: Callable[[int], int], noise_us: float = 0.
             event = plan.event(at + (number + 1) * 5 * MS)
             event.receivers = fan_out(number + window)
             copies += event.receivers
+            for pod in plan.pods:
+                plan.hear(event, pod)
         cpu_us += IDLE_SHARE * WINDOW_NS / 1e3 + PUBLISH_US * count + COPY_US * copies + random.normal() * noise_us
     return open_run(plan.write())
 
