@@ -151,7 +151,8 @@ def _copies(run: Run) -> Array:
     """Return how many copies each publish made: what PUBLISH returned, or what was heard where that is of one node or says nothing."""
     said = run.publishes["receivers"].to_numpy()
     if run.info.get("nodes", 1) == 1 and (said >= 0).any():
-        return np.maximum(said, 0)
+        counted: Array = np.maximum(said, 0)
+        return counted
     copies = run.copies
     heard = copies.publish[(copies.publish >= 0) & (copies.delivery >= 0)]
     counts: Array = np.bincount(heard, minlength=len(said))
