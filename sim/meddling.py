@@ -20,8 +20,8 @@ from sim.world import Server, World
 USES = ("sub", "pub", "cmd")  # what a pod's connections are for, as their names end
 HEAL_S = 10.0
 RETRY_S = 0.05
-MAX_SPIN_MS = 1500  # below a server's own limit of 5 s for scripts, and our patience of 2 s for an answer
-# Not on TIME: servers since Redis 7 freeze that inside a script, and it would spin for ever.
+MAX_SPIN_MS = 1000  # below a server's own limit of 5 s for scripts, and our patience of 2 s for an answer
+# Processor time, as a busy thread has it. Not on TIME: servers since Redis 7 freeze that inside a script, and it would spin for ever.
 SPIN = "local e=os.clock()+ARGV[1]/1000 for n=1,1e9 do if os.clock()>=e then break end end return 'done'"
 _CLIENT = re.compile(rb"^id=(\d+) .*? name=buslab-[^- ]+-(\S+)", re.MULTILINE)
 

@@ -21,7 +21,8 @@ class BrokerSlow(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True
     every_ms, stall_ms
         How far apart the beginnings of stalls are, and how long each is.
     how
-        `script`: a script keeps the server's thread busy, as a slow command does. `pause`: CLIENT PAUSE, it waits idly.
+        `script`: a script keeps the server's thread busy, as a slow command does, for `stall_ms` of processor time: on a busy machine
+        that takes longer. `pause`: CLIENT PAUSE, where the server waits idly for just that long.
     """
 
     every_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
