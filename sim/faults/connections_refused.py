@@ -13,7 +13,7 @@ PASSWORD = "buslab-lets-nobody-in"  # of a server of our own, for some seconds
 
 
 class ConnectionsRefused(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="connections_refused"):
-    """Let the broker refuse connections, end those of every pod, and take it back when the fault ends.
+    """Let the broker refuse connections, end those of every pod, and let everybody in again when the fault ends.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ConnectionsRefused(Occasion, frozen=True, forbid_unknown_fields=True, kw_o
         await end_connections(world, ())
 
     async def end(self, world: World) -> None:
-        """Let everybody in again; where we are not let in ourselves to say so, a new server does."""
+        """Let everybody in again; where we are not let in or not answered to say so, a new server does."""
         assert world.broker is not None
         try:
             await restore_settings(world, within_s=1.0)
