@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 
 from sim.bus.once import DELETE_IF_MINE
+from sim.meddling import SPIN
 from sim.redis_model import Client, Command, ModelRedis
 from sim.resp import NIL, Error, Reply, encode
 
@@ -144,6 +145,9 @@ def _del(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _eval(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
+    if words[1].decode() == SPIN:
+        server.spent_ns += int(words[3]) * 1_000_000
+        return b"done"
     if words[1].decode() != DELETE_IF_MINE:
         return Error(f"ERR the model runs no script but the bus's own, not {hashlib.sha1(words[1]).hexdigest()}")
     return int(server.keys.get(words[3]) == words[4] and server.keys.delete(words[3]))
@@ -156,20 +160,32 @@ def _scan(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _config(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    if words[1].upper() != b"SET":
-        return []
-    name, value = words[2].lower(), words[3]
+    what, name = words[1].upper(), words[2].lower()
+    settings = {
+        b"client-output-buffer-limit": lambda: _limits(server),
+        b"maxclients": lambda: b"%d" % server.max_clients,
+        b"requirepass": lambda: server.password,
+    }
+    if what == b"GET":
+        return [name, settings[name]()] if name in settings else []
+    if what != b"SET" or name not in settings:
+        return Error(f"ERR the model has no setting '{name.decode('latin-1')}'")
+    value = words[3]
     if name == b"client-output-buffer-limit":
-        kind, hard, soft, soft_s = value.split()
-        if kind == b"pubsub":
-            server.limit = replace(server.limit, hard_bytes=int(hard), soft_bytes=int(soft), soft_s=int(soft_s))
+        limits = value.split()
+        for kind, hard, soft, soft_s in zip(*(limits[place::4] for place in range(4)), strict=True):
+            if kind == b"pubsub":  # the model knows no other
+                server.limit = replace(server.limit, hard_bytes=int(hard), soft_bytes=int(soft), soft_s=int(soft_s))
     elif name == b"maxclients":
         server.max_clients = int(value)
-    elif name == b"requirepass":
-        server.password = value
     else:
-        return Error(f"ERR the model has no setting '{name.decode('latin-1')}'")
+        server.password = value
     return "OK"
+
+
+def _limits(server: ModelRedis) -> bytes:
+    limit = server.limit
+    return b"normal 0 0 0 slave 268435456 67108864 60 pubsub %d %d %d" % (limit.hard_bytes, limit.soft_bytes, limit.soft_s)
 
 
 def _flushall(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:

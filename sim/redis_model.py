@@ -8,7 +8,8 @@ What it models of a real server
    client's replies in one write. What arrives meanwhile waits for the next turn, so a loaded server batches by itself.
 2. Each step takes time (`Costs`); the thread is busy for their sum, and `used_cpu` grows by it.
 3. PUBLISH queues one copy per subscriber and returns how many: queued, not heard.
-4. A subscriber that does not read fills the kernel's window and then its output buffer; at the limit it is cut.
+4. A subscriber that does not read fills the kernel's window and then its output buffer; at the limit it is cut. So is one for whom a
+   single turn queues more than the hard limit, however fast it reads: nothing is written before the turn's end.
 
 PUBLISH is carried out here; every other command is a function of (server, client, words) that it is given (`model_commands`).
 """
@@ -31,6 +32,7 @@ from sim.network import Listener, Network, Peer
 from sim.resp import Reply, encode, error
 
 Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
+OWN_BYTES = 16 * 1024  # a client's own output, which no limit counts: only what does not fit in there is its output buffer
 
 
 class Client(asyncio.Protocol):
@@ -104,6 +106,7 @@ class ModelRedis:
         self.password = b""
         self.paused_until_ns = 0
         self.busy_ns = 0
+        self.spent_ns = 0  # what commands took beyond their cost, until the turn counts it
         self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
         self.blocked: dict[bytes, list[Any]] = {}  # key -> reads that wait for it, see `model_streams`
         self._ready: dict[Client, None] = {}
@@ -267,7 +270,8 @@ class ModelRedis:
         answer: Reply = command(self, client, words)
         if answer is not None:
             self.reply(client, encode(answer))
-        return at_ns
+        spent_ns, self.spent_ns = self.spent_ns, 0
+        return at_ns + spent_ns
 
     def _publish(self, client: Client, words: list[bytes], at_ns: int) -> int:
         _, channel, payload = words
@@ -305,7 +309,7 @@ class ModelRedis:
         """Write each client's replies, and return when the last is written."""
         to_write, self._to_write = self._to_write, {}
         flight: Series = []
-        write_ns, byte_ns = self.costs.write_ns, self.costs.byte_ns
+        write_ns, byte_ns, own_bytes = self.costs.write_ns, self.costs.byte_ns, OWN_BYTES
         joined, data = self._joined
         bytes_out = 0
         for client in to_write:
@@ -315,6 +319,10 @@ class ModelRedis:
             if out != joined:  # the same copies for every subscriber: one object for all
                 joined, data = out, out[0] if len(out) == 1 else b"".join(out)
             size = len(data)
+            if size > own_bytes and client.channels and 0 < self.limit.hard_bytes < size - own_bytes:
+                self.stats["cuts"] += 1
+                self.cut(client)
+                continue
             at_ns += int(write_ns + byte_ns * size)
             bytes_out += size
             peer = client.peer

@@ -40,6 +40,10 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
             raise UsageError(
                 f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
             )
+        if "failover" in fault.needs and not several:
+            raise UsageError(f"{broker.ground} has no replica that could take over: run {kind} with --on cluster or container-cluster")
+        if "one-server" in fault.needs and several:
+            raise UsageError(f"{broker.ground} has several nodes, which could not reach each other any more: run {kind} with --on embedded")
         if "links" in fault.needs and several:
             raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
         if "links" in fault.needs and scenario.load.driver != "pods":
@@ -95,8 +99,9 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
     services: dict[str, list[str]] = {}
     for name, service in scenario.pods():
         services.setdefault(service, []).append(name)
-    asker = Asker(broker.address, name=f"buslab-{run_id}-faults")
-    world = World(broker=broker.control, ask=asker.ask, pods=fleet.host.containers, services=services, links=links)
+    askers = [Asker(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
+    pods = fleet.host.containers
+    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=links, servers=askers)
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     try:
         yield timeline
@@ -104,4 +109,5 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         try:
             await timeline.heal()
         finally:
-            asker.close()
+            for asker in askers:
+                asker.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sim.link import LinkPlan
 
@@ -26,6 +26,30 @@ class BrokerControl(Protocol):
 
     async def thaw(self) -> None:
         """Let it go on; nothing when it does."""
+
+
+@runtime_checkable
+class ClusterControl(BrokerControl, Protocol):
+    """Hurt and mend a cluster, one master at a time too."""
+
+    async def kill_master(self, channel: str = ...) -> object:
+        """End at once the master that owns a channel (with its prefix)."""
+
+    async def promoted(self) -> None:
+        """Return when the living nodes serve every slot again; raise `BrokerError` when they do not in time."""
+
+
+class Server(Protocol):
+    """Give one server of the broker commands, on a connection of our own that no fault means to end."""
+
+    async def ask(self, *words: str) -> Any:
+        """Send one command and return its reply; raise `BrokerError`, also for a refusal."""
+
+    async def ask_all(self, *commands: Sequence[str]) -> list[Any]:
+        """Send commands in one write, so that the server carries them out at once, and return their replies; errors as `ask`."""
+
+    def let_in_by(self, password: str | None) -> None:
+        """Connect with this password from now on, None = as at first; what is connected stays."""
 
 
 class PodControl(Protocol):
@@ -79,8 +103,12 @@ class World:
         Service -> names of its pods.
     links
         None where no fault of the run needs them: then pods reach the broker directly.
+    servers
+        Each server of the broker; several in a cluster.
     kept
         What one occasion of a fault remembers between its beginning and its end.
+    settings
+        Settings of servers that are changed now, by all faults of the run together: see `sim.meddling`.
     """
 
     broker: BrokerControl | None
@@ -88,7 +116,9 @@ class World:
     pods: Mapping[str, PodControl]
     services: Mapping[str, Sequence[str]]
     links: LinkControl | None = None
+    servers: Sequence[Server] = ()
     kept: dict[str, Any] = field(default_factory=dict)
+    settings: dict[tuple[int, str], list[tuple[int, str]]] = field(default_factory=dict)
 
     def names(self, chosen: Sequence[str]) -> list[str]:
         """Return the pods that are chosen by name or by service; all, when nothing is."""

@@ -25,7 +25,9 @@ from sim.run import run_scenario
 from sim.sampler import SAMPLES
 from sim.scenario import built_in, load_scenario
 for name in built_in():
-    run_scenario(load_scenario(name), on="model", out=Path(sys.argv[1]) / name)
+    scenario = load_scenario(name)
+    if not any("failover" in fault.needs for fault in scenario.faults):  # the model is one server
+        run_scenario(scenario, on="model", out=Path(sys.argv[1]) / name)
 """
 
 
@@ -34,7 +36,9 @@ def test_every_scenario_gives_the_same_tables_from_its_seed(tmp_path: Path) -> N
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
         subprocess.run([sys.executable, "-c", RUN_ALL, str(tmp_path / hash_seed)], env=environment, check=True, timeout=170)
     compared = 0
-    for name in built_in():
+    names = sorted(folder.name for folder in (tmp_path / "1").iterdir())
+    assert set(built_in()) - set(names) == {"broker_failover"}
+    for name in names:
         for table in TABLES:
             one, other = ((tmp_path / seed / name / f"{table}.parquet").read_bytes() for seed in ("1", "2"))
             assert one == other, f"{table} of {name} differs"

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.address import Address
+from sim.brokers import open_broker
 from sim.brokers.model import model
 from sim.bus.once import DELETE_IF_MINE
 from sim.clock import new_event_loop, now_ns
 from sim.costs import COLD_MAX_MS, MIB, Costs
 from sim.jumping import NS_PER_S
+from sim.meddling import SPIN
 from sim.wire import pack
 
 CLIENTS = 3
@@ -132,6 +134,46 @@ def test_the_model_and_a_real_server_give_the_same_replies(address: Address) -> 
 
     compare()
     assert sum(compared) > 100, "the scripts said hardly anything"
+
+
+@pytest.mark.broker
+def test_settings_and_what_keeps_a_server_busy_are_those_of_a_real_server() -> None:
+    """On a server of its own: it asks for a password meanwhile, which only new connections feel."""
+    limit = "client-output-buffer-limit"
+    script: Script = [
+        (0, ("CONFIG", "GET", limit)),
+        (0, ("CONFIG", "SET", limit, "pubsub 1048576 65536 7")),
+        (1, ("CONFIG", "GET", limit)),
+        (0, ("CONFIG", "SET", limit, "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60")),
+        (1, ("CONFIG", "GET", limit)),
+        (0, ("CONFIG", "SET", "maxclients", "50")),
+        (1, ("CONFIG", "GET", "maxclients")),
+        (0, ("CONFIG", "GET", "no-such-setting")),
+        (0, ("CONFIG", "SET", "requirepass", "secret")),
+        (1, ("CONFIG", "GET", "requirepass")),
+        (1, ("SET", "a", "1")),
+        (0, ("CONFIG", "SET", "requirepass", "")),
+        (0, ("EVAL", SPIN, "0", "1")),
+        (1, ("CLIENT", "PAUSE", "1", "ALL")),
+        (1, ("CLIENT", "KILL", "ID", "999999")),
+    ]
+    with open_broker("embedded") as broker, asyncio.Runner(loop_factory=new_event_loop) as runner:
+        real = runner.run(play(broker.address, script))
+    assert on_model(lambda broker: play(broker.address, script)) == real
+
+
+def test_a_script_that_spins_keeps_the_model_busy_for_as_long() -> None:
+    async def scene(broker: Any) -> int:
+        busy, waits = await talk(broker.address), await talk(broker.address)
+        began_ns = now_ns()
+        busy.send("EVAL", SPIN, "0", "250")
+        assert await busy.reply() == b"done"
+        waits.send("PING")
+        await waits.reply()
+        assert broker.server.busy_ns > 250_000_000
+        return now_ns() - began_ns
+
+    assert 250_000_000 < on_model(scene) < 260_000_000
 
 
 def unnumbered(reply: Any) -> Any:
