@@ -49,6 +49,7 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["run", "baseline", "--set", "services.musik-service.replicas=1"], "did you mean 'music-service'"),
         (["run", "baseline", "--set", "slo.lag_ms_p98=1"], "slo.lag_ms_p98"),
         (["run", "baseline", "--on", "embeded"], "did you mean 'embedded'"),
+        (["run", "baseline", "--on", "cluster:2"], "--on cluster:2: the number of masters"),
         (["run", "baseline", "--on", "embedded:99999"], "between 1 and 65535"),
         (["run", "baseline", "--on", "redis://192.0.2.1:6379"], "--yes-load-this-server"),
         (["run", "baseline", "--on", "redis://:hunter2@127.0.0.1:1"], "127.0.0.1:1 is not reachable"),
