@@ -238,11 +238,12 @@ def _mark(ax: Axes, run: Run) -> None:
     ax.set_xlim(first, last)
 
 
-def _fault_name(fault: dict[str, Any]) -> str:
+def _fault_name(fault: str, target: str) -> str:
     """Return a fault as it is written into a figure: several pods are a number, and the broker stands in the fault's own name."""
-    pods = str(fault["target"]).split(",")
-    target = f"{len(pods)} pods" if len(pods) > 1 else pods[0]
-    return str(fault["fault"]) if target in ("", "broker") else f"{fault['fault']} {target}"
+    pods = target.split(",")
+    if target in ("", "broker"):
+        return fault
+    return f"{fault} {len(pods)} pods" if len(pods) > 1 else f"{fault} {target}"
 
 
 def _percentiles(ax: Axes, values: Array, **look: Any) -> None:
