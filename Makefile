@@ -1,5 +1,6 @@
 # The first call of any target makes .venv and installs the pinned requirements.lock; a changed lock installs again.
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -9,8 +10,8 @@ run: $(READY)
 	$(BIN)/buslab run baseline
 
 test: $(READY)
-	$(BIN)/pytest -m "not broker"
-	$(BIN)/pytest -m broker
+	$(BIN)/pytest -m "not broker" -n $(JOBS)
+	$(BIN)/pytest -m broker -n $(JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
