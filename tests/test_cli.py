@@ -57,6 +57,8 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["run", "baseline", "--on", "model:nowhere.json"], "cannot read the model's costs from 'nowhere.json'"),
         (["run", "baseline", "--on", "model:something"], "something holds no costs"),
         (["calibrate", "--rounds", "2"], "--rounds"),
+        (["calibrate", "--out", "."], "cannot write .: it is a folder"),
+        (["fidelity", "--out", "something/table.md"], "cannot write something/table.md"),
         (["fidelity", "--scenario", "basline"], "did you mean 'baseline'"),
         (["fidelity", "--on", "embedded"], "--on embedded: the model is compared"),
         (["check", "nowhere"], "nowhere"),
