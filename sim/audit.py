@@ -67,7 +67,7 @@ class Audit:
     def text(self) -> str:
         """The outcome as lines to print."""
         lines = [
-            f"{row.what:<52} planted {row.planted:>12,.1f}  reported {row.reported:>12,.1f}  {'' if row.exact else 'WRONG'}".rstrip()
+            f"{row.what:<52} planted {row.planted:>12,.8g}  reported {row.reported:>12,.8g}  {'' if row.exact else 'WRONG'}".rstrip()
             for row in self.rows
         ]
         end = "the verdict reports exactly what was planted" if self.exact else "the instrument is wrong: do not trust its verdicts"

@@ -5,9 +5,11 @@ Exit codes: 0 valid, 1 invalid, 2 unknown or an error, 130 interrupted (128 + si
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import click
@@ -142,6 +144,7 @@ def calibrate(out: Path, rounds: int) -> int:
     from sim.calibrate import calibration_table, run_calibration
     from sim.costs import write_costs
 
+    _check_out(out)
     costs = run_calibration(rounds=rounds, progress=lambda line: click.echo(line, err=True))
     write_costs(costs, out)
     _print(calibration_table(costs))
@@ -162,6 +165,7 @@ def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...]
     from sim.fidelity import fidelity_table, run_fidelity, write_fidelity
 
     told = lambda line: click.echo(line, err=True)  # noqa: E731
+    _check_out(out)
     compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, progress=told)
     write_fidelity(compared, out)
     _print(fidelity_table(compared))
@@ -241,6 +245,17 @@ def _listed(what: str) -> dict[str, str]:
     from sim.scenario import built_in, load_scenario
 
     return {name: load_scenario(name).title for name in built_in()}
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a file that cannot be written before it is measured for, not after."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
 
 
 def _print(table: RenderableType) -> None:

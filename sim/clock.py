@@ -38,6 +38,11 @@ def running_clock() -> Callable[[], int]:
     return time.monotonic_ns if virtual is None else virtual
 
 
+def in_a_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    return asyncio._get_running_loop() is not None
+
+
 def now_ns() -> int:
     """Return the time in nanoseconds: CLOCK_MONOTONIC, or the virtual time of a running `JumpingLoop`."""
     return running_clock()()

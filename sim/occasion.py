@@ -34,6 +34,11 @@ class Occasion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return when it begins, in seconds after the start of the run phase."""
         return [self.at_s + place * self.every_s + draw.random() * self.within_s for place in range(self.times)]
 
+    def spans_s(self) -> list[tuple[float, float]]:
+        """Return from when to when it may be on, each time, whatever is drawn."""
+        begins = [self.at_s + place * self.every_s for place in range(self.times)]
+        return [(begin, begin + self.within_s + self.for_s) for begin in begins]
+
     @property
     def last_end_s(self) -> float:
         """When it is over at the latest."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.results import CAUSE, FATE, Run
 from sim.tables import FOREVER_NS, Array, codes_in, codes_of
@@ -128,8 +128,8 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
         repeated.append(int((again & (service == n)).sum()) / events if events else 0.0)
         pods.append(sum(life.service == name for life in run.lives))
     at = np.arange(len(services))
-    ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="heard once")
-    ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="heard again by the same pod")
+    ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="handled, heard for the first time")
+    ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="handled, heard again by the same pod")
     ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods of the service")
     for x, value in zip(at, np.add(first, repeated), strict=True):
         ax.annotate(f"{value:.4g}", (x, value / 2), ha="center", va="center")
@@ -221,14 +221,29 @@ def _mark(ax: Axes, run: Run) -> None:
             continue
         begin = max(begin, first)
         ax.axvspan(begin, min(end, last), facecolor="0.88", edgecolor="0.6", hatch="//", linewidth=0, zorder=0)
-        name = f"{fault['fault']} {fault['target']}".strip()
-        ax.annotate(name, (begin, 1), (3, -12 - 12 * (n % 3)), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
+        label = ax.annotate(
+            _fault_name(str(fault["fault"]), str(fault["target"])),
+            (begin, 1),
+            (3, -12 - 12 * (n % 3)),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=8,
+        )
+        label.set_in_layout(False)  # a long one must not squeeze the axes
     for name in ("warm-up", "run", "drain"):
         at = (run.phases.get(name, (FOREVER_NS, 0))[0] - zero) / 1e9
         if first <= at <= last - (last - first) / 20:
             ax.axvline(at, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
             ax.annotate(name, (at, 0), (3, 4), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8, color="0.3")
     ax.set_xlim(first, last)
+
+
+def _fault_name(fault: str, target: str) -> str:
+    """Return a fault as it is written into a figure: several pods are a number, and the broker stands in the fault's own name."""
+    pods = target.split(",")
+    if target in ("", "broker"):
+        return fault
+    return f"{fault} {len(pods)} pods" if len(pods) > 1 else f"{fault} {target}"
 
 
 def _percentiles(ax: Axes, values: Array, **look: Any) -> None:
@@ -262,6 +277,7 @@ def _us_axis(ax: Axes) -> None:
         ax.set_ylim(low / 2, high * 2)
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
+    ax.yaxis.set_minor_formatter(NullFormatter())  # else 6 x 10^3 stands between 5 ms and 10 ms
     ax.grid(True, axis="y", color="0.9")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import combinations, pairwise
 
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import did_you_mean
@@ -23,6 +24,7 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _kubelet_problems(scenario)
     yield from _slo_problems(scenario)
     yield from _fault_problems(scenario)
+    yield from _overlap_problems(scenario)
 
 
 def _service_problems(scenario: Scenario) -> Iterator[str]:
@@ -109,6 +111,24 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
             if name not in names:
                 hint = did_you_mean(name, names)
                 yield f"faults[{place}].pods: no pod and no service is called {name!r}{hint}; write music-service or music-service-0"
+
+
+def _overlap_problems(scenario: Scenario) -> Iterator[str]:
+    """Two of one kind at once on one target: the first that ends would heal both, and the record would not say so."""
+    pods = scenario.pods()
+    touched = [
+        {name for name, service in pods if not fault.pods or {name, service} & set(fault.pods)} if hasattr(fault, "pods") else {"broker"}
+        for fault in scenario.faults
+    ]
+    for (n, one), (m, other) in combinations(enumerate(scenario.faults), 2):
+        if type(one) is type(other) and (both := touched[n] & touched[m]):
+            spans = sorted([*one.spans_s(), *other.spans_s()])
+            for (_, end_s), (begin_s, _) in pairwise(spans):
+                if begin_s < end_s:
+                    kind = type(one).__struct_config__.tag
+                    target = next(name for name in ("broker", *(name for name, _ in pods)) if name in both)
+                    yield f"faults[{n}] and faults[{m}]: {kind} of {target} twice at one time, {begin_s:g} s: change their times"
+                    break
 
 
 def _unknown_channel(type: str, known: tuple[str, ...]) -> str:

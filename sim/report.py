@@ -85,7 +85,7 @@ def verdict_table(verdict: Verdict) -> Table:
             table.add_row("", "[yellow]note[/]", escape(warning))
     table.add_section()
     for limit in verdict.slo:
-        why = limit.detail if limit.verdict == "unknown" else f"{limit.measured:g}, {_bound(limit)}"
+        why = limit.detail if limit.verdict == "unknown" else f"{limit.measured:,.6g}, {_bound(limit)}"
         table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
     return table
 

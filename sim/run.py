@@ -31,7 +31,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sim.brokers import Broker, open_broker
-from sim.clock import NS_PER_MS, NS_PER_S, now_ns, utc_now, wall_offset_ns
+from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
@@ -100,9 +100,7 @@ def run_scenario(
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not in_a_loop():
         one.run_here()
         return folder
     with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:

@@ -127,15 +127,20 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     if unknown:
         struct = _struct_at(path, tree)
         known = [f for f in struct.__struct_fields__ if f != "name"]
-        return f"unknown key {'.'.join([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
+        return f"unknown key {_dotted([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
     if missing:
-        return f"{'.'.join([*path, missing[1]])!r} is missing"
-    key = ".".join(path) or "the file"
+        return f"{_dotted([*path, missing[1]])!r} is missing"
+    key = _dotted(path) or "the file"
     if what.startswith("Invalid enum value"):
         choices = get_args(get_type_hints(_struct_at(path, tree))[path[-1]])
         return f"{key} = {value!r}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
     return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
+
+
+def _dotted(path: list[str]) -> str:
+    """Return the key as other messages write it: ``faults[0].at_s``."""
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path).removeprefix(".")
 
 
 def _inside(value: Any, part: str) -> Any:

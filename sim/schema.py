@@ -210,7 +210,7 @@ SLO_METRICS = {
     "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
     "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
     "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
-    "offered_ratio_min": "calls made / calls the schedule meant to make",
+    "offered_ratio_min": "calls made / calls the schedule meant running pods to make",
 }
 
 EVENT_ID_PREFIX = "evt_"

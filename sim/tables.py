@@ -24,6 +24,14 @@ Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
 
 
+def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
+    """Return the values at some ranks (name -> 0 to 1), each one that occurred; empty for no values."""
+    if not len(values):
+        return {}
+    found = np.quantile(values, list(ranks.values()), method="higher")
+    return {name: int(value) for name, value in zip(ranks, found, strict=True)}
+
+
 def read_scenario(path: Path) -> dict[str, Any]:
     """Return the resolved scenario, or raise `RunFolderError`."""
     try:

@@ -253,6 +253,14 @@ def test_failed_publishes_are_calls_made_but_not_deliveries(plan: RunFolder) -> 
     assert counts["ledger"].counts["delivered"] == 99 * 3
 
 
+def test_calls_that_nobody_made_because_their_pod_was_down_are_told(plan: RunFolder) -> None:
+    plan.publish(100)
+    plan.info["load"] = {"offered_calls": 120, "calls_not_made": 20, "generator": "h0"}
+    result = judged(plan).checkers["harness"]
+    assert (result.verdict, result.counts["calls_not_made"]) == ("valid", 20)
+    assert "20 more calls were due while their pods did not run" in result.warnings[0]
+
+
 def test_strangers_that_were_there_before_are_subtracted(plan: RunFolder) -> None:
     plan.publish(10)
     plan.broker += [(2 * SECOND, "numsub_foreign", "config.updated", 4.0), (int(19.95 * SECOND), "numsub", "config.updated", 7.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -96,6 +97,26 @@ def test_faults_are_hatched_and_named_and_phases_marked(plan: RunFolder) -> None
     assert (float(spans[0].get_x()), float(spans[0].get_width())) == pytest.approx((2, 2))
     assert len(spans) == 2
     assert {"freeze web-0", "cut web-1", "warm-up", "run"} <= {text.get_text() for text in ax.texts}
+
+
+def test_the_name_of_a_fault_is_short_and_leaves_the_axes_their_place(plan: RunFolder) -> None:
+    pods = ",".join(f"web-{n}" for n in range(40))
+    plan.faults = [
+        ("pod_kill", pods, RUN_NS + SECOND, RUN_NS + 2 * SECOND),
+        ("broker_down", "broker", RUN_NS + 5 * SECOND, RUN_NS + 6 * SECOND),
+    ]
+    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
+    ax = plots.rates(open_run(plan.write()), figure.subplots())
+    figure.savefig(BytesIO())
+    assert {"pod_kill 40 pods", "broker_down"} <= {text.get_text() for text in ax.texts}
+    assert ax.get_position().width > 0.8
+
+
+def test_a_lag_axis_names_its_ticks_in_one_way(plan: RunFolder) -> None:
+    plan.delay(plan.events[50], "web-0", 20 * MS)
+    ax = plots.lag_over_time(open_run(plan.write()), axes())
+    ax.figure.savefig(BytesIO())
+    assert [text.get_text() for text in ax.get_yticklabels(minor=True) if text.get_text()] == []
 
 
 @pytest.mark.parametrize("draw", plots.FIGURES, ids=lambda draw: draw.__name__)

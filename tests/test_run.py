@@ -25,7 +25,7 @@ import redis
 from sim.address import Address, free_port
 from sim.brokers import open_broker
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
-from sim.errors import BrokerError, BuslabError, GeneratorError, RecordError, UsageError
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, UsageError
 from sim.load import Schedule
 from sim.results import open_run
 from sim.run import run_scenario
@@ -276,6 +276,16 @@ def test_a_folder_that_holds_something_is_refused(small: Small, tmp_path: Path) 
 def test_a_folder_that_cannot_be_made_is_named(small: Small) -> None:
     with pytest.raises((RecordError, UsageError), match="/proc/self/nowhere"):
         run_scenario(small(), out=Path("/proc/self/nowhere/run"))
+
+
+def test_an_error_brings_no_other_error_of_ours_along(small: Small) -> None:
+    """Who tells the first cause of an error would else tell that no event loop was running."""
+    with pytest.raises(BrokerUnreachable) as failed:
+        run_scenario(small(), on="redis://127.0.0.1:1")
+    chain: list[BaseException] = [failed.value]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    assert [str(error) for error in chain if "event loop" in str(error)] == []
 
 
 # -- runs that end early ---------------------------------------------------------------------------------------

@@ -214,15 +214,24 @@ def test_too_long_a_load_is_refused_when_it_is_drawn() -> None:
         scenario.schedule()
 
 
+DOWN, KILL = 'kind="broker_down"', 'kind="pod_kill"'
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
         ('faults=[{kind="broker_dwn",at_s=1,for_s=1}]', ["faults[0].kind = 'broker_dwn'", "did you mean 'broker_down'"]),
         ("faults=[{at_s=1,for_s=1}]", ["faults[0].kind = None", "broker_down"]),
         ('faults=[{kind="broker_down",at_s=1}]', ["for_s", "missing"]),
-        ('faults=[{kind="broker_down",at_s=1,for_s=1,x=2}]', ["'faults.0.x'", "known keys: at_s, for_s"]),
-        ('faults=[{kind="broker_down",at_s=1,for_s="x"}]', ["faults.0.for_s = 'x'"]),
+        ('faults=[{kind="broker_down",at_s=1,for_s=1,x=2}]', ["'faults[0].x'", "known keys: at_s, for_s"]),
+        ('faults=[{kind="broker_down",at_s=1,for_s="x"}]', ["faults[0].for_s = 'x'"]),
         ('faults=[{kind="broker_down",at_s=1,for_s=100}]', ["faults[0]", "not inside the run phase"]),
+        (f"faults=[{{{DOWN},at_s=1,for_s=3}},{{{DOWN},at_s=3,for_s=1}}]", ["faults[0] and faults[1]", "broker_down of broker twice"]),
+        (f"faults=[{{{DOWN},at_s=1,for_s=1,times=3,every_s=2}},{{{DOWN},at_s=5.5,for_s=1}}]", ["faults[0] and faults[1]", "5.5 s"]),
+        (
+            f'faults=[{{{KILL},at_s=1,for_s=2,pods=["music-service"]}},{{{KILL},at_s=2,for_s=1,pods=["music-service-1"]}}]',
+            ["music-service-1"],
+        ),
         ("faults=3", ["faults = 3"]),
         ('bus.once="fnally-del"', ["bus.once = 'fnally-del'", "did you mean 'finally-del'"]),
         ('bus.fallback="never"', ["bus.fallback = 'never'", "on-failure, no-url"]),
@@ -233,6 +242,19 @@ def test_a_wrong_fault_or_policy_is_refused_with_its_key_and_value(setting: str,
     with pytest.raises(ScenarioError) as refused:
         load_scenario("baseline", settings=(setting,))
     assert [part for part in says if part not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        f"[{{{DOWN},at_s=1,for_s=2}},{{{DOWN},at_s=3,for_s=1}}]",
+        f"[{{{DOWN},at_s=1,for_s=1,times=3,every_s=4}},{{{DOWN},at_s=2.5,for_s=1}}]",
+        f'[{{{DOWN},at_s=1,for_s=3}},{{kind="broker_freeze",at_s=3,for_s=1}}]',
+        f'[{{{KILL},at_s=1,for_s=2,pods=["music-service-0"]}},{{{KILL},at_s=2,for_s=2,pods=["music-service-1","api-gateway"]}}]',
+    ],
+)
+def test_one_after_the_other_or_on_other_pods_or_of_another_kind_faults_are_fine(faults: str) -> None:
+    assert len(load_scenario("baseline", settings=(f"faults={faults}",)).faults) == 2
 
 
 def test_only_pods_that_keep_templates_read_and_too_many_reads_are_refused_before_the_run() -> None:

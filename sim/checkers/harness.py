@@ -95,8 +95,14 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     publishes, load = run.publishes, run.info.get("load") or {}
     rows = publishes.drop_duplicates("event")
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
-    offered = (load.get("offered_calls") or 0) - (load.get("calls_not_made") or 0)
+    absent = load.get("calls_not_made") or 0
+    offered = (load.get("offered_calls") or 0) - absent
     audit.counts |= {"calls_offered": int(offered), "calls_made": made}
+    if absent:
+        audit.counts["calls_not_made"] = int(absent)
+        audit.warnings.append(
+            f"{absent:,} more calls were due while their pods did not run: nobody made them, and no copy of theirs is missing"
+        )
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
         return math.nan

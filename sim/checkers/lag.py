@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.checkers.verdict import Result
 from sim.results import FATE, OUTCOME, Run
-from sim.tables import Array, codes_in, codes_of
+from sim.tables import Array, codes_in, codes_of, quantiles
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
@@ -59,20 +59,12 @@ def send_delays(run: Run) -> Array:
     return delays
 
 
-def quantiles_ns(values: Array) -> dict[str, int]:
-    """Return the values at the ranks of `QUANTILES`; empty for no values."""
-    if not len(values):
-        return {}
-    found = np.quantile(values, list(QUANTILES.values()), method="higher")
-    return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
-
-
 def _quantiles(name: str, values: Array) -> dict[str, int | float]:
-    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles_ns(values).items()}
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
 
 
 def _metrics(lag: Array, delay: Array) -> dict[str, float]:
-    lags, delays = quantiles_ns(lag), quantiles_ns(delay)
+    lags, delays = quantiles(lag, QUANTILES), quantiles(delay, QUANTILES)
     nan = float("nan")
     metrics = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
     return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}

@@ -26,7 +26,7 @@ import numpy as np
 from sim.checkers.verdict import MAX_WITNESSES, Result
 from sim.results import Run
 from sim.schema import OTHERS, event_id
-from sim.tables import FOREVER_NS, Array, codes_in, codes_of, positions
+from sim.tables import FOREVER_NS, Array, codes_in, codes_of, positions, quantiles
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
@@ -199,10 +199,7 @@ def _use(pod: Array, subject: Array) -> Array:
 
 
 def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
-    if not len(values_ns):
-        return {}
-    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
-    return {f"{name}.{quantile}": int(value) / 1e6 for quantile, value in zip(QUANTILES, found, strict=True)}
+    return {f"{name}.{quantile}": value / 1e6 for quantile, value in quantiles(values_ns, QUANTILES).items()}
 
 
 def _witnesses(run: Run, updates: Updates, pairs: Pairs, pods: list[str], subjects: list[str]) -> list[str]:
