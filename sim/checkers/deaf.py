@@ -65,7 +65,7 @@ def check(run: Run) -> Result:
     touched = [one for one in found if len(one.lost) or one.deaf_s > 0]
     untold = [one for one in found if len(one.lost) and not one.told]
     counts: dict[str, int | float] = {"faults": len(outages), "windows": len(found), "deaf": sum(one.deaf_s > 0 for one in found)}
-    counts |= {"unended": len(unended), "told": sum(one.told for one in touched), "untold": len(untold)}
+    counts |= {"unended": len(unended), "told": len(touched) - len(untold), "untold": len(untold)}
     counts |= {"lost": sum(len(one.lost) for one in found), "lost_after": sum(one.lost_after for one in found)}
     if ended:
         middle, most = np.quantile(ended, [0.5, 1.0], method="higher")
@@ -117,7 +117,7 @@ def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> Window:
     ended = hears < outage.until_ns
     until = hears if ended else outage.until_ns
     first, after, last = np.searchsorted(times.lost_ns, [outage.begin_ns, outage.end_ns, until])
-    believed = [belief.at(outage.begin_ns), *belief.bus[belief.row(outage.begin_ns) + 1 : belief.row(until) + 1]]
+    believed = belief.bus[max(belief.row(outage.begin_ns), 0) : belief.row(until) + 1]
     was_told = any(word != "connected" for word in believed)
     lost = times.lost_row[first:last]
     return Window(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
@@ -150,7 +150,7 @@ def _sentence(counts: dict[str, int | float], found: list[Window]) -> str:
     text += f"; {counts['lost']:,} copies were lost by not hearing" + (f", {after} of them after the end" if counts["lost"] else "")
     text += f"; {counts['unended']:,} times a pod did not hear again" if counts["unended"] else ""
     if counts["untold"]:
-        return text + f"; {counts['untold']:,} times the application was not told of it"
+        return text + f"; the application was not told in {counts['untold']:,} of {counts['told'] + counts['untold']:,} cases"
     return text + "; the application was told each time"
 
 

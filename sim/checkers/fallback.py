@@ -196,13 +196,13 @@ def _memory_words(run: Run) -> tuple[str, ...]:
 
 def _reactions(outage: Outage, beliefs: dict[str, Belief], gaps: dict[str, Array]) -> list[_Reaction]:
     mine = [(beliefs[pod], gaps[pod]) for pod in sorted(outage.pods) if pod in beliefs]
-    found = [_reaction(outage, belief, gap) for belief, gap in mine if belief.at(outage.begin_ns) == "connected"]
+    found = [_reaction(outage, belief, gap) for belief, gap in mine if belief.at(outage.begin_ns - 1) == "connected"]
     return [one for one in found if one is not None]
 
 
 def _reaction(outage: Outage, belief: Belief, gap: Array) -> _Reaction | None:
     """Return how a pod that was connected took the fault, None when nothing shows that it was concerned."""
-    row = belief.row(outage.begin_ns) + 1
+    row = belief.row(outage.begin_ns - 1) + 1
     while row < len(belief.bus) and belief.bus[row] == "connected":
         row += 1
     left = int(belief.at_ns[row]) if row < len(belief.bus) else FOREVER_NS
