@@ -117,7 +117,7 @@ def meet(first: Array, second: Array) -> Array:
 
 def told(time_s: float) -> str:
     """Return a time as a sentence tells it."""
-    return "under 1 ms" if time_s < 1e-3 else f"{time_s * 1e3:,.0f} ms" if time_s < 0.9995 else f"{time_s:,.2f} s"
+    return f"{time_s * 1e6:,.0f} us" if time_s < 0.9995e-3 else f"{time_s * 1e3:,.0f} ms" if time_s < 0.9995 else f"{time_s:,.2f} s"
 
 
 def seconds(spans: Array) -> float:
