@@ -61,9 +61,9 @@ def test_a_belief_is_known_at_any_time(tmp_path: Path) -> None:
 
 
 def test_times_are_told_in_words() -> None:
-    assert [told(at) for at in (0.0, 0.0009, 0.012, 0.9, 1.297, 1234.5)] == [
-        "under 1 ms",
-        "under 1 ms",
+    assert [told(at) for at in (0.0, 0.0000062, 0.012, 0.9, 1.297, 1234.5)] == [
+        "0 us",
+        "6 us",
         "12 ms",
         "900 ms",
         "1.30 s",

@@ -29,6 +29,13 @@ from sim.tables import FOREVER_NS, Array, codes_in, codes_of
 
 BATCH = "analytics.events.batch"
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+REASONS = {
+    "never-sent": "died with their publisher",
+    "refused": "were refused",
+    "unknown": "had no answer",
+    "memory": "were published in memory mode",
+    "acknowledged": "came when nobody was subscribed",
+}
 METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
 
 
@@ -122,8 +129,8 @@ def _sentence(counts: dict[str, int | float]) -> str:
     text += f"most; {counts['at_risk.mean']:,.1f} waited at a time"
     if not counts["lost"]:
         return text + "; none was lost"
-    reasons = ", ".join(f"{value:,} {name.partition('.')[2]}" for name, value in counts.items() if name.startswith("lost."))
-    return text + f"; no pod heard {counts['lost']:,} items ({reasons})"
+    reasons = ", ".join(f"{counts[f'lost.{word}']:,} {said}" for word, said in REASONS.items() if f"lost.{word}" in counts)
+    return text + f"; no pod heard {counts['lost']:,} of them: {reasons}"
 
 
 def _witnesses(run: Run, lost: Array) -> list[str]:
