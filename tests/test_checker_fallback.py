@@ -151,6 +151,13 @@ def test_the_map_adds_up_to_the_ledger(plan: RunFolder) -> None:
     assert {(r["publisher"], r["hearer"], r["second"]): [r["published"], r["heard"]] for r in found.to_dict("records")} == counted
 
 
+def test_the_map_of_a_run_that_begins_late_keeps_its_seconds_apart(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    plan.publish(3, start_ns=RUN_NS + 5 * SECOND, step_ns=SECOND, publisher="web-0")
+    rows = reachability(open_run(plan.write()))
+    assert rows[["second", "published", "heard"]].to_numpy().tolist() == [[at, 1, 1] for _ in range(2) for at in (5, 6, 7)]
+
+
 def test_what_the_scenario_promises_and_the_run_lacks_is_unknown(plan: RunFolder) -> None:
     plan.scenario = "[kubelet]\nenabled = true\n"
     assert check(open_run(plan.write())).verdict == "unknown"

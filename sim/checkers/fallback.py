@@ -102,7 +102,7 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
     publisher, publishers = codes_of(publishes["publisher"])
     zero = run.phases.get("run", (0, 0))[0]
     place = np.floor((publishes["intended_ns"].to_numpy()[rows] - zero) / (width_s * 1e9)).astype(np.int64)
-    first, many = int(place.min(initial=0)), int(np.ptp(place) + 1 if len(place) else 1)
+    first, many = (int(place.min()), int(np.ptp(place)) + 1) if len(place) else (0, 1)
     pods = len(run.lives)
     key = (publisher[rows].astype(np.int64) * pods + pod) * many + place - first
     cells, cell = np.unique(key, return_inverse=True)
