@@ -26,18 +26,18 @@ QUANTILE_POINTS = 200
 
 def rates(run: Run, ax: Axes | None = None) -> Axes:
     """Draw events published, copies delivered and copies missing, each per second, over time."""
-    ax = _axes(ax)
-    edges, width_s = _bins(run)
+    ax = make_axes(ax)
+    edges, width_s = bins(run)
     copies, publishes = run.copies, run.publishes
     intended = publishes["intended_ns"].to_numpy()
     handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[copies.fate == FATE["delivered"]]]
     missing = intended[copies.publish[copies.fate == FATE["missing"]]]
     series = {"events published": intended, "copies delivered": handled, "copies missing": missing}
-    zero, lost = _zero(run), int(_in_run(run)[copies.fate == FATE["missing"]].sum())
+    zero, lost = zero_ns(run), int(_in_run(run)[copies.fate == FATE["missing"]].sum())
     for n, (name, times) in enumerate(series.items()):
         counts = np.histogram(times, edges)[0] / width_s
         ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
-    _mark(ax, run)
+    mark(ax, run)
     begin, end = run.phases.get("run", (0, 0))
     seconds = max((min(end, int(intended.max(initial=begin + 1))) - begin) / 1e9 if end == FOREVER_NS else (end - begin) / 1e9, 1e-9)
     sent = int((publishes["phase"] == "run").sum())
@@ -50,8 +50,8 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
 
 def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
     """Draw median, 99th percentile and greatest lag of the copies meant in each interval, on a log axis."""
-    ax = _axes(ax)
-    edges, width_s = _bins(run)
+    ax = make_axes(ax)
+    edges, width_s = bins(run)
     intended, lag_us, in_run, _ = _lags(run)
     place = np.searchsorted(edges, intended, side="right") - 1
     order = np.argsort(place.astype(np.int16), kind="stable")
@@ -62,11 +62,11 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
         lags = lag_us[order[bounds[n] : bounds[n + 1]]]
         if len(lags):
             values[:, n] = np.quantile(lags, quantiles, method="higher")
-    at = (edges[:-1] - _zero(run)) / 1e9 + width_s / 2
+    at = (edges[:-1] - zero_ns(run)) / 1e9 + width_s / 2
     for n, name in enumerate(("median", "p99", "max")):
         ax.plot(at, np.where(values[n] > 0, values[n], np.nan), label=name, **_look(n, every=len(edges) // 12))
     ax.set_yscale("log")
-    _mark(ax, run)
+    mark(ax, run)
     _us_axis(ax)
     ax.set(xlabel="time since the run phase began (s)", ylabel="lag of the copies meant then (log)")
     ax.set_title(_lag_title("Lag", lag_us[in_run]) + f", over {width_s:g} s intervals")
@@ -76,7 +76,7 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
 
 def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
     """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total)."""
-    ax = _axes(ax)
+    ax = make_axes(ax)
     _, lag_us, in_run, copies = _lags(run)
     groups = {"all copies": in_run}
     if by == "channel":
@@ -96,7 +96,7 @@ def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -
 
 def send_delay(run: Run, ax: Axes | None = None) -> Axes:
     """Draw which part of lag passed before the event was sent, and which on the bus, by percentile."""
-    ax = _axes(ax)
+    ax = make_axes(ax)
     intended, lag_us, in_run, copies = _lags(run)
     delay_us = (run.publishes["sent_ns"].to_numpy()[run.copies.publish[copies]] - intended) / 1e3
     parts = {"lag": lag_us, "before it was sent": delay_us, "on the bus": lag_us - delay_us}
@@ -112,7 +112,7 @@ def send_delay(run: Run, ax: Axes | None = None) -> Axes:
 
 def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     """Draw how many copies of an event each service handled, beside how many pods it has."""
-    ax = _axes(ax)
+    ax = make_axes(ax)
     copies, judged = run.copies, _in_run(run)
     heard = judged & (copies.publish >= 0) & (copies.delivery >= 0)
     heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
@@ -142,7 +142,7 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
 
 def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     """Draw the copies of the run phase by fate, the missing ones by cause."""
-    ax = _axes(ax)
+    ax = make_axes(ax)
     copies, judged = run.copies, _in_run(run)
     fates = np.bincount(copies.fate[judged], minlength=len(FATE))
     causes = np.bincount(copies.cause[judged], minlength=len(CAUSE))
@@ -165,7 +165,8 @@ def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
 FIGURES = (rates, lag_over_time, lag_distribution, send_delay, copies_per_event, ledger_books)
 
 
-def _axes(ax: Axes | None) -> Axes:
+def make_axes(ax: Axes | None) -> Axes:
+    """Return the axes given, or new ones."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -173,7 +174,8 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.subplots(figsize=(9, 5), layout="constrained")[1]
 
 
-def _zero(run: Run) -> int:
+def zero_ns(run: Run) -> int:
+    """Return the time that figures call 0: the start of the run phase."""
     return run.phases.get("run", next(iter(run.phases.values()), (0, 0)))[0]
 
 
@@ -191,7 +193,7 @@ def _lags(run: Run) -> tuple[Array, Array, Array, Array]:
     return intended, lag_us, _in_run(run)[copies], copies
 
 
-def _bins(run: Run) -> tuple[Array, float]:
+def bins(run: Run) -> tuple[Array, float]:
     """Return the edges (ns) and the width (s) of equal intervals from warm-up to the end of the run; the run phase starts one."""
     begin, end = (run.phases.get(name, (0, 0)) for name in ("warm-up", "run"))
     intended = run.publishes["intended_ns"].to_numpy()
@@ -200,9 +202,9 @@ def _bins(run: Run) -> tuple[Array, float]:
     span = max(last - first, 1)
     widths = [int(width * 1e9) for width in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)]
     width = max([w for w in widths if w * MIN_BINS <= span and w <= 1e9] + [w for w in widths if span / w > MAX_BINS], default=widths[0])
-    before = max(-(-(_zero(run) - first) // width), 0)
-    after = max((last - _zero(run)) // width, 1)
-    return _zero(run) + np.arange(-before, after + 1, dtype=np.int64) * width, width / 1e9
+    before = max(-(-(zero_ns(run) - first) // width), 0)
+    after = max((last - zero_ns(run)) // width, 1)
+    return zero_ns(run) + np.arange(-before, after + 1, dtype=np.int64) * width, width / 1e9
 
 
 def _look(number: int, *, every: int | None = None) -> dict[str, Any]:
@@ -211,10 +213,10 @@ def _look(number: int, *, every: int | None = None) -> dict[str, Any]:
     return look | ({"marker": MARKERS[n], "markersize": 5, "markevery": max(every, 1)} if every is not None else {})
 
 
-def _mark(ax: Axes, run: Run) -> None:
+def mark(ax: Axes, run: Run) -> None:
     """Shade and hatch the faults, and mark where phases begin."""
-    zero = _zero(run)
-    first, last = (float(edge - zero) / 1e9 for edge in _bins(run)[0][[0, -1]])
+    zero = zero_ns(run)
+    first, last = (float(edge - zero) / 1e9 for edge in bins(run)[0][[0, -1]])
     for n, fault in enumerate(run.faults.to_dict("records")):
         begin, end = (fault["begin_ns"] - zero) / 1e9, ((fault["end_ns"] or FOREVER_NS) - zero) / 1e9
         if begin >= last or end <= first:

@@ -104,9 +104,9 @@ def _limit_row(limit: Limit) -> tuple[str, ...]:
 def _figures(run: Run) -> Iterator[dict[str, str]]:
     from matplotlib.figure import Figure
 
-    from sim.plots import FIGURES
+    from sim import outage_plots, plots
 
-    for draw in FIGURES:
+    for draw in plots.FIGURES + (outage_plots.FIGURES if len(run.faults) else ()):
         figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
         try:
             ax = draw(run, figure.subplots())

@@ -243,6 +243,7 @@ class _Run:
         finally:
             display.cancel()
             await _to_the_end(self._stop(fleet, sampler))
+            self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix

@@ -64,12 +64,16 @@ class RunFolder:
     slo: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
+    beliefs: dict[tuple[str, int], str] = field(default_factory=dict)
     states: list[tuple[str, int, str]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
+    calls: list[tuple[int, str, str, int, str]] = field(default_factory=list)
     reads: list[tuple[int, str, str, int, str]] = field(default_factory=list)
     reads_per_s: float = 0.0
     faults: list[tuple[str, str, int, int]] = field(default_factory=list)
+    probes: list[tuple[int, str, str, int, str]] = field(default_factory=list)
+    scenario: str = ""
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
     hosts: list[tuple[int, str, int, int]] | None = None
     sequences: dict[str, int] = field(default_factory=dict)
@@ -90,9 +94,11 @@ class RunFolder:
             self.pod(f"{name}-{number}", service=name, channels=channels)
         return self
 
-    def state(self, pod: str, at_ns: int, state: str) -> RunFolder:
-        """Add a change of a pod's state, before its end."""
+    def state(self, pod: str, at_ns: int, state: str, bus: str = "") -> RunFolder:
+        """Add a change of a pod's state, before its end, and of what it believes: by default what goes with the state."""
         self.states.append((pod, at_ns, state))
+        if bus:
+            self.beliefs[pod, at_ns] = bus
         return self
 
     def end(self, pod: str, at_ns: int, state: str = "aborted") -> RunFolder:
@@ -186,7 +192,7 @@ class RunFolder:
         title = json.dumps(self.title)
         (self.folder / "scenario.toml").write_text(
             f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n'
-            f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}",
+            f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}{self.scenario}",
             encoding="utf-8",
         )
         return self.folder
@@ -195,11 +201,12 @@ class RunFolder:
         recorder = Recorder(self.folder, source="h0", pods=list(self.pods))
         for pod, at, state in self.states:
             service, channels = self.pods[pod]
-            recorder.tables["pods"].add(pod, service, "h0", channels, at, state, "connected" if state == "subscribed" else "outage")
-        for read in self.reads:
-            recorder.tables["reads"].add(*read)
-        for fault in self.faults:
-            recorder.tables["faults"].add(*fault)
+            bus = {"subscribed": "connected", "stopped": "stopped", "aborted": "stopped"}.get(state, "outage")
+            recorder.tables["pods"].add(pod, service, "h0", channels, at, state, self.beliefs.get((pod, at), bus))
+        calls = self.calls or [(e.intended_ns, e.publisher, e.channel, 5 * US, "ok") for e in self.events if e.items]
+        for table, rows in {"calls": calls, "reads": self.reads, "probes": self.probes, "faults": self.faults}.items():
+            for row in rows:
+                recorder.tables[table].add(*row)
         for sample in [*self._numsub(), *self.broker]:
             recorder.tables["broker"].add(*sample)
         for sample in self._hosts() if self.hosts is None else self.hosts:

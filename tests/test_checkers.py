@@ -92,7 +92,7 @@ def test_only_the_run_phase_is_counted_but_an_unexplained_loss_in_the_warm_up_is
 
 def test_nothing_published_in_the_run_phase_is_no_data(plan: RunFolder) -> None:
     plan.publish(10, start_ns=9 * SECOND)
-    assert words(judged(plan)) == dict.fromkeys(("ledger", "duplication", "order", "lag"), "unknown")
+    assert words(judged(plan)) == dict.fromkeys(("ledger", "duplication", "order", "lag", "callers"), "unknown")
 
 
 def test_nothing_heard_at_all_is_not_a_pass(plan: RunFolder) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from run_folders import RunFolder
 
-from sim import plots
+from sim import outage_plots, plots
 from sim.checkers import judge
 from sim.report import sentence, verdict_table, write_report
 from sim.results import Run, open_run
@@ -66,7 +66,7 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else(run: Run) -> None:
     assert "<script" not in text.lower() and "script" not in page.tags and "link" not in page.tags
     assert "http:" not in text and "https:" not in text
     assert "&lt;script&gt;" in text and "&lt;b&gt;" in text
-    assert len(page.images) == len(plots.FIGURES)
+    assert len(page.images) == len(plots.FIGURES + outage_plots.FIGURES), "this run has a fault"
     for image in page.images:
         assert (image["src"] or "").startswith("data:image/png;base64,")
         assert base64.b64decode((image["src"] or "").partition(",")[2]).startswith(b"\x89PNG")

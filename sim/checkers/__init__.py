@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.checkers import duplication, harness, lag, ledger, once, order, staleness
+from sim.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness
 from sim.checkers.verdict import Limit, Result, Verdict, Word, finite
 from sim.errors import UsageError, did_you_mean
 from sim.results import Run
@@ -39,6 +39,10 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "lag": lag.check,
     "once": once.check,
     "staleness": staleness.check,
+    "fallback": fallback.check,
+    "deaf": deaf.check,
+    "batching": batching.check,
+    "callers": callers.check,
 }
 
 

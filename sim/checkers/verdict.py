@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,3 +78,13 @@ class Verdict:
 def finite(value: float) -> float | None:
     """Return the number, None when it is NaN or infinite."""
     return value if math.isfinite(value) else None
+
+
+def greatest(ended: Sequence[float], unended: Sequence[float], *, limit: object) -> float:
+    """Return the greatest of some times, of which the `unended` are only known to be at least so long.
+
+    NaN, which no limit passes, when there are none, or when an unended one leaves open whether the limit was kept.
+    """
+    most = max([*ended, *unended], default=math.nan)
+    broken = isinstance(limit, int | float) and most > limit
+    return math.nan if unended and not broken else most
