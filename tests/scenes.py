@@ -1,6 +1,7 @@
 """A ground for a test's scene: the model in virtual time, or a real server; the same scene runs on both, each on its own loop.
 
-A scene asks the server by `Ground.ask`, never by a blocking client, and waits by `until`, which lets virtual time pass.
+The fixture `ground` is the model; a test marked `on_both` runs on a real server too, one of each kind, so that the model is no
+world of its own. A scene asks the server by `Ground.ask`, never by a blocking client, and waits by `until`, which lets virtual time pass.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sim.brokers import Broker, open_broker
 T = TypeVar("T")
 BOUND_S = 30.0  # of a scene, in its own time; reached only when the test fails
 ON_REAL = pytest.param("embedded", marks=pytest.mark.broker)
-ON_BOTH = ["model", ON_REAL]
+on_both = pytest.mark.parametrize("ground", ["model", ON_REAL], indirect=True)
 
 
 class Ground:
