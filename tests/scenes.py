@@ -16,6 +16,7 @@ import pytest
 from sim.address import Address
 from sim.asking import Asker
 from sim.brokers import Broker, open_broker
+from sim.world import BrokerControl
 
 T = TypeVar("T")
 BOUND_S = 30.0  # of a scene, in its own time; reached only when the test fails
@@ -43,6 +44,13 @@ class Ground:
     def is_model(self) -> bool:
         """Whether the scene runs in virtual time; its server is then empty at the beginning of each."""
         return self.broker.ground == "model"
+
+    @property
+    def control(self) -> BrokerControl:
+        """How to hurt and mend the server."""
+        control = self.broker.control
+        assert control is not None
+        return control
 
     def run(self, scene: Coroutine[Any, Any, T]) -> T:
         """Run a scene on this ground's loop, bounded; an unhandled error in a callback fails the test."""

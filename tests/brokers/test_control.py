@@ -12,7 +12,6 @@ from scenes import ON_REAL, Ground, until
 from sim.asking import Asker
 from sim.errors import BrokerError, BrokerUnreachable
 from sim.wire import Wire, open_wire
-from sim.world import BrokerControl
 
 KEY = "bar"  # of a slot that the first of three masters serves: questions go to the first node
 CONTAINER = [pytest.mark.broker, pytest.mark.container]
@@ -22,12 +21,6 @@ HURT = pytest.mark.parametrize(
     indirect=True,
 )
 ENDS = pytest.mark.parametrize("end", ["kill", "stop"])
-
-
-def control_of(ground: Ground) -> BrokerControl:
-    control = ground.broker.control
-    assert control is not None
-    return control
 
 
 @asynccontextmanager
@@ -56,7 +49,7 @@ async def answers(ground: Ground) -> bool:
 @ENDS
 def test_who_is_connected_when_the_server_ends_is_told_once_and_nobody_gets_in(ground: Ground, end: str) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         async with connected(ground) as (wire, lost):
             assert await answers(ground)
             await getattr(control, end)()
@@ -74,7 +67,7 @@ def test_who_is_connected_when_the_server_ends_is_told_once_and_nobody_gets_in(g
 @ENDS
 def test_a_server_that_starts_again_is_empty_and_at_the_same_address(ground: Ground, end: str) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         await ground.ask("SET", KEY, "value")
         assert await ground.ask("GET", KEY) == b"value"
         await getattr(control, end)()
@@ -90,7 +83,7 @@ def test_a_server_that_starts_again_is_empty_and_at_the_same_address(ground: Gro
 @HURT
 def test_a_frozen_server_keeps_its_connections_and_answers_when_it_is_thawed(ground: Ground) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         async with connected(ground) as (wire, lost):
             await control.freeze()
             await control.freeze()
@@ -109,7 +102,7 @@ def test_a_frozen_server_keeps_its_connections_and_answers_when_it_is_thawed(gro
 @HURT
 def test_a_frozen_server_can_be_killed_and_runs_when_it_starts(ground: Ground) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         async with connected(ground) as (_, lost):
             await control.freeze()
             await control.kill()
@@ -123,7 +116,7 @@ def test_a_frozen_server_can_be_killed_and_runs_when_it_starts(ground: Ground) -
 @HURT
 def test_a_server_that_does_not_run_is_neither_frozen_nor_thawed_nor_ended(ground: Ground) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         await control.kill()
         for act in (control.kill, control.stop, control.freeze, control.thaw):
             await act()
@@ -137,7 +130,7 @@ def test_a_server_that_does_not_run_is_neither_frozen_nor_thawed_nor_ended(groun
 @HURT
 def test_a_subscription_is_gone_after_a_restart_and_who_subscribes_again_hears(ground: Ground) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         async with connected(ground) as (wire, lost):
             assert await wire.command("SUBSCRIBE", "c") == [b"subscribe", b"c", 1]
             assert await ground.ask("PUBLISH", "c", "x") == 1
@@ -155,7 +148,7 @@ def test_a_subscription_is_gone_after_a_restart_and_who_subscribes_again_hears(g
 @HURT
 def test_a_killed_server_closes_those_that_wait_for_its_answer(ground: Ground) -> None:
     async def scene() -> None:
-        control = control_of(ground)
+        control = ground.control
         async with connected(ground) as (wire, _):
             await control.freeze()
             asked = asyncio.ensure_future(wire.command("PING"))
