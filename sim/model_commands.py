@@ -17,10 +17,16 @@ from sim.resp import NIL, Error, Reply, encode
 
 NS_PER_S = 1_000_000_000
 VERSION = "model"
+# What CLIENT PAUSE with WRITE keeps from being carried out: what changes keys, and PUBLISH, since a replica would be told of it.
+WRITES = frozenset(("DEL", "EVAL", "FLUSHALL", "PUBLISH", "SET", "XACK", "XADD", "XAUTOCLAIM", "XGROUP", "XREADGROUP"))
 
 
 def _auth(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    if words[-1] != server.password:
+    if not server.password and len(words) == 2:
+        return Error(
+            "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"
+        )
+    if words[1:-1] not in ([], [b"default"]) or (server.password and words[-1] != server.password):
         return Error("WRONGPASS invalid username-password pair or user is disabled.")
     client.let_in = True
     return "OK"
@@ -76,10 +82,10 @@ def _client(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
             server.cut(one)
         return len(killed)
     if what == b"PAUSE":
-        server.paused_until_ns = server.loop.now_ns() + int(words[2]) * 1_000_000
+        server.pause(int(words[2]) * 1_000_000, only=WRITES if words[3:] and words[3].upper() == b"WRITE" else None)
         return "OK"
     if what == b"UNPAUSE":
-        server.paused_until_ns = 0
+        server.unpause()
         return "OK"
     if what in (b"SETINFO", b"NO-EVICT", b"NO-TOUCH"):
         return "OK"

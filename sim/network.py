@@ -8,7 +8,8 @@ Rules
 1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
 2. At most `window_bytes` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
    that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
-3. `close` sends what waits and then ends the direction; `abort` drops it, and the other side sees a reset.
+3. `close` sends what waits and then ends the direction; `abort` drops it. The other side reads what was sent and then sees the end,
+   as with a kernel; a reset only where bytes of its own had come and were not read.
 """
 
 from __future__ import annotations
@@ -256,8 +257,7 @@ class Peer(asyncio.Transport):
         size = len(data) if data is not None else 0
         if self.cut_next and data is not None:
             return self._cut(data, self._loop.now_ns())
-        arrival_ns = self.link.arrival_ns(self._loop.now_ns(), size)
-        if arrival_ns is None:
+        if (arrival_ns := self.link.arrival_ns(self._loop.now_ns(), size)) is None:
             return False
         self._under_way += size
         self._loop.at_ns(arrival_ns, self.other.arrive, data)
@@ -266,8 +266,7 @@ class Peer(asyncio.Transport):
     def _cut(self, data: bytes, at_ns: int) -> bool:
         """Let half of a piece pass, then reset; False while the link is held."""
         half = data[: len(data) // 2]
-        arrival_ns = self.link.arrival_ns(at_ns, len(half))
-        if arrival_ns is None:
+        if (arrival_ns := self.link.arrival_ns(at_ns, len(half))) is None:
             return False
         self.cut_next = False
         self._under_way += len(half)
@@ -321,7 +320,11 @@ class Peer(asyncio.Transport):
         other._under_way -= len(data)
         if other._waiting:
             other.flush()
-        self.protocol.data_received(data)
+        try:
+            self.protocol.data_received(data)
+        except Exception as error:  # as on asyncio's own transports: told to the loop's handler, and the connection is dropped
+            self._loop.call_exception_handler({"message": "a protocol's data_received failed", "exception": error, "transport": self})
+            self.abort()
 
     def pause_reading(self) -> None:
         """Read no more for now; the window fills meanwhile."""
@@ -365,18 +368,18 @@ class Peer(asyncio.Transport):
             self._waiting.append(_END)
         self._loop.call_soon(self._lose, None)
 
-    def abort(self) -> None:
-        """Drop the connection; the other side sees a reset."""
+    def abort(self, *, unread: bool = False) -> None:
+        """Drop the connection and what waits here; `unread` says that bytes which the protocol took were never looked at."""
         if self._ended:
             return
         self._closing = True
         self._waiting.clear()
         self.waiting_bytes = 0
-        arrival_ns = self.link.arrival_ns(self._loop.now_ns(), 0)
-        if arrival_ns is None:  # a black hole swallows the reset as well; the other side hears of the end when it heals
+        if unread or self._unread:
+            if (arrival_ns := self.link.arrival_ns(self._loop.now_ns(), 0)) is not None:
+                self._loop.at_ns(arrival_ns, self.other._reset, None)
+        elif not self._send(_END):  # a black hole swallows the end as well; the other side hears of it when that heals
             self._waiting.append(_END)
-        else:
-            self._loop.at_ns(arrival_ns, self.other._reset, None)
         self._loop.call_soon(self._lose, None)
 
     def _reset(self, _: None) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -38,7 +38,21 @@ OWN_BYTES = 16 * 1024  # a client's own output, which no limit counts: only what
 class Client(asyncio.Protocol):
     """One connection, as the server sees it."""
 
-    __slots__ = ("_server", "blocked", "channels", "gone", "id", "let_in", "name", "out", "peer", "reader", "soft_since_ns", "unread")
+    __slots__ = (
+        "_server",
+        "blocked",
+        "channels",
+        "gone",
+        "id",
+        "let_in",
+        "name",
+        "out",
+        "peer",
+        "postponed",
+        "reader",
+        "soft_since_ns",
+        "unread",
+    )
 
     def __init__(self, server: ModelRedis) -> None:
         self._server = server
@@ -52,6 +66,7 @@ class Client(asyncio.Protocol):
         self.soft_since_ns = 0
         self.let_in = True
         self.blocked = False  # waits for an answer; what it says meanwhile waits too
+        self.postponed: list[bytes] = []  # the command that a pause keeps from being carried out
         self.gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,7 +119,8 @@ class ModelRedis:
         self.limit = BufferLimit()
         self.max_clients = 100_000  # as a big fleet needs it: the default of 10,000 is a fault to inject
         self.password = b""
-        self.paused_until_ns = 0
+        self._paused: object = None  # which pause there is
+        self._paused_commands: Container[str] | None = None  # that wait for its end; None = every one
         self.busy_ns = 0
         self.spent_ns = 0  # what commands took beyond their cost, until the turn counts it
         self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
@@ -132,7 +148,7 @@ class ModelRedis:
             self._listener = self.network.listen(lambda: Client(self), self.host, self.port)
 
     def end(self, *, at_once: bool) -> None:
-        """End the process: at once as by SIGKILL, where clients see a reset, or closing each connection."""
+        """End the process: at once as by SIGKILL, where what waits in output buffers is lost, or closing each connection."""
         if self._listener is None:
             return
         self._listener.close()
@@ -140,7 +156,7 @@ class ModelRedis:
         for client in list(self.clients.values()):
             client.gone = True
             if at_once:
-                client.peer.abort()
+                client.peer.abort(unread=bool(client.unread))
             else:
                 client.peer.close()
         self._reset()
@@ -189,9 +205,8 @@ class ModelRedis:
 
     def cut(self, client: Client) -> None:
         """Close a connection from this side, as CLIENT KILL does."""
-        peer = client.peer
         self.left(client)
-        peer.abort()
+        client.peer.abort(unread=bool(client.unread))
 
     def readable(self, client: Client) -> None:
         """Read from a client in the next turn."""
@@ -205,6 +220,23 @@ class ModelRedis:
         self.reply(client, data)
         self.readable(client)
 
+    def pause(self, for_ns: int, *, only: Container[str] | None = None) -> None:
+        """Carry out no command for a while, or none of some; whoever sends one waits, and what it says after it."""
+        self._paused = pause = object()
+        self._paused_commands = only
+        self.loop.at_ns(self.loop.now_ns() + for_ns, lambda _: self.unpause() if self._paused is pause else None, None)
+
+    def unpause(self) -> None:
+        """End a pause before its time."""
+        self._paused = None
+        for client in self.clients.values():
+            if client.postponed:
+                client.blocked = False
+                self.readable(client)
+
+    def _postpones(self, words: list[bytes]) -> bool:
+        return self._paused_commands is None or words[0].upper().decode("latin-1") in self._paused_commands
+
     @property
     def buffered_bytes(self) -> int:
         """Bytes that wait in output buffers, without a look at each of thousands of clients."""
@@ -216,7 +248,7 @@ class ModelRedis:
     def _turn_soon(self) -> None:
         if self._ready and not self._turning and not self._frozen:
             self._turning = True
-            self.loop.at_ns(max(self.loop.now_ns(), self._busy_until_ns, self.paused_until_ns), self._turn, self._life)
+            self.loop.at_ns(max(self.loop.now_ns(), self._busy_until_ns), self._turn, self._life)
 
     def _turn(self, life: object) -> None:
         if life is not self._life:
@@ -247,7 +279,11 @@ class ModelRedis:
         if client.unread:
             self._ready[client] = None
         try:
-            while not client.blocked and (words := client.reader.gets()) is not False:
+            while not client.blocked and (words := client.postponed or client.reader.gets()) is not False:
+                if self._paused is not None and self._postpones(words):
+                    client.postponed, client.blocked = words, True
+                    break
+                client.postponed = []
                 self.stats["commands"] += 1
                 at_ns += int(self.costs.command_ns)
                 at_ns = self._carry_out(client, words, at_ns)

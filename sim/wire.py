@@ -71,13 +71,16 @@ class Wire(asyncio.BufferedProtocol):
         """Fail what waits and tell the owner."""
         self._gate.discard(self)
         reason = str(exc) if exc else "closed by the broker"
+        self._fail_replies(reason, exc)
+        self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+
+    def _fail_replies(self, reason: str, cause: Exception | None) -> None:
         for reply in self._replies:
             if not reply.done():
                 lost = BrokerUnreachable(reason)
-                lost.__cause__ = exc  # TLS tells here why it failed
+                lost.__cause__ = cause  # TLS tells here why it failed
                 reply.set_exception(lost)
         self._replies.clear()
-        self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
 
     def pause(self, why: str) -> None:
         """Read no more until each reason to pause is gone; the other side's buffer fills meanwhile."""
@@ -113,10 +116,14 @@ class Wire(asyncio.BufferedProtocol):
 
     def _read_reply(self, data: bytes) -> None:
         self._reader.feed(data)
-        while self._replies and (reply := self._reader.gets()) is not False:
-            waiting = self._replies.popleft()
-            if not waiting.done():
-                waiting.set_result(reply)
+        try:
+            while self._replies and (reply := self._reader.gets()) is not False:
+                waiting = self._replies.popleft()
+                if not waiting.done():
+                    waiting.set_result(reply)
+        except hiredis.ProtocolError as error:  # no Redis server; raised any further, the loop would print a traceback
+            self._fail_replies(str(error), error)
+            self.give_up(str(error))
 
     def close(self) -> None:
         """Close without a word; `on_lost` is not called any more."""

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
+from scenes import BOUND_S, Ground, ground_of
 
 from sim.address import Address
 from sim.brokers import open_broker
@@ -25,7 +26,6 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 T = TypeVar("T")
-BOUND_S = 30.0  # of anything a test waits for; reached only when the test fails
 
 
 def living_children() -> set[psutil.Process]:
@@ -107,6 +107,13 @@ def own_server() -> Iterator[tuple[Address, redis.Redis]]:
     """Give a server of this test's own, and a client to harm it with."""
     with open_broker("embedded") as broker, redis.Redis.from_url(broker.address.url) as client:
         yield broker.address, client
+
+
+@pytest.fixture(params=["model"])
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """Give the model, or whatever server of its own a test is parametrized with."""
+    with ground_of(request.param) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The kubelet: Kubernetes' counting and back-off, and probes of real pods over real sockets."""
+"""The kubelet: Kubernetes' counting and back-off, and probes of pods, on the model and over real sockets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from scenes import ON_REAL, Ground
 
 from sim.brokers import Broker, open_broker
 from sim.checkers import judge
@@ -188,11 +189,14 @@ class Hurt:
             assert self.fleet is not None
             self._acting = asyncio.get_running_loop().create_task(self._act(self.fleet))
 
-    def run(self, scenario: Scenario, folder: Path) -> Ran:
-        run = open_run(run_scenario(scenario, out=folder, watch=self.watch))
+    def run(self, scenario: Scenario, folder: Path, *, on: str = "model") -> Ran:
+        run = open_run(run_scenario(scenario, on=on, out=folder, watch=self.watch))
         assert self._acting is not None
         self._acting.result()
         return run
+
+
+on_both_grounds = pytest.mark.parametrize("on", ["model", ON_REAL])
 
 
 def books(run: Ran) -> dict[str, float]:
@@ -209,12 +213,14 @@ def history(run: Ran, pod: str) -> list[str]:
     return [state for state, _ in groupby(run.pods.loc[run.pods["pod"] == pod, "state"])]
 
 
-@pytest.mark.broker
-def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_grounds
+def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balance(
+    on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def freeze(fleet: Fleet) -> None:
         await fleet.host.containers[VICTIM].freeze()
 
-    run = Hurt(monkeypatch, freeze).run(lively(), tmp_path / "run")
+    run = Hurt(monkeypatch, freeze).run(lively(), tmp_path / "run", on=on)
     counts = books(run)
     assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "aborted", "starting", "subscribed", "stopped"]
     times = dict(zip(*(run.pods.loc[run.pods["pod"] == VICTIM, column] for column in ("state", "at_ns")), strict=True))
@@ -243,7 +249,6 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     assert run.info["notes"] == [f"restarted by the kubelet: {VICTIM} (1)"]
 
 
-@pytest.mark.broker
 def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def kill_thrice(fleet: Fleet) -> None:
         container = fleet.host.containers[VICTIM]
@@ -264,7 +269,6 @@ def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: py
     assert [wait >= least for wait, least in zip(waited_s, (0.05, 0.25, 0.45), strict=True)] == [True] * 3
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("pace", [(), ("services.music-service.handler_ms=20", "bus.once=keep-marker"), ("bus.keep_alive_s=0.1",)])
 def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def freeze_and_thaw(fleet: Fleet) -> None:
@@ -291,10 +295,11 @@ def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tm
     assert set(probes["body"]) <= {LIVE, READY, *NO_ANSWER}
 
 
-@pytest.mark.broker
-@pytest.mark.parametrize("kubelet", ["true", "false"])
+@pytest.mark.parametrize(
+    ("kubelet", "on"), [("true", "model"), ("false", "model"), pytest.param("false", "embedded", marks=pytest.mark.broker)]
+)
 def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
-    kubelet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kubelet: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def sleep_through(fleet: Fleet) -> None:
         container = fleet.host.containers[VICTIM]
@@ -305,7 +310,7 @@ def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
         await container.thaw()
 
     scenario = load_scenario("restart_redis", settings=(*QUICK, f"kubelet.enabled={kubelet}", "bus.batch_size=5", "load.run_s=10"))
-    run = Hurt(monkeypatch, sleep_through).run(scenario, tmp_path / "run")
+    run = Hurt(monkeypatch, sleep_through).run(scenario, tmp_path / "run", on=on)
     counts = books(run)
     mine = run.ledger()[lambda ledger: ledger["pod"] == VICTIM]
     assert {"deaf", "pod-down"} & set(mine["cause"])
@@ -314,7 +319,6 @@ def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
     assert counts["delivered"] > 0
 
 
-@pytest.mark.broker
 def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hurt(fleet: Fleet) -> None:
         pods = fleet.host.containers
@@ -339,9 +343,13 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
     assert run.info["load"]["calls_not_made"] > 0
 
 
-@pytest.mark.broker
-@pytest.mark.parametrize(("seed", "kubelet"), [(1, "true"), (2, "false")])
-def test_the_books_balance_whatever_is_done_to_the_pods(seed: int, kubelet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("seed", "kubelet", "on"),
+    [(1, "true", "model"), (2, "false", "model"), pytest.param(3, "true", "embedded", marks=pytest.mark.broker)],
+)
+def test_the_books_balance_whatever_is_done_to_the_pods(
+    seed: int, kubelet: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = random.Random(seed)
 
     async def hurt(fleet: Fleet) -> None:
@@ -356,7 +364,7 @@ def test_the_books_balance_whatever_is_done_to_the_pods(seed: int, kubelet: str,
             await pod.start()
 
     scenario = lively("load.run_s=6", "bus.keep_alive_s=0.5", f"kubelet.enabled={kubelet}")
-    run = Hurt(monkeypatch, hurt).run(scenario, tmp_path / "run")
+    run = Hurt(monkeypatch, hurt).run(scenario, tmp_path / "run", on=on)
     counts = books(run)
     assert counts["delivered"] > 0 < counts["pod-down"] + counts["deaf"]
     load = run.info["load"]
@@ -366,8 +374,8 @@ def test_the_books_balance_whatever_is_done_to_the_pods(seed: int, kubelet: str,
     assert run.publishes.loc[run.publishes["sent_ns"] > 0, "items"].sum() > 0
 
 
-@pytest.mark.broker
-def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_both_grounds
+def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two analytics pods dies, then the other, and one comes back; a caller dies in between."""
 
     async def hurt(fleet: Fleet) -> None:
@@ -383,7 +391,7 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(tmp_pat
         await first.start()
 
     settings = ("services.analytics-service.replicas=2", "load.run_s=4", "kubelet.back_off_s=0")
-    run = Hurt(monkeypatch, hurt).run(load_scenario("http_vs_bus", settings=settings), tmp_path / "run")
+    run = Hurt(monkeypatch, hurt).run(load_scenario("http_vs_bus", settings=settings), tmp_path / "run", on=on)
     books(run)
     calls = run.calls[run.calls["channel"] == HTTP_CALL]
     load = run.info["load"]
@@ -398,10 +406,9 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(tmp_pat
     assert "failed" in set(mine["outcome"]), "the calls that it died with"
 
 
-@pytest.mark.broker
-def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, run_async: Run) -> None:
-    async def scene(broker: Broker) -> None:
-        async with fleet_on(broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
+def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, ground: Ground) -> None:
+    async def scene() -> None:
+        async with fleet_on(ground.broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
             container = fleet.host.containers[VICTIM]
             await container.freeze()
             stopping = asyncio.create_task(container.stop(grace_s=1000))
@@ -411,14 +418,12 @@ def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, run_a
             await stopping
             assert container.pod.state == "aborted"
 
-    with open_broker("embedded") as broker:
-        run_async(scene(broker))
+    ground.run(scene())
 
 
-@pytest.mark.broker
-def test_a_frozen_pod_that_thaws_within_its_grace_period_stops_in_order(tmp_path: Path, run_async: Run) -> None:
-    async def scene(broker: Broker) -> None:
-        async with fleet_on(broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
+def test_a_frozen_pod_that_thaws_within_its_grace_period_stops_in_order(tmp_path: Path, ground: Ground) -> None:
+    async def scene() -> None:
+        async with fleet_on(ground.broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
             container = fleet.host.containers[VICTIM]
             container.pod.record_event({"eventType": "track.played"})
             await container.freeze()
@@ -430,8 +435,7 @@ def test_a_frozen_pod_that_thaws_within_its_grace_period_stops_in_order(tmp_path
             flushed = fleet.recorder.tables["publishes"].take().to_pylist()
             assert [(row["items"], row["outcome"]) for row in flushed] == [(1, "acknowledged")]
 
-    with open_broker("embedded") as broker:
-        run_async(scene(broker))
+    ground.run(scene())
 
 
 @pytest.mark.broker

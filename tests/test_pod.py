@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
+from scenes import Ground, on_both, until
 
-from sim.address import Address
 from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, encode
 from sim.bus.node import BusNode
@@ -24,16 +23,14 @@ from sim.record import Recorder
 from sim.schema import compose_key, event_id
 from sim.services import SERVICES
 
-pytestmark = pytest.mark.broker
 TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"
-Run = Callable[[Any], Any]
 
 
 @dataclass
 class Stage:
-    """One pod on a real server, and what it recorded."""
+    """One pod, and what it recorded."""
 
-    address: Address
+    ground: Ground
     recorder: Recorder
     probed: list[tuple[int, str, int]] = field(default_factory=list)
 
@@ -41,7 +38,7 @@ class Stage:
     async def pod(self, service: str = "music-service", channels: tuple[str, ...] = (TEMPLATE, CACHE)) -> AsyncIterator[Pod]:
         place = Place(
             host="test",
-            address=self.address,
+            address=self.ground.address,
             channel_prefix=CHANNEL_PREFIX,
             recorder=self.recorder,
             memo=ReadMemo(decode_read),
@@ -67,43 +64,34 @@ class Stage:
         rows: list[dict[str, Any]] = self.recorder.tables["publishes"].take().to_pylist()
         return rows
 
+    async def send(self, kind: str, number: int, data: dict[str, Any], *, source: str = "test") -> int:
+        """Publish an event as another process would, and return its key."""
+        key = compose_key(nonce=1, publisher=9, sequence=number)
+        payload = encode(Event(event_id(key), "", kind, "1.0", "", source, data))
+        await self.ground.ask("PUBLISH", CHANNEL_PREFIX + kind, payload.decode())
+        return key
+
 
 @pytest.fixture
-def stage(own_server: tuple[Address, redis.Redis], tmp_path: Path) -> Stage:
-    return Stage(own_server[0], Recorder(tmp_path, source="test", pods=["p-0"]))
+def stage(ground: Ground, tmp_path: Path) -> Stage:
+    return Stage(ground, Recorder(tmp_path, source="test", pods=["p-0"]))
 
 
-@pytest.fixture
-def server(own_server: tuple[Address, redis.Redis]) -> redis.Redis:
-    return own_server[1]
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    while not reached():
-        await asyncio.sleep(0)
-
-
-def send(server: redis.Redis, kind: str, number: int, data: dict[str, Any], *, source: str = "test") -> int:
-    key = compose_key(nonce=1, publisher=9, sequence=number)
-    server.publish(CHANNEL_PREFIX + kind, encode(Event(event_id(key), "", kind, "1.0", "", source, data)))
-    return key
-
-
-def test_what_it_hears_is_handled_and_recorded_in_order(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_what_it_hears_is_handled_and_recorded_in_order(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
             logic: Any = pod.logic
             logic.config.read(f"{TEMPLATES}t1", now_ns=1)
-            keys = [send(server, TEMPLATE, n, {"templateId": f"t{n}"}) for n in range(5)]
+            keys = [await stage.send(TEMPLATE, n, {"templateId": f"t{n}"}) for n in range(5)]
             await until(lambda: len(stage.recorder.deliveries) == 5)
             assert logic.config.templates.get(f"{TEMPLATES}t1") is None
             assert logic.config.invalidations == 5
             assert stage.heard() == [(key, "handled") for key in keys]
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_an_invalidation_published_twice_leaves_the_cache_that_once_leaves(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_an_invalidation_published_twice_leaves_the_cache_that_once_leaves(stage: Stage) -> None:
     """Two events, published by the pod itself: the second finds nothing, changes nothing, and is handled all the same."""
 
     async def scene() -> None:
@@ -124,53 +112,53 @@ def test_an_invalidation_published_twice_leaves_the_cache_that_once_leaves(stage
                 subjects = [row["subject"] for row in stage.published()]
                 assert subjects == [f"{TEMPLATES}t1", "aiponge:*:templates:t[23]"] * 2
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_a_handler_that_fails_is_recorded_and_the_next_event_is_handled(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_a_handler_that_fails_is_recorded_and_the_next_event_is_handled(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
-            server.publish(CHANNEL_PREFIX + TEMPLATE, b"no event")
+            await stage.ground.ask("PUBLISH", CHANNEL_PREFIX + TEMPLATE, "no event")
             sent = [(TEMPLATE, {}), (TEMPLATE, {"templateId": "t"}), (CACHE, {})]
-            keys = [send(server, kind, number, data) for number, (kind, data) in enumerate(sent)]
+            keys = [await stage.send(kind, number, data) for number, (kind, data) in enumerate(sent)]
             await until(lambda: len(stage.recorder.deliveries) == 3)
             assert stage.heard() == list(zip(keys, ["failed", "handled", "failed"], strict=True))
             assert (pod.counters.failures, pod.counters.malformed, pod.state) == (2, 1, "subscribed")
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_a_probe_reaches_the_prober_and_not_the_service(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_a_probe_reaches_the_prober_and_not_the_service(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
             logic: Any = pod.logic
-            send(server, TEMPLATE, 0, {"round": 7}, source=PROBER)
+            await stage.send(TEMPLATE, 0, {"round": 7}, source=PROBER)
             await until(lambda: stage.probed != [])
             assert (stage.probed, logic.config.invalidations) == ([(0, TEMPLATE, 7)], 0)
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_a_killed_subscription_is_repaired_and_hears_again(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+@on_both
+def test_a_killed_subscription_is_repaired_and_hears_again(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
-            server.client_kill_filter(_type="pubsub")
+            await stage.ground.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: pod.state == "disconnected")
             await until(lambda: pod.state == "subscribed")
-            key = send(server, TEMPLATE, 0, {"templateId": "t"})
+            key = await stage.send(TEMPLATE, 0, {"templateId": "t"})
             await until(lambda: len(stage.recorder.deliveries) == 1)
             assert stage.heard() == [(key, "handled")]
         assert stage.states() == ["starting", "subscribed", "disconnected", "subscribed", "aborted"]
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_publishes_stay_in_the_pod_while_the_connection_is_gone_and_are_taken_when_it_is_back(
-    stage: Stage, server: redis.Redis, run_async: Run
-) -> None:
+@on_both
+def test_publishes_stay_in_the_pod_while_the_connection_is_gone_and_are_taken_when_it_is_back(stage: Stage) -> None:
     async def scene() -> list[str]:
         async with stage.pod() as pod:
-            server.client_kill_filter(_type="normal", skipme=True)
+            await stage.ground.ask("CLIENT", "KILL", "TYPE", "normal")
             for sequence in range(1_000_000):
                 pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
                 await pod.settle(timeout_s=10)
@@ -178,17 +166,18 @@ def test_publishes_stay_in_the_pod_while_the_connection_is_gone_and_are_taken_wh
                 if rows[-1]["outcome"] == "acknowledged" and sequence > 0:
                     break
                 outcomes.update(row["outcome"] for row in rows)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             await pod.stop(timeout_s=10)
         return stage.states()
 
     outcomes: set[str] = set()
-    assert run_async(scene())[-1] == "stopped"
+    assert stage.ground.run(scene())[-1] == "stopped"
     assert outcomes <= {"acknowledged", "refused", "unknown", "memory"}
     assert outcomes & {"unknown", "memory"}
 
 
-def test_stopping_sends_the_part_full_batch_and_waits_for_its_answer(stage: Stage, run_async: Run) -> None:
+@on_both
+def test_stopping_sends_the_part_full_batch_and_waits_for_its_answer(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
             pod.call(BATCH, {"eventType": "a"}, intended_ns=now_ns())
@@ -197,38 +186,40 @@ def test_stopping_sends_the_part_full_batch_and_waits_for_its_answer(stage: Stag
         assert [(row["items"], row["outcome"]) for row in stage.published()] == [(1, "acknowledged")]
         assert stage.states() == ["starting", "subscribed", "stopped"]
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_what_has_no_answer_when_a_pod_ends_is_unknown(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_what_has_no_answer_when_a_pod_ends_is_unknown(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
-            server.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            await stage.ground.ask("CLIENT", "PAUSE", "60000", "WRITE")
             pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
             assert not await pod.settle(timeout_s=0.01)
             pod.abort()
         assert [(row["outcome"], row["receivers"], row["sent_ns"] > 0) for row in stage.published()] == [("unknown", -1, True)]
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_an_aborted_pod_repairs_nothing_and_leaves_no_connection(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+@on_both
+def test_an_aborted_pod_repairs_nothing_and_leaves_no_connection(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod() as pod:
-            server.client_kill_filter(_type="pubsub")
+            await stage.ground.ask("CLIENT", "KILL", "TYPE", "pubsub")
             await until(lambda: pod.state == "disconnected")
             pod.abort()
             pod.call(CACHE, {"pattern": "*"}, intended_ns=now_ns())
-            await until(lambda: not [row for row in server.client_list() if row["name"].startswith("buslab-")])
+            while await stage.ground.clients():
+                await asyncio.sleep(0.001)
         assert stage.states()[-1] == "aborted"
         assert [row["outcome"] for row in stage.published()] == ["refused"]
 
-    run_async(scene())
+    stage.ground.run(scene())
 
 
-def test_a_pod_without_channels_only_publishes(stage: Stage, server: redis.Redis, run_async: Run) -> None:
+def test_a_pod_without_channels_only_publishes(stage: Stage) -> None:
     async def scene() -> None:
         async with stage.pod(channels=()):
-            assert [row["name"] for row in server.client_list() if row["name"]] == ["buslab-1-p-0-pub"]
+            assert [row["name"] for row in await stage.ground.clients()] == ["buslab-1-p-0-pub"]
 
-    run_async(scene())
+    stage.ground.run(scene())

@@ -1,20 +1,17 @@
-"""A real pod through real outages: what it notices, where its events go, and how it comes back."""
+"""A pod through outages: what it notices, where its events go, and how it comes back."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import redis
+from scenes import Ground, on_both
 
-from sim.brokers import Broker, open_broker
 from sim.bus.envelope import decode_read
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
@@ -25,7 +22,6 @@ from sim.pod import Place, Pod
 from sim.record import Recorder, seal_tables
 from sim.services import SERVICES
 
-pytestmark = pytest.mark.broker
 CHANNEL = "config.cache.invalidate"
 DATA = {"pattern": "aiponge:cache:templates:1"}
 
@@ -34,7 +30,7 @@ DATA = {"pattern": "aiponge:cache:templates:1"}
 class Lab:
     """One pod of system-service, which publishes and hears one channel, on a server that can be hurt."""
 
-    broker: Broker
+    ground: Ground
     folder: Path
     keep_alive_s: float = 0.0
     policy: Policy = field(default_factory=Policy)
@@ -51,7 +47,7 @@ class Lab:
             node=BusNode("system-service", nonce=1, publisher=0, batch_size=10, batch_interval_ms=1000, wall_offset_ns=0),
             place=Place(
                 host="test",
-                address=self.broker.address,
+                address=self.ground.address,
                 channel_prefix="aiponge:events:",
                 recorder=self.recorder,
                 memo=ReadMemo(decode_read),
@@ -71,10 +67,9 @@ class Lab:
         while self.pod.fallback.state != state:
             await asyncio.sleep(0.002)
 
-    def kill_clients(self, kind: str) -> None:
+    async def kill_clients(self, kind: str) -> None:
         """Close every connection of a kind but our own: connections that never subscribed are of type normal."""
-        with redis.Redis(port=self.broker.address.port) as admin:
-            admin.client_kill_filter(_type=kind, skipme=True)
+        await self.ground.ask("CLIENT", "KILL", "TYPE", kind)
 
     def written(self) -> tuple[list[str], list[str], list[tuple[str, str]]]:
         """What the record says: the bus's states, the publishes' outcomes, and (path, outcome) of the deliveries."""
@@ -86,8 +81,8 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(broker: Broker, folder: Path, **settings: object) -> AsyncIterator[Lab]:
-    one = Lab(broker, folder, **settings)  # type: ignore[arg-type]
+async def lab(ground: Ground, folder: Path, **settings: object) -> AsyncIterator[Lab]:
+    one = Lab(ground, folder, **settings)  # type: ignore[arg-type]
     try:
         await one.pod.start()
         yield one
@@ -95,37 +90,33 @@ async def lab(broker: Broker, folder: Path, **settings: object) -> AsyncIterator
         await one.pod.stop(timeout_s=2)
 
 
-Run = Callable[..., None]
-
-
-def test_a_cut_subscription_is_deaf_and_still_publishes(tmp_path: Path, run_async: Run) -> None:
+def test_a_cut_subscription_is_deaf_and_still_publishes(tmp_path: Path, ground: Ground) -> None:
     async def story() -> Lab:
-        async with lab(broker, tmp_path) as one:
-            one.kill_clients("pubsub")
+        async with lab(ground, tmp_path) as one:
+            await one.kill_clients("pubsub")
             await one.until("deaf")
             one.publish()
             await one.pod.settle(timeout_s=2)
             await one.until("connected")
         return one
 
-    with open_broker("embedded") as broker:
-        states, outcomes, heard = run_async(story()).written()
+    states, outcomes, heard = ground.run(story()).written()
     assert states == ["connecting", "mute", "connected", "deaf", "connected", "stopped"]
     assert outcomes == ["acknowledged"]
     assert heard == [], "Pub/Sub keeps nothing for who was away"
 
 
-def test_a_cut_publisher_is_mute_and_its_events_stay_in_the_pod(tmp_path: Path, run_async: Run) -> None:
+@on_both
+def test_a_cut_publisher_is_mute_and_its_events_stay_in_the_pod(tmp_path: Path, ground: Ground) -> None:
     async def story() -> Lab:
-        async with lab(broker, tmp_path) as one:
-            one.kill_clients("normal")
+        async with lab(ground, tmp_path) as one:
+            await one.kill_clients("normal")
             await one.until("mute")
             one.publish()
             await one.until("connected")
         return one
 
-    with open_broker("embedded") as broker:
-        states, outcomes, heard = run_async(story()).written()
+    states, outcomes, heard = ground.run(story()).written()
     assert states == ["connecting", "mute", "connected", "mute", "connected", "stopped"]
     assert outcomes == ["memory"]
     assert heard == [("memory", "handled")]
@@ -140,54 +131,51 @@ def test_a_cut_publisher_is_mute_and_its_events_stay_in_the_pod(tmp_path: Path, 
     ],
     ids=["memory", "refuse", "keep"],
 )
+@on_both
 def test_a_dead_broker_comes_back_and_the_policy_decides_about_what_was_published_meanwhile(
-    tmp_path: Path, run_async: Run, policy: Policy, outcomes: list[str], heard: list[tuple[str, str]]
+    tmp_path: Path, ground: Ground, policy: Policy, outcomes: list[str], heard: list[tuple[str, str]]
 ) -> None:
     async def story() -> Lab:
-        async with lab(broker, tmp_path, policy=policy) as one:
-            assert broker.control is not None
-            await broker.control.kill()
+        async with lab(ground, tmp_path, policy=policy) as one:
+            await ground.control.kill()
             await one.until("outage")
             for _ in range(5):
                 one.publish()
-            await broker.control.start()
+            await ground.control.start()
             await one.until("connected")
             await one.pod.settle(timeout_s=2)
             while one.recorder.rows("deliveries") < len(heard):
                 await asyncio.sleep(0.002)
         return one
 
-    with open_broker("embedded") as broker:
-        states, told, got = run_async(story()).written()
+    states, told, got = ground.run(story()).written()
     assert states[:3] == ["connecting", "mute", "connected"]
     assert states[-4:] == ["outage", "mute", "connected", "stopped"], "it hears before it publishes again"
     assert told == outcomes
     assert got == heard
 
 
-def test_a_pod_that_may_not_come_back_stays_alone(tmp_path: Path, run_async: Run) -> None:
+def test_a_pod_that_may_not_come_back_stays_alone(tmp_path: Path, ground: Ground) -> None:
     async def story() -> Lab:
-        async with lab(broker, tmp_path, policy=Policy(reattach="restart")) as one:
-            assert broker.control is not None
-            await broker.control.kill()
+        async with lab(ground, tmp_path, policy=Policy(reattach="restart")) as one:
+            await ground.control.kill()
             await one.until("outage")
-            await broker.control.start()
+            await ground.control.start()
             assert not one.pod._connections.repairing
             one.publish()
         return one
 
-    with open_broker("embedded") as broker:
-        states, outcomes, _ = run_async(story()).written()
+    states, outcomes, _ = ground.run(story()).written()
     assert states[-2:] == ["outage", "stopped"]
     assert outcomes == ["memory"]
 
 
-def test_a_frozen_broker_is_noticed_by_the_keep_alive_and_by_nothing_else(tmp_path: Path, run_async: Run) -> None:
+@on_both
+def test_a_frozen_broker_is_noticed_by_the_keep_alive_and_by_nothing_else(tmp_path: Path, ground: Ground) -> None:
     async def story(keep_alive_s: float, folder: Path) -> Lab:
-        one = Lab(broker, folder, keep_alive_s=keep_alive_s)
+        one = Lab(ground, folder, keep_alive_s=keep_alive_s)
         await one.pod.start()
-        assert broker.pid is not None
-        os.kill(broker.pid, signal.SIGSTOP)
+        await ground.control.freeze()
         try:
             if keep_alive_s:
                 await one.until("outage")
@@ -196,35 +184,32 @@ def test_a_frozen_broker_is_noticed_by_the_keep_alive_and_by_nothing_else(tmp_pa
                 assert not await one.pod.settle(timeout_s=0.5)
                 assert one.pod.fallback.connected, "green while nothing is heard: the truth gap"
         finally:
-            os.kill(broker.pid, signal.SIGCONT)
+            await ground.control.thaw()
         if keep_alive_s:
             await one.until("connected")
         await one.pod.stop(timeout_s=2)
         return one
 
-    with open_broker("embedded") as broker:
-        blind = run_async(story(0.0, tmp_path / "blind")).written()
-        seeing = run_async(story(0.1, tmp_path / "seeing")).written()
+    blind = ground.run(story(0.0, tmp_path / "blind")).written()
+    seeing = ground.run(story(0.1, tmp_path / "seeing")).written()
     assert blind[0] == ["connecting", "mute", "connected", "stopped"]
     assert blind[1] == ["acknowledged"], "a frozen broker answers once it thaws"
     assert "outage" in seeing[0]
     assert seeing[0][-2:] == ["connected", "stopped"]
 
 
-def test_a_pod_that_starts_in_an_outage_is_alone_until_the_broker_is_there(tmp_path: Path, run_async: Run) -> None:
+def test_a_pod_that_starts_in_an_outage_is_alone_until_the_broker_is_there(tmp_path: Path, ground: Ground) -> None:
     async def story() -> Lab:
-        assert broker.control is not None
-        await broker.control.kill()
-        one = Lab(broker, tmp_path)
+        await ground.control.kill()
+        one = Lab(ground, tmp_path)
         with pytest.raises(BrokerError):
             await one.pod.start()
         one.publish()
-        await broker.control.start()
+        await ground.control.start()
         await one.until("connected")
         await one.pod.stop(timeout_s=2)
         return one
 
-    with open_broker("embedded") as broker:
-        states, outcomes, heard = run_async(story()).written()
+    states, outcomes, heard = ground.run(story()).written()
     assert states == ["connecting", "outage", "mute", "connected", "stopped"]
     assert (outcomes, heard) == (["memory"], [("memory", "handled")])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
+from scenes import Ground, on_both, until
 
-from sim.address import Address
-from sim.bus.envelope import CHANNEL_PREFIX, decode_read
+from sim.bus.envelope import CHANNEL_PREFIX, Event, decode_read, encode
 from sim.bus.node import BusNode
 from sim.clock import now_ns
 from sim.connections import group_name
@@ -25,10 +23,8 @@ from sim.services import SERVICES
 from sim.transports import Transport
 from sim.transports.pubsub import PubSub
 from sim.transports.streams import Streams
+from sim.wire import open_wire
 
-pytestmark = pytest.mark.broker
-Run = Callable[[Any], Any]
-Server = tuple[Address, redis.Redis]
 METRIC = "analytics.metric.recorded"
 KEY = CHANNEL_PREFIX + METRIC
 GROUP = group_name("1", "analytics-service")
@@ -38,7 +34,7 @@ GROUP = group_name("1", "analytics-service")
 class Service:
     """Pods of analytics-service, and one that publishes to them; by default in one record."""
 
-    address: Address
+    ground: Ground
     folder: Path
     transport: Transport
 
@@ -49,7 +45,7 @@ class Service:
     async def start(self, number: int, *, service: str = "analytics-service", handler_ms: float = 0.0) -> Pod:
         place = Place(
             host="test",
-            address=self.address,
+            address=self.ground.address,
             channel_prefix=CHANNEL_PREFIX,
             recorder=self.recorder,
             memo=ReadMemo(decode_read),
@@ -84,8 +80,8 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def service(address: Address, folder: Path, transport: Transport) -> AsyncIterator[Service]:
-    one = Service(address, folder, transport)
+async def service(ground: Ground, folder: Path, transport: Transport) -> AsyncIterator[Service]:
+    one = Service(ground, folder, transport)
     try:
         yield one
     finally:
@@ -93,13 +89,14 @@ async def service(address: Address, folder: Path, transport: Transport) -> Async
             pod.abort()
 
 
-async def eventually(reached: Callable[[], bool]) -> None:
-    while not reached():
-        await asyncio.sleep(0.002)
+async def pending(ground: Ground) -> int:
+    ((_, _, *rest),) = [row for row in await ground.ask("XINFO", "GROUPS", KEY) if row[1] == GROUP.encode()]
+    return int(dict(zip(rest[::2], rest[1::2], strict=True))[b"pending"])
 
 
-def pending(client: redis.Redis) -> int:
-    return int(client.xpending(KEY, GROUP)["pending"])
+def publishing(transport: Transport, number: int) -> list[str]:
+    event = Event(f"evt_{number:016x}", "", METRIC, "1.0", "", "x", {"name": "m", "value": 1})
+    return [word if isinstance(word, str) else word.decode() for word in transport.publish_words(KEY, encode(event))]
 
 
 both_transports = pytest.mark.parametrize(("transport", "kept"), [(Streams(), 5), (PubSub(), 0)], ids=["streams", "pubsub"])
@@ -108,10 +105,10 @@ both_transports = pytest.mark.parametrize(("transport", "kept"), [(Streams(), 5)
 @both_transports
 @pytest.mark.parametrize("end", ["stop", "abort"])
 def test_a_service_whose_only_pod_was_replaced_still_gets_the_events(
-    own_server: Server, tmp_path: Path, run_async: Run, transport: Transport, kept: int, end: str
+    tmp_path: Path, ground: Ground, transport: Transport, kept: int, end: str
 ) -> None:
     async def scene() -> None:
-        async with service(own_server[0], tmp_path, transport) as one:
+        async with service(ground, tmp_path, transport) as one:
             first = await one.start(0)
             if end == "stop":
                 await first.stop(timeout_s=5)
@@ -120,70 +117,62 @@ def test_a_service_whose_only_pod_was_replaced_still_gets_the_events(
             await one.publish(5)
             second = await one.start(1)
             await one.publish(1)  # heard by both kinds: what comes after it on its way has come
-            await eventually(lambda: second.counters.received >= 1 + kept)
+            await until(lambda: second.counters.received >= 1 + kept)
             assert one.heard() == [("a-1", "handled")] * (1 + kept)
 
-    run_async(scene())
+    ground.run(scene())
 
 
+@on_both
 @both_transports
-def test_a_pod_whose_connection_was_cut_gets_what_it_missed(
-    own_server: Server, tmp_path: Path, run_async: Run, transport: Transport, kept: int
-) -> None:
-    address, client = own_server
-
+def test_a_pod_whose_connection_was_cut_gets_what_it_missed(tmp_path: Path, ground: Ground, transport: Transport, kept: int) -> None:
     async def scene() -> None:
-        async with service(address, tmp_path, transport) as one:
+        async with service(ground, tmp_path, transport) as one:
             pod = await one.start(0)
-            wire = redis.Redis.from_url(address.url, single_connection_client=True)
-            cut = next(row["id"] for row in client.client_list() if row["name"] == "buslab-1-a-0-sub")
-            with wire.pipeline(transaction=True) as at_once:  # cut, and published before it can be back
-                at_once.execute_command("CLIENT", "KILL", "ID", cut)
-                for n in range(5):
-                    words = transport.publish_words(KEY, b'{"eventId":"evt_%016x","correlationId":"","type":"%b","version":"1.0","timestamp":"","source":"x","data":{"name":"m","value":1}}' % (n, METRIC.encode()))  # fmt: skip # noqa: E501
-                    at_once.execute_command(*words)
-                at_once.execute()
-            wire.close()
-            await eventually(lambda: pod.fallback.state != "connected")
-            await eventually(lambda: pod.fallback.connected)
+            (cut,) = await ground.named("buslab-1-a-0-sub")
+            told = await open_wire(ground.address, client_name="cutting")
+            at_once = [["CLIENT", "KILL", "ID", cut["id"]], *(publishing(transport, n) for n in range(5))]
+            await told.commands(*at_once)  # cut, and published before it can be back
+            told.close()
+            await until(lambda: pod.fallback.state != "connected")
+            await until(lambda: pod.fallback.connected)
             await one.publish(1)
-            await eventually(lambda: pod.counters.received >= 1 + kept)
+            await until(lambda: pod.counters.received >= 1 + kept)
             assert one.heard() == [("a-0", "handled")] * (1 + kept)
 
-    run_async(scene())
+    ground.run(scene())
 
 
-def test_a_pod_that_dies_in_its_handlers_leaves_the_events_to_its_peer(own_server: Server, tmp_path: Path, run_async: Run) -> None:
+@on_both
+def test_a_pod_that_dies_in_its_handlers_leaves_the_events_to_its_peer(tmp_path: Path, ground: Ground) -> None:
     """Handled twice by the service, and visible as that: a failed delivery at one pod, a handled one at the other."""
-    address, client = own_server
 
     async def scene() -> None:
-        async with service(address, tmp_path, Streams(stream_claim_s=0.1)) as one:
+        async with service(ground, tmp_path, Streams(stream_claim_s=0.1)) as one:
             dying = await one.start(0, handler_ms=60_000)
             await one.publish(5)
-            await eventually(lambda: dying.counters.received == 5)
-            assert pending(client) == 5
+            await until(lambda: dying.counters.received == 5)
+            assert await pending(ground) == 5
             dying.abort()
             peer = await one.start(1)
-            await eventually(lambda: peer.counters.received == 5)
-            await eventually(lambda: pending(client) == 0)
-            await eventually(lambda: len(one.recorder.deliveries) == 10)
+            await until(lambda: peer.counters.received == 5)
+            while await pending(ground):
+                await asyncio.sleep(0.002)
+            await until(lambda: len(one.recorder.deliveries) == 10)
             assert sorted(one.heard()) == [("a-0", "failed")] * 5 + [("a-1", "handled")] * 5
 
-    run_async(scene())
+    ground.run(scene())
 
 
-def test_a_graceful_stop_handles_and_acknowledges_all_that_the_pod_was_given(own_server: Server, tmp_path: Path, run_async: Run) -> None:
-    address, client = own_server
-
+def test_a_graceful_stop_handles_and_acknowledges_all_that_the_pod_was_given(tmp_path: Path, ground: Ground) -> None:
     async def scene() -> None:
-        async with service(address, tmp_path, Streams()) as one:
+        async with service(ground, tmp_path, Streams()) as one:
             pod = await one.start(0, handler_ms=100)
             await one.publish(50)
-            await eventually(lambda: pod.counters.received == 50)
-            assert pending(client) == 50
+            await until(lambda: pod.counters.received == 50)
+            assert await pending(ground) == 50
             await pod.stop(timeout_s=20)
-            assert pending(client) == 0
+            assert await pending(ground) == 0
             assert one.heard() == [("a-0", "handled")] * 50
 
-    run_async(scene())
+    ground.run(scene())

@@ -90,9 +90,10 @@ class ClusterBroker:
         await asyncio.gather(*(node.freeze() for node in self._nodes))
 
     async def thaw(self) -> None:
-        """Let every node go on; return when all serve as one cluster again."""
+        """Let every node go on; return when all serve as one cluster again, unless some do not run."""
         await asyncio.gather(*(node.thaw() for node in self._nodes))
-        await asyncio.to_thread(await_whole, self.address.nodes, replicas=len(self._nodes) - self.masters)
+        if not self._dead:
+            await asyncio.to_thread(await_whole, self.address.nodes, replicas=len(self._nodes) - self.masters)
 
     async def start(self) -> None:
         """Start every node that does not run; return when all serve as one cluster again."""

@@ -115,7 +115,7 @@ def test_a_reader_that_pauses_fills_the_window_and_then_the_senders_buffer() -> 
     run(scene)
 
 
-def test_an_abort_drops_what_waits_and_resets_the_other_side() -> None:
+def test_an_abort_drops_what_waits_and_the_other_side_sees_an_end() -> None:
     async def scene(network: Network) -> None:
         here, there = await connected(network)
         here.peer.write(b"gone")
@@ -123,9 +123,57 @@ def test_an_abort_drops_what_waits_and_resets_the_other_side() -> None:
         await asyncio.sleep(1)
         assert there.reads == []
         assert there.lost == [None]
-        assert isinstance(here.lost[0], ConnectionResetError)
+        assert here.lost == [None], "as a kernel ends a connection of which all was read"
         here.peer.write(b"nobody")
         assert here.peer.is_closing()
+
+    run(scene)
+
+
+def test_an_abort_with_bytes_unread_is_a_reset() -> None:
+    async def scene(network: Network) -> None:
+        here, there = await connected(network)
+        there.peer.pause_reading()
+        here.peer.write(b"never read")
+        await asyncio.sleep(1)
+        there.peer.abort()
+        await asyncio.sleep(1)
+        assert isinstance(here.lost[0], ConnectionResetError)
+        assert there.lost == [None]
+
+    run(scene)
+
+
+def test_who_pauses_reads_what_came_before_it_sees_the_end() -> None:
+    async def scene(network: Network) -> None:
+        here, there = await connected(network)
+        there.peer.pause_reading()
+        here.peer.write(b"before")
+        here.peer.abort()
+        await asyncio.sleep(1)
+        assert (there.reads, there.lost) == ([], [])
+        there.peer.resume_reading()
+        await asyncio.sleep(1)
+        assert (there.reads, there.lost) == ([b"before"], [None])
+
+    run(scene)
+
+
+def test_a_protocol_that_fails_is_told_to_the_loop_and_loses_its_connection() -> None:
+    async def scene(network: Network) -> None:
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+        here, there = await connected(network)
+        error = ValueError("the protocol's")
+
+        def fail(data: bytes) -> None:
+            raise error
+
+        there.data_received = fail  # type: ignore[method-assign]
+        here.peer.write(b"x")
+        await asyncio.sleep(1)
+        assert told == [error]
+        assert (len(there.lost), here.lost) == (1, [None])
 
     run(scene)
 

@@ -1,20 +1,19 @@
-"""The contract that every transport keeps, against a real server where it uses one.
+"""The contract that every transport keeps, on the model in virtual time and on a real server: the model is verified here.
 
 Tests marked `served` are about what a server does to a connection (kill, refuse, hang up, be absent): the transport memory has none.
+The transport sharded runs on real servers only: the model is one server and has no shards.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
-from transport_ends import ends, named
+from scenes import ON_REAL, Ground
+from transport_ends import ends
 
 from sim import wire
 from sim.address import Address, free_port, parse_address
@@ -22,11 +21,24 @@ from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.pipeline import MAX_IN_FLIGHT
 from sim.transports import TRANSPORTS, Transport
 
-pytestmark = pytest.mark.broker
+NOT_MODELLED = "sharded"
+
+
+def on_grounds(*names: str, model: bool = True) -> pytest.MarkDecorator:
+    """Run a test with each of these transports, on the model and on a real server."""
+    both = [
+        pytest.param(TRANSPORTS[name](), on, id=f"{name}-{on}", marks=ON_REAL.marks if on == "embedded" else ())
+        for name in names
+        for on in ("model", "embedded")
+        if on == "embedded" or (model and name != NOT_MODELLED)
+    ]
+    return pytest.mark.parametrize(("transport", "ground"), both, indirect=["ground"])
+
+
 SERVED = [name for name in TRANSPORTS if name != "memory"]
-every = pytest.mark.parametrize("transport", [TRANSPORTS[name]() for name in TRANSPORTS], ids=TRANSPORTS)
-served = pytest.mark.parametrize("transport", [TRANSPORTS[name]() for name in SERVED], ids=SERVED)
-Run = Callable[[Any], Any]
+every = on_grounds(*TRANSPORTS)
+served = on_grounds(*SERVED)
+served_really = on_grounds(*SERVED, model=False)
 
 
 def receivers(transport: Transport, number: int) -> int:
@@ -35,11 +47,11 @@ def receivers(transport: Transport, number: int) -> int:
 
 
 @every
-def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: Transport, address: Address, run_async: Run) -> None:
-    one_order = transport.any_node or len(address.nodes) == 1  # else each master has an order of its own
+def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: Transport, ground: Ground) -> None:
+    one_order = transport.any_node or len(ground.address.nodes) == 1  # else each master has an order of its own
 
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             logs = [await both.subscribe("a", "b", name=f"s{n}") for n in range(5)]
             only_b = await both.subscribe("b")
             publisher, said = await both.publisher()
@@ -61,14 +73,14 @@ def test_every_subscriber_hears_exactly_what_is_published_in_order(transport: Tr
             assert answered == [(n, receivers(transport, 5 + (channel == b"b"))) for n, (channel, _) in enumerate(wanted)]
             assert publisher.in_flight == 0
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
 @pytest.mark.parametrize("size", [0, 1, 1_000, 65_536, 262_144, 1_000_000])
-def test_a_payload_of_any_size_arrives_whole(transport: Transport, address: Address, run_async: Run, size: int) -> None:
+def test_a_payload_of_any_size_arrives_whole(transport: Transport, ground: Ground, size: int) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             logs = [await both.subscribe("big", name=f"s{n}") for n in range(3)]
             publisher, _ = await both.publisher()
             wanted = [bytes([65 + n]) * size for n in range(4)] + [b"\r\n*3\r\n$7\r\nmessage\r\n\x00\xff", b"end"]
@@ -78,15 +90,15 @@ def test_a_payload_of_any_size_arrives_whole(transport: Transport, address: Addr
                 await log.until(lambda log=log: len(log.heard) >= len(wanted))
                 assert log.heard == wanted
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_two_memos_reads_never_mix(transport: Transport, address: Address, run_async: Run) -> None:
+def test_two_memos_reads_never_mix(transport: Transport, ground: Ground) -> None:
     """Payloads of equal length and equal beginning on two channels: what a memo by length or prefix would confuse."""
 
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             logs = {channel: [await both.subscribe(channel, name=f"{channel}{n}") for n in range(3)] for channel in ("left", "rght")}
             publisher, _ = await both.publisher()
             wanted = [b"%s%06d" % (b"x" * length, n) for n, length in enumerate([10, 10, 900, 900, 3_000, 3_000, 70_000, 70_000])]
@@ -98,16 +110,16 @@ def test_two_memos_reads_never_mix(transport: Transport, address: Address, run_a
                     await log.until(lambda log=log: len(log.heard) >= len(wanted))
                     assert log.heard == [payload + channel.encode() for payload in wanted]
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_subscribing_returns_only_when_every_channel_counts_the_subscriber(transport: Transport, address: Address, run_async: Run) -> None:
+def test_subscribing_returns_only_when_every_channel_counts_the_subscriber(transport: Transport, ground: Ground) -> None:
     channels = [f"confirmed-{n}" for n in range(50)]
 
     async def scene() -> None:
-        with ends(transport, address) as both:
-            asking = await wire.open_wire(address, client_name="asking")
+        with ends(transport, ground.address) as both:
+            asking = await wire.open_wire(ground.address, client_name="confirming")
 
             async def command(*words: str) -> Any:
                 reply = await asking.command(*words)
@@ -115,19 +127,19 @@ def test_subscribing_returns_only_when_every_channel_counts_the_subscriber(trans
                     raise BrokerRefused(str(reply))
                 return reply
 
-            assert set(await transport.subscribers([command], address, channels)) == {0}
+            assert set(await transport.subscribers([command], ground.address, channels)) == {0}
             for expected in (1, 2):
                 await both.subscribe(*channels)
-                assert set(await transport.subscribers([command], address, channels)) == {expected}
+                assert set(await transport.subscribers([command], ground.address, channels)) == {expected}
             asking.close()
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @served
-def test_a_closed_end_is_not_lost_and_leaves_no_client(transport: Transport, address: Address, run_async: Run) -> None:
+def test_a_closed_end_is_not_lost_and_leaves_no_client(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             log = await both.subscribe("c", name="closing")
             publisher, said = await both.publisher(name="closing")
             assert publisher.send(b"c", b"1", "token")
@@ -135,19 +147,19 @@ def test_a_closed_end_is_not_lost_and_leaves_no_client(transport: Transport, add
             assert publisher.close() == []
             both.opened[0].close()
             watcher, heard = await both.publisher()
-            while named(address, "closing"):  # the server closes its side when it reads the end
+            while await ground.named("closing"):  # the server closes its side when it reads the end
                 assert watcher.send(b"nobody", b"", None)
                 await heard.until(lambda: watcher.in_flight == 0)
             assert not publisher.send(b"c", b"2", "late")
             assert (log.lost, said.lost) == ([], [])
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_who_is_given_up_is_lost_once_and_hears_no_more(transport: Transport, address: Address, run_async: Run) -> None:
+def test_who_is_given_up_is_lost_once_and_hears_no_more(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             log, stays = await both.subscribe("c"), await both.subscribe("c")
             publisher, said = await both.publisher()
             one = both.opened[0]
@@ -162,13 +174,13 @@ def test_who_is_given_up_is_lost_once_and_hears_no_more(transport: Transport, ad
             await stays.until(lambda: stays.heard == [b"1"])
             assert log.heard == []
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_who_pauses_hears_the_rest_later_and_in_order(transport: Transport, address: Address, run_async: Run) -> None:
+def test_who_pauses_hears_the_rest_later_and_in_order(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             paused, other = await both.subscribe("c"), await both.subscribe("c")
             publisher, _ = await both.publisher()
             wanted = [b"%d" % n for n in range(20)]
@@ -184,13 +196,13 @@ def test_who_pauses_hears_the_rest_later_and_in_order(transport: Transport, addr
             assert paused.heard == wanted
             assert before == 0 or transport.one_per_service
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_finishing_ends_and_nothing_is_lost_by_it(transport: Transport, address: Address, run_async: Run) -> None:
+def test_finishing_ends_and_nothing_is_lost_by_it(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             log = await both.subscribe("c")
             publisher, _ = await both.publisher()
             assert publisher.send(b"c", b"1", None)
@@ -198,17 +210,17 @@ def test_finishing_ends_and_nothing_is_lost_by_it(transport: Transport, address:
             await both.opened[0].finish()
             assert (log.lost, log.heard) == ([], [b"1"])
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @served
-def test_a_killed_connection_is_lost_once(transport: Transport, address: Address, run_async: Run) -> None:
+def test_a_killed_connection_is_lost_once(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both, redis.Redis.from_url(address.url) as client:
+        with ends(transport, ground.address) as both:
             log = await both.subscribe("c", name="victim-sub")
             publisher, said = await both.publisher(name="victim-pub")
-            for row in named(address, "victim-sub") + named(address, "victim-pub"):
-                client.client_kill_filter(_id=row["id"])
+            for row in await ground.named("victim-sub") + await ground.named("victim-pub"):
+                await ground.ask("CLIENT", "KILL", "ID", row["id"])
             await log.until(lambda: log.lost != [])
             await said.until(lambda: said.lost != [])
             assert not publisher.send(b"c", b"late", None)
@@ -216,66 +228,54 @@ def test_a_killed_connection_is_lost_once(transport: Transport, address: Address
             assert survivor.send(b"c", b"1", None)
             assert (len(log.lost), len(said.lost), log.heard) == (1, 1, [])
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @served
-def test_publishes_without_an_answer_are_handed_over_when_the_connection_goes(
-    transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run
-) -> None:
-    address, client = own_server
-
+def test_publishes_without_an_answer_are_handed_over_when_the_connection_goes(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             publisher, said = await both.publisher(name="victim")
-            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # holds PUBLISH back, and nothing else
+            await ground.ask("CLIENT", "PAUSE", "60000", "WRITE")  # holds PUBLISH back, and nothing else
             for n in range(10):
                 assert publisher.send(b"c", b"x", n)
             assert publisher.in_flight == 10
-            client.client_kill_filter(_id=named(address, "victim")[0]["id"])
+            await ground.ask("CLIENT", "KILL", "ID", (await ground.named("victim"))[0]["id"])
             await said.until(lambda: said.lost != [])
             assert (said.unanswered, said.answered, len(said.lost), publisher.in_flight) == (list(range(10)), [], 1, 0)
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
 @pytest.mark.parametrize("how", ["close", "abort"])
-def test_who_closes_with_publishes_under_way_gets_their_tokens(
-    transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run, how: str
-) -> None:
-    address, client = own_server
-
+def test_who_closes_with_publishes_under_way_gets_their_tokens(transport: Transport, ground: Ground, how: str) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             publisher, said = await both.publisher()
-            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            await ground.ask("CLIENT", "PAUSE", "60000", "WRITE")
             assert publisher.send(b"c", b"x", "token")
             assert getattr(publisher, how)() == ["token"]
             assert getattr(publisher, how)() == []
             assert said.lost == []
 
-    run_async(scene())
+    ground.run(scene())
 
 
 @every
-def test_too_many_publishes_under_way_are_turned_down_and_nothing_else(
-    transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run
-) -> None:
-    address, client = own_server
-
+def test_too_many_publishes_under_way_are_turned_down_and_nothing_else(transport: Transport, ground: Ground) -> None:
     async def scene() -> None:
-        with ends(transport, address) as both:
+        with ends(transport, ground.address) as both:
             publisher, said = await both.publisher()
-            client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            await ground.ask("CLIENT", "PAUSE", "60000", "WRITE")
             taken = [publisher.send(b"c", b"x", n) for n in range(MAX_IN_FLIGHT + 5)]
             assert taken == [True] * MAX_IN_FLIGHT + [False] * 5
-            client.execute_command("CLIENT", "UNPAUSE")
+            await ground.ask("CLIENT", "UNPAUSE")
             await said.until(lambda: len(said.answered) == MAX_IN_FLIGHT)
             assert publisher.send(b"c", b"x", "again")
             await said.until(lambda: said.answered[-1] == ("again", receivers(transport, 0)))
 
-    run_async(scene())
+    ground.run(scene())
 
 
 async def open_any(transport: Transport, address: Address, end: str) -> None:
@@ -286,9 +286,9 @@ async def open_any(transport: Transport, address: Address, end: str) -> None:
 both_ends = pytest.mark.parametrize("end", ["subscription", "publisher"])
 
 
-def refusal(run_async: Run, kind: type[BrokerError], transport: Transport, address: Address, end: str) -> str:
+async def refusal(kind: type[BrokerError], transport: Transport, address: Address, end: str) -> str:
     with pytest.raises(kind) as refused:
-        run_async(open_any(transport, address, end))
+        await open_any(transport, address, end)
     message = str(refused.value)
     assert str(address) in message
     assert "\n" not in message
@@ -297,45 +297,59 @@ def refusal(run_async: Run, kind: type[BrokerError], transport: Transport, addre
 
 @served
 @both_ends
-def test_a_dead_port_is_unreachable(transport: Transport, run_async: Run, end: str) -> None:
-    assert "refused" in refusal(run_async, BrokerUnreachable, transport, parse_address(f"redis://127.0.0.1:{free_port()}"), end)
+def test_a_dead_port_is_unreachable(transport: Transport, ground: Ground, end: str) -> None:
+    dead = parse_address(f"redis://127.0.0.1:{free_port()}")
+    assert "refused" in ground.run(refusal(BrokerUnreachable, transport, dead, end))
+
+
+@served_really
+@both_ends
+def test_a_host_that_does_not_exist_is_unreachable(transport: Transport, ground: Ground, end: str) -> None:
+    """Names are resolved by the real machine only."""
+    ground.run(refusal(BrokerUnreachable, transport, parse_address("redis://no-such-host.invalid:6379"), end))
 
 
 @served
 @both_ends
-def test_a_host_that_does_not_exist_is_unreachable(transport: Transport, run_async: Run, end: str) -> None:
-    refusal(run_async, BrokerUnreachable, transport, parse_address("redis://no-such-host.invalid:6379"), end)
+@pytest.mark.parametrize("given", ["", ":wrong@", "ann:wrong@", "ann:right@"])
+def test_a_wrong_password_is_refused_and_never_shown(transport: Transport, ground: Ground, end: str, given: str) -> None:
+    async def scene() -> None:
+        await ground.ask("CONFIG", "SET", "requirepass", "right")
+        port = ground.address.port
+        message = await refusal(BrokerRefused, transport, parse_address(f"redis://{given}127.0.0.1:{port}"), end)
+        assert "wrong" not in message.replace("WRONGPASS", "")
+        assert "right" not in message
+        for let_in in (":right@", "default:right@"):
+            await open_any(transport, parse_address(f"redis://{let_in}127.0.0.1:{port}"), end)
+
+    ground.run(scene())
 
 
 @served
 @both_ends
-@pytest.mark.parametrize("given", ["", ":wrong@", "ann:wrong@"])
-def test_a_wrong_password_is_refused_and_never_shown(
-    transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run, end: str, given: str
-) -> None:
-    address, client = own_server
-    client.config_set("requirepass", "right")
-    message = refusal(run_async, BrokerRefused, transport, parse_address(f"redis://{given}127.0.0.1:{address.port}"), end)
-    assert "wrong" not in message.replace("WRONGPASS", "")
-    run_async(open_any(transport, parse_address(f"redis://:right@127.0.0.1:{address.port}"), end))
+def test_a_password_that_nobody_asked_for_is_refused(transport: Transport, ground: Ground, end: str) -> None:
+    message = ground.run(refusal(BrokerRefused, transport, parse_address(f"redis://:hunter2@127.0.0.1:{ground.address.port}"), end))
+    assert "hunter2" not in message
 
 
 @served
 @both_ends
-def test_a_full_server_says_so(transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run, end: str) -> None:
-    address, client = own_server
-    client.config_set("maxclients", 1)
-    for _ in range(20):  # the server's word and its hanging up race with our first command
-        assert "max" in refusal(run_async, BrokerError, transport, address, end)
+def test_a_full_server_says_so(transport: Transport, ground: Ground, end: str) -> None:
+    async def scene() -> None:
+        await ground.ask("CONFIG", "SET", "maxclients", "1")
+        for _ in range(20):  # the server's word and its hanging up race with our first command
+            assert "max" in await refusal(BrokerError, transport, ground.address, end)
+
+    ground.run(scene())
 
 
-@served
-def test_a_channel_without_permission_is_refused(transport: Transport, own_server: tuple[Address, redis.Redis], run_async: Run) -> None:
-    address, client = own_server
-    client.acl_setuser("ann", enabled=True, passwords=["+secret"], commands=["+@all"], channels=["allowed"], keys=["allowed"], reset=True)
-    ann = parse_address(f"redis://ann:secret@127.0.0.1:{address.port}")
+@served_really
+def test_a_channel_without_permission_is_refused(transport: Transport, ground: Ground) -> None:
+    """The model has one user, who may do everything."""
+    ann = parse_address(f"redis://ann:secret@127.0.0.1:{ground.address.port}")
 
     async def scene() -> None:
+        await ground.ask("ACL", "SETUSER", "ann", "reset", "on", ">secret", "+@all", "&allowed", "~allowed")
         with ends(transport, ann) as both:
             log = await both.subscribe("allowed")
             with pytest.raises(BrokerRefused, match="NOPERM"):
@@ -348,13 +362,7 @@ def test_a_channel_without_permission_is_refused(transport: Transport, own_serve
             assert ([token for token, _ in said.refused], said.answered, log.heard) == ([1], [(2, receivers(transport, 1))], [b"2"])
             assert "NOPERM" in said.refused[0][1]
 
-    run_async(scene())
-
-
-@contextlib.contextmanager
-def listener(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> Iterator[Callable[[], Any]]:
-    """A server that is none: it answers as `serve` does."""
-    yield lambda: asyncio.start_server(serve, "127.0.0.1", 0)
+    ground.run(scene())
 
 
 async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -362,7 +370,9 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    here = writer.get_extra_info("socket")
+    if here is not None:  # the model's abort is a reset; a kernel's needs to be told
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await reader.read(1)
     writer.transport.abort()
 
@@ -377,7 +387,7 @@ async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 @served
 @both_ends
 @pytest.mark.parametrize("serve", [hang_up, reset, speak_http])
-def test_what_is_no_redis_is_a_broker_error_that_names_the_address(transport: Transport, end: str, serve: Any) -> None:
+def test_what_is_no_redis_is_a_broker_error_that_names_the_address(transport: Transport, ground: Ground, end: str, serve: Any) -> None:
     async def scene() -> str:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         address = parse_address(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -387,15 +397,14 @@ def test_what_is_no_redis_is_a_broker_error_that_names_the_address(transport: Tr
             assert str(address) in str(refused.value)
         return str(refused.value)
 
-    with asyncio.Runner() as runner:
-        assert "\n" not in runner.run(scene())
+    assert "\n" not in ground.run(scene())
 
 
 @served
 @both_ends
 @pytest.mark.parametrize("given_up", ["in time", "cancelled"])
 def test_an_attempt_that_is_given_up_leaves_no_connection(
-    transport: Transport, run_async: Run, monkeypatch: pytest.MonkeyPatch, end: str, given_up: str
+    transport: Transport, ground: Ground, monkeypatch: pytest.MonkeyPatch, end: str, given_up: str
 ) -> None:
     """A frozen server accepts and is silent; what connects again and again must not pile up connections."""
     monkeypatch.setattr(wire, "CONNECT_TIMEOUT_S", 0.05 if given_up == "in time" else 20)
@@ -420,4 +429,4 @@ def test_an_attempt_that_is_given_up_leaves_no_connection(
                 await attempt
             await gone.wait()
 
-    run_async(scene())
+    ground.run(scene())
