@@ -66,9 +66,10 @@ class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
 
 
 class Cut(msgspec.Struct, frozen=True, tag="cut"):
-    """Pass on half of the next read from the broker, then reset: a frame ends in its middle."""
+    """Pass on half of the next read from the broker, then reset: a frame ends in its middle. Or let be who had no read since."""
 
     ports: list[int]
+    cutting: bool
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
@@ -125,6 +126,7 @@ class Side(asyncio.BufferedProtocol):
         self.other: Side | None = None
         self.transport: asyncio.Transport | None = None
         self.cut_next = False
+        self._was_cut = False
         self._clockwork = clockwork
         self._buffer = bytearray(READ_BYTES)
         self._under_way: deque[bytes] = deque()
@@ -175,9 +177,10 @@ class Side(asyncio.BufferedProtocol):
 
     def _write(self, data: bytes) -> None:
         other = self.other
-        if other is None or other.transport is None or other.transport.is_closing():
+        if other is None or other.transport is None or other.transport.is_closing() or self._was_cut:
             return
         if self.cut_next:
+            self._was_cut = True  # what is read until the reset would join the half to a frame that nobody sent
             other.transport.write(data[: max(1, len(data) // 2)])
             asyncio.get_running_loop().call_later(0.001, self.reset)  # after the half has left
         else:
@@ -253,7 +256,7 @@ class Proxy:
             return
         elif isinstance(order, Cut):
             if broker_side is not None:
-                broker_side.cut_next = True
+                broker_side.cut_next = order.cutting
         else:
             for side, plan in ((pod_side, order.to_broker), (broker_side, order.to_pod)):
                 if side is not None:

@@ -171,7 +171,7 @@ def test_a_cut_ends_a_frame_in_its_middle(play: Ground) -> None:
         wire, lost = await connected(links.address(0))
         await wire.command("SET", "k", "x" * 1000)
         read: list[bytes] = []
-        await links.cut([0])
+        await links.cut([0], True)
         wire.on_read = read.append
         assert wire.transport is not None
         wire.transport.write(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
