@@ -6,6 +6,21 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from faults_of_pods_and_links import (
+    clock_skew,
+    handler_error,
+    link_blackhole,
+    link_cut,
+    link_reset,
+    link_slow,
+    partition,
+    pod_freeze,
+    pod_kill,
+    pod_start_in_outage,
+    pod_stop,
+    rolling_restart,
+    slow_handler,
+)
 
 from sim.bus.envelope import BATCH
 from sim.checkers import judge
@@ -22,12 +37,25 @@ CLEAR_ALL = "aiponge:*:templates:*"
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
     "cache_invalidation": (),
+    "clock_skew": (),
     "cluster_fanout": ("load.run_s=2",),
     "graceful_shutdown": (),
+    "handler_error": (),
     "http_vs_bus": (),
+    "link_blackhole": (),
+    "link_cut": (),
+    "link_reset": (),
+    "link_slow": (),
     "lock_lab": (),
     "memory_mode": ("load.run_s=3", "load.warm_up_s=0.5"),
+    "partition": (),
+    "pod_freeze": (),
+    "pod_kill": (),
+    "pod_start_in_outage": (),
+    "pod_stop": (),
     "restart_redis": (),
+    "rolling_restart": (),
+    "slow_handler": (),
     "streams_vs_pubsub": ("load.run_s=3", "bus.batch_interval_ms=200"),
 }
 
@@ -164,12 +192,25 @@ EXPECTED = {
     for check in (
         baseline,
         cache_invalidation,
+        clock_skew,
         cluster_fanout,
         graceful_shutdown,
+        handler_error,
         http_vs_bus,
+        link_blackhole,
+        link_cut,
+        link_reset,
+        link_slow,
         lock_lab,
         memory_mode,
+        partition,
+        pod_freeze,
+        pod_kill,
+        pod_start_in_outage,
+        pod_stop,
         restart_redis,
+        rolling_restart,
+        slow_handler,
         streams_vs_pubsub,
     )
 }
