@@ -40,6 +40,8 @@ class Container:
         When this incarnation was started.
     ended
         Set while no incarnation runs.
+    stopping
+        Whether this incarnation was told to end in order: its application makes no call any more.
     poster
         Makes this incarnation's calls by HTTP.
 
@@ -71,6 +73,7 @@ class Container:
 
     def _take(self, pod: Pod) -> None:
         self.pod = pod
+        self.stopping = False
         for tell in self._told.values():
             tell(pod)
         self.poster = Poster(pod.name, number=pod.number, service=pod.service, gate=pod.gate, recorder=self._recorder, ports=self._ports)
@@ -150,6 +153,7 @@ class Container:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
+        self.stopping = True  # what was called after the flush would end unsent
         await self.poster.settle()
         await pod.stop(timeout_s=0.4 * grace_s)  # for each of its two waits
 

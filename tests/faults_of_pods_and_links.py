@@ -132,7 +132,7 @@ def link_slow(run: Run, counts: dict[str, float]) -> None:
 
 def partition(run: Run, counts: dict[str, float]) -> None:
     """Split brain: the side that is cut off talks to itself, pod by pod, the other goes on, and both serve what is out of date."""
-    begin_ns, end_ns, pods = of_fault(run)
+    _, end_ns, pods = of_fault(run)
     rest = {life.pod for life in run.lives} - pods
     for pod in rest:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
@@ -160,7 +160,8 @@ def pod_freeze(run: Run, counts: dict[str, float]) -> None:
     assert counts["missing"] == once["never"] == 0
     assert once["twice_or_more"] > 50
     assert once["once"] > 100
-    ran = run.deliveries[run.deliveries["outcome"] == "handled"]
+    loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]["event"]
+    ran = run.deliveries[(run.deliveries["outcome"] == "handled") & run.deliveries["event"].isin(loaded)]
     twice = ran[ran["event"].duplicated(keep=False)].sort_values("handled_ns").drop_duplicates("event", keep="last")
     assert (twice["pod"] == pod).mean() > 0.9
     assert (twice.loc[twice["pod"] == pod, "handled_ns"] >= begin_ns).all()
@@ -172,7 +173,7 @@ def pod_freeze(run: Run, counts: dict[str, float]) -> None:
 
 def pod_kill(run: Run, counts: dict[str, float]) -> None:
     """The part-full batches are gone with what was in them; the new pods have new batches, and hear again."""
-    begin_ns, _, pods = of_fault(run)
+    _, _, pods = of_fault(run)
     unsent = run.publishes[run.publishes["outcome"] == "never-sent"]
     assert set(unsent["publisher"]) == pods
     assert set(unsent["channel"]) == {BATCH}
@@ -204,7 +205,7 @@ def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
     """As the policy `automatic` has it, they join when the broker is back; until then each is alone."""
     begin_ns, end_ns, pods = of_fault(run)
     for pod in pods:
-        rows = run.pods[(run.pods["pod"] == pod) & (run.pods["at_ns"] > begin_ns)]
+        rows = run.pods[(run.pods["pod"] == pod) & (run.pods["at_ns"] >= begin_ns)]
         states = rows.loc[rows["state"] != "aborted", "bus"].astype(str).tolist()
         first = states.index("connecting")
         assert states[first + 1] == "outage"
