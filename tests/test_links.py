@@ -181,6 +181,39 @@ def test_a_cut_ends_a_frame_in_its_middle(play: Ground) -> None:
     play(scene)
 
 
+def test_what_comes_after_a_cut_is_not_joined_to_its_half(play: Ground) -> None:
+    """Else a reader would take the next frame's bytes for the rest of the first."""
+
+    async def scene(links: Links, broker: Any) -> None:
+        wire, lost = await connected(links.address(0))
+        publisher, _ = await connected(broker.address)
+        read: list[bytes] = []
+        wire.on_read = read.append
+        assert wire.transport is not None
+        wire.transport.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n")
+        await until(lambda: read)
+        read.clear()
+        await links.cut([0], True)
+        for number in range(20):
+            await publisher.command("PUBLISH", "c", str(number) * 100)
+        await until(lambda: lost)
+        whole = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$100\r\n" + b"0" * 100 + b"\r\n"
+        assert whole.startswith(b"".join(read)), "half of the first message at most, and nothing of the others"
+
+    play(scene)
+
+
+def test_a_connection_that_heard_nothing_while_a_cut_was_on_lives_on(play: Ground) -> None:
+    async def scene(links: Links, broker: Any) -> None:
+        wire, lost = await connected(links.address(0))
+        await links.cut([0], True)
+        await links.cut([0], False)
+        assert await wire.command("PING") == b"PONG"
+        assert lost == []
+
+    play(scene)
+
+
 def test_a_broker_that_is_not_there_refuses_through_a_link_too(play: Ground) -> None:
     async def scene(links: Links, broker: Any) -> None:
         await broker.control.kill()
