@@ -154,10 +154,16 @@ def partition(run: Run, counts: dict[str, float]) -> None:
 
 
 def pod_freeze(run: Run, counts: dict[str, float]) -> None:
-    """It lost no lock by being slow alone: what it heard late, the others had run and unlocked, so it ran that again."""
+    """What it heard late the others had run and unlocked, so it ran that again. What it locked and never was told of, nobody ran.
+
+    The answer to its SET came while it stood still, and it had given up waiting when it read on: the others had skipped.
+    """
     begin_ns, end_ns, (pod,) = of_fault(run)
     once = judge(run).checkers["once"].counts
-    assert counts["missing"] == once["never"] == 0
+    assert counts["missing"] == 0
+    failed = run.deliveries[run.deliveries["outcome"] == "failed"]
+    assert set(failed["pod"]) <= {pod}
+    assert once["never"] == len(failed) < 10
     assert once["twice_or_more"] > 50
     assert once["once"] > 100
     loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]["event"]
