@@ -12,7 +12,7 @@ import pytest
 
 from sim.address import Address
 from sim.brokers import open_broker
-from sim.clock import now_ns
+from sim.clock import NS_PER_S, now_ns
 from sim.errors import BrokerError
 from sim.link import LinkPlan
 from sim.links import Links, ModelLinks, ProxyLinks
@@ -244,6 +244,29 @@ def test_the_proxy_passes_megabytes_unchanged_and_ends_with_its_owner(tmp_path: 
 
     with open_broker("embedded") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
         assert not psutil.pid_exists(runner.run(scene(broker)))
+
+
+@pytest.mark.broker
+def test_a_slow_link_takes_in_no_more_than_its_window_and_passes_all_on(tmp_path: Path) -> None:
+    """What does not fit waits at the broker, where buffers have limits."""
+    size = 60_000_000  # more than the window and the kernel's buffers on both sides of the proxy
+
+    async def scene(broker: Any) -> None:
+        links = await ProxyLinks.open(broker.address, pods=1, folder=tmp_path, seed=1)
+        wire, _ = await connected(links.address(0))
+        before = psutil.Process(links.pid).memory_info().rss
+        await (await connected(broker.address))[0].command("SET", "k", "x" * size)
+        await links.shape([0], to_broker=FREE, to_pod=LinkPlan(delay_ns=2 * NS_PER_S))
+        answer = asyncio.ensure_future(wire.command("GET", "k"))
+        await asyncio.wait([answer], timeout=1.5)
+        assert not answer.done()
+        assert psutil.Process(links.pid).memory_info().rss - before < size / 2
+        await links.shape([0], to_broker=FREE, to_pod=FREE)
+        assert len(await answer) == size
+        await links.close()
+
+    with open_broker("embedded") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+        runner.run(scene(broker))
 
 
 @pytest.mark.broker
