@@ -96,7 +96,7 @@ def link_cut(run: Run, counts: dict[str, float]) -> None:
     """Every cut connection is noticed and opened again; no half of an event was handled."""
     _, _, pods = of_fault(run)
     assert counts["cut-link"] >= len(pods), "at least the event that was cut, in each pod"
-    assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode"}
+    assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
     assert set(lost(run).loc[lambda rows: rows["cause"].isin(["cut-link", "deaf"]), "pod"].astype(str)) == pods
     for pod in {life.pod for life in run.lives} - pods:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
