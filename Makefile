@@ -1,6 +1,7 @@
 # The first call of any target makes .venv and installs the pinned requirements.lock; a changed lock installs again.
 PYTHON ?= python3
 JOBS ?= 2
+BROKER_JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -11,7 +12,7 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest -m "not broker" -n $(JOBS)
-	$(BIN)/pytest -m broker -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -m broker -n $(BROKER_JOBS) --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@ Rules
 -----
 1. Every start makes a new *incarnation*: a `Pod` of the same name and number with empty caches and a sequence of events of its own.
 2. HTTP answers before the bus is tried, and as long as the pod runs: a new incarnation may listen on another port.
-3. `kill` and `abort` need no consent of the pod. `stop` is SIGTERM: a pod that is frozen, or does not end in its grace period, is
+3. What a fault says of a pod's handlers or clock (`slow`, `fail`, `skew`) holds for the incarnations to come as well.
+4. `kill` and `abort` need no consent of the pod. `stop` is SIGTERM: a pod that is frozen, or does not end in its grace period, is
    killed then.
 """
 
@@ -39,6 +40,8 @@ class Container:
         When this incarnation was started.
     ended
         Set while no incarnation runs.
+    stopping
+        Whether this incarnation was told to end in order: its application makes no call any more.
     poster
         Makes this incarnation's calls by HTTP.
 
@@ -65,10 +68,14 @@ class Container:
         self._changing = asyncio.Lock()  # a start waits for a stop and the other way round; a kill waits for nothing
         self._starting: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
+        self._told: dict[str, Callable[[Pod], None]] = {}
         self._take(new_pod())
 
     def _take(self, pod: Pod) -> None:
         self.pod = pod
+        self.stopping = False
+        for tell in self._told.values():
+            tell(pod)
         self.poster = Poster(pod.name, number=pod.number, service=pod.service, gate=pod.gate, recorder=self._recorder, ports=self._ports)
 
     @property
@@ -146,6 +153,7 @@ class Container:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
+        self.stopping = True  # what was called after the flush would end unsent
         await self.poster.settle()
         await pod.stop(timeout_s=0.4 * grace_s)  # for each of its two waits
 
@@ -167,6 +175,22 @@ class Container:
     async def thaw(self) -> None:
         """Let it go on, as on SIGCONT."""
         self.pod.thaw()
+
+    async def slow(self, *, handler_ms: float, at_once: int) -> None:
+        """Let its handlers take so long, at most so many at a time; 0 and 0: as its service's settings say."""
+        self._tell("slow", lambda pod: pod.slow(handler_ms=handler_ms, at_once=at_once))
+
+    async def fail(self, failing: bool) -> None:
+        """Let its handlers raise."""
+        self._tell("fail", lambda pod: pod.fail(failing))
+
+    async def skew(self, skew_ms: float) -> None:
+        """Put its wall clock ahead by so much."""
+        self._tell("skew", lambda pod: pod.skew(skew_ms))
+
+    def _tell(self, what: str, tell: Callable[[Pod], None]) -> None:
+        self._told[what] = tell
+        tell(self.pod)
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush the batch, and wait for every answer; a pod that does not run, or stands still, has nothing to wait for."""

@@ -1,6 +1,7 @@
 """Make scheduled calls at their intended times, from inside the process that holds the pods.
 
-A pod that is frozen makes its calls when it goes on, in their order. A pod that has ended makes none: its application is gone too.
+A pod that is frozen makes its calls when it goes on, in their order. A pod that has ended makes none: its application is gone too,
+and ends first when a pod ends in order.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class PodsDriver:
             row = self._next
             self._next += 1
             container = containers[self._pod[row]]
-            if container.pod.state not in AWAY:
+            if container.pod.state not in AWAY and not container.stopping:
                 self._make(container, row)
             elif container.frozen:
                 container.pod.gate.then(partial(self._make_late, container, row))

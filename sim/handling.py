@@ -5,7 +5,8 @@ handler time or a start skew, or the bus a recipe for once-only handling (`sim.b
 
 Rules
 -----
-1. At most `MAX_AT_ONCE` events of a pod are between heard and handled; then the pod stops reading until half of them are done.
+1. At most `MAX_AT_ONCE` events of a pod, or as many as its pace allows, are between heard and handled; then the pod stops reading
+   until half of them are done. What one read brought beyond that waits for its turn, in order.
 2. Rows are written in the order in which the pod heard, whatever the order in which handlers end.
 3. A lock that cannot be had because the broker does not answer is a failed handling, as an exception in the reference's snippet.
 """
@@ -44,10 +45,13 @@ class Pace:
         Time that a handler waits before it is done, as for a query of its own.
     skew_ms
         Greatest time between hearing and beginning; each event draws its own, uniform from 0.
+    at_once
+        How many events a pod handles at a time; 0 = as many as it reads.
     """
 
     handler_ms: float = 0.0
     skew_ms: float = 0.0
+    at_once: int = 0
 
 
 @dataclass
@@ -105,6 +109,8 @@ class SlowHandling:
         self._pause, self._resume = pause, resume
         self._rows: deque[_Row] = deque()
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
+        self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
+        self._begun = 0
         self._paused = False
         self._now_ns = running_clock()
 
@@ -118,12 +124,47 @@ class SlowHandling:
         task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle, handler, event, row))
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._finished(done, row))
-        if len(self._tasks) >= MAX_AT_ONCE and not self._paused:
+        if len(self._tasks) >= self._limit:
             self._paused = True
-            self._pause()
+            self._pause()  # each time: the connection may be another one than before
         return task
 
+    @property
+    def _limit(self) -> int:
+        return self._pace.at_once or MAX_AT_ONCE
+
+    def change(self, pace: Pace) -> None:
+        """Handle at another pace from now on; a handler that has begun takes the time that it began with."""
+        self._pace = pace
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let those go on whose turn it is, and read on when few are left."""
+        while self._waiting and (not self._pace.at_once or self._begun < self._pace.at_once):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._begun += 1
+                turn.set_result(None)
+        if self._paused and len(self._tasks) <= self._limit // 2:
+            self._paused = False
+            self._resume()
+
+    async def _turn(self) -> None:
+        if self._waiting or (self._pace.at_once and self._begun >= self._pace.at_once):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        else:
+            self._begun += 1
+
     async def _handle(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+        await self._turn()
+        try:
+            await self._handle_now(handler, event, row)
+        finally:
+            self._begun -= 1
+
+    async def _handle_now(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
         if self._pace.skew_ms:
             await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
         steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
@@ -172,9 +213,7 @@ class SlowHandling:
             done = self._rows.popleft()
             self._counters.failures += done.outcome == _FAILED
             self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, path=done.path, outcome=done.outcome)
-        if self._paused and len(self._tasks) <= MAX_AT_ONCE // 2:
-            self._paused = False
-            self._resume()
+        self._go_on()
 
     async def settle(self) -> None:
         """Return when every event that was begun is done."""

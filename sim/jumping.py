@@ -73,11 +73,14 @@ class JumpingLoop(asyncio.BaseEventLoop):
         if calls:
             calls.sort()
             self._in_series += len(calls)
-            self.at_ns(calls[0][0], self._go_on, (calls, 0))
+            self.at_ns(calls[0][0], self._go_on, (calls, 0, self._set + 1))
 
-    def _go_on(self, rest: tuple[Series, int]) -> None:
-        """Make the calls of a series until something else comes before the next: then that is first."""
-        calls, place = rest
+    def _go_on(self, rest: tuple[Series, int, int]) -> None:
+        """Make the calls of a series until something else comes before the next: then that is first.
+
+        The series keeps its number: at the same nanosecond, what was set later must not overtake its calls.
+        """
+        calls, place, number = rest
         ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
         last, first = len(calls) - 1, place
         at_ns, _, call, argument = calls[place]
@@ -89,8 +92,8 @@ class JumpingLoop(asyncio.BaseEventLoop):
                 break
             place += 1
             at_ns, _, call, argument = calls[place]
-            if ready or (timers and timers[0][0] < at_ns):
-                self.at_ns(at_ns, self._go_on, (calls, place))
+            if ready or (timers and timers[0][0] <= at_ns):
+                heapq.heappush(timers, (at_ns, number, self._go_on, (calls, place, number)))
                 break
         self._calls_left -= place - first
 

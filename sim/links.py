@@ -68,10 +68,10 @@ class ModelLinks:
         for door in self._of(pods):
             door.reset()
 
-    async def cut(self, pods: Sequence[int]) -> None:
-        """End the open connections of these pods in the middle of a frame."""
+    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
+        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
         for door in self._of(pods):
-            door.cut()
+            door.cut(cutting)
 
     async def close(self) -> None:
         """Nothing to do."""
@@ -147,9 +147,9 @@ class ProxyLinks:
         """Reset the open connections of these pods."""
         await self._order(Reset(self._of(pods)))
 
-    async def cut(self, pods: Sequence[int]) -> None:
-        """End the open connections of these pods in the middle of a frame."""
-        await self._order(Cut(self._of(pods)))
+    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
+        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
+        await self._order(Cut(self._of(pods), cutting))
 
     async def close(self) -> None:
         """End the proxy's process."""

@@ -178,10 +178,10 @@ class Door:
         for here in self._open:
             here.reset()
 
-    def cut(self) -> None:
-        """Let the next piece from the listener pass by half, and reset the connection."""
+    def cut(self, cutting: bool) -> None:
+        """Let the next piece from the listener pass by half, and reset the connection; or let be those that had no piece since."""
         for here in self._open:
-            here.other.cut_next = True
+            here.other.cut_next = cutting
 
 
 class _Name:

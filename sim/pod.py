@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from dataclasses import replace
 
 from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
@@ -34,6 +35,10 @@ ENDED = ("stopped", "aborted")
 
 def _no_handler(event: Event) -> None:
     raise KeyError(event.type)
+
+
+def _broken_handler(event: Event) -> None:
+    raise RuntimeError(f"a fault lets the handler of {event.type} fail")
 
 
 class Pod(Caller[None]):
@@ -77,7 +82,9 @@ class Pod(Caller[None]):
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
         self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, gate=self.gate)
-        self._slow = self._slow_handling(seed, pace)
+        self._seed = seed
+        self._pace = pace
+        self._slow = self._slow_handling(pace) if place.once != "none" or pace != Pace() else None
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
         self._channel_bytes: dict[str, bytes] = {}
         self._thawed_state = ""
@@ -101,10 +108,8 @@ class Pod(Caller[None]):
             config_cache_invalidations_total=self.logic.invalidations,
         )
 
-    def _slow_handling(self, seed: int, pace: Pace) -> SlowHandling | None:
+    def _slow_handling(self, pace: Pace) -> SlowHandling:
         place = self._place
-        if place.once == "none" and pace == Pace():
-            return None
         return SlowHandling(
             number=self.number,
             deliveries=self._deliveries,
@@ -114,7 +119,7 @@ class Pod(Caller[None]):
             ttl_s=place.once_ttl_s,
             scope=f"{RUN_PREFIX}{place.run_id}:{self.service}",
             token=self.name,
-            seed=seed,
+            seed=self._seed,
             command=self._connections.command,
             pause=self._connections.pause,
             resume=self._connections.resume,
@@ -159,6 +164,25 @@ class Pod(Caller[None]):
         if self.state == "frozen":
             self._enter(self._thawed_state)
             self.gate.open()
+
+    # -- what faults change ------------------------------------------------------------------------------------
+
+    def slow(self, *, handler_ms: float, at_once: int) -> None:
+        """Let handlers take so long from now on, at most so many at a time; 0 and 0: as its pace says."""
+        pace = replace(self._pace, handler_ms=handler_ms, at_once=at_once) if handler_ms or at_once else self._pace
+        if self._slow is not None:
+            self._slow.change(pace)
+        elif pace != Pace():  # it stays until the pod ends: what is heard later may not be recorded before what waits there
+            self._slow = self._slow_handling(pace)
+
+    def fail(self, failing: bool) -> None:
+        """Let every handler raise from now on, or work again; a probe of the lab is heard all the same."""
+        handlers = dict.fromkeys(self.logic.handlers, _broken_handler) if failing else self.logic.handlers
+        self._handlers = {**handlers, PROBE: self._probe}
+
+    def skew(self, skew_ms: float) -> None:
+        """Put the wall clock ahead by so much; what is recorded does not come from it."""
+        self.node.skew_ns = int(skew_ms * 1e6)
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; False when time ran out."""

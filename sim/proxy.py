@@ -7,7 +7,8 @@ Rules
 -----
 1. What a read brought is written on at its arrival time, in order; without delay, at once.
 2. A *held* direction takes in bytes up to `HELD_BYTES` and then reads no more, so the sender's kernel buffers fill, as in a black hole.
-3. The end of one side is the end of the other, after what is under way; a reset is passed on as a reset.
+3. Of a direction that is slow at most some `UNDER_WAY_BYTES` are under way, as in the model: then too the sender's buffers fill.
+4. The end of one side is the end of the other, after what is under way; a reset is passed on as a reset.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sim.link import Link, LinkPlan
 
 READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
+UNDER_WAY_BYTES = 4_000_000
 CONNECT_TIMEOUT_S = 5.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
@@ -66,9 +68,10 @@ class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
 
 
 class Cut(msgspec.Struct, frozen=True, tag="cut"):
-    """Pass on half of the next read from the broker, then reset: a frame ends in its middle."""
+    """Pass on half of the next read from the broker, then reset: a frame ends in its middle. Or let be who had no read since."""
 
     ports: list[int]
+    cutting: bool
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
@@ -125,9 +128,12 @@ class Side(asyncio.BufferedProtocol):
         self.other: Side | None = None
         self.transport: asyncio.Transport | None = None
         self.cut_next = False
+        self._was_cut = False
         self._clockwork = clockwork
         self._buffer = bytearray(READ_BYTES)
         self._under_way: deque[bytes] = deque()
+        self._under_way_bytes = 0
+        self._stuck = False  # the other side does not keep up
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._ended: Exception | bool | None = None
@@ -156,28 +162,40 @@ class Side(asyncio.BufferedProtocol):
             self._write(data)
         else:
             self._under_way.append(data)
+            self._under_way_bytes += len(data)
+            if self._under_way_bytes >= UNDER_WAY_BYTES and self.transport is not None:
+                self.transport.pause_reading()
             self._clockwork.add(arrival_ns, self)
+
+    def _read_on(self) -> None:
+        """Read again, unless something still fills up."""
+        full = self._held or self._stuck or self._under_way_bytes >= UNDER_WAY_BYTES
+        if not full and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def release(self) -> None:
         """Pass on what was held, as far as the link allows."""
         held, self._held, self._held_bytes = self._held, deque(), 0
         for data in held:
             self._take(data)
-        if not self._held and self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+        self._read_on()
         self._pass_on_the_end()
 
     def pass_on(self) -> None:
         """Write the piece that is due."""
         if self._under_way:
-            self._write(self._under_way.popleft())
+            data = self._under_way.popleft()
+            self._under_way_bytes -= len(data)
+            self._write(data)
+            self._read_on()
             self._pass_on_the_end()
 
     def _write(self, data: bytes) -> None:
         other = self.other
-        if other is None or other.transport is None or other.transport.is_closing():
+        if other is None or other.transport is None or other.transport.is_closing() or self._was_cut:
             return
         if self.cut_next:
+            self._was_cut = True  # what is read until the reset would join the half to a frame that nobody sent
             other.transport.write(data[: max(1, len(data) // 2)])
             asyncio.get_running_loop().call_later(0.001, self.reset)  # after the half has left
         else:
@@ -186,13 +204,14 @@ class Side(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """Read no more from the other side: this one does not keep up."""
         if self.other is not None and self.other.transport is not None:
+            self.other._stuck = True
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on reading from the other side."""
-        other = self.other
-        if other is not None and other.transport is not None and not other._held and not other.transport.is_closing():
-            other.transport.resume_reading()
+        if self.other is not None:
+            self.other._stuck = False
+            self.other._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the other side too, after what is under way."""
@@ -253,7 +272,7 @@ class Proxy:
             return
         elif isinstance(order, Cut):
             if broker_side is not None:
-                broker_side.cut_next = True
+                broker_side.cut_next = order.cutting
         else:
             for side, plan in ((pod_side, order.to_broker), (broker_side, order.to_pod)):
                 if side is not None:

@@ -15,9 +15,8 @@ that stands twice in `publishes` counts once, with its best outcome. On a transp
 
 A **silent window** opens when the newest event was sent that the pod heard before its connection or its life ended (one
 connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
-The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, else **deaf**.
-A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it
-or a freeze began, and only before the drain: how all pods end after a run excuses nothing.
+The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, **cut-link** as
+far as a fault that loses what is on the pod's link explains it, else **deaf**. `sim.silence` has the rules.
 
 A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
 one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
@@ -35,6 +34,7 @@ import pandas as pd
 from sim.errors import RunFolderError
 from sim.lives import Life, Window, read_lives, read_ways
 from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
+from sim.silence import PodFault, read_windows
 from sim.tables import (
     FOREVER_NS,
     Array,
@@ -58,8 +58,6 @@ CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
 KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
 ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
-DOWN_GRACE_NS = 1_000_000_000
-CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
 
 
 class Copies(NamedTuple):
@@ -240,7 +238,7 @@ class _Index(NamedTuple):
     by_pod: Array
     bounds: Array
     cuts: dict[str, list[int]]
-    held: list[tuple[int, int, set[str]]]
+    faults: list[PodFault]
     hurt: list[Window]  # faults on the broker
     way: Array  # of each event: events of one way keep their order
     heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
@@ -259,7 +257,10 @@ def _make_index(run: Run) -> _Index:
     event_of = positions(key[row], deliveries["event"].to_numpy())
     proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
-    held = [(f["begin_ns"], f["end_ns"] or FOREVER_NS, set(f["target"].split(","))) for f in run.faults.to_dict("records")]
+    faults = [
+        PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(",")))
+        for f in run.faults.to_dict("records")
+    ]
     return _Index(
         row=np.append(row, np.int32(-1)),
         channel=np.append(codes_of(publishes["channel"])[0][row], -1),
@@ -272,8 +273,8 @@ def _make_index(run: Run) -> _Index:
         by_pod=by_pod,
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
-        held=held,
-        hurt=[Window(begin, end, "not-whole") for begin, end, names in held if "broker" in names],
+        faults=faults,
+        hurt=[Window(fault.begin_ns, fault.end_ns, "not-whole") for fault in faults if "broker" in fault.pods],
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
@@ -330,34 +331,17 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
 
 def silent_windows(run: Run, pod: int, way: int) -> list[Window]:
     """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.lives`."""
-    index, life, drain = run.index, run.lives[pod], run.phases.get("drain", (FOREVER_NS, 0))[0]
+    index, life = run.index, run.lives[pod]
     rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
     rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
-    received = np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows])
-    sent = index.sent_ns[index.event_of[rows]]
-    newest = np.maximum.accumulate(sent)
-    windows, since, joined, cause = [], None, 0, "deaf"
-    for at, state in zip(life.at_ns, life.states, strict=True):
-        last = int(np.searchsorted(received, at, side="right")) - 1
-        quiet = max(joined, int(newest[last])) if last >= 0 else joined
-        if state == "starting":
-            since, cause = at, "deaf"
-        elif state == "subscribed":
-            windows += [Window(since, at, cause)] if since is not None else []
-            if since is not None or not joined:  # else its publishing connection came or went, and it heard all the time
-                joined = at
-            since = None
-        elif state == "disconnected" and since is None:
-            cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in index.cuts.get(life.pod, ()))
-            since, cause = quiet, "cut" if cut else "deaf"
-        elif since is not None and state != "disconnected":
-            windows, since = [*windows, Window(since, at, cause)], None
-        elif state != "disconnected" and at < drain:
-            grace = DOWN_GRACE_NS + int(received[last] - sent[last] if last >= 0 else 0)
-            held = [(begin, end) for begin, end, names in index.held if life.pod in names] + list(life.freezes)
-            begins = [begin for begin, end in held if begin <= at and end >= quiet]
-            windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
-    return windows + ([Window(since, FOREVER_NS, cause)] if since is not None else [])
+    return read_windows(
+        life,
+        received_ns=np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows]),
+        sent_ns=index.sent_ns[index.event_of[rows]],
+        cuts_ns=index.cuts.get(life.pod, ()),
+        faults=[fault for fault in index.faults if life.pod in fault.pods],
+        drain_ns=run.phases.get("drain", (FOREVER_NS, 0))[0],
+    )
 
 
 def _story(run: Run, event: str) -> str:

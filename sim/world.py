@@ -70,6 +70,15 @@ class PodControl(Protocol):
     async def start(self) -> None:
         """Start it anew; nothing when it runs."""
 
+    async def slow(self, *, handler_ms: float, at_once: int) -> None:
+        """Let its handlers take so long, at most so many at a time, until told otherwise; 0 and 0: as its service's settings say."""
+
+    async def fail(self, failing: bool) -> None:
+        """Let its handlers raise, until told otherwise."""
+
+    async def skew(self, skew_ms: float) -> None:
+        """Put its wall clock ahead by so much (negative: behind), until told otherwise; time does not pass at another speed."""
+
 
 class LinkControl(Protocol):
     """Make the links between pods and broker bad; pods by their numbers."""
@@ -83,8 +92,8 @@ class LinkControl(Protocol):
     async def reset(self, pods: Sequence[int]) -> None:
         """Reset the open connections of these pods, on both sides."""
 
-    async def cut(self, pods: Sequence[int]) -> None:
-        """End the open connections of these pods in the middle of what the broker sends next."""
+    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
+        """End the open connections of these pods in the middle of what the broker sends next; or let be those that heard nothing since."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 
 from sim.address import Address
 from sim.brokers import open_broker
-from sim.clock import now_ns
+from sim.clock import NS_PER_S, now_ns
 from sim.errors import BrokerError
 from sim.link import LinkPlan
 from sim.links import Links, ModelLinks, ProxyLinks
@@ -171,12 +171,45 @@ def test_a_cut_ends_a_frame_in_its_middle(play: Ground) -> None:
         wire, lost = await connected(links.address(0))
         await wire.command("SET", "k", "x" * 1000)
         read: list[bytes] = []
-        await links.cut([0])
+        await links.cut([0], True)
         wire.on_read = read.append
         assert wire.transport is not None
         wire.transport.write(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
         await until(lambda: lost)
         assert 0 < len(b"".join(read)) < 1000
+
+    play(scene)
+
+
+def test_what_comes_after_a_cut_is_not_joined_to_its_half(play: Ground) -> None:
+    """Else a reader would take the next frame's bytes for the rest of the first."""
+
+    async def scene(links: Links, broker: Any) -> None:
+        wire, lost = await connected(links.address(0))
+        publisher, _ = await connected(broker.address)
+        read: list[bytes] = []
+        wire.on_read = read.append
+        assert wire.transport is not None
+        wire.transport.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n")
+        await until(lambda: read)
+        read.clear()
+        await links.cut([0], True)
+        for number in range(20):
+            await publisher.command("PUBLISH", "c", str(number) * 100)
+        await until(lambda: lost)
+        whole = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$100\r\n" + b"0" * 100 + b"\r\n"
+        assert whole.startswith(b"".join(read)), "half of the first message at most, and nothing of the others"
+
+    play(scene)
+
+
+def test_a_connection_that_heard_nothing_while_a_cut_was_on_lives_on(play: Ground) -> None:
+    async def scene(links: Links, broker: Any) -> None:
+        wire, lost = await connected(links.address(0))
+        await links.cut([0], True)
+        await links.cut([0], False)
+        assert await wire.command("PING") == b"PONG"
+        assert lost == []
 
     play(scene)
 
@@ -211,6 +244,29 @@ def test_the_proxy_passes_megabytes_unchanged_and_ends_with_its_owner(tmp_path: 
 
     with open_broker("embedded") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
         assert not psutil.pid_exists(runner.run(scene(broker)))
+
+
+@pytest.mark.broker
+def test_a_slow_link_takes_in_no_more_than_its_window_and_passes_all_on(tmp_path: Path) -> None:
+    """What does not fit waits at the broker, where buffers have limits."""
+    size = 60_000_000  # more than the window and the kernel's buffers on both sides of the proxy
+
+    async def scene(broker: Any) -> None:
+        links = await ProxyLinks.open(broker.address, pods=1, folder=tmp_path, seed=1)
+        wire, _ = await connected(links.address(0))
+        before = psutil.Process(links.pid).memory_info().rss
+        await (await connected(broker.address))[0].command("SET", "k", "x" * size)
+        await links.shape([0], to_broker=FREE, to_pod=LinkPlan(delay_ns=2 * NS_PER_S))
+        answer = asyncio.ensure_future(wire.command("GET", "k"))
+        await asyncio.wait([answer], timeout=1.5)
+        assert not answer.done()
+        assert psutil.Process(links.pid).memory_info().rss - before < size / 2
+        await links.shape([0], to_broker=FREE, to_pod=FREE)
+        assert len(await answer) == size
+        await links.close()
+
+    with open_broker("embedded") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+        runner.run(scene(broker))
 
 
 @pytest.mark.broker

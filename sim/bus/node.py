@@ -50,6 +50,11 @@ class BusNode:
         The upper parts of its event keys.
     wall_offset_ns
         Wall clock minus `now_ns`, for the envelope's timestamp.
+
+    Attributes
+    ----------
+    skew_ns
+        How far the wall clock is ahead of the true time. Nothing but the envelope's timestamp is read from it.
     """
 
     def __init__(self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int) -> None:
@@ -58,6 +63,7 @@ class BusNode:
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
         self._sequence = 0
         self._wall_offset_ns = wall_offset_ns
+        self.skew_ns = 0
 
     @property
     def due_ns(self) -> int | None:
@@ -99,7 +105,7 @@ class BusNode:
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
-        timestamp = iso_timestamp(now_ns + self._wall_offset_ns)
+        timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
             payload = encode(event)

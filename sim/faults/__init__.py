@@ -19,12 +19,23 @@ from sim.faults.broker_freeze import BrokerFreeze
 from sim.faults.broker_slow import BrokerSlow
 from sim.faults.broker_stop import BrokerStop
 from sim.faults.buffer_limit import BufferLimit
+from sim.faults.clock_skew import ClockSkew
 from sim.faults.connections_refused import ConnectionsRefused
+from sim.faults.handler_error import HandlerError
 from sim.faults.keys_lost import KeysLost
 from sim.faults.link_blackhole import LinkBlackhole
+from sim.faults.link_cut import LinkCut
+from sim.faults.link_reset import LinkReset
+from sim.faults.link_slow import LinkSlow
+from sim.faults.partition import Partition
+from sim.faults.pod_freeze import PodFreeze
 from sim.faults.pod_kill import PodKill
+from sim.faults.pod_start_in_outage import PodStartInOutage
+from sim.faults.pod_stop import PodStop
 from sim.faults.publishers_cut import PublishersCut
 from sim.faults.reconnect_stampede import ReconnectStampede
+from sim.faults.rolling_restart import RollingRestart
+from sim.faults.slow_handler import SlowHandler
 from sim.faults.subscribers_cut import SubscribersCut
 
 Fault = (
@@ -34,12 +45,23 @@ Fault = (
     | BrokerSlow
     | BrokerStop
     | BufferLimit
+    | ClockSkew
     | ConnectionsRefused
+    | HandlerError
     | KeysLost
     | LinkBlackhole
+    | LinkCut
+    | LinkReset
+    | LinkSlow
+    | Partition
+    | PodFreeze
     | PodKill
+    | PodStartInOutage
+    | PodStop
     | PublishersCut
     | ReconnectStampede
+    | RollingRestart
+    | SlowHandler
     | SubscribersCut
 )
 FAULTS: dict[str, Callable[..., Fault]] = {
@@ -49,11 +71,22 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "broker_slow": BrokerSlow,
     "broker_stop": BrokerStop,
     "buffer_limit": BufferLimit,
+    "clock_skew": ClockSkew,
     "connections_refused": ConnectionsRefused,
+    "handler_error": HandlerError,
     "keys_lost": KeysLost,
     "link_blackhole": LinkBlackhole,
+    "link_cut": LinkCut,
+    "link_reset": LinkReset,
+    "link_slow": LinkSlow,
+    "partition": Partition,
+    "pod_freeze": PodFreeze,
     "pod_kill": PodKill,
+    "pod_start_in_outage": PodStartInOutage,
+    "pod_stop": PodStop,
     "publishers_cut": PublishersCut,
     "reconnect_stampede": ReconnectStampede,
+    "rolling_restart": RollingRestart,
+    "slow_handler": SlowHandler,
     "subscribers_cut": SubscribersCut,
 }

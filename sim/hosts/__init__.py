@@ -15,31 +15,12 @@ from sim.hosts.inline import Counts, InlineHost
 from sim.load import Reads, Schedule
 
 
-class PodControl(Protocol):
-    """Hurt and mend one pod."""
-
-    async def kill(self) -> None:
-        """End it at once, as on SIGKILL; nothing when it does not run."""
-
-    async def freeze(self) -> None:
-        """Let it stand still, as on SIGSTOP; nothing when it does not run."""
-
-    async def thaw(self) -> None:
-        """Let it go on; nothing when it does."""
-
-    async def stop(self, *, grace_s: float) -> None:
-        """End it as on SIGTERM, and kill it after the grace period."""
-
-    async def start(self) -> None:
-        """Start it anew; nothing when it runs."""
-
-
 class Host(Protocol):
     """Hold some pods of the fleet."""
 
     @property
     def containers(self) -> Mapping[str, Container]:
-        """Pod name -> where it runs; each is a `PodControl`."""
+        """Pod name -> where it runs; each is a `world.PodControl`."""
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""
@@ -72,6 +53,6 @@ class Host(Protocol):
         """Start the sampled lag anew."""
 
 
-__all__ = ["HOSTS", "Counts", "Host", "PodControl"]
+__all__ = ["HOSTS", "Counts", "Host"]
 
 HOSTS: dict[str, type[InlineHost]] = {"inline": InlineHost}

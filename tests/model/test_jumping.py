@@ -170,6 +170,22 @@ def test_a_series_is_as_good_as_timers(calls: list[int], timers: list[int], that
     assert after - before >= len(calls)
 
 
+def test_series_of_one_nanosecond_run_in_the_order_in_which_they_were_set() -> None:
+    """Also when the first was interrupted before: two messages of one connection may arrive at the same time, by jitter, in order."""
+    fired: list[str] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        loop.series([(START_NS + 1, 0, fired.append, "first at 1"), (START_NS + 9, 1, fired.append, "first at 9")])
+        loop.series([(START_NS + 5, 0, fired.append, "second at 5"), (START_NS + 9, 1, fired.append, "second at 9")])
+        loop.at_ns(START_NS + 9, fired.append, "timer at 9")
+        await asyncio.sleep(1)
+
+    run(scene())
+    assert fired == ["first at 1", "second at 5", "first at 9", "second at 9", "timer at 9"]
+
+
 def test_a_display_is_not_kept_waiting_by_series_of_thousands() -> None:
     asides: list[int] = []
 

@@ -1,0 +1,30 @@
+"""Some services cannot reach the broker, the others can: each side goes on with a truth of its own."""
+
+from __future__ import annotations
+
+from sim.occasion import Occasion
+from sim.world import World
+
+
+class Partition(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="partition"):
+    """Reset the connections of some pods, and refuse new ones until the fault ends.
+
+    Attributes
+    ----------
+    pods
+        Names of pods or services that are cut off; empty = all.
+    """
+
+    pods: tuple[str, ...] = ()
+
+    needs = ("links",)
+
+    async def begin(self, world: World) -> None:
+        """Cut them off."""
+        assert world.links is not None
+        await world.links.refuse(world.numbers(self.pods), True)
+
+    async def end(self, world: World) -> None:
+        """Let them in again."""
+        assert world.links is not None
+        await world.links.refuse(world.numbers(self.pods), False)
