@@ -112,7 +112,7 @@ def run_fidelity(
     Parameters
     ----------
     scenarios
-        Names or files; by default every built-in one.
+        Names or files; by default every built-in one that both grounds can run.
     repeats
         Pairs of runs of each scenario, with the scenario's seed and the ones after it.
     model_on
@@ -131,7 +131,7 @@ def run_fidelity(
         raise UsageError(f"--repeats {repeats}: give 1 to {MAX_REPEATS}")
     if model_on.partition(":")[0] != MODEL:
         raise UsageError(f"--on {model_on}: the model is compared with the embedded server; give model or model:FILE")
-    loaded = [shortened(load_scenario(name, settings=tuple(settings))) for name in scenarios or built_in()]
+    loaded = [shortened(load_scenario(name, settings=tuple(settings))) for name in scenarios or on_both_grounds()]
     pairs, about = [], {}
     with tempfile.TemporaryDirectory(prefix="buslab-fidelity-") as folder:
         for scenario in loaded:
@@ -145,6 +145,11 @@ def run_fidelity(
                 pair = Pair(scenario.name, seed, sides[MODEL], sides[EMBEDDED])
                 pairs.append(Pair(pair.scenario, pair.seed, pair.model, pair.embedded, sentence(pair)))
     return Fidelity(model_on, tuple(pairs), about)
+
+
+def on_both_grounds() -> list[str]:
+    """Return the built-in scenarios that one server can run: a failover needs a cluster."""
+    return [name for name in built_in() if not any("failover" in fault.needs for fault in load_scenario(name).faults)]
 
 
 def shortened(scenario: Scenario) -> Scenario:

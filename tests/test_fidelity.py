@@ -18,6 +18,7 @@ from sim.fidelity import (
     Side,
     fidelity_table,
     measure,
+    on_both_grounds,
     run_fidelity,
     sentence,
     shortened,
@@ -26,7 +27,7 @@ from sim.fidelity import (
 )
 from sim.results import open_run
 from sim.run import run_scenario
-from sim.scenario import load_scenario
+from sim.scenario import built_in, load_scenario
 
 SIDE = Side(
     intended_calls=100,
@@ -133,3 +134,7 @@ def test_the_model_is_compared_as_it_runs_alone(tmp_path: Path) -> None:
     one, other = (measure(open_run(run_scenario(scenario, on="model", out=tmp_path / str(n)))) for n in range(2))
     assert str(one) == str(other)
     assert math.isnan(one.host_cpu)
+
+
+def test_by_default_every_scenario_is_compared_that_one_server_can_run() -> None:
+    assert set(built_in()) - set(on_both_grounds()) == {"broker_failover"}
