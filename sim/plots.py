@@ -128,9 +128,9 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
         repeated.append(int((again & (service == n)).sum()) / events if events else 0.0)
         pods.append(sum(life.service == name for life in run.lives))
     at = np.arange(len(services))
-    ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="handled, heard for the first time")
-    ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="handled, heard again by the same pod")
-    ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods of the service")
+    ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="first time")
+    ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="again")
+    ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods")
     for x, value in zip(at, np.add(first, repeated), strict=True):
         ax.annotate(f"{value:.4g}", (x, value / 2), ha="center", va="center")
     ax.set_xticks(at, services, rotation=20, ha="right")

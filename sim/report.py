@@ -9,6 +9,7 @@ import base64
 import io
 import os
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ OPENINGS = {
 }
 FIGURE_INCHES = (7.4, 4.8)
 DOTS_PER_INCH = 130
+TITLE_LETTERS = 70  # of a line
 
 
 def write_report(run: Run, verdict: Verdict) -> Path:
@@ -109,14 +111,15 @@ def _figures(run: Run) -> Iterator[dict[str, str]]:
     for draw in plots.FIGURES + (outage_plots.FIGURES if len(run.faults) else ()):
         figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
         try:
-            ax = draw(run, figure.subplots())
+            title = (ax := draw(run, figure.subplots())).get_title()
+            ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
         except Exception as error:  # one figure less must not cost the page
             yield {"png": "", "alt": f"{draw.__name__} could not be drawn: {type(error).__name__}: {error}"}
         else:
             purpose = (draw.__doc__ or "").splitlines()[0]
-            yield {"png": base64.b64encode(file.getvalue()).decode(), "alt": f"{ax.get_title()}. {purpose}"}
+            yield {"png": base64.b64encode(file.getvalue()).decode(), "alt": f"{title}. {purpose}"}
 
 
 def _books(verdict: Verdict) -> list[tuple[str, str, str]]:

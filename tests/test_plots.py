@@ -77,7 +77,7 @@ def test_copies_per_event_stand_beside_the_pods(plan: RunFolder) -> None:
     ax = plots.copies_per_event(open_run(plan.write()), axes())
     assert [text.get_text() for text in ax.get_xticklabels()] == ["api", "web"]
     assert [round(float(bar.get_height()), 3) for bar in ax.patches] == [1.0, 2.99, 0.01, 0.0]
-    assert list(lines(ax)["pods of the service"]) == [1, 3]
+    assert list(lines(ax)["pods"]) == [1, 3]
     assert "1 copy is heard again" in ax.get_title()
 
 
