@@ -71,16 +71,20 @@ class PodsDriver:
             if self._next == len(at_ns) or at_ns[self._next] > now:
                 break
             row = self._next
+            self._tick_until(at_ns[row])  # what was due before this call leaves without it, however late this loop is
             self._next += 1
             container = containers[self._pod[row]]
             if container.pod.state not in AWAY and not container.stopping:
                 self._make(container, row)
             elif container.frozen:
                 container.pod.gate.then(partial(self._make_late, container, row))
-        while self._due and self._due[0][0] <= now:
-            pod = containers[heapq.heappop(self._due)[1]].pod
-            pod.gate.then(pod.tick)  # does nothing when that batch left because it was full
+        self._tick_until(now)
         self._arm()
+
+    def _tick_until(self, at_ns: int) -> None:
+        while self._due and self._due[0][0] <= at_ns:
+            pod = self._containers[heapq.heappop(self._due)[1]].pod
+            pod.gate.then(pod.tick)  # does nothing when that batch left because it was full
 
     def _make(self, container: Container, row: int) -> None:
         pod, kind, at_ns = container.pod, self._kinds[self._kind[row]], self._at_ns[row]

@@ -61,13 +61,18 @@ class ContainerBroker:
         await asyncio.to_thread(self._start)
 
     async def freeze(self) -> None:
-        """Freeze every process of the container; its connections stay open."""
-        with asking("cannot pause the broker's container"):
-            await asyncio.to_thread(self._container.pause)
+        """Freeze every process of the container; its connections stay open. Nothing when it is frozen or does not run."""
+        await asyncio.to_thread(self._freeze)
 
     async def thaw(self) -> None:
         """Let a frozen container go on; nothing when it is not frozen."""
         await asyncio.to_thread(self._thaw)
+
+    def _freeze(self) -> None:
+        with asking("cannot pause the broker's container"):
+            self._container.reload()
+            if self._container.status == "running":
+                self._container.pause()
 
     def _kill(self) -> None:
         with asking("cannot kill the broker's container"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 import test_transports as contract
+from scenes import Ground
 from transport_ends import Ends, Log, ends
 
 from sim.address import Address
@@ -65,8 +66,8 @@ def client_names(broker: ClusterBroker) -> list[int]:
 
 @both_kinds
 @pytest.mark.parametrize("keeps", KEPT, ids=lambda test: test.__name__)
-def test_the_contract_is_kept_on_a_cluster(keeps: Any, transport: Transport, broker: ClusterBroker, run_async: Run) -> None:
-    keeps(transport, broker.address, run_async)
+def test_the_contract_is_kept_on_a_cluster(keeps: Any, transport: Transport, broker: ClusterBroker) -> None:
+    keeps(transport, Ground(broker))
 
 
 def test_every_node_takes_a_classic_event_and_passes_it_to_subscribers_of_every_other(broker: ClusterBroker, run_async: Run) -> None:
