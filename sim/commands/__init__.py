@@ -1,0 +1,38 @@
+"""The commands of `buslab`, one file each.
+
+A member is a file with one click command of its name, thin: it calls one function that a notebook can call with the same name, and
+imports it where it is used, so that --help stays quick. To add one: write ``sim/commands/<name>.py`` and list it in `COMMANDS`. What
+several print or refuse alike is in `sim.printing`. A command returns its exit code.
+"""
+
+from __future__ import annotations
+
+import click
+
+from sim.commands.audit import audit
+from sim.commands.bench import bench
+from sim.commands.calibrate import calibrate
+from sim.commands.check import check
+from sim.commands.fidelity import fidelity
+from sim.commands.grounds import grounds
+from sim.commands.image import image
+from sim.commands.list import list_
+from sim.commands.pod import pod
+from sim.commands.report import report
+from sim.commands.run import run
+from sim.commands.story import story
+
+COMMANDS: dict[str, click.Command] = {
+    "run": run,
+    "check": check,
+    "report": report,
+    "story": story,
+    "list": list_,
+    "bench": bench,
+    "calibrate": calibrate,
+    "fidelity": fidelity,
+    "grounds": grounds,
+    "image": image,
+    "audit": audit,
+    "pod": pod,
+}

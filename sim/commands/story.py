@@ -1,0 +1,20 @@
+"""Tell one event's life."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.printing import RUN_ARGUMENT
+
+
+@click.command()
+@RUN_ARGUMENT
+@click.argument("event")
+def story(run: Path, event: str) -> int:
+    """Tell what happened to one EVENT (its id), station by station."""
+    from sim.results import open_run
+
+    click.echo(str(open_run(run).story(event)))
+    return 0
