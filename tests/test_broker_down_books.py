@@ -142,7 +142,6 @@ def test_missing_copies_equal_what_raw_witnesses_and_publishers_imply(witnessed:
 
 def test_what_the_broker_took_the_raw_subscribers_heard(witnessed: Witnessed) -> None:
     """What was acknowledged once they were back is in their account: the broker had the copies that deaf pods lost."""
-    end_ns = int(witnessed.run.faults["end_ns"].iloc[0])
     begin_ns = int(witnessed.run.faults["begin_ns"].iloc[0])  # after it only a new server takes a subscription
     back_ns = max(min(at for at in one["raw_subscribed_ns"] if at > begin_ns) for one in witnessed.heard)
     rows = witnessed.run.publishes
