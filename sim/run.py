@@ -279,9 +279,11 @@ class _Run:
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            self.info["recovered"] = True
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
+            self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:

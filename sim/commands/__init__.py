@@ -17,6 +17,7 @@ from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
+from sim.commands.matrix import matrix
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
@@ -28,6 +29,7 @@ COMMANDS: dict[str, click.Command] = {
     "report": report,
     "story": story,
     "list": list_,
+    "matrix": matrix,
     "bench": bench,
     "calibrate": calibrate,
     "fidelity": fidelity,
