@@ -152,10 +152,10 @@ class JournalRecorder(Recorder):
         self._words = JournalFile(here / WORDS)
         tables = {table: JournalTable(table, here, self._words) for table in TABLES if table != "deliveries"}
         self.under_way = {t: JournalTable(t, here, self._words, name=UNDER_WAY + t) for t in ("publishes", "calls", "deliveries")}
-        self.tables = {**tables}
+        self.tables = dict(tables)
         self.journal = JournalDeliveries(pods, JournalTable("deliveries", here, self._words))
         self.deliveries = self.journal
-        self._files = (*tables.values(), *self.under_way.values(), self.journal.rows, self._words)
+        self._files: tuple[JournalTable | JournalFile, ...] = (*tables.values(), *self.under_way.values(), self.journal.rows, self._words)
 
     def rows(self, table: str) -> int:
         """Return how many rows of a table were recorded so far."""
