@@ -61,6 +61,8 @@ class Hosted:
         self._writer = writer
         self._scenario = msgspec.convert(hold.scenario, Scenario)
         self._pods = sorted(hold.publishers)
+        self._schedule = self._scenario.schedule().of_pods(self._pods)  # now: later it would hold up pods that connect
+        self._reads = self._scenario.reads().of_pods(self._pods)
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         names = [name for name, _ in self._scenario.pods()]
@@ -147,8 +149,7 @@ class Hosted:
         elif isinstance(order, Drive):
             await self._drive(order)
         elif isinstance(order, Read):
-            reads = self._scenario.reads().of_pods(self._pods).since(order.since_ns - order.zero_ns)
-            host.read(reads, zero_ns=order.zero_ns)
+            host.read(self._reads.since(order.since_ns - order.zero_ns), zero_ns=order.zero_ns)
         elif isinstance(order, Settle):
             await host.settle(timeout_s=order.timeout_s)
             self._say(Answer(order.id))
@@ -163,6 +164,8 @@ class Hosted:
     async def _start(self, hold: Hold) -> None:
         for told in hold.told:
             await self._tell(told)
+        gc.collect()
+        gc.freeze()  # as the run does: what is alive now stays
         try:
             await self._host.start(timeout_s=hold.timeout_s, patient=hold.patient)
         except BuslabError as error:
@@ -171,9 +174,7 @@ class Hosted:
         self._say(Answer(hold.id, ports={name: c.port for name, c in self._host.containers.items() if c.port}))
 
     async def _drive(self, order: Drive) -> None:
-        schedule = self._scenario.schedule().of_pods(self._pods).since(order.since_ns - order.zero_ns)
-        gc.collect()
-        gc.freeze()  # as the run does: what is alive now stays
+        schedule = self._schedule.since(order.since_ns - order.zero_ns)
         await self._host.drive(schedule, zero_ns=order.zero_ns, end_ns=order.end_ns, payload_bytes=self._scenario.load.payload_bytes)
         self._say(self._how_far())
         self._say(Answer(order.id))
