@@ -50,7 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "channel": "name",  # event type, without the channel prefix
         "publisher": "name",  # who sent it; one publisher = one connection = one sequence
         "items": "uint32",  # calls of the application that this event carries; 0 for a probe
-        "bytes": "uint32",  # encoded size of the envelope
+        "bytes": "uint32",  # encoded size of the envelope; 0 where its process was killed before it was encoded
         "first_item_ns": "int64",  # intended time of its oldest item
         "items_wait_ns": "int64",  # sum over its items of (intended_ns - the item's intended time)
         "intended_ns": "int64",  # when the schedule (or the batcher's rule) meant it to be sent
@@ -85,7 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
     "pods": {
         "pod": "name",
         "service": "name",
-        "host": "name",
+        "host": "name",  # the process that holds it, as in `hosts`
         "channels": "name",  # event types it is meant to hear, comma-separated
         "at_ns": "int64",
         "state": "name",  # see POD_STATES
@@ -105,7 +105,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "hosts": {
         "at_ns": "int64",
-        "host": "name",  # a process that holds pods, or the load generator
+        "host": "name",  # a process that holds pods (see `sim.hosts`), the load generator, or, beside processes of pods, the run itself
         "cpu_ns": "int64",  # processor time of the process since it started
         "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
     },
