@@ -17,8 +17,8 @@ from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
-from sim.commands.notebooks import notebooks
 from sim.commands.matrix import matrix
+from sim.commands.notebooks import notebooks
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
