@@ -18,6 +18,7 @@ from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
 from sim.commands.matrix import matrix
+from sim.commands.notebooks import notebooks
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
@@ -36,5 +37,6 @@ COMMANDS: dict[str, click.Command] = {
     "grounds": grounds,
     "image": image,
     "audit": audit,
+    "notebooks": notebooks,
     "pod": pod,
 }
