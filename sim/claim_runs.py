@@ -29,7 +29,7 @@ from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, Us
 from sim.process import Child, asked_to_end, interruptible
 from sim.results import open_run
 from sim.run import run_scenario
-from sim.run_folder import point_latest_to, runs_folder
+from sim.run_folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario import load_scenario
 
 FORMAT = 1
@@ -163,10 +163,8 @@ def _why(trial: Trial) -> str:
 
 
 def _make_folder(out: Path | None) -> Path:
-    folder = out or runs_folder() / "claims" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    folder = empty_folder(out or runs_folder() / "claims" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
         folder.mkdir(parents=True, exist_ok=True)
         if out is None:
             point_latest_to(folder)

@@ -97,9 +97,14 @@ def run_scenario(
     virtual = on.partition(":")[0] == "model"
     if virtual and scenario.load.driver != "pods":  # Locust lives in real time
         scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
+    notes = []
+    if virtual and scenario.hosts.kind != "inline":
+        scenario = replace(scenario, hosts=replace(scenario.hosts, kind="inline"))
+        notes.append("virtual time is that of one process: hosts.kind = 'local' was not used")
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
+    one.info["notes"] += notes
     if not in_a_loop():
         one.run_here()
         return folder
@@ -279,9 +284,11 @@ class _Run:
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            self.info["recovered"] = True
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
+            self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
@@ -324,6 +331,7 @@ class _Run:
             if self._links is not None:
                 last_first.push_async_callback(self._links.close)
             last_first.push_async_callback(self._leave_nothing, fleet, sampler)
+            last_first.push_async_callback(fleet.host.close)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:

@@ -22,7 +22,11 @@ def runs_folder() -> Path:
 
 def free_folder(scenario: Scenario, out: Path | None) -> Path:
     """Return the run folder to make; one that holds anything is refused."""
-    folder = out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    return empty_folder(out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
+
+
+def empty_folder(folder: Path) -> Path:
+    """Return a folder that results may go to; one that holds anything is refused."""
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")

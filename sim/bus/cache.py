@@ -106,6 +106,10 @@ class ConfigSubscriber:
         cache.put(key, now_ns)
         return now_ns, False
 
+    def forget(self) -> None:
+        """Drop every copy: what was missed while nobody listened is not known. It is no invalidation that was carried out."""
+        self.templates, self.providers = LruCache(self.templates.limit), LruCache(self.providers.limit)
+
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""
         self.templates.delete(f"{TEMPLATES}{event.data['templateId']}")

@@ -18,6 +18,7 @@ from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
+from sim.commands.matrix import matrix
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
@@ -29,6 +30,7 @@ COMMANDS: dict[str, click.Command] = {
     "report": report,
     "story": story,
     "list": list_,
+    "matrix": matrix,
     "bench": bench,
     "calibrate": calibrate,
     "fidelity": fidelity,
