@@ -3,8 +3,7 @@
 Rules
 -----
 1. Trials that several claims share run once.
-2. Trials on the model run `jobs` at a time, in processes of their own; those on a real server one after another with nothing beside
-   them, as they measure time.
+2. Trials on the model run `jobs` at a time; those on a real server one after another with nothing beside them, as they measure time.
 3. A trial that fails makes its claims unknown, with the reason; the others go on.
 4. Interrupted, what was finished is judged and written, marked; then the interruption goes on.
 """
@@ -13,33 +12,25 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.checkers import judge, write_verdict
+from sim.cells import Cell, Outcome, run_cells
 from sim.checkers.verdict import finite
 from sim.claims import CLAIMS, Claim, Finding, Trial, find
 from sim.claims.claim import MODEL, Evidence, read_evidence
 from sim.clock import utc_now
-from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, UsageError, did_you_mean
-from sim.process import Child, asked_to_end, interruptible
-from sim.results import open_run
-from sim.run import run_scenario
+from sim.errors import BuslabError, RecordError, UsageError, did_you_mean
 from sim.run_folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario import load_scenario
 
 FORMAT = 1
-MAX_JOBS = 16
-CHILDREN_FROM = 5  # trials on the model: for fewer the start of a process takes longer than they do
-POLL_S = 0.05
-ERROR = "error.txt"
-EXTRA_S = {"model": 0.0, "embedded": 2.5, "cluster": 5.0}  # of a run beside its load
+MAX_JOBS = 64
+EXTRA_S = {"embedded": 3.0, "cluster": 6.0}  # of a real run beside its load
 LOCUST_S = 3.0
-MODEL_S = 0.8  # of a trial on the model
+MODEL_S = 1.0  # of a trial on the model
 
 
 @dataclass(frozen=True)
@@ -51,13 +42,23 @@ class Job:
     folder: Path
 
     @property
+    def is_virtual(self) -> bool:
+        """Whether it runs on the model."""
+        return self.on.partition(":")[0] == MODEL
+
+    @property
     def about_s(self) -> float:
         """About how long it takes."""
-        kind = self.on.partition(":")[0]
-        if kind == MODEL:
+        if self.is_virtual:
             return MODEL_S
         load = load_scenario(self.trial.scenario, settings=self.trial.settings).load
-        return load.warm_up_s + load.run_s + EXTRA_S.get(kind, 3.0) + (LOCUST_S if load.driver == "locust" else 0.0)
+        more_s = EXTRA_S.get(self.on.partition(":")[0], 4.0) + (LOCUST_S if load.driver == "locust" else 0.0)
+        return load.warm_up_s + load.run_s + more_s
+
+    @property
+    def cell(self) -> Cell:
+        """What to run."""
+        return Cell(self.folder.name, load_scenario(self.trial.scenario, settings=self.trial.settings), self.on)
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,12 @@ def run_claims(
     folder = _make_folder(out)
     plans = _plan(chosen, on=on, folder=folder)
     work = list({job.folder: job for plan in plans.values() for job in plan.values()}.values())
-    state = "interrupted"
+    state, errors = "interrupted", dict[str, str]()
     try:
-        _run_all(work, folder=folder, jobs=jobs, progress=progress)
+        _run_all(work, folder=folder, jobs=jobs, errors=errors, progress=progress)
         state = "complete"
     finally:
-        answers = Answers(folder, on, tuple(_answer(number, plans[number]) for number in plans), left_out, state)
+        answers = Answers(folder, on, tuple(_answer(number, plans[number], errors) for number in plans), left_out, state)
         _write_json(answers)
     return answers
 
@@ -187,94 +188,35 @@ def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[st
     return plans
 
 
-def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, progress: Callable[[str], None]) -> None:
-    virtual = [job for job in work if job.on.partition(":")[0] == MODEL]
-    real = [job for job in work if job not in virtual]
-    done = _Progress(work, jobs=jobs, told=progress)
-    if jobs > 1 and len(virtual) >= CHILDREN_FROM:
-        _run_in_children(virtual, folder=folder, jobs=jobs, done=done)
-        virtual = []
-    for job in [*virtual, *real]:
-        done.begins(job)
-        run_job(job)
-        done.ended(job)
+def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], progress: Callable[[str], None]) -> None:
+    """Run everything, and note the error of each run folder that has one."""
+    left = {job.folder.name: job.about_s / (jobs if job.is_virtual else 1) for job in work}
+
+    def told(outcome: Outcome) -> None:
+        name = outcome.cell.key
+        del left[name]
+        errors.update({name: outcome.error} if outcome.error else {})
+        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.cell.scenario.name} on {outcome.cell.on}"
+        rest = f", about {sum(left.values()):.0f} s left" if left else ""
+        progress(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
+
+    progress(f"{len(work)} runs, about {sum(left.values()):.0f} s")
+    for virtual, at_once in ((True, jobs), (False, 1)):
+        for _ in run_cells([job.cell for job in work if job.is_virtual is virtual], out=folder, jobs=at_once, told=told):
+            pass
 
 
-class _Progress:
-    """Tell after each trial how many there are, and about how long the rest takes."""
-
-    def __init__(self, work: Sequence[Job], *, jobs: int, told: Callable[[str], None]) -> None:
-        self._left = {job.folder: job.about_s / (jobs if job.on.partition(":")[0] == MODEL else 1) for job in work}
-        self._many, self._told = len(work), told
-
-    def begins(self, job: Job) -> None:
-        if job.on.partition(":")[0] != MODEL:
-            self._told(f"{job.folder.name}: {job.trial.scenario} on {job.on}, about {job.about_s:.0f} s")
-
-    def ended(self, job: Job) -> None:
-        del self._left[job.folder]
-        word = "failed" if (job.folder / ERROR).exists() else "done"
-        rest = f", about {sum(self._left.values()):.0f} s left" if self._left else ""
-        self._told(f"{job.folder.name}: {word}; {self._many - len(self._left)} of {self._many} runs{rest}")
-
-
-def run_job(job: Job) -> None:
-    """Run and judge one trial; what goes wrong is written into its folder, but for an interruption."""
-    try:
-        run_scenario(load_scenario(job.trial.scenario, settings=job.trial.settings), on=job.on, out=job.folder)
-        run = open_run(job.folder)
-        write_verdict(run, judge(run))
-    except Interrupted:
-        raise
-    except Exception as error:
-        job.folder.mkdir(exist_ok=True)
-        text = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
-        (job.folder / ERROR).write_text(text + "\n", "utf-8")
-
-
-def _run_in_children(work: Sequence[Job], *, folder: Path, jobs: int, done: _Progress) -> None:
-    """Let processes share the trials: each takes the next whose folder it can make."""
-    listed = [{"folder": job.folder.name, "on": job.on, "scenario": job.trial.scenario, "settings": job.trial.settings} for job in work]
-    (folder / "jobs.json").write_text(json.dumps(listed, indent=2), "utf-8")
-    left = list(work)
-    with interruptible(lambda number: None):
-        argv = [sys.executable, "-m", "sim.claim_worker", str(folder)]
-        children = [Child(argv, log=folder / f"worker-{n}.log") for n in range(min(jobs, len(work)))]
-        try:
-            while left and asked_to_end() is None:
-                alive = any(child.poll() is None for child in children)  # before looking: what it wrote last is then there
-                for job in [job for job in left if _is_over(job)]:
-                    left.remove(job)
-                    done.ended(job)
-                if not alive:
-                    break
-                time.sleep(POLL_S)
-            number = asked_to_end()
-        finally:
-            for child in children:
-                child.end()
-        if number is not None:
-            raise Interrupted(number, f"interrupted; {len(work) - len(left)} of {len(work)} runs on the model are in {folder}")
-    for job in left:
-        job.folder.mkdir(exist_ok=True)
-        (job.folder / ERROR).write_text(f"the process that ran it is gone: {'; '.join(child.tail() for child in children)}\n", "utf-8")
-        done.ended(job)
-
-
-def _is_over(job: Job) -> bool:
-    return (job.folder / "verdict.json").exists() or (job.folder / ERROR).exists()
-
-
-def _answer(number: str, plan: Mapping[str, Job]) -> Answer:
+def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> Answer:
     evidence: dict[str, Evidence] = {}
     doubts = []
     for name, job in plan.items():
         try:
-            if not _is_over(job):
-                raise RunFolderError("it was not run to its end")
-            if (job.folder / ERROR).exists():
-                raise RunFolderError((job.folder / ERROR).read_text("utf-8").strip())
-            evidence[name] = read_evidence(job.folder)
+            if job.folder.name in errors:
+                doubts.append(f"{name}: {errors[job.folder.name]}")
+            elif not (job.folder / "verdict.json").exists():
+                doubts.append(f"{name}: it was not run to its end")
+            else:
+                evidence[name] = read_evidence(job.folder)
         except (BuslabError, TypeError) as error:
             doubts.append(f"{name}: {error}")
     if doubts:

@@ -50,9 +50,7 @@ def _defaults(evidence: Mapping[str, Evidence]) -> Finding:
         parts.append(f"at {per_s} items/s a pod the oldest item of a batch is {age_s:.3g} s old and {at_risk} items die with a pod")
     quick = evidence["quick"].counts("batching")
     more_per_s = quick["batches_per_s"] - evidence["low"].counts("batching")["batches_per_s"]
-    detail = (
-        "; ".join(parts) + f"; an interval of 1 s makes it {quick['age_ms.p99'] / 1e3:.3g} s at {RATES['low']} item/s, for {more_per_s:.2g} "
-    )
+    detail = "; ".join(parts) + f"; an interval of 1 s makes it {quick['age_ms.p99'] / 1e3:.3g} s at 1 item/s, for {more_per_s:.2g} "
     detail += f"publishes/s more of all {PODS} pods"
     return Finding(cases, numbers["age_s_p99_low"], "s, age of the oldest item at 1 item/s", detail, numbers)
 
