@@ -23,7 +23,6 @@ import gc
 import secrets
 import signal
 import time
-from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sim.brokers import Broker, open_broker
-from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, utc_now, wall_offset_ns
+from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
@@ -247,7 +246,7 @@ class _Run:
             raise
         finally:
             display.cancel()
-            await _to_the_end(self._stop(fleet, sampler))
+            await to_the_end(self._stop(fleet, sampler))
             self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
@@ -393,12 +392,3 @@ class _Run:
         if time.monotonic() - self._shown_s >= STATUS_PERIOD_S:
             self._shown_s = time.monotonic()
             self._show()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish what must not be left half done, although this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    task.result()

@@ -19,6 +19,7 @@ from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
 from sim.commands.matrix import matrix
+from sim.commands.notebooks import notebooks
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
@@ -38,5 +39,6 @@ COMMANDS: dict[str, click.Command] = {
     "image": image,
     "claims": claims,
     "audit": audit,
+    "notebooks": notebooks,
     "pod": pod,
 }
