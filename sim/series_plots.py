@@ -64,7 +64,11 @@ def runs_per_event(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = make_axes(ax)
     for n, ((recipe, skew), mine) in enumerate(rows.groupby(["recipe", "skew_ms"], sort=False)):
         mine = mine.sort_values("handler_ms")
-        look = {"color": COLOURS[n % len(COLOURS)], "linestyle": STYLES[n % len(STYLES)], "marker": MARKERS[n % len(MARKERS)]}
+        look: dict[str, Any] = {
+            "color": COLOURS[n % len(COLOURS)],
+            "linestyle": STYLES[n % len(STYLES)],
+            "marker": MARKERS[n % len(MARKERS)],
+        }
         ax.plot(mine["handler_ms"], mine["more"] * 100, label=f"{recipe}, pods begin 0 to {skew:g} ms apart", markersize=7, **look)
     freed = rows[rows["recipe"] == "finally-del"]
     for n, (_, mine) in enumerate(freed.groupby("skew_ms", sort=False)):
@@ -76,7 +80,7 @@ def runs_per_event(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(times, [f"{time:g}" for time in times])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="time that the handler takes (ms, log)", ylabel="events that ran more than once (%)", ylim=(-3, 103))
-    worst = rows.loc[rows["more"].idxmax()]
+    worst = rows.iloc[int(rows["more"].to_numpy().argmax())]
     kept = sorted(rows.loc[rows.groupby("recipe")["more"].transform("max") == 0, "recipe"].unique())
     title = f"{worst['recipe']} ran {worst['more']:.0%} of events more than once at {worst['handler_ms']:g} ms"
     ax.set_title(title + (f"; {' and '.join(kept)} none" if kept else ""))

@@ -13,6 +13,7 @@ from sim.commands.audit import audit
 from sim.commands.bench import bench
 from sim.commands.calibrate import calibrate
 from sim.commands.check import check
+from sim.commands.claims import claims
 from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
@@ -36,6 +37,7 @@ COMMANDS: dict[str, click.Command] = {
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,
+    "claims": claims,
     "audit": audit,
     "notebooks": notebooks,
     "pod": pod,
