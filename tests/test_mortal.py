@@ -60,7 +60,9 @@ class Lab:
         self.pod.call(kind, {"templateId": f"tpl_{number}"}, intended_ns=now_ns())
 
     async def hear(self, number: int, *, source: str = "test") -> None:
-        payload = encode(Event(event_id(compose_key(nonce=1, publisher=9, sequence=number)), "", TEMPLATE, "1.0", "", source, {"templateId": "t"}))
+        payload = encode(
+            Event(event_id(compose_key(nonce=1, publisher=9, sequence=number)), "", TEMPLATE, "1.0", "", source, {"templateId": "t"})
+        )
         await self.ground.ask("PUBLISH", CHANNEL_PREFIX + TEMPLATE, payload.decode())
 
     def left(self, name: str) -> dict[str, list[dict[str, Any]]]:
