@@ -29,10 +29,10 @@ sweep_folder = None  # where to keep the sweeps; by default in reports/sweeps
 from pathlib import Path
 
 import pandas as pd
-from sim.conclusion import conclude
 
 from sim import batch_plots
 from sim.batch_theory import batch_costs
+from sim.conclusion import conclude
 from sim.frontier import against_theory, batch_frontier, judge_default
 from sim.sweep import run_sweep
 

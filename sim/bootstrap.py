@@ -82,7 +82,8 @@ def quantile(values: Array, block: Array, rank: float, *, blocks: int) -> Blocke
 def block_of(at_ns: Array, phase: tuple[int, int]) -> Array:
     """Return the block of each time in a phase."""
     begin, end = phase
-    return np.clip((at_ns - begin) * BLOCKS // max(end - begin, 1), 0, BLOCKS - 1).astype(np.int64)
+    block: Array = np.clip((at_ns - begin) * BLOCKS // max(end - begin, 1), 0, BLOCKS - 1).astype(np.int64)
+    return block
 
 
 def draw(runs: Sequence[Blocked], rng: np.random.Generator) -> Array:

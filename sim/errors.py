@@ -9,6 +9,7 @@ Each message is one line and says what was wrong, the value, and what to do::
     │   ├── BrokerUnreachable   nothing answers at the address
     │   └── BrokerRefused       it answers, but not to us (password, rights, TLS)
     ├── GeneratorError          the Locust child could not start or died
+    ├── HostError               a process that holds pods could not start or ended by itself
     ├── RecordError             rows could not be written (disk full, no permission)
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
     ├── UnsupportedVersion      an event of a schema version that this bus does not read
@@ -50,6 +51,10 @@ class BrokerRefused(BrokerError):
 
 class GeneratorError(BuslabError):
     """Say that the load generator could not start, or died."""
+
+
+class HostError(BuslabError):
+    """Say which process of pods could not start, or ended by itself, with the end of its log."""
 
 
 class RecordError(BuslabError):

@@ -64,7 +64,7 @@ class PodsGenerator:
     """Let the fleet's own pods publish."""
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
-        self.host = "inline"
+        self.host = host.name
         self._scenario = scenario
         self._fleet_host = host
         self._task: asyncio.Task[int] | None = None

@@ -65,6 +65,11 @@ class Schedule:
         rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
         return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, self.templates)
 
+    def since(self, offset_ns: int) -> Schedule:
+        """Return the calls at that time and later."""
+        first = int(np.searchsorted(self.offset_ns, offset_ns))
+        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds, self.templates)
+
 
 @dataclass(frozen=True)
 class Reads:
@@ -92,6 +97,17 @@ class Reads:
 
     def __len__(self) -> int:
         return len(self.offset_ns)
+
+    def of_pods(self, pods: list[int]) -> Reads:
+        """Return the reads of some pods."""
+        return self._of_rows(np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16))))
+
+    def since(self, offset_ns: int) -> Reads:
+        """Return the reads at that time and later."""
+        return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
+
+    def _of_rows(self, rows: np.ndarray | slice) -> Reads:
+        return Reads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects, self.templates)
 
 
 def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> Reads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,20 @@ from sim.record import ROWS_PER_PART, Recorder
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
 LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+
+    `calls_not_made`: calls whose time has come while their pod did not run.
+    """
+
+    published: int = 0
+    delivered: int = 0
+    calls: int = 0
+    lag_ms_p99: float | None = None
+    calls_not_made: int = 0
 
 
 class LoopMeter:

@@ -23,15 +23,12 @@ import gc
 import secrets
 import signal
 import time
-from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from sim.brokers import Broker, open_broker
-from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, utc_now, wall_offset_ns
+from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
@@ -46,7 +43,7 @@ from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
-from sim.staging import check_ground, open_links, staged
+from sim.staging import check_ground, fit_time, open_links, staged
 from sim.status import Status, Watch
 from sim.timeline import Timeline
 
@@ -95,11 +92,12 @@ def run_scenario(
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
     virtual = on.partition(":")[0] == "model"
-    if virtual and scenario.load.driver != "pods":  # Locust lives in real time
-        scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
+    scenario, notes = fit_time(scenario, virtual=virtual)
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
+    one = _Run(
+        scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual, notes=notes
+    )
     if not in_a_loop():
         one.run_here()
         return folder
@@ -126,6 +124,7 @@ class _Run:
         watch: Watch,
         tamper: Tamper | None,
         virtual: bool,
+        notes: list[str],
     ) -> None:
         self.scenario = scenario
         self.folder = folder
@@ -157,7 +156,7 @@ class _Run:
             "wall_offset_ns": wall_offset_ns(),
             "phases": [],
             "load": {},
-            "notes": [],
+            "notes": notes,
         }
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------
@@ -242,7 +241,7 @@ class _Run:
             raise
         finally:
             display.cancel()
-            await _to_the_end(self._stop(fleet, sampler))
+            await to_the_end(self._stop(fleet, sampler))
             self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
@@ -279,9 +278,11 @@ class _Run:
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            self.info["recovered"] = True
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
+            self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
@@ -324,6 +325,7 @@ class _Run:
             if self._links is not None:
                 last_first.push_async_callback(self._links.close)
             last_first.push_async_callback(self._leave_nothing, fleet, sampler)
+            last_first.push_async_callback(fleet.host.close)
             if self._phase_name() == "drain":
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
@@ -385,12 +387,3 @@ class _Run:
         if time.monotonic() - self._shown_s >= STATUS_PERIOD_S:
             self._shown_s = time.monotonic()
             self._show()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish what must not be left half done, although this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    task.result()

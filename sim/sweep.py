@@ -31,8 +31,6 @@ import msgspec
 import pandas as pd
 
 from sim.brokers import open_broker
-from sim.cell import KEEP, Task, run_cell
-from sim.cell_pool import CellPool
 from sim.checkers import worst
 from sim.checkers.verdict import EXIT_CODES
 from sim.clock import utc_now
@@ -43,6 +41,8 @@ from sim.record import write_json
 from sim.run_folder import runs_folder
 from sim.scenario import Scenario, load_scenario, to_toml
 from sim.status import Status, Watch
+from sim.sweep_cell import KEEP, Task, run_cell
+from sim.sweep_pool import SweepPool
 
 FORMAT = 1
 MODEL_JOBS = 2
@@ -85,7 +85,7 @@ def run_sweep(
     resume
         Go on with a folder: finished cells are not run again.
     keep
-        Which run folders stay once their row is written: a key of `sim.cell.KEEP`.
+        Which run folders stay once their row is written: a key of `sim.sweep_cell.KEEP`.
     progress
         Called with a line when a cell begins or ends.
     watch
@@ -94,7 +94,7 @@ def run_sweep(
     Returns
     -------
     DataFrame
-        `HEAD`, a column for each setting, all metrics and counts (see `sim.cell`); `attrs["folder"]` is where it lies.
+        `HEAD`, a column for each setting, all metrics and counts (see `sim.sweep_cell`); `attrs["folder"]` is where it lies.
 
     Raises
     ------
@@ -276,7 +276,7 @@ def _run_all(folder: Path, tasks: dict[Cell, Task], *, seeds: dict[int, int], jo
             progress(f"{_said(cell, total)} runs")
             keep_row(cell, _run_here(tasks[cell], watch))
         return
-    with CellPool(min(jobs, len(todo)), log=folder / "workers.log") as pool:
+    with SweepPool(min(jobs, len(todo)), log=folder / "workers.log") as pool:
         waiting = list(reversed(todo))
         while waiting or pool.busy:
             while waiting and pool.free:

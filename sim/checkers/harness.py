@@ -17,13 +17,14 @@ import numpy as np
 
 from sim.checkers.verdict import Result
 from sim.results import FATE, Run
-from sim.schema import HTTP_CALL
+from sim.schema import ALIVE_STATES, HTTP_CALL
 from sim.tables import FOREVER_NS, Array
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
 SEND_DELAY_SHARE = 0.3
 ROWS_FOR_CLOCK = 200_000
+SAMPLED_NS = 1_000_000_000  # a process that held pods for so long has samples
 
 
 @dataclass
@@ -118,7 +119,7 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)
-    for host in sorted({str(host) for host in (*run.pods["host"].unique(), generator) if host}):
+    for host in sorted({*_lived_on(run), *([generator] if generator else [])}):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
     if not generator:
@@ -133,17 +134,43 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
         audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
 
 
+def _lived_on(run: Run) -> set[str]:
+    """Return the processes that held a pod for so long in the run phase that they were sampled."""
+    begin, end = run.phases.get("run", (0, FOREVER_NS))
+    lived = set()
+    for host, rows in run.pods.groupby("host", observed=True):
+        gone = rows["state"].iloc[rows["at_ns"].argmax()] not in ALIVE_STATES
+        until = rows["at_ns"].max() if gone else FOREVER_NS
+        if min(until, end) - max(rows["at_ns"].min(), begin) >= SAMPLED_NS:
+            lived.add(str(host))
+    return lived
+
+
+def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
+    """Return when a process stood still: one that held a single pod, while that was frozen."""
+    hosts = run.pods.groupby("host", observed=True)["pod"].unique()
+    freezes = {life.pod: life.freezes for life in run.lives}
+    return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
+
+
 def _samples(run: Run) -> tuple[dict[str, float], Array]:
-    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase."""
+    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase.
+
+    A loop is not late when its process was made to stand still.
+    """
     shares, loops = {}, [np.array([], dtype=np.int64)]
     begin, end = run.phases.get("run", (0, FOREVER_NS))
+    frozen = _frozen_on(run)
     for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
         at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
         first = max(int(np.searchsorted(at, begin, side="right")) - 1, 0)
         last = min(int(np.searchsorted(at, end)), len(at) - 1)
         if at[last] > at[first]:
             shares[str(host)] = float(cpu[last] - cpu[first]) / float(at[last] - at[first])
-            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1])
+            still = np.zeros(last - first, dtype=bool)
+            for since, until in frozen.get(str(host), ()):
+                still |= (at[first + 1 : last + 1] >= since) & (at[first:last] <= until)
+            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1][~still])
     return shares, np.concatenate(loops)
 
 

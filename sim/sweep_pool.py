@@ -1,4 +1,4 @@
-"""Some worker processes of a sweep (see `sim.cell`): hand out tasks, gather rows, and leave no process behind.
+"""Some worker processes of a sweep (see `sim.sweep_cell`): hand out tasks, gather rows, and leave no process behind.
 
 A worker is a child that dies with this process. One that dies by itself costs its cell, whose answer is then a sentence; the next task
 gets a new worker.
@@ -13,14 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sim.cell import Task
 from sim.grid import Cell
 from sim.process import Child
+from sim.sweep_cell import Task
 
 POLL_S = 1.0  # a signal is noticed at once; this only bounds the wait
 
 
-class CellPool:
+class SweepPool:
     """Run at most `size` cells at a time; a context manager."""
 
     def __init__(self, size: int, *, log: Path) -> None:
@@ -29,7 +29,7 @@ class CellPool:
         self._idle: list[tuple[Connection, Child]] = []
         self._at_work: dict[Connection, tuple[Cell, Child]] = {}
 
-    def __enter__(self) -> CellPool:
+    def __enter__(self) -> SweepPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -78,5 +78,5 @@ class CellPool:
     def _new(self) -> tuple[Connection, Child]:
         ours, theirs = socket.socketpair()
         with theirs:
-            child = Child([sys.executable, "-m", "sim.cell", str(theirs.fileno())], log=self._log, pass_fds=(theirs.fileno(),))
+            child = Child([sys.executable, "-m", "sim.sweep_cell", str(theirs.fileno())], log=self._log, pass_fds=(theirs.fileno(),))
         return Connection(ours.detach()), child

@@ -1,8 +1,8 @@
 """One run of a sweep: made, judged, and boiled down to a row; and the process that does so for a sweep with several at a time.
 
 A row holds the settings, the verdict, every metric of `schema.SLO_METRICS` (NaN where it was not measured), the counts of every checker
-as ``checker.count``, and what a copy cost the broker. A worker (`python -m sim.cell FD`) takes one `Task` after another from the socket
-FD and answers with a row, or with the sentence that says why there is none; it ends when the other side is closed.
+as ``checker.count``, and what a copy cost the broker. A worker (`python -m sim.sweep_cell FD`) takes one `Task` after another from the
+socket FD and answers with a row, or with the sentence that says why there is none; it ends when the other side is closed.
 """
 
 from __future__ import annotations
