@@ -22,6 +22,7 @@ import contextlib
 import gc
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, utc_now, wall_offs
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
-from sim.generator import Generator, LocustGenerator, PodsGenerator, until
+from sim.generator import Generator, start_generator, until
 from sim.hosts import Counts
 from sim.jumping import JumpingLoop
 from sim.leftovers import delete_leftovers
@@ -46,7 +47,7 @@ from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
-from sim.staging import check_ground, open_links, staged
+from sim.staging import check_ground, open_links, peopled, staged
 from sim.status import Status, Watch
 from sim.timeline import Timeline
 
@@ -63,6 +64,8 @@ def run_scenario(
     out: Path | None = None,
     load_this_server: bool = False,
     image: str | None = None,
+    fleet: str = "ours",
+    caller: socket.socket | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
 ) -> Path:
@@ -78,6 +81,10 @@ def run_scenario(
         Whether a server on another machine may be loaded.
     image
         What the grounds of containers run, if not their default.
+    fleet
+        ``none``: start no pods; the load meets a fleet that is there already, and only its publishes are recorded.
+    caller
+        The line to the Locust that started this run and makes its calls (see `sim.control`).
     watch
         Called with a `Status` some times a second.
     tamper
@@ -86,7 +93,7 @@ def run_scenario(
     Raises
     ------
     BuslabError
-        The run failed; what was recorded is kept in the folder.
+        The run failed; what was recorded is kept in the folder, which the error names as `run_folder`.
     Interrupted
         Ctrl-C or SIGTERM; likewise.
 
@@ -103,7 +110,18 @@ def run_scenario(
         notes.append("virtual time is that of one process: hosts.kind = 'local' was not used")
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
+    one = _Run(
+        scenario,
+        peopled=peopled(scenario, fleet=fleet),
+        broker_context=broker,
+        folder=folder,
+        named=out is not None,
+        caller=caller,
+        watch=watch,
+        tamper=tamper,
+        virtual=virtual,
+    )
+    one.info["fleet"] = fleet
     one.info["notes"] += notes
     if not in_a_loop():
         one.run_here()
@@ -125,15 +143,19 @@ class _Run:
         self,
         scenario: Scenario,
         *,
+        peopled: Scenario,
         broker_context: contextlib.AbstractContextManager[Broker],
         folder: Path,
         named: bool,
+        caller: socket.socket | None,
         watch: Watch,
         tamper: Tamper | None,
         virtual: bool,
     ) -> None:
         self.scenario = scenario
+        self._peopled = peopled  # with the pods that are ours
         self.folder = folder
+        self._caller = caller
         self._named = named
         self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed replays its event ids too
         self.run_id = f"{self.nonce:x}"
@@ -195,6 +217,8 @@ class _Run:
         if failure is None and self._signal is not None:
             failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
         if failure is not None:
+            if isinstance(failure, BuslabError):
+                failure.run_folder = self.folder
             raise failure
 
     def interrupt(self, number: int) -> None:
@@ -228,7 +252,7 @@ class _Run:
         self._enter("provision")
         self._links, self.info["links_us"] = await open_links(self.scenario, broker, folder=self.folder)
         fleet = self._fleet = Fleet(
-            self.scenario,
+            self._peopled,
             address=broker.address,
             folder=self.folder,
             nonce=self.nonce,
@@ -259,11 +283,20 @@ class _Run:
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
-        generator = self._generator = await self._start_generator(broker, fleet)
-
+        self.info["load"]["offered_calls"] = len(self.scenario.schedule())
+        generator = self._generator = await start_generator(
+            self.scenario,
+            fleet.host,
+            address=broker.address,
+            folder=self.folder,
+            nonce=self.nonce,
+            run_id=self.run_id,
+            caller=self._caller,
+        )
         self._enter("start", limits.start_s)
         await fleet.start()
         await generator.ready()
+        self.info["load"]["generators"] = list(generator.hosts)
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
@@ -291,21 +324,9 @@ class _Run:
             self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
-    async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
-        offered = self.info["load"]["offered_calls"] = len(self.scenario.schedule())
-        if self.scenario.load.driver == "pods" or not offered:  # Locust does not start for no users
-            pods = PodsGenerator(self.scenario, fleet.host)
-            self.info["load"]["generator"] = pods.host
-            return pods
-        locust = LocustGenerator(self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id)
-        self.info["load"]["generator"] = locust.host
-        self._generator = locust  # before it starts: a Ctrl-C in between must find it
-        await locust.start()
-        return locust
-
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
-        reads = self.scenario.reads()
+        reads = self._peopled.reads()
         self.info["load"]["offered_reads"] = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
@@ -378,6 +399,8 @@ class _Run:
                 pods=dict(self._fleet.host.states()) if self._fleet else {},
             )
         )
+        if self._generator is not None and self._phase_name() == "run":
+            self._generator.heard(counts.lags_ms)
 
     async def _display(self) -> None:
         """Show the state some times a second of the reader's time, whatever the run's own clock does."""
