@@ -125,6 +125,7 @@ class Lead:
         self._said_done = False
         self.greenlet = gevent.spawn(self._run)
         gevent.spawn(self._listen)
+        gevent.spawn(self._beat)
 
     @property
     def over(self) -> bool:
@@ -141,12 +142,14 @@ class Lead:
                 self._inbox.put(("line", "", read_line(line)))
         self._inbox.put(("gone", "", {}))
 
+    def _beat(self) -> None:
+        while not self.greenlet.ready():
+            gevent.sleep(TICK_S)
+            self._inbox.put(("tick", "", {}))
+
     def _run(self) -> None:
         while True:
-            try:
-                what, hand, data = self._inbox.get(timeout=TICK_S)
-            except gevent.queue.Empty:
-                what, hand, data = "tick", "", {}
+            what, hand, data = self._inbox.get()
             if what == "gone" or (self._said_done and not self._waits):
                 break
             if what == "tick":

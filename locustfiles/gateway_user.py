@@ -151,7 +151,7 @@ def _port(service: str, pod: Child) -> int:
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any, **_: object) -> None:
-    add = parser.add_argument_group("buslab", "Whom to load. Without --host a server and two pods of our own.").add_argument
+    add = parser.add_argument
     add("--on", default=os.environ.get("BUSLAB_ON", "embedded"), metavar="GROUND", help="The server of our own pods, as for `buslab run`.")
     add("--analytics-host", default="", help="Base URL of analytics-service; without it only the gateway is loaded.")
     add("--admin-token", default=os.environ.get("ADMIN_TOKEN", ""), include_in_web_ui=False, help="The gateway's ADMIN_TOKEN.")

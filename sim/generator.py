@@ -51,6 +51,10 @@ class Generator(Protocol):
     def published(self) -> int:
         """Events published so far that the fleet does not count itself."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether all that it recorded is in the run folder; known once it is closed."""
+
     def heard(self, lags_ms: tuple[float, ...]) -> None:
         """Be told some lags of what was delivered lately."""
 
@@ -69,6 +73,8 @@ class Generator(Protocol):
 
 class PodsGenerator:
     """Let the fleet's own pods publish."""
+
+    kept = True  # by the fleet's recorder
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
         self.hosts = (host.name,)
@@ -189,6 +195,11 @@ class LocustGenerator:
         if self._caller is not None:
             return "it had started this run"
         return self._child.tail() if self._child is not None else "it was not started"
+
+    @property
+    def kept(self) -> bool:
+        """Whether Locust said that it wrote every row."""
+        return self._done.done() and self._done.exception() is None
 
     def heard(self, lags_ms: tuple[float, ...]) -> None:
         """Tell Locust some of them, for its tables."""

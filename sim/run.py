@@ -360,6 +360,7 @@ class _Run:
             if self._generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._generator.close()
+                self.info["load"]["record_kept"] = self._generator.kept
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

@@ -57,6 +57,6 @@ def run(
             )
     except BuslabError as error:
         if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too
-            judge_folder(error.run_folder, report=not no_report, write=True)
+            judge_folder(error.run_folder, report=False, write=True)
         raise
     return judge_folder(folder, report=not no_report, write=True)
