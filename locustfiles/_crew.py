@@ -245,28 +245,26 @@ class Lead:
 
 def join_crew(environment: Environment) -> None:
     """Listen for what lead and hands say; a Locust alone hears itself."""
-    runner = environment.runner
-    state = environment.buslab  # type: ignore[attr-defined]
+    runner, state = environment.runner, environment.buslab  # type: ignore[attr-defined]
 
-    def to_lead(what: str) -> Callable[..., None]:
-        def hear(environment: Environment, msg: Any, **_: object) -> None:
-            if state.lead is not None:
-                state.lead.hear(what, msg.node_id, msg.data)
+    def to_lead(what: str, msg: Any) -> None:
+        if state.lead is not None:
+            state.lead.hear(what, msg.node_id, msg.data)
 
-        return hear
+    def to_hand(what: str, msg: Any) -> None:
+        if what == "job":
+            state.hand.take_job(msg.data)
+        elif what == "go":
+            state.hand.take_go(msg.data["zero_ns"])
+        else:
+            gevent.spawn(state.hand.leave)
 
-    def job(environment: Environment, msg: Any, **_: object) -> None:
-        state.hand.take_job(msg.data)
-
-    def go(environment: Environment, msg: Any, **_: object) -> None:
-        state.hand.take_go(msg.data["zero_ns"])
-
-    def stop(environment: Environment, msg: Any, **_: object) -> None:
-        gevent.spawn(state.hand.leave)
+    def listen(what: str, hear: Callable[[str, Any], None]) -> None:
+        runner.register_message(f"buslab-{what}", lambda environment, msg, **_: hear(what, msg))
 
     if not isinstance(runner, WorkerRunner):
         for what in ("here", "ready", "progress", "done"):
-            runner.register_message(f"buslab-{what}", to_lead(what))
+            listen(what, to_lead)
     if not isinstance(runner, MasterRunner):
-        for what, listener in (("job", job), ("go", go), ("stop", stop)):
-            runner.register_message(f"buslab-{what}", listener)
+        for what in ("job", "go", "stop"):
+            listen(what, to_hand)

@@ -139,7 +139,9 @@ class Tables:
         for name, rows in (("stats", plain.requests_csv), ("failures", plain.failures_csv), ("exceptions", plain.exceptions_csv)):
             with Path(f"{self._prefix}_{name}.csv").open("w", encoding="utf-8", newline="") as file:
                 rows(csv.writer(file))
-        entries = [entry.serialize() for _, entry in sorted(self._environment.runner.stats.entries.items())]  # Locust's own function resets them
+        entries = [
+            entry.serialize() for _, entry in sorted(self._environment.runner.stats.entries.items())
+        ]  # Locust's own function resets them
         Path(f"{self._prefix}.json").write_text(json.dumps(entries, indent=4), "utf-8")
         Path(f"{self._prefix}.html").write_text(get_html_report(self._environment, show_download_link=False), "utf-8")
 

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from sim import plots
 from sim.checkers import judge
+from sim.conclusion import conclude
 from sim.progress import Display
 from sim.results import open_run
 from sim.run import run_scenario
@@ -83,7 +84,8 @@ print(run.story(event_id(invalidations["event"].iloc[-1])))
 # %%
 counts = verdict.checkers["ledger"].counts
 lag = verdict.checkers["lag"].counts
-print(
-    f"Verdict {verdict.verdict}: of {counts['expected']:,} copies {counts['missing']:,} are missing; "
-    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms."
+conclude(
+    verdict.verdict,
+    f"Of {counts['expected']:,} copies {counts['missing']:,} are missing; "
+    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms.",
 )

@@ -46,6 +46,17 @@ def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
     return replace(scenario, services={}, load=replace(scenario.load, reads_per_s=0.0), kubelet=Kubelet())
 
 
+def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
+    """Return the scenario as it can run in virtual time, which is that of one process, and a note where the host changes."""
+    if not virtual:
+        return scenario, []
+    scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
+    if scenario.hosts.kind == "inline":
+        return scenario, []
+    note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
+
+
 def check_ground(scenario: Scenario, broker: Broker) -> None:
     """Refuse a scenario that this ground cannot run.
 

@@ -58,7 +58,9 @@ def _without_fleet(lag: Array, delay: Array) -> Result:
         return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
     counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", delay)
     detail = f"the fleet is not ours: who heard, and how late, is not known; {len(delay):,} events were sent, p99 "
-    return Result("valid", detail + f"{counts['send_delay_us.p99']:,.0f} us after they were meant to be", counts, metrics=_metrics(lag, delay))
+    return Result(
+        "valid", detail + f"{counts['send_delay_us.p99']:,.0f} us after they were meant to be", counts, metrics=_metrics(lag, delay)
+    )
 
 
 def send_delays(run: Run) -> Array:

@@ -1,7 +1,8 @@
 """Check the steady state before the first fault, without which nothing can be concluded, and after the last: did the lab heal?
 
-- **steady before**: in the run phase until the first fault began, every pod that ran believed what it believed at the end of that time,
-  and no copy meant in that time is missing. A fault at the very beginning leaves the probes before the load as the proof.
+- **steady before**: in the run phase until the first fault began, no pod that ran changed its state, and no copy is missing of what was
+  meant and answered `MARGIN_NS` before that: what was still on its way then may have met the fault. A fault at the very beginning
+  leaves the probes before the load as the proof.
 - **recovered**: after the load, a probe on every channel was heard by every pod that runs; run.json says so. A pod that its bus's policy
   leaves alone (`bus.reattach` other than `automatic`) is a finding, not a lab that is broken.
 - **steady again after**: from the last fault's end until every pod believed what it did before, and the last copy was lost.
@@ -21,6 +22,8 @@ from sim.results import CAUSE, FATE, Run
 from sim.schema import ALIVE_STATES, event_id
 from sim.tables import Array
 
+MARGIN_NS = 250_000_000
+
 
 def check(run: Run) -> Result:
     """Compare the fleet before the first fault with the fleet after the last."""
@@ -29,8 +32,8 @@ def check(run: Run) -> Result:
     if not outages:
         return Result("valid", "no fault was begun", metrics=nothing)
     begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
-    beliefs, meant_ns, lost = read_beliefs(run), *_copies(run)
-    before = (meant_ns >= run.phases["run"][0]) & (meant_ns < begin_ns)
+    beliefs, (meant_ns, last_ns, lost) = read_beliefs(run), _copies(run)
+    before = (meant_ns >= run.phases["run"][0]) & (np.maximum(meant_ns, last_ns) < begin_ns - MARGIN_NS)
     lost_before = np.flatnonzero(before & lost)
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
     counts: dict[str, int | float] = {"copies_before": int(before.sum()), "lost_before": len(lost_before), "restless_before": len(restless)}
@@ -56,13 +59,18 @@ def check(run: Run) -> Result:
     return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])})
 
 
-def _copies(run: Run) -> tuple[Array, Array]:
-    """Return of each copy of the run phase when its event was meant, and whether it is missing or nobody knows of it."""
-    copies = run.copies
-    meant = np.append(run.publishes["intended_ns"].to_numpy(), 0)[copies.publish]
+def _copies(run: Run) -> tuple[Array, Array, Array]:
+    """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, and whether it is lost."""
+    copies, publishes = run.copies, run.publishes
+    meant, last = (np.append(times, 0)[copies.publish] for times in (publishes["intended_ns"].to_numpy(), _last_ns(run)))
     in_run = (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0)
     bad = np.isin(copies.fate, [FATE["missing"], FATE["unknown"]]) & (copies.cause != CAUSE["taken-by-peer"])
-    return np.where(in_run, meant, -1), bad & in_run
+    return np.where(in_run, meant, -1), last, bad & in_run
+
+
+def _last_ns(run: Run) -> Array:
+    last: Array = np.maximum(run.publishes["sent_ns"].to_numpy(), run.publishes["acked_ns"].to_numpy())
+    return last
 
 
 def _rests(belief: Belief, from_ns: int, to_ns: int) -> bool:
