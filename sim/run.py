@@ -23,13 +23,12 @@ import gc
 import secrets
 import signal
 import time
-from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sim.brokers import Broker, open_broker
-from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, utc_now, wall_offset_ns
+from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
@@ -242,7 +241,7 @@ class _Run:
             raise
         finally:
             display.cancel()
-            await _to_the_end(self._stop(fleet, sampler))
+            await to_the_end(self._stop(fleet, sampler))
             self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
@@ -279,9 +278,11 @@ class _Run:
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            self.info["recovered"] = True
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
+            self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
     async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
@@ -386,12 +387,3 @@ class _Run:
         if time.monotonic() - self._shown_s >= STATUS_PERIOD_S:
             self._shown_s = time.monotonic()
             self._show()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish what must not be left half done, although this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    task.result()

@@ -36,6 +36,13 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         See `sim.bus.fallback`: where the reference can be read in two ways.
     outage_queue_limit
         Events that one pod keeps at most.
+    reconnect_max_s
+        Longest pause before a lost connection is tried again; pauses grow from 50 ms, with full jitter.
+    outage_hold_s
+        How long a pod that is connected again keeps them still, so that the others can subscribe first; 0 = it sends at once.
+    resync
+        `drop-caches`: a pod that subscribes again drops every cached template and provider, as it does not know what it missed.
+        The reference does nothing.
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
@@ -53,6 +60,9 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
     outage_queue: Literal["none", "keep"] = "none"
     outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    reconnect_max_s: Annotated[float, Meta(ge=0.01, le=3600)] = 2.0
+    outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    resync: Literal["none", "drop-caches"] = "none"
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300

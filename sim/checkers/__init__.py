@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness
+from sim.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
 from sim.checkers.verdict import Limit, Result, Verdict, Word, finite
 from sim.errors import UsageError, did_you_mean
 from sim.results import Run
@@ -33,6 +33,7 @@ __all__ = ["CHECKERS", "Limit", "Result", "Verdict", "judge", "worst", "write_ve
 
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
+    "steady": steady.check,
     "ledger": ledger.check,
     "duplication": duplication.check,
     "order": order.check,
