@@ -160,10 +160,12 @@ def _defaults(path: Path, cells: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         for line in ast.parse("\n".join(cells)).body:
-            if not isinstance(line, ast.Assign) or not isinstance(line.targets[0], ast.Name):
+            names = ast.unparse(line.targets[0]).strip("()").split(", ") if isinstance(line, ast.Assign) and len(line.targets) == 1 else []
+            if not isinstance(line, ast.Assign) or not all(name.isidentifier() for name in names):
                 raise ValueError("it may only assign plain values to names")
-            found[line.targets[0].id] = ast.literal_eval(line.value)
-    except (SyntaxError, ValueError) as error:
+            value = ast.literal_eval(line.value)
+            found |= dict(zip(names, value, strict=True)) if len(names) > 1 else {names[0]: value}
+    except (SyntaxError, TypeError, ValueError) as error:
         raise UsageError(f"cannot read the cell `parameters` of {path}: {error}") from None
     return found
 

@@ -27,8 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from sim.brokers import Broker, open_broker
 from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.environment import environment
@@ -45,7 +43,7 @@ from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
-from sim.staging import check_ground, open_links, staged
+from sim.staging import check_ground, fit_time, open_links, staged
 from sim.status import Status, Watch
 from sim.timeline import Timeline
 
@@ -94,16 +92,12 @@ def run_scenario(
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
     virtual = on.partition(":")[0] == "model"
-    if virtual and scenario.load.driver != "pods":  # Locust lives in real time
-        scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
-    notes = []
-    if virtual and scenario.hosts.kind != "inline":
-        scenario = replace(scenario, hosts=replace(scenario.hosts, kind="inline"))
-        notes.append("virtual time is that of one process: hosts.kind = 'local' was not used")
+    scenario, notes = fit_time(scenario, virtual=virtual)
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
-    one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
-    one.info["notes"] += notes
+    one = _Run(
+        scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual, notes=notes
+    )
     if not in_a_loop():
         one.run_here()
         return folder
@@ -130,6 +124,7 @@ class _Run:
         watch: Watch,
         tamper: Tamper | None,
         virtual: bool,
+        notes: list[str],
     ) -> None:
         self.scenario = scenario
         self.folder = folder
@@ -161,7 +156,7 @@ class _Run:
             "wall_offset_ns": wall_offset_ns(),
             "phases": [],
             "load": {},
-            "notes": [],
+            "notes": notes,
         }
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from sim.asking import Asker
 from sim.brokers import Broker
 from sim.brokers.model import ModelBroker
@@ -19,6 +21,17 @@ from sim.wire import open_wire
 from sim.world import World
 
 PINGS = 200
+
+
+def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
+    """Return the scenario as it can run in virtual time, which is that of one process, and a note where the host changes."""
+    if not virtual:
+        return scenario, []
+    scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
+    if scenario.hosts.kind == "inline":
+        return scenario, []
+    note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
 
 
 def check_ground(scenario: Scenario, broker: Broker) -> None:
