@@ -20,10 +20,12 @@
 
 # %% tags=["parameters"]
 run_s = {1: 600, 20: 240, 200: 40}  # items per second of one pod -> seconds of load
-sizes, intervals_ms = (10, 100, 1000), (1000, 5000, 30000)
-max_age_ms, max_at_risk = 5000, 100  # what a recommended setting may cost
+sizes = (10, 100, 1000)
+intervals_ms = (1000, 5000, 30000)
+max_age_ms = 5000  # what a recommended setting may cost
+max_at_risk = 100
 ground = "model"  # "embedded": in real time, so give a shorter run_s
-sweep_folder = None  # where to keep the sweeps; by default in reports/sweeps
+sweep_folder = ""  # where to keep the sweeps; by default in reports/sweeps
 
 # %%
 from pathlib import Path
