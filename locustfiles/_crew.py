@@ -32,6 +32,8 @@ from sim.errors import BuslabError
 
 TICK_S = 0.5
 HOST_NAME = "locust"
+TO_LEAD = ("here", "ready", "progress", "done")
+TO_HAND = ("job", "go", "stop")
 
 
 def machine() -> str:
@@ -262,9 +264,7 @@ def join_crew(environment: Environment) -> None:
     def listen(what: str, hear: Callable[[str, Any], None]) -> None:
         runner.register_message(f"buslab-{what}", lambda environment, msg, **_: hear(what, msg))
 
-    if not isinstance(runner, WorkerRunner):
-        for what in ("here", "ready", "progress", "done"):
-            listen(what, to_lead)
-    if not isinstance(runner, MasterRunner):
-        for what in ("job", "go", "stop"):
-            listen(what, to_hand)
+    for whats, hear, elsewhere in ((TO_LEAD, to_lead, WorkerRunner), (TO_HAND, to_hand, MasterRunner)):
+        if not isinstance(runner, elsewhere):
+            for what in whats:
+                listen(what, hear)

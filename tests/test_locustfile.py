@@ -152,7 +152,7 @@ def test_a_fleet_that_runs_already_is_judged_by_the_publishes_alone(address: Add
     with redis.Redis(port=address.port) as client, client.pubsub() as listener:
         listener.psubscribe("*")
         listener.get_message(timeout=BOUND_S)
-        ours = ("--set", "slo={send_delay_ms_p99=5000}", "--set", "load.warm_up_s=0.2", "-r", "30")
+        ours = ("--set", "slo={}", "--set", "slo.send_delay_ms_p99=5000", "--set", "load.warm_up_s=0.2", "-r", "30")
         done = locust("--host", address.url, "--fleet", "none", "-u", "4", "-t", "2s", "--out", str(tmp_path / "run"), *ours)
     assert done.returncode == 0, done.stderr
     info, verdict = run_of(tmp_path / "run")
@@ -167,7 +167,7 @@ def test_the_web_interface_starts_a_run_which_stops_by_itself(tmp_path: Path) ->
     url = f"http://127.0.0.1:{port}"
     with running("--web-host", "127.0.0.1", "--web-port", str(port), "--out", str(tmp_path / "run"), *QUICK, headless=False) as process:
         until(process, "[")
-        form = {"user_count": 3, "spawn_rate": 3, "run_time": "1s", "host": ""}
+        form = {"user_count": 3, "spawn_rate": 3, "run_time": "3s", "host": ""}
 
         def ask(path: str, data: bytes | None = None) -> dict[str, Any]:
             return json.loads(urllib.request.urlopen(url + path, data, timeout=BOUND_S).read())
@@ -185,7 +185,7 @@ def test_the_web_interface_starts_a_run_which_stops_by_itself(tmp_path: Path) ->
         process.terminate()
         process.communicate(timeout=BOUND_S)
     assert run_of(tmp_path / "run")[1]["verdict"] == "valid"
-    assert "run_s = 1.0" in (tmp_path / "run" / "scenario.toml").read_text()
+    assert "run_s = 3.0" in (tmp_path / "run" / "scenario.toml").read_text()
     assert rows["lag"] > 0
 
 
