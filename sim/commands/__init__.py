@@ -12,6 +12,7 @@ import click
 from sim.commands.audit import audit
 from sim.commands.bench import bench
 from sim.commands.calibrate import calibrate
+from sim.commands.capacity import capacity
 from sim.commands.check import check
 from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
@@ -30,6 +31,7 @@ COMMANDS: dict[str, click.Command] = {
     "list": list_,
     "bench": bench,
     "calibrate": calibrate,
+    "capacity": capacity,
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,
