@@ -12,6 +12,7 @@ import click
 from sim.commands.audit import audit
 from sim.commands.bench import bench
 from sim.commands.calibrate import calibrate
+from sim.commands.capacity import capacity
 from sim.commands.check import check
 from sim.commands.claims import claims
 from sim.commands.compare import compare
@@ -38,6 +39,7 @@ COMMANDS: dict[str, click.Command] = {
     "matrix": matrix,
     "bench": bench,
     "calibrate": calibrate,
+    "capacity": capacity,
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,
