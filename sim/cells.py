@@ -105,7 +105,11 @@ class _Worker:
         assert self.cell is not None
         line = self._lines.readline()
         self.dead = not line
-        answer = msgspec.json.decode(line, type=_Answer) if line else _Answer(error=f"its process died: {self.child.tail()}")
+        answer = (
+            msgspec.json.decode(line, type=_Answer)
+            if line
+            else _Answer(error=f"its process died with exit code {self.child.end()}: {self.child.tail()}")
+        )
         outcome = Outcome(self.cell, self.folder, answer.verdict, answer.error, time.monotonic() - self.began_s)
         self.cell = None
         return outcome
