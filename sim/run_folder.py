@@ -41,8 +41,13 @@ def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
         if link_latest:
-            link = folder.parent / f".latest-{os.getpid()}"
-            link.symlink_to(folder.name, target_is_directory=True)
-            link.replace(folder.parent / "latest")
+            point_latest_to(folder)
     except OSError as error:
         raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def point_latest_to(folder: Path) -> None:
+    """Let `latest` beside a folder lead to it."""
+    link = folder.parent / f".latest-{os.getpid()}"
+    link.symlink_to(folder.name, target_is_directory=True)
+    link.replace(folder.parent / "latest")

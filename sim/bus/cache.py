@@ -53,6 +53,10 @@ class LruCache(Generic[K, V]):
         """Remove an entry and say whether it was there; removing a missing one is no error."""
         return self._entries.pop(key, None) is not None
 
+    def entries(self) -> list[tuple[K, V]]:
+        """Return every entry, the one unused for longest first."""
+        return list(self._entries.items())
+
     def delete_matching(self, pattern: str) -> int:
         """Remove the entries whose key matches a glob pattern (`*` matches anything) and return how many."""
         matches = re.compile(translate(pattern)).match

@@ -6,21 +6,28 @@ A member is a class that makes its pods in the constructor, starts none, and off
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sim.hosts.inline import InlineHost
 from sim.hosts.local import LocalHost
-from sim.kubelet import Probed
 from sim.load import Reads, Schedule
 from sim.meters import Counts
 from sim.record import Recorder
 from sim.world import PodControl
 
 
-class Running(PodControl, Probed, Protocol):
-    """One place in the fleet where a pod runs: to be hurt, probed and restarted."""
+class Running(PodControl, Protocol):
+    """One place in the fleet where a pod runs: to be hurt, probed (`sim.kubelet.Probed`) and restarted."""
+
+    port: int
+    ended: asyncio.Event
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
 
 
 class Host(Protocol):
