@@ -79,6 +79,19 @@ def conclude(verdict: str, sentence: str) -> None:
     _show(made)
 
 
+def settle(holds: bool, *judged: str) -> str:
+    """Return the verdict on a statement that rests on runs: what was seen broken is invalid, what cannot be trusted unknown.
+
+    Parameters
+    ----------
+    holds
+        Whether the numbers are as the notebook expects.
+    judged
+        The verdicts of the runs that gave the numbers.
+    """
+    return worst(["valid", *judged, "valid" if holds or "unknown" in judged else "invalid"])
+
+
 def read_conclusion(path: Path) -> Conclusion | None:
     """Return the worst conclusion in a runner's file, None when there is none.
 
