@@ -87,9 +87,7 @@ def run_scenario(
     Raises
     ------
     BuslabError
-        The run failed; what was recorded is kept in the folder, which the error names as `run_folder`.
-    Interrupted
-        Ctrl-C or SIGTERM; likewise.
+        The run failed, or was `Interrupted`; what was recorded is kept in the folder, which the error names as `run_folder`.
 
     Notes
     -----
