@@ -36,8 +36,10 @@ from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
 from sim.generator import Generator, LocustGenerator, PodsGenerator, until
+from sim.healing import heal_left_over
 from sim.hosts import Counts
 from sim.jumping import JumpingLoop
+from sim.lease import note_folder
 from sim.leftovers import delete_leftovers
 from sim.links import Links
 from sim.process import interruptible
@@ -97,9 +99,11 @@ def run_scenario(
     virtual = on.partition(":")[0] == "model"
     if virtual and scenario.load.driver != "pods":  # Locust lives in real time
         scenario = replace(scenario, load=replace(scenario.load, driver="pods"))
+    healed = heal_left_over(say=lambda text: watch(Status(text, stays=True)))
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _Run(scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual)
+    one.info["notes"] += healed
     if not in_a_loop():
         one.run_here()
         return folder
@@ -169,6 +173,7 @@ class _Run:
             self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
             check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
+            note_folder(self.folder)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
@@ -180,12 +185,10 @@ class _Run:
                     number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
                 )
                 self.info.update(state="interrupted", reason=str(failure))
-            except BuslabError as error:
-                failure = error
-                self.info.update(state="failed", reason=str(error))
             except Exception as error:
                 failure = error
-                self.info.update(state="failed", reason=f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
+                self.info.update(state="failed", reason=reason)
             self._seal(failure)
         if failure is None and self._signal is not None:
             failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
