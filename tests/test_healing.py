@@ -122,7 +122,7 @@ def test_the_lease_goes_with_a_process_that_ends_and_stays_of_one_that_is_killed
 
 # -- real labs, really killed ----------------------------------------------------------------------------------------
 
-ALONE = "import sys, sim.process; sim.process._die_with_parent = lambda: None; from sim.cli import main; main()"
+ALONE = "import sys, sim.process; sim.process.die_with_parent = lambda: None; from sim.cli import main; main()"
 
 
 def start(*args: str, cwd: Path, alone: bool) -> subprocess.Popen[bytes]:

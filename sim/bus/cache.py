@@ -53,6 +53,10 @@ class LruCache(Generic[K, V]):
         """Remove an entry and say whether it was there; removing a missing one is no error."""
         return self._entries.pop(key, None) is not None
 
+    def entries(self) -> list[tuple[K, V]]:
+        """Return every entry, the one unused for longest first."""
+        return list(self._entries.items())
+
     def delete_matching(self, pattern: str) -> int:
         """Remove the entries whose key matches a glob pattern (`*` matches anything) and return how many."""
         matches = re.compile(translate(pattern)).match
@@ -101,6 +105,10 @@ class ConfigSubscriber:
             return loaded_ns, True
         cache.put(key, now_ns)
         return now_ns, False
+
+    def forget(self) -> None:
+        """Drop every copy: what was missed while nobody listened is not known. It is no invalidation that was carried out."""
+        self.templates, self.providers = LruCache(self.templates.limit), LruCache(self.providers.limit)
 
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""
