@@ -19,11 +19,13 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from sim.clock import utc_now
 from sim.conclusion import CONCLUSION_ENV, read_conclusion, worst
 from sim.errors import BuslabError, RecordError, UsageError, did_you_mean
 from sim.process import Child
@@ -60,8 +62,15 @@ class Executed:
     verdict: str
     sentence: str
     took_s: float
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)  # all of them, those that were given in the place of their defaults
     error: list[str] = field(default_factory=list)
+    ground: str = "-"
+    ran_at: str = ""  # UTC, to the minute
+
+
+def default_folder() -> Path:
+    """Return where executed notebooks go when nobody says where."""
+    return runs_folder() / "notebooks"
 
 
 def notebook_paths() -> dict[str, Path]:
@@ -106,7 +115,7 @@ def run_notebooks(
     if twice := sorted({book.name for book in books if [b.name for b in books].count(book.name) > 1}):
         raise UsageError(f"{', '.join(twice)}: named twice; their files would have the same name")
     given = {book.name: read_parameters(book, parameters) for book in books}
-    folder = out or runs_folder() / "notebooks"
+    folder = out or default_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -220,6 +229,7 @@ class _Running:
         self.child = Child(argv, log=folder / "log", env=env)
         self._began_s = self._told_s = time.monotonic()
         self._late_s = 0.0
+        self._ran_at = utc_now().strftime("%Y-%m-%d %H:%M")
 
     def is_over(self, timeout_s: float, tell: Callable[[str], None]) -> bool:
         """Return whether it has ended; end it when it has taken too long."""
@@ -260,21 +270,26 @@ class _Running:
                 shutil.move(self._made, out / f"{self.book.name}.ipynb")
             except OSError as error:
                 raise RecordError(f"cannot write {out / self.book.name}.ipynb: {error.strerror or error}; choose another --out") from None
-        made = self.book.name, self.book.title
+        say = partial(self._say, took_s=took_s)
         failed = _cell_error(out / f"{self.book.name}.ipynb") if self.child.poll() else []
         if self._late_s:
             failed = [f"it took longer than {self._late_s:g} s and was ended", *failed]
         elif self.child.poll() and not failed:
             failed = [f"papermill ended with {self.child.poll()}: {self.child.tail().rpartition(' | ')[2]}"]
         if failed:
-            return Executed(*made, "unknown", failed[0], took_s, self._parameters, failed)
+            return say("unknown", failed[0], error=failed)
         try:
             concluded = read_conclusion(self._conclusion)
         except BuslabError as problem:
-            return Executed(*made, "unknown", str(problem), took_s, self._parameters)
+            return say("unknown", str(problem))
         if concluded is None:
-            return Executed(*made, "unknown", "it ended without a conclusion: its last cell calls conclude(…)", took_s, self._parameters)
-        return Executed(*made, concluded.verdict, concluded.sentence, took_s, self._parameters)
+            return say("unknown", "it ended without a conclusion: its last cell calls conclude(…)")
+        return say(concluded.verdict, concluded.sentence)
+
+    def _say(self, verdict: str, sentence: str, *, took_s: float, error: Sequence[str] = ()) -> Executed:
+        values = self.book.parameters | self._parameters
+        ground, book = str(values.get("ground", "-")), self.book
+        return Executed(book.name, book.title, verdict, sentence, took_s, values, list(error), ground, self._ran_at)
 
 
 @contextlib.contextmanager
