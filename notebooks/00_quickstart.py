@@ -19,33 +19,37 @@
 
 # %% tags=["parameters"]
 scenario = "baseline"
-settings = ("load.run_s=5", "load.warm_up_s=2")
+settings = ("load.run_s=5", "load.warm_up_s=2", "slo.lag_ms_p99=1000")
 ground = "embedded"
 
 # %%
 import pandas as pd
 from rich.console import Console
 
-from sim import plots
+from sim import outage_plots, plots, series, series_plots
 from sim.checkers import judge
+from sim.conclusion import conclude, settle
 from sim.progress import Display
 from sim.results import open_run
 from sim.run import run_scenario
 from sim.scenario import load_scenario
 from sim.schema import event_id
 
-pd.options.display.max_rows = 20
+pd.options.display.max_rows = 40
 
 # %% [markdown]
 # ## Run it
-# Twelve pods subscribe, Locust publishes through the same batcher and envelope as the services, and every publish and delivery is recorded.
+# Twelve pods subscribe, Locust publishes through the same batcher and envelope as the services, and every publish and delivery is
+# recorded.
 
 # %%
 with Display(Console()) as display:
     folder = run_scenario(load_scenario(scenario, settings=settings), on=ground, watch=display.show)
 run = open_run(folder)
 verdict = judge(run)
-verdict.verdict
+pd.DataFrame({"verdict": one.verdict, "what it found": one.detail} for one in verdict.checkers.values()).set_index(
+    pd.Index(verdict.checkers)
+)
 
 # %% [markdown]
 # ## How late?
@@ -83,7 +87,8 @@ print(run.story(event_id(invalidations["event"].iloc[-1])))
 # %%
 counts = verdict.checkers["ledger"].counts
 lag = verdict.checkers["lag"].counts
-print(
-    f"Verdict {verdict.verdict}: of {counts['expected']:,} copies {counts['missing']:,} are missing; "
-    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms."
+conclude(
+    verdict.verdict,
+    f"Of {counts['expected']:,} copies {counts['missing']:,} are missing; "
+    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms.",
 )

@@ -17,8 +17,9 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
@@ -159,3 +160,12 @@ class Alarm:
         if self._timer is not None and self._timer.fd >= 0:
             self._loop.remove_reader(self._timer.fd)
             self._timer.close()
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish what must not be left half done, although this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()

@@ -24,7 +24,6 @@ from sim.refusals import NO_WORDS
 from sim.transports import TRANSPORTS, Publisher, Subscription, Transport
 
 BACKOFF_FIRST_S = 0.05
-BACKOFF_LAST_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Place:
         The broker, or None: no REDIS_URL.
     keep_alive_s
         PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
+    reconnect_max_s, outage_hold_s, resync
+        See `sim.settings.Bus`.
     probed
         Called with (pod number, event type, probe round) when a pod hears a probe.
     entered
@@ -52,6 +53,9 @@ class Place:
     run_id: str
     policy: Policy = field(default_factory=Policy)
     outage_queue_limit: int = 1000
+    reconnect_max_s: float = 2.0
+    outage_hold_s: float = 0.0
+    resync: str = "none"
     keep_alive_s: float = 0.0
     once: str = "none"
     once_ttl_s: int = 300
@@ -228,10 +232,10 @@ class Connections:
     async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
         """Try again with exponential backoff and full jitter until it works or the pod ends."""
         NO_WORDS.set(True)  # in this task alone
-        ceiling_s = BACKOFF_FIRST_S
+        ceiling_s = min(BACKOFF_FIRST_S, self._place.reconnect_max_s)
         while True:
             await asyncio.sleep(self._random.uniform(0, ceiling_s))
-            ceiling_s = min(2 * ceiling_s, BACKOFF_LAST_S)
+            ceiling_s = min(2 * ceiling_s, self._place.reconnect_max_s)
             try:
                 await reopen()
             except BrokerError:

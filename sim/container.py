@@ -13,18 +13,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
 from sim.clock import now_ns
 from sim.endpoints import endpoints
-from sim.errors import BrokerError
+from sim.errors import BrokerError, UsageError
 from sim.http import HttpServer
 from sim.pod import ENDED, Pod
 from sim.posting import Poster
 from sim.record import Recorder
 
 GRACE_S = 30.0  # Kubernetes' terminationGracePeriodSeconds
+MAX_PUBLISHERS = 32_768  # in event keys; those above are Locust's and the prober's
+
+
+def next_publisher(name: str, publishers: Iterator[int]) -> int:
+    """Return the number in its event keys of the next incarnation of a pod.
+
+    Raises
+    ------
+    UsageError
+        There are no more.
+    """
+    publisher = next(publishers)
+    if publisher >= MAX_PUBLISHERS:
+        raise UsageError(f"{name} cannot start once more: event keys have room for {MAX_PUBLISHERS:,} starts of pods in a run")
+    return publisher
 
 
 class Container:
@@ -53,10 +68,18 @@ class Container:
         Whether it serves HTTP.
     ports
         Where the analytics pods that run now listen.
+    new_poster
+        Makes what makes an incarnation's calls by HTTP.
     """
 
     def __init__(
-        self, new_pod: Callable[[], Pod], *, recorder: Recorder, serves: bool = False, ports: Callable[[], Sequence[int]] = tuple
+        self,
+        new_pod: Callable[[], Pod],
+        *,
+        recorder: Recorder,
+        serves: bool = False,
+        ports: Callable[[], Sequence[int]] = tuple,
+        new_poster: Callable[..., Poster] = Poster,
     ) -> None:
         self.port = 0
         self.started_ns = 0
@@ -65,6 +88,7 @@ class Container:
         self._recorder = recorder
         self._serves = serves
         self._ports = ports
+        self._new_poster = new_poster
         self._changing = asyncio.Lock()  # a start waits for a stop and the other way round; a kill waits for nothing
         self._starting: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
@@ -76,7 +100,9 @@ class Container:
         self.stopping = False
         for tell in self._told.values():
             tell(pod)
-        self.poster = Poster(pod.name, number=pod.number, service=pod.service, gate=pod.gate, recorder=self._recorder, ports=self._ports)
+        self.poster = self._new_poster(
+            pod.name, number=pod.number, service=pod.service, gate=pod.gate, recorder=self._recorder, ports=self._ports
+        )
 
     @property
     def name(self) -> str:
@@ -93,15 +119,18 @@ class Container:
         """Whether it stands still."""
         return self.pod.state == "frozen"
 
-    async def begin(self) -> None:
-        """Start the first incarnation; return when the broker confirmed its subscriptions.
+    async def begin(self, *, patient: bool = False) -> None:
+        """Start the first incarnation; return when the broker confirmed its subscriptions, or, if `patient`, as `start` does.
 
         Raises
         ------
         BrokerUnreachable, BrokerRefused
         """
         await self._serve()
-        await self.pod.start()
+        if patient:
+            self._try_bus()
+        else:
+            await self.pod.start()
 
     async def start(self) -> None:
         """Start a new incarnation; nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
@@ -111,7 +140,10 @@ class Container:
             self._take(self._new_pod())
             await self._serve()
             self.ended.clear()
-            self._starting = asyncio.get_running_loop().create_task(self.pod.gate.hold(self._start_bus, self.pod))
+            self._try_bus()
+
+    def _try_bus(self) -> None:
+        self._starting = asyncio.get_running_loop().create_task(self.pod.gate.hold(self._start_bus, self.pod))
 
     async def _start_bus(self, pod: Pod) -> None:
         with contextlib.suppress(BrokerError):  # the pod stays, and does what its policy says

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from sim.bus.envelope import BATCH
@@ -33,7 +33,7 @@ class PodsDriver:
 
     def __init__(
         self,
-        containers: Sequence[Container],
+        containers: Mapping[int, Container],
         schedule: Schedule,
         *,
         zero_ns: int,

@@ -9,6 +9,7 @@ Each message is one line and says what was wrong, the value, and what to do::
     │   ├── BrokerUnreachable   nothing answers at the address
     │   └── BrokerRefused       it answers, but not to us (password, rights, TLS)
     ├── GeneratorError          the Locust child could not start or died
+    ├── HostError               a process that holds pods could not start or ended by itself
     ├── RecordError             rows could not be written (disk full, no permission)
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
     ├── UnsupportedVersion      an event of a schema version that this bus does not read
@@ -20,12 +21,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BuslabError(Exception):
-    """The root: the CLI prints its text as one line and exits with `exit_code`."""
+    """The root: the CLI prints its text as one line and exits with `exit_code`; a run that failed names its sealed `run_folder`."""
 
     exit_code = 2
+    run_folder: Path | None = None
 
 
 class ScenarioError(BuslabError):
@@ -50,6 +53,10 @@ class BrokerRefused(BrokerError):
 
 class GeneratorError(BuslabError):
     """Say that the load generator could not start, or died."""
+
+
+class HostError(BuslabError):
+    """Say which process of pods could not start, or ended by itself, with the end of its log."""
 
 
 class RecordError(BuslabError):

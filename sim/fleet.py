@@ -63,8 +63,7 @@ class Fleet:
         links: Links | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
-        self.host: Host
-        self.host = inline = HOSTS["inline"](
+        self.host: Host = HOSTS[scenario.hosts.kind](
             scenario,
             address=address,
             folder=folder,
@@ -75,7 +74,7 @@ class Fleet:
             tamper=tamper,
             links=links,
         )
-        self.recorder: Recorder = inline.recorder
+        self.recorder: Recorder = self.host.recorder
         self.kubelet: FleetKubelet | None = None
         if scenario.kubelet.enabled:
             pods = self.host.containers.values()

@@ -33,6 +33,12 @@ PROVIDER_READS = 0.1  # share of the reads that are of a provider
 CLEAR_ALL_EVERY = 20  # one in so many cache invalidations names every template, as the reference's admin example does
 
 
+def share_of_peak(shape: str, passed: float) -> float:
+    """Return the share of the peak rate that a shape has when a share of the run has passed, 0 to 1; at a step, what comes after it."""
+    before, after = next(((a, b) for a, b in pairwise(SHAPES[shape]) if a[0] <= passed < b[0]), SHAPES[shape][-2:])
+    return before[1] + (after[1] - before[1]) * min(1.0, (passed - before[0]) / (after[0] - before[0]))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Hold every intended call of a run, in time order.
@@ -65,6 +71,11 @@ class Schedule:
         rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
         return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, self.templates)
 
+    def since(self, offset_ns: int) -> Schedule:
+        """Return the calls at that time and later."""
+        first = int(np.searchsorted(self.offset_ns, offset_ns))
+        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds, self.templates)
+
 
 @dataclass(frozen=True)
 class Reads:
@@ -92,6 +103,17 @@ class Reads:
 
     def __len__(self) -> int:
         return len(self.offset_ns)
+
+    def of_pods(self, pods: list[int]) -> Reads:
+        """Return the reads of some pods."""
+        return self._of_rows(np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16))))
+
+    def since(self, offset_ns: int) -> Reads:
+        """Return the reads at that time and later."""
+        return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
+
+    def _of_rows(self, rows: np.ndarray | slice) -> Reads:
+        return Reads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects, self.templates)
 
 
 def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> Reads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,21 @@ from sim.record import ROWS_PER_PART, Recorder
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
 LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+
+    `calls_not_made`: calls whose time has come while their pod did not run.
+    """
+
+    published: int = 0
+    delivered: int = 0
+    calls: int = 0
+    lag_ms_p99: float | None = None
+    calls_not_made: int = 0
+    lags_ms: tuple[float, ...] = ()
 
 
 class LoopMeter:
@@ -82,8 +98,9 @@ class LiveLag:
             self._older, self._intended = self._intended, {}
         return chunk
 
-    def sample(self, recorder: Recorder) -> None:
-        """Add the lags of some deliveries that came since the last time."""
+    def sample(self, recorder: Recorder) -> list[float]:
+        """Add the lags of some deliveries that came since the last time; return them in milliseconds."""
+        lags_ms = []
         buffer, total = recorder.deliveries, recorder.rows("deliveries")
         fresh = min(total - self._seen, len(buffer))
         self._seen = total
@@ -93,6 +110,8 @@ class LiveLag:
             if intended is not None:
                 lag_us = max(1.0, (buffer.handled_ns[row] - intended) / 1000)
                 self._buckets[min(511, int(np.log2(lag_us) * 16))] += 1
+                lags_ms.append(lag_us / 1000)
+        return lags_ms
 
     def p99_ms(self) -> float | None:
         """Return the 99th percentile in milliseconds, to about 4 %, or None before anything was heard."""

@@ -63,7 +63,8 @@ def _pubsub(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     if what == b"NUMSUB":
         return [word for channel in words[2:] for word in (channel, len(server.subscribers.get(channel, ())))]
     if what == b"CHANNELS":
-        return [channel for channel, heard_by in server.subscribers.items() if heard_by]
+        pattern = words[2] if len(words) > 2 else b"*"
+        return [channel for channel, heard_by in server.subscribers.items() if heard_by and fnmatchcase(channel, pattern)]
     return Error(f"ERR unknown subcommand '{what.decode('latin-1')}'")
 
 

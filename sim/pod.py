@@ -22,7 +22,7 @@ from sim.gate import Gate
 from sim.handling import Pace, SlowHandling
 from sim.memo import Handling
 from sim.record import DeliveryBuffer
-from sim.services import ServiceLogic
+from sim.services import ConfigReader, ServiceLogic
 
 __all__ = ["Place", "Pod"]
 
@@ -86,6 +86,7 @@ class Pod(Caller[None]):
         self._pace = pace
         self._slow = self._slow_handling(pace) if place.once != "none" or pace != Pace() else None
         self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
+        self._holding: asyncio.TimerHandle | None = None  # set while they wait for the others to subscribe
         self._channel_bytes: dict[str, bytes] = {}
         self._thawed_state = ""
 
@@ -189,6 +190,9 @@ class Pod(Caller[None]):
         deadline_ns = self._now_ns() + int(timeout_s * 1e9)
         while self._connections.full and self._now_ns() < deadline_ns:
             await asyncio.sleep(0.001)  # a batch that is flushed into a full pipe would be refused
+        if self._holding:
+            self._holding.cancel()
+            self._send_kept()
         self.flush()
         return await self.settle(timeout_s=max(0.0, (deadline_ns - self._now_ns()) / 1e9))
 
@@ -215,6 +219,8 @@ class Pod(Caller[None]):
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
         self._connections.end()
+        if self._holding:
+            self._holding.cancel()
         if (unsent := self.node.flush(self._now_ns())) is not None:
             self._kept.append(unsent)
         for send in self._kept:
@@ -222,8 +228,13 @@ class Pod(Caller[None]):
         self._kept.clear()
 
     def changed(self) -> None:
-        """Record that a connection came or went."""
-        self._enter("subscribed" if self.fallback.state in HEARING else "disconnected")
+        """Record that a connection came or went; a pod that hears again does not know what it missed."""
+        hears = self.fallback.state in HEARING
+        if self._place.resync != "none" and isinstance(self.logic, ConfigReader):
+            self.logic.config.serves = hears or self._place.resync == "drop-caches"
+            if hears and self.state == "disconnected":
+                self.logic.config.forget()
+        self._enter("subscribed" if hears else "disconnected")
 
     def _enter(self, state: str) -> None:
         self.state = state
@@ -302,6 +313,8 @@ class Pod(Caller[None]):
         if channel is None:
             channel = self._channel_bytes[send.type] = (self._place.channel_prefix + send.type).encode()
         route = self.fallback.route()
+        if route == "broker" and self._holding:
+            route = "queue"  # behind what is kept, so that events keep their order
         if route == "broker":
             sent_ns = self._now_ns()
             if not self._connections.send(channel, send.payload, (send, sent_ns)):
@@ -314,7 +327,20 @@ class Pod(Caller[None]):
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
     def may_publish(self) -> None:
-        """Publish what was kept through the outage, in its order."""
+        """Publish what was kept through the outage, in its order: now, or when the others have had time to subscribe."""
+        if self._holding:
+            self._holding.cancel()
+            self._holding = None
+        if self._kept and self._place.outage_hold_s:
+            loop = asyncio.get_running_loop()
+            self._holding = loop.call_later(self._place.outage_hold_s, self.gate.then, self._send_kept)
+        else:
+            self._send_kept()
+
+    def _send_kept(self) -> None:
+        self._holding = None
+        if self.fallback.route() != "broker":
+            return  # gone again: the next return sends them
         kept, self._kept = self._kept, deque()
         for send in kept:
             self._carry_out(send)

@@ -11,7 +11,7 @@ from sim.errors import did_you_mean
 from sim.load import MAX_CALLS, SHAPES
 from sim.schema import HTTP_CALL, SLO_METRICS
 from sim.services import SERVICES, ConfigReader
-from sim.settings import CALLS, MAX_PODS, Scenario
+from sim.settings import CALLS, MAX_PODS, MAX_PROCESSES, Scenario
 from sim.transports import TRANSPORTS
 
 
@@ -22,6 +22,7 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _mix_problems(scenario)
     yield from _http_problems(scenario)
     yield from _kubelet_problems(scenario)
+    yield from _hosts_problems(scenario)
     yield from _slo_problems(scenario)
     yield from _fault_problems(scenario)
     yield from _overlap_problems(scenario)
@@ -89,6 +90,19 @@ def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
     kubelet = scenario.kubelet
     if kubelet.back_off_max_s < kubelet.back_off_s:
         yield f"kubelet.back_off_max_s = {kubelet.back_off_max_s:g} is less than kubelet.back_off_s = {kubelet.back_off_s:g}: raise it"
+
+
+def _hosts_problems(scenario: Scenario) -> Iterator[str]:
+    if scenario.hosts.kind != "local":
+        return
+    if scenario.bus.transport == "memory":
+        yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+    if (alone := len(scenario.mortal_pods())) > MAX_PROCESSES:
+        why = "the kubelet" if scenario.kubelet.enabled else "a fault"
+        yield (
+            f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
+            f"{MAX_PROCESSES}; name fewer pods, or set hosts.kind = 'inline'"
+        )
 
 
 def _slo_problems(scenario: Scenario) -> Iterator[str]:

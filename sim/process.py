@@ -24,16 +24,17 @@ TAIL_LINES = 12
 _seen: list[int] = []  # signals since `interruptible` was entered: a process has one set of handlers
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None] | None:
+    """Return what a child does before its program begins, so that the kernel sends it a signal when we die; None where it cannot."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)  # loaded before the fork: the child must not take locks
     parent = os.getpid()
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # the parent died in between
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return prepare
 
@@ -55,7 +56,7 @@ class Child:
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
 
     @property

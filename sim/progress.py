@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -65,3 +66,20 @@ class Display:
         if status.pods:
             parts.append("pods " + " ".join(f"{count} {state}" for state, count in sorted(status.pods.items())))
         return " | ".join(parts)
+
+
+class Countdown:
+    """Say how far a series of runs is, and how much time is left when the rest goes on like this."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._began_s = time.monotonic()
+
+    def tell(self, done: int, all: int, text: str) -> None:
+        """Say one line: `done` of `all` are done, the last of them is told by `text`."""
+        left_s = (time.monotonic() - self._began_s) / done * (all - done)
+        self._say(f"{done:>4} of {all}  {_minutes(left_s):>7} left  {text}")
+
+
+def _minutes(time_s: float) -> str:
+    return f"{time_s:.0f} s" if time_s < 90 else f"{time_s / 60:.0f} min"

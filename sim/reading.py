@@ -7,7 +7,7 @@ Each read is one row of the table `reads`. A pod that is not running does not re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
@@ -27,7 +27,9 @@ class Reader:
     A read that is late is made late: its row holds the time at which it was made, which is what the copy is judged by.
     """
 
-    def __init__(self, containers: Sequence[Container], reads: Reads, *, zero_ns: int, recorder: Recorder) -> None:
+    def __init__(
+        self, containers: Mapping[int, Container] | Sequence[Container], reads: Reads, *, zero_ns: int, recorder: Recorder
+    ) -> None:
         self._containers = containers
         self._add = recorder.tables["reads"].add
         self._at_ns = (reads.offset_ns + zero_ns).tolist()

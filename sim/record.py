@@ -55,8 +55,8 @@ class TableBuffer:
         self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
         self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
         self._pack = struct.Struct("=" + "".join(_CODES[kind] for kind in self.types.values()))
-        self._row = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
-        self._rows = bytearray()
+        self.dtype = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
+        self._rows: Any = bytearray()  # or what grows like one (`sim.journal`)
 
     def clear(self) -> None:
         """Drop the rows."""
@@ -74,7 +74,7 @@ class TableBuffer:
 
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
-        rows = np.frombuffer(self._rows, dtype=self._row)
+        rows = np.frombuffer(self._rows, dtype=self.dtype)
         self._rows = bytearray()
         return arrow_table(self.table, {column: rows[column] for column in self.types}, {c: list(names) for c, names in self.names.items()})
 

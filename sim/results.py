@@ -20,10 +20,12 @@ far as a fault that loses what is on the pod's link explains it, else **deaf**. 
 
 A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
 one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
+Where the broker keeps events, what was on its way while its keys were lost is **keys-lost**.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +36,7 @@ import pandas as pd
 from sim.errors import RunFolderError
 from sim.lives import Life, Window, read_lives, read_ways
 from sim.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
-from sim.silence import PodFault, read_windows
+from sim.silence import DOWN_GRACE_NS, PodFault, read_windows
 from sim.tables import (
     FOREVER_NS,
     Array,
@@ -274,10 +276,19 @@ def _make_index(run: Run) -> _Index:
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
         faults=faults,
-        hurt=[Window(fault.begin_ns, fault.end_ns, "not-whole") for fault in faults if "broker" in fault.pods],
+        hurt=list(_hurt(faults, many_nodes=run.many_nodes, kept=run.one_per_service)),
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
+
+
+def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[Window]:
+    """Give the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
+    for fault in faults:
+        if many_nodes and "broker" in fault.pods:
+            yield Window(fault.begin_ns, fault.end_ns, "not-whole")
+        if kept and fault.fault == "keys_lost":  # what was kept and not read yet had come at most so long before
+            yield Window(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
 
 
 def _heard_by_service(run: Run, pod: Array, event: Array, events: int) -> dict[str, Array]:
@@ -321,7 +332,7 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
         for window in silent_windows(run, pod, way):
             here = window.touches(sent, answered) & (index.way[lost] == way)
             cause[here & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
-    for window in index.hurt if run.many_nodes else ():
+    for window in index.hurt:
         cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
     lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
     none = np.full(len(lost), -1, dtype=np.int32)

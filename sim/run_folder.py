@@ -22,7 +22,11 @@ def runs_folder() -> Path:
 
 def free_folder(scenario: Scenario, out: Path | None) -> Path:
     """Return the run folder to make; one that holds anything is refused."""
-    folder = out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+    return empty_folder(out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
+
+
+def empty_folder(folder: Path) -> Path:
+    """Return a folder that results may go to; one that holds anything is refused."""
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
@@ -37,8 +41,13 @@ def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
         if link_latest:
-            link = folder.parent / f".latest-{os.getpid()}"
-            link.symlink_to(folder.name, target_is_directory=True)
-            link.replace(folder.parent / "latest")
+            point_latest_to(folder)
     except OSError as error:
         raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def point_latest_to(folder: Path) -> None:
+    """Let `latest` beside a folder lead to it."""
+    link = folder.parent / f".latest-{os.getpid()}"
+    link.symlink_to(folder.name, target_is_directory=True)
+    link.replace(folder.parent / "latest")

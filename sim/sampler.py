@@ -12,6 +12,8 @@ output_buffer_bytes         pod                 that of one pod, where it is not
 buffer_cuts                 pod                 1: since the listing before, the broker closed its subscription for a full buffer
 numsub                      channel             PUBSUB NUMSUB, every `NUMSUB_PERIOD_S`, and asked for by the run
 numsub_foreign              channel             PUBSUB NUMSUB before the first pod of ours
+channels_listed             empty               names in PUBSUB CHANNELS, while output waits: the reference's runbook asks it then
+channels_listed_bytes       empty               their length: had the answer more to say of what waits, it would change
 node_…                      node (HOST:PORT)    of a cluster of several nodes: what has an empty subject above, of one of them
 ==========================  ==================  ======================================================================
 
@@ -75,6 +77,7 @@ LACKS = {
     "CONFIG GET": "the limit of output buffers is taken to be the one that servers ship with",
     "CLIENT SETNAME": "our connections have no names there",
     COUNT: "the broker's own count of subscribers is not in this run",
+    "PUBSUB CHANNELS": "what it would say of a backlog is not in this run",
 }
 
 
@@ -191,6 +194,14 @@ class NodeSampler:
         self._record_info(fields)
         if self._before is not None and int(fields.get(CUTS, 0)) > (self._before.cuts or 0):
             await self._list()
+
+    async def list_channels(self, prefix: str) -> None:
+        """Record how much PUBSUB CHANNELS says; see the table above."""
+        (names,) = await self._ask(("PUBSUB", "CHANNELS", f"{prefix}*"))
+        if isinstance(names, list):
+            at_ns = now_ns()
+            self._add(at_ns, "channels_listed", "", len(names))
+            self._add(at_ns, "channels_listed_bytes", "", sum(map(len, names)))
 
     async def _list(self) -> None:
         asked_s = _now_s()
@@ -344,6 +355,8 @@ class BrokerSampler:
                 if _now_s() >= self._numsub_due_s:
                     self._numsub_due_s = _now_s() + NUMSUB_PERIOD_S
                     await self.numsub(channels, prefix=prefix, metric="numsub", transport=transport)
+                    waiting = [node for node in self._nodes if node.said.get("output_buffer_bytes_sum")]
+                    await asyncio.gather(*(node.list_channels(prefix) for node in waiting))
             await asyncio.sleep(self._period_s)
 
     async def _take(self) -> None:

@@ -18,7 +18,7 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults import FAULTS
 from sim.problems import problems
-from sim.settings import Bus, Kubelet, Limits, Load, Scenario, Service
+from sim.settings import Bus, Hosts, Kubelet, Limits, Load, Scenario, Service
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
 
@@ -106,7 +106,9 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
 
 def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+        if value == {} and isinstance(tree.get(key), dict):
+            tree[key] = {}  # `slo={}`: none of those that were there
+        elif isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
             _merge(tree.setdefault(key, {}), value, setting)
         elif isinstance(tree.get(key), dict):
             raise ScenarioError(f"--set {setting!r}: {key!r} is a table; set one of its keys: {', '.join(tree[key])}")
@@ -153,7 +155,8 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return FAULTS[tree["faults"][int(path[1])]["kind"]]
-    return {"load": Load, "bus": Bus, "limits": Limits, "kubelet": Kubelet, "services": Service}.get(path[0] if path else "", Scenario)
+    tables = {"load": Load, "bus": Bus, "limits": Limits, "kubelet": Kubelet, "hosts": Hosts, "services": Service}
+    return tables.get(path[0] if path else "", Scenario)
 
 
 def _entry_at_fault(table: dict[str, Any], type: Any) -> str:

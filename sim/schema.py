@@ -27,7 +27,7 @@ What is true of the whole run:
 - ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
 - ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
   them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
-  (the name in `hosts.host` of the process that published)
+  (the name in `hosts.host` of the process that published; `local`: every process that holds pods did)
 - ``links_us``: where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
   (``direct_p50``, ``through_p50``, …, in microseconds); empty else
 - ``notes``: sentences for the reader
@@ -50,7 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "channel": "name",  # event type, without the channel prefix
         "publisher": "name",  # who sent it; one publisher = one connection = one sequence
         "items": "uint32",  # calls of the application that this event carries; 0 for a probe
-        "bytes": "uint32",  # encoded size of the envelope
+        "bytes": "uint32",  # encoded size of the envelope; 0 where its process was killed before it was encoded
         "first_item_ns": "int64",  # intended time of its oldest item
         "items_wait_ns": "int64",  # sum over its items of (intended_ns - the item's intended time)
         "intended_ns": "int64",  # when the schedule (or the batcher's rule) meant it to be sent
@@ -85,7 +85,7 @@ TABLES: dict[str, dict[str, str]] = {
     "pods": {
         "pod": "name",
         "service": "name",
-        "host": "name",
+        "host": "name",  # the process that holds it, as in `hosts`
         "channels": "name",  # event types it is meant to hear, comma-separated
         "at_ns": "int64",
         "state": "name",  # see POD_STATES
@@ -105,7 +105,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "hosts": {
         "at_ns": "int64",
-        "host": "name",  # a process that holds pods, or the load generator
+        "host": "name",  # a process that holds pods (see `sim.hosts`), the load generator, or, beside processes of pods, the run itself
         "cpu_ns": "int64",  # processor time of the process since it started
         "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
     },
@@ -188,6 +188,7 @@ CAUSES = {
     "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
     "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
+    "keys-lost": "the broker lost what it kept for the pods before one of them had read it",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }
 
@@ -214,6 +215,7 @@ SLO_METRICS = {
     "time_to_recover_s_max": "greatest time from the end of a fault until a pod that had noticed it was connected again, seconds",
     "truth_gap_s_max": "greatest time that one pod called itself connected while it did not hear or its publishes had no answer, seconds",
     "heard_only_here": "events that only the pod that published them heard: in memory mode",
+    "steady_s_max": "time from the end of the last fault until every pod was connected and no copy was lost any more, seconds",
     "deaf_s_max": "greatest time from the end of a fault until a pod heard again, seconds",
     "deaf_copies": "copies that a pod lost after the end of a fault because it did not hear yet",
     "deaf_untold": "times that a pod lost copies in a fault or after it and its application was not told",

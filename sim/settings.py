@@ -8,13 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
-from sim.faults import Fault
+from sim.faults import MORTAL, Fault
 from sim.load import TEMPLATE_COUNT, Reads, Schedule, make_reads, make_schedule
 from sim.schema import HTTP_CALL
 from sim.services import SERVICES, ConfigReader
 from sim.transports import Transport, make_transport
 
 MAX_PODS = 20_000
+MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
 CALLS = (*EVENT_TYPES, HTTP_CALL)  # what an application may call
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -35,6 +36,14 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         See `sim.bus.fallback`: where the reference can be read in two ways.
     outage_queue_limit
         Events that one pod keeps at most.
+    reconnect_max_s
+        Longest pause before a lost connection is tried again; pauses grow from 50 ms, with full jitter.
+    outage_hold_s
+        How long a pod that is connected again keeps them still, so that the others can subscribe first; 0 = it sends at once.
+    resync
+        `drop-caches`: a pod that subscribes again drops every cached template and provider, as it does not know what it missed.
+        `read-through`: it also serves nothing from its caches while it is not subscribed.
+        The reference does nothing.
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
@@ -52,6 +61,9 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
     outage_queue: Literal["none", "keep"] = "none"
     outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    reconnect_max_s: Annotated[float, Meta(ge=0.01, le=3600)] = 2.0
+    outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    resync: Literal["none", "drop-caches", "read-through"] = "none"
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
@@ -130,6 +142,21 @@ class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     back_off_reset_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
 
 
+class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say where pods live (see `sim.hosts`).
+
+    Attributes
+    ----------
+    kind
+        `inline`: all in the run's own process; `local`: in child processes.
+    processes
+        Of `local`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its own.
+    """
+
+    kind: Literal["inline", "local"] = "inline"
+    processes: Annotated[int, Meta(ge=1, le=MAX_PROCESSES)] = 2
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Describe one experiment. `name` is the file's name."""
 
@@ -141,12 +168,18 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     bus: Bus = Bus()
     limits: Limits = Limits()
     kubelet: Kubelet = Kubelet()
+    hosts: Hosts = Hosts()
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
 
     def pods(self) -> list[tuple[str, str]]:
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
+
+    def mortal_pods(self) -> set[str]:
+        """Return the pods that a fault, or the kubelet, may end or freeze."""
+        chosen = [fault.pods for fault in self.faults if isinstance(fault, MORTAL)] + ([()] if self.kubelet.enabled else [])
+        return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
 
     def transport(self) -> Transport:
         """Return the transport that `[bus]` names, with its settings."""

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from sim.asking import Asker
 from sim.brokers import Broker
 from sim.brokers.model import ModelBroker
@@ -14,11 +16,45 @@ from sim.errors import UsageError
 from sim.fleet import Fleet
 from sim.links import Links, ModelLinks, ProxyLinks
 from sim.scenario import Scenario
+from sim.settings import Kubelet
 from sim.timeline import Timeline
 from sim.wire import open_wire
 from sim.world import World
 
 PINGS = 200
+
+
+FLEETS = ("ours", "none")
+
+
+def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
+    """Return the scenario of the pods that a run starts: as it is, or for the fleet ``none`` without any.
+
+    Raises
+    ------
+    UsageError
+        The fleet is neither, or the scenario wants something of pods that are not ours.
+    """
+    if fleet not in FLEETS:
+        raise UsageError(f"the fleet {fleet!r} is none of {', '.join(FLEETS)}")
+    if fleet == "ours":
+        return scenario
+    if scenario.load.driver == "pods":
+        raise UsageError("load.driver = 'pods' and no fleet: nobody would publish; use load.driver = 'locust'")
+    if scenario.faults:
+        raise UsageError("faults are for a fleet of ours: leave them out with --set 'faults=[]', or start the fleet with --fleet ours")
+    return replace(scenario, services={}, load=replace(scenario.load, reads_per_s=0.0), kubelet=Kubelet())
+
+
+def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
+    """Return the scenario as it can run in virtual time, which is that of one process, and a note where the host changes."""
+    if not virtual:
+        return scenario, []
+    scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
+    if scenario.hosts.kind == "inline":
+        return scenario, []
+    note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
 
 
 def check_ground(scenario: Scenario, broker: Broker) -> None:

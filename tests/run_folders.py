@@ -180,6 +180,7 @@ class RunFolder:
         info: dict[str, Any] = {
             "format": FORMAT, "scenario": "synthetic", "ground": "embedded", "seed": 1, "driver": "locust", "state": state,
             "reason": "" if state in ("complete", "running") else "Ctrl-C", "started_at": "2026-01-01T00:00:00Z", "wall_offset_ns": 0,
+            "recovered": True,
             "phases": [{"name": n, "start_ns": a * SECOND, "end_ns": b * SECOND} for n, (a, b) in PHASES.items()],
             "load": {"offered_calls": offered, "generator": "locust"}, "notes": [],
         }  # fmt: skip

@@ -16,16 +16,8 @@ from sim.scenario import load_scenario
 from sim.sizing import TINY, measure_capacity, why_not, with_pods, workload_of
 from sim.wire import pack
 
-SMALLEST = replace(
-    TINY,
-    budget_s=5.0,
-    full_s=0.1,
-    rate_s=0.4,
-    again=1,
-    pods=(1, 6),
-    small=((0, 1), (64, 5), (64, 10), (64, 100)),
-    held_out=((2, 64, 1), (4, 64, 5)),
-)
+SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))
+SMALLEST = replace(TINY, budget_s=5.0, full_s=0.1, rate_s=0.4, again=1, pods=(1, 6), small=SIZES, held_out=((2, 64, 1), (4, 64, 5)))
 
 
 def shot(**said: float) -> Shot:

@@ -57,6 +57,21 @@ class Batcher:
         """When the part-full batch must leave, or None when there is none."""
         return self._first_ns + self.interval_ns if self._items else None
 
+    @property
+    def first_item_ns(self) -> int:
+        """Intended time of the oldest item; 0 when there is none."""
+        return self._first_ns
+
+    @property
+    def last_item_ns(self) -> int:
+        """The latest intended time of an item; 0 when there is none."""
+        return self._last_ns
+
+    @property
+    def items_wait_ns(self) -> int:
+        """Sum over the items of (`last_item_ns` - the item's intended time)."""
+        return self._last_ns * len(self._items) - self._intended_sum_ns
+
     def add(self, item: Any, *, intended_ns: int) -> Batch | None:
         """Add one item; return the batch when this item fills it."""
         if not self._items:

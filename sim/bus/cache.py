@@ -53,6 +53,10 @@ class LruCache(Generic[K, V]):
         """Remove an entry and say whether it was there; removing a missing one is no error."""
         return self._entries.pop(key, None) is not None
 
+    def entries(self) -> list[tuple[K, V]]:
+        """Return every entry, the one unused for longest first."""
+        return list(self._entries.items())
+
     def delete_matching(self, pattern: str) -> int:
         """Remove the entries whose key matches a glob pattern (`*` matches anything) and return how many."""
         matches = re.compile(translate(pattern)).match
@@ -78,12 +82,14 @@ class ConfigSubscriber:
 
     Every handler is idempotent: dropping what is not there changes nothing. An event without the expected field is an error.
     A copy is represented by the time at which it was loaded from the database: that is all that decides whether it is stale.
+    While it does not serve, every read goes to the database and nothing is kept.
     """
 
     def __init__(self, *, limit: int = CACHE_SIZE) -> None:
         self.templates: LruCache[str, int] = LruCache(limit)
         self.providers: LruCache[str, int] = LruCache(limit)
         self.invalidations = 0
+        self.serves = True
 
     def handlers(self) -> dict[str, Callable[[Event], None]]:
         """Return event type -> handler."""
@@ -95,12 +101,18 @@ class ConfigSubscriber:
 
     def read(self, key: str, *, now_ns: int) -> tuple[int, bool]:
         """Return when the copy that is served was loaded, and whether it was in the cache; one that was not is loaded now."""
+        if not self.serves:
+            return now_ns, False
         cache = self.providers if key.startswith(PROVIDERS) else self.templates
         loaded_ns = cache.get(key)
         if loaded_ns is not None:
             return loaded_ns, True
         cache.put(key, now_ns)
         return now_ns, False
+
+    def forget(self) -> None:
+        """Drop every copy: what was missed while nobody listened is not known. It is no invalidation that was carried out."""
+        self.templates, self.providers = LruCache(self.templates.limit), LruCache(self.providers.limit)
 
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""

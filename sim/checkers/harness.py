@@ -17,13 +17,14 @@ import numpy as np
 
 from sim.checkers.verdict import Result
 from sim.results import FATE, Run
-from sim.schema import HTTP_CALL
+from sim.schema import ALIVE_STATES, HTTP_CALL
 from sim.tables import FOREVER_NS, Array
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
 SEND_DELAY_SHARE = 0.3
 ROWS_FOR_CLOCK = 200_000
+SAMPLED_NS = 1_000_000_000  # a process that held pods for so long has samples
 
 
 @dataclass
@@ -39,7 +40,7 @@ def check(run: Run) -> Result:
     """Audit the run's end, the subscriptions, the offered load, processors, loops and clocks."""
     audit = _Audit()
     _audit_end(run, audit)
-    _audit_subscriptions(run, audit)
+    (_audit_receivers if run.info.get("fleet") == "none" else _audit_subscriptions)(run, audit)
     ratio = _audit_load(run, audit)
     _audit_processors(run, audit)
     _audit_lag_share(run, audit)
@@ -47,7 +48,8 @@ def check(run: Run) -> Result:
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
-    detail = f"the run is whole, the broker counts the subscribers that the fleet claims, and {audit.counts['calls_made']:,} of "
+    heard = "the broker has subscribers" if run.info.get("fleet") == "none" else "the broker counts the subscribers that the fleet claims"
+    detail = f"the run is whole, {heard}, and {audit.counts['calls_made']:,} of "
     detail += f"{audit.counts['calls_offered']:,} offered calls were made"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
@@ -90,6 +92,17 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
         audit.warnings.append(f"{sum(before.values()):g} subscribers of other programs were on these channels before the fleet")
 
 
+def _audit_receivers(run: Run, audit: _Audit) -> None:
+    """Where the fleet is not ours, ask only whether somebody was there: PUBLISH says how many subscribers it reached."""
+    told = run.publishes["receivers"][(run.publishes["phase"] == "run") & (run.publishes["receivers"] >= 0)]
+    if len(told):
+        audit.counts |= {"receivers.min": int(told.min()), "receivers.max": int(told.max())}
+        if not told.max():
+            audit.faults.append("no publish reached a subscriber: there is no fleet, or it listens to other channels")
+        elif not told.min():
+            audit.warnings.append(f"{int((told == 0).sum()):,} of {len(told):,} publishes reached no subscriber")
+
+
 def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.get("load") or {}
@@ -113,37 +126,64 @@ def _audit_load(run: Run, audit: _Audit) -> float:
 
 def _audit_processors(run: Run, audit: _Audit) -> None:
     """Name every process that used too much of a core, or whose use is not known."""
-    generator = (run.info.get("load") or {}).get("generator")
+    load = run.info.get("load") or {}
+    generators = set(load.get("generators") or ([load["generator"]] if load.get("generator") else []))
     if run.info.get("ground") == "model":
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)
-    for host in sorted({str(host) for host in (*run.pods["host"].unique(), generator) if host}):
+    for host in sorted(_lived_on(run) | generators):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
-    if not generator:
+    if not generators:
         audit.faults.append("run.json names no generator process: its saturation is not known")
     for host, share in shares.items():
         audit.counts[f"cpu_share.{host}"] = round(share, 4)
         if share >= CPU_SHARE_MAX:
-            who = f"generator saturated: {host}" if host == generator else f"the host measured itself: {host}"
+            who = f"generator saturated: {host}" if host in generators else f"the host measured itself: {host}"
             audit.faults.append(f"{who} used {share:.0%} of a core")
     if len(loops):
         found = np.quantile(loops, [0.5, 0.99, 1.0], method="higher") / 1e3
         audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
 
 
+def _lived_on(run: Run) -> set[str]:
+    """Return the processes that held a pod for so long in the run phase that they were sampled."""
+    begin, end = run.phases.get("run", (0, FOREVER_NS))
+    lived = set()
+    for host, rows in run.pods.groupby("host", observed=True):
+        gone = rows["state"].iloc[rows["at_ns"].argmax()] not in ALIVE_STATES
+        until = rows["at_ns"].max() if gone else FOREVER_NS
+        if min(until, end) - max(rows["at_ns"].min(), begin) >= SAMPLED_NS:
+            lived.add(str(host))
+    return lived
+
+
+def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
+    """Return when a process stood still: one that held a single pod, while that was frozen."""
+    hosts = run.pods.groupby("host", observed=True)["pod"].unique()
+    freezes = {life.pod: life.freezes for life in run.lives}
+    return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
+
+
 def _samples(run: Run) -> tuple[dict[str, float], Array]:
-    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase."""
+    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase.
+
+    A loop is not late when its process was made to stand still.
+    """
     shares, loops = {}, [np.array([], dtype=np.int64)]
     begin, end = run.phases.get("run", (0, FOREVER_NS))
+    frozen = _frozen_on(run)
     for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
         at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
         first = max(int(np.searchsorted(at, begin, side="right")) - 1, 0)
         last = min(int(np.searchsorted(at, end)), len(at) - 1)
         if at[last] > at[first]:
             shares[str(host)] = float(cpu[last] - cpu[first]) / float(at[last] - at[first])
-            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1])
+            still = np.zeros(last - first, dtype=bool)
+            for since, until in frozen.get(str(host), ()):
+                still |= (at[first + 1 : last + 1] >= since) & (at[first:last] <= until)
+            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1][~still])
     return shares, np.concatenate(loops)
 
 

@@ -14,27 +14,37 @@ from sim.commands.bench import bench
 from sim.commands.calibrate import calibrate
 from sim.commands.capacity import capacity
 from sim.commands.check import check
+from sim.commands.claims import claims
+from sim.commands.compare import compare
 from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
 from sim.commands.list import list_
+from sim.commands.matrix import matrix
+from sim.commands.notebooks import notebooks
 from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
 from sim.commands.story import story
+from sim.commands.sweep import sweep
 
 COMMANDS: dict[str, click.Command] = {
     "run": run,
+    "sweep": sweep,
     "check": check,
+    "compare": compare,
     "report": report,
     "story": story,
     "list": list_,
+    "matrix": matrix,
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,
+    "claims": claims,
     "audit": audit,
+    "notebooks": notebooks,
     "pod": pod,
 }

@@ -8,9 +8,9 @@ import click
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "faults", "slo"]), default="scenarios")
+@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "faults", "slo", "claims"]), default="scenarios")
 def list_(what: str) -> int:
-    """List scenarios, grounds, checkers, faults, or the metrics an SLO may bound."""
+    """List scenarios, grounds, checkers, faults, the metrics an SLO may bound, or claims."""
     rows = _listed(what)
     width = max(len(name) for name in rows)
     for name, text in rows.items():
@@ -31,6 +31,10 @@ def _listed(what: str) -> dict[str, str]:
         from sim.faults import FAULTS
 
         return {name: _first_line(fault.__module__) for name, fault in FAULTS.items()}
+    if what == "claims":
+        from sim.claims import CLAIMS
+
+        return {number: f"{claim.words} ({claim.where})" for number, claim in CLAIMS.items()}
     if what == "slo":
         from sim.schema import SLO_METRICS
 

@@ -6,7 +6,7 @@ it is called whatever happened, also when `begin` failed half-way, so it must be
 in between goes into `world.kept`.
 
 To add one: write ``sim/faults/<name>.py`` with such a struct, tagged with its name; list it in `FAULTS` and in `Fault`, their union; and
-write a scenario of the same name that shows what it does.
+write a scenario of the same name that shows what it does. One that ends, freezes or starts pods is listed in `MORTAL` too.
 """
 
 from __future__ import annotations
@@ -90,3 +90,4 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "slow_handler": SlowHandler,
     "subscribers_cut": SubscribersCut,
 }
+MORTAL = (PodFreeze, PodKill, PodStartInOutage, PodStop, RollingRestart)  # those that end, freeze or start pods

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sim.occasion import Occasion
 from sim.world import World
 
@@ -25,6 +27,5 @@ class PodKill(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, t
             await pod.kill()
 
     async def end(self, world: World) -> None:
-        """Start them anew."""
-        for pod in world.chosen(self.pods):
-            await pod.start()
+        """Start them anew, all at the same time."""
+        await asyncio.gather(*(pod.start() for pod in world.chosen(self.pods)))

@@ -32,6 +32,5 @@ class PodStop(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, t
         await asyncio.gather(*(pod.stop(grace_s=self.grace_s) for pod in world.chosen(self.pods)))
 
     async def end(self, world: World) -> None:
-        """Start them anew."""
-        for pod in world.chosen(self.pods):
-            await pod.start()
+        """Start them anew, all at the same time."""
+        await asyncio.gather(*(pod.start() for pod in world.chosen(self.pods)))

@@ -6,21 +6,47 @@ A member is a class that makes its pods in the constructor, starts none, and off
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from sim.container import Container
-from sim.hosts.inline import Counts, InlineHost
+from sim.hosts.inline import InlineHost
+from sim.hosts.local import LocalHost
 from sim.load import Reads, Schedule
+from sim.meters import Counts
+from sim.record import Recorder
+from sim.world import PodControl
+
+
+class Running(PodControl, Protocol):
+    """One place in the fleet where a pod runs: to be hurt, probed (`sim.kubelet.Probed`) and restarted."""
+
+    port: int
+    ended: asyncio.Event
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
 
 
 class Host(Protocol):
-    """Hold some pods of the fleet."""
+    """Hold the pods of the fleet.
+
+    Attributes
+    ----------
+    name
+        The process that makes the pods' calls, as in the table `hosts`.
+    recorder
+        The recorder of this process.
+    """
+
+    name: str
+    recorder: Recorder
 
     @property
-    def containers(self) -> Mapping[str, Container]:
-        """Pod name -> where it runs; each is a `world.PodControl`."""
+    def containers(self) -> Mapping[str, Running]:
+        """Pod name -> where it runs, in the order of the pods' numbers."""
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""
@@ -43,6 +69,9 @@ class Host(Protocol):
     def abort(self) -> None:
         """Drop every connection at once."""
 
+    async def close(self) -> None:
+        """Leave no process behind, and have written what was recorded in others than this one."""
+
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
 
@@ -55,4 +84,4 @@ class Host(Protocol):
 
 __all__ = ["HOSTS", "Counts", "Host"]
 
-HOSTS: dict[str, type[InlineHost]] = {"inline": InlineHost}
+HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ from sim.address import Address
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.clock import wall_offset_ns
-from sim.container import Container
+from sim.container import Container, next_publisher
 from sim.driver import PodsDriver
-from sim.errors import BrokerUnreachable, BuslabError, UsageError
+from sim.errors import BrokerUnreachable, BuslabError
 from sim.handling import Pace
 from sim.links import Links
 from sim.load import Reads, Schedule
 from sim.memo import ReadMemo
-from sim.meters import LiveLag, LoopMeter
+from sim.meters import Counts, LiveLag, LoopMeter
 from sim.pod import Place, Pod
+from sim.posting import Poster
 from sim.reading import Reader
 from sim.record import Recorder, Tamper
 from sim.scenario import Scenario
@@ -30,27 +31,45 @@ from sim.schema import HTTP_CALL
 from sim.services import SERVICES
 
 CONNECTING_AT_ONCE = 100
-MAX_PUBLISHERS = 32_768  # in event keys; those above are Locust's and the prober's
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+class Share:
+    """Say which pods of the fleet a process of its own holds, for `sim.hosted`.
 
-    `calls_not_made`: calls whose time has come while their pod did not run.
+    Attributes
+    ----------
+    name
+        The process, as in the tables.
+    recorder
+        Takes what the pods do.
+    publishers
+        Pod number -> its number in event keys.
+    address
+        Gives the way to the broker of a pod, by its number.
+    entered
+        Called with (pod number, pod state, bus state) at each change of either.
+    ports
+        Where the analytics pods of the whole fleet listen.
+    new_pod, new_poster
+        Make its pods, and what makes their calls by HTTP.
     """
 
-    published: int = 0
-    delivered: int = 0
-    calls: int = 0
-    lag_ms_p99: float | None = None
-    calls_not_made: int = 0
+    name: str
+    recorder: Recorder
+    publishers: Mapping[int, int]
+    address: Callable[[int], Address]
+    entered: Callable[[int, str, str], None]
+    ports: Callable[[], Sequence[int]]
+    new_pod: Callable[..., Pod]
+    new_poster: Callable[..., Poster]
 
 
 class InlineHost:
     """Own the pods of one process, their recorder and the measure of the process itself.
 
-    `containers`: by pod name, in the order of the pods' numbers; who hurts or restarts a pod does it there.
+    `containers`: by pod name, in the order of the pods' numbers; who hurts or restarts a pod does it there. Without a `share` these are
+    all pods of the fleet.
     """
 
     def __init__(
@@ -65,10 +84,13 @@ class InlineHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
+        share: Share | None = None,
     ) -> None:
         pods = scenario.pods()
-        self.name = "inline"
-        self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods], tamper=tamper)
+        self.name = "inline" if share is None else share.name
+        names = [name for name, _ in pods]
+        self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
+        self._share = share
         self._live = LiveLag()
         place = Place(
             host=self.name,
@@ -80,6 +102,9 @@ class InlineHost:
             run_id=run_id,
             policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
             outage_queue_limit=scenario.bus.outage_queue_limit,
+            reconnect_max_s=scenario.bus.reconnect_max_s,
+            outage_hold_s=scenario.bus.outage_hold_s,
+            resync=scenario.bus.resync,
             keep_alive_s=scenario.bus.keep_alive_s,
             once=scenario.bus.once,
             once_ttl_s=scenario.bus.once_ttl_s,
@@ -94,13 +119,18 @@ class InlineHost:
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
         self._analytics: list[Container] = []
         self.containers: dict[str, Container] = {}
+        self._by_number: dict[int, Container] = {}
         for number, (name, service) in enumerate(pods):
+            if share is not None and number not in share.publishers:
+                continue
             analytics = service == "analytics-service"
-            self.containers[name] = container = Container(
-                partial(self._new_pod, name, number, service, itertools.chain((number,), self._publishers)),
+            first = number if share is None else share.publishers[number]
+            self._by_number[number] = self.containers[name] = container = Container(
+                partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
-                ports=self._analytics_ports,
+                ports=self._analytics_ports if share is None else share.ports,
+                new_poster=Poster if share is None else share.new_poster,
             )
             if analytics:
                 self._analytics.append(container)
@@ -111,11 +141,10 @@ class InlineHost:
         self._reader: Reader | None = None
 
     def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
-        scenario, publisher = self._scenario, next(publishers)
-        if publisher >= MAX_PUBLISHERS:
-            raise UsageError(f"{name} cannot start once more: event keys have room for {MAX_PUBLISHERS:,} starts of pods in a run")
+        scenario, publisher = self._scenario, next_publisher(name, publishers)
         settings = scenario.services[service]
-        return Pod(
+        new_pod = Pod if self._share is None else self._share.new_pod
+        return new_pod(
             name,
             number=number,
             service=service,
@@ -139,16 +168,20 @@ class InlineHost:
 
         A client library begins at one of its seed nodes by chance.
         """
-        address = self._place.address
+        place, address = self._place, self._place.address
+        if self._share is not None:
+            place = replace(place, entered=partial(self._share.entered, number))
         if address is None:
-            return self._place
-        return replace(self._place, address=address.from_node(number) if self._links is None else self._links.address(number))
+            return place
+        if self._share is not None:
+            return replace(place, address=self._share.address(number))
+        return replace(place, address=address.from_node(number) if self._links is None else self._links.address(number))
 
     def _analytics_ports(self) -> list[int]:
         return [container.port for container in self._analytics if container.running]
 
-    async def start(self, *, timeout_s: float) -> None:
-        """Start every pod, some at a time.
+    async def start(self, *, timeout_s: float, patient: bool = False) -> None:
+        """Start every pod, some at a time; if `patient`, return when HTTP answers, and try the bus for as long as it takes.
 
         Raises
         ------
@@ -160,7 +193,7 @@ class InlineHost:
 
         async def start_one(container: Container) -> None:
             async with slots:
-                await container.begin()
+                await container.begin(patient=patient)
 
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
@@ -179,9 +212,8 @@ class InlineHost:
 
         Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
-        containers = list(self.containers.values())
         driver = self._driver = PodsDriver(
-            containers, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
+            self._by_number, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
         )
         try:
             await driver.done
@@ -191,7 +223,7 @@ class InlineHost:
 
     def read(self, reads: Reads, *, zero_ns: int) -> None:
         """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
-        self._reader = Reader(list(self.containers.values()), reads, zero_ns=zero_ns, recorder=self.recorder)
+        self._reader = Reader(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""
@@ -226,9 +258,13 @@ class InlineHost:
 
     def counts(self) -> Counts:
         """Return what the display shows."""
-        self._live.sample(self.recorder)
+        lags_ms = tuple(self._live.sample(self.recorder))
         not_made = self._driver.not_made if self._driver is not None else 0
-        return Counts(self.recorder.rows("publishes"), self.recorder.rows("deliveries"), self._calls, self._live.p99_ms(), not_made)
+        published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
+        return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)
+
+    async def close(self) -> None:
+        """Do nothing: the pods are in this process."""
 
     def forget_lag(self) -> None:
         """Start the live lag anew, at time zero."""

@@ -87,7 +87,10 @@ async def staged(broker: Any) -> AsyncIterator[Stage]:
         asker.close()
 
 
-@pytest.fixture(params=["model", pytest.param("embedded", marks=pytest.mark.broker)])
+REAL = [pytest.param("embedded", marks=pytest.mark.broker), pytest.param("container", marks=[pytest.mark.broker, pytest.mark.container])]
+
+
+@pytest.fixture(params=["model", *REAL])
 def play(request: pytest.FixtureRequest) -> Play:
     """Run a scene on a ground."""
 

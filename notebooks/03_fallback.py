@@ -1,0 +1,103 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What happens, second by second, while Redis is away?
+#
+# Redis is killed for five seconds under load. When do pods notice, what do they do on their own, who still hears whom, how long are they
+# deaf after it is back, and did any pod believe that all was well when it was not? The same for a Redis that stands still instead of
+# dying.
+
+# %% tags=["parameters"]
+scenario = "broker_down"
+still = "broker_freeze"  # the broker does not answer, and nobody gets an error
+settings = ("bus.batch_size=1",)
+ground = "model"  # "embedded": a real server, in real time
+seed = 1
+
+# %%
+import pandas as pd
+from rich.console import Console
+
+from sim import outage_plots, plots, series, series_plots
+from sim.checkers import judge
+from sim.conclusion import conclude, settle
+from sim.progress import Display
+from sim.results import open_run
+from sim.run import run_scenario
+from sim.scenario import load_scenario
+from sim.schema import event_id
+
+pd.options.display.max_rows = 40
+
+# %%
+runs = {name: series.run_each(name, "seed", (seed,), on=ground, settings=settings)[seed] for name in (scenario, still)}
+verdicts = {name: judge(run) for name, run in runs.items()}
+run = runs[scenario]
+outage_plots.rates_and_states(run)
+
+# %% [markdown]
+# ## Who hears whom
+# Inside the outage an event reaches the pod that published it, if that pod subscribes to it, and nobody else.
+
+# %%
+outage_plots.reachability_map(run)
+
+# %%
+seconds = series.second_rows(run)
+seconds.round(2)
+
+# %% [markdown]
+# ## The moment it is back
+# Each line is an event on its way to a pod, each cross a copy that was lost. A pod may publish again before another one hears again.
+
+# %%
+outage_plots.space_time(run)
+
+# %% [markdown]
+# ## What was lost, and why
+
+# %%
+plots.ledger_books(run)
+
+# %% [markdown]
+# ## What the checkers say
+
+# %%
+names = ("fallback", "deaf", "ledger", "batching", "callers")
+table = pd.DataFrame({name: {check: verdict.checkers[check].detail for check in names} for name, verdict in verdicts.items()})
+table.style.set_properties(**{"white-space": "normal", "text-align": "left", "vertical-align": "top"})
+
+# %% [markdown]
+# ## A Redis that stands still
+# The connections stay open, so no pod falls back: each calls itself connected and hears nothing. That is the truth gap.
+
+# %%
+outage_plots.rates_and_states(runs[still])
+
+# %% [markdown]
+# ## The answer
+
+# %%
+fallback, deaf, ledger = (verdicts[scenario].checkers[name].counts for name in ("fallback", "deaf", "ledger"))
+gap = verdicts[still].checkers["fallback"].counts
+holds = fallback["noticed"] > 0 and not fallback["unrecovered"] and not ledger.get("unexplained") and gap["unnoticed"] > 0
+
+# %%
+conclude(
+    settle(bool(holds), *(verdict.verdict for verdict in verdicts.values())),
+    f"Every pod notices within {fallback['notice_s.max'] * 1e3:,.2f} ms and is connected again {fallback['recover_s.max']:.2f} s after "
+    f"Redis is back; {ledger['missing']:,} of {ledger['expected']:,} copies are missing, {ledger.get('sent-in-memory-mode', 0):,} of them "
+    f"published only inside a pod and {ledger.get('deaf', 0):,} to a deaf one; when Redis stands still instead, "
+    f"{gap['unnoticed']:.0f} pods notice nothing and are wrong for up to {gap['truth_gap_s.max']:.2f} s.",
+)

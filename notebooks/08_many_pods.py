@@ -1,0 +1,96 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How does lag grow with the number of pods, up to thousands?
+#
+# Redis writes a copy of an event to one pod after another, in one thread: the last pod waits for all others. Thousands of real pods do not
+# fit on a machine, so they run in virtual time, and `sim.fanout` computes the same from the broker's costs alone, for more pods than were
+# run.
+
+# %% tags=["parameters"]
+pods = (10, 100, 1000, 2000)
+computed = (10, 30, 100, 300, 1000, 2000, 5000, 10000, 20000)
+rate_per_s = 10  # events per second, all on one channel
+run_s = 3.0
+limit_ms = 50.0  # a p99 to keep
+ground = "model"
+
+# %%
+import pandas as pd
+from rich.console import Console
+
+from sim import outage_plots, plots, series, series_plots
+from sim.checkers import judge
+from sim.conclusion import conclude, settle
+from sim.progress import Display
+from sim.results import open_run
+from sim.run import run_scenario
+from sim.scenario import load_scenario
+from sim.schema import event_id
+
+pd.options.display.max_rows = 40
+
+# %% [markdown]
+# ## Run them
+# One service in so many replicas, all on one channel: the lock lab without its lock and handler time.
+
+# %%
+bare = ("bus.once=none", "services.music-service.handler_ms=0", "services.music-service.skew_ms=0")
+settings = (*bare, f"load.rate_per_s={rate_per_s}", f"load.run_s={run_s}", "limits.start_s=300")
+runs = series.run_each("lock_lab", "services.music-service.replicas", pods, on=ground, settings=settings)
+rows = series.lag_rows(runs)
+rows.round(4)
+
+# %% [markdown]
+# ## Compute the rest
+# The same publishes, heard by more pods. Where broker and publishers cannot keep up any more, the lag grows with time and a cross marks
+# it.
+
+# %%
+predicted = series.predict_rows(runs, computed)
+predicted.round(4)
+
+# %%
+series_plots.lag_against(rows, what="pods", predicted=predicted, limit_ms=limit_ms)
+
+# %% [markdown]
+# ## Does the computed lag agree with the pods that ran?
+
+# %%
+both = rows.merge(series.predict_rows(runs, pods), on="value", suffixes=("", "_computed"))
+both["off"] = (both["lag_ms_p99_computed"] / both["lag_ms_p99"] - 1).abs()
+both[["pods", "lag_ms_p50", "lag_ms_p50_computed", "lag_ms_p99", "lag_ms_p99_computed", "off"]].round(4)
+
+# %% [markdown]
+# ## Where it goes, with the most pods that ran
+
+# %%
+series_plots.lag_parts(runs[pods[-1]])
+
+# %% [markdown]
+# ## The answer
+
+# %%
+last, most = rows.iloc[-1], predicted.iloc[-1]
+within = predicted.loc[predicted["lag_ms_p99"] <= limit_ms, "pods"].max()
+slope_us = (last["lag_ms_p50"] - rows.iloc[0]["lag_ms_p50"]) / (last["pods"] - rows.iloc[0]["pods"]) * 1e3
+holds = both["off"].max() < 0.05 and (rows["missing"] == 0).all()
+
+# %%
+conclude(
+    settle(bool(holds), *rows["verdict"]),
+    f"Each further pod adds {slope_us:.2f} us to the median lag: p99 is {last['lag_ms_p99']:.1f} ms with {last['pods']:,.0f} pods and "
+    f"{most['lag_ms_p99']:.0f} ms with {most['pods']:,.0f} at {rate_per_s} events/s; of the sizes computed, {within:,.0f} pods keep "
+    f"{limit_ms:g} ms, and the computed p99 is within {both['off'].max():.1%} of the pods that ran.",
+)

@@ -1,0 +1,117 @@
+"""Turn executed notebooks into pages that need nothing but a browser, with an index of questions and answers.
+
+Pages hold their pictures and a style of their own: no script, no font and no style sheet is fetched. No path of this machine is left in
+them, and each is small enough to be committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sim.environment import environment
+from sim.errors import RecordError, RunFolderError, UsageError
+from sim.notebooks import INDEX, Executed
+
+MAX_PAGE_BYTES = 700_000
+TITLE = "What the lab answers"
+CHECKOUT = Path(__file__).parent.parent
+
+
+def write_pages(executed: Sequence[Executed], *, notebooks: Path, out: Path) -> Path:
+    """Write a page for each executed notebook, and the index of all that are in the folder; return the index.
+
+    Parameters
+    ----------
+    notebooks
+        The folder of the executed ``.ipynb`` files.
+    out
+        The folder of the pages; notebooks that did not run now keep their page and their row in the index.
+
+    Raises
+    ------
+    UsageError
+        A page is larger than `MAX_PAGE_BYTES`. None is written then.
+    RecordError
+        A page cannot be written.
+    RunFolderError
+        What stands in the index of `out` cannot be read.
+    """
+    pages = {one.name: _page(one, notebooks / f"{one.name}.ipynb") for one in executed}
+    for name, text in pages.items():
+        if (size := len(text.encode())) > MAX_PAGE_BYTES:
+            raise UsageError(f"the page of {name} has {size:,} bytes, above {MAX_PAGE_BYTES:,}: draw fewer figures, or smaller ones")
+    rows = _read_rows(out / INDEX) | {one.name: asdict(one) for one in executed}
+    rows = {name: rows[name] for name in sorted(rows) if name in pages or (out / f"{name}.html").is_file()}
+    machine = environment(broker_says={})
+    about = f"Made with Python {machine['python']} on {machine['machine']['cores']} cores ({machine['machine']['processor']})"
+    index = _template().render(title=TITLE, notebook=None, notebooks=list(rows.values()), machine=about, code_css="", seconds=_seconds)
+    files = {f"{name}.html": text for name, text in pages.items()}
+    files |= {INDEX: json.dumps(list(rows.values()), indent=2), "index.html": index}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            unfinished = out / f"{name}.unfinished"
+            unfinished.write_text(_without_paths(text).rstrip() + "\n", "utf-8")
+            os.replace(unfinished, out / name)
+    except OSError as error:
+        raise RecordError(f"cannot write the pages into {out}: {error.strerror or error}; choose another --html") from None
+    return out / "index.html"
+
+
+def _page(one: Executed, path: Path) -> str:
+    import nbformat
+    from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    body = f"<h1>{one.title}</h1><p>It did not run.</p>"
+    if path.is_file():
+        # HTML only: no script, no widget, and no markup that a page would have to fetch.
+        options: dict[str, Any] = {"template_name": "basic", "exclude_input_prompt": True, "exclude_output_prompt": True}
+        exporter = HTMLExporter(**options)  # type: ignore[no-untyped-call]
+        node = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        for cell in node.cells:
+            cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not _is_conclusion(output)]
+        node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+        body = exporter.from_notebook_node(node)[0]
+    css = HtmlFormatter(style="default").get_style_defs(".highlight")
+    return str(_template().render(title=one.title, notebook=asdict(one), body=body, code_css=css, seconds=_seconds))
+
+
+def _is_conclusion(output: Any) -> bool:
+    """Return whether this is the answer, which stands at the top of the page already."""
+    return 'class="conclusion"' in "".join(output.get("data", {}).get("text/html", ""))
+
+
+def _template() -> Any:
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("notebook_page.html")
+
+
+def _seconds(one: dict[str, Any]) -> str:
+    return f"{one['took_s']:.0f} s"
+
+
+def _without_paths(text: str) -> str:
+    """Return a page without the folders of this machine; a traceback in a cell names them."""
+    known = {str(CHECKOUT): "", sys.prefix: "", sys.base_prefix: "", str(Path.home()): "~", tempfile.gettempdir(): "…"}
+    for folder in sorted(known, key=len, reverse=True):
+        text = text.replace(f"{folder}{os.sep}", f"{known[folder]}{os.sep}" if known[folder] else "")
+    return text
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    try:
+        return {row["name"]: asdict(Executed(**row)) for row in json.loads(path.read_text("utf-8"))}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; remove the folder and make the pages of all notebooks anew") from None
