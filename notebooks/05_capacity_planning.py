@@ -30,7 +30,7 @@ import pandas as pd
 from ipywidgets import interact
 
 from sim import capacity_plots, capacity_report, sizing
-from sim.capacity import make_plan, what_if
+from sim.capacity import make_plan, teller
 from sim.conclusion import conclude
 from sim.scenario import load_scenario
 
@@ -81,17 +81,8 @@ pd.DataFrame(capacity_report.option_rows(plan), columns=capacity_report.OPTION_H
 # Move the sliders; nothing is measured again.
 
 # %%
-interact(
-    lambda calls_per_s, pods_per_service, batch_size, brokers: print(
-        what_if(
-            found.model, found.workload, calls_per_s=calls_per_s, pods_per_service=pods_per_service, batch_size=batch_size, brokers=brokers
-        )
-    ),
-    calls_per_s=(1_000, 200_000, 1_000),
-    pods_per_service=(1, 12),
-    batch_size=[1, 10, 30, 100],
-    brokers=(1, 4),
-)
+sliders = {"calls_per_s": (1_000, 200_000, 1_000), "pods_per_service": (1, 12), "batch_size": [1, 10, 30, 100], "brokers": (1, 4)}
+interact(teller(found.model, found.workload), **sliders)
 # %% [markdown]
 # ## The answer
 
