@@ -1,215 +1,77 @@
 """Locust users that publish the reference's events, open loop, by a schedule of intended times.
 
-Two ways to start it:
+::
 
-- ``buslab run baseline`` starts it as a child and hands it a job (`sim/control.py`); its publishes are recorded.
-- by hand, against any broker: ``locust -f locustfiles/bus_user.py --host redis://127.0.0.1:6379 --headless -u 12 -t 30s``.
-  ``BUSLAB_SCENARIO`` names another scenario than ``baseline``. Nothing is recorded then; Locust's own tables show the publishes.
+    locust -f locustfiles/bus_user.py --headless -u 20 -r 5 -t 30s --scenario baseline
+
+starts broker and fleet in child processes, drives them, lets the run drain, judges it, and ends with the verdict's exit code: 0 valid,
+1 invalid, 2 unknown. ``buslab run`` starts the same file as its own child. Either way the run folder is the same.
 
 Each user plays a publishing pod: one connection, one batch, one sequence of events. With fewer users than such pods a user
-plays several; with more, several users share a pod's calls.
+plays several; with more, several users share a pod's calls. More users do not make more load: the scenario's rate does.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import socket
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import gevent
-import gevent.event
-import gevent.socket
-import gevent.threadpool
+from _crew import Hand, Lead, join_crew
+from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options
+from _play import Play, Wait, log
 from locust import User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
 
-from sim.address import parse_address
-from sim.client import BusClient, Published
-from sim.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
-from sim.control import CONTROL_FD, Done, Go, Job, Progress, Ready, pack_line, read_line
+from sim.client import BusClient
+from sim.clock import NS_PER_S, now_ns
+from sim.control import CONTROL_FD, Job
 from sim.errors import BuslabError
 from sim.load import Schedule, content
-from sim.record import Recorder
-from sim.scenario import Scenario, check_tree, load_scenario
 
-HOST_NAME = "locust"
-FIRST_PUBLISHER = 32_768  # pods of the fleet have the numbers below
-PROGRESS_PERIOD_S = 0.5
-FLUSH_PERIOD_NS = 2 * NS_PER_S
-LAG_PERIOD_NS = 20 * NS_PER_MS
-LAG_ROW_NS = 250 * NS_PER_MS
-LEAVE_TIMEOUT_S = 2.0  # users do not wait longer than a publish takes
 LATE_GRACE_NS = 2 * NS_PER_S  # a call this much later than the schedule's end is not made any more
-
-log = logging.getLogger("buslab")
-
-
-class Wait:
-    """Wait for a `now_ns` time, letting other greenlets run; to the microsecond where the platform can."""
-
-    def __init__(self) -> None:
-        try:
-            self._timer: PreciseTimer | None = PreciseTimer()
-        except OSError:
-            self._timer = None
-        self._over = False
-
-    def end(self) -> None:
-        """Let the waiter go on now, and wait no more."""
-        if self._timer is not None and not self._over:
-            self._timer.set(0)
-        self._over = True
-
-    def until(self, at_ns: int) -> None:
-        """Return at that time, or at once when it has passed."""
-        if self._over or at_ns <= now_ns():
-            gevent.sleep(0)
-        elif self._timer is None:
-            gevent.sleep((at_ns - now_ns()) / NS_PER_S)
-        else:
-            self._timer.set(at_ns)
-            gevent.socket.wait_read(self._timer.fd)
-            self._timer.clear()
-
-    def close(self) -> None:
-        """Free the timer."""
-        self._over = True
-        if self._timer is not None:
-            self._timer.close()
-
-
-class Play:
-    """Hold what all users of this process share: the schedule, how clients are made, the record."""
-
-    def __init__(self, environment: Environment, scenario: Scenario, *, url: str, users: int, job: Job | None) -> None:
-        self.environment = environment
-        self.scenario = scenario
-        self.address = parse_address(url)
-        self.job = job
-        self.schedule = scenario.schedule()
-        self.names = scenario.pods()
-        self.publishing = sorted(set(self.schedule.pod.tolist()))
-        self.users = users
-        self.begun = self.connected = self.finished = self.calls = self.published = 0
-        self.all_connected = gevent.event.Event()
-        self.all_finished = gevent.event.Event()
-        self.error = ""
-        self.stopping = False
-        self.waits: list[Wait] = []
-        self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
-        self.recorder: Recorder | None = None
-        if job is not None:
-            self.recorder = Recorder(Path(job.folder), source=HOST_NAME, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
-
-    def share(self, user: int) -> tuple[list[int], int, int]:
-        """Return which pods a user plays, and which part of how many of their calls it makes."""
-        pods = self.publishing
-        if self.users <= len(pods):
-            return pods[user :: self.users], 0, 1
-        place = user % len(pods)
-        return [pods[place]], user // len(pods), len(range(place, self.users, len(pods)))
-
-    def client(self, pod: int, part: int) -> BusClient:
-        """Return a connected client that plays a pod."""
-        name, service = self.names[pod]
-        bus = self.scenario.bus
-        client = BusClient(
-            self.address.from_node(pod),
-            source=service,
-            publisher=f"{name}@{HOST_NAME}-{part}",
-            nonce=self.job.nonce if self.job else 0,
-            number=FIRST_PUBLISHER + (pod + part * len(self.names)) % FIRST_PUBLISHER,
-            batch_size=bus.batch_size,
-            batch_interval_ms=bus.batch_interval_ms,
-            channel_prefix=bus.channel_prefix,
-            recorder=self.recorder,
-            transport=self.scenario.transport(),
-        )
-        client.connect()
-        return client
-
-    def fail(self, error: str) -> None:
-        """End because a user cannot connect; the first to say so is heard."""
-        if self.error:
-            return
-        self.error = error
-        log.error("%s", error)
-        self.environment.process_exit_code = 2
-        self.all_connected.set()  # `converse` tells the run and quits
-        if self.job is None:
-            gevent.spawn(self.environment.runner.quit)  # not from a user, which would kill itself
-
-    def stop(self) -> None:
-        """Let every user leave where it waits: Locust would kill it, perhaps between a publish and its record."""
-        self.stopping = True
-        self.zero_ns.set(0)
-        for wait in self.waits:
-            wait.end()
-
-    def report(self, published: Published | None) -> None:
-        """Show one publish in Locust's own tables."""
-        if published is None:
-            return
-        self.published += 1
-        self.environment.events.request.fire(
-            request_type="PUBLISH",
-            name=published.send.type,
-            response_time=max(0, published.acked_ns - published.sent_ns) / NS_PER_MS,
-            response_length=len(published.send.payload),
-            exception=None if published.outcome == "acknowledged" else BuslabError(f"{published.outcome}: {published.error}"),
-            context={},
-        )
+STOP_TIMEOUT_S = 5.0
 
 
 class BusUser(User):
     """Play one or more publishing pods."""
 
-    host = "redis://127.0.0.1:6379"
-
     def on_start(self) -> None:
-        """Take a number and connect."""
-        play: Play = self.environment.buslab  # type: ignore[attr-defined]
-        self.play = play
-        if play.job is None:  # the web interface may ask for another number of users at each start
-            play.users = max(1, self.environment.runner.target_user_count)
-        user, play.begun = play.begun % play.users, play.begun + 1
-        self.pods, self.part, self.parts = play.share(user)
+        """Take a number, wait for the job, and connect."""
         self.wait = Wait()
-        play.waits.append(self.wait)
         self.clients: dict[int, BusClient] = {}
+        self.playing = False
+        hand: Hand = self.environment.buslab.hand  # type: ignore[attr-defined]
+        number = hand.take_number()
+        play: Play | None = hand.play.get()
+        if play is None or number >= play.here:
+            return  # nothing to do: `publish` leaves
+        self.play, self.playing = play, True
+        self.pods, self.part, self.parts = play.share(play.first + number)
+        play.waits.append(self.wait)
         try:
             self.clients = {pod: play.client(pod, self.part) for pod in self.pods}
         except BuslabError as error:
             play.fail(str(error))
             return  # Locust logs an exception of on_start with its traceback: `publish` leaves instead
-        if play.job is None and not play.zero_ns.ready():
-            play.zero_ns.set(now_ns())
-        play.connected += 1
-        if play.connected == play.users:
-            play.all_connected.set()
+        play.came()
 
     @task
     def publish(self) -> None:
-        """Make this user's calls at their intended times, then leave; by hand, begin again until Locust stops."""
-        play = self.play
-        if play.error:
+        """Make this user's calls at their intended times, then leave."""
+        if not self.playing or self.play.error:
             raise StopUser
+        play = self.play
         zero_ns = play.zero_ns.get()
-        length_ns = round((play.scenario.load.warm_up_s + play.scenario.load.run_s) * NS_PER_S)
-        schedule = play.schedule
-        rounds = 0
-        while True:
-            self._play(schedule.of_pods(self.pods, part=self.part, parts=self.parts), zero_ns, zero_ns + length_ns)
-            if play.job is not None:
-                raise StopUser
-            rounds += 1
-            zero_ns += length_ns
-            schedule = play.scenario.schedule(seed_offset=rounds)
+        if not play.stopping:
+            end_ns = zero_ns + round((play.scenario.load.warm_up_s + play.scenario.load.run_s) * NS_PER_S)
+            self._play(play.schedule.of_pods(self.pods, part=self.part, parts=self.parts), zero_ns, end_ns)
+        raise StopUser
 
     def _play(self, calls: Schedule, zero_ns: int, end_ns: int) -> None:
         play, kinds, payload_bytes = self.play, calls.kinds, self.play.scenario.load.payload_bytes
@@ -240,102 +102,127 @@ class BusUser(User):
         for client in self.clients.values():
             self.play.report(client.close())
         self.wait.close()
-        self.play.finished += 1
-        if self.play.finished == self.play.users:
-            self.play.all_finished.set()
+        if self.playing:
+            self.play.left()
 
 
-def measure(play: Play) -> None:
-    """Record how late this process's loop is and what processor time it uses, until killed."""
-    assert play.recorder is not None
-    wait = Wait()
-    row_ns = flushed_ns = now_ns()
-    worst_ns = 0
-    expected_ns = row_ns + LAG_PERIOD_NS
-    while True:
-        wait.until(expected_ns)
-        now = now_ns()
-        worst_ns = max(worst_ns, now - expected_ns)
-        expected_ns = now + LAG_PERIOD_NS  # before the work below: what that takes is lateness too
-        if now - row_ns >= LAG_ROW_NS:
-            play.recorder.tables["hosts"].add(now, HOST_NAME, time.process_time_ns(), worst_ns)
-            row_ns, worst_ns = now, 0
-        if now - flushed_ns >= FLUSH_PERIOD_NS:
-            play.recorder.flush()
-            flushed_ns = now
+class State:
+    """Hold what this process has of the crew: its hand, the lead, the run that it started, and Locust's tables of it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.run_s: float | None = None
+        self.hand = Hand(environment)
+        self.lead: Lead | None = None
+        self.child: Child | None = None
+        self.tables: Tables | None = None
+
+    def begin(self) -> None:
+        """Start the run, or take the line to the one that started this process."""
+        fd = os.environ.get(CONTROL_FD)
+        if fd is not None:
+            self.lead = Lead(self.environment, socket.socket(fileno=int(fd)), began=lambda job: None, ended=self._leave, waits=False)
+            return
+        self.child = Child(self.environment, run_s=self.run_s)
+        self.lead = Lead(self.environment, self.child.control, began=self._keep_tables, ended=self._ended, waits=True)
+
+    def _keep_tables(self, job: Job) -> None:
+        self.tables = Tables(self.environment, Path(job.folder))
+
+    def _ended(self) -> None:
+        assert self.child is not None
+        self.environment.process_exit_code = self.child.wait()
+        self._leave()
+
+    def _leave(self) -> None:
+        options, runner = self.environment.parsed_options, self.environment.runner
+        if options.headless:
+            gevent.spawn(runner.quit)
+        else:
+            self.say()
+            gevent.spawn(runner.stop)
+
+    def interrupt(self) -> None:
+        """End a run that goes on, in order; wait for its seal."""
+        if self.child is None or self.lead is None or self.lead.greenlet.ready():
+            return
+        self.child.interrupt()
+        self.lead.greenlet.join(END_TIMEOUT_S)
+        self.child.kill()
+
+    def quit(self) -> None:
+        """Print the verdict below Locust's own tables, and keep what workers told last."""
+        if not self.environment.parsed_options.json:  # printing those resets them
+            self.write()
+        self.say()
+
+    def write(self) -> None:
+        """Write Locust's tables into the run folder."""
+        if self.tables is not None:
+            self.tables.write()
+
+    def say(self) -> None:
+        """Print the verdict, once; not between the braces of --json."""
+        if self.child is not None and self.child.said:
+            print(self.child.said, end="", file=sys.stderr if self.environment.parsed_options.json else sys.stdout, flush=True)
+            self.child.said = ""
 
 
-def converse(play: Play, control: socket.socket) -> None:
-    """Carry the run's side of `sim/control.py`: ready, go, progress, done; a closed line means stop."""
-    runner = play.environment.runner
-    meter = gevent.spawn(measure, play)
-    error = ""
-    try:
-        play.all_connected.wait()
-        lines = control.makefile("rb")
-        first = b""
-        if not play.error:
-            control.sendall(pack_line(Ready(play.users)))
-            first = lines.readline()
-        if first and isinstance(go := read_line(first), Go):
-            stop = gevent.spawn(lines.readline)  # a stop message, or the end of the file
-            play.zero_ns.set(go.zero_ns)
-            while not play.all_finished.wait(PROGRESS_PERIOD_S) and not stop.ready() and not meter.ready():
-                control.sendall(pack_line(Progress(play.calls, play.published)))
-    except OSError:
-        pass  # the run is gone: stop
-    except Exception as unexpected:
-        error = f"{type(unexpected).__name__}: {unexpected}"
-    finally:
-        if meter.ready() and meter.exception is not None:
-            error = str(meter.exception)
-        meter.kill(block=False)
-        play.stop()  # users flush in on_stop
-        play.all_finished.wait(LEAVE_TIMEOUT_S)
-        runner.stop()
-        error = finish(play) or error or play.error
-        with contextlib.suppress(OSError):
-            control.sendall(pack_line(Done(play.calls, error)))
-        runner.quit()
-
-
-def finish(play: Play) -> str:
-    """Write what is left of the record; return what went wrong, or an empty string."""
-    assert play.recorder is not None
-    try:
-        play.recorder.close()
-    except BuslabError as error:
-        return str(error)
-    return ""
+@events.init_command_line_parser.add_listener
+def _add_options(parser: Any, **_: object) -> None:
+    add_options(parser)
 
 
 @events.init.add_listener
-def _take_job(environment: Environment, **_: object) -> None:
-    """Read the scenario: from the run that started this process, or from the environment."""
+def _init(environment: Environment, **_: object) -> None:
+    """Check the options before anything starts, and let the processes hear each other."""
     options = environment.parsed_options
-    users = getattr(options, "num_users", None) or 1
-    fd = os.environ.get(CONTROL_FD)
+    environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)  # users flush when they leave
+    state = environment.buslab = State(environment)  # type: ignore[attr-defined]
+    join_crew(environment)
+    environment.events.quit.add_listener(lambda **_: state.quit())
+    if not isinstance(environment.runner, MasterRunner):
+        environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
+    if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
+        return
+    state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too
     try:
-        if fd is None:
-            scenario = load_scenario(os.environ.get("BUSLAB_SCENARIO", "baseline"))
-            environment.buslab = Play(environment, scenario, url=environment.host or BusUser.host, users=users, job=None)  # type: ignore[attr-defined]
-            return
-        control = socket.socket(fileno=int(fd))
-        job = read_line(_first_line(control))
-        assert isinstance(job, Job)
-        play = Play(environment, check_tree(job.scenario, where="of the run"), url=job.url, users=users, job=job)
+        check_options(environment, run_s=state.run_s)
     except BuslabError as error:
         log.error("%s", error)
         sys.exit(2)
-    environment.buslab = play  # type: ignore[attr-defined]
-    gevent.spawn(converse, play, control)
+    if options.shape:
+        environment.shape_class = RunShape(environment)
 
 
-def _first_line(control: socket.socket) -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = control.recv(1)
-        if not byte:
-            raise BuslabError("the run that started this process is gone")
-        line += byte
-    return line
+@events.test_start.add_listener
+def _begin(environment: Environment, **_: object) -> None:
+    state: State = environment.buslab  # type: ignore[attr-defined]
+    if not isinstance(environment.runner, MasterRunner):
+        state.hand = Hand(environment)
+    if isinstance(environment.runner, WorkerRunner):
+        return
+    if environment.web_ui is not None:  # the form may have named another length, and started Locust's own timer
+        state.run_s = environment.parsed_options.run_time or state.run_s
+        environment.web_ui._cancel_run_time_timer()
+    state.begin()
+
+
+@events.test_stopping.add_listener
+def _stopping(environment: Environment, **_: object) -> None:
+    """Let users flush, and seal a run that was stopped by hand."""
+    state: State = environment.buslab  # type: ignore[attr-defined]
+    state.interrupt()
+    if not isinstance(environment.runner, MasterRunner):
+        state.hand.leave()
+
+
+@events.quitting.add_listener
+def _quitting(environment: Environment, **more: object) -> None:
+    _stopping(environment)
+    environment.buslab.write()  # type: ignore[attr-defined]
+
+
+@events.test_stop.add_listener
+def _stopped(environment: Environment, **_: object) -> None:
+    environment.buslab.write()  # type: ignore[attr-defined]

@@ -92,11 +92,11 @@ class BrokerCosts:
 
 def broker_costs(run: Run, *, phase: str = "run") -> BrokerCosts:
     """Work out the broker's costs over one phase, see the module."""
-    at_s, cpu_s = _cpu_samples(run, phase)
+    at_s, cpu_s = cpu_samples(run, phase)
     if len(at_s) < 2 or cpu_s[-1] < cpu_s[0] or (np.diff(cpu_s) < 0).any():
         reason = "the broker was started again in this phase" if len(at_s) >= 2 else f"no samples of the broker's CPU in phase {phase}"
         return BrokerCosts(reason=reason)
-    publishes, copies = _work(run, at_s)
+    publishes, copies = work_between(run, at_s)
     seconds, cpu = np.diff(at_s), np.diff(cpu_s)
     total = BrokerCosts(
         windows=len(cpu),
@@ -127,7 +127,7 @@ def _fitted(total: BrokerCosts, seconds: Array, cpu_us: Array, publishes: Array,
     return BrokerCosts(**known, publish_us=publish, copy_us=copy, joint_copy_us=joint, idle_share=share, reason=reason)
 
 
-def _cpu_samples(run: Run, phase: str) -> tuple[Array, Array]:
+def cpu_samples(run: Run, phase: str) -> tuple[Array, Array]:
     """Return the times in seconds and the processor seconds so far, of the samples in a phase."""
     begin, end = run.phases.get(phase, (0, -1))
     rows = run.broker[run.broker["at_ns"].between(begin, end)]
@@ -136,7 +136,7 @@ def _cpu_samples(run: Run, phase: str) -> tuple[Array, Array]:
     return both.index.to_numpy(dtype=np.int64) / 1e9, both.to_numpy(dtype=np.float64)
 
 
-def _work(run: Run, at_s: Array) -> tuple[Array, Array]:
+def work_between(run: Run, at_s: Array) -> tuple[Array, Array]:
     """Return how many publishes were answered in each window, and how many copies they made."""
     rows = run.publishes.assign(copies=_copies(run))
     rows = rows[(rows["outcome"] == "acknowledged") & (rows["acked_ns"] > 0)]

@@ -22,7 +22,7 @@ from sim.checkers.verdict import finite
 from sim.claims import CLAIMS, Claim, Finding, Trial, find
 from sim.claims.claim import MODEL, Evidence, read_evidence
 from sim.clock import utc_now
-from sim.errors import BuslabError, RecordError, UsageError, did_you_mean
+from sim.errors import BuslabError, RecordError, UsageError
 from sim.run_folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario import load_scenario
 
@@ -146,7 +146,7 @@ def choose(numbers: Sequence[str | int], *, on: str) -> tuple[list[str], dict[st
     named = list(dict.fromkeys(str(number) for number in numbers))
     for number in named:
         if number not in CLAIMS:
-            raise UsageError(f"no claim {number!r}{did_you_mean(number, CLAIMS)}: there are 1 to {len(CLAIMS)}, see `buslab list claims`")
+            raise UsageError(f"no claim {number!r}: there are 1 to {len(CLAIMS)}, see `buslab list claims`")
     chosen, left_out = [], {}
     for number in named or CLAIMS:
         cannot = [trial for trial in CLAIMS[number].trials if trial.where(on) is None]
@@ -190,17 +190,17 @@ def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[st
 
 def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], progress: Callable[[str], None]) -> None:
     """Run everything, and note the error of each run folder that has one."""
-    left = {job.folder.name: job.about_s / (jobs if job.is_virtual else 1) for job in work}
+    left = {job.folder.name: job.about_s / (min(jobs, len(work)) if job.is_virtual else 1) for job in work}
 
     def told(outcome: Outcome) -> None:
         name = outcome.cell.key
         del left[name]
         errors.update({name: outcome.error} if outcome.error else {})
         word = f"failed: {outcome.error}" if outcome.error else f"{outcome.cell.scenario.name} on {outcome.cell.on}"
-        rest = f", about {sum(left.values()):.0f} s left" if left else ""
+        rest = f", about {max(sum(left.values()), 1):.0f} s left" if left else ""
         progress(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
-    progress(f"{len(work)} runs, about {sum(left.values()):.0f} s")
+    progress(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
     for virtual, at_once in ((True, jobs), (False, 1)):
         for _ in run_cells([job.cell for job in work if job.is_virtual is virtual], out=folder, jobs=at_once, told=told):
             pass

@@ -11,6 +11,8 @@ from rich.table import Table
 from sim.claim_runs import Answer, Answers, again
 from sim.errors import RecordError
 
+TALLY = {"true": "are true", "false": "are false", "depends": "depend on the case", "unknown": "are unknown"}
+EXAMPLES = 3
 STYLES = {"true": "green", "false": "red", "depends": "yellow", "unknown": "magenta"}
 
 
@@ -55,7 +57,8 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index `claim` (number); words, verdict, expected, number, unit, condition, measured (a sentence), experiment, run (folders).
+        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured (a sentence), experiment,
+        run (folders).
     """
     rows = [
         {
@@ -63,6 +66,7 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
             "words": answer.claim.words,
             "verdict": answer.finding.verdict,
             "expected": answer.claim.expects,
+            "result": number_of(answer),
             "number": answer.finding.number,
             "unit": answer.finding.unit,
             "condition": answer.finding.condition,
@@ -120,3 +124,15 @@ def write_page(answers: Answers, path: Path) -> None:
         unfinished.replace(path)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --report") from None
+
+
+def concluded(answers: Answers) -> tuple[str, str]:
+    """Return how a notebook concludes: the verdict over all claims (see `Answers.exit_code`), and a sentence with numbers."""
+    tally = {word: [answer for answer in answers.answers if answer.finding.verdict == word] for word in STYLES}
+    parts = [f"{len(some)} {TALLY[word]}" for word, some in tally.items() if some]
+    text = f"Of {len(answers.answers)} claims {', '.join(parts)}"
+    shown = [f"{answer.claim.words}: {number_of(answer)}" for answer in tally["false"][:EXAMPLES]]
+    text += f"; false are, among others, {'; '.join(shown)}" if shown else ""
+    other = [answer.number for answer in answers.answers if not answer.as_expected]
+    text += f"; not what theory expects: {', '.join(other)}" if other else "; each verdict is what theory expects"
+    return {0: "valid", 1: "invalid"}.get(answers.exit_code, "unknown"), text + "."

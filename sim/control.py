@@ -1,7 +1,7 @@
-"""The line between a run and its load generator: JSON lines over one socket that the child inherits.
+"""The line between a run and its load generator: JSON lines over one socket, which whoever was started by the other inherits.
 
 run -> generator      ``job`` (everything it needs, the broker's URL included: it is on no command line and in no file),
-                      then ``go`` with time zero, or ``stop``
+                      then ``go`` with time zero, or ``stop``; while the load runs, ``heard`` for Locust's own tables
 generator -> run      ``ready``, then ``progress`` twice a second, then ``done``
 end of file           the other side is gone: the generator stops, the run fails
 """
@@ -36,9 +36,10 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Every user is connected and waits."""
+    """Every user is connected and waits; `hosts` are the names under which the generator's processes record what they use."""
 
     users: int
+    hosts: tuple[str, ...] = ("locust",)
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -48,6 +49,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     published: int
 
 
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """Tell some of the lags of what was delivered lately, milliseconds: a sample, for the eye."""
+
+    lags_ms: tuple[float, ...]
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """Say that everything is sent and recorded; `error` is empty when all went well."""
 
@@ -55,7 +62,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     error: str = ""
 
 
-Message = Job | Go | Stop | Ready | Progress | Done
+Message = Job | Go | Stop | Heard | Ready | Progress | Done
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

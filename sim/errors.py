@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BuslabError(Exception):
-    """The root: the CLI prints its text as one line and exits with `exit_code`."""
+    """The root: the CLI prints its text as one line and exits with `exit_code`; a run that failed names its sealed `run_folder`."""
 
     exit_code = 2
+    run_folder: Path | None = None
 
 
 class ScenarioError(BuslabError):

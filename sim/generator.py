@@ -1,7 +1,7 @@
-"""Who makes the calls of a run: Locust in a child process, or the pods themselves.
+"""Who makes the calls of a run: Locust, in a child process or as what started the run, or the pods themselves.
 
 Both offer the same steps: `ready` (connected, waiting), `go` (time zero is set), `finished` (every call made and every batch
-flushed), `close`. `host` is the name under which the generator's processor time is recorded.
+flushed), `close`. `hosts` are the names under which the generator's processes record what they use; Locust may have several.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from sim.address import Address
 from sim.clock import NS_PER_S, now_ns
-from sim.control import CONTROL_FD, Done, Go, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.control import CONTROL_FD, Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
 from sim.errors import GeneratorError
 from sim.hosts import Host
 from sim.process import Child
@@ -26,6 +26,8 @@ from sim.scenario import Scenario
 
 LOCUSTFILE = Path(__file__).parent.parent / "locustfiles" / "bus_user.py"
 READY_TIMEOUT_S = 60.0
+CALLER_READY_TIMEOUT_S = 3600.0  # who started us lets users and workers come as slowly as it was told to
+LAGS_AT_ONCE = 100
 STOP_TIMEOUT_S = 5.0
 FINISH_GRACE_S = 15.0
 
@@ -33,7 +35,9 @@ FINISH_GRACE_S = 15.0
 class Generator(Protocol):
     """Make the calls of a run."""
 
-    host: str
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the processes that make the calls."""
 
     @property
     def calls(self) -> int:
@@ -46,6 +50,13 @@ class Generator(Protocol):
     @property
     def published(self) -> int:
         """Events published so far that the fleet does not count itself."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether all that it recorded is in the run folder; known once it is closed."""
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Be told some lags of what was delivered lately."""
 
     async def ready(self) -> None:
         """Return when every publisher is connected."""
@@ -63,8 +74,10 @@ class Generator(Protocol):
 class PodsGenerator:
     """Let the fleet's own pods publish."""
 
+    kept = True  # by the fleet's recorder
+
     def __init__(self, scenario: Scenario, host: Host) -> None:
-        self.host = host.name
+        self.hosts = (host.name,)
         self._scenario = scenario
         self._fleet_host = host
         self._task: asyncio.Task[int] | None = None
@@ -83,6 +96,9 @@ class PodsGenerator:
     def published(self) -> int:
         """Events published by this generator beside those the fleet counts: none."""
         return 0
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Show nothing: the pods have no tables of their own."""
 
     async def ready(self) -> None:
         """Return at once: the pods are connected."""
@@ -109,12 +125,14 @@ class PodsGenerator:
 
 
 class LocustGenerator:
-    """Own a headless Locust child on `locustfiles/bus_user.py`."""
+    """Speak to Locust on `locustfiles/bus_user.py`: a headless child of ours, or, over `caller`, the one that started this run."""
 
-    host = "locust"
     calls_not_made = 0  # its users live whatever becomes of the pods
 
-    def __init__(self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str) -> None:
+    def __init__(
+        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None = None
+    ) -> None:
+        self.hosts: tuple[str, ...] = ("locust",)
         self.calls = 0
         self.published = 0
         self._scenario = scenario
@@ -122,12 +140,18 @@ class LocustGenerator:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._job = Job(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
+        self._caller = caller
         self._child: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the child and send its job; `ready` says when it is connected."""
+        """Start the child, unless there is a caller, and send the job; `ready` says when every user is connected."""
+        reader, self._writer = await asyncio.open_connection(sock=self._caller or self._start_child(), limit=1 << 20)
+        self._writer.write(pack_line(self._job))
+        self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
+
+    def _start_child(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         users = len(set(self._scenario.schedule().pod.tolist()))
         argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users)]
@@ -139,9 +163,7 @@ class LocustGenerator:
                 env=os.environ | {CONTROL_FD: str(theirs.fileno()), "LOCUST_SKIP_UPDATE_CHECK": "1"},
                 pass_fds=[theirs.fileno()],
             )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        self._writer.write(pack_line(self._job))
-        self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
+        return ours
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):  # reset, when it dies with our line unread
@@ -151,7 +173,9 @@ class LocustGenerator:
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Ready):
-            self._ready.set_result(None)
+            self.hosts = message.hosts
+            if not self._ready.done():
+                self._ready.set_result(None)
         elif isinstance(message, Progress):
             self.calls, self.published = message.calls, message.published
         elif isinstance(message, Done):
@@ -168,7 +192,19 @@ class LocustGenerator:
                 future.exception()  # taken here, so that an unread one is no warning
 
     def _tail(self) -> str:
+        if self._caller is not None:
+            return "it had started this run"
         return self._child.tail() if self._child is not None else "it was not started"
+
+    @property
+    def kept(self) -> bool:
+        """Whether Locust said that it wrote every row."""
+        return self._done.done() and self._done.exception() is None
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Tell Locust some of them, for its tables."""
+        if self._caller is not None and lags_ms and self._writer is not None and not self._done.done():
+            self._writer.write(pack_line(Heard(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)])))
 
     async def ready(self) -> None:
         """Return when every user is connected.
@@ -178,11 +214,12 @@ class LocustGenerator:
         GeneratorError
             The child died or did not get there in time; the message ends with its log.
         """
+        bound_s = READY_TIMEOUT_S if self._caller is None else CALLER_READY_TIMEOUT_S
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
+            async with asyncio.timeout(bound_s):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise GeneratorError(f"Locust was not ready within {READY_TIMEOUT_S:g} s: {self._tail()}") from None
+            raise GeneratorError(f"Locust was not ready within {bound_s:g} s: {self._tail()}") from None
 
     async def go(self, zero_ns: int) -> None:
         """Send time zero."""
@@ -204,20 +241,37 @@ class LocustGenerator:
             raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end: {self._tail()}") from None
 
     async def close(self) -> None:
-        """Ask the child to stop and keep its record, then make it."""
-        if self._child is None:
-            return
-        if self._writer is not None and not self._done.done() and self._child.poll() is None:
+        """Ask Locust to stop and keep its record; then make a child of ours."""
+        if self._writer is not None and not self._done.done():
             self._writer.write(pack_line(Stop()))
             await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
-        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
-        while self._child.poll() is None and self._done.done() and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
-        self._child.end(timeout_s=0.5)
+        if self._child is not None:
+            await self._end(self._child)
         if self._listening is not None:
             self._listening.cancel()
         if self._writer is not None:
             self._writer.close()
+
+    async def _end(self, child: Child) -> None:
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        while child.poll() is None and self._done.done() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        child.end(timeout_s=0.5)
+
+
+async def start_generator(
+    scenario: Scenario, host: Host, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None
+) -> Generator:
+    """Return who makes the calls of a scenario: the pods, or Locust, started or called."""
+    if caller is None and (scenario.load.driver == "pods" or not len(scenario.schedule())):  # Locust does not start for no users
+        return PodsGenerator(scenario, host)
+    locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, caller=caller)
+    try:
+        await locust.start()
+    except BaseException:  # a Ctrl-C in between: nobody else knows of it yet
+        await locust.close()
+        raise
+    return locust
 
 
 async def until(at_ns: int, generator: Generator) -> None:

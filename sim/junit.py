@@ -6,7 +6,7 @@ Invalid is a failure, unknown is an error: a server that counts only failures st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -23,16 +23,31 @@ def to_junit(verdict: Mapping[str, Any]) -> str:
     verdict
         The content of verdict.json.
     """
-    suite = ET.Element("testsuite", name=_text(f"buslab.{verdict['scenario']}"))
+    suite = _suite(f"buslab.{verdict['scenario']}")
     for name, result in verdict["checkers"].items():
         lines = [*result["witnesses"], *result.get("warnings", ())]
         _case(suite, name=name, kind="checkers", verdict=result["verdict"], message=result["detail"], lines=lines)
     for limit in verdict["slo"]:
         _case(suite, name=limit["metric"], kind="slo", verdict=limit["verdict"], message=limit["detail"], lines=[])
-    words = [entry["verdict"] for entry in (*verdict["checkers"].values(), *verdict["slo"])]
-    suite.set("tests", str(len(words)))
-    suite.set("failures", str(words.count("invalid")))
-    suite.set("errors", str(words.count("unknown")))
+    return _whole(suite)
+
+
+def cases_to_junit(suite: str, kind: str, cases: Sequence[tuple[str, str, str]]) -> str:
+    """Return the XML of plain cases: (name, verdict, sentence) each."""
+    element = _suite(suite)
+    for name, verdict, message in cases:
+        _case(element, name=name, kind=kind, verdict=verdict, message=message, lines=[])
+    return _whole(element)
+
+
+def _suite(name: str) -> ET.Element:
+    return ET.Element("testsuite", name=_text(name))
+
+
+def _whole(suite: ET.Element) -> str:
+    suite.set("tests", str(len(suite)))
+    for word, attribute in {"failure": "failures", "error": "errors"}.items():
+        suite.set(attribute, str(len(suite.findall(f"testcase/{word}"))))
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 

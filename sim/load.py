@@ -33,6 +33,12 @@ PROVIDER_READS = 0.1  # share of the reads that are of a provider
 CLEAR_ALL_EVERY = 20  # one in so many cache invalidations names every template, as the reference's admin example does
 
 
+def share_of_peak(shape: str, passed: float) -> float:
+    """Return the share of the peak rate that a shape has when a share of the run has passed, 0 to 1; at a step, what comes after it."""
+    before, after = next(((a, b) for a, b in pairwise(SHAPES[shape]) if a[0] <= passed < b[0]), SHAPES[shape][-2:])
+    return before[1] + (after[1] - before[1]) * min(1.0, (passed - before[0]) / (after[0] - before[0]))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Hold every intended call of a run, in time order.

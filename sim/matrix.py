@@ -7,10 +7,13 @@ balance and whether the bus kept what it promises.
 Columns, all over the run phase:
 
 - **lost**: missing copies, without those that another pod of the service took (streams hand an event to one pod of each service).
+  **in doubt**: copies that nobody heard and whose publisher does not know whether they were published. **unheard**: both together.
 - **twice**: copies heard again by a pod that had heard them, and events that a service ran more than once although its bus has a recipe.
 - **never**: events that no pod of a service ran, where the bus has a recipe; else not measured.
 - **stale**: reads that were served an old copy; **stale_s**: for how long at most.
-- **deaf_s**: longest time from the fault's end until a pod heard again. **told**: whether every application that lost copies was told.
+- **late_s**: greatest lag. **deaf_s**: longest time from the fault's end until a pod heard again.
+- **told**: of the pods that lost copies or were blind in the fault (checkers `deaf`, `fallback`), whether all were told: "yes", "no", or
+  how many of how many.
 - **recovered**: after the load, every pod heard a probe on each of its channels (checker `steady`); **recover_s**: how long after the
   last fault's end every pod was connected and no copy was lost any more.
 
@@ -23,6 +26,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from msgspec.structs import replace
@@ -31,12 +35,13 @@ from sim.broker_costs import broker_costs
 from sim.buses import BUSES, on_bus
 from sim.cells import Cell, Outcome, default_jobs, run_cells
 from sim.checkers import worst
-from sim.errors import Interrupted, UsageError, did_you_mean
+from sim.errors import Interrupted, RunFolderError, UsageError, did_you_mean
 from sim.faults import FAULTS
 from sim.results import open_run
 from sim.scenario import load_scenario
 from sim.schema import CAUSES
 from sim.settings import Scenario
+from sim.tables import read_json
 
 READS_PER_S = 300.0
 TEMPLATES = 50  # few enough that each is read several times a second
@@ -54,12 +59,15 @@ class MatrixRow:
     verdict: str = ""
     expected: int = 0
     lost: int = 0
+    in_doubt: int = 0
     causes: str = ""
     unexplained: int = 0
     twice: int = 0
     never: float = NAN
+    reads: int = 0
     stale: int = 0
     stale_s: float = NAN
+    late_s: float = NAN
     deaf_s: float = NAN
     told: str = ""
     recovered: str = ""
@@ -69,6 +77,11 @@ class MatrixRow:
     why_not: str = ""
     seconds: float = 0.0
 
+    @property
+    def unheard(self) -> int:
+        """Copies that were expected and that nobody heard: lost, or in doubt."""
+        return self.lost + self.in_doubt
+
 
 @dataclass(frozen=True)
 class BusCost:
@@ -76,6 +89,7 @@ class BusCost:
 
     bus: str
     copy_us: float = NAN
+    publish_us: float = NAN
     core: float = NAN
     lag_ms_p50: float = NAN
     lag_ms_p99: float = NAN
@@ -181,7 +195,6 @@ def row_of(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
     ledger = outcome.verdict["checkers"]["ledger"]["counts"]
     taken = int(ledger.get("taken-by-peer") or 0)
     causes = {cause: int(count) for cause, count in ledger.items() if cause in CAUSES and count and cause != "taken-by-peer"}
-    touched = outcome.count("deaf", "told") + outcome.count("deaf", "untold")
     reasons = [f"{name}: {one['detail']}" for name, one in outcome.verdict["checkers"].items() if one["verdict"] != "valid"]
     return MatrixRow(
         fault,
@@ -189,14 +202,17 @@ def row_of(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
         verdict=outcome.verdict["verdict"],
         expected=int(ledger.get("expected") or 0),
         lost=int(ledger.get("missing") or 0) - taken,
+        in_doubt=int(ledger.get("unknown") or 0),
         causes=", ".join(f"{count:,} {cause}" for cause, count in sorted(causes.items(), key=lambda one: -one[1])),
         unexplained=int(ledger.get("unexplained") or 0),
-        twice=int(outcome.count("duplication", "duplicates") + outcome.count("once", "twice_or_more")),
+        twice=int(outcome.count("duplication", "redelivered") + outcome.count("once", "twice_or_more")),
         never=outcome.metric("handled_never"),
+        reads=int(outcome.count("staleness", "reads")),
         stale=int(outcome.count("staleness", "stale_reads")),
         stale_s=outcome.metric("stale_ms_max") / 1000,
         deaf_s=outcome.metric("deaf_s_max"),
-        told="" if not touched else "no" if outcome.count("deaf", "untold") else "yes",
+        late_s=outcome.metric("lag_ms_max") / 1000,
+        told=_told(outcome),
         recovered="yes" if outcome.metric("steady_s_max") >= 0 else "no",
         recover_s=outcome.metric("steady_s_max"),
         truth_gap_s=outcome.metric("truth_gap_s_max"),
@@ -205,9 +221,40 @@ def row_of(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
     )
 
 
+def _told(outcome: Outcome) -> str:
+    """Say of how many concerned pods the application was told, by the checker that saw more of them left in the dark; empty for none."""
+    sides = [("deaf", "told", "untold"), ("fallback", "noticed", "unnoticed")]
+    not_told, knew = max((outcome.count(checker, no), outcome.count(checker, yes)) for checker, yes, no in sides)
+    return "" if not knew + not_told else "yes" if not not_told else "no" if not knew else f"{knew:.0f} of {knew + not_told:.0f}"
+
+
+def open_matrix(folder: Path) -> Matrix:
+    """Read a matrix that was run before, from its matrix.json.
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds none, or not a whole one.
+    """
+    if not (folder / "matrix.json").is_file():
+        raise RunFolderError(f"{folder} holds no matrix.json: give the folder of results that `buslab matrix` printed")
+    content = read_json(folder / "matrix.json")
+    try:
+        rows, costs = [MatrixRow(**_numbers(one)) for one in content["rows"]], [BusCost(**_numbers(one)) for one in content["costs"]]
+        return Matrix(content["ground"], content["seed"], tuple(dict.fromkeys(row.bus for row in rows)), rows, costs)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{folder}/matrix.json is not of this version, or damaged ({error}): run the matrix again") from None
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as it was before it was JSON, which has no NaN."""
+    return {key: NAN if value is None else value for key, value in row.items()}
+
+
 def cost_of(bus: str, outcome: Outcome) -> BusCost:
     """Return what a bus costs without a fault."""
     if outcome.verdict is None:
         return BusCost(bus, why_not=outcome.error)
     costs = broker_costs(open_run(outcome.folder))
-    return BusCost(bus, costs.all_in_copy_us, costs.cpu_share, outcome.metric("lag_ms_p50"), outcome.metric("lag_ms_p99"))
+    publish_us = costs.all_in_copy_us * costs.fan_out
+    return BusCost(bus, costs.all_in_copy_us, publish_us, costs.cpu_share, outcome.metric("lag_ms_p50"), outcome.metric("lag_ms_p99"))

@@ -8,17 +8,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from rich.markup import escape
 from rich.table import Table
 
 from sim.buses import BUSES
 from sim.matrix import BusCost, Matrix, MatrixRow
-from sim.plots import BLUE, make_axes
+from sim.matrix_plots import draw_matrix, finding
 from sim.record import write_json
 
 WORDS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
+NEAR, FEW, NEAR_S = 0.25, 10.0, 0.25  # how far two grounds may be apart and say the same: a share, a count, seconds
+REASONS = {
+    "lost": "which copies fall into a gap depends on milliseconds: when a fault is done, which of a pod's connections breaks first, and "
+    "which wait its reconnection then draws",
+    "in_doubt": "what was on its way when a connection broke: bytes in the buffers of a real kernel, of which the model has none",
+    "twice": "two pods run an event when they begin far enough apart, and real timers are late by different times",
+    "never": "a recipe fails when its command is on its way as the connection breaks",
+    "stale": "a read is stale as long as its pod has not heard, and a real outage begins and ends some milliseconds off",
+    "late_s": "what waits for a reconnection waits for the pause that it draws; a real process is late besides",
+    "deaf_s": "a pod's pause is drawn; a try that just misses the server costs the whole next pause",
+    "told": "only pods that lost something count, and which lose something in the gap differs",
+    "recovered": "see the cell's reason",
+    "recover_s": "the last of all pods' pauses decides it, and an attempt that just misses the server costs the whole next one",
+    "truth_gap_s": "it ends with the first copy that gets through, and a quiet channel has few",
+    "verdict": "see the cell's reason",
+}
+FAULT_REASONS = {
+    "broker_slow": "the script takes `stall_ms` of processor time, which on a busy machine is more of anybody else's time",
+    "keys_lost": "on streams the pods of a real server lose their subscription as keys go (cause deaf), those of the model hardly",
+    "link_blackhole": "how long a hardened pod and one on streams call themselves connected in it is not explained yet",
+}
+COMPARED = {"lost": FEW, "in_doubt": FEW, "twice": FEW, "never": FEW, "stale": FEW, "late_s": NEAR_S, "deaf_s": NEAR_S, "told": 0.0}
+COMPARED |= {"truth_gap_s": NEAR_S, "recovered": 0.0, "recover_s": NEAR_S, "verdict": 0.0}
 ROUND_S = 0.05  # a time below it is said as 0: what ends within a few milliseconds is nobody's outage
 
 
@@ -33,10 +54,12 @@ COLUMNS: dict[str, Callable[[MatrixRow], str]] = {
     "bus": lambda row: row.bus,
     "copies": lambda row: f"{row.expected:,}",
     "lost": lambda row: f"{row.lost:,}",
+    "in doubt": lambda row: f"{row.in_doubt:,}",
     "twice": lambda row: f"{row.twice:,}",
     "never": lambda row: "-" if math.isnan(row.never) else f"{row.never:,.0f}",
     "stale reads": lambda row: f"{row.stale:,}",
     "stale s": lambda row: _number(row.stale_s),
+    "late s": lambda row: _number(row.late_s),
     "deaf s": lambda row: _number(row.deaf_s),
     "green s": lambda row: _number(row.truth_gap_s),
     "told": lambda row: row.told or "-",
@@ -47,23 +70,18 @@ COLUMNS: dict[str, Callable[[MatrixRow], str]] = {
 COST_COLUMNS: dict[str, Callable[[BusCost], str]] = {
     "bus": lambda cost: cost.bus,
     "broker CPU, us a copy": lambda cost: _number(cost.copy_us),
+    "us a publish": lambda cost: _number(cost.publish_us),
     "of a core": lambda cost: f"{cost.core:.1%}" if cost.core >= 0 else "-",
     "lag p50, ms": lambda cost: _number(cost.lag_ms_p50, digits=2),
     "lag p99, ms": lambda cost: _number(cost.lag_ms_p99, digits=2),
 }
 LEGEND = (
-    "lost: missing copies, without those that a pod of the same service took. twice, never: runs of events that should run once. "
-    "stale: reads of an old copy, and for how long at most. deaf: until a pod heard again after the fault. green: how long a pod called "
-    "itself connected while it did not hear or its publishes had no answer. told: whether those that lost copies were told. "
+    "lost: missing copies, without those that a pod of the same service took. in doubt: copies that nobody heard, and their publisher does "
+    "not know whether they were published. twice, never: runs of events that should run once. stale: reads of an old copy, and for how "
+    "long at most. late: greatest lag. deaf: until a pod heard again after the fault. green: how long a pod called itself connected while "
+    "it did not hear or its publishes had no answer. told: whether the pods that lost copies or were blind were told, or how many. "
     "recovered: when no copy was lost any more, after the fault's end."
 )
-
-
-def finding(matrix: Matrix) -> str:
-    """Return what the matrix shows in one sentence."""
-    faults = len({row.fault for row in matrix.rows if not row.why_not})
-    parts = [f"{bus} in {matrix.count(bus, lambda row: row.lost > 0)}" for bus in matrix.buses]
-    return f"Copies are lost in how many of {faults} faults: {', '.join(parts)}"
 
 
 def matrix_table(matrix: Matrix) -> Table:
@@ -91,10 +109,11 @@ def cost_table(matrix: Matrix) -> Table:
     return table
 
 
-def matrix_page(matrix: Matrix, *, took_s: float) -> str:
-    """Return the matrix as a Markdown page."""
+def matrix_page(matrix: Matrix, *, took_s: float, against: Matrix | None = None) -> str:
+    """Return the matrix as a Markdown page; with another matrix it tells where the two differ."""
     head = [f"# {finding(matrix)}", ""]
     head += [f"`buslab matrix --on {matrix.ground}`, seed {matrix.seed}, {took_s:,.0f} s. Times that end within 50 ms are 0.", ""]
+    head += ["![What each fault does to each bus](matrix.png)", ""]
     head += [f"- **{bus}**: {BUSES[bus].text}" for bus in matrix.buses] + ["", LEGEND, ""]
     ran = [row for row in matrix.rows if not row.why_not]
     lines = [*head, *_markdown(COLUMNS, ran), "", "## Without a fault", "", *_markdown(COST_COLUMNS, matrix.costs)]
@@ -102,7 +121,57 @@ def matrix_page(matrix: Matrix, *, took_s: float) -> str:
     broken = [f"- {row.fault} on {row.bus} is {row.verdict}: {row.why}" for row in ran if row.verdict != "valid"]
     lines += ["", "## Promises that were broken", "", *broken] if broken else []
     lines += ["", "## Not run", "", *left_out] if left_out else []
+    lines += ["", f"## Where {against.ground} and {matrix.ground} differ", "", *_difference_lines(against, matrix)] if against else []
     return "\n".join(lines) + "\n"
+
+
+def differences(first: Matrix, second: Matrix) -> list[tuple[MatrixRow, MatrixRow, list[str]]]:
+    """Return the cells that were run in both and do not say the same, and in what: keys of `REASONS`.
+
+    Counts are alike that are within `NEAR`, or `FEW`, of each other, times within `NEAR_S` or `NEAR`; words must be equal.
+    """
+    of, found = {(row.fault, row.bus): row for row in first.rows if not row.why_not}, []
+    for here in second.rows:
+        there = of.get((here.fault, here.bus))
+        if there is None or here.why_not:
+            continue
+        differ = [name for name, slack in COMPARED.items() if not _alike(getattr(there, name), getattr(here, name), slack)]
+        if differ:
+            found.append((there, here, differ))
+    return found
+
+
+def _alike(one: object, other: object, slack: float) -> bool:
+    if not (isinstance(one, int | float) and isinstance(other, int | float)):
+        return one == other
+    if math.isnan(one) or math.isnan(other):
+        return math.isnan(one) and math.isnan(other)
+    return abs(one - other) <= max(slack, NEAR * max(one, other))
+
+
+def _difference_lines(first: Matrix, second: Matrix) -> list[str]:
+    found = differences(first, second)
+    both = {(row.fault, row.bus) for row in first.rows if not row.why_not} & {
+        (row.fault, row.bus) for row in second.rows if not row.why_not
+    }
+    alike = f"counts within {NEAR:.0%} or {FEW:g}, times within {NEAR:.0%} or {NEAR_S:g} s, words equal"
+    lines = [f"{len(both) - len(found)} of {len(both)} cells say the same ({alike}){'. The others:' if found else '.'}"]
+    pairs = [(there, here, name) for there, here, differ in found for name in differ]
+    columns: dict[str, Callable[[Any], str]] = {
+        "fault": lambda pair: pair[1].fault,
+        "bus": lambda pair: pair[1].bus,
+        "what": lambda pair: pair[2],
+        first.ground: lambda pair: _plainly(getattr(pair[0], pair[2])),
+        second.ground: lambda pair: _plainly(getattr(pair[1], pair[2])),
+    }
+    kinds = dict.fromkeys(name for _, _, name in pairs)
+    why = [f"- {name}: {REASONS[name]}." for name in kinds]
+    why += [f"- {fault}: {FAULT_REASONS[fault]}." for fault in dict.fromkeys(here.fault for _, here, _ in pairs) if fault in FAULT_REASONS]
+    return [*lines, "", *_markdown(columns, pairs), "", "Why:", "", *why] if pairs else lines
+
+
+def _plainly(value: object) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value) or "-"
 
 
 def _markdown(columns: dict[str, Callable[[Any], str]], rows: list[Any]) -> list[str]:
@@ -110,78 +179,12 @@ def _markdown(columns: dict[str, Callable[[Any], str]], rows: list[Any]) -> list
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in cells]
 
 
-def matrix_picture(matrix: Matrix, ax: Axes | None = None) -> Axes:
-    """Draw faults down and, for each bus, what was lost, run twice, stale and deaf across; darker is worse, and the number stands in it.
-
-    Lost copies are a share of those expected; each column is dark at its own worst.
-    """
-    ax = ax or make_axes(None)
-    faults = list(dict.fromkeys(row.fault for row in matrix.rows if not row.why_not))
-    if not faults:
-        ax.set_axis_off()
-        ax.set_title("No cell was run")
-        return ax
-    values, words, heads = _grid(matrix, faults)
-    worst = np.nanmax(np.where(np.isnan(values), 0, values), axis=(1, 2), keepdims=True)
-    shade = np.where(worst > 0, np.sqrt(np.nan_to_num(values) / np.where(worst > 0, worst, 1)), 0)
-    measures, buses = values.shape[0], len(matrix.buses)
-    flat = shade.transpose(1, 0, 2).reshape(len(faults), measures * buses)
-    ax.imshow(np.where(flat > 0, 0.12 + 0.78 * flat, 0), cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    for row, line in enumerate(words):
-        for column, word in enumerate(line):
-            dark = flat[row, column] > 0.55
-            ax.text(column, row, word, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    ax.set_xticks(range(measures * buses), list(matrix.buses) * measures, fontsize=7, rotation=30, ha="left", rotation_mode="anchor")
-    ax.xaxis.tick_top()
-    ax.set_yticks(range(len(faults)), faults, fontsize=8)
-    for edge in range(1, measures):
-        ax.axvline(edge * buses - 0.5, color=BLUE, linewidth=1.5)
-    for place, head in enumerate(heads):
-        at = (place * buses + (buses - 1) / 2, len(faults) - 0.35)
-        ax.annotate(head, at, ha="center", va="top", fontsize=8, annotation_clip=False)
-    ax.tick_params(length=0)
-    cost = [f"{one.bus} {_number(one.copy_us)} us, {_number(one.lag_ms_p99, digits=2)} ms" for one in matrix.costs if not one.why_not]
-    ax.set_xlabel("without a fault, broker CPU a copy and p99 of lag:  " + ";  ".join(cost), fontsize=8, labelpad=22)
-    ax.set_title(f"{finding(matrix)} ({matrix.ground})", fontsize=11, pad=8)
-    return ax
-
-
-def _grid(matrix: Matrix, faults: list[str]) -> tuple[np.ndarray, list[list[str]], list[str]]:
-    """Return (measure, fault, bus) values, the words in the cells by fault, and what the measures are called."""
-    measures: dict[str, Callable[[MatrixRow], float]] = {
-        "copies lost, %": lambda row: 100 * row.lost / row.expected if row.expected else math.nan,
-        "ran twice, events": lambda row: float(row.twice),
-        "stale reads": lambda row: float(row.stale),
-        "deaf after it, s": lambda row: row.deaf_s if row.deaf_s >= ROUND_S or math.isnan(row.deaf_s) else 0.0,
-        "green while blind, s": lambda row: row.truth_gap_s if row.truth_gap_s >= ROUND_S or math.isnan(row.truth_gap_s) else 0.0,
-    }
-    of = {(row.fault, row.bus): row for row in matrix.rows}
-    values = np.full((len(measures), len(faults), len(matrix.buses)), math.nan)
-    words = [[""] * (len(measures) * len(matrix.buses)) for _ in faults]
-    for m, measure in enumerate(measures.values()):
-        for f, fault in enumerate(faults):
-            for b, bus in enumerate(matrix.buses):
-                row = of[fault, bus]
-                value = math.nan if row.why_not else measure(row)
-                values[m, f, b] = value
-                words[f][m * len(matrix.buses) + b] = "" if row.why_not or math.isnan(value) else _short(value)
-    return values, words, list(measures)
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value == 0 or value >= 99.5 or value == int(value) else f"{value:.2g}" if value < 9.95 else f"{value:.0f}"
-
-
-def write_matrix(matrix: Matrix, folder: Path, *, took_s: float) -> list[Path]:
-    """Write matrix.md, .png, .csv and .json into a folder, and return their paths."""
-    from matplotlib.figure import Figure
-
+def write_matrix(matrix: Matrix, folder: Path, *, took_s: float, against: Matrix | None = None) -> list[Path]:
+    """Write matrix.md, .png, .csv and .json into a folder, and return their paths; `against` as in `matrix_page`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"matrix.{kind}" for kind in ("md", "png", "csv", "json")]
-    paths[0].write_text(matrix_page(matrix, took_s=took_s), "utf-8")
-    figure = Figure(figsize=(11, 1.8 + 0.3 * len({row.fault for row in matrix.rows})), layout="constrained")
-    matrix_picture(matrix, figure.subplots())
-    figure.savefig(paths[1], dpi=110)
+    paths[0].write_text(matrix_page(matrix, took_s=took_s, against=against), "utf-8")
+    draw_matrix(matrix).savefig(paths[1], dpi=100)
     matrix.frame().to_csv(paths[2], index=False)
     rows, costs = ([_plain(asdict(one)) for one in many] for many in (matrix.rows, matrix.costs))
     write_json(paths[3], {"verdict": matrix.verdict, "ground": matrix.ground, "seed": matrix.seed, "rows": rows, "costs": costs})

@@ -30,6 +30,7 @@ class Counts:
     calls: int = 0
     lag_ms_p99: float | None = None
     calls_not_made: int = 0
+    lags_ms: tuple[float, ...] = ()
 
 
 class LoopMeter:
@@ -97,8 +98,9 @@ class LiveLag:
             self._older, self._intended = self._intended, {}
         return chunk
 
-    def sample(self, recorder: Recorder) -> None:
-        """Add the lags of some deliveries that came since the last time."""
+    def sample(self, recorder: Recorder) -> list[float]:
+        """Add the lags of some deliveries that came since the last time; return them in milliseconds."""
+        lags_ms = []
         buffer, total = recorder.deliveries, recorder.rows("deliveries")
         fresh = min(total - self._seen, len(buffer))
         self._seen = total
@@ -108,6 +110,8 @@ class LiveLag:
             if intended is not None:
                 lag_us = max(1.0, (buffer.handled_ns[row] - intended) / 1000)
                 self._buckets[min(511, int(np.log2(lag_us) * 16))] += 1
+                lags_ms.append(lag_us / 1000)
+        return lags_ms
 
     def p99_ms(self) -> float | None:
         """Return the 99th percentile in milliseconds, to about 4 %, or None before anything was heard."""

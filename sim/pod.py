@@ -230,8 +230,10 @@ class Pod(Caller[None]):
     def changed(self) -> None:
         """Record that a connection came or went; a pod that hears again does not know what it missed."""
         hears = self.fallback.state in HEARING
-        if hears and self.state == "disconnected" and self._place.resync == "drop-caches" and isinstance(self.logic, ConfigReader):
-            self.logic.config.forget()
+        if self._place.resync != "none" and isinstance(self.logic, ConfigReader):
+            self.logic.config.serves = hears or self._place.resync == "drop-caches"
+            if hears and self.state == "disconnected":
+                self.logic.config.forget()
         self._enter("subscribed" if hears else "disconnected")
 
     def _enter(self, state: str) -> None:

@@ -1,6 +1,6 @@
 """Processes and signals: children that never outlive us, and an interruption that can be asked for twice.
 
-Children are started in a session of their own, killed by the kernel when we die.
+Children are started in a session of their own, killed by the kernel when we die (on Linux), and noted in our lease.
 
 A terminal's Ctrl-C reaches a whole process group, so a child in our group would die before the run could heal and
 drain; in its own session it ends when we say so.
@@ -18,22 +18,25 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sim.lease import note_process
+
 _PR_SET_PDEATHSIG = 1
 END_TIMEOUT_S = 5.0
 TAIL_LINES = 12
 _seen: list[int] = []  # signals since `interruptible` was entered: a process has one set of handlers
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None] | None:
+    """Return what a child does before its program begins, so that the kernel sends it a signal when we die; None where it cannot."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)  # loaded before the fork: the child must not take locks
     parent = os.getpid()
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # the parent died in between
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return prepare
 
@@ -55,8 +58,13 @@ class Child:
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
+        note_process(self.process.pid, self._name(argv))
+
+    @staticmethod
+    def _name(argv: Sequence[str]) -> str:
+        return argv[2] if list(argv[1:2]) == ["-m"] else Path(argv[0]).name
 
     @property
     def pid(self) -> int:

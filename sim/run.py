@@ -22,7 +22,7 @@ import contextlib
 import gc
 import secrets
 import signal
-import time
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,22 +32,22 @@ from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_no
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
-from sim.generator import Generator, LocustGenerator, PodsGenerator, until
-from sim.hosts import Counts
-from sim.jumping import JumpingLoop
+from sim.generator import Generator, start_generator, until
+from sim.healing import heal_left_over
+from sim.lease import note_folder
 from sim.leftovers import delete_leftovers
 from sim.links import Links
+from sim.onlooker import Onlooker
 from sim.process import interruptible
 from sim.record import Tamper, seal_tables, write_json
 from sim.run_folder import free_folder, make_folder
 from sim.sampler import BrokerSampler
 from sim.scenario import Scenario
 from sim.schema import FORMAT
-from sim.staging import check_ground, fit_time, open_links, staged
+from sim.staging import check_ground, fit_time, open_links, peopled, staged
 from sim.status import Status, Watch
 from sim.timeline import Timeline
 
-STATUS_PERIOD_S = 0.25
 ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
@@ -60,6 +60,8 @@ def run_scenario(
     out: Path | None = None,
     load_this_server: bool = False,
     image: str | None = None,
+    fleet: str = "ours",
+    caller: socket.socket | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
 ) -> Path:
@@ -75,6 +77,10 @@ def run_scenario(
         Whether a server on another machine may be loaded.
     image
         What the grounds of containers run, if not their default.
+    fleet
+        ``none``: start no pods; the load meets a fleet that is there already, and only its publishes are recorded.
+    caller
+        The line to the Locust that started this run and makes its calls (see `sim.control`).
     watch
         Called with a `Status` some times a second.
     tamper
@@ -83,9 +89,7 @@ def run_scenario(
     Raises
     ------
     BuslabError
-        The run failed; what was recorded is kept in the folder.
-    Interrupted
-        Ctrl-C or SIGTERM; likewise.
+        The run failed, or was `Interrupted`; what was recorded is kept in the folder, which the error names as `run_folder`.
 
     Notes
     -----
@@ -96,7 +100,16 @@ def run_scenario(
     broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _Run(
-        scenario, broker_context=broker, folder=folder, named=out is not None, watch=watch, tamper=tamper, virtual=virtual, notes=notes
+        scenario,
+        peopled=peopled(scenario, fleet=fleet),
+        broker_context=broker,
+        folder=folder,
+        named=out is not None,
+        caller=caller,
+        watch=watch,
+        tamper=tamper,
+        virtual=virtual,
+        about={"fleet": fleet, "notes": notes},
     )
     if not in_a_loop():
         one.run_here()
@@ -118,30 +131,30 @@ class _Run:
         self,
         scenario: Scenario,
         *,
+        peopled: Scenario,
         broker_context: contextlib.AbstractContextManager[Broker],
         folder: Path,
         named: bool,
+        caller: socket.socket | None,
         watch: Watch,
         tamper: Tamper | None,
         virtual: bool,
-        notes: list[str],
+        about: dict[str, Any],
     ) -> None:
         self.scenario = scenario
+        self._peopled = peopled  # with the pods that are ours
         self.folder = folder
+        self._caller = caller
         self._named = named
         self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed replays its event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
-        self._watch = watch
+        self._onlooker = Onlooker(watch)
         self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
-        self._generator: Generator | None = None
-        self._fleet: Fleet | None = None
         self._links: Links | None = None
-        self._phase_ends_ns: int | None = None
-        self._shown_s = 0.0
         self.info: dict[str, Any] = {
             "format": FORMAT,
             "scenario": scenario.name,
@@ -156,7 +169,7 @@ class _Run:
             "wall_offset_ns": wall_offset_ns(),
             "phases": [],
             "load": {},
-            "notes": notes,
+            **about,
         }
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------
@@ -164,10 +177,12 @@ class _Run:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
+        self.info["notes"] += heal_left_over(say=lambda text: self._onlooker.watch(Status(text, stays=True)))
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
             check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
+            note_folder(self.folder)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
@@ -179,16 +194,16 @@ class _Run:
                     number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
                 )
                 self.info.update(state="interrupted", reason=str(failure))
-            except BuslabError as error:
-                failure = error
-                self.info.update(state="failed", reason=str(error))
             except Exception as error:
                 failure = error
-                self.info.update(state="failed", reason=f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
+                self.info.update(state="failed", reason=reason)
             self._seal(failure)
         if failure is None and self._signal is not None:
             failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
         if failure is not None:
+            if isinstance(failure, BuslabError):
+                failure.run_folder = self.folder
             raise failure
 
     def interrupt(self, number: int) -> None:
@@ -198,7 +213,7 @@ class _Run:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _seal(self, failure: BaseException | None) -> None:
-        self._watch(Status("seal"))
+        self._onlooker.watch(Status("seal"))
         end_ns = now_ns()
         for phase in self.info["phases"]:
             phase.setdefault("end_ns", end_ns)
@@ -221,8 +236,8 @@ class _Run:
             raise asyncio.CancelledError
         self._enter("provision")
         self._links, self.info["links_us"] = await open_links(self.scenario, broker, folder=self.folder)
-        fleet = self._fleet = Fleet(
-            self.scenario,
+        fleet = self._onlooker.fleet = Fleet(
+            self._peopled,
             address=broker.address,
             folder=self.folder,
             nonce=self.nonce,
@@ -231,7 +246,7 @@ class _Run:
             links=self._links,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
-        display = asyncio.get_running_loop().create_task(self._display())
+        display = asyncio.get_running_loop().create_task(self._onlooker.keep_showing())
         try:
             fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
             await self._steps(broker, fleet, sampler)
@@ -253,11 +268,20 @@ class _Run:
             self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
-        generator = self._generator = await self._start_generator(broker, fleet)
-
+        self.info["load"]["offered_calls"] = len(self.scenario.schedule())
+        generator = self._onlooker.generator = await start_generator(
+            self.scenario,
+            fleet.host,
+            address=broker.address,
+            folder=self.folder,
+            nonce=self.nonce,
+            run_id=self.run_id,
+            caller=self._caller,
+        )
         self._enter("start", limits.start_s)
         await fleet.start()
         await generator.ready()
+        self.info["load"]["generators"] = list(generator.hosts)
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
@@ -285,21 +309,9 @@ class _Run:
             self.info["recovered"] = False
             self.info["notes"].append(f"the bus did not recover: {error}")
 
-    async def _start_generator(self, broker: Broker, fleet: Fleet) -> Generator:
-        offered = self.info["load"]["offered_calls"] = len(self.scenario.schedule())
-        if self.scenario.load.driver == "pods" or not offered:  # Locust does not start for no users
-            pods = PodsGenerator(self.scenario, fleet.host)
-            self.info["load"]["generator"] = pods.host
-            return pods
-        locust = LocustGenerator(self.scenario, address=broker.address, folder=self.folder, nonce=self.nonce, run_id=self.run_id)
-        self.info["load"]["generator"] = locust.host
-        self._generator = locust  # before it starts: a Ctrl-C in between must find it
-        await locust.start()
-        return locust
-
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
-        reads = self.scenario.reads()
+        reads = self._peopled.reads()
         self.info["load"]["offered_reads"] = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
@@ -330,9 +342,10 @@ class _Run:
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
                 last_first.callback(fleet.abort)
-            if self._generator is not None:
+            if self._onlooker.generator is not None:
                 with contextlib.suppress(GeneratorError):
-                    await self._generator.close()
+                    await self._onlooker.generator.close()
+                self.info["load"]["record_kept"] = self._onlooker.generator.kept
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""
@@ -345,45 +358,16 @@ class _Run:
         if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
             self.info["notes"].append(left)
 
-    # -- the display -------------------------------------------------------------------------------------------
+    # -- the phases --------------------------------------------------------------------------------------------
 
     def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
         at_ns = now_ns() if start_ns is None else start_ns
         if self.info["phases"]:
             at_ns = max(at_ns, self.info["phases"][-1].setdefault("end_ns", at_ns))  # timers may be early
         self.info["phases"].append({"name": phase, "start_ns": at_ns})
-        self._phase_ends_ns = None if seconds is None else at_ns + int(seconds * NS_PER_S)
+        self._onlooker.phase, self._onlooker.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
         self._write_info()
-        self._show()
+        self._onlooker.show()
 
     def _phase_name(self) -> str:
         return self.info["phases"][-1]["name"] if self.info["phases"] else "provision"
-
-    def _show(self) -> None:
-        left_s = None if self._phase_ends_ns is None else max(0.0, (self._phase_ends_ns - now_ns()) / NS_PER_S)
-        counts = self._fleet.host.counts() if self._fleet else Counts()
-        self._watch(
-            Status(
-                self._phase_name(),
-                left_s,
-                published=counts.published + (self._generator.published if self._generator else 0),
-                delivered=counts.delivered,
-                lag_ms_p99=counts.lag_ms_p99,
-                pods=dict(self._fleet.host.states()) if self._fleet else {},
-            )
-        )
-
-    async def _display(self) -> None:
-        """Show the state some times a second of the reader's time, whatever the run's own clock does."""
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, JumpingLoop):
-            loop.aside = self._show_in_time
-            return
-        while True:
-            await asyncio.sleep(STATUS_PERIOD_S)
-            self._show()
-
-    def _show_in_time(self) -> None:
-        if time.monotonic() - self._shown_s >= STATUS_PERIOD_S:
-            self._shown_s = time.monotonic()
-            self._show()

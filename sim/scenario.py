@@ -106,7 +106,9 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
 
 def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+        if value == {} and isinstance(tree.get(key), dict):
+            tree[key] = {}  # `slo={}`: none of those that were there
+        elif isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
             _merge(tree.setdefault(key, {}), value, setting)
         elif isinstance(tree.get(key), dict):
             raise ScenarioError(f"--set {setting!r}: {key!r} is a table; set one of its keys: {', '.join(tree[key])}")

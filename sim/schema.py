@@ -27,7 +27,7 @@ What is true of the whole run:
 - ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
 - ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
   them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
-  (the name in `hosts.host` of the process that published)
+  (the name in `hosts.host` of the process that published; `local`: every process that holds pods did)
 - ``links_us``: where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
   (``direct_p50``, ``through_p50``, …, in microseconds); empty else
 - ``notes``: sentences for the reader
@@ -119,7 +119,8 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 RUN_STATES = {
-    "running": "not sealed: still going, or its process was killed",
+    "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
+    "killed": "not sealed: its process was killed, as a later command found; what was written by then is kept",
     "complete": "every phase was reached",
     "interrupted": "ended early by Ctrl-C or SIGTERM; what was recorded is kept",
     "failed": "ended early by an error; what was recorded is kept",

@@ -42,6 +42,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         How long a pod that is connected again keeps them still, so that the others can subscribe first; 0 = it sends at once.
     resync
         `drop-caches`: a pod that subscribes again drops every cached template and provider, as it does not know what it missed.
+        `read-through`: it also serves nothing from its caches while it is not subscribed.
         The reference does nothing.
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
@@ -62,7 +63,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     reconnect_max_s: Annotated[float, Meta(ge=0.01, le=3600)] = 2.0
     outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
-    resync: Literal["none", "drop-caches"] = "none"
+    resync: Literal["none", "drop-caches", "read-through"] = "none"
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300

@@ -14,13 +14,36 @@ from sim.brokers.model import ModelBroker
 from sim.clock import now_ns
 from sim.errors import UsageError
 from sim.fleet import Fleet
-from sim.links import Links, ModelLinks, ProxyLinks
+from sim.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.scenario import Scenario
+from sim.settings import Kubelet
 from sim.timeline import Timeline
 from sim.wire import open_wire
 from sim.world import World
 
 PINGS = 200
+
+
+FLEETS = ("ours", "none")
+
+
+def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
+    """Return the scenario of the pods that a run starts: as it is, or for the fleet ``none`` without any.
+
+    Raises
+    ------
+    UsageError
+        The fleet is neither, or the scenario wants something of pods that are not ours.
+    """
+    if fleet not in FLEETS:
+        raise UsageError(f"the fleet {fleet!r} is none of {', '.join(FLEETS)}")
+    if fleet == "ours":
+        return scenario
+    if scenario.load.driver == "pods":
+        raise UsageError("load.driver = 'pods' and no fleet: nobody would publish; use load.driver = 'locust'")
+    if scenario.faults:
+        raise UsageError("faults are for a fleet of ours: leave them out with --set 'faults=[]', or start the fleet with --fleet ours")
+    return replace(scenario, services={}, load=replace(scenario.load, reads_per_s=0.0), kubelet=Kubelet())
 
 
 def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
@@ -114,7 +137,8 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         services.setdefault(service, []).append(name)
     askers = [Asker(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.containers
-    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=links, servers=askers)
+    shared = None if links is None else SharedLinks(links)
+    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=shared, servers=askers)
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     try:
         yield timeline

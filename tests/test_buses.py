@@ -54,6 +54,16 @@ def test_caches_dropped_on_return_serve_nothing_stale(tmp_path: Path, resync: st
     assert bool(old.any()) is served
 
 
+def test_a_cache_that_is_not_read_while_deaf_serves_nothing_stale_in_the_outage_either(tmp_path: Path) -> None:
+    """Redis is away for two seconds in which updates are kept: who reads through sees the database, who drops on return is stale."""
+    stale = {}
+    for resync in ("none", "drop-caches", "read-through"):
+        _, counts = lived(outage("load.reads_per_s=1000", "load.templates=20", f"bus.resync={resync}"), tmp_path / resync)
+        stale[resync] = counts["staleness"]["stale_reads"]
+    assert stale["none"] > stale["drop-caches"] > 100
+    assert stale["read-through"] == 0
+
+
 def test_a_pod_that_tries_again_sooner_is_back_sooner(tmp_path: Path) -> None:
     deaf_s = []
     for most_s in (2.0, 0.1):

@@ -65,6 +65,9 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["check", "."], "run.json"),
         (["story", "nowhere", "evt_1"], "nowhere"),
         (["list", "planets"], "planets"),
+        (["claims", "99"], "no claim '99': there are 1 to 24"),
+        (["claims", "24", "--on", "model"], "claim 24 needs a real server"),
+        (["claims", "2", "--report", "something/page.md"], "cannot write something/page.md"),
         (["frobnicate"], "frobnicate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -77,7 +80,7 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(tmp_path: Path, args: lis
     assert sorted(p.name for p in tmp_path.iterdir()) == ["something"], "nothing half-made is left"
 
 
-@pytest.mark.parametrize("what", ["scenarios", "grounds", "checkers", "faults", "slo"])
+@pytest.mark.parametrize("what", ["scenarios", "grounds", "checkers", "faults", "slo", "claims"])
 def test_list_names_every_member_with_a_sentence(tmp_path: Path, what: str) -> None:
     done = buslab("list", what, cwd=tmp_path)
     assert done.returncode == 0

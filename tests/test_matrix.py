@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -20,9 +21,10 @@ from matplotlib.figure import Figure
 
 from sim.cells import Cell, Outcome, run_cells
 from sim.cli import cli
-from sim.errors import UsageError
-from sim.matrix import Matrix, MatrixRow, cell_scenario, row_of, run_matrix
-from sim.matrix_report import finding, matrix_page, matrix_picture, matrix_table
+from sim.errors import RunFolderError, UsageError
+from sim.matrix import Matrix, MatrixRow, cell_scenario, open_matrix, row_of, run_matrix
+from sim.matrix_plots import draw_cells, draw_matrix, finding
+from sim.matrix_report import differences, matrix_page, matrix_table, write_matrix
 from sim.scenario import load_scenario
 
 
@@ -61,17 +63,49 @@ def test_the_costs_are_of_the_same_bus_without_a_fault(small: Matrix) -> None:
 
 
 def test_the_picture_and_the_page_say_the_finding_and_hold_the_numbers(small: Matrix) -> None:
-    assert finding(small) == "Copies are lost in how many of 2 faults: reference in 2, hardened in 1"
-    ax = matrix_picture(small, Figure().subplots())
-    assert finding(small) in ax.get_title()
+    reference, hardened = (sum(row.unheard for row in small.rows if row.bus == bus) for bus in small.buses)
+    said = f"reference {reference:,} in 2 of them, hardened {hardened:,} in 1 of them"
+    assert finding(small) == f"Copies that nobody heard in 2 faults: {said}"
+    ax = draw_cells(small, Figure().subplots())
+    assert finding(small) in ax.get_title(loc="left")
     words = [text.get_text() for text in ax.texts]
     row = of(small, "broker_stop", "reference")
-    assert f"{100 * row.lost / row.expected:.0f}" in words and f"{row.stale:,}" in words
+    assert f"{row.lost:,}" in words and f"{row.stale:,}" in words and words.count("valid") == 4
     assert [label.get_text() for label in ax.get_yticklabels()] == ["broker_stop", "pod_kill"], "no line for what was not run"
     page = matrix_page(small, took_s=1)
-    assert f"| broker_stop | reference | {row.expected:,} | {row.lost:,} |" in page
+    assert f"| broker_stop | reference | {row.expected:,} | {row.lost:,} | {row.in_doubt:,} |" in page
     assert "- broker_failover on hardened: model has no replica" in page
     assert matrix_table(small).row_count == len(small.rows)
+
+
+def test_the_whole_picture_has_the_costs_beside_the_cells(small: Matrix) -> None:
+    figure = draw_matrix(small)
+    titles = [ax.get_title() for ax in figure.axes[1:]]
+    assert titles[0].startswith("Broker CPU for each publish: hardened ")
+    assert all(cost.publish_us > cost.copy_us > 0 for cost in small.costs), "a publish makes several copies"
+
+
+def test_a_matrix_is_read_again_and_compared_cell_by_cell(small: Matrix, tmp_path: Path) -> None:
+    write_matrix(small, tmp_path / "one", took_s=1)
+    opened = open_matrix(tmp_path / "one")
+    assert str(opened.rows) == str(small.rows) and str(opened.costs) == str(small.costs)
+    assert differences(opened, small) == []
+    assert "4 of 4 cells say the same" in matrix_page(small, took_s=1, against=opened)
+    rows = [replace(row, lost=2 * row.lost, told="no") if row.fault == "broker_stop" and row.lost else row for row in small.rows]
+    other = replace(small, ground="embedded", rows=rows)
+    ((there, here, differ),) = differences(opened, other)
+    assert (there.bus, here.lost, differ) == ("reference", 2 * there.lost, ["lost", "told"])
+    assert "| broker_stop | reference | told | yes | no |" in matrix_page(other, took_s=1, against=opened)
+    with pytest.raises(RunFolderError, match="holds no matrix"):
+        open_matrix(tmp_path)
+    (tmp_path / "matrix.json").write_text('{"rows": [{"fault": "a"}]}')
+    with pytest.raises(RunFolderError, match="not of this version"):
+        open_matrix(tmp_path)
+
+
+def test_who_was_told_counts_pods_that_were_blind_although_they_lost_nothing(tmp_path: Path) -> None:
+    frozen = run_matrix(buses=("reference",), faults=("broker_freeze",), out=tmp_path, jobs=1).rows[0]
+    assert (frozen.lost, frozen.told) == (0, "no") and frozen.late_s > 2.5
 
 
 def test_an_unexplained_copy_makes_the_whole_unknown_and_a_broken_promise_invalid() -> None:
@@ -82,13 +116,22 @@ def test_an_unexplained_copy_makes_the_whole_unknown_and_a_broken_promise_invali
     assert Matrix("model", 1, ("reference",), [MatrixRow("a", "reference", why_not="no")], []).verdict == "unknown", "nothing was run"
 
 
-def test_what_a_peer_took_is_not_lost() -> None:
+def test_what_a_peer_took_is_not_lost_and_what_came_again_is_counted() -> None:
     cell = Cell("a", load_scenario("broker_stop"), "model")
     counts = {"expected": 10, "missing": 6, "taken-by-peer": 5, "deaf": 1, "unexplained": 0}
-    verdict = {"verdict": "valid", "checkers": {"ledger": {"verdict": "valid", "counts": counts, "metrics": {}, "detail": ""}}}
+    again = {"verdict": "valid", "counts": {"redelivered": 3}, "metrics": {}, "detail": ""}
+    ledger = {"verdict": "valid", "counts": counts, "metrics": {}, "detail": ""}
+    verdict = {"verdict": "valid", "checkers": {"ledger": ledger, "duplication": again}}
     row = row_of("a", "streams", Outcome(cell, Path("x"), verdict, "", 1.0))
     assert (row.lost, row.causes) == (1, "1 deaf")
+    assert row.twice == 3, "a copy that a pod heard again"
     assert math.isnan(row.never), "a bus without a recipe promises no single run"
+
+
+def test_on_the_model_too_no_entry_of_a_stream_goes_to_a_consumer_that_was_cut_off(tmp_path: Path) -> None:
+    """It would wait for `stream_claim_s`, five seconds, until another claims it."""
+    cut = run_matrix(buses=("streams",), faults=("subscribers_cut",), out=tmp_path, jobs=1).rows[0]
+    assert cut.late_s < 2 and cut.lost == 0 and cut.verdict == "valid"
 
 
 def test_a_misspelt_fault_or_bus_is_named(tmp_path: Path) -> None:
@@ -106,6 +149,10 @@ def test_the_command_writes_its_results_and_ends_by_the_verdict(tmp_path: Path) 
     content = json.loads((tmp_path / "m" / "matrix.json").read_text())
     assert (content["verdict"], content["rows"][0]["fault"], content["rows"][0]["why_not"]) == ("invalid", "keys_lost", "")
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["matrix.csv", "matrix.json", "matrix.md", "matrix.png", "runs"]
+    reported = ["--report", str(tmp_path / "r"), "--against", str(tmp_path / "m"), "--out", str(tmp_path / "n")]
+    done = CliRunner().invoke(cli, ["matrix", *reported, "--fault", "keys_lost", "--bus", "hardened"], standalone_mode=False)
+    assert done.return_value == 1
+    assert "1 of 1 cells say the same" in (tmp_path / "r" / "matrix.md").read_text() and (tmp_path / "r" / "matrix.png").exists()
     again = CliRunner().invoke(cli, command, standalone_mode=False)
     assert isinstance(again.exception, UsageError) and "not empty" in str(again.exception)
 

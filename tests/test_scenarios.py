@@ -35,6 +35,7 @@ UPDATES = ("config.template.invalidated", "config.provider.invalidated")
 CLEAR_ALL = "aiponge:*:templates:*"
 SHORT = {
     "baseline": ("load.run_s=3", "load.warm_up_s=0.5", "slo.lag_ms_p99=10000"),  # a busy machine must not fail a test
+    "batch_size": ("load.rate_per_s=200", "load.run_s=2"),
     "broker_down": (),
     "broker_failover": (),
     "broker_freeze": (),
@@ -104,6 +105,13 @@ def stale_reads(run: Run) -> list[tuple[int, str, float]]:
         if missed and start_ns <= row["at_ns"] < end_ns:
             found.append((missed[0][1], row["pod"], (row["at_ns"] - missed[0][0]) / 1e3))
     return found
+
+
+def batch_size(run: Run, counts: dict[str, float]) -> None:
+    """Full batches leave while the load runs, the rest with the flush; no item is lost."""
+    batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
+    assert batches["items"].sum() == run.info["load"]["offered_calls"]
+    assert set(batches["items"].iloc[:-1]) == {100}
 
 
 def graceful_shutdown(run: Run, counts: dict[str, float]) -> None:
@@ -329,6 +337,7 @@ EXPECTED = {
     check.__name__: check
     for check in (
         baseline,
+        batch_size,
         broker_down,
         broker_failover,
         broker_freeze,

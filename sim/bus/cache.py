@@ -82,12 +82,14 @@ class ConfigSubscriber:
 
     Every handler is idempotent: dropping what is not there changes nothing. An event without the expected field is an error.
     A copy is represented by the time at which it was loaded from the database: that is all that decides whether it is stale.
+    While it does not serve, every read goes to the database and nothing is kept.
     """
 
     def __init__(self, *, limit: int = CACHE_SIZE) -> None:
         self.templates: LruCache[str, int] = LruCache(limit)
         self.providers: LruCache[str, int] = LruCache(limit)
         self.invalidations = 0
+        self.serves = True
 
     def handlers(self) -> dict[str, Callable[[Event], None]]:
         """Return event type -> handler."""
@@ -99,6 +101,8 @@ class ConfigSubscriber:
 
     def read(self, key: str, *, now_ns: int) -> tuple[int, bool]:
         """Return when the copy that is served was loaded, and whether it was in the cache; one that was not is loaded now."""
+        if not self.serves:
+            return now_ns, False
         cache = self.providers if key.startswith(PROVIDERS) else self.templates
         loaded_ns = cache.get(key)
         if loaded_ns is not None:

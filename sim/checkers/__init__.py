@@ -11,7 +11,8 @@ How verdicts compose
 2. Any `invalid` makes the run invalid: a broken promise that was seen stays broken, however poor the instrument.
 3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
    makes lag of its own), so a limit that fails then is unknown, not invalid.
-4. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
+4. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
+5. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
 }
 
 
+WITHOUT_FLEET = ("harness", "lag", "callers")  # what can be judged where the pods were not ours: who heard is not known
+
+
 def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     """Run the checkers and compare what they measured with the scenario's limits.
 
@@ -62,7 +66,8 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     UsageError
         A name in `only` is not a checker.
     """
-    names = list(CHECKERS) if only is None else list(dict.fromkeys(only))
+    everything = WITHOUT_FLEET if run.info.get("fleet") == "none" else tuple(CHECKERS)
+    names = list(everything if only is None else dict.fromkeys(only))
     for name in names:
         if name not in CHECKERS:
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")

@@ -40,7 +40,7 @@ def check(run: Run) -> Result:
     """Audit the run's end, the subscriptions, the offered load, processors, loops and clocks."""
     audit = _Audit()
     _audit_end(run, audit)
-    _audit_subscriptions(run, audit)
+    (_audit_receivers if run.info.get("fleet") == "none" else _audit_subscriptions)(run, audit)
     ratio = _audit_load(run, audit)
     _audit_processors(run, audit)
     _audit_lag_share(run, audit)
@@ -48,14 +48,17 @@ def check(run: Run) -> Result:
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
-    detail = f"the run is whole, the broker counts the subscribers that the fleet claims, and {audit.counts['calls_made']:,} of "
+    heard = "the broker has subscribers" if run.info.get("fleet") == "none" else "the broker counts the subscribers that the fleet claims"
+    detail = f"the run is whole, {heard}, and {audit.counts['calls_made']:,} of "
     detail += f"{audit.counts['calls_offered']:,} offered calls were made"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
 
 def _audit_end(run: Run, audit: _Audit) -> None:
     state, reason = run.info["state"], run.info.get("reason") or "no reason was recorded"
-    if not run.sealed:
+    if state == "killed":
+        audit.faults.append(f"the run is not whole, it was killed: {reason}")
+    elif not run.sealed:
         audit.faults.append("the run was not sealed: it is still going or its process was killed")
     elif state != "complete":
         audit.faults.append(f"the run was {state}: {reason}")
@@ -91,6 +94,17 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
         audit.warnings.append(f"{sum(before.values()):g} subscribers of other programs were on these channels before the fleet")
 
 
+def _audit_receivers(run: Run, audit: _Audit) -> None:
+    """Where the fleet is not ours, ask only whether somebody was there: PUBLISH says how many subscribers it reached."""
+    told = run.publishes["receivers"][(run.publishes["phase"] == "run") & (run.publishes["receivers"] >= 0)]
+    if len(told):
+        audit.counts |= {"receivers.min": int(told.min()), "receivers.max": int(told.max())}
+        if not told.max():
+            audit.faults.append("no publish reached a subscriber: there is no fleet, or it listens to other channels")
+        elif not told.min():
+            audit.warnings.append(f"{int((told == 0).sum()):,} of {len(told):,} publishes reached no subscriber")
+
+
 def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.get("load") or {}
@@ -114,20 +128,21 @@ def _audit_load(run: Run, audit: _Audit) -> float:
 
 def _audit_processors(run: Run, audit: _Audit) -> None:
     """Name every process that used too much of a core, or whose use is not known."""
-    generator = (run.info.get("load") or {}).get("generator")
+    load = run.info.get("load") or {}
+    generators = set(load.get("generators") or ([load["generator"]] if load.get("generator") else []))
     if run.info.get("ground") == "model":
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)
-    for host in sorted({*_lived_on(run), *([generator] if generator else [])}):
+    for host in sorted(_lived_on(run) | generators):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
-    if not generator:
+    if not generators:
         audit.faults.append("run.json names no generator process: its saturation is not known")
     for host, share in shares.items():
         audit.counts[f"cpu_share.{host}"] = round(share, 4)
         if share >= CPU_SHARE_MAX:
-            who = f"generator saturated: {host}" if host == generator else f"the host measured itself: {host}"
+            who = f"generator saturated: {host}" if host in generators else f"the host measured itself: {host}"
             audit.faults.append(f"{who} used {share:.0%} of a core")
     if len(loops):
         found = np.quantile(loops, [0.5, 0.99, 1.0], method="higher") / 1e3

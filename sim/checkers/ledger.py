@@ -44,6 +44,7 @@ def check(run: Run) -> Result:
         **fates,
         **{cause: count for cause, count in causes.items() if cause},
         "foreign": len(foreign),
+        **_unrecorded(run, len(foreign), unexpected),
         **_publish_account(run),
     }
     metrics = {
@@ -64,8 +65,11 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     foreign = int(counts["foreign"])
     if not counts["events"]:
         return "unknown", "no data: nothing was published in the run phase"
-    if unexpected > foreign:
-        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign:,}"
+    unrecorded = int(counts.get("unrecorded", 0))
+    if unexpected > foreign + unrecorded:
+        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded:,}"
+    if unrecorded:
+        return "unknown", f"copies of events whose publishes are not recorded: {unrecorded:,}; the generator ended without its record"
     if unbalanced:
         return "unknown", unbalanced
     if unexplained:
@@ -75,6 +79,13 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     if not counts["expected"]:
         return "unknown", "no data: no pod was to hear what was published in the run phase"
     return "valid", sentence
+
+
+def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
+    """Return how many of these copies are of our own events that the generator took along when it was lost; nothing when it was not."""
+    if (run.info.get("load") or {}).get("record_kept", True):
+        return {}
+    return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
 
 
 def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:

@@ -35,7 +35,7 @@ def _same(evidence: Mapping[str, Evidence]) -> Finding:
         numbers |= {f"locust_ms_{name}": said_ms[kind], f"lag_ms_{name}": lag_ms[kind]}
         parts.append(f"{SITUATIONS[name]} Locust says {said_ms[kind]:g} ms for {kind}, and the lag is {lag_ms[kind]:.4g} ms")
     ratio = numbers["lag_ms_slow"] / max(numbers["locust_ms_slow"], 1.0)
-    return Finding(cases, ratio, "x Locust's p99 is the lag's, analytics slow", "; ".join(parts), numbers)
+    return Finding(cases, ratio, "x Locust's p99 is the lag while analytics is slow", "; ".join(parts), numbers)
 
 
 LOAD_TOOL = Claim(

@@ -25,7 +25,8 @@ def _fall_back(evidence: Mapping[str, Evidence]) -> Finding:
         cases[SITUATIONS[name]] = not_noticed == 0 and counts["published_inside"] > 0 if touched else None
         numbers |= {f"noticed_{name}": noticed, f"touched_{name}": touched}
         parts.append(f"{SITUATIONS[name]} {noticed} of {touched} pods notice and {counts['published_inside']:,} events stay in their pod")
-    return Finding(cases, numbers["noticed_frozen"], "pods that fall back when Redis stands still", "; ".join(parts), numbers)
+    unit = f"of {numbers['touched_frozen']} pods fall back when Redis stands still"
+    return Finding(cases, numbers["noticed_frozen"], unit, "; ".join(parts), numbers)
 
 
 def _status(evidence: Mapping[str, Evidence]) -> Finding:

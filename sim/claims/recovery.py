@@ -44,7 +44,8 @@ def _restart(evidence: Mapping[str, Evidence]) -> Finding:
             cases[f"{PODS[kind]} with {CLIENTS[name]}"] = away > 0 if pods else None
             numbers |= {f"away_{kind}_{name}": away, f"pods_{kind}_{name}": len(pods)}
             parts.append(f"{PODS[kind]} with {CLIENTS[name]}: {away} of {len(pods)} still away 6 s after Redis is back")
-    return Finding(cases, numbers["away_started_once"], "pods away for ever that started in the outage", "; ".join(parts), numbers)
+    unit = f"of {numbers['pods_started_once']} pods that started in the outage stay away"
+    return Finding(cases, numbers["away_started_once"], unit, "; ".join(parts), numbers)
 
 
 RECONNECTS = Claim(

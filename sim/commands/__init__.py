@@ -12,8 +12,10 @@ import click
 from sim.commands.audit import audit
 from sim.commands.bench import bench
 from sim.commands.calibrate import calibrate
+from sim.commands.capacity import capacity
 from sim.commands.check import check
 from sim.commands.claims import claims
+from sim.commands.compare import compare
 from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
@@ -24,16 +26,20 @@ from sim.commands.pod import pod
 from sim.commands.report import report
 from sim.commands.run import run
 from sim.commands.story import story
+from sim.commands.sweep import sweep
 
 COMMANDS: dict[str, click.Command] = {
     "run": run,
+    "sweep": sweep,
     "check": check,
+    "compare": compare,
     "report": report,
     "story": story,
     "list": list_,
     "matrix": matrix,
     "bench": bench,
     "calibrate": calibrate,
+    "capacity": capacity,
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,

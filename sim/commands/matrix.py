@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sim.printing import print_table
+from sim.printing import check_out, print_table
 
 
 @click.command()
@@ -18,6 +18,8 @@ from sim.printing import print_table
 @click.option("--jobs", type=click.IntRange(1, 64), help="Runs at a time. [default: one a core on the model, else two]")
 @click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results and runs. [default: reports/runs/matrix/<UTC time>]")
+@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Write matrix.md and matrix.png there, too.")
+@click.option("--against", type=click.Path(path_type=Path), metavar="DIR", help="Results of another ground: tell where they differ.")
 @click.option("--keep-runs/--no-keep-runs", default=True, show_default=True, help="Keep the run folders beside the results.")
 def matrix(
     on: str,
@@ -27,6 +29,8 @@ def matrix(
     jobs: int | None,
     image: str | None,
     out: Path | None,
+    report: Path | None,
+    against: Path | None,
     keep_runs: bool,
 ) -> int:
     """Run every fault on every bus, and show what was lost, run twice, stale, deaf and told, and what the buses cost.
@@ -39,11 +43,14 @@ def matrix(
     from sim.checkers.verdict import EXIT_CODES
     from sim.clock import utc_now
     from sim.faults import FAULTS
-    from sim.matrix import run_matrix
+    from sim.matrix import open_matrix, run_matrix
     from sim.matrix_report import cost_table, matrix_table, write_matrix
     from sim.progress import Countdown
     from sim.run_folder import empty_folder, runs_folder
 
+    other = open_matrix(against) if against else None
+    if report:
+        check_out(report / "matrix.md")
     folder = empty_folder(out or runs_folder() / "matrix" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     began_s = time.monotonic()
     countdown = Countdown(lambda line: click.echo(line, err=True))
@@ -52,7 +59,11 @@ def matrix(
         out=folder / "runs", told=countdown.tell,
     )  # fmt: skip
     took_s = time.monotonic() - began_s
-    write_matrix(found, folder, took_s=took_s)
+    files = write_matrix(found, folder, took_s=took_s, against=other)
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
+        for file in files[:2]:
+            shutil.copy(file, report / file.name)
     if not keep_runs:
         shutil.rmtree(folder / "runs")
     print_table(matrix_table(found))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 
 import click
 
+from sim.errors import BuslabError
 from sim.printing import judge_folder
 
 
@@ -20,9 +23,22 @@ from sim.printing import judge_folder
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
 @click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@click.option(
+    "--fleet", type=click.Choice(["ours", "none"]), default="ours", show_default=True,
+    help="none: start no pods, load a fleet that is there already; only publishes are recorded and judged.",
+)  # fmt: skip
+@click.option("--driven-by", type=int, hidden=True, help="The line to the Locust that started this run: an inherited socket.")
 @click.option("--no-report", is_flag=True, help="Do not draw report.html.")
 def run(
-    scenario: str, on: str, image: str | None, settings: tuple[str, ...], out: Path | None, yes_load_this_server: bool, no_report: bool
+    scenario: str,
+    on: str,
+    image: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    yes_load_this_server: bool,
+    fleet: str,
+    driven_by: int | None,
+    no_report: bool,
 ) -> int:
     """Run SCENARIO (a built-in name or a .toml file), judge it, and draw its report."""
     from rich.console import Console
@@ -32,6 +48,15 @@ def run(
     from sim.scenario import load_scenario
 
     loaded = load_scenario(scenario, settings=settings)
-    with Display(Console(stderr=True)) as display:
-        folder = run_scenario(loaded, on=on, out=out, load_this_server=yes_load_this_server, image=image, watch=display.show)
+    caller = None if driven_by is None else socket.socket(fileno=driven_by)
+    console = Console(stderr=True, force_terminal=None if caller is None else False)  # Locust writes there too: no live line
+    try:
+        with Display(console) as display, caller or contextlib.nullcontext():
+            folder = run_scenario(
+                loaded, on=on, out=out, load_this_server=yes_load_this_server, image=image, fleet=fleet, caller=caller, watch=display.show
+            )
+    except BuslabError as error:
+        if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too
+            judge_folder(error.run_folder, report=False, write=True)
+        raise
     return judge_folder(folder, report=not no_report, write=True)

@@ -258,9 +258,10 @@ class InlineHost:
 
     def counts(self) -> Counts:
         """Return what the display shows."""
-        self._live.sample(self.recorder)
+        lags_ms = tuple(self._live.sample(self.recorder))
         not_made = self._driver.not_made if self._driver is not None else 0
-        return Counts(self.recorder.rows("publishes"), self.recorder.rows("deliveries"), self._calls, self._live.p99_ms(), not_made)
+        published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
+        return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)
 
     async def close(self) -> None:
         """Do nothing: the pods are in this process."""

@@ -152,6 +152,8 @@ class LocalHost:
         for pod in self._pods:
             if pod.process is process and process.mortal:
                 pod.bury("aborted")
+        if self._processes.pop(process.name, None) is not None:
+            self._past.append(process)
         self._failed(error)
 
     def buried(self, pod: LocalPod, process: HostProcess, died_ns: int) -> None:

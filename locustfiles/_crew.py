@@ -1,0 +1,270 @@
+"""How the processes of one Locust play one run: the *lead* speaks to the run, each *hand* holds users.
+
+A Locust alone is both; with ``--master`` or ``--processes`` the master is the lead and each worker a hand. They speak by Locust's own
+messages; what the lead says to the run is `sim/control.py`:
+
+hand -> lead    ``buslab-here`` (all my users have come; my machine), ``buslab-ready`` (they are connected), ``buslab-progress``,
+                ``buslab-done``
+lead -> hand    ``buslab-job`` (the run's job, and which users of the crew are yours), ``buslab-go``, ``buslab-stop``
+
+Every process writes its own parts of the record, and times of one machine are of one clock: a worker on another machine is refused. A
+worker that is lost takes its record with it, so the run ends and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.queue
+import msgspec
+from _play import Play, log
+from locust.env import Environment
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+
+from sim.control import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.errors import BuslabError
+
+TICK_S = 0.5
+HOST_NAME = "locust"
+TO_LEAD = ("here", "ready", "progress", "done")
+TO_HAND = ("job", "go", "stop")
+
+
+def machine() -> str:
+    """Return what two processes of one machine have in common: the boot whose clock they read."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+    return socket.gethostname()
+
+
+class Hand:
+    """Hold the users of this process, from their coming to the record's end."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.play: gevent.event.AsyncResult = gevent.event.AsyncResult()  # None: there will be none
+        self.begun = 0
+        self.here: int | None = None
+
+    def take_number(self) -> int:
+        """Return the next user's number in this process."""
+        self.begun += 1
+        return self.begun - 1
+
+    def all_came(self) -> None:
+        """Tell the lead how many users there are; users that come later find nothing to do."""
+        runner = self.environment.runner
+        if isinstance(runner, WorkerRunner) and runner.spawning_greenlet is not None:
+            runner.spawning_greenlet.join()  # the master may say that all have come before this process began with its own
+        if self.here is None:
+            self.here = runner.user_count
+            self._say("here", users=self.here, machine=machine())
+
+    def take_job(self, data: dict[str, Any]) -> None:
+        """Let the users connect, and say so."""
+        job = msgspec.convert(data["job"], Job)
+        if not Path(job.folder).is_dir():
+            self._say("done", calls=0, error=f"a worker does not see the run folder {job.folder}: start it on the master's machine")
+            return
+        try:
+            play = Play(self.environment, job, host=data["host"], first=data["first"], here=self.here or 0, users=data["users"])
+        except BuslabError as error:
+            self._say("done", calls=0, error=str(error))
+            return
+        self.play.set(play)
+        gevent.spawn(self._attend, play)
+
+    def _attend(self, play: Play) -> None:
+        play.all_connected.wait()
+        if not play.error:
+            self._say("ready")
+            while not play.all_finished.wait(TICK_S) and not play.stopping and not play.broken:
+                self._say("progress", calls=play.calls, published=play.published)
+        self.leave()
+
+    def take_go(self, zero_ns: int) -> None:
+        """Start the schedule."""
+        self.play.get().zero_ns.set(zero_ns)
+
+    def leave(self) -> None:
+        """Let the users leave, keep the record, and say so; may be called twice."""
+        if not self.play.ready():
+            self.play.set(None)
+        play = self.play.get()
+        if play is not None:
+            error = play.close()
+            self._say("done", calls=play.calls, error=error)
+
+    def _say(self, what: str, **data: Any) -> None:
+        with contextlib.suppress(Exception):  # the master is gone: nobody listens, and there is nothing else to tell
+            self.environment.runner.send_message(f"buslab-{what}", data)
+
+
+class Lead:
+    """Speak to the run for all hands, from its job to its end."""
+
+    def __init__(
+        self, environment: Environment, control: socket.socket, *, began: Callable[[Job], None], ended: Callable[[], None], waits: bool
+    ) -> None:
+        self._environment = environment
+        self._control = control
+        self._began, self._ended = began, ended
+        self._waits = waits  # for the run to judge, where it is our child
+        self._inbox: gevent.queue.Queue = gevent.queue.Queue()
+        runner = environment.runner
+        self._hands = [c.id for c in runner.clients.all if c.state != STATE_MISSING] if isinstance(runner, MasterRunner) else ["local"]
+        self.job: Job | None = None
+        self._here: dict[str, dict[str, Any]] = {}
+        self._ready: set[str] = set()
+        self._progress: dict[str, dict[str, int]] = {}
+        self._done: dict[str, dict[str, Any]] = {}
+        self._said_done = False
+        self.greenlet = gevent.spawn(self._run)
+        gevent.spawn(self._listen)
+        gevent.spawn(self._beat)
+
+    @property
+    def over(self) -> bool:
+        """Whether every call was made and every row written."""
+        return self._said_done
+
+    def hear(self, what: str, hand: str, data: dict[str, Any]) -> None:
+        """Take a hand's message."""
+        self._inbox.put((what, hand, data or {}))
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
+            for line in lines:
+                self._inbox.put(("line", "", read_line(line)))
+        self._inbox.put(("gone", "", {}))
+
+    def _beat(self) -> None:
+        while not self.greenlet.ready():
+            gevent.sleep(TICK_S)
+            self._inbox.put(("tick", "", {}))
+
+    def _run(self) -> None:
+        while True:
+            what, hand, data = self._inbox.get()
+            if what == "gone" or (self._said_done and not self._waits):
+                break
+            if what == "tick":
+                self._tick()
+            elif what == "line":
+                self._take_line(data)
+            else:
+                self._take(what, hand, data)
+        self._tell("stop")
+        self._ended()
+
+    def _take_line(self, message: Message) -> None:
+        if isinstance(message, Job):
+            self.job = message
+            self._began(message)
+            self._share_out()
+        elif isinstance(message, Go):
+            self._tell("go", zero_ns=message.zero_ns)
+        elif isinstance(message, Heard):
+            for lag_ms in message.lags_ms:
+                self._environment.events.request.fire(
+                    request_type="DELIVERY", name="lag", response_time=lag_ms, response_length=0, exception=None, context={}
+                )
+        elif isinstance(message, Stop):
+            self._tell("stop")
+
+    def _take(self, what: str, hand: str, data: dict[str, Any]) -> None:
+        if what == "here":
+            self._here[hand] = data
+            if data["machine"] != machine():
+                self._finish(f"the worker {hand} is on another machine, with another clock: start it on the master's")
+            else:
+                self._share_out()
+        elif what == "ready":
+            self._ready.add(hand)
+            if self._ready == set(self._hands):
+                self._send(Ready(sum(one["users"] for one in self._here.values()), self._names()))
+        elif what == "progress":
+            self._progress[hand] = data
+        elif what == "done":
+            self._done[hand] = data
+            if data["error"] or set(self._done) == set(self._hands):
+                self._finish(data["error"])
+
+    def _names(self) -> tuple[str, ...]:
+        return (HOST_NAME,) if len(self._hands) == 1 else tuple(f"{HOST_NAME}-{place}" for place in range(len(self._hands)))
+
+    def _share_out(self) -> None:
+        """Give each hand the job and its numbers, once all have come."""
+        if self.job is None or set(self._here) != set(self._hands):
+            return
+        first, users = 0, sum(one["users"] for one in self._here.values())
+        for hand, name in zip(self._hands, self._names(), strict=True):
+            data = {"job": msgspec.to_builtins(self.job), "host": name, "first": first, "users": users}
+            self._environment.runner.send_message("buslab-job", data, hand)
+            first += self._here[hand]["users"]
+
+    def _tick(self) -> None:
+        """Tell how far the load is, and notice a worker that is gone."""
+        runner = self._environment.runner
+        if self._said_done:
+            return
+        if isinstance(runner, MasterRunner):
+            lost = [hand for hand in self._hands if hand not in self._done and (hand not in runner.clients or self._missing(hand))]
+            if lost:
+                self._finish(f"the worker {lost[0]} is lost, and what it recorded last with it")
+                return
+        if self._ready:
+            counts = self._progress.values()
+            self._send(Progress(sum(one["calls"] for one in counts), sum(one["published"] for one in counts)))
+
+    def _missing(self, hand: str) -> bool:
+        return self._environment.runner.clients[hand].state == STATE_MISSING
+
+    def _finish(self, error: str) -> None:
+        """Tell the run that nothing more will come."""
+        if not self._said_done:
+            self._said_done = True
+            self._send(Done(sum(one["calls"] for one in self._done.values()), error))
+            if error:
+                log.error("%s", error)
+                self._tell("stop")
+
+    def _send(self, message: Message) -> None:
+        with contextlib.suppress(OSError):  # the run is gone; `_listen` says so
+            self._control.sendall(pack_line(message))
+
+    def _tell(self, what: str, **data: Any) -> None:
+        for hand in self._hands:
+            with contextlib.suppress(Exception):  # one that is lost hears nothing
+                self._environment.runner.send_message(f"buslab-{what}", data, hand)
+
+
+def join_crew(environment: Environment) -> None:
+    """Listen for what lead and hands say; a Locust alone hears itself."""
+    runner, state = environment.runner, environment.buslab  # type: ignore[attr-defined]
+
+    def to_lead(what: str, msg: Any) -> None:
+        if state.lead is not None:
+            state.lead.hear(what, msg.node_id, msg.data)
+
+    def to_hand(what: str, msg: Any) -> None:
+        if what == "job":
+            state.hand.take_job(msg.data)
+        elif what == "go":
+            state.hand.take_go(msg.data["zero_ns"])
+        else:
+            gevent.spawn(state.hand.leave)
+
+    def listen(what: str, hear: Callable[[str, Any], None]) -> None:
+        runner.register_message(f"buslab-{what}", lambda environment, msg, **_: hear(what, msg))
+
+    for whats, hear, elsewhere in ((TO_LEAD, to_lead, WorkerRunner), (TO_HAND, to_hand, MasterRunner)):
+        if not isinstance(runner, elsewhere):
+            for what in whats:
+                listen(what, hear)

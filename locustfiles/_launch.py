@@ -1,0 +1,162 @@
+"""Start the run that a Locust command line means, as a child of Locust: ``buslab run`` with this Locust as its generator.
+
+The child owns broker, fleet, probes, faults and judgement, exactly as by hand; only the calls are made here. So a Locust process never
+runs asyncio, and there is one way to run a scenario. What is left for here: the options, the child's life, Locust's tables in the run
+folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import gevent
+import gevent.subprocess
+from locust import LoadTestShape
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.html import get_html_report
+from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
+
+from sim.errors import UsageError
+from sim.load import SHAPES
+from sim.process import die_with_parent
+from sim.scenario import load_scenario
+
+END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    """Add what `buslab run` takes, under the same names, to Locust's own options."""
+    add = parser.add_argument
+    add("--scenario", default=os.environ.get("BUSLAB_SCENARIO", "baseline"), help="A built-in scenario or a .toml file.")
+    add("--on", default=os.environ.get("BUSLAB_ON"), metavar="GROUND", help="embedded (default), container, cluster, or a URL as --host.")
+    add("--fleet", choices=("ours", "none"), default="ours", help="none: load a fleet that runs already; start no pods.")
+    add("--shape", choices=tuple(SHAPES), help="How the rate goes over the run: sets load.shape.")
+    for option, more in (
+        ("--set", {"dest": "settings", "action": "append", "metavar": "KEY=VALUE", "help": "Change a setting; may be repeated."}),
+        ("--out", {"metavar": "DIR", "help": "The run folder to make."}),
+        ("--image", {"metavar": "IMAGE", "help": "What the grounds of containers run."}),
+        ("--yes-load-this-server", {"action": "store_true", "help": "Allow a server on another machine."}),
+    ):
+        add(option, include_in_web_ui=False, **more)  # type: ignore[arg-type]
+
+
+def settings(options: Namespace, *, run_s: float | None) -> tuple[str, ...]:
+    """Return the settings that the command line means, as ``--set`` takes them."""
+    given = ["load.driver=locust", *(options.settings or ())]
+    if run_s is not None:
+        given.append(f"load.run_s={float(run_s)}")
+    if options.shape:
+        given.append(f"load.shape={options.shape}")
+    return tuple(given)
+
+
+def check_options(environment: Environment, *, run_s: float | None) -> None:
+    """Refuse what cannot work, and fill in how many users there are.
+
+    Raises
+    ------
+    BuslabError
+    """
+    options = environment.parsed_options
+    if str(options.on or environment.host or "").partition(":")[0] == "model":
+        raise UsageError("--on model: Locust lives in real time; use `buslab run SCENARIO --on model`")
+    scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
+    if options.num_users is None:
+        options.num_users = max(1, len(set(scenario.schedule().pod.tolist())))
+    if options.spawn_rate is None:
+        options.spawn_rate = min(100, options.num_users)
+
+
+class Child:
+    """Own the run: a `buslab run` in a session of its own, which ends in order when we are gone."""
+
+    def __init__(self, environment: Environment, *, run_s: float | None) -> None:
+        options = environment.parsed_options
+        self.control, theirs = socket.socketpair()
+        argv = [sys.executable, "-m", "sim.cli", "run", options.scenario, "--driven-by", str(theirs.fileno()), "--fleet", options.fleet]
+        for setting in settings(options, run_s=run_s):
+            argv += ["--set", setting]
+        for name, value in (("--out", options.out), ("--image", options.image)):
+            argv += [name, value] if value else []
+        argv += ["--yes-load-this-server"] if options.yes_load_this_server else []
+        on = environment.host or options.on or "embedded"
+        with theirs:
+            self.process = gevent.subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"BUSLAB_ON": on},  # it may hold a password, and a command line is everybody's to read
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        self.said = ""
+
+    def wait(self) -> int:
+        """Return its exit code once it has ended; `said` is what it printed."""
+        said, _ = self.process.communicate()
+        self.said = said.decode("utf-8", "replace")
+        return self.process.returncode if self.process.returncode >= 0 else 2
+
+    def interrupt(self) -> None:
+        """Ask it to heal, stop and seal."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.poll() is None:
+            self.process.kill()
+
+
+class Tables:
+    """Keep Locust's csv, html and json in the run folder, whatever its command line asks for beside."""
+
+    def __init__(self, environment: Environment, folder: Path) -> None:
+        self._environment = environment
+        self._prefix = str(folder / "locust")
+        self._writer = StatsCSVFileWriter(environment, PERCENTILES_TO_REPORT, self._prefix, full_history=True)
+        self._writing = gevent.spawn(self._writer.stats_writer)
+
+    def write(self) -> None:
+        """Write what Locust knows now; the last time is what stays."""
+        if self._writing is not None:
+            self._writing.kill()
+            self._writer.close_files()
+            self._writing = None
+        plain = StatsCSV(self._environment, PERCENTILES_TO_REPORT)
+        for name, rows in (("stats", plain.requests_csv), ("failures", plain.failures_csv), ("exceptions", plain.exceptions_csv)):
+            with Path(f"{self._prefix}_{name}.csv").open("w", encoding="utf-8", newline="") as file:
+                rows(csv.writer(file))
+        entries = [
+            entry.serialize() for _, entry in sorted(self._environment.runner.stats.entries.items())
+        ]  # Locust's own function resets them
+        Path(f"{self._prefix}.json").write_text(json.dumps(entries, indent=4), "utf-8")
+        Path(f"{self._prefix}.html").write_text(get_html_report(self._environment, show_download_link=False), "utf-8")
+
+
+class RunShape(LoadTestShape):
+    """End the test when the run ends. Users stay as many as -u says: the *rate* follows the shape, by the run's own schedule."""
+
+    use_common_options = True
+    abstract = True  # never picked by Locust of itself
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__()
+        self._environment = environment
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return the same users until the run is over."""
+        options, lead = self._environment.parsed_options, self._environment.buslab.lead  # type: ignore[attr-defined]
+        return None if lead is not None and lead.greenlet.ready() else (options.num_users, options.spawn_rate)

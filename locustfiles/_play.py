@@ -1,0 +1,202 @@
+"""What all users of one Locust process share: the job of the run, its schedule, how clients are made, the record.
+
+The run says what to publish (`sim/control.py`); `_crew.py` brings it here, and says which users of the whole crew live in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import gevent
+import gevent.event
+import gevent.socket
+import gevent.threadpool
+from locust.env import Environment
+
+from sim.address import parse_address
+from sim.client import BusClient, Published
+from sim.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
+from sim.control import Job
+from sim.errors import BuslabError
+from sim.record import Recorder
+from sim.scenario import check_tree
+
+FIRST_PUBLISHER = 32_768  # pods of the fleet have the numbers below
+FLUSH_PERIOD_NS = 2 * NS_PER_S
+LAG_PERIOD_NS = 20 * NS_PER_MS
+LAG_ROW_NS = 250 * NS_PER_MS
+LEAVE_TIMEOUT_S = 2.0  # users do not wait longer than a publish takes
+
+log = logging.getLogger("buslab")
+
+
+class Wait:
+    """Wait for a `now_ns` time, letting other greenlets run; to the microsecond where the platform can."""
+
+    def __init__(self) -> None:
+        try:
+            self._timer: PreciseTimer | None = PreciseTimer()
+        except OSError:
+            self._timer = None
+        self._over = False
+
+    def end(self) -> None:
+        """Let the waiter go on now, and wait no more."""
+        if self._timer is not None and not self._over:
+            self._timer.set(0)
+        self._over = True
+
+    def until(self, at_ns: int) -> None:
+        """Return at that time, or at once when it has passed."""
+        if self._over or at_ns <= now_ns():
+            gevent.sleep(0)
+        elif self._timer is None:
+            gevent.sleep((at_ns - now_ns()) / NS_PER_S)
+        else:
+            self._timer.set(at_ns)
+            gevent.socket.wait_read(self._timer.fd)
+            self._timer.clear()
+
+    def close(self) -> None:
+        """Free the timer."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.close()
+
+
+class Play:
+    """Hold one run's part in this process: `here` of the crew's `users`, the first of which has the number `first`."""
+
+    def __init__(self, environment: Environment, job: Job, *, host: str, first: int, here: int, users: int) -> None:
+        self.environment = environment
+        self.job = job
+        self.host = host
+        self.first, self.here, self.users = first, here, users
+        self.scenario = check_tree(job.scenario, where="of the run")
+        self.address = parse_address(job.url)
+        self.schedule = self.scenario.schedule()
+        self.names = self.scenario.pods()
+        self.publishing = sorted(set(self.schedule.pod.tolist()))
+        self.connected = self.finished = self.calls = self.published = 0
+        self.all_connected = gevent.event.Event()
+        self.all_finished = gevent.event.Event()
+        if not here:
+            self.all_connected.set()
+            self.all_finished.set()
+        self.error = ""
+        self.stopping = False
+        self.waits: list[Wait] = []
+        self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
+        self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
+        self._meter = gevent.spawn(measure, self)
+        self._closed = False
+
+    def share(self, user: int) -> tuple[list[int], int, int]:
+        """Return which pods a user of the crew plays, and which part of how many of their calls it makes."""
+        pods = self.publishing
+        if self.users <= len(pods) or not pods:
+            return pods[user :: self.users], 0, 1
+        place = user % len(pods)
+        return [pods[place]], user // len(pods), len(range(place, self.users, len(pods)))
+
+    def client(self, pod: int, part: int) -> BusClient:
+        """Return a connected client that plays a pod."""
+        name, service = self.names[pod]
+        bus = self.scenario.bus
+        client = BusClient(
+            self.address.from_node(pod),
+            source=service,
+            publisher=f"{name}@locust-{part}",
+            nonce=self.job.nonce,
+            number=FIRST_PUBLISHER + (pod + part * len(self.names)) % FIRST_PUBLISHER,
+            batch_size=bus.batch_size,
+            batch_interval_ms=bus.batch_interval_ms,
+            channel_prefix=bus.channel_prefix,
+            recorder=self.recorder,
+            transport=self.scenario.transport(),
+        )
+        client.connect()
+        return client
+
+    def came(self) -> None:
+        """Count a user that is connected."""
+        self.connected += 1
+        if self.connected == self.here:
+            self.all_connected.set()
+
+    def left(self) -> None:
+        """Count a user that has gone."""
+        self.finished += 1
+        if self.finished == self.here:
+            self.all_finished.set()
+
+    def fail(self, error: str) -> None:
+        """End because a user cannot connect; the first to say so is heard."""
+        if not self.error:
+            self.error = error
+            log.error("%s", error)
+            self.all_connected.set()  # whoever waits for it tells the run
+            self.stop()
+
+    def stop(self) -> None:
+        """Let every user leave where it waits: Locust would kill it, perhaps between a publish and its record."""
+        self.stopping = True
+        self.zero_ns.set(0)
+        for wait in self.waits:
+            wait.end()
+
+    def report(self, published: Published | None) -> None:
+        """Show one publish in Locust's own tables."""
+        if published is None:
+            return
+        self.published += 1
+        self.environment.events.request.fire(
+            request_type="PUBLISH",
+            name=published.send.type,
+            response_time=max(0, published.acked_ns - published.sent_ns) / NS_PER_MS,
+            response_length=len(published.send.payload),
+            exception=None if published.outcome == "acknowledged" else BuslabError(f"{published.outcome}: {published.error}"),
+            context={},
+        )
+
+    @property
+    def broken(self) -> bool:
+        """Whether the record cannot be written any more."""
+        return self._meter.ready()
+
+    def close(self) -> str:
+        """Wait for the users to leave, write what is left of the record; return what went wrong, or an empty string."""
+        self.stop()
+        self.all_finished.wait(LEAVE_TIMEOUT_S)
+        if self._closed:
+            return self.error
+        self._closed = True
+        if self._meter.ready() and self._meter.exception is not None:
+            self.error = self.error or str(self._meter.exception)
+        self._meter.kill(block=False)
+        try:
+            self.recorder.close()
+        except BuslabError as error:
+            self.error = self.error or str(error)
+        return self.error
+
+
+def measure(play: Play) -> None:
+    """Record how late this process's loop is and what processor time it uses, until killed."""
+    wait = Wait()
+    row_ns = flushed_ns = now_ns()
+    worst_ns = 0
+    expected_ns = row_ns + LAG_PERIOD_NS
+    while True:
+        wait.until(expected_ns)
+        now = now_ns()
+        worst_ns = max(worst_ns, now - expected_ns)
+        expected_ns = now + LAG_PERIOD_NS  # before the work below: what that takes is lateness too
+        if now - row_ns >= LAG_ROW_NS:
+            play.recorder.tables["hosts"].add(now, play.host, time.process_time_ns(), worst_ns)
+            row_ns, worst_ns = now, 0
+        if now - flushed_ns >= FLUSH_PERIOD_NS:
+            play.recorder.flush()
+            flushed_ns = now

@@ -1,0 +1,89 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which batch size and interval for analytics events?
+#
+# A pod gathers analytics items until it has `EVENT_BUS_BATCH_SIZE` of them (100) or the oldest is `EVENT_BUS_BATCH_INTERVAL_MS` old
+# (30,000). A greater batch costs the broker fewer publishes and bytes; its items are older when somebody counts them, and more of them
+# die when the pod crashes. What does each setting cost, at which load, and is the default a good one?
+
+# %% tags=["parameters"]
+run_s = {1: 600, 20: 240, 200: 40}  # items per second of one pod -> seconds of load
+sizes = (10, 100, 1000)
+intervals_ms = (1000, 5000, 30000)
+max_age_ms = 5000  # what a recommended setting may cost
+max_at_risk = 100
+ground = "model"  # "embedded": in real time, so give a shorter run_s
+sweep_folder = ""  # where to keep the sweeps; by default in reports/sweeps
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+
+from sim import batch_plots
+from sim.batch_theory import batch_costs
+from sim.conclusion import conclude
+from sim.frontier import against_theory, batch_frontier, judge_default
+from sim.sweep import run_sweep
+
+pd.options.display.float_format = "{:,.4g}".format
+
+# %% [markdown]
+# ## Run every setting
+# One pod publishes, one counts; every pod has a batcher of its own, so the rate is that of one pod. The order of the runs is random.
+
+# %%
+grid = [f"bus.batch_size={','.join(map(str, sizes))}", f"bus.batch_interval_ms={','.join(map(str, intervals_ms))}"]
+parts = []
+for rate, seconds in run_s.items():
+    settings = (*grid, f"load.rate_per_s={rate}", f"load.run_s={seconds}")
+    out = Path(sweep_folder) / f"{rate}" if sweep_folder else None
+    parts.append(run_sweep("batch_size", settings=settings, on=ground, out=out, keep="none"))
+table = pd.concat(parts, ignore_index=True)
+table["verdict"].value_counts()
+
+# %% [markdown]
+# ## Does theory say the same?
+# `sim/batch_theory.py` derives what a batcher costs under Poisson arrivals. It and the measured batches share no line of code.
+
+# %%
+compared = against_theory(table)
+batch_plots.theory(compared)
+# %%
+compared[["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "wait_ms_predicted", "wait_ms_measured", "wait_error"]]
+# %% [markdown]
+# The default at one item per second: 30 s pass before the batch leaves, with 31 items on average; the first waits 30 s, the last hardly.
+
+# %%
+by_theory = batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
+print(f"predicted {by_theory.wait_ms_mean / 1e3:.2f} s mean wait, {by_theory.items_per_batch:.1f} items a batch")
+
+# %% [markdown]
+# ## The frontier
+# A setting is dominated when another is no worse in age, items at risk, publishes and bytes, and better in one. Recommended is, of those
+# that keep both limits, the one with the fewest publishes.
+
+# %%
+judged = batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk)
+batch_plots.frontier(judged, max_age_ms=max_age_ms)
+# %%
+judged[judged["dominated_by"] == ""].drop(columns=["dominated_by"])
+# %%
+judged.loc[judged["dominated_by"] != "", ["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "dominated_by"]]
+# %% [markdown]
+# ## The answer
+
+# %%
+conclude(*judge_default(table, judged, compared))

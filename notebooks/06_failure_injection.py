@@ -1,0 +1,81 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does each fault do to the bus, and what would a better client or Redis Streams save?
+#
+# Faults of the catalogue, each on three buses: the reference's, Pub/Sub with all that a client can do by itself, and Redis Streams. The
+# short form is some faults in virtual time. The deep one, all of them on a real server, takes some minutes: `ground = "embedded"`,
+# `faults = ()`.
+
+# %% tags=["parameters"]
+ground = "model"
+faults = ("broker_stop", "broker_freeze", "subscribers_cut", "publishers_cut", "pod_kill", "keys_lost")
+seed = 1
+
+# %%
+import tempfile
+from pathlib import Path
+
+from sim.conclusion import conclude
+from sim.faults import FAULTS
+from sim.matrix import run_matrix
+from sim.matrix_plots import draw_matrix, finding
+
+# %% [markdown]
+# ## Run it
+# A cell is the fault's own scenario with the bus exchanged: same pods, same calls, same seed.
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    matrix = run_matrix(on=ground, faults=faults or tuple(FAULTS), seed=seed, out=Path(folder) / "runs")
+rows = matrix.frame()
+ran = rows[rows["why_not"] == ""]
+matrix.verdict
+
+# %% [markdown]
+# ## What is lost, run twice, stale and late, and who is told?
+# The darker a field, the worse. A question mark: some of these copies are in doubt, as their publisher never got an answer.
+
+# %%
+draw_matrix(matrix)
+
+# %% [markdown]
+# ## Why is each copy missing?
+# Every one has a cause. What no client can mend is *deaf*: published by one pod while another is away, and Pub/Sub keeps nothing.
+
+# %%
+ran.loc[ran["lost"] + ran["in_doubt"] > 0, ["fault", "bus", "expected", "lost", "in_doubt", "causes"]]
+
+# %% [markdown]
+# ## Who is wrong about it?
+# `truth_gap_s`: how long a pod called itself connected while it did not hear, or its publishes had no answer.
+
+# %%
+ran.pivot(index="fault", columns="bus", values="truth_gap_s").round(2)
+
+# %% [markdown]
+# ## What broke a promise?
+# A marker in Redis is only as safe as Redis' keys.
+
+# %%
+ran.loc[ran["verdict"] != "valid", ["fault", "bus", "verdict", "why"]]
+
+# %% [markdown]
+# ## The answer
+# Valid means that the matrix can be believed: every copy has a cause and every bus came back. That a bus loses copies is the finding.
+
+# %%
+unsure = (ran["verdict"] == "unknown").any() or matrix.interrupted is not None or ran.empty
+back = (ran["recovered"] == "yes").all()
+conclude("unknown" if unsure else "valid" if back else "invalid", f"{finding(matrix)}; all recovered: {'yes' if back else 'no'}.")

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which claims about this bus are true?
+#
+# The reference says what the bus does, and so does common advice. Each claim has an experiment here, one or more runs of the lab, and a
+# rule that turns what they measured into a verdict: true, false, or depends, and then on what. `buslab list claims` names all.
+#
+# By default the claims that virtual time can judge, which repeat on any machine, and one on a real server. `numbers = []` runs all 24, also
+# those that need clusters and Locust: about three minutes. One alone: `buslab claims 2`.
+
+# %% tags=["parameters"]
+numbers = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 20, 21, 22, 23]
+jobs = 2
+
+# %%
+import pandas as pd
+
+from sim.claim_plots import claims_overview
+from sim.claim_runs import run_claims
+from sim.claim_tables import claims_frame, concluded, explained
+from sim.conclusion import conclude
+
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
+
+# %% [markdown]
+# ## Run the experiments
+# What claims share runs once; runs in virtual time share the cores, a run on a real server has the machine alone.
+
+# %%
+answers = run_claims(numbers, jobs=jobs, progress=print)
+
+# %% [markdown]
+# ## The table
+# The run folders are in `answers.folder`, beside `claims.json`.
+
+# %%
+table = claims_frame(answers)
+table[["words", "experiment", "result", "verdict", "run"]]
+
+# %% [markdown]
+# ## Case by case
+# A claim that holds in some cases of its experiment and not in others depends on the case.
+
+# %%
+claims_overview(answers)
+
+# %% [markdown]
+# ## What was measured
+
+# %%
+table[["words", "verdict", "condition", "measured"]]
+
+# %% [markdown]
+# ## What is not as expected
+
+# %%
+for answer in answers.answers:
+    if not answer.as_expected:
+        print(explained(answer))
+
+# %% [markdown]
+# ## The answer
+
+# %%
+conclude(*concluded(answers))
