@@ -20,7 +20,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -287,3 +287,13 @@ def what_if(
     verdict = "It carries" if option.accepted else "It does not carry"
     lines = [head, f"{verdict} {calls_per_s:,.0f} calls/s, which is {option.used:.0%} of the fullest broker's saturation rate."]
     return "\n".join([*lines, *(f"- {text}" for text in (*option.excuses, *option.notes))])
+
+
+def teller(model: CostModel, workload: Workload) -> Callable[[float, int, int, int], None]:
+    """Return a function of calls_per_s, pods_per_service, batch_size and brokers that prints what they would come to."""
+
+    def tell(calls_per_s: float, pods_per_service: int, batch_size: int, brokers: int) -> None:
+        pods, size = pods_per_service, batch_size
+        print(what_if(model, workload, calls_per_s=calls_per_s, pods_per_service=pods, batch_size=size, brokers=brokers))
+
+    return tell

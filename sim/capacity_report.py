@@ -24,6 +24,7 @@ FILE_FORMAT = 1
 FILE = "capacity.json"
 FULL_CORE = 0.9  # a broker that used less of its core was not full
 LINK_MBIT_PER_S = 1000.0
+LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
 NOISY = 0.15  # spread of rounds or a core's missing share, from which on the text says so
 
 
@@ -378,3 +379,16 @@ def markdown(found: Capacity) -> str:
 
 def _row(cells: Any) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def conclusion(found: Capacity) -> tuple[str, str]:
+    """Return what a notebook concludes: a verdict, and the answer's first sentence with the error of the prediction.
+
+    It is valid when a rate was carried, and half of the held-out points at least lie inside their intervals; where no point was held
+    out, or the broker did not get its core, nothing is known.
+    """
+    held = found.held()
+    text = f"{answer(found).split(' The broker')[0]} {_error(found)}" if held else answer(found)
+    if not held or float(np.median([one.point.core for one in held])) < LEAST_CORE:
+        return "unknown", f"The broker did not get its core: {text}"
+    return ("valid" if found.carried and sum(one.covered for one in held) * 2 >= len(held) else "invalid"), text

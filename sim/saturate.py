@@ -147,6 +147,11 @@ class Range:
         events, seconds, cpu_s = int(said.pop("events")), said.pop("seconds"), said.pop("cpu_s")
         if not events:
             raise BuslabError("the server answered no publish while it was measured: is it blocked, or another program's?")
+        cut = int(said.pop("cut", 0)) + drained["cut"]
+        if cut and not drive.rate_per_s:
+            raise BuslabError(f"the broker cut {cut} subscribers while it was kept full: the machine is too busy for them; try again later")
+        if drive.rate_per_s:
+            said["cut"] = cut
         waited = said.pop("waited_s", 0.0) / seconds
         return Shot(events, seconds, used, cpu_s / seconds, drained["cpu_s"] / drained["seconds"], drained["behind_s"], waited, said)
 

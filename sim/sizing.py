@@ -345,6 +345,8 @@ class _Job:
 def why_not(shot: Shot, events_per_s: float, lag_ms_p99: float) -> str:
     """Return why a rate is not sustained, or nothing."""
     said = shot.rate
+    if said["cut"]:
+        return f"the broker cut {said['cut']:.0f} subscribers, which were too slow"
     if not said["heard"]:
         return "no watching subscriber heard anything"
     if said["lag_ms_p99"] > lag_ms_p99:

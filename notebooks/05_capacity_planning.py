@@ -1,0 +1,90 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How many events and pods does this bus carry?
+#
+# A broker makes a copy of each event for every pod that hears it, all on one core. What does an event cost, a copy, a byte? Which rate
+# is the highest that it sustains, what is the next limit, and what should be planned for?
+
+# %% tags=["parameters"]
+scenario = "baseline"
+effort = "TINY"  # "QUICK" takes four minutes, "DEEP" a quarter of an hour
+lag_ms_p99 = 50.0
+ground = "embedded"
+measured = ""  # a folder with a capacity.json: plan with it instead of measuring, for example "../reports"
+target_calls_per_s = 5_000.0
+
+# %%
+import pandas as pd
+from ipywidgets import interact
+
+from sim import capacity_plots, capacity_report, sizing
+from sim.capacity import make_plan, teller
+from sim.conclusion import conclude
+from sim.scenario import load_scenario
+
+pd.options.display.max_colwidth = 100
+
+# %% [markdown]
+# ## Measure
+# The broker is kept full by a publisher that never waits, with subscribers that cost next to nothing, so that its core is what is full.
+# What counts is its own processor time for each event, for several numbers of pods and sizes of events.
+
+# %%
+loaded = load_scenario(scenario)
+if measured:
+    found = capacity_report.read_capacity(measured)
+else:
+    found = sizing.measure_capacity(loaded, on=ground, lag_ms_p99=lag_ms_p99, effort=getattr(sizing, effort))
+pd.DataFrame(capacity_report.cost_rows(found), columns=["what", "value", "95 %"])
+
+# %% [markdown]
+# ## Does the fit hold for what it has not seen?
+# Other pods, payloads and batches were measured after the fit. The scalability law (USL) stands beside it.
+
+# %%
+capacity_plots.predicted_against_measured(found)
+# %%
+pd.DataFrame(capacity_report.held_rows(found), columns=capacity_report.HELD_HEADINGS)
+# %%
+capacity_plots.rate_against_pods(found)
+# %% [markdown]
+# ## Which rate is sustained?
+# A rate is sustained when p99 of lag stays within the limit, the backlog does not grow and all of it is answered.
+
+# %%
+pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STEP_HEADINGS)
+
+# %% [markdown]
+# ## What to plan for
+# Every choice that was looked at for the target rate, with what speaks against it: 71 % of the broker's core stays free, one pod down
+# must not silence a channel, and nothing is planned past what was tested.
+
+# %%
+plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, pods_per_service=(0, 1, 2, 3), brokers=(1, 2))
+print(capacity_report.plan_sentence(plan))
+pd.DataFrame(capacity_report.option_rows(plan), columns=capacity_report.OPTION_HEADINGS)
+
+# %% [markdown]
+# ## What if?
+# Move the sliders; nothing is measured again.
+
+# %%
+sliders = {"calls_per_s": (1_000, 200_000, 1_000), "pods_per_service": (1, 12), "batch_size": [1, 10, 30, 100], "brokers": (1, 4)}
+interact(teller(found.model, found.workload), **sliders)
+# %% [markdown]
+# ## The answer
+
+# %%
+conclude(*capacity_report.conclusion(found))
