@@ -69,7 +69,7 @@ class Hand:
     def take_job(self, data: dict[str, Any]) -> None:
         """Let the users connect, and say so."""
         job = msgspec.convert(data["job"], Job)
-        if not (Path(job.folder) / "scenario.toml").is_file():
+        if not Path(job.folder).is_dir():
             self._say("done", calls=0, error=f"a worker does not see the run folder {job.folder}: start it on the master's machine")
             return
         try:

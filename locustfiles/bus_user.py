@@ -151,10 +151,15 @@ class State:
         self.child.kill()
 
     def quit(self) -> None:
-        """Write and print last what workers told last."""
+        """Print the verdict below Locust's own tables, and keep what workers told last."""
+        if not self.environment.parsed_options.json:  # printing those resets them
+            self.write()
+        self.say()
+
+    def write(self) -> None:
+        """Write Locust's tables into the run folder."""
         if self.tables is not None:
             self.tables.write()
-        self.say()
 
     def say(self) -> None:
         """Print the verdict, once; not between the braces of --json."""
@@ -215,10 +220,9 @@ def _stopping(environment: Environment, **_: object) -> None:
 @events.quitting.add_listener
 def _quitting(environment: Environment, **more: object) -> None:
     _stopping(environment)
+    environment.buslab.write()  # type: ignore[attr-defined]
 
 
 @events.test_stop.add_listener
 def _stopped(environment: Environment, **_: object) -> None:
-    state: State = environment.buslab  # type: ignore[attr-defined]
-    if state.tables is not None:
-        state.tables.write()
+    environment.buslab.write()  # type: ignore[attr-defined]

@@ -87,6 +87,8 @@ print(run.story(event_id(invalidations["event"].iloc[-1])))
 # %%
 counts = verdict.checkers["ledger"].counts
 lag = verdict.checkers["lag"].counts
+
+# %%
 conclude(
     verdict.verdict,
     f"Of {counts['expected']:,} copies {counts['missing']:,} are missing; "

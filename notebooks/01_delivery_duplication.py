@@ -97,6 +97,6 @@ holds = abs(sum(handled) - replicas[-1]) < 0.01 and redelivered == 0 and lost > 
 conclude(
     settle(bool(holds), *(verdict.verdict for verdict in books.values()), *rows["verdict"]),
     f"{replicas[-1]} replicas handle each event {sum(handled):.3g} times: fan-out, as {redelivered:.0f} copies came again, not even where "
-    f"{lost:,.0f} were lost; the reference's lock still ran up to {lock['more'].max():.0%} of events more than once, a marker that stays "
-    f"{kept:.0%}, and {once['never'].max():.0f} of {once['pairs'].max():.0f} events ran nowhere when handlers threw.",
+    f"{lost:,.0f} were lost; the reference's lock still ran up to {lock['more'].max() * 100:.0f} % of events more than once, a marker that "
+    f"stays {kept * 100:.0f} %, and {once['never'].max():.0f} of {once['pairs'].max():.0f} events ran nowhere when handlers threw.",
 )

@@ -83,8 +83,8 @@ series_plots.lag_against(ideal_rows, what="calls/s on the model")
 # The harness audits the run itself: processor share and worst timer lateness of the process that holds all pods.
 
 # %%
-harness = {f"{rate} calls/s": judge(run).checkers["harness"] for rate, run in runs.items()}
-pd.Series({name: result.detail for name, result in harness.items()}).to_frame("the harness says").style
+harness = pd.DataFrame({f"{rate:,} calls/s": judge(run).checkers["harness"].counts for rate, run in runs.items()})
+harness[harness.index.str.contains("cpu_share|loop_lag|offered|made")].round(3)
 
 # %% [markdown]
 # ## The answer
@@ -99,6 +99,6 @@ conclude(
     settle(bool((rows["missing"] == 0).all()), *rows["verdict"], *ideal_rows["verdict"]),
     f"At {rates[1]:,} calls/s half of the copies are handled within {middle['lag_ms_p50']:.2f} ms and 99 % within "
     f"{middle['lag_ms_p99']:.2f} ms; "
-    f"{parts[largest] / parts.sum():.0%} of the mean is '{largest}', broker and link alone would take {model['lag_ms_p50']:.2f} ms, "
+    f"{parts[largest] / parts.sum() * 100:.0f} % of the mean is '{largest}', broker and link alone take {model['lag_ms_p50']:.2f} ms, "
     f"and at {rates[-1]:,} calls/s the p99 is {high['lag_ms_p99']:.2f} ms.",
 )

@@ -48,7 +48,7 @@ answers = run_claims(numbers, jobs=jobs, progress=print)
 
 # %%
 table = claims_frame(answers)
-table[["words", "verdict", "number", "unit", "experiment", "run"]]
+table[["words", "experiment", "result", "verdict", "run"]]
 
 # %% [markdown]
 # ## Case by case

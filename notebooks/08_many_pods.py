@@ -92,5 +92,5 @@ conclude(
     settle(bool(holds), *rows["verdict"]),
     f"Each further pod adds {slope_us:.2f} us to the median lag: p99 is {last['lag_ms_p99']:.1f} ms with {last['pods']:,.0f} pods and "
     f"{most['lag_ms_p99']:.0f} ms with {most['pods']:,.0f} at {rate_per_s} events/s; of the sizes computed, {within:,.0f} pods keep "
-    f"{limit_ms:g} ms, and the computed p99 is within {both['off'].max():.1%} of the pods that ran.",
+    f"{limit_ms:g} ms, and the computed p99 is within {both['off'].max() * 100:.1f} % of the pods that ran.",
 )

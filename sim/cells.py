@@ -72,6 +72,7 @@ class _Job(msgspec.Struct, frozen=True):
     on: str
     out: str
     image: str | None = None
+    load_this_server: bool = False
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -93,9 +94,9 @@ class _Worker:
         self.began_s = 0.0
         self.dead = False
 
-    def give(self, cell: Cell, folder: Path, image: str | None) -> None:
+    def give(self, cell: Cell, folder: Path, *, image: str | None, load_this_server: bool) -> None:
         self.cell, self.folder, self.began_s = cell, folder, time.monotonic()
-        job = _Job(msgspec.to_builtins(cell.scenario), cell.on, str(folder), image)
+        job = _Job(msgspec.to_builtins(cell.scenario), cell.on, str(folder.absolute()), image, load_this_server)
         with contextlib.suppress(OSError):  # a worker that has died is found by its silence
             self.socket.sendall(msgspec.json.encode(job) + b"\n")
 
@@ -104,7 +105,11 @@ class _Worker:
         assert self.cell is not None
         line = self._lines.readline()
         self.dead = not line
-        answer = msgspec.json.decode(line, type=_Answer) if line else _Answer(error=f"its process died: {self.child.tail()}")
+        answer = (
+            msgspec.json.decode(line, type=_Answer)
+            if line
+            else _Answer(error=f"its process died with exit code {self.child.end()}: {self.child.tail()}")
+        )
         outcome = Outcome(self.cell, self.folder, answer.verdict, answer.error, time.monotonic() - self.began_s)
         self.cell = None
         return outcome
@@ -127,7 +132,13 @@ def default_jobs(on: str) -> int:
 
 
 def run_cells(
-    cells: Iterable[Cell], *, out: Path, jobs: int, image: str | None = None, told: Callable[[Outcome], None] = lambda outcome: None
+    cells: Iterable[Cell],
+    *,
+    out: Path,
+    jobs: int,
+    image: str | None = None,
+    load_this_server: bool = False,
+    told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Iterator[Outcome]:
     """Run every cell in the order given and yield each outcome as it ends.
 
@@ -145,7 +156,7 @@ def run_cells(
     """
     out.mkdir(parents=True, exist_ok=True)
     asked: list[int] = []
-    with interruptible(asked.append), _Crew(deque(cells), out=out, image=image) as crew:
+    with interruptible(asked.append), _Crew(deque(cells), out=out, image=image, load_this_server=load_this_server) as crew:
         for _ in range(jobs):
             crew.hire()
         while crew.busy and not asked:
@@ -160,8 +171,8 @@ def run_cells(
 class _Crew:
     """Own the workers and what waits for them. On leaving, all are told to end before one is waited for: each may have to heal and seal."""
 
-    def __init__(self, waiting: deque[Cell], *, out: Path, image: str | None) -> None:
-        self._waiting, self._out, self._image = waiting, out, image
+    def __init__(self, waiting: deque[Cell], *, out: Path, image: str | None, load_this_server: bool) -> None:
+        self._waiting, self._out, self._image, self._load_this_server = waiting, out, image, load_this_server
         self._eyes = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
 
@@ -174,6 +185,9 @@ class _Crew:
         for worker in self._workers:
             worker.close()
         self._eyes.close()
+        log = self._out / "workers.log"
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
 
     @property
     def busy(self) -> bool:
@@ -193,7 +207,7 @@ class _Crew:
             cell = self._waiting.popleft()
             folder = self._out / cell.key
             shutil.rmtree(folder, ignore_errors=True)
-            worker.give(cell, folder, self._image)
+            worker.give(cell, folder, image=self._image, load_this_server=self._load_this_server)
 
     def look(self) -> Iterator[Outcome]:
         """Wait a moment for answers, and give who has answered the next cell; who has died is replaced."""
@@ -220,7 +234,9 @@ def _work() -> None:
     for text in line.makefile("rb"):
         job = msgspec.json.decode(text, type=_Job)
         try:
-            run = open_run(run_scenario(check_tree(job.scenario, where="of a cell"), on=job.on, out=Path(job.out), image=job.image))
+            scenario = check_tree(job.scenario, where="of a cell")
+            folder = run_scenario(scenario, on=job.on, out=Path(job.out), image=job.image, load_this_server=job.load_this_server)
+            run = open_run(folder)
             verdict = judge(run)
             write_verdict(run, verdict)
             answer = _Answer(verdict.to_json())

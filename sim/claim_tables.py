@@ -57,7 +57,7 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index `claim` (number); words, verdict, expected, number, unit, condition, measured (a sentence), experiment, run (folders).
+        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured (a sentence), experiment, run (folders).
     """
     rows = [
         {
@@ -65,6 +65,7 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
             "words": answer.claim.words,
             "verdict": answer.finding.verdict,
             "expected": answer.claim.expects,
+            "result": number_of(answer),
             "number": answer.finding.number,
             "unit": answer.finding.unit,
             "condition": answer.finding.condition,

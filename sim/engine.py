@@ -10,14 +10,11 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import os
-import platform
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,6 +22,7 @@ import psutil
 
 from sim.binary import server_binary, server_version
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, Interrupted
+from sim.lease import place
 from sim.process import asked_to_end
 
 if TYPE_CHECKING:
@@ -131,22 +129,14 @@ def shares_loopback(client: DockerClient) -> bool:
 
 def owner_label() -> str:
     """Return the value of `LABEL` that names this process: where it runs, its id, when it started (s since 1970)."""
-    return f"{_place()}:{os.getpid()}:{int(psutil.Process().create_time())}"
-
-
-def _place() -> str:
-    """Return a digest of the machine's name and the process namespace: within one place, a process id means one process."""
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:12]
+    return f"{place()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
 def is_left_over(owner: str) -> bool:
     """Whether the process that an owner label names ran here and is dead."""
-    place, _, process = owner.partition(":")
+    where, _, process = owner.partition(":")
     pid, _, started = process.partition(":")
-    if place != _place() or not pid.isdigit() or not started.isdigit():
+    if where != place() or not pid.isdigit() or not started.isdigit():
         return False
     try:
         started_s: float = psutil.Process(int(pid)).create_time()

@@ -1,5 +1,8 @@
 """What one direction of one connection does to bytes: delay, jitter, rate, hold. No I/O, no clock: times come in and go out.
 
+Plans that lie on a link at one time compose, in any order: delays and jitters add up, the slowest rate rules, and it is held while one
+of them holds it.
+
 Bytes of a direction arrive in order, as TCP's do: a piece never overtakes the one before it. A *held* direction is a black hole
 that TCP repeats into: what is sent meanwhile arrives after it is released.
 """
@@ -34,9 +37,39 @@ class LinkPlan:
     held: bool = False
 
     def over(self, base: LinkPlan) -> LinkPlan:
-        """Return this plan on top of what a link does anyway."""
+        """Return this plan together with another one."""
         rates = [rate for rate in (self.bytes_per_s, base.bytes_per_s) if rate]
         return LinkPlan(base.delay_ns + self.delay_ns, base.jitter_ns + self.jitter_ns, min(rates, default=0), base.held or self.held)
+
+
+@dataclass(frozen=True)
+class LinkLoad:
+    """Say what one fault does to a link.
+
+    Attributes
+    ----------
+    refusing
+        Open connections are reset when it begins, and new ones are refused.
+    cutting
+        Connections that are open when it begins end in the middle of what the broker sends next on each.
+    """
+
+    to_broker: LinkPlan = LinkPlan()
+    to_pod: LinkPlan = LinkPlan()
+    refusing: bool = False
+    cutting: bool = False
+
+    def over(self, base: LinkLoad) -> LinkLoad:
+        """Return this load together with another one."""
+        return LinkLoad(
+            self.to_broker.over(base.to_broker),
+            self.to_pod.over(base.to_pod),
+            self.refusing or base.refusing,
+            self.cutting or base.cutting,
+        )
+
+
+FREE = LinkLoad()
 
 
 class Link:

@@ -1,6 +1,7 @@
 """The links between each pod and the broker, to be made bad: by a proxy on real grounds, by the network of the model.
 
-Each pod gets an address of its own that leads to the broker; what a fault does to it, the others do not feel.
+Each pod gets an address of its own that leads to the broker; what a fault does to it, the others do not feel. Faults lay loads on links
+through `SharedLinks`, which composes what lies on one link at a time (`link.LinkLoad.over`); a ground's `Links` only carry out the sum.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
@@ -19,23 +21,101 @@ import msgspec
 from sim.address import Address, parse_address
 from sim.control import CONTROL_FD
 from sim.errors import BrokerError
-from sim.link import LinkPlan
+from sim.link import FREE, LinkLoad, LinkPlan
 from sim.network import Door, Network
 from sim.process import Child
 from sim.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
-from sim.world import LinkControl
 
 ANSWER_TIMEOUT_S = 10.0
 
 
-class Links(LinkControl, Protocol):
-    """Shape the links of pods, by the pods' numbers."""
+class Links(Protocol):
+    """Shape the links of pods, by the pods' numbers: each call replaces what was asked before."""
+
+    async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
+        """Let these pods' links behave so, connections to come included."""
+
+    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
+        """Reset these pods' connections and refuse new ones, until told otherwise."""
+
+    async def reset(self, pods: Sequence[int]) -> None:
+        """Reset the open connections of these pods, on both sides."""
+
+    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
+        """End the open connections of these pods in the middle of what the broker sends next; or let be those that heard nothing since."""
 
     def address(self, pod: int) -> Address:
         """Return the address by which a pod reaches the broker."""
 
     async def close(self) -> None:
         """End it; connections through it end too."""
+
+
+class SharedLinks:
+    """Let several faults lie on one link at a time, each to be taken off by itself, in any order."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._laid: dict[int, tuple[frozenset[int], LinkLoad]] = {}
+        self._now: dict[int, LinkLoad | None] = {}  # what was carried out last, of each pod that was ever loaded
+        self._one_at_a_time = asyncio.Lock()
+
+    async def load(self, who: int, pods: Sequence[int], load: LinkLoad) -> None:
+        """Lay a load of `who` on these pods' links, besides what lies on them; in place of who's own.
+
+        Raises
+        ------
+        BrokerError
+            It was not carried out, or only on some: `unload` takes it off all the same.
+        """
+        async with self._one_at_a_time:
+            before, _ = self._laid.get(who, (frozenset(), FREE))
+            self._laid[who] = frozenset(pods), load
+            await self._carry_out({*before, *pods})
+            if load.cutting:  # also where another one cuts already: connections have been opened since
+                await self._links.cut(pods, True)
+
+    async def unload(self, who: int) -> None:
+        """Take off what `who` laid on links; nothing when it was taken off before.
+
+        Raises
+        ------
+        BrokerError
+            It was not carried out; it may be tried again.
+        """
+        async with self._one_at_a_time:
+            pods, load = self._laid.pop(who, (frozenset(), FREE))
+            try:
+                await self._carry_out(pods)
+            except BaseException:
+                self._laid[who] = pods, load
+                raise
+
+    async def reset(self, pods: Sequence[int]) -> None:
+        """Reset the open connections of these pods, on both sides."""
+        await self._links.reset(pods)
+
+    async def _carry_out(self, pods: Collection[int]) -> None:
+        """Bring these pods' links to the sum of what lies on each; those that change alike in one order."""
+        changes: dict[tuple[LinkLoad | None, LinkLoad], list[int]] = {}
+        unsure = [pod for pod, was in self._now.items() if was is None]
+        for pod in sorted({*pods, *unsure}):
+            wanted, was = self._sum(pod), self._now.get(pod, FREE)
+            if wanted != was:
+                changes.setdefault((was, wanted), []).append(pod)
+        for alike in changes.values():
+            self._now.update(dict.fromkeys(alike))  # not known, until every order was answered
+        for (was, wanted), alike in changes.items():
+            if was is None or (wanted.to_broker, wanted.to_pod) != (was.to_broker, was.to_pod):
+                await self._links.shape(alike, to_broker=wanted.to_broker, to_pod=wanted.to_pod)
+            if was is None or wanted.refusing != was.refusing:
+                await self._links.refuse(alike, wanted.refusing)
+            if (was is None or was.cutting) and not wanted.cutting:
+                await self._links.cut(alike, False)
+            self._now.update(dict.fromkeys(alike, wanted))
+
+    def _sum(self, pod: int) -> LinkLoad:
+        return reduce(LinkLoad.over, (load for pods, load in self._laid.values() if pod in pods), FREE)
 
 
 class ModelLinks:

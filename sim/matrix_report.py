@@ -33,6 +33,11 @@ REASONS = {
     "truth_gap_s": "it ends with the first copy that gets through, and a quiet channel has few",
     "verdict": "see the cell's reason",
 }
+FAULT_REASONS = {
+    "broker_slow": "the script takes `stall_ms` of processor time, which on a busy machine is more of anybody else's time",
+    "keys_lost": "on streams the pods of a real server lose their subscription as keys go (cause deaf), those of the model hardly",
+    "link_blackhole": "how long a hardened pod and one on streams call themselves connected in it is not explained yet",
+}
 COMPARED = {"lost": FEW, "in_doubt": FEW, "twice": FEW, "never": FEW, "stale": FEW, "late_s": NEAR_S, "deaf_s": NEAR_S, "told": 0.0}
 COMPARED |= {"truth_gap_s": NEAR_S, "recovered": 0.0, "recover_s": NEAR_S, "verdict": 0.0}
 ROUND_S = 0.05  # a time below it is said as 0: what ends within a few milliseconds is nobody's outage
@@ -160,7 +165,9 @@ def _difference_lines(first: Matrix, second: Matrix) -> list[str]:
         second.ground: lambda pair: _plainly(getattr(pair[1], pair[2])),
     }
     kinds = dict.fromkeys(name for _, _, name in pairs)
-    return [*lines, "", *_markdown(columns, pairs), "", "Why:", "", *(f"- {name}: {REASONS[name]}." for name in kinds)] if pairs else lines
+    why = [f"- {name}: {REASONS[name]}." for name in kinds]
+    why += [f"- {fault}: {FAULT_REASONS[fault]}." for fault in dict.fromkeys(here.fault for _, here, _ in pairs) if fault in FAULT_REASONS]
+    return [*lines, "", *_markdown(columns, pairs), "", "Why:", "", *why] if pairs else lines
 
 
 def _plainly(value: object) -> str:

@@ -97,12 +97,12 @@ def _xadd(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     while most and len(stream.entries) > most:
         del stream.entries[next(iter(stream.entries))]
     server.reply(client, encode(_text(one)))
-    for waiting in [w for w in server.blocked.get(key, ()) if not w.over]:
+    for waiting in [w for w in server.blocked.get(key, ()) if not w.over and not w.client.gone]:  # nobody gets what nobody reads
         answer = _read(server, waiting.words)
         if answer is not NIL:
             waiting.over = True
             server.wake(waiting.client, encode(answer))
-    server.blocked[key] = [w for w in server.blocked.get(key, ()) if not w.over]
+    server.blocked[key] = [w for w in server.blocked.get(key, ()) if not w.over and not w.client.gone]
     return None
 
 

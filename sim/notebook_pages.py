@@ -79,16 +79,17 @@ def _page(one: Executed, path: Path) -> str:
         exporter = HTMLExporter(**options)  # type: ignore[no-untyped-call]
         node = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
         for cell in node.cells:
-            cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not _is_conclusion(output)]
+            cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not _is_noise(output)]
         node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
         body = exporter.from_notebook_node(node)[0]
     css = HtmlFormatter(style="default").get_style_defs(".highlight")
     return str(_template().render(title=one.title, notebook=asdict(one), body=body, code_css=css, seconds=_seconds))
 
 
-def _is_conclusion(output: Any) -> bool:
-    """Return whether this is the answer, which stands at the top of the page already."""
-    return 'class="conclusion"' in "".join(output.get("data", {}).get("text/html", ""))
+def _is_noise(output: Any) -> bool:
+    """Return whether this is the answer, which stands at the top of the page already, or the name of the axes of a picture."""
+    data = output.get("data", {})
+    return 'class="conclusion"' in data.get("text/html", "") or (set(data) == {"text/plain"} and data["text/plain"].startswith("<Axes"))
 
 
 def _template() -> Any:

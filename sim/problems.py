@@ -128,14 +128,14 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _overlap_problems(scenario: Scenario) -> Iterator[str]:
-    """Two of one kind at once on one target: the first that ends would heal both, and the record would not say so."""
+    """Two of one kind at once on one target, unless what they do adds up: the first that ends would heal both, unseen by the record."""
     pods = scenario.pods()
     touched = [
         {name for name, service in pods if not fault.pods or {name, service} & set(fault.pods)} if hasattr(fault, "pods") else {"broker"}
         for fault in scenario.faults
     ]
     for (n, one), (m, other) in combinations(enumerate(scenario.faults), 2):
-        if type(one) is type(other) and (both := touched[n] & touched[m]):
+        if type(one) is type(other) and not getattr(one, "adds_up", False) and (both := touched[n] & touched[m]):
             spans = sorted([*one.spans_s(), *other.spans_s()])
             for (_, end_s), (begin_s, _) in pairwise(spans):
                 if begin_s < end_s:

@@ -1,6 +1,6 @@
 """Processes and signals: children that never outlive us, and an interruption that can be asked for twice.
 
-Children are started in a session of their own, killed by the kernel when we die.
+Children are started in a session of their own, killed by the kernel when we die (on Linux), and noted in our lease.
 
 A terminal's Ctrl-C reaches a whole process group, so a child in our group would die before the run could heal and
 drain; in its own session it ends when we say so.
@@ -17,6 +17,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from sim.lease import note_process
 
 _PR_SET_PDEATHSIG = 1
 END_TIMEOUT_S = 5.0
@@ -58,6 +60,11 @@ class Child:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
+        note_process(self.process.pid, self._name(argv))
+
+    @staticmethod
+    def _name(argv: Sequence[str]) -> str:
+        return argv[2] if list(argv[1:2]) == ["-m"] else Path(argv[0]).name
 
     @property
     def pid(self) -> int:

@@ -41,6 +41,9 @@ class Display:
 
     def show(self, status: Status) -> None:
         """Show one status; without a terminal, one line per phase and per two seconds."""
+        if status.stays:
+            self._console.print(status.phase, highlight=False, soft_wrap=True)
+            return
         self._recent.append(status)
         while len(self._recent) > 2 and status.at_ns - self._recent[1].at_ns > RATE_WINDOW_NS:
             self._recent.popleft()

@@ -33,6 +33,8 @@ from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.fleet import Fleet
 from sim.generator import Generator, start_generator, until
+from sim.healing import heal_left_over
+from sim.lease import note_folder
 from sim.leftovers import delete_leftovers
 from sim.links import Links
 from sim.onlooker import Onlooker
@@ -87,9 +89,7 @@ def run_scenario(
     Raises
     ------
     BuslabError
-        The run failed; what was recorded is kept in the folder, which the error names as `run_folder`.
-    Interrupted
-        Ctrl-C or SIGTERM; likewise.
+        The run failed, or was `Interrupted`; what was recorded is kept in the folder, which the error names as `run_folder`.
 
     Notes
     -----
@@ -177,10 +177,12 @@ class _Run:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
+        self.info["notes"] += heal_left_over(say=lambda text: self._onlooker.watch(Status(text, stays=True)))
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
             check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
+            note_folder(self.folder)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
@@ -192,12 +194,10 @@ class _Run:
                     number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
                 )
                 self.info.update(state="interrupted", reason=str(failure))
-            except BuslabError as error:
-                failure = error
-                self.info.update(state="failed", reason=str(error))
             except Exception as error:
                 failure = error
-                self.info.update(state="failed", reason=f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
+                self.info.update(state="failed", reason=reason)
             self._seal(failure)
         if failure is None and self._signal is not None:
             failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")

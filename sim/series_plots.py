@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.plots import BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, SKY, STYLES, make_axes
 from sim.results import FATE, Run
@@ -193,8 +193,11 @@ def lag_against(
         ax.axhline(limit_ms, color="0.3", linestyle=(0, (1, 2)), label=f"limit {limit_ms:g} ms")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    at = sorted({*rows["value"], *([] if predicted is None else predicted["value"].iloc[[-1]])})
+    ax.set_xticks(at, [f"{value:,.0f}" for value in at])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=f"{what} (log)", ylabel="lag (ms, log)")
     shown = rows if predicted is None else pd.concat([rows, predicted]).sort_values("value", kind="stable")

@@ -14,7 +14,7 @@ from sim.brokers.model import ModelBroker
 from sim.clock import now_ns
 from sim.errors import UsageError
 from sim.fleet import Fleet
-from sim.links import Links, ModelLinks, ProxyLinks
+from sim.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.scenario import Scenario
 from sim.settings import Kubelet
 from sim.timeline import Timeline
@@ -137,7 +137,8 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         services.setdefault(service, []).append(name)
     askers = [Asker(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.containers
-    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=links, servers=askers)
+    shared = None if links is None else SharedLinks(links)
+    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=shared, servers=askers)
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     try:
         yield timeline

@@ -18,6 +18,8 @@ class Status:
         Seconds until the phase ends, or None where nobody knows.
     lag_ms_p99
         So far, sampled; None before the load.
+    stays
+        `phase` is a sentence to be read when the run is over too.
     """
 
     phase: str
@@ -27,6 +29,7 @@ class Status:
     at_ns: int = field(default_factory=now_ns)
     lag_ms_p99: float | None = None
     pods: dict[str, int] = field(default_factory=dict)
+    stays: bool = False
 
 
 Watch = Callable[[Status], None]

@@ -31,6 +31,8 @@ import msgspec
 import pandas as pd
 
 from sim.brokers import open_broker
+from sim.cells import Cell as WorkerCell
+from sim.cells import run_cells
 from sim.checkers import worst
 from sim.checkers.verdict import EXIT_CODES
 from sim.clock import utc_now
@@ -41,8 +43,7 @@ from sim.record import write_json
 from sim.run_folder import runs_folder
 from sim.scenario import Scenario, load_scenario, to_toml
 from sim.status import Status, Watch
-from sim.sweep_cell import KEEP, Task, run_cell
-from sim.sweep_pool import SweepPool
+from sim.sweep_cell import KEEP, Task, row_of, run_task
 
 FORMAT = 1
 MODEL_JOBS = 2
@@ -106,35 +107,40 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
-    open_broker(
-        on, load_this_server=load_this_server, image=image, say=lambda text: None, seed=1
-    )  # refuses what is no ground; starts nothing
+    # Refuses what is no ground; starts nothing.
+    open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: None, seed=1)
     jobs = _jobs(jobs, on)
     if keep not in KEEP:
         raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")
     name = scenarios[0].name
     plan = _plan(name, axes, repeats=repeats, on=on, scenarios=scenarios)
     folder = _folder(name, out, resume=resume)
+    tasks = {
+        cell: Task(
+            msgspec.structs.replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat),
+            on, (folder / "runs" / cell.name).absolute(), keep, load_this_server, image,
+        )
+        for cell in shuffle(cells, seed=scenarios[0].seed)
+    }  # fmt: skip
     with _held(folder, plan, resume=resume):
-        tasks = {
-            cell: Task(scenario, cell.arguments(), cell.repeat, on, (folder / "runs" / cell.name).absolute(), keep, load_this_server, image)
-            for cell in shuffle(cells, seed=scenarios[0].seed)
-        }
-        try:
-            with interruptible(_stop):
-                _run_all(folder, tasks, seeds={n: s.seed for n, s in scenarios.items()}, jobs=jobs, progress=progress, watch=watch)
-        except (KeyboardInterrupt, Interrupted) as error:
-            done = len(_write_table(folder, cells))
-            number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
-            text = (
-                f"interrupted; {done} of {len(cells)} runs are done and in {folder}: the same command with --out {folder} --resume goes on"
-            )
-            raise Interrupted(number, text) from None
-        finally:
-            with contextlib.suppress(OSError):
-                (folder / "runs").rmdir()  # when nothing was kept
-        _write_table(folder, cells)
+        _run_to_the_table(folder, cells, tasks, jobs=jobs, progress=progress, watch=watch)
     return read_sweep(folder)
+
+
+def _run_to_the_table(folder: Path, cells: Sequence[Cell], tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
+    """Run what is left and write the table, also when that is interrupted."""
+    try:
+        with interruptible(_stop):
+            _run_all(folder, tasks, jobs=jobs, progress=progress, watch=watch)
+    except (KeyboardInterrupt, Interrupted) as error:
+        done = len(_write_table(folder, cells))
+        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        text = f"interrupted; {done} of {len(cells)} runs are done and in {folder}: the same command with --out {folder} --resume goes on"
+        raise Interrupted(number, text) from None
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / "runs").rmdir()  # when nothing was kept
+    _write_table(folder, cells)
 
 
 def read_sweep(folder: str | Path) -> pd.DataFrame:
@@ -249,7 +255,7 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         raise UsageError(f"{folder} holds another sweep: the scenario {plan['scenario']} has changed since; choose a new folder")
 
 
-def _run_all(folder: Path, tasks: dict[Cell, Task], *, seeds: dict[int, int], jobs: int, progress: Say, watch: Watch) -> None:
+def _run_all(folder: Path, tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
     """Run what has no finished row yet, and write a row for each that ends."""
     places = {cell: place for place, cell in enumerate(tasks)}
     todo = [cell for cell in tasks if _row(folder, cell).get("state") != "complete"]
@@ -262,7 +268,7 @@ def _run_all(folder: Path, tasks: dict[Cell, Task], *, seeds: dict[int, int], jo
         ended += 1
         if isinstance(row, str):
             row = {"state": "failed", "verdict": "unknown", "reasons": row, "run_folder": cell.name if tasks[cell].folder.exists() else ""}
-        head = {"cell": cell.number, "repeat": cell.repeat, "seed": seeds[cell.number] + cell.repeat, "place": places[cell]}
+        head = {"cell": cell.number, "repeat": cell.repeat, "seed": tasks[cell].scenario.seed, "place": places[cell]}
         write_json(folder / "rows" / f"{cell.name}.json", {key: _finite(value) for key, value in {**head, **row}.items()})
         took_s = time.monotonic() - begun_s
         left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
@@ -276,19 +282,18 @@ def _run_all(folder: Path, tasks: dict[Cell, Task], *, seeds: dict[int, int], jo
             progress(f"{_said(cell, total)} runs")
             keep_row(cell, _run_here(tasks[cell], watch))
         return
-    with SweepPool(min(jobs, len(todo)), log=folder / "workers.log") as pool:
-        waiting = list(reversed(todo))
-        while waiting or pool.busy:
-            while waiting and pool.free:
-                _check_room(folder)
-                pool.start(waiting[-1], tasks[waiting.pop()])
-            for cell, row in pool.wait():
-                keep_row(cell, row)
+    by_name = {cell.name: cell for cell in todo}
+    first = tasks[todo[0]]
+    cells = [WorkerCell(cell.name, tasks[cell].scenario, tasks[cell].on) for cell in todo]
+    for outcome in run_cells(cells, out=folder / "runs", jobs=jobs, image=first.image, load_this_server=first.load_this_server):
+        task = tasks[cell := by_name[outcome.cell.key]]
+        keep_row(cell, outcome.error or row_of(task, outcome.verdict or {}, took_s=outcome.seconds))
+        _check_room(folder)
 
 
 def _run_here(task: Task, watch: Callable[[Status], None]) -> dict[str, Any] | str:
     try:
-        return run_cell(task, watch=watch)
+        return run_task(task, watch=watch)
     except Interrupted:
         raise
     except (BuslabError, OSError) as error:

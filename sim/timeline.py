@@ -3,7 +3,7 @@
 Rules
 -----
 1. A fault begins at its times after the start of the run phase (`occasion`) and ends `for_s` later. Faults may overlap,
-   but not two of one kind on one target (`problems`).
+   but two of one kind on one target only where what they do adds up (`problems`).
 2. Whatever happens, `heal` ends every fault that began and has not ended; it may be called twice.
 3. Each occasion is one row of the `faults` table: when its beginning started, when its end was done.
 """

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from sim.link import LinkPlan
+from sim.link import LinkLoad
 
 
 class BrokerControl(Protocol):
@@ -81,19 +81,16 @@ class PodControl(Protocol):
 
 
 class LinkControl(Protocol):
-    """Make the links between pods and broker bad; pods by their numbers."""
+    """Make the links between pods and broker bad; pods by their numbers. What several faults do to one link at a time adds up."""
 
-    async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so, connections to come included."""
+    async def load(self, who: int, pods: Sequence[int], load: LinkLoad) -> None:
+        """Lay a load of `who` on these pods' links, connections to come included, besides what lies on them; in place of who's own."""
 
-    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
-        """Reset these pods' connections and refuse new ones, until told otherwise."""
+    async def unload(self, who: int) -> None:
+        """Take off what `who` laid on links; nothing when it was taken off before. What others laid on them stays."""
 
     async def reset(self, pods: Sequence[int]) -> None:
         """Reset the open connections of these pods, on both sides."""
-
-    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of what the broker sends next; or let be those that heard nothing since."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +125,11 @@ class World:
     servers: Sequence[Server] = ()
     kept: dict[str, Any] = field(default_factory=dict)
     settings: dict[tuple[int, str], list[tuple[int, str]]] = field(default_factory=dict)
+
+    @property
+    def who(self) -> int:
+        """Tells one occasion of a fault from all others of its run."""
+        return id(self.kept)
 
     def names(self, chosen: Sequence[str]) -> list[str]:
         """Return the pods that are chosen by name or by service; all, when nothing is."""

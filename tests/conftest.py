@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -26,6 +29,10 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 T = TypeVar("T")
+
+if "BUSLAB_TESTS" not in os.environ:  # leases of tests, and of the processes that they kill, in a folder of their own
+    os.environ["BUSLAB_TESTS"] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="buslab-tests-")
+    atexit.register(shutil.rmtree, os.environ["BUSLAB_TESTS"], ignore_errors=True)
 
 
 def living_children() -> set[psutil.Process]:

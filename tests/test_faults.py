@@ -17,6 +17,7 @@ from sim.checkers import judge
 from sim.errors import BrokerError, ScenarioError
 from sim.faults import FAULTS, Fault
 from sim.link import LinkPlan
+from sim.links import SharedLinks
 from sim.results import Run, open_run
 from sim.run import run_scenario
 from sim.scenario import load_scenario
@@ -136,11 +137,15 @@ def world() -> World:
         raise AssertionError("no fault of pods or links asks the broker")
 
     pods = {"web-0": PodState(), "api-0": PodState()}
-    return World(BrokerState(), ask, pods, {"web": ["web-0"], "api": ["api-0"]}, links=LinksState())
+    return World(BrokerState(), ask, pods, {"web": ["web-0"], "api": ["api-0"]}, links=SharedLinks(LinksState()))
 
 
 def state(of: World) -> Any:
-    return replace(of.broker), [replace(pod) for pod in of.pods.values()], replace(of.links)  # type: ignore[type-var]
+    return replace(of.broker), [replace(pod) for pod in of.pods.values()], replace(ground_of(of))  # type: ignore[type-var]
+
+
+def ground_of(of: World) -> LinksState:
+    return of.links._links  # type: ignore[union-attr]
 
 
 def fault(kind: str, pods: tuple[str, ...] = ("web",)) -> Fault:
@@ -155,7 +160,7 @@ def test_the_end_heals_and_is_safe_twice_and_without_a_beginning(kind: str, run_
         await fault(kind).end(never_begun)
         assert state(never_begun) == healthy
         await fault(kind).begin(hurt)
-        assert hurt.pods["web-0"].orders + hurt.links.orders > 0  # type: ignore[attr-defined, union-attr]
+        assert hurt.pods["web-0"].orders + ground_of(hurt).orders > 0  # type: ignore[attr-defined]
         assert hurt.pods["api-0"].orders == 0  # type: ignore[attr-defined]
         if kind not in ("link_reset", "rolling_restart"):  # which leave nothing behind but new connections and new pods
             assert state(hurt) != healthy
@@ -170,7 +175,7 @@ def test_the_end_heals_and_is_safe_twice_and_without_a_beginning(kind: str, run_
 def test_resets_go_on_until_the_end_and_a_proxy_that_is_gone_is_told_there(run_async: Callable[[Any], Any]) -> None:
     async def scene() -> None:
         hurt = world()
-        links: Any = hurt.links
+        links = ground_of(hurt)
         resets = fault("link_reset")
         await resets.begin(hurt)
         async with asyncio.timeout(30):

@@ -14,8 +14,8 @@ from sim.address import Address
 from sim.brokers import open_broker
 from sim.clock import NS_PER_S, now_ns
 from sim.errors import BrokerError
-from sim.link import LinkPlan
-from sim.links import Links, ModelLinks, ProxyLinks
+from sim.link import LinkLoad, LinkPlan
+from sim.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.staging import links_add_us
 from sim.wire import Wire, open_wire
 
@@ -210,6 +210,36 @@ def test_a_connection_that_heard_nothing_while_a_cut_was_on_lives_on(play: Groun
         await links.cut([0], False)
         assert await wire.command("PING") == b"PONG"
         assert lost == []
+
+    play(scene)
+
+
+def test_loads_of_several_faults_add_up_and_each_heals_by_itself(play: Ground) -> None:
+    async def scene(links: Links, broker: Any) -> None:
+        shared = SharedLinks(links)
+        wire, lost = await connected(links.address(0))
+        await shared.load(1, [0], LinkLoad(to_broker=LinkPlan(delay_ns=SLOW_NS)))
+        await shared.load(2, [0, 1], LinkLoad(to_broker=LinkPlan(delay_ns=SLOW_NS // 2), to_pod=HELD))
+        answer = asyncio.ensure_future(wire.command("PING"))
+        done, _ = await asyncio.wait([answer], timeout=0.5)
+        assert (done, lost) == (set(), [])
+        await shared.unload(1)
+        done, _ = await asyncio.wait([answer], timeout=0.1)
+        assert (done, lost) == (set(), []), "the other one still holds it"
+        await shared.load(3, [0], LinkLoad(to_broker=LinkPlan(delay_ns=SLOW_NS)))
+        await shared.unload(2)
+        assert await answer
+        assert await took_ns(wire, "PING") >= SLOW_NS
+        await shared.load(4, [0], LinkLoad(refusing=True))
+        await shared.load(5, [0], LinkLoad(refusing=True))
+        await until(lambda: lost)
+        await shared.unload(4)
+        with pytest.raises(BrokerError):
+            await connected(links.address(0))
+        await shared.unload(3)
+        await shared.unload(5)
+        again, _ = await connected(links.address(0))
+        assert min([await took_ns(again, "PING") for _ in range(20)]) < SLOW_NS
 
     play(scene)
 

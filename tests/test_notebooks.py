@@ -1,12 +1,15 @@
-"""The .ipynb of each notebook is made from its .py, holds no output, and names a kernel."""
+"""The .ipynb of each notebook is what its .py says, holds no output and names a kernel; each asks, has parameters and concludes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+
+from sim.notebooks import load_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.py"))
 
@@ -30,6 +33,16 @@ def test_a_notebook_asks_a_question_and_stays_thin(source: Path) -> None:
     code = [c.source for c in cells if c.cell_type == "code"]
     assert [c for c in code if len(c.splitlines()) > 14] == []
     assert not any("def " in c for c in code), "functions belong in the package"
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_has_parameters_then_one_cell_of_imports_and_ends_in_its_conclusion(source: Path) -> None:
+    book = load_notebook(source.stem)
+    code = [cell for cell in book.node.cells if cell.cell_type == "code"]
+    assert book.parameters and code[0].metadata.get("tags") == ["parameters"], "the first code cell is what papermill changes"
+    assert [n for n, cell in enumerate(code) if re.search(r"^(import|from) ", cell.source, re.M)] == [1]
+    assert set(re.findall(r"^(?:(import|from) |pd\.options\.|$)", code[1].source, re.M)) >= {"import", "from"}
+    assert code[-1].source.startswith("conclude(")
 
 
 def test_there_is_a_notebook() -> None:

@@ -303,7 +303,7 @@ def watch_arguments(pid: int, seen: set[str], over: threading.Event) -> None:
 @pytest.mark.parametrize("driver", ["pods", "locust"])
 def test_a_whole_run_over_tls_as_a_limited_user_shows_its_secret_nowhere(strict: TlsServer, tmp_path: Path, driver: str) -> None:
     with strict.admin() as admin:
-        limited_user(admin, commands=("+pubsub|numsub", "+info", "+client|list", "+client|setname", "+config|get"))
+        limited_user(admin, commands=("+pubsub|numsub", "+pubsub|channels", "+info", "+client|list", "+client|setname", "+config|get"))
     folder = tmp_path / "run"
     short = ["load.warm_up_s=0.3", "load.run_s=2", "slo.lag_ms_p99=2000", f"load.driver={driver}"]
     command = [sys.executable, "-m", "sim.cli", "run", "baseline", "--out", str(folder)]

@@ -20,6 +20,7 @@ from sim.address import Address, PortTaken, on_a_port, parse_address
 from sim.clock import new_event_loop
 from sim.engine import DEFAULT_IMAGE, IMAGE_ENV, LABEL, asking, engine, ensure_image, owner_label, remove, shares_loopback, sweep
 from sim.errors import BrokerError
+from sim.lease import note_container
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -162,6 +163,7 @@ def start_server(client: DockerClient, image: str, port: int, *, until: contextl
         ["redis-server", *where, "--protected-mode", "no", "--save", "", "--appendonly", "no", "--syslog-ident", name, *extra]
     )
     asked.waiting_for(OurAnswer())
+    note_container(name)
     until.callback(remove, client, name)  # by its name, before it exists: whatever fails from here on, it is found
     try:
         with asking(f"cannot start a container of {image}"):

@@ -56,7 +56,9 @@ def check(run: Run) -> Result:
 
 def _audit_end(run: Run, audit: _Audit) -> None:
     state, reason = run.info["state"], run.info.get("reason") or "no reason was recorded"
-    if not run.sealed:
+    if state == "killed":
+        audit.faults.append(f"the run is not whole, it was killed: {reason}")
+    elif not run.sealed:
         audit.faults.append("the run was not sealed: it is still going or its process was killed")
     elif state != "complete":
         audit.faults.append(f"the run was {state}: {reason}")

@@ -3,7 +3,7 @@
 A member is a file with one frozen struct, an `Occasion`, whose further fields are its configuration in the scenario, with
 `begin(world)` and `end(world)` and `needs`: which parts of a `World` it touches. It does not know which ground it hurts. `end` heals;
 it is called whatever happened, also when `begin` failed half-way, so it must be safe to call twice. What it must remember
-in between goes into `world.kept`.
+in between goes into `world.kept`. `adds_up = True` says that several of the kind may be on at once on one target.
 
 To add one: write ``sim/faults/<name>.py`` with such a struct, tagged with its name; list it in `FAULTS` and in `Fault`, their union; and
 write a scenario of the same name that shows what it does. One that ends, freezes or starts pods is listed in `MORTAL` too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.link import LinkPlan
+from sim.link import LinkLoad, LinkPlan
 from sim.occasion import Occasion
 from sim.world import World
 
@@ -24,15 +24,16 @@ class LinkBlackhole(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=T
     direction: Literal["both", "to_broker", "to_pod"] = "both"
 
     needs = ("links",)
+    adds_up = True
 
     async def begin(self, world: World) -> None:
         """Hold the links."""
         assert world.links is not None
         held, free = LinkPlan(held=True), LinkPlan()
         to_broker, to_pod = (held if self.direction in ("both", way) else free for way in ("to_broker", "to_pod"))
-        await world.links.shape(world.numbers(self.pods), to_broker=to_broker, to_pod=to_pod)
+        await world.links.load(world.who, world.numbers(self.pods), LinkLoad(to_broker, to_pod))
 
     async def end(self, world: World) -> None:
-        """Let everything pass."""
+        """Let everything pass, as far as no other fault holds it."""
         assert world.links is not None
-        await world.links.shape(world.numbers(self.pods), to_broker=LinkPlan(), to_pod=LinkPlan())
+        await world.links.unload(world.who)

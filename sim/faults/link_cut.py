@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.link import LinkLoad
 from sim.occasion import Occasion
 from sim.world import World
 
@@ -22,9 +23,9 @@ class LinkCut(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     async def begin(self, world: World) -> None:
         """Cut each at what comes next."""
         assert world.links is not None
-        await world.links.cut(world.numbers(self.pods), True)
+        await world.links.load(world.who, world.numbers(self.pods), LinkLoad(cutting=True))
 
     async def end(self, world: World) -> None:
         """Let those live on that heard nothing meanwhile."""
         assert world.links is not None
-        await world.links.cut(world.numbers(self.pods), False)
+        await world.links.unload(world.who)

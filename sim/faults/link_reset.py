@@ -27,6 +27,7 @@ class LinkReset(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True,
     every_ms: Annotated[float, Meta(ge=0, le=86_400_000)] = 0.0
 
     needs = ("links",)
+    adds_up = True
 
     def problem(self) -> str:
         """Return what is wrong with the times; empty when nothing is."""

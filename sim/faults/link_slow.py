@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from sim.link import LinkPlan
+from sim.link import LinkLoad, LinkPlan
 from sim.occasion import Occasion
 from sim.world import World
 
@@ -35,6 +35,7 @@ class LinkSlow(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     bytes_per_s: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
 
     needs = ("links",)
+    adds_up = True
 
     def problem(self) -> str:
         """Return what is wrong with the times, or that it slows nothing; empty when nothing is wrong."""
@@ -47,9 +48,9 @@ class LinkSlow(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, 
         assert world.links is not None
         slow = LinkPlan(int(self.delay_ms * NS_PER_MS), int(self.jitter_ms * NS_PER_MS), self.bytes_per_s)
         to_broker, to_pod = (slow if self.direction in ("both", way) else LinkPlan() for way in ("to_broker", "to_pod"))
-        await world.links.shape(world.numbers(self.pods), to_broker=to_broker, to_pod=to_pod)
+        await world.links.load(world.who, world.numbers(self.pods), LinkLoad(to_broker, to_pod))
 
     async def end(self, world: World) -> None:
-        """Let everything pass at once."""
+        """Let everything pass at once, as far as no other fault slows it."""
         assert world.links is not None
-        await world.links.shape(world.numbers(self.pods), to_broker=LinkPlan(), to_pod=LinkPlan())
+        await world.links.unload(world.who)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.link import LinkLoad
 from sim.occasion import Occasion
 from sim.world import World
 
@@ -18,13 +19,14 @@ class Partition(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True,
     pods: tuple[str, ...] = ()
 
     needs = ("links",)
+    adds_up = True
 
     async def begin(self, world: World) -> None:
         """Cut them off."""
         assert world.links is not None
-        await world.links.refuse(world.numbers(self.pods), True)
+        await world.links.load(world.who, world.numbers(self.pods), LinkLoad(refusing=True))
 
     async def end(self, world: World) -> None:
-        """Let them in again."""
+        """Let them in again, as far as no other fault keeps them out."""
         assert world.links is not None
-        await world.links.refuse(world.numbers(self.pods), False)
+        await world.links.unload(world.who)
