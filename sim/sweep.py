@@ -107,7 +107,6 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
-    # Refuses what is no ground; starts nothing.
     open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: None, seed=1)
     jobs = _jobs(jobs, on)
     if keep not in KEEP:
