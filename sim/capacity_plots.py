@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.capacity_report import Capacity
 from sim.errors import UsageError
-from sim.plots import BLUE, COLOURS, MARKERS, ORANGE, RED, STYLES, make_axes
+from sim.plots import BLUE, COLOURS, MARKERS, RED, STYLES, make_axes
 
 CURVE_POINTS = 60
 
@@ -55,7 +55,7 @@ def rate_against_pods(found: Capacity, ax: Axes | None = None) -> Axes:
             [p.pods for p in mine], [1e6 / p.cost_us for p in mine], linestyle="", marker=MARKERS[n % len(MARKERS)], color=look["color"]
         )
     held = found.held_out
-    ax.plot([p.pods for p in held], [1e6 / p.cost_us for p in held], linestyle="", marker="*", color=ORANGE, label="held out, measured")
+    ax.plot([p.pods for p in held], [1e6 / p.cost_us for p in held], linestyle="", marker="*", color="black", label="held out, measured")
     ax.set(xscale="log", yscale="log", xlabel="pods that hear an event (log)", ylabel="saturation rate (events/s, log)")
     first, last = (found.model.cost_us([(1.0, count, sizes[0][0])]).inverse(1e6).value for count in (few, many))
     ax.set_title(f"From {few} to {many} pods a broker of events of {sizes[0][0]:,} B falls from {first:,.0f} to {last:,.0f} events/s")

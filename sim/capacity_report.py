@@ -85,8 +85,8 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def carried(self) -> Step | None:
-        """The highest rate at which the rule held, or None."""
-        return max((step for step in self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
+        """The rate of the answer: one of its repeats that held, else the highest of the search, or None."""
+        return max((step for step in self.at_answer or self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
 
     def held(self) -> list[HeldOut]:
         """Return the held-out points beside what both models said of them."""
@@ -133,17 +133,16 @@ def answer(found: Capacity) -> str:
     rate = carried.calls_per_s
     core = mean_of([100 * step.core for step in found.at_answer or (carried,)])
     between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
+    says_up = f"({sum(step.sustained for step in found.at_answer)} of {len(found.at_answer)} repeats held)"
     down = [step for step in found.one_down if step.sustained]
-    says_down = (
-        f"and with one pod down ({len(down)} of {len(found.one_down)} measurements held)" if found.one_down else "(one down: not tested)"
-    )
+    says_down = f"and with one pod down ({len(down)} of {len(found.one_down)} held)" if found.one_down else "(one down: not tested)"
     free = headroom()
     full = found.mix_saturation_calls_per_s()
     alone = [name for name, count in load.replicas.items() if count < 2 and any(name in kind.heard_by for kind in load.kinds)]
     sentences = [
         f"This bus ({found.scenario}, {sum(load.replicas.values())} pods, {per_service} a service) carries {rate:,.0f} calls/s = "
         f"{rate * load.events_per_call(rate):,.0f} events/s = {rate * load.copies_per_call(rate):,.0f} copies/s at p99 <= "
-        f"{found.lag_ms_p99:g} ms (measured {carried.lag_ms_p99:.1f} ms) with all pods up {says_down}.",
+        f"{found.lag_ms_p99:g} ms (measured {carried.lag_ms_p99:.1f} ms) with all pods up {says_up} {says_down}.",
         f"The broker's core is then at {core.value:.0f} %{between}.",
         _next_limit(found),
         f"With {free:.0%} of the broker's saturation rate kept free (0.712 / cores^0.448, one core), plan for "
@@ -182,10 +181,13 @@ def _error(found: Capacity) -> str:
 
 def _noise(found: Capacity) -> str:
     cores = [float(np.median(point.core)) for point in (*found.fitted, *found.held_out)]
+    rounds = f"whole rounds lay {found.model.rounds:.0%} apart"
+    if len(found.fitted[0].cpu_us) < 2:
+        rounds = "there was time for one round of points only"
     if found.model.rounds < NOISY and min(cores) > 1 - NOISY:
         return ""
     return (
-        f"The machine was not at rest: whole rounds lay {found.model.rounds:.0%} apart and the broker got as little as {min(cores):.0%} "
+        f"The machine was not at rest: {rounds} and the broker got as little as {min(cores):.0%} "
         "of its core when it should have been full; costs are of its processor time, rates at p99 are of this machine as it was."
     )
 

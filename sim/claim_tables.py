@@ -57,8 +57,8 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured (a sentence), experiment,
-        run (folders).
+        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured
+        (a sentence), experiment, run (folders).
     """
     rows = [
         {

@@ -107,7 +107,7 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
-    open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: None, seed=1)
+    open_broker(on, load_this_server=load_this_server, image=image, say=lambda _: None, seed=1)  # refuses what is no ground; starts nothing
     jobs = _jobs(jobs, on)
     if keep not in KEEP:
         raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")

@@ -22,7 +22,7 @@ FOUND = measured()
 def test_the_answer_names_rate_limit_pods_core_next_limit_headroom_and_error() -> None:
     text = answer(FOUND)
     assert "carries 150,000 calls/s = 69,000 events/s" in text and "at p99 <= 50 ms (measured 12.5 ms)" in text
-    assert "with all pods up and with one pod down (1 of 1 measurements held)" in text
+    assert "with all pods up (2 of 2 repeats held) and with one pod down (1 of 1 held)" in text
     assert "The broker's core is then at 85 %, 95 % interval 72 .. 98 %." in text
     assert "The next limit is the broker's core (at 200,000 calls/s p99 of lag is 80.0 ms, over 50 ms)" in text
     full = 1e6 / 6.1 / 0.46

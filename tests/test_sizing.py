@@ -68,7 +68,7 @@ def test_a_ground_without_one_real_plain_broker_is_refused_before_anything_start
     [
         ({}, ""),
         ({"lag_ms_p99": 50.1}, "p99 of lag is 50.1 ms, over 50 ms"),
-        ({"cut": 2.0}, "the broker cut 2 subscribers, which were too slow"),
+        ({"cut": 2.0}, "the broker cut 2 of the subscribers: too slow"),
         ({"heard": 0.0}, "no watching subscriber heard anything"),
         ({"backlog_per_s": 21.0}, "the backlog grows by 21 events/s"),
         ({"meant": 1100.0}, "only 1,000 of 1,100 events/s were answered"),
