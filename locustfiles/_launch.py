@@ -28,7 +28,6 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
 from sim.errors import UsageError
 from sim.load import SHAPES
-from sim.process import die_with_parent
 from sim.scenario import load_scenario
 
 END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
@@ -78,7 +77,11 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
 
 
 class Child:
-    """Own the run: a `buslab run` in a session of its own, which ends in order when we are gone."""
+    """Own the run: a `buslab run` in a session of its own, which ends in order when we are gone: its line is closed then.
+
+    No signal tells it. A parent with several threads that is killed hands its children from thread to thread, and each time the kernel
+    would send the signal again; the second one ends a run at once.
+    """
 
     def __init__(self, environment: Environment, *, run_s: float | None) -> None:
         options = environment.parsed_options
@@ -98,7 +101,6 @@ class Child:
                 env=os.environ | {"BUSLAB_ON": on},  # it may hold a password, and a command line is everybody's to read
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),
             )
         self.said = ""
 

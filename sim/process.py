@@ -26,17 +26,17 @@ TAIL_LINES = 12
 _seen: list[int] = []  # signals since `interruptible` was entered: a process has one set of handlers
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None] | None:
-    """Return what a child does before its program begins, so that the kernel sends it a signal when we die; None where it cannot."""
+def die_with_parent() -> Callable[[], None] | None:
+    """Return what a child does before its program begins, so that the kernel kills it when we die; None where it cannot."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)  # loaded before the fork: the child must not take locks
     parent = os.getpid()
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, number)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent died in between
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sim.engine import engine
+from sim.engine import IMAGE_ENV, engine
 from sim.healing import heal_left_over, mark_killed
 from sim.lease import identity, left_over, note_process, place, read
 from sim.results import open_run
@@ -186,10 +186,10 @@ def test_a_lab_killed_in_a_fault_is_healed_by_the_next_command(leases: Path, tmp
 
 @pytest.mark.container
 @pytest.mark.broker
-def test_a_paused_container_of_a_killed_lab_is_removed_by_the_next_command(leases: Path, tmp_path: Path, image: str) -> None:
+def test_a_paused_container_of_a_killed_lab_is_removed_by_the_next_command(leases: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fault = 'faults=[{kind="broker_freeze",at_s=0,for_s=50}]'
-    where = ("--on", "container", "--image", image, "--out", str(out))
+    where = ("--on", "container", "--image", os.environ[IMAGE_ENV], "--out", str(out))
     with start("run", "broker_freeze", *where, *LONG, "--set", fault, cwd=tmp_path, alone=False) as lab, engine() as client:
         until_running(out, lab)
         (name,) = [json.loads(line)["container"] for line in next(leases.iterdir()).read_text().splitlines() if "container" in line]
