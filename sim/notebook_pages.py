@@ -78,7 +78,10 @@ def _page(one: Executed, path: Path) -> str:
         options: dict[str, Any] = {"template_name": "basic", "exclude_input_prompt": True, "exclude_output_prompt": True}
         exporter = HTMLExporter(**options)  # type: ignore[no-untyped-call]
         node = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        node.metadata.pop("widgets", None)  # sliders need a kernel; without one they are scripts
         for cell in node.cells:
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not _is_noise(output)]
         node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
         body = exporter.from_notebook_node(node)[0]

@@ -48,6 +48,7 @@ def write_notebook(folder: Path, name: str, *, text: str = "42", png: str = PNG)
     outputs = [
         new_output("stream", text=text),
         new_output("execute_result", data={"text/plain": "<Axes: >"}),
+        new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "sliders"}),
         new_output("display_data", data={"image/png": png, "text/plain": "<Figure>"}),
         new_output("display_data", data={"text/html": ANSWER, "text/plain": "valid: Said twice."}),
     ]
