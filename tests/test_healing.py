@@ -192,7 +192,8 @@ def test_a_paused_container_of_a_killed_lab_is_removed_by_the_next_command(lease
     where = ("--on", "container", "--image", os.environ[IMAGE_ENV], "--out", str(out))
     with start("run", "broker_freeze", *where, *LONG, "--set", fault, cwd=tmp_path, alone=False) as lab, engine() as client:
         until_running(out, lab)
-        (name,) = [json.loads(line)["container"] for line in next(leases.iterdir()).read_text().splitlines() if "container" in line]
+        lines = [json.loads(line) for lease in leases.iterdir() for line in lease.read_text().splitlines()]
+        (name,) = [line["container"] for line in lines if "container" in line]
         while client.containers.get(name).status != "paused":
             time.sleep(0.02)
         lab.kill()
