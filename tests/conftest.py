@@ -7,7 +7,9 @@ import atexit
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -54,6 +56,18 @@ def no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[Non
     before = living_children()
     yield
     assert psutil.wait_procs(living_children() - before, timeout=5)[1] == []
+
+
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the tests' states."""
+    return tmp_path_factory.mktemp("states")
+
+
+@pytest.fixture(autouse=True)
+def a_state_of_its_own(states: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab that one test kills is no other test's to heal."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(states / uuid.uuid4().hex))
 
 
 @pytest.fixture(scope="session")
