@@ -181,20 +181,25 @@ class Bench:
 
     def window_bytes(self) -> int:
         """Return how many bytes a subscriber that does not read lets the server push before its output buffer grows."""
-        deaf, channel = Line(self.broker.address), b"aiponge:deaf"
-        try:
-            mine = f" addr=127.0.0.1:{deaf.socket.getsockname()[1]} "
-            deaf.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
-            frame = frame_bytes(STEP_BYTES, channel)
-            for pushed in range(0, WINDOW_MAX_BYTES, frame):
-                self.asker.ask(pack(b"PUBLISH", channel, bytes(STEP_BYTES)), len(b":1\r\n"))
-                clients = self.asker.bulk(b"CLIENT", b"LIST", b"TYPE", b"pubsub").splitlines()
-                words = next(line.split() for line in clients if mine in line)
-                if "omem=0" not in words or "obl=0" not in words:
-                    return pushed
-        finally:
-            deaf.socket.close()
-        raise BrokerError(f"a subscriber that does not read took {WINDOW_MAX_BYTES:,} bytes and the server's buffer did not grow")
+        return window_bytes(self.broker.address, self.asker)
+
+
+def window_bytes(address: Address, asker: Line) -> int:
+    """Return how many bytes a subscriber that does not read lets the server push before its output buffer grows."""
+    deaf, channel = Line(address), b"aiponge:deaf"
+    try:
+        mine = f" addr=127.0.0.1:{deaf.socket.getsockname()[1]} "
+        deaf.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
+        frame = frame_bytes(STEP_BYTES, channel)
+        for pushed in range(0, WINDOW_MAX_BYTES, frame):
+            asker.ask(pack(b"PUBLISH", channel, bytes(STEP_BYTES)), len(b":1\r\n"))
+            clients = asker.bulk(b"CLIENT", b"LIST", b"TYPE", b"pubsub").splitlines()
+            words = next(line.split() for line in clients if mine in line)
+            if "omem=0" not in words or "obl=0" not in words:
+                return pushed
+    finally:
+        deaf.socket.close()
+    raise BrokerError(f"a subscriber that does not read took {WINDOW_MAX_BYTES:,} bytes and the server's buffer did not grow")
 
 
 def frame_bytes(size: int, channel: bytes = CHANNEL) -> int:
@@ -343,7 +348,11 @@ def _measure_round() -> _Round:
         measured, explained = (dict(zip(todo, column.tolist(), strict=True)) for column in (rows[:, -1], rows[:, :-1] @ costs))
         values = {name: cost for name, cost in zip(COLUMNS, costs.tolist(), strict=True) if name in SERVER_VALUES}
         delay_ns, jitter_ns = link_of(bench.round_trips_ns, explained["PING one by one"] / len(bench.round_trips_ns))
-        values |= {"link_delay_ns": delay_ns, "link_jitter_ns": jitter_ns, "window_bytes": float(bench.window_bytes())}
+        values |= {
+            "link_delay_ns": delay_ns,
+            "link_jitter_ns": jitter_ns,
+            "window_bytes": float(bench.window_bytes()),
+        }
         server = {key: value for key, _, value in (line.partition(":") for line in bench.asker.bulk(b"INFO", b"server").splitlines())}
     return _Round(values, measured, explained, server)
 

@@ -16,6 +16,7 @@ import selectors
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import deque
@@ -103,7 +104,10 @@ class _Worker:
     def take(self) -> Outcome:
         """Read the answer that has come; a closed line is a worker that died."""
         assert self.cell is not None
-        line = self._lines.readline()
+        try:
+            line = self._lines.readline()
+        except OSError:  # reset: it died with a job unread
+            line = b""
         self.dead = not line
         answer = (
             msgspec.json.decode(line, type=_Answer)
@@ -120,10 +124,13 @@ class _Worker:
             self.child.process.terminate()
 
     def close(self) -> None:
-        """Wait until it has ended, and make it in the end."""
+        """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
         self._lines.close()
         self.socket.close()
-        self.child.end(timeout_s=END_TIMEOUT_S)
+        try:
+            self.child.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
 
 
 def default_jobs(on: str) -> int:

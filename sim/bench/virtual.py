@@ -26,6 +26,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sim.clock import in_a_loop
 from sim.errors import BuslabError
 from sim.jumping import JumpingLoop
 from sim.run import run_scenario
@@ -176,7 +177,7 @@ def main(settings: Sequence[str]) -> None:
     loops: list[JumpingLoop] = []
 
     def watch(status: Status) -> None:
-        if not loops:
+        if not loops and in_a_loop():  # what is said before the run begins is said outside of it
             running = asyncio.get_running_loop()
             assert isinstance(running, JumpingLoop)
             loops.append(running)

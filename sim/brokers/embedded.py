@@ -33,11 +33,12 @@ class EmbeddedBroker:
     new_loop = staticmethod(new_event_loop)
     image: None = None
 
-    def __init__(self, server: Child, port: int, folder: Path, *, extra: Sequence[str] = ()) -> None:
+    def __init__(self, server: Child, port: int, folder: Path, *, extra: Sequence[str] = (), binary: Path | None = None) -> None:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
         self._server = server
         self._folder = folder
         self._extra = extra
+        self._binary = binary
 
     @property
     def pid(self) -> int | None:
@@ -72,7 +73,7 @@ class EmbeddedBroker:
         """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
         if self._server.poll() is not None:
             # From this thread, not a worker: the kernel kills a child when the thread that started it ends.
-            self._server = launch(self.address.port, folder=self._folder, extra=self._extra)
+            self._server = launch(self.address.port, folder=self._folder, extra=self._extra, binary=self._binary)
             await asyncio.to_thread(await_answer, self._server, self.address.port)
 
     def close(self, *, at_once: bool = False) -> None:
@@ -85,8 +86,8 @@ class EmbeddedBroker:
 
 
 @contextlib.contextmanager
-def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
-    """Start a server on a free loopback port, or on the one given, and stop it on leaving.
+def embedded(port_text: str = "", *, binary: Path | None = None) -> Iterator[EmbeddedBroker]:
+    """Start a server on a free loopback port, or on the one given, and stop it on leaving; another program than ours with `binary`.
 
     Raises
     ------
@@ -97,8 +98,8 @@ def embedded(port_text: str = "") -> Iterator[EmbeddedBroker]:
     """
     sweep()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder:
-        server, port = on_a_port(port_text, ground="embedded", start=lambda port: start_server(port, folder=Path(folder)))
-        broker = EmbeddedBroker(server, port, Path(folder))
+        server, port = on_a_port(port_text, ground="embedded", start=lambda port: start_server(port, folder=Path(folder), binary=binary))
+        broker = EmbeddedBroker(server, port, Path(folder), binary=binary)
         try:
             yield broker
         finally:
@@ -113,7 +114,7 @@ def sweep() -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def start_server(port: int, *, folder: Path) -> Child:
+def start_server(port: int, *, folder: Path, binary: Path | None = None) -> Child:
     """Start one server and return it once it answers PING.
 
     Raises
@@ -123,14 +124,15 @@ def start_server(port: int, *, folder: Path) -> Child:
     BrokerError
         It died or did not answer in time; the message ends with its log.
     """
-    server = launch(port, folder=folder)
+    server = launch(port, folder=folder, binary=binary)
     await_answer(server, port)
     return server
 
 
-def launch(port: int, *, folder: Path, extra: Sequence[str] = ()) -> Child:
+def launch(port: int, *, folder: Path, extra: Sequence[str] = (), binary: Path | None = None) -> Child:
     """Start one server's process, which may not answer yet; `extra` are more arguments of the server."""
-    argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    program = binary or server_binary()
+    argv = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
     return Child([*argv, *extra], log=folder / "server.log")
 
 

@@ -16,6 +16,7 @@ from sim.commands.capacity import capacity
 from sim.commands.check import check
 from sim.commands.claims import claims
 from sim.commands.compare import compare
+from sim.commands.cut import cut
 from sim.commands.fidelity import fidelity
 from sim.commands.grounds import grounds
 from sim.commands.image import image
@@ -40,6 +41,7 @@ COMMANDS: dict[str, click.Command] = {
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
+    "cut": cut,
     "fidelity": fidelity,
     "grounds": grounds,
     "image": image,
