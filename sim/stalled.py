@@ -81,12 +81,18 @@ class Measured:
     @property
     def as_predicted(self) -> bool:
         """Whether the prediction held, within `TOLERANCE`."""
+        return self._fits(self.cut_s)
+
+    @property
+    def late(self) -> bool:
+        """Whether the copies are as predicted, and only their times are not: the machine was too busy to publish at the rate."""
+        return not self.as_predicted and self.cut_s is not None and self._fits(self.copies / self.case.stall.rate_per_s)
+
+    def _fits(self, at_s: float | None) -> bool:
         earliest_s, latest_s = self.predicted.earliest_s, self.predicted.latest_s
-        if self.cut_s is None or earliest_s is None or latest_s is None:
-            return self.cut_s is latest_s
-        return -max(LEAST_S, TOLERANCE * earliest_s) <= self.cut_s - earliest_s and self.cut_s - latest_s <= max(
-            LEAST_S, TOLERANCE * latest_s
-        )
+        if at_s is None or earliest_s is None or latest_s is None:
+            return at_s is latest_s
+        return earliest_s - max(LEAST_S, TOLERANCE * earliest_s) <= at_s <= latest_s + max(LEAST_S, TOLERANCE * latest_s)
 
 
 def _case(rate: float, size: int, *, hard: float = 0, soft: float = 0, soft_s: int = 0, reads: float = 0) -> Case:
@@ -181,9 +187,8 @@ def _check_length(case: Case, rules: ServerRules) -> None:
     lasts_s = predicted.latest_s or predicted.full_s or 0.0
     if lasts_s > LONGEST_S or stall.frame_bytes * stall.rate_per_s > MOST_BYTES_PER_S or stall.rate_per_s > MOST_PER_S:
         raise UsageError(
-            f"{stall.rate_per_s:,g} copies/s of {stall.payload_bytes:,} bytes would take {lasts_s:,.3g} s: only what is cut "
-            f"within {LONGEST_S:g} s, at up to {MOST_PER_S:,} copies/s and {MOST_BYTES_PER_S / 1e6:g} MB/s, is measured; "
-            "change the rate, or lower the limits"
+            f"{stall.rate_per_s:,g} copies/s of {stall.payload_bytes:,} bytes would take {lasts_s:,.3g} s; measured is only what takes "
+            f"{LONGEST_S:g} s, {MOST_PER_S:,} copies/s and {MOST_BYTES_PER_S / 1e6:g} MB/s at most: change the rate, or lower the limits"
         )
 
 
