@@ -9,7 +9,7 @@ that TCP repeats into: what is sent meanwhile arrives after it is released.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 NS_PER_S = 1_000_000_000
@@ -104,3 +104,12 @@ class Link:
             return self._arrived_ns
         self._arrived_ns = at_ns
         return at_ns
+
+
+def that_fit(pieces: Iterable[bytes], room_bytes: int) -> Iterator[bytes]:
+    """Give the first pieces that fit into a room together: what a kernel has taken of what a program wrote."""
+    for piece in pieces:
+        room_bytes -= len(piece)
+        if room_bytes < 0:
+            return
+        yield piece

@@ -8,8 +8,8 @@ Rules
 1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
 2. At most `window_bytes` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
    that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
-3. `close` sends what waits and then ends the direction; `abort` drops it. The other side reads what was sent and then sees the end,
-   as with a kernel; a reset only where bytes of its own had come and were not read.
+3. `close` sends what waits and then ends the direction; `abort` drops what the window has no room for. The other side reads what was
+   sent, after a black hole too, and then sees the end, as with a kernel; a reset only where bytes of its own had come and were not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from sim.costs import WINDOW_BYTES
 from sim.jumping import JumpingLoop, Series
-from sim.link import Link, LinkPlan
+from sim.link import Link, LinkPlan, that_fit
 
 FIRST_FREE_PORT = 40_000
 
@@ -271,11 +271,8 @@ class Peer(asyncio.Transport):
         self.cut_next = False
         self._under_way += len(half)
         self._loop.at_ns(arrival_ns, self.other.arrive, half)
-        self._loop.at_ns(arrival_ns + 1, self._reset_both, None)
+        self._loop.at_ns(arrival_ns + 1, lambda _: self.reset(), None)
         return True
-
-    def _reset_both(self, _: None) -> None:
-        self.reset()
 
     def reset(self) -> None:
         """Reset the connection in its middle: both sides are told."""
@@ -369,17 +366,18 @@ class Peer(asyncio.Transport):
         self._loop.call_soon(self._lose, None)
 
     def abort(self, *, unread: bool = False) -> None:
-        """Drop the connection and what waits here; `unread` says that bytes which the protocol took were never looked at."""
+        """Drop the connection and what waits in its program; `unread`: bytes which the protocol took were never looked at."""
         if self._ended:
             return
         self._closing = True
+        taken = list(that_fit((piece for piece in self._waiting if piece is not None), self._window_bytes - self._under_way))
         self._waiting.clear()
         self.waiting_bytes = 0
         if unread or self._unread:
             if (arrival_ns := self.link.arrival_ns(self._loop.now_ns(), 0)) is not None:
                 self._loop.at_ns(arrival_ns, self.other._reset, None)
-        elif not self._send(_END):  # a black hole swallows the end as well; the other side hears of it when that heals
-            self._waiting.append(_END)
+        elif taken or not self._send(_END):  # what a black hole holds, the end as well, arrives when it heals
+            self._waiting.extend((*taken, _END))
         self._loop.call_soon(self._lose, None)
 
     def _reset(self, _: None) -> None:

@@ -42,6 +42,7 @@ class Client(asyncio.Protocol):
         "_server",
         "blocked",
         "channels",
+        "ended",
         "gone",
         "id",
         "let_in",
@@ -67,6 +68,7 @@ class Client(asyncio.Protocol):
         self.let_in = True
         self.blocked = False  # waits for an answer; what it says meanwhile waits too
         self.postponed: list[bytes] = []  # the command that a pause keeps from being carried out
+        self.ended = False  # the client has closed; it leaves when what it sent before is read, as its end comes behind that
         self.gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,8 +83,10 @@ class Client(asyncio.Protocol):
         self._server.readable(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave the server's clients."""
-        self._server.left(self)
+        """Leave the server's clients, once all is read that came before the end."""
+        self.ended = True
+        if exc is not None or not self.unread:
+            self._server.left(self)
 
     @property
     def buffered_bytes(self) -> int:
@@ -290,6 +294,8 @@ class ModelRedis:
         except hiredis.ProtocolError:
             client.out.append(error("Protocol error"))
             self._to_write[client] = None
+        if client.ended and not client.unread:
+            self.left(client)
         return at_ns
 
     def _carry_out(self, client: Client, words: list[bytes], at_ns: int) -> int:

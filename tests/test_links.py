@@ -153,6 +153,25 @@ def test_what_gives_up_in_a_black_hole_stays_a_client_of_the_broker_until_it_hea
     play(scene)
 
 
+def test_what_was_sent_into_a_black_hole_arrives_when_it_heals_although_its_sender_has_given_up(play: Ground) -> None:
+    """Its kernel has taken it, and repeats it: such a publish has no answer, and is heard by all, late."""
+
+    async def scene(links: Links, broker: Any) -> None:
+        wire, _ = await connected(links.address(0))
+        admin = await open_wire(broker.address, client_name="admin")
+        await links.shape([0], to_broker=HELD, to_pod=HELD)
+        unanswered = asyncio.ensure_future(wire.command("SET", "late", "yes"))
+        await asyncio.sleep(0.2)
+        wire.abort()
+        unanswered.cancel()
+        assert await admin.command("GET", "late") is None
+        await links.shape([0], to_broker=FREE, to_pod=FREE)
+        while await admin.command("GET", "late") != b"yes":
+            await asyncio.sleep(0.01)
+
+    play(scene)
+
+
 def test_a_reset_is_heard_on_both_sides_and_a_new_connection_works(play: Ground) -> None:
     async def scene(links: Links, broker: Any) -> None:
         _, lost = await connected(links.address(0))
