@@ -16,8 +16,8 @@ its id, which a broker gives once. The counter rose by R between the two listing
 4. No counter (Redis 7.0 and older): gone, and before it at least `NEAR` of the limit. A client killed with that much output cannot be
    told from one that was cut.
 
-Valkey 9 keeps a payload above 16 KB once for all its subscribers and counts some 160 bytes of it for each: there the limit hardly
-ever cuts who is slow to hear large batches, and `omem` does not show them.
+Valkey 9 keeps a payload above 16 KB once for all its subscribers and counts some 120 bytes of it for each (with a channel of 38): there
+the limit hardly ever cuts who is slow to hear large batches, and `omem` does not show them.
 
 Subscribers of other programs count in these numbers and are never named. Two listings are parsed whole only when the counter rose;
 else only lines with output are looked at, so the cost does not grow with subscribers that keep up.

@@ -35,8 +35,8 @@ REASONS = {
 }
 FAULT_REASONS = {
     "broker_slow": "the script takes `stall_ms` of processor time, which on a busy machine is more of anybody else's time",
-    "keys_lost": "on streams the pods of a real server lose their subscription as keys go (cause deaf), those of the model hardly",
-    "link_blackhole": "how long a hardened pod and one on streams call themselves connected in it is not explained yet",
+    "keys_lost": "which of the group's renewals meet the next loss of all keys, 10 ms later, decides who gives up and is deaf for a moment",
+    "link_blackhole": "what was sent into the hole arrives when it ends, also from a pod that has given up: others hear it late",
 }
 COMPARED = {"lost": FEW, "in_doubt": FEW, "twice": FEW, "never": FEW, "stale": FEW, "late_s": NEAR_S, "deaf_s": NEAR_S, "told": 0.0}
 COMPARED |= {"truth_gap_s": NEAR_S, "recovered": 0.0, "recover_s": NEAR_S, "verdict": 0.0}

@@ -148,7 +148,9 @@ def _get(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _del(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    return sum(server.keys.delete(key) for key in words[1:])
+    deleted = sum(server.keys.delete(key) for key in words[1:])
+    server.serve_blocked(*words[1:])
+    return deleted
 
 
 def _eval(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
@@ -197,6 +199,7 @@ def _limits(server: ModelRedis) -> bytes:
 
 def _flushall(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     server.keys.clear()
+    server.serve_blocked(*server.blocked)
     return "OK"
 
 

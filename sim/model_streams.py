@@ -6,7 +6,7 @@ acknowledged: to whom, when, and how often. A blocking read waits at the server 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sim.redis_model import Client, Command, ModelRedis
@@ -59,7 +59,7 @@ class Waiting:
     """Hold a read that waits for entries."""
 
     client: Client
-    words: list[bytes]
+    again: Callable[[], Reply]
     over: bool = False
 
 
@@ -97,12 +97,7 @@ def _xadd(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     while most and len(stream.entries) > most:
         del stream.entries[next(iter(stream.entries))]
     server.reply(client, encode(_text(one)))
-    for waiting in [w for w in server.blocked.get(key, ()) if not w.over and not w.client.gone]:  # nobody gets what nobody reads
-        answer = _read(server, waiting.words)
-        if answer is not NIL:
-            waiting.over = True
-            server.wake(waiting.client, encode(answer))
-    server.blocked[key] = [w for w in server.blocked.get(key, ()) if not w.over and not w.client.gone]
+    server.serve_blocked(key)
     return None
 
 
@@ -122,7 +117,9 @@ def _xgroup(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     if stream is None:
         return Error("ERR The XGROUP subcommand requires the key to exist.")
     if what == b"DESTROY":
-        return int(stream.groups.pop(name, None) is not None)
+        was = stream.groups.pop(name, None) is not None
+        server.serve_blocked(key)
+        return int(was)
     group = stream.groups.get(name)
     if group is None:
         return Error(f"NOGROUP No such consumer group '{name.decode()}' for key name '{key.decode()}'")
@@ -138,7 +135,7 @@ def _xreadgroup(server: ModelRedis, client: Client, words: list[bytes]) -> Reply
     upper = [word.upper() for word in words[: words.index(b"STREAMS")]]
     if answer is not NIL or b"BLOCK" not in upper:
         return answer
-    waiting = Waiting(client, words)
+    waiting = Waiting(client, lambda: _read(server, words))
     client.blocked = True
     for key in _streams_of(words):
         server.blocked.setdefault(key, []).append(waiting)

@@ -29,7 +29,7 @@ from sim.costs import COLD_MAX_MS, READ_BYTES, BufferLimit, Costs
 from sim.jumping import NS_PER_S, JumpingLoop, Series
 from sim.model_keys import Keys
 from sim.network import Listener, Network, Peer
-from sim.resp import Reply, encode, error
+from sim.resp import NIL, Reply, encode, error
 
 Command = Callable[["ModelRedis", "Client", list[bytes]], Reply]
 OWN_BYTES = 16 * 1024  # a client's own output, which no limit counts: only what does not fit in there is its output buffer
@@ -223,6 +223,16 @@ class ModelRedis:
         client.blocked = False
         self.reply(client, data)
         self.readable(client)
+
+    def serve_blocked(self, *keys: bytes) -> None:
+        """Answer who waits for a key that changed, or is gone, and can be answered now; nobody gets what nobody reads."""
+        for key in keys:
+            waiting = [one for one in self.blocked.pop(key, ()) if not one.over and not one.client.gone]
+            for one in waiting:
+                if (answer := one.again()) is not NIL:
+                    one.over = True
+                    self.wake(one.client, encode(answer))
+            self.blocked[key] = [one for one in waiting if not one.over]
 
     def pause(self, for_ns: int, *, only: Container[str] | None = None) -> None:
         """Carry out no command for a while, or none of some; whoever sends one waits, and what it says after it."""

@@ -163,7 +163,7 @@ def test_a_frozen_pod_is_cut_when_predicted_by_the_labs_own_record(tmp_path: Pat
     """The first copy that is lost is the first that the sockets did not take, and the broker's table has the cut.
 
     Tolerance: 10 % for the sockets and for a rate that is random from call to call, 0.1 s for a freeze and a publish that a busy
-    process carries out late, and for the table the time between two listings of the sampler.
+    process carries out late, and for the table twice the time between two listings of the sampler.
     """
     run = frozen_pod(tmp_path, on)
     (begin_ns,) = run.faults.loc[run.faults["fault"] == "pod_freeze", "begin_ns"]
