@@ -82,7 +82,7 @@ class Effort:
 
 QUICK = Effort()
 DEEP = Effort(budget_s=900.0, rounds=7, full_s=1.0, rate_s=6.0, again=8)
-TINY = Effort(30.0, 1, 0.3, 1.0, 2, (1, 6, 24), ((0, 1), (64, 10), (64, 100)), (), ((3, 64, 1), (12, 64, 5)))  # for a notebook
+TINY = Effort(20.0, 1, 0.3, 0.8, 2, (1, 6, 24), ((0, 1), (64, 10), (64, 100)), (), ((3, 64, 1), (12, 64, 5)))  # for a notebook
 
 
 def workload_of(scenario: Scenario) -> Workload:
