@@ -28,8 +28,10 @@ def predicted_against_measured(found: Capacity, ax: Axes | None = None) -> Axes:
     ax.plot(ends, ends, color="0.4", linewidth=1, linestyle=":", label="predicted = measured")
     ax.errorbar(measured, predicted, yerr=spans, fmt="o", color=BLUE, capsize=4, label="fan-out model, 95 % interval")
     ax.plot(measured, [one.usl for one in held], linestyle="", marker="x", markersize=8, color=RED, label="scalability law (USL)")
-    for one in held:
-        ax.annotate(one.point.name, (one.measured, one.predicted.low), (4, -9), textcoords="offset points", fontsize=7, color="0.3")
+    for n, one in enumerate(reversed(held)):  # names stand in turn above and below their intervals: neighbours do not overlap
+        above = n % 2 == 0 and n < len(held) - 1
+        at, offset, side = (one.predicted.high, (-4, 4), "right") if above else (one.predicted.low, (4, -9), "left")
+        ax.annotate(one.point.name, (one.measured, at), offset, textcoords="offset points", ha=side, fontsize=7, color="0.3")
     ax.set(xscale="log", yscale="log", xlabel="measured saturation rate (events/s, log)", ylabel="predicted (events/s, log)", xlim=ends)
     error = float(np.median([abs(one.error) for one in held]))
     ax.set_title(f"Held out: off by {error:.0%} in the median, {sum(one.covered for one in held)} of {len(held)} inside the interval")

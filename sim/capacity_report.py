@@ -213,15 +213,16 @@ def write_capacity(found: Capacity, folder: Path) -> Path:
     return path
 
 
-def read_capacity(folder: Path) -> Capacity:
-    """Return what an earlier measurement found.
+def read_capacity(source: Path | str) -> Capacity:
+    """Return what an earlier measurement found; source is its folder or its file.
 
     Raises
     ------
     UsageError
         There is none, or it is no such file.
     """
-    path = folder / FILE if folder.suffix != ".json" else folder
+    path = Path(source)
+    path = path if path.suffix == ".json" else path / FILE
     again = "measure with `buslab capacity SCENARIO`"
     try:
         content = path.read_bytes()

@@ -56,7 +56,7 @@ def test_one_value_has_no_interval() -> None:
 
 def test_a_file_is_read_back_as_it_was_written_and_its_page_has_every_table(tmp_path: Path) -> None:
     path = write_capacity(FOUND, tmp_path / "new")
-    assert read_capacity(path.parent) == FOUND == read_capacity(path)
+    assert read_capacity(path.parent) == FOUND == read_capacity(str(path))
     page = (path.parent / "capacity.md").read_text()
     assert page == markdown(FOUND) and page.count("\n## ") == 5
     assert sorted(p.name for p in path.parent.iterdir()) == ["capacity.json", "capacity.md"]
