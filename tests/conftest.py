@@ -142,10 +142,10 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
 
 @pytest.fixture(scope="session")
 def small() -> Callable[..., Scenario]:
-    """Make the baseline, short, with more settings."""
+    """Make the baseline, short, with more settings; its lag is that of a busy machine."""
 
     def make(*settings: str) -> Scenario:
-        short = ("load.warm_up_s=0.3", "load.run_s=1", "bus.batch_size=10", "bus.batch_interval_ms=150")
+        short = ("slo.lag_ms_p99=10000", "load.warm_up_s=0.3", "load.run_s=1", "bus.batch_size=10", "bus.batch_interval_ms=150")
         return load_scenario("baseline", settings=(*short, *settings))
 
     return make

@@ -163,7 +163,8 @@ def pod_freeze(run: Run, counts: dict[str, float]) -> None:
     assert counts["missing"] == 0
     failed = run.deliveries[run.deliveries["outcome"] == "failed"]
     assert set(failed["pod"]) <= {pod}
-    assert once["never"] == len(failed) < 10
+    assert once["never"] <= len(failed) < once["pairs"] / 10, "a busy machine lets another pod run some of them"
+    assert once["never"] == len(failed) or run.info["ground"] != "model"
     assert once["twice_or_more"] > 50
     assert once["once"] > 100
     loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]["event"]

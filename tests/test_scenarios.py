@@ -144,9 +144,12 @@ def http_vs_bus(run: Run, counts: dict[str, float]) -> None:
 
 
 def lock_lab(run: Run, counts: dict[str, float]) -> None:
-    """The reference's snippet runs most events more than once when pods hear them further apart than the handler takes."""
+    """The reference's snippet runs most events more than once when pods hear them further apart than the handler takes.
+
+    A busy machine makes handlers take longer: how many is certain in virtual time only.
+    """
     once = judge(run).checkers["once"].counts
-    assert once["twice_or_more"] > once["pairs"] / 2
+    assert once["twice_or_more"] > once["pairs"] * (0.9 if run.info["ground"] == "model" else 0.1)
     assert once["never"] == 0
 
 

@@ -291,7 +291,11 @@ def test_a_channel_without_permission_is_named_with_the_user(
 def watch_arguments(pid: int, seen: set[str], over: threading.Event) -> None:
     """Collect the command lines of a process and of all it starts, until told that it is over."""
     while not over.wait(0.02):
-        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] if psutil.pid_exists(pid) else []:
+        try:
+            processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+        for process in processes:
             with_arguments = Path(f"/proc/{process.pid}/cmdline")
             try:
                 seen.add(with_arguments.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
