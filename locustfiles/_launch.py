@@ -103,6 +103,7 @@ class Child:
                 start_new_session=True,
             )
         self.said = ""
+        self._asked = False
 
     def wait(self) -> int:
         """Return its exit code once it has ended; `said` is what it printed."""
@@ -111,8 +112,9 @@ class Child:
         return self.process.returncode if self.process.returncode >= 0 else 2
 
     def interrupt(self) -> None:
-        """Ask it to heal, stop and seal."""
-        if self.process.poll() is None:
+        """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once."""
+        if self.process.poll() is None and not self._asked:
+            self._asked = True
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGINT)
 
