@@ -98,8 +98,9 @@ class Hand:
             self.play.set(None)
         play = self.play.get()
         if play is not None:
+            early = not play.stopping and not play.all_finished.is_set()
             error = play.close()
-            self._say("done", calls=play.calls, error=error)
+            self._say("done", calls=play.calls, error=error, early=early)
 
     def _say(self, what: str, **data: Any) -> None:
         with contextlib.suppress(Exception):  # the master is gone: nobody listens, and there is nothing else to tell
@@ -193,6 +194,8 @@ class Lead:
             self._progress[hand] = data
         elif what == "done":
             self._done[hand] = data
+            if data.get("early") and not self._said_done:
+                log.warning("the worker %s was ended before it had made its calls", hand)
             if data["error"] or set(self._done) == set(self._hands):
                 self._finish(data["error"])
 

@@ -181,6 +181,7 @@ def _init(environment: Environment, **_: object) -> None:
     state = environment.buslab = State(environment)  # type: ignore[attr-defined]
     join_crew(environment)
     environment.events.quit.add_listener(lambda **_: state.quit())
+    environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
@@ -217,7 +218,6 @@ def _stopping(environment: Environment, **_: object) -> None:
         state.hand.leave()
 
 
-@events.quitting.add_listener
 def _quitting(environment: Environment, **more: object) -> None:
     _stopping(environment)
     environment.buslab.write()  # type: ignore[attr-defined]

@@ -56,9 +56,9 @@ rows.round(4)
 
 # %% [markdown]
 # ## Compute the rest
-# The same publishes, heard by more pods. A broker whose share of its core is near 1 is not at its end yet: when it is behind it reads
-# several publishes in one turn and writes their copies to a pod at once. `stable` says whether that is enough; where it is not, the lag grows
-# with time and a cross marks it.
+# The same publishes, heard by more pods. A broker whose share of its core is near 1 is not at its end yet: when it is behind, it reads
+# several publishes in one turn and writes their copies to a pod at once. `stable` says whether that is enough; where it is not, the lag
+# grows with time and a cross marks it.
 
 # %%
 predicted = series.predict_rows(runs, computed)
