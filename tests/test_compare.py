@@ -124,7 +124,7 @@ def test_a_folder_of_runs_is_all_of_them(runs: dict[str, Path], tmp_path: Path) 
 
 def test_a_drawn_quantile_is_near_the_raw_one_and_its_interval_is_honest() -> None:
     """Of many samples of one distribution, 95 % of the intervals hold its true quantile; a few less for a block bootstrap."""
-    rng, held, rounds = np.random.default_rng(3), 0, 200
+    rng, held, rounds = np.random.default_rng(3), 0, 100
     for _ in range(rounds):
         values = (rng.exponential(size=6000) * 1e6).astype(np.int64)
         drawn = quantile(values, np.arange(6000) % BLOCKS, 0.9, blocks=BLOCKS).drawn(rng)

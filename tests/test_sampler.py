@@ -106,7 +106,7 @@ class Slow:
 
 def cut_one_pod(server: tuple[Address, redis.Redis], small: Small, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address, client = server
-    client.config_set("client-output-buffer-limit", f"pubsub {LIMIT_BYTES * 4} {LIMIT_BYTES} 1")  # soft: who only lags briefly is spared
+    client.config_set("client-output-buffer-limit", f"pubsub {LIMIT_BYTES * 100} {LIMIT_BYTES} 1")  # after 1 s: samples see it grow
     slow = Slow(client, monkeypatch)
     scenario = small("load.driver=pods", "load.run_s=8", "load.rate_per_s=100", "bus.reattach=automatic")
     run = open_run(run_scenario(scenario, on=address.url, out=folder, watch=slow.watch))
