@@ -20,6 +20,7 @@ from pathlib import Path
 
 import gevent
 import gevent.subprocess
+import psutil
 from locust import LoadTestShape
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -70,10 +71,18 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     if str(options.on or environment.host or "").partition(":")[0] == "model":
         raise UsageError("--on model: Locust lives in real time; use `buslab run SCENARIO --on model`")
     scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
+    if options.num_users is not None and options.num_users < 1:
+        raise UsageError(f"-u {options.num_users}: give at least one user, or leave it out: then there is one for each publishing pod")
     if options.num_users is None:
         options.num_users = max(1, len(set(scenario.schedule().pod.tolist())))
     if options.spawn_rate is None:
         options.spawn_rate = min(100, options.num_users)
+
+
+def end_workers() -> None:
+    """Tell what ``--processes`` has forked to end, before there is a run: a master that ends so early does not. Locust waits for them."""
+    for worker in psutil.Process().children():
+        worker.terminate()
 
 
 class Child:

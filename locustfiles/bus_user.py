@@ -21,7 +21,7 @@ from typing import Any
 
 import gevent
 from _crew import Hand, Lead, join_crew
-from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options
+from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options, end_workers
 from _play import Play, Wait, log
 from locust import User, events, task
 from locust.env import Environment
@@ -191,6 +191,7 @@ def _init(environment: Environment, **_: object) -> None:
         check_options(environment, run_s=state.run_s)
     except BuslabError as error:
         log.error("%s", error)
+        end_workers()
         sys.exit(2)
     if options.shape:
         environment.shape_class = RunShape(environment)

@@ -212,14 +212,18 @@ def test_gateway_users_load_two_real_pods_and_their_number_follows_a_shape() -> 
         (["--scenario", "basline"], "did you mean 'baseline'"),
         (["--set", "slo.lag_ms_p9=5"], "did you mean 'lag_ms_p99'"),
         (["--on", "model"], "Locust lives in real time"),
+        (["-u", "0"], "give at least one user"),
+        (["--processes", "2", "--set", "load.rate_per_s=0"], "load.rate_per_s = 0"),
     ],
 )
-def test_what_cannot_work_ends_with_one_clear_line_and_2(args: list[str], says: str) -> None:
-    port = free_port()
-    done = locust("-u", "3", "-t", "2s", *(one.format(port=port) for one in args))
+def test_what_cannot_work_ends_with_one_clear_line_and_2(args: list[str], says: str, tmp_path: Path) -> None:
+    port, out = free_port(), str(tmp_path / "run")
+    done = locust("-u", "3", "-t", "2s", "--out", out, *(one.format(port=port) for one in args))
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if "/ERROR/" in line or line.startswith("buslab:")]
     assert len(errors) == 1, done.stderr
     assert says.format(port=port) in errors[0]
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
+    workers = [one for one in psutil.process_iter(["cmdline"]) if out in (one.info["cmdline"] or ())]
+    assert psutil.wait_procs(workers, timeout=BOUND_S)[1] == []
