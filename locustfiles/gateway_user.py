@@ -23,7 +23,9 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from _launch import end_workers
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
@@ -164,12 +166,16 @@ def _init(environment: Environment, **_: object) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return
     try:
+        for option, url in (("--host", environment.host), ("--analytics-host", options.analytics_host)):
+            if url and not (urlsplit(url).hostname and urlsplit(url).scheme in ("http", "https")):
+                raise UsageError(f"{option} {url!r}: give a base URL, for example http://127.0.0.1:3000")
         if not environment.host:
             _start_pods(environment, options)
         elif not options.admin_token:
             raise UsageError("--host names a gateway, but not its token: give it as ADMIN_TOKEN or --admin-token")
     except BuslabError as error:
         log.error("%s", error)
+        end_workers()
         sys.exit(2)
     if not options.analytics_host:
         environment.user_classes.remove(AnalyticsUser)

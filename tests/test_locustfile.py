@@ -204,6 +204,13 @@ def test_gateway_users_load_two_real_pods_and_their_number_follows_a_shape() -> 
 
 
 @pytest.mark.broker
+def test_a_gateway_that_is_no_url_is_one_clear_line() -> None:
+    done = locust("-u", "2", "-t", "2s", "--host", "gateway", file="gateway_user.py", ADMIN_TOKEN="a-token")
+    assert done.returncode == 2
+    assert "--host 'gateway': give a base URL" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.broker
 @pytest.mark.parametrize(
     ("args", "says"),
     [
