@@ -148,11 +148,12 @@ def test_a_stalled_socket_is_cut_by_the_copy_that_was_predicted(server: str) -> 
         assert row.read_bytes == pytest.approx(verified.window_bytes, rel=0.05), "what the sockets held can still be read"
 
 
+FREEZE_NS = 2_500_000_000
 RATE = 1000  # copies a second for the pod that stands still
 
 
 def frozen_pod(folder: Path, on: str) -> Run:
-    freeze = "{kind='pod_freeze',at_s=0.5,for_s=2.5,pods=['analytics-service-0']}"
+    freeze = f"{{kind='pod_freeze',at_s=0.5,for_s={FREEZE_NS / 1e9},pods=['analytics-service-0']}}"
     settings = (
         f"faults=[{{kind='buffer_limit',at_s=0.2,for_s=3,hard_bytes=2000000}},{freeze}]",
         *(f"load.rate_per_s={RATE}", "load.warm_up_s=0.3", "load.run_s=3.5", "load.payload_bytes=4000", "bus.batch_size=1"),
@@ -164,16 +165,17 @@ def frozen_pod(folder: Path, on: str) -> Run:
 def test_a_frozen_pod_is_cut_when_predicted_by_the_labs_own_record(tmp_path: Path, on: str) -> None:
     """The first copy that is lost is the first that the sockets did not take, and the broker counts one hearer less from the cut on.
 
-    In copies, not seconds, so that a busy machine does not matter. Tolerance: 10 % for the sockets, and the copies of 0.1 s for a freeze
-    that begins a little later than it was written down.
+    In copies, not seconds, and from the last one that the pod heard, so that a busy machine does not matter. 10 % for the sockets.
     """
     run = frozen_pod(tmp_path, on)
     (begin_ns,) = run.faults.loc[run.faults["fault"] == "pod_freeze", "begin_ns"]
     cuts = run.broker[run.broker["metric"] == "buffer_cuts"]
     assert cuts["subject"].tolist() == ["analytics-service-0"]
     published = run.publishes.drop_duplicates("event").sort_values("sent_ns")
-    frozen = published[(published["sent_ns"] >= begin_ns) & (published["phase"] == "run")]
-    before = published[(published["sent_ns"] < begin_ns) & (published["phase"] == "run")]
+    heard = run.deliveries[(run.deliveries["pod"] == "analytics-service-0") & (run.deliveries["received_ns"] < begin_ns + FREEZE_NS // 2)]
+    last_ns = published.loc[published["event"].isin(heard["event"]), "sent_ns"].max()
+    published = published[published["phase"] == "run"]
+    before, frozen = published[published["sent_ns"] <= last_ns], published[published["sent_ns"] > last_ns]
     channel_bytes = len(CHANNEL_PREFIX) + round(frozen["channel"].astype(str).str.len().mean())
     stall = Stall(RATE, round(frozen["bytes"].mean()), channel_bytes)
     window = WINDOW_BYTES if on == "model" else verify_cuts(()).window_bytes
@@ -187,5 +189,5 @@ def test_a_frozen_pod_is_cut_when_predicted_by_the_labs_own_record(tmp_path: Pat
     first_unheard = int((frozen["receivers"] < hearers).argmax())
     full, cut = predicted.full_s * RATE, predicted.latest_s * RATE
     print(f"{on}: copy {first_lost} was lost, predicted {full:.0f}; copy {first_unheard} was not counted for it, predicted {cut:.0f}")
-    assert first_lost == pytest.approx(full, rel=0.1, abs=RATE / 10)
-    assert first_unheard == pytest.approx(cut, rel=0.1, abs=RATE / 10)
+    assert first_lost == pytest.approx(full, rel=0.1)
+    assert first_unheard == pytest.approx(cut, rel=0.1)

@@ -197,8 +197,7 @@ def test_a_paused_container_of_a_killed_lab_is_removed_by_the_next_command(lease
         while client.containers.get(name).status != "paused":
             time.sleep(0.02)
         lab.kill()
-    line = next_command(tmp_path)
-    assert f"removed the container {name}" in line
+    assert "healed what a killed lab" in next_command(tmp_path)  # another test's run may have swept the container a moment before
     with engine() as client:
         assert client.containers.list(all=True, filters={"name": name}) == []
 
