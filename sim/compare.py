@@ -6,8 +6,9 @@ not fail. **better** is the mirror image of worse, **same** the rest. The floor 
 grew from 60 us to 80 us is a third more, and a timer's mood. A verdict that was valid and is invalid is worse too: it is the metric
 `verdict`.
 
-Intervals are of blocks of time and, with several runs a side, of runs: see `sim.bootstrap`. With one run each the spread between runs
-is not known, and the answer says so.
+Intervals are of blocks of time and, with several runs a side, of runs: see `sim.bootstrap`. With one run a side the spread between runs
+is not known, and a machine's times drift from run to run: there a *time* on a real server is worse only when it has more than doubled
+(`DRIFT`), and maybe worse before. Counts and the model's times do not drift.
 
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), or when one measured what the other did not. What may differ (the bus, faults, the seed, versions) is named.
@@ -36,33 +37,35 @@ Word = Literal["same", "better", "worse", "maybe worse", "unknown"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Say what a metric is, below which difference it does not matter, and whether it should be high."""
+    """Say what a metric is, which difference is too small to matter, whether it should be high, and whether a machine's drift moves it."""
 
     what: str
     floor: float = 0.0
     high: bool = False
+    drifts: bool = False
 
 
 LAGS = {"lag_ms_p50": 0.5, "lag_ms_p90": 0.9, "lag_ms_p99": 0.99, "lag_ms_p999": 0.999}
 CALLS = {"call_ms_p50": 0.5, "call_ms_p99": 0.99}
 METRICS: dict[str, Metric] = {
-    "lag_ms_p50": Metric("median lag, milliseconds", 0.1),
-    "lag_ms_p90": Metric("90th percentile of lag, milliseconds", 0.25),
-    "lag_ms_p99": Metric("99th percentile of lag, milliseconds", 0.5),
-    "lag_ms_p999": Metric("99.9th percentile of lag, milliseconds", 2.0),
+    "lag_ms_p50": Metric("median lag, milliseconds", 0.1, drifts=True),
+    "lag_ms_p90": Metric("90th percentile of lag, milliseconds", 0.25, drifts=True),
+    "lag_ms_p99": Metric("99th percentile of lag, milliseconds", 0.5, drifts=True),
+    "lag_ms_p999": Metric("99.9th percentile of lag, milliseconds", 2.0, drifts=True),
     "missing_ratio": Metric("missing copies / expected copies"),
     "duplicates": Metric("copies heard again, per expected copy"),
     "stale_reads": Metric("stale reads of configuration; only with several runs", 2.0),
     "items_lost": Metric("items of batches that no pod heard; only with several runs"),
     "wait_ms_mean": Metric("mean wait of an item in its batch, milliseconds", 1.0),
     "item_age_ms_p99": Metric("99th percentile of a batch's age when handled, milliseconds; only with several runs", 1.0),
-    "call_ms_p50": Metric("median time of a fire-and-forget call, milliseconds", 0.02),
-    "call_ms_p99": Metric("99th percentile of it, milliseconds", 0.25),
-    "broker_us_per_copy": Metric("the broker's processor time per copy, microseconds", 1.0),
+    "call_ms_p50": Metric("median time of a fire-and-forget call, milliseconds", 0.02, drifts=True),
+    "call_ms_p99": Metric("99th percentile of it, milliseconds", 2.0, drifts=True),
+    "broker_us_per_copy": Metric("the broker's processor time per copy, microseconds", 1.0, drifts=True),
     "publishes_per_s": Metric("publishes per second", 0.5),
     "offered_ratio": Metric("calls made / calls meant; only with several runs", 0.005, high=True),
 }
 DEFAULT_TOLERANCE = 0.1
+DRIFT = 1.0  # of one run a side: a time that is so much more than the baseline's, relative to it, is no drift
 EXIT_CODES = {"same": 0, "better": 0, "maybe worse": 0, "worse": 1, "unknown": 2}
 
 
@@ -159,9 +162,11 @@ def compare(
             measured[side].append(values)
             if verdict == "unknown":
                 cannot.append(f"the verdict of {one.folder.name} is unknown: its instrument cannot be trusted, see buslab check")
-    differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances)]
     several = min(len(side) for side in sides) >= 2
+    drift = 0.0 if several or _kind(sides[1][0]) == "model" else DRIFT
+    differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances, drift)]
     note = "intervals hold the spread between runs" if several else "one run a side: the spread between runs is not known"
+    note += "; a time is worse only when it has more than doubled" if drift else ""
     names = [tuple(str(one.folder) for one in side) for side in sides]
     return Comparison(str(sides[0][0].info["scenario"]), names[0], names[1], tuple(differences), tuple(cannot), tuple(differs), note)
 
@@ -278,7 +283,7 @@ def _verdicts(runs: list[str], baselines: list[str]) -> Difference:
 
 
 def _differences(
-    runs: list[dict[str, Blocked | float]], baselines: list[dict[str, Blocked | float]], tolerances: Mapping[str, float]
+    runs: list[dict[str, Blocked | float]], baselines: list[dict[str, Blocked | float]], tolerances: Mapping[str, float], drift: float
 ) -> list[Difference]:
     rng, found = np.random.default_rng(1), []
     for name in METRICS:
@@ -292,7 +297,7 @@ def _differences(
             detail = f"{name} was not measured in {sum(map(len, sides)) - sum(map(len, known))} of {sum(map(len, sides))} runs"
             found.append(Difference(name, _mean(known[0]), _mean(known[1]), *(math.nan,) * 3, tolerance, "unknown", detail))
             continue
-        found.append(_difference(name, sides[0], sides[1], tolerance, rng))
+        found.append(_difference(name, sides[0], sides[1], tolerance, drift if METRICS[name].drifts else 0.0, rng))
     return found
 
 
@@ -305,7 +310,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _difference(
-    name: str, runs: Sequence[Blocked | float], baselines: Sequence[Blocked | float], tolerance: float, rng: np.random.Generator
+    name: str,
+    runs: Sequence[Blocked | float],
+    baselines: Sequence[Blocked | float],
+    tolerance: float,
+    drift: float,
+    rng: np.random.Generator,
 ) -> Difference:
     metric, sign = METRICS[name], -1.0 if METRICS[name].high else 1.0
     values = [[_value(one) for one in side] for side in (runs, baselines)]
@@ -322,9 +332,10 @@ def _difference(
             low, high = -math.inf, math.inf
     low, high = min(low, run - base - half), max(high, run - base + half)
     allowed = tolerance * abs(base) + metric.floor
+    sure_worse, sure_better = (max(allowed, share * abs(base) + metric.floor) for share in (drift, 1 - 1 / (1 + drift)))
     good, bad = (low, high) if sign > 0 else (-high, -low)
     exceeds = sign * (run - base) > allowed
-    word: Word = "worse" if exceeds and good > allowed else "maybe worse" if exceeds else "better" if bad < -allowed else "same"
+    word: Word = "worse" if exceeds and good > sure_worse else "maybe worse" if exceeds else "better" if bad < -sure_better else "same"
     parts = [part / abs(base) if base else math.nan for part in (run - base, low, high)]
     if math.isinf(low):
         change = (f"{parts[0]:+.1%}" if base else "from 0") + ", interval not known from one run a side"

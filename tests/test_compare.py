@@ -15,7 +15,7 @@ from run_folders import RunFolder
 from sim.bootstrap import BLOCKS, quantile, ratio, welch
 from sim.broker_costs import student_t
 from sim.commands.compare import compare as command
-from sim.compare import METRICS, Comparison, compare, find_runs, read_tolerances
+from sim.compare import DRIFT, METRICS, Comparison, _differences, _milli, compare, find_runs, read_tolerances
 from sim.compare_table import write_comparison
 from sim.errors import RunFolderError, UsageError
 from sim.run import run_scenario
@@ -114,6 +114,29 @@ def test_what_the_command_writes_for_ci(runs: dict[str, Path], tmp_path: Path) -
     assert (suite.get("failures"), suite.get("errors")) == ("3", "0")
     shown = CliRunner().invoke(command, [str(runs["plain2"]), str(runs["plain1"]), "--out", str(tmp_path)], standalone_mode=False)
     assert shown.return_value == 0 and "lag_ms_p99" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("factor", "drift", "word"),
+    [
+        (1.6, 0, "worse"),
+        (1.6, DRIFT, "maybe worse"),
+        (2.5, DRIFT, "worse"),
+        (1, DRIFT, "same"),
+        (0.7, 0, "better"),
+        (0.7, DRIFT, "same"),
+        (0.3, DRIFT, "better"),
+    ],
+)
+def test_where_times_drift_only_a_doubled_one_is_worse_and_a_count_is_at_once(factor: float, drift: float, word: str) -> None:
+    rng = np.random.default_rng(7)
+    block = np.repeat(np.arange(BLOCKS), 100)
+    lag = rng.normal(5e6, 5e5, len(block)).astype(np.int64)
+    many, few = (ratio(rng.poisson(mean, BLOCKS).astype(float), np.full(BLOCKS, 1.0)) for mean in (800, 500))
+    run = {"lag_ms_p50": _milli(quantile((lag * factor).astype(np.int64), block, 0.5, blocks=BLOCKS)), "publishes_per_s": many}
+    base = {"lag_ms_p50": _milli(quantile(lag, block, 0.5, blocks=BLOCKS)), "publishes_per_s": few}
+    found = {one.metric: one.verdict for one in _differences([run], [base], {"": 0.1}, drift)}
+    assert found == {"lag_ms_p50": word, "publishes_per_s": "worse"}
 
 
 def test_a_folder_of_runs_is_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
