@@ -6,6 +6,7 @@ Exit codes: 0 valid, 1 invalid, 2 unknown or an error, 130 interrupted (128 + si
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -26,9 +27,19 @@ def cli() -> None:
     """
 
 
+_ended_by: list[int] = []
+
+
+def _terminate(number: int, _: object) -> None:
+    """Take a SIGTERM as a Ctrl-C; runs and pods have handlers of their own, which heal and seal first."""
+    _ended_by.append(number)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run a command; errors are one line and an exit code, never a traceback."""
     debug = bool(os.environ.get("BUSLAB_DEBUG"))
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli(standalone_mode=False)
     except click.exceptions.Exit as end:
@@ -38,7 +49,7 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("buslab: interrupted", err=True)
-        code = 130
+        code = 128 + (_ended_by or [signal.SIGINT])[0]
     except BuslabError as error:
         if debug:
             raise

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from sim.lease import note_process
 
@@ -48,7 +49,7 @@ class Child:
         self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = (), cwd: Path | None = None
     ) -> None:
         self.log = log
-        with log.open("ab") as output:
+        with log.open("ab") as output, signals_wait():
             self.process = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
@@ -97,6 +98,30 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let the handlers of SIGINT and SIGTERM run after the block, not in it.
+
+    A fork calls hooks of other modules, and what a handler raises in one of those is printed and lost: so was a Ctrl-C now and then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.signal(number, lambda *one: came.append(one)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for one, frame in came:
+        handler = before[signal.Signals(one)]
+        if callable(handler):
+            handler(one, frame)
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(one)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ GROWTH, GAP, MIN_ANSWERED = 0.02, 1.12, 0.98
 MAX_STEPS = 10
 MAX_LOWER, MOST = 3, 0.75  # the rate found is measured again, and lowered until so many of the repeats hold
 HOST_PODS = 100
+Window = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Effort:
 
 QUICK = Effort()
 DEEP = Effort(budget_s=900.0, rounds=7, full_s=1.0, rate_s=6.0, again=8)
-TINY = Effort(20.0, 1, 0.3, 0.8, 2, (1, 6, 24), ((0, 1), (64, 10), (64, 100)), (), ((3, 64, 1), (12, 64, 5)))  # for a notebook
+TINY = Effort(  # for a notebook
+    budget_s=20.0, rounds=1, full_s=0.3, rate_s=0.8, again=2, pods=(1, 6, 24), large=(), held_out=((3, 64, 1), (12, 64, 5))
+)
 
 
 def workload_of(scenario: Scenario) -> Workload:
@@ -129,8 +132,14 @@ def measure_capacity(
     load_this_server: bool = False,
     image: str | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Window], object] = lambda window: None,
 ) -> Capacity:
     """Measure costs, fit them, hold them against new points, search the highest sustainable rate, and return all of it.
+
+    Parameters
+    ----------
+    keep
+        Called with each window as soon as it is measured: what is known when the whole is interrupted.
 
     Raises
     ------
@@ -149,7 +158,7 @@ def measure_capacity(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buslab-capacity-")))
         broker = stack.enter_context(open_broker(on, load_this_server=load_this_server, image=image, say=tell))
-        job = _Job(broker, folder, scenario, workload, effort, lag_ms_p99, tell)
+        job = _Job(broker, folder, scenario, workload, effort, lag_ms_p99, tell, keep)
         stack.callback(job.range.close)
         return job.run()
 
@@ -165,6 +174,7 @@ class _Job:
     effort: Effort
     lag_ms_p99: float
     tell: Callable[[str], None]
+    keep: Callable[[Window], object]
     begun: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -234,6 +244,7 @@ class _Job:
             round_began = time.monotonic()
             for place, (pods, payload_bytes, batch) in enumerate(random.Random(number).sample(todo, len(todo))):
                 shot = self._point(pods, payload_bytes, batch)
+                self._keep(what, shot, pods=pods, payload_bytes=payload_bytes, batch=batch)
                 shots[pods, payload_bytes, batch].append(shot)
                 done = f"{what}, round {number + 1}/{self.effort.rounds}, {place + 1}/{len(todo)}"
                 self._say(f"{done}: {pods} pods, {payload_bytes} B, batch {batch}: {shot.cpu_us:,.1f} us an event, core {shot.core:.0%}")
@@ -266,6 +277,7 @@ class _Job:
             shot = self.range.full(
                 *self._driven(self.workload, math.inf), connections=CONNECTIONS, seconds=self.effort.full_s, warm_up_s=0.15
             )
+            self._keep("mix", shot)
             turn = f"mix of {self.scenario.name}, full, {number + 1}/{self.effort.rounds}"
             self._say(f"{turn}: {shot.rate_per_s:,.0f} events/s, core {shot.core:.0%}")
             shots.append(shot)
@@ -330,6 +342,7 @@ class _Job:
             shot.core,
             why_not(shot, events_per_s, self.lag_ms_p99),
         )
+        self._keep(what, shot, calls_per_s=calls_per_s, lag_ms_p99=step.lag_ms_p99, why_not=step.why_not)
         word = "sustained" if step.sustained else f"not sustained: {step.why_not}"
         self._say(f"{what}: {calls_per_s:,.0f} calls/s, p99 {step.lag_ms_p99:.1f} ms, core {step.core:.0%}: {word}")
         return step
@@ -343,6 +356,10 @@ class _Job:
         self._say("what the lab's own pods cost")
         setting = Setting(self.broker, self.folder, None, HOST_PODS, self.effort.full_s, 300, self.range.cores[:2])
         return 1e9 / setting.measure(LAB, 16).cpu_each_ns
+
+    def _keep(self, what: str, shot: Shot, **of: float | str) -> None:
+        at_s = round(time.monotonic() - self.begun, 3)
+        self.keep({"at_s": at_s, "what": what, **of, "events_per_s": shot.rate_per_s, "us_per_event": shot.cpu_us, "core": shot.core})
 
     def _say(self, text: str) -> None:
         passed = time.monotonic() - self.begun

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sim.process import TAIL_LINES, Child, asked_to_end, interruptible
+from sim.process import TAIL_LINES, Child, asked_to_end, interruptible, signals_wait
 
 pytestmark = pytest.mark.broker
 DEAF = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
@@ -126,3 +126,17 @@ with interruptible(print):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGTERM
     assert "still here" not in done.stdout
+
+
+def test_a_signal_waits_for_the_end_of_the_block_and_goes_to_the_handler_that_was_there() -> None:
+    passed = False
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        signal.raise_signal(signal.SIGINT)
+        passed = True
+    assert passed
+    asked: list[int] = []
+    with interruptible(asked.append):
+        with signals_wait():
+            signal.raise_signal(signal.SIGTERM)
+            assert asked == []
+        assert asked == [signal.SIGTERM] == [asked_to_end()]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+from scenes import BOUND_S
 
 from sim.brokers import open_broker
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode
+from sim.capacity_report import WINDOW
 from sim.driving import MARK, Kind, Watched
 from sim.errors import BuslabError, UsageError
 from sim.saturate import Range, Shot, payload_of
 from sim.scenario import load_scenario
-from sim.sizing import TINY, measure_capacity, why_not, with_pods, workload_of
+from sim.sizing import TINY, Window, measure_capacity, why_not, with_pods, workload_of
 from sim.wire import pack
 
 SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))
@@ -115,7 +122,10 @@ def test_a_full_broker_and_a_rate_are_counted_right(tmp_path: Path) -> None:
 def test_a_tiny_measurement_has_every_part_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     lines: list[str] = []
-    found = measure_capacity(load_scenario("baseline"), lag_ms_p99=60_000, effort=SMALLEST, tell=lines.append)
+    windows: list[Window] = []
+    found = measure_capacity(load_scenario("baseline"), lag_ms_p99=60_000, effort=SMALLEST, tell=lines.append, keep=windows.append)
+    assert {str(window["what"]) for window in windows} >= {"to fit", "held out", "mix", "search", "again", "one pod down"}
+    assert all(set(window) <= set(WINDOW) for window in windows)
     assert {point.pods for point in found.fitted} == {1, 12}  # the channel with most pods stretches the grid
     assert [(p.pods, p.payload_bytes, p.batch) for p in found.held_out] == list(SMALLEST.held_out)
     assert all(cost > 0 for point in found.fitted for cost in point.cpu_us)
@@ -123,3 +133,21 @@ def test_a_tiny_measurement_has_every_part_and_leaves_no_file(monkeypatch: pytes
     assert found.host_copies_per_s > 0 and found.model.kink_bytes > 1000
     assert len(lines) > len(found.fitted) and "s left" in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.broker
+def test_an_interruption_keeps_what_was_measured_and_an_earlier_answer(tmp_path: Path) -> None:
+    (tmp_path / "capacity.json").write_text("an earlier answer")
+    command = [sys.executable, "-m", "sim.cli", "capacity", "baseline", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "to fit, round 1" in line)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        said = process.stderr.read()
+        assert process.wait(BOUND_S) == 128 + signal.SIGTERM
+    assert "no answer; what 1 windows measured is in" in said and said.endswith("buslab: interrupted\n")
+    rows = list(csv.DictReader((tmp_path / "capacity.interrupted.csv").open()))
+    assert len(rows) == 1 and float(rows[0]["us_per_event"]) > 0
+    assert (tmp_path / "capacity.json").read_text() == "an earlier answer"
+    assert len(started) >= 1 and psutil.wait_procs(started, timeout=BOUND_S)[1] == []

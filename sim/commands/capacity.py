@@ -33,12 +33,13 @@ def capacity(
 ) -> int:  # fmt: skip
     """Measure what the bus of SCENARIO carries on this machine, and plan for a load.
 
-    Exit code: 0; 1 when no choice carries --target-rate, or no rate at all was sustained; 2 an error.
+    Exit code: 0; 1 when no choice carries --target-rate, or no rate at all was sustained; 2 an error; 130 Ctrl-C: what was measured is
+    kept, without an answer, and an earlier capacity.json stays.
     """
     from sim.capacity import make_plan
-    from sim.capacity_report import plan_table, read_capacity, tables, write_capacity
+    from sim.capacity_report import plan_table, read_capacity, tables, write_capacity, write_windows
     from sim.scenario import load_scenario
-    from sim.sizing import DEEP, QUICK, measure_capacity, with_pods, workload_of
+    from sim.sizing import DEEP, QUICK, Window, measure_capacity, with_pods, workload_of
 
     loaded = with_pods(load_scenario(scenario, settings=settings), pods_per_service)
     workload = workload_of(loaded)
@@ -46,10 +47,16 @@ def capacity(
         from sim.capacity_plots import write_picture
 
         check_out(out / "capacity.json")
-        found = measure_capacity(
-            loaded, on=on, lag_ms_p99=lag_ms_p99, effort=DEEP if deep else QUICK, load_this_server=yes_load_this_server, image=image,
-            tell=lambda line: click.echo(line, err=True),
-        )  # fmt: skip
+        windows: list[Window] = []
+        try:
+            found = measure_capacity(
+                loaded, on=on, lag_ms_p99=lag_ms_p99, effort=DEEP if deep else QUICK, load_this_server=yes_load_this_server, image=image,
+                tell=lambda line: click.echo(line, err=True), keep=windows.append,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if windows:
+                click.echo(f"no answer; what {len(windows)} windows measured is in {write_windows(windows, out)}", err=True)
+            raise
         path = write_capacity(found, out)
         write_picture(found, out / "capacity.png")
     else:
