@@ -26,9 +26,9 @@ ground = "embedded"
 import pandas as pd
 from rich.console import Console
 
-from sim import outage_plots, plots, series, series_plots
+from sim import plots
 from sim.checkers import judge
-from sim.conclusion import conclude, settle
+from sim.conclusion import conclude
 from sim.progress import Display
 from sim.results import open_run
 from sim.run import run_scenario

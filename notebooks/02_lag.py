@@ -26,16 +26,10 @@ ground = "embedded"
 
 # %%
 import pandas as pd
-from rich.console import Console
 
-from sim import outage_plots, plots, series, series_plots
+from sim import plots, series, series_plots
 from sim.checkers import judge
 from sim.conclusion import conclude, settle
-from sim.progress import Display
-from sim.results import open_run
-from sim.run import run_scenario
-from sim.scenario import load_scenario
-from sim.schema import event_id
 
 pd.options.display.max_rows = 40
 

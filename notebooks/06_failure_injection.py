@@ -27,7 +27,7 @@ seed = 1
 import tempfile
 from pathlib import Path
 
-import matplotlib_inline.backend_inline  # once it is there, a figure that ends a cell is shown
+import matplotlib_inline.backend_inline  # noqa: F401 - once it is there, a figure that ends a cell is shown
 
 from sim.conclusion import conclude
 from sim.faults import FAULTS

@@ -5,8 +5,6 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -30,16 +28,9 @@ ground = "model"
 
 # %%
 import pandas as pd
-from rich.console import Console
 
-from sim import outage_plots, plots, series, series_plots
-from sim.checkers import judge
+from sim import series, series_plots
 from sim.conclusion import conclude, settle
-from sim.progress import Display
-from sim.results import open_run
-from sim.run import run_scenario
-from sim.scenario import load_scenario
-from sim.schema import event_id
 
 pd.options.display.max_rows = 40
 

@@ -232,10 +232,12 @@ def mark(ax: Axes, run: Run) -> None:
             fontsize=8,
         )
         label.set_in_layout(False)  # a long one must not squeeze the axes
-    for name in ("warm-up", "run", "drain"):
-        at = (run.phases.get(name, (FOREVER_NS, 0))[0] - zero) / 1e9
-        if first <= at <= last - (last - first) / 20:
-            ax.axvline(at, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
+    begins = {name: (run.phases.get(name, (FOREVER_NS, 0))[0] - zero) / 1e9 for name in ("warm-up", "run", "drain")}
+    for name, at in begins.items():
+        if not first <= at <= last - (last - first) / 20:
+            continue
+        ax.axvline(at, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
+        if not any(0 < other - at < (last - first) / 15 for other in begins.values()):  # a short phase has no room for its name
             ax.annotate(name, (at, 0), (3, 4), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8, color="0.3")
     ax.set_xlim(first, last)
 
