@@ -38,7 +38,7 @@ from sim.conclusion import conclude
 from sim.frontier import against_theory, batch_frontier, judge_default
 from sim.sweep import run_sweep
 
-pd.options.display.float_format = "{:,.4g}".format
+pd.options.display.float_format = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 # %% [markdown]
 # ## Run every setting

@@ -36,14 +36,15 @@ from sim.matrix_plots import draw_matrix, finding
 
 # %% [markdown]
 # ## Run it
-# A cell is the fault's own scenario with the bus exchanged: same pods, same calls, same seed.
+# A cell is the fault's own scenario with the bus exchanged: same pods, same calls, same seed. It is invalid when its bus breaks what it
+# promised: `hardened` promises that an event runs once, and its marker is a key that `keys_lost` takes away.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
     matrix = run_matrix(on=ground, faults=faults or tuple(FAULTS), seed=seed, out=Path(folder) / "runs")
 rows = matrix.frame()
 ran = rows[rows["why_not"] == ""]
-matrix.verdict
+rows.pivot(index="fault", columns="bus", values="verdict")
 
 # %% [markdown]
 # ## What is lost, run twice, stale and late, and who is told?

@@ -341,5 +341,5 @@ def _difference(
         change = (f"{parts[0]:+.1%}" if base else "from 0") + ", interval not known from one run a side"
     else:
         change = f"{parts[0]:+.1%}, 95 % interval {parts[1]:+.1%} to {parts[2]:+.1%}" if base else f"from 0, by {low:.3g} to {high:.3g}"
-    detail = f"{name} is {run:.4g}, of the baseline {base:.4g} ({change}); tolerated are {tolerance:.0%} and {metric.floor:g}"
+    detail = f"{name} is {run:,.5g}, of the baseline {base:,.5g} ({change}); tolerated are {tolerance:.0%} and {metric.floor:g}"
     return Difference(name, run, base, parts[0], parts[1], parts[2], tolerance, word, detail)

@@ -28,7 +28,7 @@ def compare_table(comparison: Comparison) -> Group:
         if one.metric == "verdict":
             table.add_row("verdict", "", "", "", "", "", Text(one.verdict, STYLES[one.verdict]))
             continue
-        values = (f"{value:,.4g}" for value in (one.baseline, one.run))
+        values = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in (one.baseline, one.run))
         table.add_row(one.metric, *values, *_change(one), f"{one.tolerance:.0%}", Text(one.verdict, STYLES[one.verdict]))
     lines = [f"what differs: {text}" for text in comparison.differs] + [f"cannot be compared: {text}" for text in comparison.cannot]
     lines += [f"{one.verdict}: {one.detail}" for one in comparison.differences if one.verdict in ("worse", "maybe worse", "unknown")]
