@@ -1,7 +1,8 @@
 """Run notebooks headless: each in a kernel of its own, with parameters, to a verdict that CI can read.
 
 A notebook is its reviewed ``.py``; papermill runs it and keeps it with what it showed. Its verdict is what its last cell concluded
-(`sim.conclusion`), and unknown when a cell failed, when it took too long, or when it concluded nothing.
+(`sim.conclusion`), and unknown when a cell failed, when it took too long, or when it concluded nothing. Ctrl-C or SIGTERM ends those that
+run, with all they started; what the others concluded is kept, and these are unknown.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import psutil
 
 from sim.clock import utc_now
 from sim.conclusion import CONCLUSION_ENV, read_conclusion, worst
-from sim.errors import BuslabError, RecordError, UsageError, did_you_mean
-from sim.process import Child
+from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_you_mean
+from sim.process import Child, interruptible
 from sim.run_folder import runs_folder
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -108,6 +109,8 @@ def run_notebooks(
     ------
     UsageError
         No such notebook or parameter, a value of another type, or `out` cannot be written. Nothing has run then.
+    Interrupted
+        Ctrl-C or SIGTERM; what was done is in `out`.
     """
     books = [load_notebook(name) for name in names or notebook_paths()]
     if not books:
@@ -120,10 +123,11 @@ def run_notebooks(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
-    waiting, ended = list(books), {}
+    waiting, ended = list(books), dict[str, Executed]()
     running: list[_Running] = []
-    with tempfile.TemporaryDirectory(prefix="buslab-notebooks-") as scratch, contextlib.ExitStack() as started:
-        while waiting or running:
+    asked: list[int] = []
+    with interruptible(asked.append), tempfile.TemporaryDirectory(prefix="buslab-notebooks-") as scratch, contextlib.ExitStack() as started:
+        while (waiting or running) and not asked:
             while waiting and len(running) < jobs:
                 book = waiting.pop(0)
                 tell(f"{book.name}: begins")
@@ -133,8 +137,15 @@ def run_notebooks(
                 running.remove(one)
                 ended[one.book.name] = done = one.result(folder)
                 tell(f"{done.name}: {done.verdict} after {done.took_s:.0f} s")
-    executed = [ended[book.name] for book in books]
+        count = len(ended)
+        for one in running:
+            one.end("it was interrupted")
+            ended[one.book.name] = one.result(folder)
+    executed = [ended.get(book.name) or Executed(book.name, book.title, "unknown", "interrupted before it began", 0.0) for book in books]
     _write_index(folder / INDEX, executed)
+    if asked:
+        name = signal.Signals(asked[0]).name
+        raise Interrupted(asked[0], f"interrupted by {name}; {count} of {len(books)} notebooks are done and in {folder}")
     return executed
 
 
@@ -228,7 +239,7 @@ class _Running:
         argv += ["--parameters_file", str(values), "--cwd", str(book.path.parent.resolve()), "--log-level", "ERROR"]
         self.child = Child(argv, log=folder / "log", env=env)
         self._began_s = self._told_s = time.monotonic()
-        self._late_s = 0.0
+        self._why_ended = ""
         self._ran_at = utc_now().strftime("%Y-%m-%d %H:%M")
 
     def is_over(self, timeout_s: float, tell: Callable[[str], None]) -> bool:
@@ -237,18 +248,18 @@ class _Running:
             return True
         now_s = time.monotonic()
         if now_s - self._began_s > timeout_s:
-            self._late_s = timeout_s
-            self.end()
+            self.end(f"it took longer than {timeout_s:g} s and was ended")
             return True
         if now_s - self._told_s > TOLD_EVERY_S:
             self._told_s = now_s
             tell(f"{self.book.name}: {_progress(self._made)}, {now_s - self._began_s:.0f} s")
         return False
 
-    def end(self) -> None:
+    def end(self, why: str = "") -> None:
         """Interrupt the kernel, so that what runs in it heals and ends; then end whatever is left."""
         if self.child.poll() is not None:
             return
+        self._why_ended = why
         with contextlib.suppress(psutil.Error):
             papermill = psutil.Process(self.child.pid)
             family, kernels = papermill.children(recursive=True), papermill.children()
@@ -272,8 +283,8 @@ class _Running:
                 raise RecordError(f"cannot write {out / self.book.name}.ipynb: {error.strerror or error}; choose another --out") from None
         say = partial(self._say, took_s=took_s)
         failed = _cell_error(out / f"{self.book.name}.ipynb") if self.child.poll() else []
-        if self._late_s:
-            failed = [f"it took longer than {self._late_s:g} s and was ended", *failed]
+        if self._why_ended:
+            failed = [self._why_ended, *failed]
         elif self.child.poll() and not failed:
             failed = [f"papermill ended with {self.child.poll()}: {self.child.tail().rpartition(' | ')[2]}"]
         if failed:

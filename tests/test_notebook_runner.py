@@ -79,9 +79,11 @@ def test_a_notebook_that_takes_too_long_is_ended_with_all_it_started(write, tmp_
 
 
 @pytest.mark.broker
-def test_ctrl_c_ends_every_notebook_and_what_it_started(write, tmp_path: Path) -> None:
+def test_an_interruption_ends_every_notebook_and_what_it_started_and_keeps_what_was_done(write, tmp_path: Path) -> None:
+    quick = write("quick", "# %%\nfrom sim.conclusion import conclude\nconclude('valid', 'Done.')\n")
+    later = write("later", "# %%\n1\n")
     slow = write("slow", "# %%\nfrom pathlib import Path\nimport os, time\nPath('begun').write_text(str(os.getpid()))\ntime.sleep(600)\n")
-    buslab = [sys.executable, "-m", "sim.cli", "notebooks", slow, "--out", str(tmp_path / "out")]
+    buslab = [sys.executable, "-m", "sim.cli", "notebooks", quick, slow, later, "--jobs", "1", "--out", str(tmp_path / "out")]
     with subprocess.Popen(buslab, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         begun = tmp_path / "begun"
         while not (begun.is_file() and begun.read_text()):  # the test's own timeout bounds it
@@ -91,7 +93,10 @@ def test_ctrl_c_ends_every_notebook_and_what_it_started(write, tmp_path: Path) -
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "buslab: interrupted"
+    assert said.splitlines()[-1] == f"buslab: interrupted by SIGINT; 1 of 3 notebooks are done and in {tmp_path / 'out'}"
+    kept = json.loads((tmp_path / "out" / "conclusions.json").read_text("utf-8"))
+    assert [one["verdict"] for one in kept] == ["valid", "unknown", "unknown"]
+    assert [one["sentence"] for one in kept[1:]] == ["it was interrupted", "interrupted before it began"]
     assert not psutil.pid_exists(int(begun.read_text()))
 
 

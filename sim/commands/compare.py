@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.printing import RUN_ARGUMENT, print_table
+from sim.printing import RUN_ARGUMENT, check_out, print_table
 
 
 @click.command()
@@ -31,6 +31,8 @@ def compare(
     from sim.compare import compare as compare_runs
     from sim.compare_table import compare_table, write_comparison
 
+    if out is not None:
+        check_out(out / "compare.json")
     comparison = compare_runs((run, *more_runs), (baseline, *more_baselines), tolerance=tolerance)
     print_table(compare_table(comparison))
     if out is not None:
