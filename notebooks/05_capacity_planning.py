@@ -27,7 +27,7 @@ target_calls_per_s = 5_000.0
 
 # %%
 import pandas as pd
-from ipywidgets import interact
+from ipywidgets import Dropdown, IntSlider, interact
 
 from sim import capacity_plots, capacity_report, sizing
 from sim.capacity import make_plan, teller
@@ -81,8 +81,14 @@ pd.DataFrame(capacity_report.option_rows(plan), columns=capacity_report.OPTION_H
 # Move the sliders; nothing is measured again.
 
 # %%
-sliders = {"calls_per_s": (1_000, 200_000, 1_000), "pods_per_service": (1, 12), "batch_size": [1, 10, 30, 100], "brokers": (1, 4)}
-interact(teller(found.model, found.workload), **sliders)
+target, look = int(target_calls_per_s), {"continuous_update": False, "style": {"description_width": "110px"}}
+interact(
+    teller(found.model, found.workload),
+    calls_per_s=IntSlider(target, 1_000, max(200_000, 2 * target), 1_000, description="calls/s", **look),
+    pods_per_service=IntSlider(2, 1, 12, description="pods a service", **look),
+    batch_size=Dropdown(value=100, options=[1, 10, 30, 100], description="batch size", style=look["style"]),
+    brokers=IntSlider(1, 1, 4, description="brokers", **look),
+)
 # %% [markdown]
 # ## The answer
 
