@@ -13,6 +13,7 @@ plays several; with more, several users share a pod's calls. More users do not m
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -187,6 +188,7 @@ def _init(environment: Environment, **_: object) -> None:
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too
+    logging.getLogger("locust.main").addFilter(lambda record: not record.getMessage().startswith("No run time limit set"))
     try:
         check_options(environment, run_s=state.run_s)
     except BuslabError as error:
