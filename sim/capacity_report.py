@@ -5,7 +5,6 @@ Offline: `buslab capacity --from DIR` plans anew from the file, on any machine.
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,6 @@ from sim.scaling import CostModel, HeldOut, Interval, Point, Usl, hold_against
 
 FILE_FORMAT = 1
 FILE = "capacity.json"
-INTERRUPTED_FILE = "capacity.interrupted.csv"
-WINDOW = (
-    *("at_s", "what", "pods", "payload_bytes", "batch", "calls_per_s"),
-    *("events_per_s", "us_per_event", "core", "lag_ms_p99", "why_not"),
-)
 FULL_CORE = 0.9  # a broker that used less of its core was not full
 LINK_MBIT_PER_S = 1000.0
 LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
@@ -216,26 +210,6 @@ def write_capacity(found: Capacity, folder: Path) -> Path:
             part.replace(target)
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror or error}; choose another folder with --out") from None
-    return path
-
-
-def write_windows(windows: list[dict[str, float | str]], folder: Path) -> Path:
-    """Write the windows of a measurement that was interrupted, a row each with the columns `WINDOW`, beside what an earlier one found.
-
-    Raises
-    ------
-    UsageError
-        It cannot be written.
-    """
-    path = folder / INTERRUPTED_FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, WINDOW)
-            writer.writeheader()
-            writer.writerows(windows)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another folder with --out") from None
     return path
 
 

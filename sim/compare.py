@@ -6,12 +6,14 @@ not fail. **better** is the mirror image of worse, **same** the rest. The floor 
 grew from 60 us to 80 us is a third more, and a timer's mood. A verdict that was valid and is invalid is worse too: it is the metric
 `verdict`.
 
-Intervals are of blocks of time and, with several runs a side, of runs: see `sim.bootstrap`. With one run a side the spread between runs
-is not known, and a machine's times drift from run to run: there a *time* on a real server is worse only when it has more than doubled
-(`DRIFT`), and maybe worse before. Counts and the model's times do not drift.
+Intervals are of blocks of time and, with several runs a side, of runs: see `sim.bootstrap`. That is not all: a machine that others share is
+slow for minutes and then is not, and of two sides that ran one after the other either may have had the bad minutes. So a *time* on a real
+server is worse only when it has more than doubled (`DRIFT`), and maybe worse before, unless both sides have several runs that were made
+**in turn**: then their own spread holds the drift. Counts and the model's times do not drift.
 
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
-instrument is not trusted), or when one measured what the other did not. What may differ (the bus, faults, the seed, versions) is named.
+instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
+the seed, versions) is named.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ METRICS: dict[str, Metric] = {
     "offered_ratio": Metric("calls made / calls meant; only with several runs", 0.005, high=True),
 }
 DEFAULT_TOLERANCE = 0.1
-DRIFT = 1.0  # of one run a side: a time that is so much more than the baseline's, relative to it, is no drift
+DRIFT = 1.0  # of sides not made in turn: a time that is so much more than the baseline's, relative to it, is no drift
 EXIT_CODES = {"same": 0, "better": 0, "maybe worse": 0, "worse": 1, "unknown": 2}
 
 
@@ -157,16 +159,16 @@ def compare(
     words: list[list[str]] = [[], []]
     for side, runs in enumerate(sides):
         for one in runs if not cannot else ():
-            verdict, values = measure(one)
+            verdict, values, why = measure(one)
             words[side].append(verdict)
             measured[side].append(values)
             if verdict == "unknown":
-                cannot.append(f"the verdict of {one.folder.name} is unknown: its instrument cannot be trusted, see buslab check")
+                cannot.append(f"the verdict of {one.folder.name} is unknown: {why}")
     several = min(len(side) for side in sides) >= 2
-    drift = 0.0 if several or _kind(sides[1][0]) == "model" else DRIFT
+    drift = 0.0 if _kind(sides[1][0]) == "model" or _in_turn(*sides) else DRIFT
     differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances, drift)]
     note = "intervals hold the spread between runs" if several else "one run a side: the spread between runs is not known"
-    note += "; a time is worse only when it has more than doubled" if drift else ""
+    note += "; a time is worse only when it has more than doubled, unless runs of both sides were made in turn" if drift else ""
     names = [tuple(str(one.folder) for one in side) for side in sides]
     return Comparison(str(sides[0][0].info["scenario"]), names[0], names[1], tuple(differences), tuple(cannot), tuple(differs), note)
 
@@ -185,8 +187,9 @@ def find_runs(given: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def _comparable(runs: list[Run], baselines: list[Run]) -> tuple[list[str], list[str]]:
     """Return why they cannot be compared, and what else differs."""
-    cannot, differs = [], []
-    first = baselines[0]
+    differs, first = [], baselines[0]
+    twice = {one.folder for one in runs} & {one.folder for one in baselines}
+    cannot = [f"{folder.name} is on both sides: a run is no baseline of itself" for folder in sorted(twice)]
     for one in [*runs, *baselines[1:]]:
         pairs: dict[str, tuple[Any, Any]] = {
             "scenario": (str(one.info["scenario"]), str(first.info["scenario"])),
@@ -204,6 +207,12 @@ def _comparable(runs: list[Run], baselines: list[Run]) -> tuple[list[str], list[
     return list(dict.fromkeys(cannot)), list(dict.fromkeys(differs)) + (["the machine is another one"] if len(machines) > 1 else [])
 
 
+def _in_turn(runs: Sequence[Run], baselines: Sequence[Run]) -> bool:
+    """Return whether both sides have several runs, and neither had all of its before the other's first."""
+    begun = [sorted(str(one.info["started_at"]) for one in side) for side in (runs, baselines)]
+    return min(map(len, begun)) >= 2 and begun[0][0] < begun[1][-1] and begun[1][0] < begun[0][-1]
+
+
 def _kind(run: Run) -> str:
     return str(run.info["ground"]).partition(":")[0].replace("rediss", "redis")
 
@@ -215,8 +224,8 @@ def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def measure(run: Run) -> tuple[str, dict[str, Blocked | float]]:
-    """Return a run's verdict, and each metric: by blocks of time, or as one value where rows do not say."""
+def measure(run: Run) -> tuple[str, dict[str, Blocked | float], str]:
+    """Return a run's verdict, each metric by blocks of time or as one value where rows do not say, and the verdict's first reason."""
     verdict = judge(run)
     begin, end = run.phases.get("run", (0, 0))
     phase = begin, int(run.publishes["intended_ns"].max()) if end == FOREVER_NS else end
@@ -234,7 +243,7 @@ def measure(run: Run) -> tuple[str, dict[str, Blocked | float]]:
         values[ours] = metrics.get(theirs, math.nan)
     for name in ("stale_reads", "items_lost", "item_age_ms_p99"):
         values[name] = metrics.get(name, math.nan)
-    return verdict.verdict, values
+    return verdict.verdict, values, next(iter(verdict.reasons), "see buslab check")
 
 
 def _of_copies(run: Run, phase: tuple[int, int]) -> dict[str, Blocked | float]:

@@ -15,9 +15,10 @@ from run_folders import RunFolder
 from sim.bootstrap import BLOCKS, quantile, ratio, welch
 from sim.broker_costs import student_t
 from sim.commands.compare import compare as command
-from sim.compare import DRIFT, METRICS, Comparison, _differences, _milli, compare, find_runs, read_tolerances
+from sim.compare import DRIFT, METRICS, Comparison, _differences, _in_turn, _milli, compare, find_runs, read_tolerances
 from sim.compare_table import write_comparison
 from sim.errors import RunFolderError, UsageError
+from sim.results import open_run
 from sim.run import run_scenario
 from sim.scenario import load_scenario
 
@@ -137,6 +138,18 @@ def test_where_times_drift_only_a_doubled_one_is_worse_and_a_count_is_at_once(fa
     base = {"lag_ms_p50": _milli(quantile(lag, block, 0.5, blocks=BLOCKS)), "publishes_per_s": few}
     found = {one.metric: one.verdict for one in _differences([run], [base], {"": 0.1}, drift)}
     assert found == {"lag_ms_p50": word, "publishes_per_s": "worse"}
+
+
+def test_a_run_is_no_baseline_of_itself(runs: dict[str, Path]) -> None:
+    comparison = compare((runs["plain1"], runs["plain2"]), (runs["plain3"], runs["plain2"]))
+    assert comparison.exit_code == 2 and comparison.cannot == ("plain2 is on both sides: a run is no baseline of itself",)
+
+
+def test_only_runs_made_in_turn_hold_the_drift_of_a_machine(runs: dict[str, Path]) -> None:
+    first, second, third, fourth = (open_run(runs[f"plain{n}"]) for n in range(1, 5))
+    assert _in_turn([first, third], [second, fourth])
+    assert not _in_turn([first, second], [third, fourth]) and not _in_turn([third, fourth], [first, second])
+    assert not _in_turn([first], [second])
 
 
 def test_a_folder_of_runs_is_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from scenes import BOUND_S
 
 from sim.brokers import open_broker
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode
-from sim.capacity_report import WINDOW
 from sim.driving import MARK, Kind, Watched
 from sim.errors import BuslabError, UsageError
 from sim.saturate import Range, Shot, payload_of
 from sim.scenario import load_scenario
 from sim.sizing import TINY, Window, measure_capacity, why_not, with_pods, workload_of
+from sim.unfinished import WINDOW
 from sim.wire import pack
 
 SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))

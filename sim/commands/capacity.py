@@ -37,7 +37,7 @@ def capacity(
     kept, without an answer, and an earlier capacity.json stays.
     """
     from sim.capacity import make_plan
-    from sim.capacity_report import plan_table, read_capacity, tables, write_capacity, write_windows
+    from sim.capacity_report import plan_table, read_capacity, tables, write_capacity
     from sim.scenario import load_scenario
     from sim.sizing import DEEP, QUICK, Window, measure_capacity, with_pods, workload_of
 
@@ -45,6 +45,7 @@ def capacity(
     workload = workload_of(loaded)
     if source is None:
         from sim.capacity_plots import write_picture
+        from sim.unfinished import write_windows
 
         check_out(out / "capacity.json")
         windows: list[Window] = []
