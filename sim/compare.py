@@ -8,8 +8,9 @@ grew from 60 us to 80 us is a third more, and a timer's mood. A verdict that was
 
 Intervals are of blocks of time and, with several runs a side, of runs: see `sim.bootstrap`. That is not all: a machine that others share is
 slow for minutes and then is not, and of two sides that ran one after the other either may have had the bad minutes. So a *time* on a real
-server is worse only when it has more than doubled (`DRIFT`), and maybe worse before, unless both sides have several runs that were made
-**in turn**: then their own spread holds the drift. Counts and the model's times do not drift.
+server is worse only when it has more than doubled (`DRIFT`) and grown by more than neighbours' time slices (`Metric.drift`), and maybe
+worse before, unless both sides have several runs that were made **in turn**: then their own spread holds the drift. Counts and the model's
+times do not drift.
 
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
@@ -39,35 +40,38 @@ Word = Literal["same", "better", "worse", "maybe worse", "unknown"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Say what a metric is, which difference is too small to matter, whether it should be high, and whether a machine's drift moves it."""
+    """Say what a metric is, which difference is too small to matter, whether it should be high, and how far a machine's drift moves it.
+
+    `drift` is in the metric's unit, beside `DRIFT` of its value; None: it does not drift.
+    """
 
     what: str
     floor: float = 0.0
     high: bool = False
-    drifts: bool = False
+    drift: float | None = None
 
 
 LAGS = {"lag_ms_p50": 0.5, "lag_ms_p90": 0.9, "lag_ms_p99": 0.99, "lag_ms_p999": 0.999}
 CALLS = {"call_ms_p50": 0.5, "call_ms_p99": 0.99}
 METRICS: dict[str, Metric] = {
-    "lag_ms_p50": Metric("median lag, milliseconds", 0.1, drifts=True),
-    "lag_ms_p90": Metric("90th percentile of lag, milliseconds", 0.25, drifts=True),
-    "lag_ms_p99": Metric("99th percentile of lag, milliseconds", 0.5, drifts=True),
-    "lag_ms_p999": Metric("99.9th percentile of lag, milliseconds", 2.0, drifts=True),
+    "lag_ms_p50": Metric("median lag, milliseconds", 0.1, drift=0.5),
+    "lag_ms_p90": Metric("90th percentile of lag, milliseconds", 0.25, drift=2.5),
+    "lag_ms_p99": Metric("99th percentile of lag, milliseconds", 0.5, drift=6.0),
+    "lag_ms_p999": Metric("99.9th percentile of lag, milliseconds", 2.0, drift=8.0),
     "missing_ratio": Metric("missing copies / expected copies"),
     "duplicates": Metric("copies heard again, per expected copy"),
     "stale_reads": Metric("stale reads of configuration; only with several runs", 2.0),
     "items_lost": Metric("items of batches that no pod heard; only with several runs"),
     "wait_ms_mean": Metric("mean wait of an item in its batch, milliseconds", 1.0),
     "item_age_ms_p99": Metric("99th percentile of a batch's age when handled, milliseconds; only with several runs", 1.0),
-    "call_ms_p50": Metric("median time of a fire-and-forget call, milliseconds", 0.02, drifts=True),
-    "call_ms_p99": Metric("99th percentile of it, milliseconds", 2.0, drifts=True),
-    "broker_us_per_copy": Metric("the broker's processor time per copy, microseconds", 1.0, drifts=True),
+    "call_ms_p50": Metric("median time of a fire-and-forget call, milliseconds", 0.02, drift=0.02),
+    "call_ms_p99": Metric("99th percentile of it, milliseconds", 0.25, drift=4.0),
+    "broker_us_per_copy": Metric("the broker's processor time per copy, microseconds", 1.0, drift=5.0),
     "publishes_per_s": Metric("publishes per second", 0.5),
     "offered_ratio": Metric("calls made / calls meant; only with several runs", 0.005, high=True),
 }
 DEFAULT_TOLERANCE = 0.1
-DRIFT = 1.0  # of sides not made in turn: a time that is so much more than the baseline's, relative to it, is no drift
+DRIFT = 1.0  # of sides not made in turn: a time may be so much more than the baseline's, relative to it, by drift alone
 EXIT_CODES = {"same": 0, "better": 0, "maybe worse": 0, "worse": 1, "unknown": 2}
 
 
@@ -306,7 +310,7 @@ def _differences(
             detail = f"{name} was not measured in {sum(map(len, sides)) - sum(map(len, known))} of {sum(map(len, sides))} runs"
             found.append(Difference(name, _mean(known[0]), _mean(known[1]), *(math.nan,) * 3, tolerance, "unknown", detail))
             continue
-        found.append(_difference(name, sides[0], sides[1], tolerance, drift if METRICS[name].drifts else 0.0, rng))
+        found.append(_difference(name, sides[0], sides[1], tolerance, drift if METRICS[name].drift is not None else 0.0, rng))
     return found
 
 
@@ -341,7 +345,8 @@ def _difference(
             low, high = -math.inf, math.inf
     low, high = min(low, run - base - half), max(high, run - base + half)
     allowed = tolerance * abs(base) + metric.floor
-    sure_worse, sure_better = (max(allowed, share * abs(base) + metric.floor) for share in (drift, 1 - 1 / (1 + drift)))
+    most = (metric.drift or 0.0) if drift else 0.0
+    sure_worse, sure_better = (max(allowed, share * abs(base) + metric.floor + most) for share in (drift, 1 - 1 / (1 + drift)))
     good, bad = (low, high) if sign > 0 else (-high, -low)
     exceeds = sign * (run - base) > allowed
     word: Word = "worse" if exceeds and good > sure_worse else "maybe worse" if exceeds else "better" if bad < -sure_better else "same"
