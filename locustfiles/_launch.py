@@ -31,6 +31,7 @@ from sim.errors import UsageError
 from sim.load import SHAPES
 from sim.scenario import load_scenario
 
+INTERRUPTED = 128 + signal.SIGINT
 END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
 
 
@@ -118,14 +119,19 @@ class Child:
         """Return its exit code once it has ended; `said` is what it printed."""
         said, _ = self.process.communicate()
         self.said = said.decode("utf-8", "replace")
+        if self._asked and self.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            return INTERRUPTED
         return self.process.returncode if self.process.returncode >= 0 else 2
 
-    def interrupt(self) -> None:
-        """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once."""
+    def interrupt(self, *, begun: bool) -> None:
+        """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once.
+
+        One that has not begun is told by SIGTERM: while Python still imports it, SIGINT would be a traceback.
+        """
         if self.process.poll() is None and not self._asked:
             self._asked = True
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGINT)
+                self.process.send_signal(signal.SIGINT if begun else signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""

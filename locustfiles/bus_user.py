@@ -147,7 +147,7 @@ class State:
         """End a run that goes on, in order; wait for its seal."""
         if self.child is None or self.lead is None or self.lead.greenlet.ready():
             return
-        self.child.interrupt()
+        self.child.interrupt(begun=self.lead.job is not None)
         self.lead.greenlet.join(END_TIMEOUT_S)
         self.child.kill()
 
