@@ -1,7 +1,7 @@
 # The first call of any target makes .venv and installs the pinned requirements.lock; a changed lock installs again.
 PYTHON ?= python3
 JOBS ?= 2
-BROKER_JOBS ?= 4
+BROKER_JOBS ?= 3
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -185,6 +186,8 @@ def _init(environment: Environment, **_: object) -> None:
     environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
+    if isinstance(environment.runner, WorkerRunner):  # of itself Python raises in whatever runs, also between a publish and its record
+        gevent.signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too
