@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sim.bus.envelope import BATCH, VERSION, Event, encode
 from sim.driving import MARK, PATIENCE_S, Drain, Drive, Kind
 from sim.errors import BuslabError
 from sim.load import content
-from sim.process import Child
+from sim.process import END_TIMEOUT_S, Child
 from sim.schema import event_id
 
 START_TIMEOUT_S = 30.0
@@ -206,6 +207,8 @@ class _Line:
         except OSError as error:
             raise BuslabError(f"the process that should {self._kind} does not answer ({error}): {self._child.tail()}") from None
         if not text.startswith(word):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.process.wait(END_TIMEOUT_S)  # it closes its line before it writes down why
             self._child.end(timeout_s=1.0)
             raise BuslabError(f"the process that should {self._kind} failed: {self._child.tail()}")
         return text
