@@ -80,6 +80,20 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
         options.spawn_rate = min(100, options.num_users)
 
 
+def end_in_order_on_ctrl_c() -> None:
+    """Take a Ctrl-C as a SIGTERM, on which Locust ends in order; the second one ends at once.
+
+    Of itself Python raises KeyboardInterrupt in whatever runs, also in a user between a publish and its record.
+    """
+
+    def hear() -> None:
+        watcher.cancel()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = gevent.signal_handler(signal.SIGINT, hear)
+
+
 def end_workers() -> None:
     """Tell what ``--processes`` has forked to end, before there is a run: a master that ends so early does not. Locust waits for them."""
     for worker in psutil.Process().children():

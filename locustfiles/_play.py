@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gevent
 import gevent.event
+import gevent.lock
 import gevent.socket
 import gevent.threadpool
 from locust.env import Environment
@@ -91,6 +92,7 @@ class Play:
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
         self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
         self._meter = gevent.spawn(measure, self)
+        self._closing = gevent.lock.BoundedSemaphore()
         self._closed = False
 
     def share(self, user: int) -> tuple[list[int], int, int]:
@@ -167,19 +169,22 @@ class Play:
         return self._meter.ready()
 
     def close(self) -> str:
-        """Wait for the users to leave, write what is left of the record; return what went wrong, or an empty string."""
+        """Wait for the users to leave, write what is left of the record; return what went wrong, or an empty string.
+
+        Whoever comes second, say a Ctrl-C after the lead's word to stop, waits until it is written: its process may end then.
+        """
         self.stop()
         self.all_finished.wait(LEAVE_TIMEOUT_S)
-        if self._closed:
-            return self.error
-        self._closed = True
-        if self._meter.ready() and self._meter.exception is not None:
-            self.error = self.error or str(self._meter.exception)
-        self._meter.kill(block=False)
-        try:
-            self.recorder.close()
-        except BuslabError as error:
-            self.error = self.error or str(error)
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                if self._meter.ready() and self._meter.exception is not None:
+                    self.error = self.error or str(self._meter.exception)
+                self._meter.kill(block=False)
+                try:
+                    self.recorder.close()
+                except BuslabError as error:
+                    self.error = self.error or str(error)
         return self.error
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import gevent
 from _crew import Hand, Lead, join_crew
-from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options, end_workers
+from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options, end_in_order_on_ctrl_c, end_workers
 from _play import Play, Wait, log
 from locust import User, events, task
 from locust.env import Environment
@@ -186,8 +185,7 @@ def _init(environment: Environment, **_: object) -> None:
     environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
-    if isinstance(environment.runner, WorkerRunner):  # of itself Python raises in whatever runs, also between a publish and its record
-        gevent.signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
+    end_in_order_on_ctrl_c()
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too

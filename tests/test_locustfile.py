@@ -132,9 +132,11 @@ def test_a_saturated_generator_gives_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, number: int, code: int) -> None:
-    with running("-u", "4", "-t", "60s", "--out", str(tmp_path / "run"), *QUICK) as process:
+@pytest.mark.parametrize(
+    ("number", "code", "more"), [(signal.SIGINT, 130, ()), (signal.SIGINT, 130, ("--processes", "2")), (signal.SIGKILL, -9, ())]
+)
+def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, number: int, code: int, more: tuple[str, ...]) -> None:
+    with running("-u", "4", "-t", "60s", "--out", str(tmp_path / "run"), *more, *QUICK) as process:
         until(process, "run ")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
