@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import TracebackType
 
 import gevent
 import gevent.subprocess
@@ -24,6 +26,7 @@ import psutil
 from locust import LoadTestShape
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.exception import RPCError
 from locust.html import get_html_report
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
@@ -31,6 +34,7 @@ from sim.errors import UsageError
 from sim.load import SHAPES
 from sim.scenario import load_scenario
 
+log = logging.getLogger("buslab")
 INTERRUPTED = 128 + signal.SIGINT
 END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
 
@@ -92,6 +96,22 @@ def end_in_order_on_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = gevent.signal_handler(signal.SIGINT, hear)
+
+
+def explain_a_taken_port() -> None:
+    """End with one line and 2 where another Locust has the master's port; of itself Locust ends with a traceback and 1."""
+    usual = sys.excepthook
+
+    def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, RPCError):
+            usual(kind, error, trace)
+            return
+        log.error("%s: does another Locust run? Give this one a port of its own: --master-bind-port and --master-port", error)
+        end_workers()
+        psutil.wait_procs(psutil.Process().children(), timeout=END_TIMEOUT_S)
+        os._exit(2)  # Locust's own way out would wait for the workers once more, and end with 1
+
+    sys.excepthook = explain
 
 
 def end_workers() -> None:

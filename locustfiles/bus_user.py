@@ -22,7 +22,17 @@ from typing import Any
 
 import gevent
 from _crew import Hand, Lead, join_crew
-from _launch import END_TIMEOUT_S, Child, RunShape, Tables, add_options, check_options, end_in_order_on_ctrl_c, end_workers
+from _launch import (
+    END_TIMEOUT_S,
+    Child,
+    RunShape,
+    Tables,
+    add_options,
+    check_options,
+    end_in_order_on_ctrl_c,
+    end_workers,
+    explain_a_taken_port,
+)
 from _play import Play, Wait, log
 from locust import User, events, task
 from locust.env import Environment
@@ -172,6 +182,7 @@ class State:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any, **_: object) -> None:
     add_options(parser)
+    explain_a_taken_port()
 
 
 @events.init.add_listener

@@ -29,7 +29,13 @@ QUICK = ("--set", "load.warm_up_s=0.2", "--set", "slo.lag_ms_p99=5000", "-r", "3
 
 
 def command(*args: str, file: str = "bus_user.py", headless: bool = True) -> list[str]:
-    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILES / file), *(["--headless", "--only-summary"] if headless else []), *args]
+    """Return a Locust's command line; where there is a master it gets a port of its own, as tests run beside each other."""
+    port = str(free_port())
+    return [
+        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILES / file), "--master-bind-port", port, "--master-port", port),
+        *(["--headless", "--only-summary"] if headless else []),
+        *args,
+    ]
 
 
 def locust(*args: str, file: str = "bus_user.py", **more: str) -> subprocess.CompletedProcess[str]:
@@ -222,11 +228,14 @@ def test_a_gateway_that_is_no_url_is_one_clear_line() -> None:
         (["--on", "model"], "Locust lives in real time"),
         (["-u", "0"], "give at least one user"),
         (["--processes", "2", "--set", "load.rate_per_s=0"], "load.rate_per_s = 0"),
+        (["--processes", "2", "--master-bind-port", "{taken}"], "does another Locust run"),
     ],
 )
 def test_what_cannot_work_ends_with_one_clear_line_and_2(args: list[str], says: str, tmp_path: Path) -> None:
     port, out = free_port(), str(tmp_path / "run")
-    done = locust("-u", "3", "-t", "2s", "--out", out, *(one.format(port=port) for one in args))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        filled = [one.format(port=port, taken=other.getsockname()[1]) for one in args]
+        done = locust("-u", "3", "-t", "2s", "--out", out, *filled)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if "/ERROR/" in line or line.startswith("buslab:")]
     assert len(errors) == 1, done.stderr
