@@ -89,7 +89,7 @@ def test_an_interruption_ends_every_notebook_and_what_it_started_and_keeps_what_
         while not (begun.is_file() and begun.read_text()):  # the test's own timeout bounds it
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
