@@ -51,6 +51,7 @@ def lease(folder: Path, *lines: object, who: str = "dead", where: str = "") -> P
 
 def test_what_a_dead_lab_had_started_is_ended_although_it_stands_still(leases: Path, sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.send_signal(signal.SIGSTOP)
+    os.waitpid(sleeper.pid, os.WUNTRACED)  # it stands still some time after the signal
     path = lease(leases, {"process": sleeper.pid, "identity": identity(sleeper.pid), "name": "valkey-server"})
     with path.open("a") as file:
         file.write('{"process": 1, "iden')  # torn by the kill
