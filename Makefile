@@ -23,9 +23,9 @@ check: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
-# Every notebook anew, one at a time as they measure, with its page and the index; some minutes.
+# Every notebook anew, with its page and the index; some minutes.
 reports: $(READY)
-	$(BIN)/buslab notebooks --jobs 1 --timeout 300 --html reports/notebooks
+	$(BIN)/buslab notebooks --timeout 300 --html reports/notebooks
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"buslab needs Python >= 3.11; {sys.executable} is {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'

@@ -35,6 +35,7 @@ from sim.run import run_scenario
 from sim.scenario import load_scenario
 from sim.schema import event_id
 
+pd.options.display.max_colwidth = None
 pd.options.display.max_rows = 40
 
 # %% [markdown]

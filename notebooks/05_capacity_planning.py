@@ -34,7 +34,7 @@ from sim.capacity import make_plan, teller
 from sim.conclusion import conclude
 from sim.scenario import load_scenario
 
-pd.options.display.max_colwidth = 100
+pd.options.display.max_colwidth = None
 
 # %% [markdown]
 # ## Measure
@@ -59,6 +59,7 @@ capacity_plots.predicted_against_measured(found)
 pd.DataFrame(capacity_report.held_rows(found), columns=capacity_report.HELD_HEADINGS)
 # %%
 capacity_plots.rate_against_pods(found)
+
 # %% [markdown]
 # ## Which rate is sustained?
 # A rate is sustained when p99 of lag stays within the limit, the backlog does not grow and all of it is answered.

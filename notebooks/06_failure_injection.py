@@ -28,11 +28,14 @@ import tempfile
 from pathlib import Path
 
 import matplotlib_inline.backend_inline  # noqa: F401 - once it is there, a figure that ends a cell is shown
+import pandas as pd
 
 from sim.conclusion import conclude
 from sim.faults import FAULTS
 from sim.matrix import run_matrix
 from sim.matrix_plots import draw_matrix, finding
+
+pd.options.display.max_colwidth = None
 
 # %% [markdown]
 # ## Run it

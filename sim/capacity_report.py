@@ -306,7 +306,7 @@ def cost_rows(found: Capacity) -> list[list[str]]:
 
 
 def option_rows(plan: Plan) -> list[list[str]]:
-    """Return the rows of the table of options; the one to take is marked."""
+    """Return the rows of the table of options, those that are refused last; the one to take is marked."""
     return [
         [
             ("-> " if option is plan.best else "") + str(option.choice),
@@ -315,7 +315,7 @@ def option_rows(plan: Plan) -> list[list[str]]:
             "; ".join(option.excuses) or "accepted",
             "; ".join(option.notes),
         ]
-        for option in plan.options
+        for option in sorted(plan.options, key=lambda option: bool(option.excuses))
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def _page(one: Executed, path: Path) -> str:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not _is_noise(output)]
         node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
-        body = exporter.from_notebook_node(node)[0]
+        body = _words_to_the_left(exporter.from_notebook_node(node)[0])
     css = HtmlFormatter(style="default").get_style_defs(".highlight")
     return str(_template().render(title=one.title, notebook=asdict(one), body=body, code_css=css, seconds=_seconds))
 
@@ -93,6 +94,22 @@ def _is_noise(output: Any) -> bool:
     """Return whether this is the answer, which stands at the top of the page already, or the name of the axes of a picture."""
     data = output.get("data", {})
     return 'class="conclusion"' in data.get("text/html", "") or (set(data) == {"text/plain"} and data["text/plain"].startswith("<Axes"))
+
+
+def _words_to_the_left(body: str) -> str:
+    """Return a page's body with the columns of its tables that hold sentences marked, so that only numbers stand to the right."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(body, "html.parser")
+    for table in soup.select("table.dataframe"):
+        rows = [row.select("td") for row in table.select("tbody tr")]
+        heads = table.select("thead tr:first-child th")
+        for place in range(-min(len(row) for row in (heads, *rows)), 0):
+            column = [row[place] for row in rows]
+            if any(re.search("[A-Za-z]{3}", cell.text.replace("NaN", "")) for cell in column):
+                for cell in (heads[place], *column):
+                    cell["class"] = "words"
+    return str(soup)
 
 
 def _template() -> Any:

@@ -84,7 +84,7 @@ def run_notebooks(
     *,
     parameters: Sequence[str] = (),
     out: Path | None = None,
-    jobs: int = 2,
+    jobs: int = 1,
     timeout_s: float = 600.0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Executed]:
@@ -99,7 +99,7 @@ def run_notebooks(
     out
         The folder for the executed ``.ipynb`` files and for ``conclusions.json``; by default ``reports/runs/notebooks``.
     jobs
-        How many at a time.
+        How many at a time; those that measure disturb each other.
     timeout_s
         How long one may take.
     tell

@@ -100,6 +100,8 @@ class Hull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not pods:
             return ""
         few, many, least, most = self.large if event_bytes >= kink_bytes else self.small
+        if not many:
+            return f"events of {event_bytes:,.0f} B, none {'from' if event_bytes >= kink_bytes else 'below'} {kink_bytes:,} B was tested"
         if not few <= pods <= many:
             return f"{pods} subscribers, tested were {few} to {many}"
         if not least <= event_bytes <= most:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -68,6 +69,17 @@ def test_a_page_shows_question_answer_code_and_pictures_and_fetches_nothing(tmp_
     assert PNG[:40] in page and "File sim/run.py" in page and "buslab notebooks one" in page
     assert "Said twice" not in page and "&lt;Axes" not in page
     assert 'href="one.html"' in index.read_text("utf-8") and "12 s" in index.read_text("utf-8")
+
+
+def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"lag": [1.5, float("nan")], "why": ["", "none was heard"]}, index=pd.Index(["one pod", "two"], name="pods"))
+    tables = [frame.to_html(), frame[:0].to_html(), '<table class="dataframe"><tr><td>odd</td></tr></table>']
+    outputs = [new_output("display_data", data={"text/html": table}) for table in tables]
+    nbformat.write(new_notebook(cells=[new_code_cell("frame", outputs=outputs)]), tmp_path / "one.ipynb")
+    write_pages([executed("one")], notebooks=tmp_path, out=tmp_path / "pages")
+    page = (tmp_path / "pages" / "one.html").read_text("utf-8")
+    assert page.count('class="words"') == 3
+    assert '<th class="words">why</th>' in page and '<td class="words">none was heard</td>' in page and "<td>NaN</td>" in page
 
 
 def test_notebooks_that_did_not_run_now_keep_their_row(tmp_path: Path) -> None:

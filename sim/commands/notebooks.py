@@ -12,7 +12,9 @@ import click
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the executed notebooks. [default: reports/runs/notebooks]")
 @click.option("--html", type=click.Path(path_type=Path), metavar="DIR", help="Also write pages with an index into this folder.")
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Notebooks at a time.")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Notebooks at a time; those that measure disturb each other."
+)
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds that one may take.")
 def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | None, html: Path | None, jobs: int, timeout_s: float) -> int:
     """Run notebooks (by default all) in kernels of their own, and keep them with what they showed.
