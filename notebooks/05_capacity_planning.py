@@ -70,7 +70,7 @@ pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STE
 # %% [markdown]
 # ## What to plan for
 # Every choice that was looked at for the target rate, with what speaks against it: 71 % of the broker's core stays free, one pod down
-# must not silence a channel, and nothing is planned past what was tested.
+# must not silence a channel, and what was not tested is refused or says so.
 
 # %%
 plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, pods_per_service=(0, 1, 2, 3), brokers=(1, 2))

@@ -242,11 +242,8 @@ def _option(model: CostModel, workload: Workload, choice: Choice, target: float,
     full = fullest.inverse(1e6)
     carries = Interval(*(value * (1 - free) for value in (full.value, full.low, full.high)))
     used = target / full.low
-    excuses = [
-        f"{name} has one replica: with one pod down nobody hears its events"
-        for name, count in chosen.replicas.items()
-        if count < 2 and any(name in kind.heard_by for kind in chosen.kinds)
-    ]
+    alone = [name for name, count in chosen.replicas.items() if count < 2 and any(name in kind.heard_by for kind in chosen.kinds)]
+    excuses = [f"one replica of {', '.join(alone)}: with one pod down nobody hears its events"] if alone else []
     excuses += not_tested(model, chosen, target)
     if len(groups) < choice.brokers:
         excuses.append(f"{choice.brokers} brokers for {len(groups)} channels: one has nothing to do")

@@ -97,10 +97,14 @@ def _is_noise(output: Any) -> bool:
 
 
 def _words_to_the_left(body: str) -> str:
-    """Return a page's body with the columns of its tables that hold sentences marked, so that only numbers stand to the right."""
+    """Return a page's body with the columns of its tables that hold words marked, so that only numbers stand to the right."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(body, "html.parser")
+    for style in soup.select("style[scoped]"):  # pandas brings one with each table, and it would win over the page's
+        style.decompose()
+    for row in soup.select("tr[style]"):
+        del row["style"]
     for table in soup.select("table.dataframe"):
         rows = [row.select("td") for row in table.select("tbody tr")]
         heads = table.select("thead tr:first-child th")
