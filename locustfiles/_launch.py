@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -76,6 +77,8 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     if str(options.on or environment.host or "").partition(":")[0] == "model":
         raise UsageError("--on model: Locust lives in real time; use `buslab run SCENARIO --on model`")
     scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
+    if scenario.load.driver != "locust":
+        raise UsageError(f"load.driver = {scenario.load.driver!r}: here Locust drives; use `buslab run SCENARIO` for the pods' own calls")
     if options.num_users is not None and options.num_users < 1:
         raise UsageError(f"-u {options.num_users}: give at least one user, or leave it out: then there is one for each publishing pod")
     if options.num_users is None:
@@ -84,18 +87,26 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
         options.spawn_rate = min(100, options.num_users)
 
 
-def end_in_order_on_ctrl_c() -> None:
-    """Take a Ctrl-C as a SIGTERM, on which Locust ends in order; the second one ends at once.
+class Signals:
+    """End in order on a Ctrl-C or SIGTERM, whatever Locust is at; the second one ends at once.
 
-    Of itself Python raises KeyboardInterrupt in whatever runs, also in a user between a publish and its record.
+    Of itself Python raises KeyboardInterrupt in whatever runs, also in a user between a publish and its record, and Locust hears a SIGTERM
+    neither while it waits for workers nor while it follows a shape.
     """
 
-    def hear() -> None:
-        watcher.cancel()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def __init__(self, end: Callable[[], None], *numbers: int) -> None:
+        self._end = end
+        self._watchers = {number: gevent.signal_handler(number, self._hear) for number in numbers}
 
-    watcher = gevent.signal_handler(signal.SIGINT, hear)
+    def _hear(self) -> None:
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        gevent.spawn(self._end)
+
+    def leave_to_locust(self, number: int) -> None:
+        """Hear this signal no more: Locust does now."""
+        if watcher := self._watchers.pop(number, None):
+            watcher.cancel()
 
 
 def explain_a_taken_port() -> None:

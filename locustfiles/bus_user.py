@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from _crew import Hand, Lead, join_crew
 from _launch import (
     END_TIMEOUT_S,
+    INTERRUPTED,
     Child,
     RunShape,
+    Signals,
     Tables,
     add_options,
     check_options,
-    end_in_order_on_ctrl_c,
     end_workers,
     explain_a_taken_port,
 )
@@ -127,6 +130,9 @@ class State:
         self.lead: Lead | None = None
         self.child: Child | None = None
         self.tables: Tables | None = None
+        leads = environment.parsed_options.headless and not isinstance(environment.runner, WorkerRunner)
+        end = self._end if leads else partial(os.kill, os.getpid(), signal.SIGTERM)  # on which Locust ends in order
+        self.signals = Signals(end, signal.SIGINT, *([signal.SIGTERM] if leads else []))
 
     def begin(self) -> None:
         """Start the run, or take the line to the one that started this process."""
@@ -152,6 +158,25 @@ class State:
         else:
             self.say()
             gevent.spawn(runner.stop)
+
+    def _end(self) -> None:
+        if self.lead is None:
+            self.give_up(INTERRUPTED, "interrupted before there was a run")
+        self.interrupt()
+        self.environment.runner.quit()
+
+    def give_up(self, code: int, why: str) -> NoReturn:
+        """End before there was a run; the workers that came are told."""
+        log.error("%s", why)
+        self.environment.runner.quit()
+        sys.exit(code)
+
+    def await_workers(self, wait_s: float) -> None:
+        """End with 2 when too few workers come in time; of itself Locust ends with 1, which is a limit's."""
+        gevent.sleep(wait_s)
+        came, expected = len(self.environment.runner.clients.ready), self.environment.parsed_options.expect_workers
+        if self.lead is None and came < expected:
+            self.give_up(2, f"{came} of {expected} workers came within {wait_s:g} s (--expect-workers-max-wait)")
 
     def interrupt(self) -> None:
         """End a run that goes on, in order; wait for its seal."""
@@ -196,7 +221,6 @@ def _init(environment: Environment, **_: object) -> None:
     environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
-    end_in_order_on_ctrl_c()
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too
@@ -207,6 +231,9 @@ def _init(environment: Environment, **_: object) -> None:
         log.error("%s", error)
         end_workers()
         sys.exit(2)
+    if isinstance(environment.runner, MasterRunner) and options.expect_workers_max_wait:
+        gevent.spawn(state.await_workers, options.expect_workers_max_wait)
+        options.expect_workers_max_wait = 0
     if options.shape:
         environment.shape_class = RunShape(environment)
 
@@ -218,6 +245,8 @@ def _begin(environment: Environment, **_: object) -> None:
         state.hand = Hand(environment)
     if isinstance(environment.runner, WorkerRunner):
         return
+    if environment.shape_class is None:
+        state.signals.leave_to_locust(signal.SIGTERM)
     if environment.web_ui is not None:  # the form may have named another length, and started Locust's own timer
         state.run_s = environment.parsed_options.run_time or state.run_s
         environment.web_ui._cancel_run_time_timer()

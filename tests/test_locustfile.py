@@ -139,21 +139,27 @@ def test_a_saturated_generator_gives_2(tmp_path: Path) -> None:
 
 @pytest.mark.broker
 @pytest.mark.parametrize(
-    ("number", "code", "more"), [(signal.SIGINT, 130, ()), (signal.SIGINT, 130, ("--processes", "2")), (signal.SIGKILL, -9, ())]
+    ("number", "code", "more"),
+    [
+        (signal.SIGINT, 130, ()),
+        (signal.SIGINT, 130, ("--processes", "2")),
+        (signal.SIGTERM, 130, ("--shape", "steady")),
+        (signal.SIGKILL, -9, ()),
+    ],
 )
 def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, number: int, code: int, more: tuple[str, ...]) -> None:
     with running("-u", "4", "-t", "60s", "--out", str(tmp_path / "run"), *more, *QUICK) as process:
         until(process, "run ")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
-        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
         process.communicate(timeout=BOUND_S)
         assert process.returncode == code
         assert psutil.wait_procs(children, timeout=BOUND_S)[1] == []
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["state"] in ("interrupted", "failed")  # after a kill the run may see first that its line is closed
-    assert info["load"]["record_kept"] == (number == signal.SIGINT)
-    if number == signal.SIGINT:
+    assert info["load"]["record_kept"] == (number != signal.SIGKILL)
+    if number != signal.SIGKILL:
         verdict = run_of(tmp_path / "run")[1]
         assert verdict["verdict"] == "unknown", verdict
 
@@ -227,6 +233,8 @@ def test_a_gateway_that_is_no_url_is_one_clear_line() -> None:
         (["--set", "slo.lag_ms_p9=5"], "did you mean 'lag_ms_p99'"),
         (["--on", "model"], "Locust lives in real time"),
         (["-u", "0"], "give at least one user"),
+        (["--set", "load.driver=pods"], "here Locust drives"),
+        (["--master", "--expect-workers", "2", "--expect-workers-max-wait", "1"], "0 of 2 workers came within 1 s"),
         (["--processes", "2", "--set", "load.rate_per_s=0"], "load.rate_per_s = 0"),
         (["--processes", "2", "--master-bind-port", "{taken}"], "does another Locust run"),
     ],
