@@ -327,6 +327,30 @@ def test_a_broken_limit_measured_by_a_broken_instrument_is_unknown(plan: RunFold
     assert "cannot vouch" in verdict.slo[0].detail
 
 
+@pytest.mark.parametrize(
+    ("driver", "sent_ms", "took_ms", "bus_ms", "word"),
+    [
+        ("locust", 100, 0.1, 5, "unknown"),  # the generator slept; the bus kept the limit
+        ("locust", 100, 200, 5, "invalid"),  # an earlier call was held for so long by the bus
+        ("locust", 100, 0.1, 60, "invalid"),  # the bus alone breaks it
+        ("pods", 100, 0.1, 5, "invalid"),  # a pod that calls late is what is measured
+        ("locust", 1, 0.1, 5, "valid"),
+    ],
+)
+def test_a_limit_on_lag_is_not_broken_by_a_generator_that_is_late_of_itself(
+    driver: str, sent_ms: float, took_ms: float, bus_ms: float, word: str, plan: RunFolder
+) -> None:
+    for event in plan.publish(50, step_ns=200 * MS, lag_ns=round((sent_ms + bus_ms) * MS)):
+        event.sent_ns = event.intended_ns + round(sent_ms * MS)
+        event.acked_ns = event.sent_ns + MS // 2
+        plan.calls.append((event.intended_ns, "locust-0", "config.updated", round(took_ms * MS), "ok"))
+        plan.calls.append((event.intended_ns + 100 * MS, "locust-0", "config.updated", round(took_ms * MS), "ok"))
+    plan.slo, plan.info = {"lag_ms_p99": 50}, {"driver": driver}
+    (limit,) = judged(plan).slo
+    assert limit.verdict == word
+    assert ("the generator was late by itself: without that it is at most 5.1" in limit.detail) == (word == "unknown")
+
+
 def test_a_broken_promise_stays_invalid_though_the_instrument_is_broken(plan: RunFolder) -> None:
     events = plan.publish(100)
     plan.repeat(events[3], "web-0")

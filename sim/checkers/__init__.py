@@ -10,7 +10,8 @@ How verdicts compose
 1. A checker that throws is unknown, with the exception's text.
 2. Any `invalid` makes the run invalid: a broken promise that was seen stays broken, however poor the instrument.
 3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
-   makes lag of its own), so a limit that fails then is unknown, not invalid.
+   makes lag of its own), so a limit that fails then is unknown, not invalid. So is a limit on lag that would hold without the time by
+   which Locust made its calls late of itself; what waits for earlier calls to return is not its own.
 4. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
 5. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
 """
@@ -21,6 +22,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,7 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     results = {name: _check(name, run) for name in names}
     metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
     wanted = {key: value for key, value in run.slo.items() if only is None or key in metrics or key not in SLO_METRICS}
-    trusted = "harness" not in results or results["harness"].verdict != "unknown"
-    slo = [_limit(metric, value, metrics, trusted=trusted) for metric, value in wanted.items()]
+    slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results)) for metric, value in wanted.items()]
     info = run.info
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
     return Verdict(worst(words), str(info.get("scenario", "")), str(info.get("ground", "")), info.get("seed"), results, slo)
@@ -95,7 +96,16 @@ def _check(name: str, run: Run) -> Result:
         return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
 
 
-def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, trusted: bool) -> Limit:
+def _doubt(run: Run, results: Mapping[str, Result], metric: str, limit: float) -> str:
+    """Return why a limit that seems broken may be the instrument's doing, or an empty string."""
+    if "harness" in results and results["harness"].verdict == "unknown":
+        return "the harness cannot vouch for the measurement"
+    if metric in lag.SLO_METRICS and "lag" in results and run.info.get("driver") == "locust":
+        return lag.generator_s_own(metric, limit, results["lag"].counts)
+    return ""
+
+
+def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Callable[[str, float], str]) -> Limit:
     measured = finite(metrics.get(metric, math.nan))
     if metric not in SLO_METRICS:
         return Limit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
@@ -107,9 +117,8 @@ def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, trusted: bo
     bound = f"{'at least' if least else 'at most'} {limit:g}"
     if measured >= limit if least else measured <= limit:
         return Limit(metric, limit, measured, "valid", f"{metric} is {measured:g}, {bound} as promised")
-    if not trusted:
-        text = f"{metric} is {measured:g}, {bound} was promised, but the harness cannot vouch for the measurement"
-        return Limit(metric, limit, measured, "unknown", text)
+    if why := doubt(metric, limit):
+        return Limit(metric, limit, measured, "unknown", f"{metric} is {measured:g}, {bound} was promised, but {why}")
     return Limit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
 
 

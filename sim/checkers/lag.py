@@ -4,6 +4,8 @@
 - **send delay**: intended time to the time it was handed to the socket, one value an event that was sent. A late generator shows
   here, and stays inside the lag.
 - **bus**: sent to handled, one value a copy: the lag without the send delay.
+- **held up**: how long a call had to wait until earlier ones of its publisher had returned and been answered. So much of a send delay is
+  the bus's doing, say a slow server's; what is beyond it is the generator's own.
 
 A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
 than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
@@ -12,6 +14,8 @@ A handler cannot start before its event was meant or sent, so one negative lag o
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,6 +42,7 @@ def check(run: Run) -> Result:
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
     counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
+    counts |= _quantiles("held_up_us", held_up(run))
     channel, channels = codes_of(publishes["channel"])
     services = sorted({life.service for life in run.lives})
     service = np.array([services.index(life.service) for life in run.lives], dtype=np.int16)
@@ -70,6 +75,46 @@ def send_delays(run: Run) -> Array:
     sent = (publishes["phase"] == "run").to_numpy() & (publishes["sent_ns"].to_numpy() > 0) & tried
     delays: Array = (publishes["sent_ns"].to_numpy() - publishes["intended_ns"].to_numpy())[sent]
     return delays
+
+
+def held_up(run: Run) -> Array:
+    """Return how long earlier calls and publishes of the same publisher held up each of the run phase, nanoseconds (Lindley's recursion).
+
+    A call that publishes counts as both: rather too long than too short.
+    """
+    calls, publishes = run.calls, run.publishes
+    publishers = {
+        word: number for number, word in enumerate(dict.fromkeys((*codes_of(calls["publisher"])[1], *codes_of(publishes["publisher"])[1])))
+    }
+    publisher = np.concatenate([codes_in(table["publisher"], publishers) for table in (calls, publishes)])
+    intended = np.concatenate([table["intended_ns"].to_numpy() for table in (calls, publishes)])
+    answered = np.maximum(0, publishes["acked_ns"].to_numpy() - publishes["sent_ns"].to_numpy())
+    took = np.concatenate([calls["took_ns"].to_numpy(), answered])
+    order = np.lexsort((intended, publisher))
+    waits = np.zeros(len(order), dtype=np.int64)
+    for rows in np.split(order, np.flatnonzero(np.diff(publisher[order])) + 1):
+        walk = np.concatenate(([0], np.cumsum(took[rows][:-1] - np.diff(intended[rows]))))[: len(rows)]
+        waits[rows] = walk - np.minimum.accumulate(walk)
+    start_ns, end_ns = run.phases.get("run", (0, 0))
+    inside: Array = waits[(intended >= start_ns) & (intended < end_ns)]
+    return inside
+
+
+def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]) -> str:
+    """Return why a broken limit on lag is the generator's doing: without its own lateness it would hold. Else an empty string.
+
+    Parameters
+    ----------
+    limit
+        Milliseconds.
+    counts
+        What `check` counted. Quantiles are added, so that the lag without the generator's part is rather too great.
+    """
+    quantile = metric.removeprefix("lag_ms_")
+    if f"bus_us.{quantile}" not in counts:
+        return ""
+    rest_ms = (counts[f"bus_us.{quantile}"] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
+    return f"the generator was late by itself: without that it is at most {rest_ms:g}" if rest_ms <= limit else ""
 
 
 def _quantiles(name: str, values: Array) -> dict[str, int | float]:
