@@ -83,9 +83,8 @@ def held_up(run: Run) -> Array:
     A call that publishes counts as both: rather too long than too short.
     """
     calls, publishes = run.calls, run.publishes
-    publishers = {
-        word: number for number, word in enumerate(dict.fromkeys((*codes_of(calls["publisher"])[1], *codes_of(publishes["publisher"])[1])))
-    }
+    words = dict.fromkeys(word for table in (calls, publishes) for word in codes_of(table["publisher"])[1])
+    publishers = {word: number for number, word in enumerate(words)}
     publisher = np.concatenate([codes_in(table["publisher"], publishers) for table in (calls, publishes)])
     intended = np.concatenate([table["intended_ns"].to_numpy() for table in (calls, publishes)])
     answered = np.maximum(0, publishes["acked_ns"].to_numpy() - publishes["sent_ns"].to_numpy())
