@@ -69,13 +69,13 @@ pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STE
 
 # %% [markdown]
 # ## What to plan for
-# Every choice that was looked at for the target rate, with what speaks against it: 71 % of the broker's core stays free, one pod down
-# must not silence a channel, and what was not tested is refused or says so.
+# The choices that were looked at for the target rate, the first of those accepted and of those refused, with what speaks against them:
+# 71 % of the broker's core stays free, one pod down must not silence a channel, and what was not tested is refused or says so.
 
 # %%
-plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, pods_per_service=(0, 1, 2, 3), brokers=(1, 2))
+plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, least_replicas=(0, 2, 3), brokers=(1, 2))
 print(capacity_report.plan_sentence(plan))
-pd.DataFrame(capacity_report.option_rows(plan), columns=capacity_report.OPTION_HEADINGS)
+pd.DataFrame(capacity_report.option_rows(plan, most=6), columns=capacity_report.OPTION_HEADINGS)
 
 # %% [markdown]
 # ## What if?

@@ -68,6 +68,10 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the same with so many replicas of every service."""
         return msgspec.structs.replace(self, replicas=dict.fromkeys(self.replicas, pods_per_service))
 
+    def with_at_least(self, replicas: int) -> Workload:
+        """Return the same with at least so many replicas of every service."""
+        return msgspec.structs.replace(self, replicas={name: max(count, replicas) for name, count in self.replicas.items()})
+
     def one_down(self) -> Workload:
         """Return the same with one pod less of the service that hears most."""
         heard = {name: sum(name in kind.heard_by for kind in self.kinds) for name in self.replicas}
@@ -116,15 +120,15 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one way to run the bus; `batch_size` is of items."""
+    """Hold one way to run the bus: the replicas of the workload, but at least so many of each service; `batch_size` is of items."""
 
-    pods_per_service: int
+    least_replicas: int
     brokers: int
     batch_size: int
 
     def __str__(self) -> str:
         brokers = "1 broker" if self.brokers == 1 else f"{self.brokers} brokers"
-        pods = f"{self.pods_per_service} pods a service" if self.pods_per_service else "pods as in the scenario"
+        pods = f"at least {self.least_replicas} replicas" if self.least_replicas else "replicas as they are"
         return f"{pods}, {brokers}, batches of {self.batch_size}"
 
 
@@ -134,7 +138,7 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     carries
-        Calls per second that its fullest broker (or another limit) lets through with the headroom kept.
+        Calls per second that its fullest broker, or its link, lets through with the headroom kept.
     used
         Share of the fullest broker's saturation rate at the target, at the low end of the interval.
     excuses
@@ -172,14 +176,22 @@ def headroom(cores: float = 1.0) -> float:
     return free
 
 
-def saturation(model: CostModel, workload: Workload, *, calls_per_s: float | None = None) -> Interval:
-    """Return the calls per second that fill a broker's core; batches are as full as they are at that rate, or at the one given."""
+def saturation(model: CostModel, workload: Workload, *, calls_per_s: float | None = None, kinds: Sequence[Kind] | None = None) -> Interval:
+    """Return the calls per second that fill a broker's core.
+
+    Parameters
+    ----------
+    calls_per_s
+        Batches are as full as at this rate; by default as full as they are at the rate returned.
+    kinds
+        What goes over this broker; by default everything.
+    """
     at = calls_per_s
     if at is None:
-        at = 1e6 / model.cost_us(workload.events(math.inf)).value  # full batches: the most that can be
+        at = 1e6 / model.cost_us(workload.events(math.inf, kinds)).value  # full batches: the most that can be
         for _ in range(20):  # the interval may end batches before they are full, and then there is more to publish
-            at = (at + 1e6 / model.cost_us(workload.events(at)).value) / 2
-    return model.cost_us(workload.events(at)).inverse(1e6)
+            at = (at + 1e6 / model.cost_us(workload.events(at, kinds)).value) / 2
+    return model.cost_us(workload.events(at, kinds)).inverse(1e6)
 
 
 def not_tested(model: CostModel, workload: Workload, calls_per_s: float) -> list[str]:
@@ -205,7 +217,7 @@ def make_plan(
     workload: Workload,
     *,
     target_calls_per_s: float,
-    pods_per_service: Sequence[int] = (0,),
+    least_replicas: Sequence[int] = (0,),
     brokers: Sequence[int] = tuple(range(1, MAX_BROKERS + 1)),
     batches: Sequence[int] = BATCHES,
     link_mbit_per_s: float = 0.0,
@@ -215,8 +227,8 @@ def make_plan(
 
     Parameters
     ----------
-    pods_per_service
-        Numbers of replicas to look at; 0 means as in the workload.
+    least_replicas
+        How many replicas each service has at least, to look at; 0 means those of the workload.
     link_mbit_per_s
         What a broker's network link carries; 0 = no limit is known.
     cores
@@ -226,22 +238,22 @@ def make_plan(
     options = [
         _option(model, workload, Choice(pods, count, size), target_calls_per_s, link_mbit_per_s, cores)
         for count in sorted(set(brokers))
-        for pods in pods_per_service
+        for pods in least_replicas
         for size in sizes
     ]
     return Plan(target_calls_per_s, tuple(options))
 
 
 def _option(model: CostModel, workload: Workload, choice: Choice, target: float, link_mbit_per_s: float, cores: float) -> Option:
-    chosen = msgspec.structs.replace(workload, batch_size=choice.batch_size)
-    if choice.pods_per_service:
-        chosen = chosen.with_pods(choice.pods_per_service)
+    chosen = msgspec.structs.replace(workload, batch_size=choice.batch_size).with_at_least(choice.least_replicas)
     free = headroom(cores)
     groups = [group for group in split(model, chosen, choice.brokers, target) if group]
-    fullest = max((model.cost_us(chosen.events(target, group)) for group in groups), key=lambda cost: cost.value)
-    full = fullest.inverse(1e6)
-    carries = Interval(*(value * (1 - free) for value in (full.value, full.low, full.high)))
-    used = target / full.low
+    fullest = max(groups, key=lambda group: model.cost_us(chosen.events(target, group)).value)
+    full = saturation(model, chosen, kinds=fullest)
+    mbit = max(sum(n * pods * size for n, pods, size in chosen.events(target, group)) for group in groups) * BITS / 1e6
+    most = link_mbit_per_s / mbit if link_mbit_per_s and mbit else math.inf
+    carries = Interval(*(min(value, most) * (1 - free) for value in (full.value, full.low, full.high)))
+    used = target / saturation(model, chosen, calls_per_s=target, kinds=fullest).low
     alone = [name for name, count in chosen.replicas.items() if count < 2 and any(name in kind.heard_by for kind in chosen.kinds)]
     excuses = [f"one replica of {', '.join(alone)}: with one pod down nobody hears its events"] if alone else []
     excuses += not_tested(model, chosen, target)
@@ -249,10 +261,8 @@ def _option(model: CostModel, workload: Workload, choice: Choice, target: float,
         excuses.append(f"{choice.brokers} brokers for {len(groups)} channels: one has nothing to do")
     if used > 1 - free:
         excuses.append(f"the fullest broker would be at {used:.0%} of its saturation rate; the rule keeps {free:.0%} free")
-    if link_mbit_per_s:
-        needed = target * max(sum(n * pods * size for n, pods, size in chosen.events(target, group)) for group in groups) * BITS / 1e6
-        if needed > link_mbit_per_s * (1 - free):
-            excuses.append(f"its link would carry {needed:,.0f} Mbit/s of {link_mbit_per_s:,.0f}; the rule keeps {free:.0%} free")
+    if target > most * (1 - free):
+        excuses.append(f"its link would carry {target * mbit:,.0f} Mbit/s of {link_mbit_per_s:,.0f}; the rule keeps {free:.0%} free")
     return Option(choice, carries, used, free, tuple(excuses), tuple(_notes(chosen, choice, target)))
 
 
@@ -279,8 +289,11 @@ def what_if(
     link_mbit_per_s: float = 0.0,
 ) -> str:
     """Say in some lines what one choice would come to at one rate; for sliders."""
-    option = _option(model, workload, Choice(pods_per_service, brokers, batch_size), calls_per_s, link_mbit_per_s, 1.0)
-    head = f"{option.choice}: carries {option.carries.low:,.0f} .. {option.carries.high:,.0f} calls/s with {option.headroom:.0%} kept free."
+    option = _option(model, workload.with_pods(pods_per_service), Choice(0, brokers, batch_size), calls_per_s, link_mbit_per_s, 1.0)
+    head = (
+        f"{pods_per_service} replicas of each service, {brokers} brokers, batches of {batch_size}: carries {option.carries.low:,.0f} .. "
+        f"{option.carries.high:,.0f} calls/s with {option.headroom:.0%} kept free."
+    )
     verdict = "It carries" if option.accepted else "It does not carry"
     lines = [head, f"{verdict} {calls_per_s:,.0f} calls/s, which is {option.used:.0%} of the fullest broker's saturation rate."]
     return "\n".join([*lines, *(f"- {text}" for text in (*option.excuses, *option.notes))])

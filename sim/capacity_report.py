@@ -145,7 +145,7 @@ def answer(found: Capacity) -> str:
         f"{found.lag_ms_p99:g} ms (measured {carried.lag_ms_p99:.1f} ms) with all pods up {says_up} {says_down}.",
         f"The broker's core is then at {core.value:.0f} %{between}.",
         _next_limit(found),
-        f"With {free:.0%} of the broker's saturation rate kept free (0.712 / cores^0.448, one core), plan for "
+        f"The mix filled the broker at {full:,.0f} calls/s; with {free:.0%} of that kept free (0.712 / cores^0.448, one core), plan for "
         f"{full * (1 - free):,.0f} calls/s at most.",
         _error(found),
     ]
@@ -169,8 +169,7 @@ def _next_limit(found: Capacity) -> str:
 
 def _error(found: Capacity) -> str:
     held = found.held()
-    error = float(np.median([abs(one.error) for one in held]))
-    usl = float(np.median([abs(one.usl_error) for one in held]))
+    error, usl = (float(np.median(np.abs(errors))) for errors in ([one.error for one in held], [one.usl_error for one in held]))
     inside = sum(one.covered for one in held)
     better = "the fan-out model" if error <= usl else "the scalability law"
     return (
@@ -256,16 +255,9 @@ def held_rows(found: Capacity) -> list[list[str]]:
 
 
 HELD_HEADINGS = (
-    "held out",
-    "event, B",
-    "predicted events/s (95 %)",
-    "measured",
-    "error",
-    "inside",
-    "USL",
-    "by the wall clock, at core",
+    "held out", "event, B", "predicted events/s (95 %)", "measured", "error", "inside", "USL", "by the wall clock, at core",
     "within what was tested",
-)
+)  # fmt: skip
 STEP_HEADINGS = ("calls/s", "events/s", "lag p50 ms", "p99 ms", "backlog grows /s", "broker's core", "carried")
 
 
@@ -299,14 +291,17 @@ def cost_rows(found: Capacity) -> list[list[str]]:
     rows = []
     for name, value in found.model.parts().items():
         scale = 1000 if name.endswith("byte") else 1
-        rows.append([names[name], f"{scale * value.value:.3g}", f"{scale * value.low:.3g} .. {scale * value.high:.3g}"])
+        known = not name.startswith("large") or found.model.hull.large[1]
+        shown = (f"{scale * value.value:.3g}", f"{scale * value.low:.3g} .. {scale * value.high:.3g}") if known else ("not measured", "")
+        rows.append([names[name], *shown])
     rows.append(["USL sigma", f"{found.usl.sigma.value:.3g}", f"{found.usl.sigma.low:.3g} .. {found.usl.sigma.high:.3g}"])
     rows.append(["USL kappa", f"{found.usl.kappa.value:.3g}", f"{found.usl.kappa.low:.3g} .. {found.usl.kappa.high:.3g}"])
     return rows
 
 
-def option_rows(plan: Plan) -> list[list[str]]:
-    """Return the rows of the table of options, those that are refused last; the one to take is marked."""
+def option_rows(plan: Plan, *, most: int | None = None) -> list[list[str]]:
+    """Return the rows of the table of options, the one to take marked: those accepted, then those refused, so many of each."""
+    accepted, refused = ([option for option in plan.options if option.accepted is wanted] for wanted in (True, False))
     return [
         [
             ("-> " if option is plan.best else "") + str(option.choice),
@@ -315,11 +310,11 @@ def option_rows(plan: Plan) -> list[list[str]]:
             "; ".join(option.excuses) or "accepted",
             "; ".join(option.notes),
         ]
-        for option in sorted(plan.options, key=lambda option: bool(option.excuses))
+        for option in (*accepted[:most], *refused[:most])
     ]
 
 
-OPTION_HEADINGS = ("choice", "carries calls/s at least", "of saturation", "refused because", "notes")
+OPTION_HEADINGS = ("choice", "carries calls/s at least (low end of 95 %)", "of saturation", "refused because", "notes")
 
 
 def plan_sentence(plan: Plan) -> str:
@@ -329,6 +324,8 @@ def plan_sentence(plan: Plan) -> str:
     return (
         f"For {plan.target_calls_per_s:,.0f} calls/s take {plan.best.choice}: its fullest broker is at {plan.best.used:.0%} of its "
         f"saturation rate, {plan.best.headroom:.0%} are kept free."
+        + "".join(f" N{note[1:]}." for note in plan.best.notes if note.startswith("not tested"))
+        + " A plan knows what the broker carries, not how many replicas the services' own work needs."
     )
 
 
@@ -342,9 +339,11 @@ def tables(found: Capacity) -> Group:
     return Group(*parts, Text(answer(found)))
 
 
-def plan_table(plan: Plan) -> Group:
-    """Return the options for a rich console."""
-    return Group(_table("Options", OPTION_HEADINGS, option_rows(plan)), Text(plan_sentence(plan)))
+def plan_table(plan: Plan, *, most: int | None = None) -> Group:
+    """Return the options for a rich console, so many of those accepted and of those refused."""
+    accepted = sum(option.accepted for option in plan.options)
+    title = f"Options: {accepted} accepted, {len(plan.options) - accepted} refused" + (f"; the first {most} of each" if most else "")
+    return Group(_table(title, OPTION_HEADINGS, option_rows(plan, most=most)), Text(plan_sentence(plan)))
 
 
 def _table(title: str, headings: tuple[str, ...], rows: list[list[str]]) -> Table:

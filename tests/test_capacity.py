@@ -61,13 +61,14 @@ def test_headroom_is_a_share_and_falls_with_cores(cores: float) -> None:
 @given(load=workloads, target=rates, link=st.sampled_from([0.0, 100.0, 10_000.0]))
 def test_a_refused_option_has_a_reason_and_the_one_to_take_none(load: Workload, target: float, link: float) -> None:
     plan = make_plan(
-        MODEL, load, target_calls_per_s=target, pods_per_service=(0, 1, 2), brokers=(1, 2, 3), batches=(1, 50), link_mbit_per_s=link
+        MODEL, load, target_calls_per_s=target, least_replicas=(0, 1, 2), brokers=(1, 2, 3), batches=(1, 50), link_mbit_per_s=link
     )
     assert len({str(option.choice) for option in plan.options}) == len(plan.options)
     for option in plan.options:
         assert option.accepted != bool(option.excuses) and all(option.excuses)
         assert option.accepted <= (option.used <= 1 - option.headroom)
-        assert option.choice.pods_per_service != 1 or any("one replica" in why for why in option.excuses)
+        alone = any(load.replicas[name] < 2 for kind in load.kinds for name in kind.heard_by)
+        assert any("one replica" in why for why in option.excuses) == (alone and option.choice.least_replicas < 2)
         assert option.choice.brokers == 1 or any("not tested: computed" in note for note in option.notes)
     best = plan.best
     assert best is None or best.choice.brokers == min(o.choice.brokers for o in plan.options if o.accepted)
@@ -76,9 +77,9 @@ def test_a_refused_option_has_a_reason_and_the_one_to_take_none(load: Workload, 
 @settings(max_examples=40)
 @given(load=workloads, target=rates)
 def test_nothing_beyond_what_was_tested_is_accepted(load: Workload, target: float) -> None:
-    for option in make_plan(MODEL, load, target_calls_per_s=target, pods_per_service=(0, 30, 60), brokers=(1,)).options:
+    for option in make_plan(MODEL, load, target_calls_per_s=target, least_replicas=(0, 30, 60), brokers=(1,)).options:
         chosen = msgspec.structs.replace(load, batch_size=option.choice.batch_size)
-        chosen = chosen.with_pods(option.choice.pods_per_service) if option.choice.pods_per_service else chosen
+        chosen = chosen.with_at_least(option.choice.least_replicas)
         for _, pods, size in chosen.events(target):
             few, many, least, most = MODEL.hull.large if size >= MODEL.kink_bytes else MODEL.hull.small
             if not (few <= pods <= many and least <= size <= most):

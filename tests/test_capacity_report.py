@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
 def test_the_command_plans_from_a_file_and_its_exit_code_says_whether_a_target_is_carried(tmp_path: Path) -> None:
     write_capacity(FOUND, tmp_path)
     many = ("--pods-per-service", "2")
-    for target, code, words in (("500", 0, "take pods as in the scenario, 1 broker"), ("90000000", 1, "no option is left")):
+    for target, code, words in (("500", 0, "take replicas as they are, 1 broker"), ("90000000", 1, "no option is left")):
         done = CliRunner().invoke(
             cli, ["capacity", "baseline", "--from", str(tmp_path), "--target-rate", target, *many], standalone_mode=False
         )
@@ -100,7 +100,7 @@ def test_the_command_plans_from_a_file_and_its_exit_code_says_whether_a_target_i
 
 def test_the_sentence_of_a_plan_names_choice_and_share() -> None:
     plan = make_plan(FOUND.model, FOUND.workload, target_calls_per_s=1_000)
-    assert plan_sentence(plan).startswith("For 1,000 calls/s take pods as in the scenario, 1 broker, batches of 10")
+    assert plan_sentence(plan).startswith("For 1,000 calls/s take replicas as they are, 1 broker, batches of 10")
 
 
 def test_the_picture_of_held_out_points_holds_each_with_its_interval() -> None:

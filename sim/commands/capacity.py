@@ -8,6 +8,8 @@ import click
 
 from sim.printing import check_out, print_table
 
+OPTIONS_SHOWN = 5  # of those accepted, and of those refused
+
 
 @click.command()
 @click.argument("scenario", default="baseline")
@@ -20,6 +22,7 @@ from sim.printing import check_out, print_table
 @click.option("--pods-per-service", type=click.IntRange(1, 500), help="So many replicas of every service. [default: as in the scenario]")
 @click.option("--lag-ms-p99", default=50.0, show_default=True, type=click.FloatRange(0.1, 60_000), help="The limit on p99 of lag.")
 @click.option("--target-rate", type=click.FloatRange(0, min_open=True), help="Calls per second to plan for; exit code 1 if refused.")
+@click.option("--all-options", is_flag=True, help="Show every option of the plan, not only the first few.")
 @click.option("--link-mbit", default=0.0, type=click.FloatRange(0), help="What a broker's network link carries, for the plan.")
 @click.option("--deep", is_flag=True, help="Measure longer: a quarter of an hour instead of four minutes.")
 @click.option(
@@ -29,7 +32,7 @@ from sim.printing import check_out, print_table
 @click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
 def capacity(
     scenario: str, on: str, image: str | None, settings: tuple[str, ...], pods_per_service: int | None, lag_ms_p99: float,
-    target_rate: float | None, link_mbit: float, deep: bool, out: Path, source: Path | None, yes_load_this_server: bool,
+    target_rate: float | None, all_options: bool, link_mbit: float, deep: bool, out: Path, source: Path | None, yes_load_this_server: bool,
 ) -> int:  # fmt: skip
     """Measure what the bus of SCENARIO carries on this machine, and plan for a load.
 
@@ -62,11 +65,12 @@ def capacity(
         write_picture(found, out / "capacity.png")
     else:
         found, path = read_capacity(source), source
-    print_table(tables(found))
-    click.echo(f"capacity {path}")
+    if source is None or target_rate is None:
+        print_table(tables(found))
+        click.echo(f"capacity {path}")
     if target_rate is None:
         return 0 if found.carried else 1
-    pods = (0, 1, 2, 3, 4) if pods_per_service is None else (0,)
-    plan = make_plan(found.model, workload, target_calls_per_s=target_rate, pods_per_service=pods, link_mbit_per_s=link_mbit)
-    print_table(plan_table(plan))
+    least = (0, 2, 3, 4) if pods_per_service is None else (0,)
+    plan = make_plan(found.model, workload, target_calls_per_s=target_rate, least_replicas=least, link_mbit_per_s=link_mbit)
+    print_table(plan_table(plan, most=None if all_options else OPTIONS_SHOWN))
     return 0 if plan.best else 1
