@@ -33,6 +33,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
 from sim.errors import UsageError
 from sim.load import SHAPES
+from sim.run_folder import empty_folder
 from sim.scenario import load_scenario
 
 log = logging.getLogger("buslab")
@@ -79,6 +80,8 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
     if scenario.load.driver != "locust":
         raise UsageError(f"load.driver = {scenario.load.driver!r}: here Locust drives; use `buslab run SCENARIO` for the pods' own calls")
+    if options.out:
+        empty_folder(Path(options.out))
     if options.num_users is not None and options.num_users < 1:
         raise UsageError(f"-u {options.num_users}: give at least one user, or leave it out: then there is one for each publishing pod")
     if options.num_users is None:

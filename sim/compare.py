@@ -172,7 +172,11 @@ def compare(
     drift = 0.0 if _kind(sides[1][0]) == "model" or _in_turn(*sides) else DRIFT
     differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances, drift)]
     note = "intervals hold the spread between runs" if several else "one run a side: the spread between runs is not known"
-    note += "; a time is worse only when it has more than doubled, unless runs of both sides were made in turn" if drift else ""
+    note += (
+        "; a time is worse only when it has more than doubled and grown by some ms, unless runs were made in turn: see README"
+        if drift
+        else ""
+    )
     names = [tuple(str(one.folder) for one in side) for side in sides]
     return Comparison(str(sides[0][0].info["scenario"]), names[0], names[1], tuple(differences), tuple(cannot), tuple(differs), note)
 
@@ -355,5 +359,5 @@ def _difference(
         change = (f"{parts[0]:+.1%}" if base else "from 0") + ", interval not known from one run a side"
     else:
         change = f"{parts[0]:+.1%}, 95 % interval {parts[1]:+.1%} to {parts[2]:+.1%}" if base else f"from 0, by {low:.3g} to {high:.3g}"
-    detail = f"{name} is {run:,.5g}, of the baseline {base:,.5g} ({change}); tolerated are {tolerance:.0%} and {metric.floor:g}"
+    detail = f"{name} is {run:,.5g}, of the baseline {base:,.5g} ({change}); tolerated are {tolerance:.0%} plus {metric.floor:g}"
     return Difference(name, run, base, parts[0], parts[1], parts[2], tolerance, word, detail)

@@ -359,7 +359,8 @@ def _story(run: Run, event: str) -> str:
     key, copies, deliveries = np.uint64(event_key(event)), run.copies, run.deliveries
     rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
     if not len(rows) + len(heard):
-        some = [event_id(int(one)) for table in (run.publishes, deliveries) for one in table["event"][:1]]
+        meant = run.publishes[(run.publishes["phase"] == "run").to_numpy()]
+        some = [event_id(int(one)) for table in (meant, run.publishes, deliveries) for one in table["event"][:1]]
         raise RunFolderError(f"no event {event!r} in {run.folder}; {f'one that is there: {some[0]}' if some else 'it holds no events'}")
     zero = int(run.publishes["intended_ns"].iloc[rows[0]] if len(rows) else deliveries["received_ns"].iloc[heard[0]])
     lines = [] if len(rows) else [f"{event}: nobody in this run published it; times from its first delivery"]

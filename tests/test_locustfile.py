@@ -233,6 +233,7 @@ def test_a_gateway_that_is_no_url_is_one_clear_line() -> None:
         (["--set", "slo.lag_ms_p9=5"], "did you mean 'lag_ms_p99'"),
         (["--on", "model"], "Locust lives in real time"),
         (["-u", "0"], "give at least one user"),
+        (["--out", str(LOCUSTFILES)], "the folder exists and is not empty"),
         (["--set", "load.driver=pods"], "here Locust drives"),
         (["--master", "--expect-workers", "2", "--expect-workers-max-wait", "1"], "0 of 2 workers came within 1 s"),
         (["--processes", "2", "--set", "load.rate_per_s=0"], "load.rate_per_s = 0"),

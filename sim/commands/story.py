@@ -13,8 +13,9 @@ from sim.printing import RUN_ARGUMENT
 @RUN_ARGUMENT
 @click.argument("event")
 def story(run: Path, event: str) -> int:
-    """Tell what happened to one EVENT (its id), station by station."""
+    """Tell what happened to one EVENT (its id, or its number in the tables), station by station."""
     from sim.results import open_run
+    from sim.schema import event_id
 
-    click.echo(str(open_run(run).story(event)))
+    click.echo(str(open_run(run).story(event_id(int(event)) if event.isdecimal() and event.isascii() else event)))
     return 0
