@@ -143,7 +143,7 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
                 )
     ax.set_yticks(range(len(lanes)), list(lanes), fontsize=8)
     ax.set(xlabel="time since the run phase began (s)", ylabel="pod", xlim=(first, last), ylim=(len(lanes) - 0.5, -1.5))
-    ax.set_title(f"Of {len(shown):,} events {heard:,} copies were heard and {lost:,} lost, from {first:.2f} to {last:.2f} s")
+    ax.set_title(f"{heard:,} copies of {len(shown):,} events were heard and {lost:,} lost, from {first:.2f} to {last:.2f} s")
     marks = {"sent": ("o", "black"), "heard": ("^", BLUE), "lost": ("x", RED), "not connected": ("s", "0.82")}
     handles = [Line2D([], [], marker=shape, color=colour, linestyle="none", label=word) for word, (shape, colour) in marks.items()]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, frameon=False)
