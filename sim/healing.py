@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from sim.checksum import with_checksum
 from sim.engine import engine, remove
 from sim.errors import BrokerError, RecordError
 from sim.lease import Left, identity, left_over
@@ -93,5 +94,5 @@ def mark_killed(folder: Path, owner: int) -> bool:
         return False
     phase = info["phases"][-1]["name"] if info.get("phases") else "provision"
     reason = f"its process {owner} was killed in phase {phase}; what was written by then is kept"
-    write_json(path, info | {"state": "killed", "reason": reason})
+    write_json(path, with_checksum(info | {"state": "killed", "reason": reason}))
     return True

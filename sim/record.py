@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sim.checksum import file_checksum
 from sim.clock import is_virtual
 from sim.errors import RecordError
 from sim.schema import MAX_WORDS, OTHERS, TABLES
@@ -306,7 +307,7 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
 
 
 def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
-    """Join the parts of each table into one read-only file and return rows and bytes of each.
+    """Join the parts of each table into one read-only file and return rows, bytes and checksum (CRC-32) of each.
 
     Parts are joined in the order of source and number, so the rows of a pod keep their order.
 
@@ -323,7 +324,7 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
         path = folder / f"{table}.parquet"
         write_table(path, table, _bounded(rows).unify_dictionaries())
         path.chmod(0o444)
-        sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size}
+        sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size, "crc32": file_checksum(path)}
     for part in (folder / PARTS).glob("*"):
         part.unlink()
     if (folder / PARTS).exists():

@@ -220,7 +220,9 @@ def open_run(path: str | Path) -> Run:
         hint = f"did you mean {path}/latest?" if (folder / "latest").exists() else "give the folder that `buslab run` printed"
         raise RunFolderError(f"{path} is not a run folder, it holds no run.json; {hint}")
     environment = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
-    run = Run(folder, info=read_info(folder / "run.json"), scenario=read_scenario(folder / "scenario.toml"), environment=environment)
+    info = read_info(folder / "run.json")
+    scenario = read_scenario(folder / "scenario.toml", promised=info.get("scenario_crc32"))
+    run = Run(folder, info=info, scenario=scenario, environment=environment)
     for table in TABLES if run.sealed else ():
         check_sealed(folder / f"{table}.parquet", table, promised=run.info["tables"].get(table))
     return run

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.brokers import Broker, open_broker
+from sim.checksum import file_checksum, with_checksum
 from sim.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.environment import environment
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
@@ -219,6 +220,7 @@ class _Run:
             phase.setdefault("end_ns", end_ns)
         try:
             self.info["tables"] = seal_tables(self.folder)
+            self.info["scenario_crc32"] = file_checksum(self.folder / "scenario.toml")
             self._write_info()
         except BuslabError:
             if failure is None:
@@ -226,7 +228,7 @@ class _Run:
             # The failure is what to tell; the parts that were written stay readable.
 
     def _write_info(self) -> None:
-        write_json(self.folder / "run.json", self.info)
+        write_json(self.folder / "run.json", with_checksum(self.info))
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 

@@ -31,7 +31,8 @@ What is true of the whole run:
 - ``links_us``: where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
   (``direct_p50``, ``through_p50``, …, in microseconds); empty else
 - ``notes``: sentences for the reader
-- ``tables``, once sealed: rows and bytes of each table
+- ``tables``, once sealed: rows, bytes and CRC-32 of each table; and ``scenario_crc32``, of scenario.toml
+- ``crc32``: of all the rest of run.json (see `sim.checksum`)
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sim.checksum import file_checksum, is_whole
 from sim.errors import RunFolderError
 from sim.schema import FORMAT, RUN_STATES, TABLES
 
@@ -32,10 +33,12 @@ def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
     return {name: int(value) for name, value in zip(ranks, found, strict=True)}
 
 
-def read_scenario(path: Path) -> dict[str, Any]:
-    """Return the resolved scenario, or raise `RunFolderError`."""
+def read_scenario(path: Path, *, promised: Any = None) -> dict[str, Any]:
+    """Return the resolved scenario, or raise `RunFolderError`; `promised` is its checksum, None where none is known."""
     try:
         scenario = tomllib.loads(path.read_text(encoding="utf-8"))
+        if promised is not None and file_checksum(path) != promised:
+            raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
     except (OSError, ValueError) as error:
         raise RunFolderError(f"cannot read {path}: {error}; without it nothing says what the run promised") from error
     if not isinstance(scenario.get("slo", {}), dict):
@@ -50,6 +53,8 @@ def check_sealed(path: Path, table: str, *, promised: Any) -> None:
     size, said = path.stat().st_size, promised.get("bytes") if isinstance(promised, dict) else None
     if size != said:
         raise RunFolderError(f"{path} has {size} bytes, run.json says {said}; it was truncated or changed, copy it again")
+    if "crc32" in promised and file_checksum(path) != promised["crc32"]:
+        raise RunFolderError(f"{path} is not what run.json says: its checksum differs; it was damaged or changed, copy it again")
     _check_columns(path, table)
 
 
@@ -57,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or raise `RunFolderError`."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
@@ -67,6 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_info(path: Path) -> dict[str, Any]:
     """Return run.json, checked, or raise `RunFolderError`."""
     info = read_json(path)
+    if not is_whole(info):
+        raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
     if info.get("format") != FORMAT:
         raise RunFolderError(f"{path} is of format {info.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
     if info.get("state") not in RUN_STATES:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder
 
 from sim.checkers import judge
+from sim.checksum import file_checksum, with_checksum
 from sim.errors import RunFolderError
 from sim.results import Run, open_run
 from sim.schema import TABLES, compose_key, event_key
@@ -328,6 +329,22 @@ def rewrite(folder: Path, table: str, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def flip(folder: Path, table: str) -> None:
+    content = bytearray((folder / f"{table}.parquet").read_bytes())
+    content[len(content) // 3] ^= 1
+    rewrite(folder, table, bytes(content))
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    """Change one word of a run.json that holds its checksum, as a run's does."""
+    info = json.loads((folder / "run.json").read_text()) | {"seed": 1}
+    text = json.dumps(with_checksum(info))
+    assert text.count(old) == 1
+    (folder / "run.json").write_text(text)
+    open_run(folder)
+    (folder / "run.json").write_text(text.replace(old, new))
+
+
 BROKEN = {
     "not JSON": (lambda f: (f / "run.json").write_text("{oops"), "cannot read .*run.json"),
     "not an object": (lambda f: (f / "run.json").write_text("[1]"), "holds a list"),
@@ -343,7 +360,14 @@ BROKEN = {
     "garbled environment": (lambda f: (f / "environment.json").write_text("x"), "environment.json"),
     "missing table": (lambda f: (f / "pods.parquet").unlink(), "pods.parquet is missing"),
     "truncated table": (lambda f: rewrite(f, "hosts", (f / "hosts.parquet").read_bytes()[:-9]), "run.json says"),
-    "garbled table": (lambda f: rewrite(f, "hosts", b"x" * (f / "hosts.parquet").stat().st_size), "cannot read .*hosts.parquet"),
+    "garbled table": (
+        lambda f: rewrite(f, "hosts", b"x" * (f / "hosts.parquet").stat().st_size),
+        "hosts.parquet is not what run.json says",
+    ),
+    "one bit of a table": (lambda f: flip(f, "calls"), "calls.parquet is not what run.json says"),
+    "edited run.json": (lambda f: edit(f, '"seed": 1', '"seed": 2'), "run.json was damaged or changed"),
+    "nested run.json": (lambda f: (f / "run.json").write_text("[" * 5000), "cannot read .*run.json"),
+    "cut scenario": (lambda f: (f / "scenario.toml").write_text(""), "scenario.toml was damaged or changed"),
 }
 
 
@@ -352,6 +376,8 @@ def test_a_bad_folder_is_refused_in_one_line(case: str, plan: RunFolder) -> None
     plan.publish(2)
     folder = plan.write()
     damage, message = BROKEN[case]
+    if case == "cut scenario":
+        break_json(folder, scenario_crc32=file_checksum(folder / "scenario.toml"))
     damage(folder)
     with pytest.raises(RunFolderError, match=message) as error:
         open_run(folder)
