@@ -167,8 +167,10 @@ def _init(environment: Environment, **_: object) -> None:
         return
     try:
         for option, url in (("--host", environment.host), ("--analytics-host", options.analytics_host)):
-            if url and not (urlsplit(url).hostname and urlsplit(url).scheme in ("http", "https")):
+            if url and not _is_base_url(url):
                 raise UsageError(f"{option} {url!r}: give a base URL, for example http://127.0.0.1:3000")
+        if not (options.admin_token.isascii() and options.admin_token.isprintable()):
+            raise UsageError("ADMIN_TOKEN or --admin-token goes into an HTTP header: give printable ASCII")
         if not environment.host:
             _start_pods(environment, options)
         elif not options.admin_token:
@@ -183,6 +185,14 @@ def _init(environment: Environment, **_: object) -> None:
         users, spawn_rate = options.num_users or 1, options.spawn_rate or 100.0
         run_s = options.run_time or DEFAULT_RUN_S
         environment.shape_class = UsersFollow(options.shape, users=users, spawn_rate=spawn_rate, run_s=run_s)
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.scheme in ("http", "https") and parts.port != 0  # a port above 65,535 raises
+    except ValueError:
+        return False
 
 
 def _start_pods(environment: Environment, options: Namespace) -> None:

@@ -29,7 +29,7 @@ target_calls_per_s = 5_000.0
 import pandas as pd
 from ipywidgets import Dropdown, IntSlider, interact
 
-from sim import capacity_plots, capacity_report, sizing
+from sim import capacity_plots, capacity_report, plan_report, sizing
 from sim.capacity import make_plan, teller
 from sim.conclusion import conclude
 from sim.scenario import load_scenario
@@ -74,8 +74,8 @@ pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STE
 
 # %%
 plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, least_replicas=(0, 2, 3), brokers=(1, 2))
-print(capacity_report.plan_sentence(plan))
-pd.DataFrame(capacity_report.option_rows(plan, most=6), columns=capacity_report.OPTION_HEADINGS)
+print(plan_report.plan_sentence(plan))
+pd.DataFrame(plan_report.option_rows(plan, most=6), columns=plan_report.OPTION_HEADINGS)
 
 # %% [markdown]
 # ## What if?

@@ -5,6 +5,7 @@ Offline: `buslab capacity --from DIR` plans anew from the file, on any machine.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import t as student
 
-from sim.capacity import Limit, Plan, Workload, headroom, saturation
+from sim.capacity import Limit, Workload, headroom, saturation
+from sim.checksum import KEY, is_whole, with_checksum
 from sim.errors import UsageError
 from sim.scaling import CostModel, HeldOut, Interval, Point, Usl, hold_against
 
@@ -202,8 +204,8 @@ def write_capacity(found: Capacity, folder: Path) -> Path:
     path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(found), indent=1)
-        for target, content in ((path, text + b"\n"), (folder / "capacity.md", markdown(found).encode())):
+        text = json.dumps(with_checksum(msgspec.json.decode(msgspec.json.encode(found))), indent=1)
+        for target, content in ((path, text.encode() + b"\n"), (folder / "capacity.md", markdown(found).encode())):
             part = target.with_name(target.name + ".part")
             part.write_bytes(content)
             part.replace(target)
@@ -228,9 +230,12 @@ def read_capacity(source: Path | str) -> Capacity:
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}; {again}") from None
     try:
-        found = msgspec.json.decode(content, type=Capacity)
+        raw = msgspec.json.decode(content, type=dict[str, Any])
+        found = msgspec.convert({key: value for key, value in raw.items() if key != KEY}, Capacity)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} holds no measurement of capacity: {error}; {again}") from None
+    if not is_whole(raw):
+        raise UsageError(f"{path} was damaged or changed after it was written, its checksum differs; {again}")
     if found.format != FILE_FORMAT:
         raise UsageError(f"{path} is of format {found.format}, this version reads {FILE_FORMAT}; {again}")
     return found
@@ -299,54 +304,18 @@ def cost_rows(found: Capacity) -> list[list[str]]:
     return rows
 
 
-def option_rows(plan: Plan, *, most: int | None = None) -> list[list[str]]:
-    """Return the rows of the table of options, the one to take marked: those accepted, then those refused, so many of each."""
-    accepted, refused = ([option for option in plan.options if option.accepted is wanted] for wanted in (True, False))
-    return [
-        [
-            ("-> " if option is plan.best else "") + str(option.choice),
-            f"{option.carries.low:,.0f}",
-            f"{option.used:.0%}",
-            "; ".join(option.excuses) or "accepted",
-            "; ".join(option.notes),
-        ]
-        for option in (*accepted[:most], *refused[:most])
-    ]
-
-
-OPTION_HEADINGS = ("choice", "carries calls/s at least (low end of 95 %)", "of saturation", "refused because", "notes")
-
-
-def plan_sentence(plan: Plan) -> str:
-    """Say in one sentence what to do for the target."""
-    if plan.best is None:
-        return f"For {plan.target_calls_per_s:,.0f} calls/s no option is left: each is refused, for the reasons given."
-    return (
-        f"For {plan.target_calls_per_s:,.0f} calls/s take {plan.best.choice}: its fullest broker is at {plan.best.used:.0%} of its "
-        f"saturation rate, {plan.best.headroom:.0%} are kept free."
-        + "".join(f" N{note[1:]}." for note in plan.best.notes if note.startswith("not tested"))
-        + " A plan knows what the broker carries, not how many replicas the services' own work needs."
-    )
-
-
 def tables(found: Capacity) -> Group:
     """Return all of it for a rich console."""
     parts = [
-        _table("Costs of the broker when it is full, 95 % intervals", ("what", "value", "interval"), cost_rows(found)),
-        _table("Saturation rates predicted and measured", HELD_HEADINGS, held_rows(found)),
-        _table(f"Rates tried with the mix of {found.scenario}", STEP_HEADINGS, step_rows(found.steps)),
+        plain_table("Costs of the broker when it is full, 95 % intervals", ("what", "value", "interval"), cost_rows(found)),
+        plain_table("Saturation rates predicted and measured", HELD_HEADINGS, held_rows(found)),
+        plain_table(f"Rates tried with the mix of {found.scenario}", STEP_HEADINGS, step_rows(found.steps)),
     ]
     return Group(*parts, Text(answer(found)))
 
 
-def plan_table(plan: Plan, *, most: int | None = None) -> Group:
-    """Return the options for a rich console, so many of those accepted and of those refused."""
-    accepted = sum(option.accepted for option in plan.options)
-    title = f"Options: {accepted} accepted, {len(plan.options) - accepted} refused" + (f"; the first {most} of each" if most else "")
-    return Group(_table(title, OPTION_HEADINGS, option_rows(plan, most=most)), Text(plan_sentence(plan)))
-
-
-def _table(title: str, headings: tuple[str, ...], rows: list[list[str]]) -> Table:
+def plain_table(title: str, headings: tuple[str, ...], rows: list[list[str]]) -> Table:
+    """Return a table for a rich console; cells fold."""
     table = Table(title=title)
     for heading in headings:
         table.add_column(heading, overflow="fold")

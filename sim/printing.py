@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,15 +23,28 @@ if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help shou
 RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
 
 
-def check_out(path: Path) -> None:
+class FiniteRange(click.FloatRange):
+    """Take a number of a range; nan lies in every range for click."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or refuse it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def check_out(path: Path, option: str = "--out") -> None:
     """Refuse a file that cannot be written before it is measured for, not after."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
         there = next(folder for folder in path.absolute().parents if folder.exists())
         TemporaryFile(dir=there).close()
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another with {option}") from None
 
 
 def print_table(table: RenderableType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -11,9 +12,10 @@ from measured import measured, nothing_carried, step
 
 from sim.capacity import make_plan
 from sim.capacity_plots import predicted_against_measured, rate_against_pods, write_picture
-from sim.capacity_report import answer, markdown, mean_of, plan_sentence, read_capacity, write_capacity
+from sim.capacity_report import answer, markdown, mean_of, read_capacity, write_capacity
 from sim.cli import cli
 from sim.errors import UsageError
+from sim.plan_report import plan_sentence
 from sim.scaling import Interval
 
 FOUND = measured()
@@ -83,6 +85,23 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="choose another folder with --out"):
         write_capacity(FOUND, tmp_path / "file")
+
+
+@pytest.mark.parametrize("place", ['"batch_size": ', '"lag_ms_p99": ', '"share": '])
+def test_a_file_that_was_edited_is_refused(place: str, tmp_path: Path) -> None:
+    path = write_capacity(FOUND, tmp_path)
+    text = path.read_text("utf-8")
+    path.write_text(text.replace(place, place + "1", 1), "utf-8")
+    with pytest.raises(UsageError, match="was damaged or changed after it was written"):
+        read_capacity(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--target-rate", "--link-mbit", "--lag-ms-p99"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused_before_anything_is_measured(option: str, value: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["capacity", "baseline", "--out", str(tmp_path), option, value], standalone_mode=False)
+    assert isinstance(done.exception, click.BadParameter)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_plans_from_a_file_and_its_exit_code_says_whether_a_target_is_carried(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from sim.printing import print_table
+from sim.printing import FiniteRange, print_table
 
 
 @click.command()
 @click.option("--pods", default=100, show_default=True, type=click.IntRange(1, 5000), help="Subscribers in the one host process.")
-@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0.1, 60), help="Length of each measurement.")
+@click.option("--seconds", default=2.0, show_default=True, type=FiniteRange(0.1, 60), help="Length of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
 @click.option("--virtual", is_flag=True, help="Measure virtual time instead: an hour of 12 pods, ten minutes of 10,000.")
 @click.option("--clusters", is_flag=True, help="Measure instead what a copy costs a cluster: classic and sharded, 1 and 3 masters.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.printing import check_out, print_table
+from sim.printing import FiniteRange, check_out, print_table
 
 OPTIONS_SHOWN = 5  # of those accepted, and of those refused
 
@@ -20,10 +20,10 @@ OPTIONS_SHOWN = 5  # of those accepted, and of those refused
 @click.option("--image", metavar="IMAGE", help="What --on container runs. [default: BUSLAB_REDIS_IMAGE, else an official image]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 @click.option("--pods-per-service", type=click.IntRange(1, 500), help="So many replicas of every service. [default: as in the scenario]")
-@click.option("--lag-ms-p99", default=50.0, show_default=True, type=click.FloatRange(0.1, 60_000), help="The limit on p99 of lag.")
-@click.option("--target-rate", type=click.FloatRange(0, min_open=True), help="Calls per second to plan for; exit code 1 if refused.")
+@click.option("--lag-ms-p99", default=50.0, show_default=True, type=FiniteRange(0.1, 60_000), help="The limit on p99 of lag.")
+@click.option("--target-rate", type=FiniteRange(0, min_open=True), help="Calls per second to plan for; exit code 1 if refused.")
 @click.option("--all-options", is_flag=True, help="Show every option of the plan, not only the first few.")
-@click.option("--link-mbit", default=0.0, type=click.FloatRange(0), help="What a broker's network link carries, for the plan.")
+@click.option("--link-mbit", default=0.0, type=FiniteRange(0), help="What a broker's network link carries, for the plan.")
 @click.option("--deep", is_flag=True, help="Measure longer: a quarter of an hour instead of four minutes.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for capacity.json, .md, .png."
@@ -40,7 +40,8 @@ def capacity(
     kept, without an answer, and an earlier capacity.json stays.
     """
     from sim.capacity import make_plan
-    from sim.capacity_report import plan_table, read_capacity, tables, write_capacity
+    from sim.capacity_report import read_capacity, tables, write_capacity
+    from sim.plan_report import plan_table
     from sim.scenario import load_scenario
     from sim.sizing import DEEP, QUICK, Window, measure_capacity, with_pods, workload_of
 

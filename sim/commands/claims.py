@@ -26,7 +26,8 @@ def claims(numbers: tuple[str, ...], on: str, out: Path | None, jobs: int, repor
     from sim.claim_tables import claims_table, explained, write_page
 
     if report is not None:
-        check_out(report)
+        report = report.resolve() if report.is_symlink() else report
+        check_out(report, "--report")
     answers = run_claims(numbers, on=on, out=out, jobs=jobs, progress=lambda line: click.echo(line, err=True))
     print_table(claims_table(answers))
     for answer in answers.answers:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from sim.printing import print_table
+from sim.printing import FiniteRange, print_table
 
 SERVERS = ("valkey", "redis")
 
 
 @click.command()
-@click.option("--rate", type=click.FloatRange(0), metavar="N", help="Copies a second for that subscriber.")
+@click.option("--rate", type=FiniteRange(0), metavar="N", help="Copies a second for that subscriber.")
 @click.option("--bytes", "size", type=click.IntRange(0, 1 << 29), metavar="N", help="Bytes of each envelope.")
 @click.option("--channel", default="aiponge:events:config.cache.invalidate", show_default=True, help="Whole name of the channel.")
-@click.option("--reads", default=0.0, type=click.FloatRange(0), metavar="N", help="Bytes a second that it still reads.  [default: 0]")
-@click.option("--hard-mb", default=32.0, show_default=True, type=click.FloatRange(0, 1 << 20), help="Hard limit; 0 = none.")
-@click.option("--soft-mb", default=8.0, show_default=True, type=click.FloatRange(0, 1 << 20), help="Soft limit; 0 = none.")
+@click.option("--reads", default=0.0, type=FiniteRange(0), metavar="N", help="Bytes a second that it still reads.  [default: 0]")
+@click.option("--hard-mb", default=32.0, show_default=True, type=FiniteRange(0, 1 << 20), help="Hard limit; 0 = none.")
+@click.option("--soft-mb", default=8.0, show_default=True, type=FiniteRange(0, 1 << 20), help="Soft limit; 0 = none.")
 @click.option("--soft-s", default=60, show_default=True, type=click.IntRange(0, 86_400), help="For so many seconds.")
 @click.option(
     "--server", default="valkey", show_default=True, type=click.Choice(SERVERS), help="How it counts; with --verify, whose program."

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from sim.printing import FiniteRange
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
@@ -15,7 +17,7 @@ import click
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Notebooks at a time; those that measure disturb each other."
 )
-@click.option("--timeout", "timeout_s", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds that one may take.")
+@click.option("--timeout", "timeout_s", default=600.0, show_default=True, type=FiniteRange(1), help="Seconds that one may take.")
 def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | None, html: Path | None, jobs: int, timeout_s: float) -> int:
     """Run notebooks (by default all) in kernels of their own, and keep them with what they showed.
 
