@@ -38,6 +38,7 @@ from sim.scenario import load_scenario
 
 log = logging.getLogger("buslab")
 INTERRUPTED = 128 + signal.SIGINT
+PARENT_PERIOD_S = 0.5
 END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
 
 
@@ -126,6 +127,14 @@ def explain_a_taken_port() -> None:
         os._exit(2)  # Locust's own way out would wait for the workers once more, and end with 1
 
     sys.excepthook = explain
+
+
+def end_with_parent() -> None:
+    """End in order when the master that forked this worker is gone; Locust alone would wait for its return for a minute."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        gevent.sleep(PARENT_PERIOD_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_workers() -> None:

@@ -33,6 +33,7 @@ from _launch import (
     Tables,
     add_options,
     check_options,
+    end_with_parent,
     end_workers,
     explain_a_taken_port,
 )
@@ -221,6 +222,8 @@ def _init(environment: Environment, **_: object) -> None:
     environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
+    if isinstance(environment.runner, WorkerRunner) and options.processes:
+        gevent.spawn(end_with_parent)
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too

@@ -61,9 +61,16 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"buslab: unexpected {type(error).__name__}: {error}; set BUSLAB_DEBUG=1 for the traceback and report it", err=True)
+        click.echo(f"buslab: {_in_words(error)}", err=True)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError):  # a full disk, a folder in a file's place: the command had nothing better to say
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; free the disk or the place, or choose another folder"
+    return f"unexpected {type(error).__name__}: {error}; set BUSLAB_DEBUG=1 for the traceback and report it"
 
 
 if __name__ == "__main__":

@@ -187,7 +187,10 @@ def find_runs(given: str | Path | Sequence[str | Path]) -> list[Path]:
     for folder in [Path(given)] if isinstance(given, str | Path) else [Path(one) for one in given]:
         inner = sorted(path.parent for path in folder.glob("*/run.json")) if not (folder / "run.json").is_file() else []
         for path in inner or [folder]:
-            found[path.resolve()] = None
+            try:
+                found[path.resolve()] = None
+            except (OSError, RuntimeError) as error:  # a loop of links
+                raise RunFolderError(f"cannot read {path}: {error}") from None
     if not found:
         raise RunFolderError("no run folder was given")
     return list(found)

@@ -75,10 +75,19 @@ def read_axes(settings: Sequence[str]) -> tuple[Axis, ...]:
             raise UsageError(f"--set {setting!r}: a value stands twice; for more runs of each give --repeats")
         if key in axes:
             raise UsageError(f"--set {setting!r}: {key} was given before; write its values with commas between: {EXAMPLE}")
+        for other in axes:
+            inner, outer = sorted((f"{_plain(key)}.", f"{_plain(other)}."), key=len, reverse=True)
+            if inner.startswith(outer):
+                raise UsageError(f"--set {setting!r}: {other} was given before, and they are the same or one holds the other; give it once")
         if key == "seed" and len(values) > 1:
             raise UsageError(f"--set {setting!r}: seed is no axis; --repeats N runs each cell with N seeds, from the scenario's on")
         axes[key] = Axis(key, values)
     return tuple(axes.values())
+
+
+def _plain(key: str) -> str:
+    """Return a key without quotes and spaces, to compare it."""
+    return "".join(char for char in key if char not in "\"' ")
 
 
 def split_values(text: str, setting: str) -> list[str]:

@@ -35,6 +35,7 @@ from sim.cells import Cell as WorkerCell
 from sim.cells import run_cells
 from sim.checkers import worst
 from sim.checkers.verdict import EXIT_CODES
+from sim.checksum import KEY, is_whole, with_checksum
 from sim.clock import utc_now
 from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, UsageError, did_you_mean
 from sim.grid import Axis, Cell, make_cells, plain_value, read_axes, shuffle
@@ -155,9 +156,11 @@ def read_sweep(folder: str | Path) -> pd.DataFrame:
         raise RunFolderError(f"{folder} is not the folder of a sweep, it holds no plan.json; give the one that `buslab sweep` printed")
     try:
         plan = json.loads((folder / "plan.json").read_bytes())
+        if not is_whole(plan):
+            raise ValueError("plan.json was damaged or changed")
         cells = make_cells([Axis(key, tuple(values)) for key, values in plan["settings"].items()], repeats=plan["repeats"])
         table = pd.read_parquet(folder / "sweep.parquet") if (folder / "sweep.parquet").exists() else pd.DataFrame(_rows(folder, cells))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"cannot read the sweep in {folder}: {error}; run it again with --resume") from None
     table.attrs = {"folder": str(folder), "plan": plan}
     return table
@@ -222,7 +225,7 @@ def _held(folder: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[None]
             except BlockingIOError:
                 raise UsageError(f"{folder}: another process runs this sweep; wait for it or end it") from None
             if not there:
-                write_json(folder / "plan.json", plan)
+                write_json(folder / "plan.json", with_checksum(plan))
                 _link_latest(folder)
             yield
     except OSError as error:
@@ -239,8 +242,9 @@ def _link_latest(folder: Path) -> None:
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
     try:
         before = json.loads((folder / "plan.json").read_bytes())
-        before = before if isinstance(before, dict) else {}
-    except ValueError:
+        if not isinstance(before, dict) or not is_whole(before):
+            raise ValueError
+    except (ValueError, RecursionError):
         raise UsageError(f"{folder}: its plan.json is damaged; choose a new folder") from None
     for key, what in {"format": "format", "scenario": "scenario", "on": "--on", "repeats": "--repeats"}.items():
         if before.get(key) != plan[key]:
@@ -268,7 +272,8 @@ def _run_all(folder: Path, tasks: dict[Cell, Task], *, jobs: int, progress: Say,
         if isinstance(row, str):
             row = {"state": "failed", "verdict": "unknown", "reasons": row, "run_folder": cell.name if tasks[cell].folder.exists() else ""}
         head = {"cell": cell.number, "repeat": cell.repeat, "seed": tasks[cell].scenario.seed, "place": places[cell]}
-        write_json(folder / "rows" / f"{cell.name}.json", {key: _finite(value) for key, value in {**head, **row}.items()})
+        content = with_checksum({key: _finite(value) for key, value in {**head, **row}.items()})
+        write_json(folder / "rows" / f"{cell.name}.json", content)
         took_s = time.monotonic() - begun_s
         left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
         done = total - len(todo) + ended
@@ -319,12 +324,13 @@ def _finite(value: Any) -> Any:
 
 
 def _row(folder: Path, cell: Cell) -> dict[str, Any]:
-    """Return a cell's row; empty when it has none."""
+    """Return a cell's row; empty when it has none, or one that is damaged or another cell's: it is run again then."""
     try:
-        row = msgspec.json.decode((folder / "rows" / f"{cell.name}.json").read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+        row = msgspec.json.decode((folder / "rows" / f"{cell.name}.json").read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError):
         return {}
-    return row if isinstance(row, dict) else {}
+    whole = KEY in row and is_whole(row) and (row["cell"], row["repeat"]) == (cell.number, cell.repeat)
+    return {key: value for key, value in row.items() if key != KEY} if whole else {}
 
 
 def _rows(folder: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:

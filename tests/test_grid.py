@@ -82,3 +82,17 @@ def test_a_grid_too_large_is_refused() -> None:
         make_cells([Axis("k", tuple(map(str, range(200))))], repeats=100)
     with pytest.raises(UsageError, match="--repeats 0"):
         make_cells([], repeats=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("load.rate_per_s=1,2", "load={rate_per_s=3}"),
+        ("load={rate_per_s=3}", "load.rate_per_s=1,2"),
+        ('load."rate_per_s"=1,2', "load.rate_per_s=3"),
+    ],
+)
+def test_a_setting_inside_another_is_refused_as_one_would_override_the_other(settings: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="one holds the other"):
+        read_axes(settings)
+    assert len(read_axes(("load.rate_per_s=1", "load.rate=2", 'load.mix."a.b"=1', 'load.mix."a.c"=1'))) == 4

@@ -144,6 +144,7 @@ def test_a_saturated_generator_gives_2(tmp_path: Path) -> None:
         (signal.SIGINT, 130, ()),
         (signal.SIGINT, 130, ("--processes", "2")),
         (signal.SIGTERM, 130, ("--shape", "steady")),
+        (signal.SIGKILL, -9, ("--processes", "2")),
         (signal.SIGKILL, -9, ()),
     ],
 )

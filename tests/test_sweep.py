@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,19 @@ GRID = ("bus.batch_size=1,10", "load.rate_per_s=20,40", "load.run_s=2")
 
 def sweep(out: Path, *settings: str, **more: object) -> pd.DataFrame:
     return run_sweep("batch_size", settings=settings or GRID, on="model", out=out, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["verdict", "another's", "old"])
+def test_a_row_that_is_damaged_or_another_cells_is_run_again(damage: str, tmp_path: Path) -> None:
+    sweep(tmp_path / "s", "load.rate_per_s=20,30", "load.run_s=2", jobs=1)
+    one, other = (tmp_path / "s" / "rows" / f"c000{number}-r000.json" for number in (0, 1))
+    row = json.loads(one.read_text("utf-8"))
+    made = {"verdict": row | {"verdict": "banana"}, "old": {"state": "complete", "run_folder": 7}}
+    one.write_text(other.read_text("utf-8") if damage == "another's" else json.dumps(made[damage]), "utf-8")
+    lines: list[str] = []
+    table = sweep(tmp_path / "s", "load.rate_per_s=20,30", "load.run_s=2", jobs=1, resume=True, progress=lines.append)
+    assert any("1 of 2 runs were done before" in line for line in lines)
+    assert list(table["load.rate_per_s"]) == [20, 30] and set(table["verdict"]) == {"valid"}
 
 
 @pytest.mark.broker
