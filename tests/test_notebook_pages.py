@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from sim.errors import RunFolderError, UsageError
 from sim.notebook_pages import CHECKOUT, write_pages
-from sim.notebooks import Executed
+from sim.notebooks import Executed, notebook_paths
 
 ANSWER = '<div class="conclusion"><b>valid</b>: Said twice.</div>'
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -80,6 +80,15 @@ def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right(tmp_path: P
     page = (tmp_path / "pages" / "one.html").read_text("utf-8")
     assert page.count('class="words"') == 3
     assert '<th class="words">why</th>' in page and '<td class="words">none was heard</td>' in page and "<td>NaN</td>" in page
+
+
+def test_the_readme_says_what_the_committed_pages_say() -> None:
+    readme = (CHECKOUT / "README.md").read_text("utf-8")
+    rows = json.loads((CHECKOUT / "reports" / "notebooks" / "conclusions.json").read_text("utf-8"))
+    assert [row["name"] for row in rows] == sorted(notebook_paths())
+    for row in rows:
+        name = row["name"]
+        assert f"| [{row['title']}](reports/notebooks/{name}.html) `{name}` | {row['sentence']} | {row['verdict']} |" in readme
 
 
 def test_notebooks_that_did_not_run_now_keep_their_row(tmp_path: Path) -> None:
