@@ -57,10 +57,15 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            unfinished = folder / f"{name}.unfinished"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(folder / name)
+        unfinished = {folder / f"{name}.unfinished": folder / name for name in texts}
+        try:
+            for path, text in zip(unfinished, texts.values(), strict=True):
+                path.write_text(text, encoding="utf-8")
+            for path, target in sorted(unfinished.items(), reverse=True):  # the XML first: where it cannot lie, the JSON does not either
+                path.replace(target)
+        finally:
+            for path in unfinished:
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with --out") from None
     return folder / "compare.json"

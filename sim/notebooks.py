@@ -165,8 +165,11 @@ def load_notebook(name: str) -> Notebook:
     try:
         node = jupytext.read(path)
     except Exception as error:  # whatever its parsers raise, the file is no notebook
-        raise UsageError(f"cannot read the notebook {path}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"cannot read the notebook {path}: it is no notebook, or a damaged one ({str(error).splitlines()[0]})") from None
     code = [cell for cell in node.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.setdefault("outputs", [])
+        cell.setdefault("execution_count", None)
     if not code:
         raise UsageError(f"{path} has no code cells; it is not a notebook in percent format")
     node.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}

@@ -14,6 +14,7 @@ from sim.schema import HTTP_CALL
 from sim.services import SERVICES, ConfigReader
 from sim.transports import Transport, make_transport
 
+MAX_SEED = 2**63 - 1
 MAX_PODS = 20_000
 MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
 CALLS = (*EVENT_TYPES, HTTP_CALL)  # what an application may call
@@ -162,7 +163,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: str = ""
     title: str = ""
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
     services: dict[str, Service]
     load: Load = Load()
     bus: Bus = Bus()

@@ -43,6 +43,7 @@ from sim.process import interruptible
 from sim.record import write_json
 from sim.run_folder import runs_folder
 from sim.scenario import Scenario, load_scenario, to_toml
+from sim.settings import MAX_SEED
 from sim.status import Status, Watch
 from sim.sweep_cell import KEEP, Task, row_of, run_task
 
@@ -108,6 +109,8 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
+    if (last := scenarios[0].seed + repeats - 1) > MAX_SEED:
+        raise UsageError(f"--repeats {repeats}: the last one's seed would be {last}, above {MAX_SEED}; give a smaller --set seed=")
     open_broker(on, load_this_server=load_this_server, image=image, say=lambda _: None, seed=1)  # refuses what is no ground; starts nothing
     jobs = _jobs(jobs, on)
     if keep not in KEEP:

@@ -113,6 +113,10 @@ def test_what_the_command_writes_for_ci(runs: dict[str, Path], tmp_path: Path) -
     assert {row["metric"] for row in written["differences"]} <= {*METRICS, "verdict"}
     suite = ET.parse(tmp_path / "compare.xml").getroot()
     assert (suite.get("failures"), suite.get("errors")) == ("3", "0")
+    (tmp_path / "half" / "compare.xml").mkdir(parents=True)
+    with pytest.raises(UsageError, match="choose another folder with --out"):
+        write_comparison(comparison, tmp_path / "half")
+    assert [path.name for path in (tmp_path / "half").iterdir()] == ["compare.xml"], "no half of a result stays"
     shown = CliRunner().invoke(command, [str(runs["plain2"]), str(runs["plain1"]), "--out", str(tmp_path)], standalone_mode=False)
     assert shown.return_value == 0 and "lag_ms_p99" in shown.output
 

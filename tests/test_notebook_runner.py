@@ -129,6 +129,13 @@ def test_a_parameter_is_read_as_its_default_is(write) -> None:
     assert read_parameters(book, given) == {"pods": 7, "rate": 1, "ground": "7", "settings": [], "deep": True}
 
 
+def test_a_cell_without_outputs_is_read_as_one_that_did_not_run(tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "source": "1", "metadata": {}}
+    path = tmp_path / "bare.ipynb"
+    path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}), "utf-8")
+    assert [(cell.outputs, cell.execution_count) for cell in load_notebook(str(path)).node.cells] == [([], None)]
+
+
 def test_what_is_no_notebook_is_refused(write, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no notebook '00_quick' \(did you mean '00_quickstart'\?\)"):
         run_notebooks(["00_quick"])
@@ -137,6 +144,9 @@ def test_what_is_no_notebook_is_refused(write, tmp_path: Path) -> None:
     (tmp_path / "foreign.ipynb").write_text("{", "utf-8")
     with pytest.raises(UsageError, match="cannot read the notebook"):
         run_notebooks([str(tmp_path / "foreign.ipynb")])
+    (tmp_path / "list.ipynb").write_text("[]", "utf-8")
+    with pytest.raises(UsageError, match="it is no notebook, or a damaged one"):
+        run_notebooks([str(tmp_path / "list.ipynb")])
     with pytest.raises(UsageError, match="cannot read the cell `parameters`"):
         run_notebooks([write("computed", '# %% tags=["parameters"]\npods = 3 * 4\n')])
     (tmp_path / "file").write_text("", "utf-8")

@@ -29,6 +29,12 @@ def sweep(out: Path, *settings: str, **more: object) -> pd.DataFrame:
     return run_sweep("batch_size", settings=settings or GRID, on="model", out=out, **more)  # type: ignore[arg-type]
 
 
+def test_seeds_beyond_the_largest_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the last one's seed would be 9223372036854775808"):
+        sweep(tmp_path / "s", "seed=9223372036854775807", "load.run_s=1", repeats=2)
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("damage", ["verdict", "another's", "old"])
 def test_a_row_that_is_damaged_or_another_cells_is_run_again(damage: str, tmp_path: Path) -> None:
     sweep(tmp_path / "s", "load.rate_per_s=20,30", "load.run_s=2", jobs=1)

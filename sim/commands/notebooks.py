@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.printing import FiniteRange
+from sim.printing import FiniteRange, check_out
 
 
 @click.command()
@@ -26,6 +26,8 @@ def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | N
     """
     from sim.notebooks import default_folder, exit_code, run_notebooks
 
+    if html is not None:
+        check_out(html / "index.html", "--html")
     told = lambda line: click.echo(line, err=True)  # noqa: E731
     executed = run_notebooks(names, parameters=parameters, out=out, jobs=jobs, timeout_s=timeout_s, tell=told)
     for one in executed:
