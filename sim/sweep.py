@@ -109,8 +109,6 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
-    if (last := scenarios[0].seed + repeats - 1) > MAX_SEED:
-        raise UsageError(f"--repeats {repeats}: the last one's seed would be {last}, above {MAX_SEED}; give a smaller --set seed=")
     open_broker(on, load_this_server=load_this_server, image=image, say=lambda _: None, seed=1)  # refuses what is no ground; starts nothing
     jobs = _jobs(jobs, on)
     if keep not in KEEP:
@@ -187,6 +185,8 @@ def _jobs(jobs: int | None, on: str) -> int:
 
 
 def _plan(name: str, axes: Sequence[Axis], *, repeats: int, on: str, scenarios: dict[int, Scenario]) -> dict[str, Any]:
+    if (last := scenarios[0].seed + repeats - 1) > MAX_SEED:
+        raise UsageError(f"--repeats {repeats}: the last one's seed would be {last}, above {MAX_SEED}; give a smaller --set seed=")
     content = "\0".join(to_toml(scenario) for scenario in scenarios.values())
     return {
         "format": FORMAT,
