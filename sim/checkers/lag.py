@@ -36,13 +36,14 @@ def check(run: Run) -> Result:
     handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[first]]
     lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
     delay = send_delays(run)
+    in_run, outcome = (publishes["phase"] == "run").to_numpy(), codes_in(publishes["outcome"], OUTCOME)
     if run.info.get("fleet") == "none":
         return _without_fleet(lag, delay)
     if not len(first):
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
     counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
-    counts |= _quantiles("held_up_us", held_up(run))
+    counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
     channel, channels = codes_of(publishes["channel"])
     services = sorted({life.service for life in run.lives})
     service = np.array([services.index(life.service) for life in run.lives], dtype=np.int16)
@@ -80,7 +81,7 @@ def send_delays(run: Run) -> Array:
 def held_up(run: Run) -> Array:
     """Return how long earlier calls and publishes of the same publisher held up each of the run phase, nanoseconds (Lindley's recursion).
 
-    A call that publishes counts as both: rather too long than too short.
+    A call that publishes counts as both, and one that was under way when its generator stalled as held up: rather too long than too short.
     """
     calls, publishes = run.calls, run.publishes
     words = dict.fromkeys(word for table in (calls, publishes) for word in codes_of(table["publisher"])[1])
@@ -102,6 +103,8 @@ def held_up(run: Run) -> Array:
 def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]) -> str:
     """Return why a broken limit on lag is the generator's doing: without its own lateness it would hold. Else an empty string.
 
+    Where publishes were not answered it is not known how long they held up the calls after them, so nothing is excused.
+
     Parameters
     ----------
     limit
@@ -110,7 +113,7 @@ def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]
         What `check` counted. Quantiles are added, so that the lag without the generator's part is rather too great.
     """
     quantile = metric.removeprefix("lag_ms_")
-    if f"bus_us.{quantile}" not in counts:
+    if counts.get("unanswered") or f"bus_us.{quantile}" not in counts:
         return ""
     rest_ms = (counts[f"bus_us.{quantile}"] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
     return f"the generator was late by itself: without that it is at most {rest_ms:g}" if rest_ms <= limit else ""
