@@ -1,7 +1,7 @@
 """How the processes of one Locust play one run: the *lead* speaks to the run, each *hand* holds users.
 
 A Locust alone is both; with ``--master`` or ``--processes`` the master is the lead and each worker a hand. They speak by Locust's own
-messages; what the lead says to the run is `sim/control.py`:
+messages; what the lead says to the run is `sim/run/locust_messages.py`:
 
 hand -> lead    ``buslab-here`` (all my users have come; my machine), ``buslab-ready`` (they are connected), ``buslab-progress``,
                 ``buslab-done``
@@ -27,8 +27,8 @@ from _play import Play, log
 from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
-from sim.control import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
 from sim.errors import BuslabError
+from sim.run.locust_messages import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
 
 TICK_S = 0.5
 HOST_NAME = "locust"

@@ -32,9 +32,9 @@ from locust.html import get_html_report
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
 from sim.errors import UsageError
-from sim.load import SHAPES
-from sim.run_folder import empty_folder
-from sim.scenario import load_scenario
+from sim.run.folder import empty_folder
+from sim.scenario.file import load_scenario
+from sim.scenario.schedule import SHAPES
 
 log = logging.getLogger("buslab")
 INTERRUPTED = 128 + signal.SIGINT
@@ -153,7 +153,17 @@ class Child:
     def __init__(self, environment: Environment, *, run_s: float | None) -> None:
         options = environment.parsed_options
         self.control, theirs = socket.socketpair()
-        argv = [sys.executable, "-m", "sim.cli", "run", options.scenario, "--driven-by", str(theirs.fileno()), "--fleet", options.fleet]
+        argv = [
+            sys.executable,
+            "-m",
+            "sim.cli",
+            "run",
+            options.scenario,
+            "--driven-by",
+            str(theirs.fileno()),
+            "--fleet",
+            options.fleet,
+        ]
         for setting in settings(options, run_s=run_s):
             argv += ["--set", setting]
         for name, value in (("--out", options.out), ("--image", options.image)):

@@ -1,6 +1,7 @@
 """What all users of one Locust process share: the job of the run, its schedule, how clients are made, the record.
 
-The run says what to publish (`sim/control.py`); `_crew.py` brings it here, and says which users of the whole crew live in this process.
+The run says what to publish (`sim/run/locust_messages.py`); `_crew.py` brings it here, and says which users of the whole crew
+live in this process.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import gevent.socket
 import gevent.threadpool
 from locust.env import Environment
 
-from sim.address import parse_address
-from sim.client import BusClient, Published
-from sim.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
-from sim.control import Job
 from sim.errors import BuslabError
-from sim.record import Recorder
-from sim.scenario import check_tree
+from sim.machine.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
+from sim.pods.blocking_client import BusClient, Published
+from sim.record.recorder import Recorder
+from sim.run.locust_messages import Job
+from sim.scenario.file import check_tree
+from sim.wire.address import parse_address
 
 FIRST_PUBLISHER = 32_768  # pods of the fleet have the numbers below
 FLUSH_PERIOD_NS = 2 * NS_PER_S

@@ -43,11 +43,12 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from sim.client import BusClient
-from sim.clock import NS_PER_S, now_ns
-from sim.control import CONTROL_FD, Job
 from sim.errors import BuslabError
-from sim.load import Schedule, content
+from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.line import CONTROL_FD
+from sim.pods.blocking_client import BusClient
+from sim.run.locust_messages import Job
+from sim.scenario.schedule import Schedule, content
 
 LATE_GRACE_NS = 2 * NS_PER_S  # a call this much later than the schedule's end is not made any more
 STOP_TIMEOUT_S = 5.0

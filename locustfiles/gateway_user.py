@@ -7,7 +7,7 @@
         --host http://127.0.0.1:3000 --analytics-host http://127.0.0.1:3001                  # pods that run already (`buslab pod`)
 
 Here load is closed loop and users *are* the load, as Locust's users know it: ``--shape day`` lets their number follow a shape of
-`sim/load.py` over ``-t``, up to ``-u``. Exit code as Locust's: 0, or 1 when a request failed.
+`sim/scenario/schedule.py` over ``-t``, up to ``-u``. Exit code as Locust's: 0, or 1 when a request failed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from sim.brokers import open_broker
 from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
-from sim.load import SHAPES, content, share_of_peak
-from sim.process import Child
+from sim.grounds import open_broker
+from sim.machine.process import Child
+from sim.scenario.schedule import SHAPES, content, share_of_peak
 
 START_TIMEOUT_S = 30.0
 SERVICES = ("api-gateway", "analytics-service")

@@ -26,14 +26,14 @@ ground = "embedded"
 import pandas as pd
 from rich.console import Console
 
-from sim import plots
-from sim.checkers import judge
-from sim.conclusion import conclude
-from sim.progress import Display
-from sim.results import open_run
-from sim.run import run_scenario
-from sim.scenario import load_scenario
-from sim.schema import event_id
+from sim.experiments.notebooks.conclusion import conclude
+from sim.record.schema import event_id
+from sim.results import plots
+from sim.results.checkers import judge
+from sim.results.opened_run import open_run
+from sim.run.display import Display
+from sim.run.steps import run_scenario
+from sim.scenario.file import load_scenario
 
 pd.options.display.max_colwidth = None
 pd.options.display.max_rows = 40

@@ -29,9 +29,11 @@ ground = "model"  # "embedded": a real server, in real time
 # %%
 import pandas as pd
 
-from sim import plots, series, series_plots
-from sim.checkers import judge
-from sim.conclusion import conclude, settle
+from sim.experiments.notebooks.conclusion import conclude, settle
+from sim.experiments.series import plots as series_plots
+from sim.experiments.series import run as series
+from sim.results import plots
+from sim.results.checkers import judge
 
 pd.options.display.max_rows = 40
 

@@ -28,9 +28,10 @@ seed = 1
 # %%
 import pandas as pd
 
-from sim import outage_plots, plots, series
-from sim.checkers import judge
-from sim.conclusion import conclude, settle
+from sim.experiments.notebooks.conclusion import conclude, settle
+from sim.experiments.series import run as series
+from sim.results import outage_plots, plots
+from sim.results.checkers import judge
 
 pd.options.display.max_rows = 40
 

@@ -32,11 +32,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from sim import batch_plots
-from sim.batch_theory import batch_costs
-from sim.conclusion import conclude
-from sim.frontier import against_theory, batch_frontier, judge_default
-from sim.sweep import run_sweep
+from sim.experiments.batching import plots as batch_plots
+from sim.experiments.batching.frontier import against_theory, batch_frontier, judge_default
+from sim.experiments.batching.theory import batch_costs
+from sim.experiments.notebooks.conclusion import conclude
+from sim.experiments.sweep.run import run_sweep
 
 pd.options.display.float_format = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -56,7 +56,8 @@ table["verdict"].value_counts()
 
 # %% [markdown]
 # ## Does theory say the same?
-# `sim/batch_theory.py` derives what a batcher costs under Poisson arrivals. It and the measured batches share no line of code.
+# `sim/experiments/batching/theory.py` derives what a batcher costs under Poisson arrivals. It and the measured
+# batches share no line of code.
 
 # %%
 compared = against_theory(table)

@@ -29,10 +29,13 @@ target_calls_per_s = 5_000.0
 import pandas as pd
 from ipywidgets import Dropdown, IntSlider, interact
 
-from sim import capacity_plots, capacity_report, plan_report, sizing
-from sim.capacity import make_plan, teller
-from sim.conclusion import conclude
-from sim.scenario import load_scenario
+from sim.experiments.notebooks.conclusion import conclude
+from sim.measure.capacity import plan_table as plan_report
+from sim.measure.capacity import plots as capacity_plots
+from sim.measure.capacity import report as capacity_report
+from sim.measure.capacity import run as sizing
+from sim.measure.capacity.plan import make_plan, teller
+from sim.scenario.file import load_scenario
 
 pd.options.display.max_colwidth = None
 

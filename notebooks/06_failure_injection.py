@@ -30,10 +30,10 @@ from pathlib import Path
 import matplotlib_inline.backend_inline  # noqa: F401 - once it is there, a figure that ends a cell is shown
 import pandas as pd
 
-from sim.conclusion import conclude
-from sim.faults import FAULTS
-from sim.matrix import run_matrix
-from sim.matrix_plots import draw_matrix, finding
+from sim.experiments.matrix.plots import draw_matrix, finding
+from sim.experiments.matrix.run import run_matrix
+from sim.experiments.notebooks.conclusion import conclude
+from sim.faults.catalogue import FAULTS
 
 pd.options.display.max_colwidth = None
 

@@ -27,10 +27,10 @@ jobs = 2
 # %%
 import pandas as pd
 
-from sim.claim_plots import claims_overview
-from sim.claim_runs import run_claims
-from sim.claim_tables import claims_frame, concluded, explained
-from sim.conclusion import conclude
+from sim.experiments.claims.plots import claims_overview
+from sim.experiments.claims.run import run_claims
+from sim.experiments.claims.table import claims_frame, concluded, explained
+from sim.experiments.notebooks.conclusion import conclude
 
 pd.options.display.max_colwidth = None
 pd.options.display.max_rows = 50

@@ -15,8 +15,8 @@
 # # How does lag grow with the number of pods, up to thousands?
 #
 # Redis writes a copy of an event to one pod after another, in one thread: the last pod waits for all others. Thousands of real pods do not
-# fit on a machine, so they run in virtual time, and `sim.fanout` computes the same from the broker's costs alone, for more pods than were
-# run.
+# fit on a machine, so they run in virtual time, and `sim.grounds.model.fanout` computes the same from the broker's
+# costs alone, for more pods than were run.
 
 # %% tags=["parameters"]
 pods = (10, 100, 1000, 2000)
@@ -29,8 +29,9 @@ ground = "model"
 # %%
 import pandas as pd
 
-from sim import series, series_plots
-from sim.conclusion import conclude, settle
+from sim.experiments.notebooks.conclusion import conclude, settle
+from sim.experiments.series import plots as series_plots
+from sim.experiments.series import run as series
 
 pd.options.display.max_rows = 40
 

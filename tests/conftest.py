@@ -17,15 +17,15 @@ import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
-from scenes import BOUND_S, Ground, ground_of
 
-from sim.address import Address
-from sim.brokers import open_broker
-from sim.clock import new_event_loop
-from sim.engine import IMAGE_ENV, engine
 from sim.errors import BuslabError
-from sim.image import build_image
-from sim.scenario import Scenario, load_scenario
+from sim.grounds import open_broker
+from sim.grounds.container_engine import IMAGE_ENV, engine
+from sim.grounds.local_image import build_image
+from sim.machine.clock import new_event_loop
+from sim.scenario.file import Scenario, load_scenario
+from sim.wire.address import Address
+from tests.support.scenes import BOUND_S, Ground, ground_of
 
 # A busy machine is no finding: nothing here judges by the time it took.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from sim.errors import NotEncodable, UnsupportedVersion
-from sim.schema import event_key
+from sim.record.schema import event_key
 
 VERSION = "1.0"
 EVENT_TYPES = (

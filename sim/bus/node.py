@@ -12,7 +12,7 @@ from sim.bus.batcher import Batch, Batcher
 from sim.bus.cache import subject_of
 from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
 from sim.errors import NotEncodable
-from sim.schema import compose_key, event_id
+from sim.record.schema import compose_key, event_id
 
 
 @dataclass(frozen=True, slots=True)

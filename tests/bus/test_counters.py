@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sim.bus.counters import Counters
-from sim.schema import OUTCOMES
+from sim.record.schema import OUTCOMES
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

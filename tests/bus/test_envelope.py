@@ -26,7 +26,7 @@ from sim.bus.envelope import (
     iso_timestamp,
 )
 from sim.errors import UnsupportedVersion
-from sim.schema import event_key
+from sim.record.schema import event_key
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 versions = st.one_of(st.just("1.0"), st.just("1"), st.integers(0, 10**9 - 1).map(lambda minor: f"1.{minor}"))

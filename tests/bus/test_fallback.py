@@ -146,5 +146,5 @@ def test_every_state_of_the_table_has_a_line_in_its_docstring() -> None:
 
 
 def test_the_readme_shows_the_table_as_it_is() -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert f"```mermaid\n{diagram()}```" in readme, "paste sim.bus.fallback.diagram() into the README"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode, intended_ns
 from sim.bus.node import BusNode, Send
 from sim.errors import NotEncodable
-from sim.schema import compose_key, event_key
+from sim.record.schema import compose_key, event_key
 
 OTHER = "config.cache.invalidate"
 DEEP: list[Any] = []

@@ -9,8 +9,8 @@ import pytest
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, Event
 from sim.bus.publisher import EventPublisher
-from sim.load import content
-from sim.services import SERVICES
+from sim.bus.services import SERVICES
+from sim.scenario.schedule import content
 
 
 class Written(EventPublisher):

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from sim.address import join_nodes, parse_address
-from sim.asking import Asker
-from sim.brokers import open_broker
-from sim.clock import now_ns
 from sim.errors import BrokerError, BrokerRefused, ScenarioError, UsageError
-from sim.faults import FAULTS, Fault
-from sim.scenario import load_scenario
-from sim.staging import check_ground
-from sim.wire import Wire, open_wire
-from sim.world import World
+from sim.faults.catalogue import FAULTS, Fault
+from sim.faults.world import World
+from sim.grounds import open_broker
+from sim.machine.clock import now_ns
+from sim.run.stage import check_ground
+from sim.scenario.file import load_scenario
+from sim.wire.address import join_nodes, parse_address
+from sim.wire.command_client import Asker
+from sim.wire.connection import Wire, open_wire
 
 MS = 1_000_000
 PODS = ("music-service-0", "music-service-1", "api-gateway-0")

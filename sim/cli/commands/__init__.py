@@ -1,0 +1,52 @@
+"""The commands of `buslab`, one file each.
+
+A member is a file with one click command of its name, thin: it calls one function that a notebook can call with the same name, and
+imports it where it is used, so that --help stays quick. To add one: write ``sim/commands/<name>.py`` and list it in `COMMANDS`. What
+several print or refuse alike is in `sim.cli.printing`. A command returns its exit code.
+"""
+
+from __future__ import annotations
+
+import click
+
+from sim.cli.commands.audit import audit
+from sim.cli.commands.bench import bench
+from sim.cli.commands.calibrate import calibrate
+from sim.cli.commands.capacity import capacity
+from sim.cli.commands.check import check
+from sim.cli.commands.claims import claims
+from sim.cli.commands.compare import compare
+from sim.cli.commands.cut import cut
+from sim.cli.commands.fidelity import fidelity
+from sim.cli.commands.grounds import grounds
+from sim.cli.commands.image import image
+from sim.cli.commands.list import list_
+from sim.cli.commands.matrix import matrix
+from sim.cli.commands.notebooks import notebooks
+from sim.cli.commands.pod import pod
+from sim.cli.commands.report import report
+from sim.cli.commands.run import run
+from sim.cli.commands.story import story
+from sim.cli.commands.sweep import sweep
+
+COMMANDS: dict[str, click.Command] = {
+    "run": run,
+    "sweep": sweep,
+    "check": check,
+    "compare": compare,
+    "report": report,
+    "story": story,
+    "list": list_,
+    "matrix": matrix,
+    "bench": bench,
+    "calibrate": calibrate,
+    "capacity": capacity,
+    "cut": cut,
+    "fidelity": fidelity,
+    "grounds": grounds,
+    "image": image,
+    "claims": claims,
+    "audit": audit,
+    "notebooks": notebooks,
+    "pod": pod,
+}

@@ -1,0 +1,18 @@
+"""Let the instrument find what was planted in its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/audit/<UTC time>]")
+def audit(out: Path | None) -> int:
+    """Plant a loss, a duplicate, a swap and a delay in the record of a short run, and demand exactly those in the verdict."""
+    from sim.experiments.audit import run_audit
+
+    outcome = run_audit(out=out)
+    click.echo(outcome.text)
+    return 0 if outcome.exact else 2

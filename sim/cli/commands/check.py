@@ -1,0 +1,17 @@
+"""Judge a run folder again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.cli.printing import RUN_ARGUMENT, judge_folder
+
+
+@click.command()
+@RUN_ARGUMENT
+@click.option("--only", multiple=True, metavar="CHECKER", help="Run only this checker; may be repeated. Nothing is written then.")
+def check(run: Path, only: tuple[str, ...]) -> int:
+    """Judge a run folder again, new or old, and write its verdict.json and junit.xml."""
+    return judge_folder(run, report=False, write=not only, only=only)

@@ -1,0 +1,48 @@
+"""List what there is to choose from."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "faults", "slo", "claims"]), default="scenarios")
+def list_(what: str) -> int:
+    """List scenarios, grounds, checkers, faults, the metrics an SLO may bound, or claims."""
+    rows = _listed(what)
+    width = max(len(name) for name in rows)
+    for name, text in rows.items():
+        click.echo(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _listed(what: str) -> dict[str, str]:
+    if what == "grounds":
+        from sim.grounds import GROUNDS
+
+        return {name: text for name, (_, text) in GROUNDS.items()}
+    if what == "checkers":
+        from sim.results.checkers import CHECKERS
+
+        return {name: _first_line(check.__module__) for name, check in CHECKERS.items()}
+    if what == "faults":
+        from sim.faults.catalogue import FAULTS
+
+        return {name: _first_line(fault.__module__) for name, fault in FAULTS.items()}
+    if what == "claims":
+        from sim.experiments.claims.catalogue import CLAIMS
+
+        return {number: f"{claim.words} ({claim.where})" for number, claim in CLAIMS.items()}
+    if what == "slo":
+        from sim.record.schema import SLO_METRICS
+
+        return SLO_METRICS
+    from sim.scenario.file import built_in, load_scenario
+
+    return {name: load_scenario(name).title for name in built_in()}
+
+
+def _first_line(module: str) -> str:
+    return (sys.modules[module].__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,75 @@
+"""Show what each fault does to each bus."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from sim.cli.printing import check_out, print_table
+
+
+@click.command()
+@click.option("--on", default="model", show_default=True, metavar="GROUND", help="Where: model, embedded, container, cluster.")
+@click.option("--bus", "buses", multiple=True, metavar="BUS", help="reference, hardened or streams; may be repeated. [default: all]")
+@click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Only this fault; may be repeated. [default: all]")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of every run.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Runs at a time. [default: one a core on the model, else two]")
+@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results and runs. [default: reports/runs/matrix/<UTC time>]")
+@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Write matrix.md and matrix.png there, too.")
+@click.option("--against", type=click.Path(path_type=Path), metavar="DIR", help="Results of another ground: tell where they differ.")
+@click.option("--keep-runs/--no-keep-runs", default=True, show_default=True, help="Keep the run folders beside the results.")
+def matrix(
+    on: str,
+    buses: tuple[str, ...],
+    faults: tuple[str, ...],
+    seed: int,
+    jobs: int | None,
+    image: str | None,
+    out: Path | None,
+    report: Path | None,
+    against: Path | None,
+    keep_runs: bool,
+) -> int:
+    """Run every fault on every bus, and show what was lost, run twice, stale, deaf and told, and what the buses cost.
+
+    Exit code: 0 every copy is accounted for and every bus kept its promises, 1 some bus broke one, 2 some run cannot be judged.
+    """
+    import shutil
+
+    from sim.experiments.matrix.report import cost_table, matrix_table, write_matrix
+    from sim.experiments.matrix.run import open_matrix, run_matrix
+    from sim.faults.catalogue import FAULTS
+    from sim.machine.clock import utc_now
+    from sim.results.checkers.verdict import EXIT_CODES
+    from sim.run.display import Countdown
+    from sim.run.folder import empty_folder, runs_folder
+    from sim.scenario.buses import BUSES
+
+    other = open_matrix(against) if against else None
+    if report:
+        check_out(report / "matrix.md")
+    folder = empty_folder(out or runs_folder() / "matrix" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
+    began_s = time.monotonic()
+    countdown = Countdown(lambda line: click.echo(line, err=True))
+    found = run_matrix(
+        on=on, buses=buses or tuple(BUSES), faults=faults or tuple(FAULTS), seed=seed, jobs=jobs, image=image,
+        out=folder / "runs", told=countdown.tell,
+    )  # fmt: skip
+    took_s = time.monotonic() - began_s
+    files = write_matrix(found, folder, took_s=took_s, against=other)
+    if report:
+        report.mkdir(parents=True, exist_ok=True)
+        for file in files[:2]:
+            shutil.copy(file, report / file.name)
+    if not keep_runs:
+        shutil.rmtree(folder / "runs")
+    print_table(matrix_table(found))
+    print_table(cost_table(found))
+    click.echo(f"verdict  {found.verdict}, {len(found.rows)} cells in {took_s:,.0f} s")
+    click.echo(f"results  {folder}: matrix.md, .png, .csv, .json")
+    if found.interrupted:
+        raise found.interrupted
+    return EXIT_CODES[found.verdict]

@@ -1,0 +1,22 @@
+"""Draw the report of a run folder again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sim.cli.printing import RUN_ARGUMENT
+
+
+@click.command()
+@RUN_ARGUMENT
+def report(run: Path) -> int:
+    """Draw report.html of a run folder again."""
+    from sim.results.checkers import judge
+    from sim.results.opened_run import open_run
+    from sim.results.report import write_report
+
+    opened = open_run(run)
+    click.echo(write_report(opened, judge(opened)))
+    return 0

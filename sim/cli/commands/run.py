@@ -1,0 +1,62 @@
+"""Run a scenario, judge it, draw its report."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import click
+
+from sim.cli.printing import judge_folder
+from sim.errors import BuslabError
+
+
+@click.command()
+@click.argument("scenario")
+@click.option(
+    "--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True,
+    help="Where: embedded or container, either with :PORT, cluster or container-cluster, model[:FILE], redis://… or rediss://… ; "
+    "a URL with a password is safer in the variable.",
+)  # fmt: skip
+@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
+@click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@click.option(
+    "--fleet", type=click.Choice(["ours", "none"]), default="ours", show_default=True,
+    help="none: start no pods, load a fleet that is there already; only publishes are recorded and judged.",
+)  # fmt: skip
+@click.option("--driven-by", type=int, hidden=True, help="The line to the Locust that started this run: an inherited socket.")
+@click.option("--no-report", is_flag=True, help="Do not draw report.html.")
+def run(
+    scenario: str,
+    on: str,
+    image: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    yes_load_this_server: bool,
+    fleet: str,
+    driven_by: int | None,
+    no_report: bool,
+) -> int:
+    """Run SCENARIO (a built-in name or a .toml file), judge it, and draw its report."""
+    from rich.console import Console
+
+    from sim.run.display import Display
+    from sim.run.steps import run_scenario
+    from sim.scenario.file import load_scenario
+
+    loaded = load_scenario(scenario, settings=settings)
+    caller = None if driven_by is None else socket.socket(fileno=driven_by)
+    console = Console(stderr=True, force_terminal=None if caller is None else False)  # Locust writes there too: no live line
+    try:
+        with Display(console) as display, caller or contextlib.nullcontext():
+            folder = run_scenario(
+                loaded, on=on, out=out, load_this_server=yes_load_this_server, image=image, fleet=fleet, caller=caller, watch=display.show
+            )
+    except BuslabError as error:
+        if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too
+            judge_folder(error.run_folder, report=False, write=True)
+        raise
+    return judge_folder(folder, report=not no_report, write=True)

@@ -1,0 +1,1 @@
+"""What batch settings cost, by theory and by measurement."""

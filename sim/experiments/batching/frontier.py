@@ -1,0 +1,138 @@
+"""Which batch settings are worth having at a load: the frontier of staleness, items at risk, publishes and bytes, and one to recommend.
+
+Of one load, a setting is **dominated** when another is no worse in all of `COSTS` and better in at least one; differences within `TIE`
+count as none, as repeats differ by that. Of settings that are alike in all costs the smaller size, then the shorter interval, stays: what
+never matters at this load does no harm there at another. What is left is the frontier.
+
+**Recommended** is, of the frontier settings that keep both limits, the one with the fewest publishes per second, as each costs the broker
+and every subscriber. The limits: 99 % of the batches are handled within `max_age_ms` of their oldest item, and a crash of a pod loses at
+most `max_at_risk` items; both within `TIE`. If none keeps both, the one that exceeds them by the smallest factor is given, and
+`keeps_limits` is False.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sim.errors import UsageError
+from sim.experiments.batching.theory import batch_costs
+
+LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
+AGE, AT_RISK, PUBLISHES, BYTES = "item_age_ms_p99", "batching.at_risk.max", "batching.batches_per_s", "batching.batch_bytes_per_s"
+COSTS = (AGE, AT_RISK, PUBLISHES, BYTES)
+TIE = 0.02
+DEFAULT_SIZE, DEFAULT_INTERVAL_MS = 100, 30_000
+MAX_AGE_MS, MAX_AT_RISK = 5000.0, 100.0
+MAX_THEORY_ERROR = 0.1
+
+
+def batch_frontier(table: pd.DataFrame, *, max_age_ms: float = MAX_AGE_MS, max_at_risk: float = MAX_AT_RISK) -> pd.DataFrame:
+    """Judge every batch setting of a sweep.
+
+    Parameters
+    ----------
+    table
+        Of `run_sweep`, over `bus.batch_size`, `bus.batch_interval_ms` and perhaps `load.rate_per_s`, one publisher.
+    max_age_ms, max_at_risk
+        The limits of what is recommended.
+
+    Returns
+    -------
+    DataFrame
+        A row a load and setting, `COSTS` as the mean of its repeats, ``dominated_by`` (empty on the frontier), ``keeps_limits``,
+        ``recommended``, ``default``.
+
+    Raises
+    ------
+    UsageError
+        The sweep has other settings, or a run measured no batches.
+    """
+    keys = [LOAD, SIZE, INTERVAL]
+    missing = [key for key in (*keys, *COSTS) if key not in table]
+    if missing:
+        raise UsageError(f"this sweep has no {', '.join(missing)}: set {LOAD}, {SIZE} and {INTERVAL} of a scenario with batches")
+    judged = table.groupby(keys, as_index=False)[list(COSTS)].mean().sort_values(keys, ignore_index=True)
+    if judged[list(COSTS)].isna().any(axis=None):
+        row = judged[judged[list(COSTS)].isna().any(axis=1)].iloc[0]
+        raise UsageError(f"a run with {_said(row)} at {row[LOAD]:g}/s measured no batches: give it more time (load.run_s)")
+    judged["dominated_by"] = ""
+    for _, rows in judged.groupby(LOAD):
+        for place in rows.index:
+            better = [other for other in rows.index if other != place and _beats(judged, other, place)]
+            judged.loc[place, "dominated_by"] = _said(judged.loc[better[0]]) if better else ""
+    over = pd.concat([judged[AGE] / max_age_ms, judged[AT_RISK] / max_at_risk], axis=1).max(axis=1)
+    judged["keeps_limits"] = over <= 1 + TIE
+    judged["recommended"] = False
+    for _, rows in judged[judged["dominated_by"] == ""].groupby(LOAD):
+        kept = rows[rows["keeps_limits"]]
+        best = kept[PUBLISHES].idxmin() if len(kept) else over[rows.index].idxmin()
+        judged.loc[best, "recommended"] = True
+    judged["default"] = (judged[SIZE] == DEFAULT_SIZE) & (judged[INTERVAL] == DEFAULT_INTERVAL_MS)
+    return judged
+
+
+def _beats(judged: pd.DataFrame, one: int, other: int) -> bool:
+    """Return whether one setting dominates another, or is alike and smaller (rows are in rising order)."""
+    ours, theirs = judged.loc[one, list(COSTS)], judged.loc[other, list(COSTS)]
+    if not (ours <= theirs * (1 + TIE)).all():
+        return False
+    return bool((ours < theirs * (1 - TIE)).any()) or one < other
+
+
+def _said(row: pd.Series) -> str:
+    return f"{int(row[SIZE]):,} / {int(row[INTERVAL]):,} ms"
+
+
+def against_theory(table: pd.DataFrame, *, arrivals: str = "poisson") -> pd.DataFrame:
+    """Return what theory predicts beside what was measured, a row a load and setting.
+
+    Bytes are left out: their two constants would be fitted to the same runs.
+
+    Returns
+    -------
+    DataFrame
+        Load, size, interval; ``wait_ms``, ``publishes_per_s``, ``at_risk`` each as ``_predicted`` and ``_measured``; ``wait_error`` and
+        ``publishes_error`` relative to the prediction.
+    """
+    keys = [LOAD, SIZE, INTERVAL]
+    measured = ["batching.wait_ms.mean", PUBLISHES, "batching.at_risk.mean"]
+    rows = table.groupby(keys, as_index=False)[measured].mean()
+    rows.columns = pd.Index([*keys, "wait_ms_measured", "publishes_per_s_measured", "at_risk_measured"])
+    predicted = [
+        batch_costs(rate_per_s=row[LOAD], size=int(row[SIZE]), interval_ms=row[INTERVAL], arrivals=arrivals)
+        for row in rows.to_dict("records")
+    ]
+    rows["wait_ms_predicted"] = [costs.wait_ms_mean for costs in predicted]
+    rows["publishes_per_s_predicted"] = [costs.publishes_per_s for costs in predicted]
+    rows["at_risk_predicted"] = [costs.at_risk_mean for costs in predicted]
+    waits = rows["wait_ms_predicted"] > 0
+    rows["wait_error"] = ((rows["wait_ms_measured"] / rows["wait_ms_predicted"]) - 1).where(waits, 0.0)
+    rows["publishes_error"] = rows["publishes_per_s_measured"] / rows["publishes_per_s_predicted"] - 1
+    return rows
+
+
+def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFrame) -> tuple[str, str]:
+    """Return a verdict on the sweep, and the answer in one sentence.
+
+    The verdict is of the measurement, not of the default: invalid when a run was, or when the mean wait is further than
+    `MAX_THEORY_ERROR` from theory; unknown when a run was, or no run had the default setting.
+
+    Parameters
+    ----------
+    table, judged, compared
+        Of `run_sweep`, `batch_frontier` and `against_theory`.
+    """
+    words, error = set(table["verdict"]), float(compared["wait_error"].abs().max())
+    default, kept = judged[judged["default"]], judged[judged["default"] & judged["keeps_limits"]]
+    best = judged[judged["recommended"]]
+    if not len(default):
+        return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {DEFAULT_INTERVAL_MS:,} ms"
+    verdict = "invalid" if "invalid" in words or error > MAX_THEORY_ERROR else "unknown" if words != {"valid"} else "valid"
+    costs = "; ".join(f"at {r[LOAD]:g} items/s {r[AGE] / 1e3:,.1f} s old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records"))
+    advice = ", ".join(
+        f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
+    )
+    return verdict, (
+        f"The default of {DEFAULT_SIZE} items / {DEFAULT_INTERVAL_MS:,} ms keeps the limits at {len(kept)} of {len(default)} loads of a "
+        f"pod ({costs}); recommended are {advice}; theory and measurement of the mean wait differ by {error:.1%} at most."
+    )

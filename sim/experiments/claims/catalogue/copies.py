@@ -1,0 +1,74 @@
+"""Claims on copies: who gets an event, whether a lost one comes again, and how often one is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim.experiments.claims.claim import CALM, Claim, Evidence, Finding, Trial
+
+CUT = Trial("cut", "subscribers_cut")
+
+
+def _all_pods(evidence: Mapping[str, Evidence]) -> Finding:
+    calm, cut = (evidence[name].counts("ledger") for name in ("calm", "cut"))
+    share = cut["missing"] / cut["expected"]
+    detail = f"with every pod subscribed {calm['delivered']:,} of {calm['expected']:,} copies arrive; with subscriptions cut for 3 s "
+    detail += f"{cut['missing']:,} of {cut['expected']:,} do not ({share:.1%})"
+    cases = {"while every pod is subscribed": _whole(calm), "while subscriptions are cut": _whole(cut)}
+    return Finding(cases, 100 * share, "% of copies missing while cut", detail, {"missing": cut["missing"], "expected": cut["expected"]})
+
+
+def _whole(counts: Mapping[str, float]) -> bool | None:
+    return counts["missing"] == 0 if counts["expected"] else None
+
+
+def _at_least_once(evidence: Mapping[str, Evidence]) -> Finding:
+    one = evidence["cut"]
+    lost, again = one.lost_unheard, int(one.counts("duplication")["redelivered"])
+    was_cut = bool((one.run.pods["state"] == "disconnected").any())
+    detail = f"{lost:,} copies that the broker took while their pods could not hear never came, and {again:,} copies came twice"
+    return Finding({"while subscriptions are cut": lost == 0 if was_cut else None}, lost, "copies lost, none sent again", detail)
+
+
+def _counted_by_each(evidence: Mapping[str, Evidence]) -> Finding:
+    cases: dict[str, bool | None] = {}
+    numbers: dict[str, float] = {}
+    parts = []
+    for name, one in evidence.items():
+        counts = one.counts("duplication")
+        pods, handled = int(counts["pods.analytics-service"]), float(counts["handled_per_event.analytics-service"])
+        again = int(counts["redelivered"])
+        cases[f"with {pods} replicas"] = handled > 1
+        numbers |= {f"handled_{name}": handled, f"pods_{name}": pods}
+        parts.append(f"{pods} analytics pods handle each event {handled:.4g} times, {again:,} events twice in one pod")
+    detail = "; ".join(parts) + ": so what analytics counts over its pods is multiplied by their number"
+    return Finding(cases, max(numbers.values()), "handlings of an event in one service", detail, numbers)
+
+
+ALL_PODS = Claim(
+    words="All pods receive all events",
+    where="Multiple Pod Subscription, 1",
+    theory="true while a pod is subscribed; Pub/Sub keeps nothing for one that is not",
+    expects="depends",
+    trials=(CALM, CUT),
+    rule=_all_pods,
+)
+AT_LEAST_ONCE = Claim(
+    words="Delivery is at least once",
+    where="Multiple Pod Subscription, 3",
+    theory="false: at most once for each subscriber; what looks like more is one copy for each replica",
+    expects="false",
+    trials=(CUT,),
+    rule=_at_least_once,
+)
+SEVERAL_TIMES = Claim(
+    words="An event may be processed several times across pods",
+    where="Multiple Pod Subscription, 3",
+    theory="true: once in each replica",
+    expects="true",
+    trials=(
+        Trial("two", "baseline", (*CALM.settings, "services.analytics-service.replicas=2")),
+        Trial("three", "baseline", (*CALM.settings, "services.analytics-service.replicas=3")),
+    ),
+    rule=_counted_by_each,
+)

@@ -1,0 +1,51 @@
+"""The claim that the load tool's p99 is the bus's lag: Locust's own table beside the ledger, of the same runs and event types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
+
+NEAR = 1.25  # times, either way
+LEAST_CALLS = 100  # of an event type: with fewer the 99th percentile is the worst call
+STATS = "locust_stats.csv"  # in the run folder
+LOAD = ("load.driver=locust", "load.run_s=5", "load.warm_up_s=1", "load.rate_per_s=400", "bus.batch_interval_ms=1000")
+SLOW = "faults=[{kind='slow_handler',at_s=0.5,for_s=4,pods=['analytics-service'],handler_ms=20,at_once=1}]"
+SITUATIONS = {"calm": "in everyday load", "slow": "while analytics is slow"}
+
+
+def locust_p99_ms(one: Evidence) -> dict[str, float]:
+    """Return what Locust calls the 99th percentile of publishing each event type, milliseconds, where it counted enough."""
+    table = pd.read_csv(one.folder / STATS)
+    rows = table[(table["Type"] == "PUBLISH") & (table["Request Count"] >= LEAST_CALLS)]
+    return {str(name): float(p99) for name, p99 in zip(rows["Name"], rows["99%"], strict=True)}
+
+
+def _same(evidence: Mapping[str, Evidence]) -> Finding:
+    cases: dict[str, bool | None] = {}
+    numbers: dict[str, float] = {}
+    parts = []
+    for name, one in evidence.items():
+        lag_ms = {kind: one.counts("lag")[f"lag_us.channel.{kind}.p99"] / 1e3 for kind in locust_p99_ms(one)}
+        said_ms = locust_p99_ms(one)
+        kind = max(said_ms, key=lambda kind: lag_ms[kind] / max(said_ms[kind], 1.0))  # the one that is furthest off
+        cases[SITUATIONS[name]] = all(1 / NEAR <= lag_ms[k] / max(said_ms[k], 1.0) <= NEAR for k in said_ms)
+        numbers |= {f"locust_ms_{name}": said_ms[kind], f"lag_ms_{name}": lag_ms[kind]}
+        parts.append(f"{SITUATIONS[name]} Locust says {said_ms[kind]:g} ms for {kind}, and the lag is {lag_ms[kind]:.4g} ms")
+    ratio = numbers["lag_ms_slow"] / max(numbers["locust_ms_slow"], 1.0)
+    return Finding(cases, ratio, "x Locust's p99 is the lag while analytics is slow", "; ".join(parts), numbers)
+
+
+LOAD_TOOL = Claim(
+    words="The load tool's p99 is the bus's lag",
+    where="not in the reference: how load tests are read",
+    theory="false: it times the publish alone, by its own clock, rounded to milliseconds, and hears no delivery",
+    expects="false",
+    trials=(
+        Trial("calm", "baseline", LOAD, on=EMBEDDED, needs="server"),
+        Trial("slow", "baseline", (*LOAD, SLOW), on=EMBEDDED, needs="server"),
+    ),
+    rule=_same,
+)

@@ -1,0 +1,32 @@
+"""The claim on memory mode: events go on within the pod, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+
+
+def _within_the_pod(evidence: Mapping[str, Evidence]) -> Finding:
+    one = evidence["alone"]
+    ledger = one.run.ledger()
+    ledger = ledger[ledger["phase"] == "run"]
+    heard = ledger["fate"] == "delivered"
+    own = ledger["pod"].astype(str) == ledger["publisher"].astype(str)
+    here, there = int((heard & own).sum()), int((heard & ~own).sum())
+    inside = one.counts("fallback")["published_inside"]
+    nobody = int(inside) - int(one.counts("fallback")["heard_only_here"])
+    detail = f"{here:,} of {own.sum():,} copies for the publishing pod itself arrive, and {there:,} of {(~own).sum():,} for other pods; "
+    detail += f"{nobody:,} of {inside:,} events that counted as published were heard by nobody"
+    cases = {"for the pod itself": here == own.sum() if own.any() else None, "for no other pod": there == 0 if (~own).any() else None}
+    return Finding(cases, 100 * nobody / inside, "% of published events heard by nobody", detail, {"own": here, "others": there})
+
+
+MEMORY_MODE = Claim(
+    words="In memory mode events go on within the same pod, and only there",
+    where="Memory Fallback Mode, limitations",
+    theory="true; published_total rises all the same",
+    expects="true",
+    trials=(Trial("alone", "memory_mode"),),
+    rule=_within_the_pod,
+)

@@ -1,0 +1,62 @@
+"""Claims on what a pod knows: that it falls back by itself, and that `connection_status` says whether it is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+
+GAP_S = 1.0  # a pod that calls itself connected for longer while it is blind is wrong about it
+
+KILLED = Trial("killed", "restart_redis")
+FROZEN = Trial("frozen", "broker_freeze")
+BLACK_HOLE = Trial("black_hole", "link_blackhole")
+SITUATIONS = {"killed": "when Redis is killed", "frozen": "when Redis stands still", "black_hole": "when the network swallows everything"}
+
+
+def _fall_back(evidence: Mapping[str, Evidence]) -> Finding:
+    cases: dict[str, bool | None] = {}
+    numbers: dict[str, float] = {}
+    parts = []
+    for name, one in evidence.items():
+        counts = one.counts("fallback")
+        noticed, not_noticed = int(counts["noticed"]), int(counts["unnoticed"])
+        touched = noticed + not_noticed
+        cases[SITUATIONS[name]] = not_noticed == 0 and counts["published_inside"] > 0 if touched else None
+        numbers |= {f"noticed_{name}": noticed, f"touched_{name}": touched}
+        parts.append(f"{SITUATIONS[name]} {noticed} of {touched} pods notice and {counts['published_inside']:,} events stay in their pod")
+    unit = f"of {numbers['touched_frozen']} pods fall back when Redis stands still"
+    return Finding(cases, numbers["noticed_frozen"], unit, "; ".join(parts), numbers)
+
+
+def _status(evidence: Mapping[str, Evidence]) -> Finding:
+    cases: dict[str, bool | None] = {}
+    numbers: dict[str, float] = {}
+    parts = []
+    for name, one in evidence.items():
+        counts = one.counts("fallback")
+        longest = float(counts["truth_gap_s.max"])
+        touched = counts["noticed"] + counts["unnoticed"]
+        cases[SITUATIONS[name]] = longest <= GAP_S if touched else None
+        numbers |= {f"gap_s_{name}": longest, f"gap_pod_s_{name}": float(counts["truth_gap_s.sum"])}
+        parts.append(f"{SITUATIONS[name]} a pod is blind and says 1 for {longest:.2f} s at most")
+    detail = "; ".join(parts) + f"; all pods together {numbers['gap_pod_s_frozen']:.1f} s of green while Redis stood still for 3 s"
+    return Finding(cases, numbers["gap_s_frozen"], "s of green while blind, at most", detail, numbers)
+
+
+FALL_BACK = Claim(
+    words="Services fall back to memory mode by themselves",
+    where="Redis Cluster Failure, 2",
+    theory="only if the client notices: not when Redis stands still with its connections open",
+    expects="depends",
+    trials=(KILLED, FROZEN),
+    rule=_fall_back,
+)
+STATUS = Claim(
+    words="connection_status 1 means connected",
+    where="Available Metrics",
+    theory="it stays 1 in freezes and black holes until somebody notices",
+    expects="depends",
+    trials=(KILLED, FROZEN, BLACK_HOLE),
+    rule=_status,
+)

@@ -1,0 +1,262 @@
+"""Re-run claims: every trial once, each claim judged by its rule, and `claims.json` beside the run folders.
+
+Rules
+-----
+1. Trials that several claims share run once.
+2. Trials on the model run `jobs` at a time; those on a real server one after another with nothing beside them, as they measure time.
+3. A trial that fails makes its claims unknown, with the reason; the others go on.
+4. Interrupted, what was finished is judged and written, marked; then the interruption goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sim.errors import BuslabError, RecordError, UsageError
+from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
+from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
+from sim.experiments.many_runs import Cell, Outcome, run_cells
+from sim.machine.clock import utc_now
+from sim.results.checkers.verdict import finite
+from sim.run.folder import empty_folder, point_latest_to, runs_folder
+from sim.scenario.file import load_scenario
+
+FORMAT = 1
+MAX_JOBS = 64
+EXTRA_S = {"embedded": 3.0, "cluster": 6.0}  # of a real run beside its load
+LOCUST_S = 3.0
+MODEL_S = 1.0  # of a trial on the model
+
+
+@dataclass(frozen=True)
+class Job:
+    """Say which trial runs where, and in which folder."""
+
+    trial: Trial
+    on: str
+    folder: Path
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether it runs on the model."""
+        return self.on.partition(":")[0] == MODEL
+
+    @property
+    def about_s(self) -> float:
+        """About how long it takes."""
+        if self.is_virtual:
+            return MODEL_S
+        load = load_scenario(self.trial.scenario, settings=self.trial.settings).load
+        more_s = EXTRA_S.get(self.on.partition(":")[0], 4.0) + (LOCUST_S if load.driver == "locust" else 0.0)
+        return load.warm_up_s + load.run_s + more_s
+
+    @property
+    def cell(self) -> Cell:
+        """What to run."""
+        return Cell(self.folder.name, load_scenario(self.trial.scenario, settings=self.trial.settings), self.on)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold what a claim came to, and the runs behind it: trial -> job."""
+
+    number: str
+    claim: Claim
+    finding: Finding
+    jobs: Mapping[str, Job]
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the verdict is the one that theory expects."""
+        return self.finding.verdict == self.claim.expects
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Hold what `run_claims` found, in the order of numbers; `left_out` says which claims cannot run on the ground, and why."""
+
+    folder: Path
+    on: str
+    answers: tuple[Answer, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    state: str = "complete"
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 when a verdict is not what theory expects, else 2 when one is unknown, else 0."""
+        words = [(answer.finding.verdict, answer.as_expected) for answer in self.answers]
+        if any(word != "unknown" and not expected for word, expected in words):
+            return 1
+        return 2 if self.state != "complete" or any(word == "unknown" for word, _ in words) else 0
+
+
+def run_claims(
+    numbers: Sequence[str | int] = (),
+    *,
+    on: str = "",
+    out: Path | None = None,
+    jobs: int = 2,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Answers:
+    """Run the experiments of claims, judge them, and write `claims.json`.
+
+    Parameters
+    ----------
+    numbers
+        Keys of `sim.experiments.claims.catalogue.CLAIMS`; by default all that can run on the ground.
+    on
+        Another ground than each claim's own.
+    out
+        The folder to make; by default ``reports/runs/claims/<UTC time>``.
+    jobs
+        How many trials on the model run at a time.
+    progress
+        Called with a line when a trial has ended.
+
+    Raises
+    ------
+    UsageError
+        No such claim, one that cannot run on the ground, or a folder that is not empty.
+    Interrupted
+        Ctrl-C or SIGTERM; what was finished is in the folder.
+    """
+    chosen, left_out = choose(numbers, on=on)
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs {jobs}: give 1 to {MAX_JOBS}")
+    folder = _make_folder(out)
+    plans = _plan(chosen, on=on, folder=folder)
+    work = list({job.folder: job for plan in plans.values() for job in plan.values()}.values())
+    state, errors = "interrupted", dict[str, str]()
+    try:
+        _run_all(work, folder=folder, jobs=jobs, errors=errors, progress=progress)
+        state = "complete"
+    finally:
+        answers = Answers(folder, on, tuple(_answer(number, plans[number], errors) for number in plans), left_out, state)
+        _write_json(answers)
+    return answers
+
+
+def choose(numbers: Sequence[str | int], *, on: str) -> tuple[list[str], dict[str, str]]:
+    """Return the claims to run, and those left out with the reason; one that was asked for by its number is refused instead."""
+    named = list(dict.fromkeys(str(number) for number in numbers))
+    for number in named:
+        if number not in CLAIMS:
+            raise UsageError(f"no claim {number!r}: there are 1 to {len(CLAIMS)}, see `buslab list claims`")
+    chosen, left_out = [], {}
+    for number in named or CLAIMS:
+        cannot = [trial for trial in CLAIMS[number].trials if trial.where(on) is None]
+        if cannot and named:
+            raise UsageError(f"--on {on}: claim {number} {_why(cannot[0])}; leave --on out")
+        if cannot:
+            left_out[number] = _why(cannot[0])
+        else:
+            chosen.append(number)
+    return chosen, left_out
+
+
+def _why(trial: Trial) -> str:
+    return f"needs {trial.on}" if trial.needs == "only" else "needs a real server, for times of real code or Locust"
+
+
+def _make_folder(out: Path | None) -> Path:
+    folder = empty_folder(out or runs_folder() / "claims" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            point_latest_to(folder)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {folder}: {error.strerror or error}; choose another --out") from None
+    return folder
+
+
+def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[str, Job]]:
+    """Return the jobs of each claim; one trial that several share is one job, in the folder of the first."""
+    known: dict[tuple[str, tuple[str, ...], str], Path] = {}
+    plans: dict[str, dict[str, Job]] = {}
+    for number in numbers:
+        plans[number] = {}
+        for trial in CLAIMS[number].trials:
+            where = trial.where(on)
+            assert where is not None
+            path = known.setdefault((trial.scenario, trial.settings, where), folder / f"{int(number):02d}-{trial.name}")
+            plans[number][trial.name] = Job(trial, where, path)
+    return plans
+
+
+def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], progress: Callable[[str], None]) -> None:
+    """Run everything, and note the error of each run folder that has one."""
+    left = {job.folder.name: job.about_s / (min(jobs, len(work)) if job.is_virtual else 1) for job in work}
+
+    def told(outcome: Outcome) -> None:
+        name = outcome.cell.key
+        del left[name]
+        errors.update({name: outcome.error} if outcome.error else {})
+        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.cell.scenario.name} on {outcome.cell.on}"
+        rest = f", about {max(sum(left.values()), 1):.0f} s left" if left else ""
+        progress(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
+
+    progress(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
+    for virtual, at_once in ((True, jobs), (False, 1)):
+        for _ in run_cells([job.cell for job in work if job.is_virtual is virtual], out=folder, jobs=at_once, told=told):
+            pass
+
+
+def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> Answer:
+    evidence: dict[str, Evidence] = {}
+    doubts = []
+    for name, job in plan.items():
+        try:
+            if job.folder.name in errors:
+                doubts.append(f"{name}: {errors[job.folder.name]}")
+            elif not (job.folder / "verdict.json").exists():
+                doubts.append(f"{name}: it was not run to its end")
+            else:
+                evidence[name] = read_evidence(job.folder)
+        except (BuslabError, TypeError) as error:
+            doubts.append(f"{name}: {error}")
+    if doubts:
+        return Answer(number, CLAIMS[number], Finding({}, None, "", "no judgement", doubt="; ".join(doubts)), plan)
+    return Answer(number, CLAIMS[number], find(CLAIMS[number], evidence), plan)
+
+
+def to_json(answers: Answers) -> dict[str, Any]:
+    """Return the content of claims.json; a number that does not exist is null."""
+    listed = [_one_json(answer, answers.folder) for answer in answers.answers]
+    return {"format": FORMAT, "state": answers.state, "on": answers.on, "left_out": dict(answers.left_out), "claims": listed}
+
+
+def _one_json(answer: Answer, folder: Path) -> dict[str, Any]:
+    claim, finding = answer.claim, answer.finding
+    said = {"number": answer.number, "claim": claim.words, "where": claim.where, "theory": claim.theory, "expects": claim.expects}
+    found = {"verdict": finding.verdict, "as_expected": answer.as_expected, "cases": dict(finding.cases)}
+    value = None if finding.number is None else finite(finding.number)
+    numbers = {key: finite(number) for key, number in finding.numbers.items()}
+    measured = {"value": value, "unit": finding.unit, "detail": finding.detail, "doubt": finding.doubt, "numbers": numbers}
+    trials = [
+        {
+            "trial": name,
+            "scenario": job.trial.scenario,
+            "settings": list(job.trial.settings),
+            "on": job.on,
+            "run": os.path.relpath(job.folder, folder),
+        }
+        for name, job in answer.jobs.items()
+    ]
+    return said | found | measured | {"experiment": trials, "again": again(answer)}
+
+
+def again(answer: Answer) -> str:
+    """Return the command that re-runs one claim."""
+    return f"buslab claims {answer.number}"
+
+
+def _write_json(answers: Answers) -> None:
+    path = answers.folder / "claims.json"
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(to_json(answers), indent=2, allow_nan=False) + "\n", "utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,138 @@
+"""Show what claims came to: a table for the console, a frame for a notebook, a page in Markdown for the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from sim.errors import RecordError
+from sim.experiments.claims.run import Answer, Answers, again
+
+TALLY = {"true": "are true", "false": "are false", "depends": "depend on the case", "unknown": "are unknown"}
+EXAMPLES = 3
+STYLES = {"true": "green", "false": "red", "depends": "yellow", "unknown": "magenta"}
+
+
+def claims_table(answers: Answers) -> Table:
+    """Return the table for a rich console."""
+    table = Table(title=f"What {len(answers.answers)} claims came to; the runs are in {answers.folder}")
+    for heading in ("#", "claim", "verdict", "number", "experiment", "run"):
+        table.add_column(heading, justify="right" if heading == "#" else "left")
+    for answer in answers.answers:
+        word = f"[{STYLES[answer.finding.verdict]}]{answer.finding.verdict}[/]" + (
+            "" if answer.as_expected else f", not {answer.claim.expects}"
+        )
+        runs = "\n".join(dict.fromkeys(job.folder.name for job in answer.jobs.values()))
+        table.add_row(answer.number, answer.claim.words, word, number_of(answer), experiment_of(answer), runs)
+    return table
+
+
+def number_of(answer: Answer) -> str:
+    """Return the number with its unit, three digits of it."""
+    value = answer.finding.number
+    if value is None:
+        return "-"
+    shown = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return f"{shown} {answer.finding.unit}"
+
+
+def experiment_of(answer: Answer) -> str:
+    """Return scenarios and grounds, each once."""
+    return ", ".join(dict.fromkeys(f"{job.trial.scenario} on {job.on}" for job in answer.jobs.values()))
+
+
+def explained(answer: Answer) -> str:
+    """Return one claim's finding in words: the condition where it depends, the numbers, and why nothing can be said."""
+    parts = [f"claim {answer.number}, {answer.finding.verdict}", answer.finding.condition, answer.finding.detail]
+    parts += [f"unknown because: {answer.finding.doubt}"] if answer.finding.doubt else []
+    return ": ".join(part for part in parts[:2] if part) + "\n  " + "\n  ".join(parts[2:])
+
+
+def claims_frame(answers: Answers) -> pd.DataFrame:
+    """Return one row a claim.
+
+    Returns
+    -------
+    DataFrame
+        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured
+        (a sentence), experiment, run (folders).
+    """
+    rows = [
+        {
+            "claim": answer.number,
+            "words": answer.claim.words,
+            "verdict": answer.finding.verdict,
+            "expected": answer.claim.expects,
+            "result": number_of(answer),
+            "number": answer.finding.number,
+            "unit": answer.finding.unit,
+            "condition": answer.finding.condition,
+            "measured": answer.finding.doubt or answer.finding.detail,
+            "experiment": experiment_of(answer),
+            "run": ", ".join(dict.fromkeys(job.folder.name for job in answer.jobs.values())),
+        }
+        for answer in answers.answers
+    ]
+    return pd.DataFrame(rows).set_index("claim")
+
+
+def claims_page(answers: Answers) -> str:
+    """Return the page in Markdown: a table in short, then each claim with its experiment and the command that re-runs it."""
+    told = sum(answer.as_expected for answer in answers.answers)
+    lines = [
+        "# What became of the claims",
+        "",
+        f"{len(answers.answers)} claims about the bus, each re-run by one command; {told} verdicts are what theory expects. Written by",
+        "`buslab claims --report reports/claims.md`. What ran on `model` repeats with its seed on any machine; figures from a real server",
+        "move between runs. A claim *depends* when it holds in some of its experiment's cases and not in others.",
+        "",
+        "| # | claim | verdict | number |",
+        "|--|---|---|---|",
+    ]
+    lines += [f"| {a.number} | {a.claim.words} | {a.finding.verdict} | {number_of(a)} |" for a in answers.answers]
+    for answer in answers.answers:
+        lines += ["", *_section(answer)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(answer: Answer) -> Iterable[str]:
+    claim, finding = answer.claim, answer.finding
+    yield f"## {answer.number}. {claim.words}: {finding.verdict}"
+    yield ""
+    yield f"- stands in: {claim.where}"
+    yield f"- theory: {claim.theory}"
+    if finding.condition:
+        yield f"- condition: {finding.condition}"
+    yield f"- measured: {finding.detail}"
+    if finding.doubt:
+        yield f"- unknown because: {finding.doubt}"
+    yield f"- again: `{again(answer)}`, which runs"
+    for job in answer.jobs.values():
+        settings = "".join(f' --set "{setting}"' for setting in job.trial.settings)
+        yield f"  - `buslab run {job.trial.scenario} --on {job.on}{settings}`"
+
+
+def write_page(answers: Answers, path: Path) -> None:
+    """Write the page, whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(claims_page(answers), "utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --report") from None
+
+
+def concluded(answers: Answers) -> tuple[str, str]:
+    """Return how a notebook concludes: the verdict over all claims (see `Answers.exit_code`), and a sentence with numbers."""
+    tally = {word: [answer for answer in answers.answers if answer.finding.verdict == word] for word in STYLES}
+    parts = [f"{len(some)} {TALLY[word]}" for word, some in tally.items() if some]
+    text = f"Of {len(answers.answers)} claims {', '.join(parts)}"
+    shown = [f"{answer.claim.words}: {number_of(answer)}" for answer in tally["false"][:EXAMPLES]]
+    text += f"; false are, among others, {'; '.join(shown)}" if shown else ""
+    other = [answer.number for answer in answers.answers if not answer.as_expected]
+    text += f"; not what theory expects: {', '.join(other)}" if other else "; each verdict is what theory expects"
+    return {0: "valid", 1: "invalid"}.get(answers.exit_code, "unknown"), text + "."

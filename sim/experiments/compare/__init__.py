@@ -1,0 +1,1 @@
+"""Is this run worse than that one?"""

@@ -1,0 +1,1 @@
+"""The notebooks headless, each to a verdict, and their pages."""

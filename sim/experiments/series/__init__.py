@@ -1,0 +1,1 @@
+"""A few runs that differ in one setting."""

@@ -1,0 +1,365 @@
+"""Run a scenario over a grid of settings, each cell several times, and gather one table.
+
+What the grid is stands in `sim.experiments.sweep.plan`. The folder of a sweep::
+
+    plan.json      what is run: a folder goes on only with the same plan
+    rows/          one file a finished cell: written whole when its run was judged, so whatever ends a sweep, finished cells are known
+    runs/          run folders, those that `keep` lets stay
+    sweep.parquet  the table: one row a cell and repeat, in the order of the grid
+    sweep.csv      the same
+
+A cell whose run failed has a row too (state `failed`, verdict unknown); going on runs it again. On the model two cells run at a time, in
+processes of their own: virtual time does not feel the neighbour. On a real ground one at a time, as runs would disturb each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, UsageError, did_you_mean
+from sim.experiments.many_runs import Cell as WorkerCell
+from sim.experiments.many_runs import run_cells
+from sim.experiments.sweep.plan import Axis, Cell, make_cells, plain_value, read_axes, shuffle
+from sim.experiments.sweep.row import KEEP, Task, row_of, run_task
+from sim.grounds import open_broker
+from sim.machine.clock import utc_now
+from sim.machine.process import interruptible
+from sim.record.checksum import KEY, is_whole, with_checksum
+from sim.record.recorder import write_json
+from sim.results.checkers import worst
+from sim.results.checkers.verdict import EXIT_CODES
+from sim.run.folder import runs_folder
+from sim.run.status import Status, Watch
+from sim.scenario.file import Scenario, load_scenario, to_toml
+from sim.scenario.settings import MAX_SEED
+
+FORMAT = 1
+MODEL_JOBS = 2
+MAX_JOBS = 64
+MIN_FREE_BYTES = 500_000_000
+HEAD = ("cell", "repeat", "seed", "place", "state", "verdict", "reasons", "run_folder", "took_s")
+
+Say = Callable[[str], None]
+
+
+def run_sweep(
+    scenario: str,
+    *,
+    settings: Sequence[str] = (),
+    repeats: int = 1,
+    on: str = "embedded",
+    out: Path | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    keep: str = "not-valid",
+    load_this_server: bool = False,
+    image: str | None = None,
+    progress: Say = lambda line: None,
+    watch: Watch = lambda status: None,
+) -> pd.DataFrame:
+    """Run a scenario over a grid and return one row a run.
+
+    Parameters
+    ----------
+    scenario
+        As of `load_scenario`.
+    settings
+        ``key=value``; a comma list of values is an axis, see `sim.experiments.sweep.plan`.
+    repeats
+        Runs of each cell, with the scenario's seed and the ones after it.
+    out
+        The sweep's folder; by default ``reports/sweeps/<scenario>/<UTC time>``, and with `resume` the latest there.
+    jobs
+        Cells at a time; by default 2 on the model, 1 elsewhere.
+    resume
+        Go on with a folder: finished cells are not run again.
+    keep
+        Which run folders stay once their row is written: a key of `sim.experiments.sweep.row.KEEP`.
+    progress
+        Called with a line when a cell begins or ends.
+    watch
+        As of `run_scenario`; only with one job.
+
+    Returns
+    -------
+    DataFrame
+        `HEAD`, a column for each setting, all metrics and counts (see `sim.experiments.sweep.row`); `attrs["folder"]` is where it lies.
+
+    Raises
+    ------
+    UsageError, ScenarioError
+        The grid, a cell of it, or an argument is wrong; nothing was run.
+    Interrupted
+        Ctrl-C or SIGTERM; the table holds what was finished.
+    """
+    axes = read_axes(settings)
+    cells = make_cells(axes, repeats=repeats)
+    scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
+    open_broker(on, load_this_server=load_this_server, image=image, say=lambda _: None, seed=1)  # refuses what is no ground; starts nothing
+    jobs = _jobs(jobs, on)
+    if keep not in KEEP:
+        raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")
+    name = scenarios[0].name
+    plan = _plan(name, axes, repeats=repeats, on=on, scenarios=scenarios)
+    folder = _folder(name, out, resume=resume)
+    tasks = {
+        cell: Task(
+            msgspec.structs.replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat),
+            on, (folder / "runs" / cell.name).absolute(), keep, load_this_server, image,
+        )
+        for cell in shuffle(cells, seed=scenarios[0].seed)
+    }  # fmt: skip
+    with _held(folder, plan, resume=resume):
+        _run_to_the_table(folder, cells, tasks, jobs=jobs, progress=progress, watch=watch)
+    return read_sweep(folder)
+
+
+def _run_to_the_table(folder: Path, cells: Sequence[Cell], tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
+    """Run what is left and write the table, also when that is interrupted."""
+    try:
+        with interruptible(_stop):
+            _run_all(folder, tasks, jobs=jobs, progress=progress, watch=watch)
+    except (KeyboardInterrupt, Interrupted) as error:
+        done = len(_write_table(folder, cells))
+        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        text = f"interrupted; {done} of {len(cells)} runs are done and in {folder}: the same command with --out {folder} --resume goes on"
+        raise Interrupted(number, text) from None
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / "runs").rmdir()  # when nothing was kept
+    _write_table(folder, cells)
+
+
+def read_sweep(folder: str | Path) -> pd.DataFrame:
+    """Return the table of a sweep, whole or interrupted; `attrs` holds its folder and plan.
+
+    Raises
+    ------
+    RunFolderError
+        It is no sweep's folder, or its table cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "plan.json").is_file():
+        raise RunFolderError(f"{folder} is not the folder of a sweep, it holds no plan.json; give the one that `buslab sweep` printed")
+    try:
+        plan = json.loads((folder / "plan.json").read_bytes())
+        if not is_whole(plan):
+            raise ValueError("plan.json was damaged or changed")
+        cells = make_cells([Axis(key, tuple(values)) for key, values in plan["settings"].items()], repeats=plan["repeats"])
+        table = pd.read_parquet(folder / "sweep.parquet") if (folder / "sweep.parquet").exists() else pd.DataFrame(_rows(folder, cells))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunFolderError(f"cannot read the sweep in {folder}: {error}; run it again with --resume") from None
+    table.attrs = {"folder": str(folder), "plan": plan}
+    return table
+
+
+def exit_code(table: pd.DataFrame) -> int:
+    """Return that of the worst verdict: 0 valid, 1 invalid, 2 unknown."""
+    return EXIT_CODES[worst(list(table["verdict"]))] if len(table) else EXIT_CODES["unknown"]
+
+
+def _stop(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+def _jobs(jobs: int | None, on: str) -> int:
+    if jobs is None:
+        return min(MODEL_JOBS, os.cpu_count() or 1) if on.partition(":")[0] == "model" else 1
+    if not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs {jobs}: give 1 to {MAX_JOBS}")
+    return jobs
+
+
+def _plan(name: str, axes: Sequence[Axis], *, repeats: int, on: str, scenarios: dict[int, Scenario]) -> dict[str, Any]:
+    if (last := scenarios[0].seed + repeats - 1) > MAX_SEED:
+        raise UsageError(f"--repeats {repeats}: the last one's seed would be {last}, above {MAX_SEED}; give a smaller --set seed=")
+    content = "\0".join(to_toml(scenario) for scenario in scenarios.values())
+    return {
+        "format": FORMAT,
+        "scenario": name,
+        "settings": {axis.key: list(axis.values) for axis in axes},
+        "repeats": repeats,
+        "on": on.partition("@")[2] if "@" in on else on,  # no password goes into a file
+        "content": hashlib.sha256(content.encode()).hexdigest(),
+    }
+
+
+def _folder(name: str, out: Path | None, *, resume: bool) -> Path:
+    sweeps = runs_folder().parent / "sweeps" / name
+    if out is None and resume:
+        if not (sweeps / "latest").exists():
+            raise UsageError(f"--resume: there is no sweep of {name} in {sweeps}; name its folder with --out")
+        return (sweeps / "latest").resolve()
+    return out or sweeps / utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+@contextlib.contextmanager
+def _held(folder: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Make the folder or check that it is of the same plan, and keep other sweeps out of it meanwhile."""
+    try:
+        there = (folder / "plan.json").exists()
+        if there and resume:
+            _check_plan(folder, plan)
+        elif there:
+            raise UsageError(f"--out {folder}: a sweep lies there; go on with it by --resume, or choose a new folder")
+        elif resume:
+            raise UsageError(f"--resume --out {folder}: no sweep lies there, it holds no plan.json")
+        elif folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
+        (folder / "rows").mkdir(parents=True, exist_ok=True)
+        (folder / "runs").mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"{folder}: another process runs this sweep; wait for it or end it") from None
+            if not there:
+                write_json(folder / "plan.json", with_checksum(plan))
+                _link_latest(folder)
+            yield
+    except OSError as error:
+        raise RecordError(f"cannot write the sweep's folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def _link_latest(folder: Path) -> None:
+    if folder.parent.parent.name == "sweeps":
+        link = folder.parent / f".latest-{os.getpid()}"
+        link.symlink_to(folder.name, target_is_directory=True)
+        link.replace(folder.parent / "latest")
+
+
+def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
+    try:
+        before = json.loads((folder / "plan.json").read_bytes())
+        if not isinstance(before, dict) or not is_whole(before):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise UsageError(f"{folder}: its plan.json is damaged; choose a new folder") from None
+    for key, what in {"format": "format", "scenario": "scenario", "on": "--on", "repeats": "--repeats"}.items():
+        if before.get(key) != plan[key]:
+            raise UsageError(f"{folder} holds another sweep: {what} was {before.get(key)} and is {plan[key]}; choose a new folder")
+    old, new = before.get("settings", {}), plan["settings"]
+    for key in [*old, *new]:
+        was, now = (",".join(side[key]) if key in side else "not set" for side in (old, new))
+        if was != now:
+            raise UsageError(f"{folder} holds another sweep: {key} was {was} and is {now}; choose a new folder")
+    if before.get("content") != plan["content"]:
+        raise UsageError(f"{folder} holds another sweep: the scenario {plan['scenario']} has changed since; choose a new folder")
+
+
+def _run_all(folder: Path, tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
+    """Run what has no finished row yet, and write a row for each that ends."""
+    places = {cell: place for place, cell in enumerate(tasks)}
+    todo = [cell for cell in tasks if _row(folder, cell).get("state") != "complete"]
+    total, begun_s, ended = len(tasks), time.monotonic(), 0
+    if len(todo) < total:
+        progress(f"{total - len(todo)} of {total} runs were done before")
+
+    def keep_row(cell: Cell, row: dict[str, Any] | str) -> None:
+        nonlocal ended
+        ended += 1
+        if isinstance(row, str):
+            row = {"state": "failed", "verdict": "unknown", "reasons": row, "run_folder": cell.name if tasks[cell].folder.exists() else ""}
+        head = {"cell": cell.number, "repeat": cell.repeat, "seed": tasks[cell].scenario.seed, "place": places[cell]}
+        content = with_checksum({key: _finite(value) for key, value in {**head, **row}.items()})
+        write_json(folder / "rows" / f"{cell.name}.json", content)
+        took_s = time.monotonic() - begun_s
+        left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
+        done = total - len(todo) + ended
+        why = f" ({row['reasons']})" if row["verdict"] != "valid" else ""
+        progress(f"{done}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
+
+    if jobs == 1 or len(todo) <= 1:
+        for cell in todo:
+            _check_room(folder)
+            progress(f"{_said(cell, total)} runs")
+            keep_row(cell, _run_here(tasks[cell], watch))
+        return
+    by_name = {cell.name: cell for cell in todo}
+    first = tasks[todo[0]]
+    cells = [WorkerCell(cell.name, tasks[cell].scenario, tasks[cell].on) for cell in todo]
+    for outcome in run_cells(cells, out=folder / "runs", jobs=jobs, image=first.image, load_this_server=first.load_this_server):
+        task = tasks[cell := by_name[outcome.cell.key]]
+        keep_row(cell, outcome.error or row_of(task, outcome.verdict or {}, took_s=outcome.seconds))
+        _check_room(folder)
+
+
+def _run_here(task: Task, watch: Callable[[Status], None]) -> dict[str, Any] | str:
+    try:
+        return run_task(task, watch=watch)
+    except Interrupted:
+        raise
+    except (BuslabError, OSError) as error:
+        return str(error)
+
+
+def _check_room(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        raise RecordError(f"only {free / 1e6:,.0f} MB are free for {folder}; make room and go on with --resume, or give --keep none")
+
+
+def _said(cell: Cell, total: int) -> str:
+    text = " ".join(cell.arguments()) or "as it is"
+    return f"{text} repeat {cell.repeat + 1}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _row(folder: Path, cell: Cell) -> dict[str, Any]:
+    """Return a cell's row; empty when it has none, or one that is damaged or another cell's: it is run again then."""
+    try:
+        row = msgspec.json.decode((folder / "rows" / f"{cell.name}.json").read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError):
+        return {}
+    whole = KEY in row and is_whole(row) and (row["cell"], row["repeat"]) == (cell.number, cell.repeat)
+    return {key: value for key, value in row.items() if key != KEY} if whole else {}
+
+
+def _rows(folder: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    rows = []
+    for cell in cells:
+        row = _row(folder, cell)
+        if row:
+            chosen = {key: plain_value(value) for key, value in cell.settings}
+            where = folder / "runs" / row["run_folder"] if row["run_folder"] else ""
+            rows.append({key: row.get(key) for key in HEAD} | chosen | row | {"run_folder": str(where)})
+    return rows
+
+
+def _write_table(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
+    """Write the table of the rows there are, each file whole or not at all."""
+    table = pd.DataFrame(_rows(folder, cells))
+    for column in table.columns:
+        values = table[column]
+        if values.dtype == object:  # null for a number that does not exist; or words and numbers on one axis
+            numbers = values.dropna().map(lambda value: isinstance(value, int | float) and not isinstance(value, bool)).all()
+            table[column] = pd.to_numeric(values) if numbers else values.map(str)
+    for name in ("sweep.parquet", "sweep.csv"):
+        unfinished = folder / f".{name}"
+        if name.endswith("csv"):
+            table.to_csv(unfinished, index=False)
+        else:
+            table.to_parquet(unfinished, index=False)
+        unfinished.replace(folder / name)
+    return table

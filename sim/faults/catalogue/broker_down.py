@@ -1,0 +1,22 @@
+"""The broker's process is killed, and a new, empty one starts at the same address."""
+
+from __future__ import annotations
+
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class BrokerDown(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_down"):
+    """Kill the broker, and start it again when the fault ends."""
+
+    needs = ("broker",)
+
+    async def begin(self, world: World) -> None:
+        """Kill the broker."""
+        assert world.broker is not None
+        await world.broker.kill()
+
+    async def end(self, world: World) -> None:
+        """Start it again."""
+        assert world.broker is not None
+        await world.broker.start()

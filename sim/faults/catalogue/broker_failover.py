@@ -1,0 +1,38 @@
+"""A master of a cluster is killed, a replica takes its place, and the old master comes back as a replica."""
+
+from __future__ import annotations
+
+from sim.errors import BrokerError
+from sim.faults.times import Occasion
+from sim.faults.world import ClusterControl, World
+
+
+class BrokerFailover(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_failover"):
+    """Kill the master that owns a channel, and start it again when the fault ends and a replica was promoted.
+
+    Attributes
+    ----------
+    channel
+        A channel or key as the cluster sees it, with its prefix: its master is killed; empty = the master of slot 0.
+    """
+
+    channel: str = ""
+
+    needs = ("broker", "failover")
+
+    async def begin(self, world: World) -> None:
+        """Kill the master."""
+        assert isinstance(world.broker, ClusterControl)
+        await world.broker.kill_master(self.channel)
+        world.kept["killed"] = True
+
+    async def end(self, world: World) -> None:
+        """Wait until a replica has its place, and start it again whether or not one has."""
+        assert isinstance(world.broker, ClusterControl)
+        try:
+            if world.kept.pop("killed", False):
+                await world.broker.promoted()
+        except BrokerError as error:
+            await world.broker.start()
+            raise BrokerError(f"no replica took the place of the master that was killed: {error}") from None
+        await world.broker.start()

@@ -1,0 +1,22 @@
+"""The broker shuts down in order, closing every connection, and a new, empty one starts at the same address."""
+
+from __future__ import annotations
+
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class BrokerStop(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_stop"):
+    """Stop the broker (SIGTERM, as SHUTDOWN does), and start it again when the fault ends."""
+
+    needs = ("broker",)
+
+    async def begin(self, world: World) -> None:
+        """Stop the broker."""
+        assert world.broker is not None
+        await world.broker.stop()
+
+    async def end(self, world: World) -> None:
+        """Start it again."""
+        assert world.broker is not None
+        await world.broker.start()

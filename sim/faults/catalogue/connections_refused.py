@@ -1,0 +1,47 @@
+"""The broker lets nobody in any more: every pod has lost its connections and asks again and again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.errors import BrokerError
+from sim.faults.server_commands import change_setting, end_connections, restore_settings
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+PASSWORD = "buslab-lets-nobody-in"  # of a server of our own, for some seconds
+
+
+class ConnectionsRefused(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="connections_refused"):
+    """Let the broker refuse connections, end those of every pod, and let everybody in again when the fault ends.
+
+    Attributes
+    ----------
+    how
+        `maxclients`: there are as many as it takes. `password`: it asks for one that no pod knows.
+    """
+
+    how: Literal["maxclients", "password"] = "maxclients"
+
+    needs = ("broker", "one-server")
+
+    async def begin(self, world: World) -> None:
+        """Refuse, and end the connections."""
+        if self.how == "maxclients":
+            await change_setting(world, "maxclients", "1")  # our own connection is there already, and stays
+        else:
+            await change_setting(world, "requirepass", PASSWORD)
+            world.servers[0].let_in_by(PASSWORD)
+        await end_connections(world, ())
+
+    async def end(self, world: World) -> None:
+        """Let everybody in again; where we are not let in or not answered to say so, a new server does."""
+        assert world.broker is not None
+        try:
+            await restore_settings(world, within_s=1.0)
+        except BrokerError:
+            world.servers[0].let_in_by(None)
+            await world.broker.kill()
+            await world.broker.start()
+            await restore_settings(world)
+        world.servers[0].let_in_by(None)

@@ -1,0 +1,31 @@
+"""Connections of some pods end in the middle of a frame: half of what the broker sends next arrives, then a reset."""
+
+from __future__ import annotations
+
+from sim.faults.link import LinkLoad
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class LinkCut(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_cut"):
+    """Cut the connections that are open when the fault begins at the next thing that the broker sends on each, while it is on.
+
+    Attributes
+    ----------
+    pods
+        Names of pods or services; empty = all.
+    """
+
+    pods: tuple[str, ...] = ()
+
+    needs = ("links",)
+
+    async def begin(self, world: World) -> None:
+        """Cut each at what comes next."""
+        assert world.links is not None
+        await world.links.load(world.who, world.numbers(self.pods), LinkLoad(cutting=True))
+
+    async def end(self, world: World) -> None:
+        """Let those live on that heard nothing meanwhile."""
+        assert world.links is not None
+        await world.links.unload(world.who)

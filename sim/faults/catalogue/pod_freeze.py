@@ -1,0 +1,30 @@
+"""Pods stand still (SIGSTOP, a long pause of the garbage collector): subscribed as before, holding their locks; then they go on."""
+
+from __future__ import annotations
+
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class PodFreeze(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_freeze"):
+    """Freeze some pods, and let them go on when the fault ends.
+
+    Attributes
+    ----------
+    pods
+        Names of pods or services; empty = all.
+    """
+
+    pods: tuple[str, ...] = ()
+
+    needs = ("pods",)
+
+    async def begin(self, world: World) -> None:
+        """Freeze them."""
+        for pod in world.chosen(self.pods):
+            await pod.freeze()
+
+    async def end(self, world: World) -> None:
+        """Let them go on."""
+        for pod in world.chosen(self.pods):
+            await pod.thaw()

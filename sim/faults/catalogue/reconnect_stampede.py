@@ -1,0 +1,28 @@
+"""Every pod loses its connections in the same moment, and all come back at once: the first may publish before the last hears."""
+
+from __future__ import annotations
+
+from sim.faults.server_commands import end_connections
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class ReconnectStampede(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="reconnect_stampede"):
+    """End every connection of some pods at the broker once (CLIENT KILL, in one write), whatever it is for.
+
+    Attributes
+    ----------
+    pods
+        Names of pods or services; empty = all.
+    """
+
+    pods: tuple[str, ...] = ()
+
+    needs = ("broker",)
+
+    async def begin(self, world: World) -> None:
+        """End the connections."""
+        await end_connections(world, self.pods)
+
+    async def end(self, world: World) -> None:
+        """Nothing is left to mend: the pods connect again by themselves."""

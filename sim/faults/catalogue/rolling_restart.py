@@ -1,0 +1,47 @@
+"""Pods of a service are restarted one after another, as for a new version: between an old pod and its successor nobody hears."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from msgspec import Meta
+
+from sim.faults.times import Occasion
+from sim.faults.world import World
+
+
+class RollingRestart(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="rolling_restart"):
+    """Stop a pod in order, start it anew, wait, and go on with the next; each pod once. `for_s` may be over before the last one's turn.
+
+    Attributes
+    ----------
+    pods
+        Names of pods or services; empty = all.
+    each_s
+        From the start of a new pod to the stop of the next one.
+    down_s
+        From the end of a pod to the start of its successor, as for scheduling and starting a container.
+    grace_s
+        From SIGTERM to SIGKILL.
+    """
+
+    pods: tuple[str, ...] = ()
+    each_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    down_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    grace_s: Annotated[float, Meta(ge=0.01, le=3600)] = 30.0
+
+    needs = ("pods",)
+
+    async def begin(self, world: World) -> None:
+        """Restart one after another; return after the last one's time."""
+        for pod in world.chosen(self.pods):
+            await pod.stop(grace_s=self.grace_s)
+            await asyncio.sleep(self.down_s)
+            await pod.start()
+            await asyncio.sleep(self.each_s)
+
+    async def end(self, world: World) -> None:
+        """Start those that do not run."""
+        for pod in world.chosen(self.pods):
+            await pod.start()

@@ -1,0 +1,247 @@
+"""The container engine of this machine: reached or refused, images found or pulled, and nothing of ours left in it.
+
+Rules
+-----
+1. Every container of ours carries `LABEL`, whose value names the process that owns it.
+2. `sweep` removes those whose process is dead, and no others: not a living run's, not another machine's or namespace's, not a stranger's.
+3. Only an engine on this machine is used, because only loopback may carry load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, Interrupted
+from sim.grounds.server_binary import server_binary, server_version
+from sim.machine.lease import place
+from sim.machine.process import asked_to_end
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+LABEL = "buslab"
+IMAGE_ENV = "BUSLAB_REDIS_IMAGE"
+DEFAULT_IMAGE = "redis:8.2.1-alpine"
+LOCAL_REPOSITORY = "buslab/valkey"
+PULL_TIMEOUT_S = 600.0
+_PULL_POLL_S = 0.1
+_START_TOLERANCE_S = 2  # psutil derives a start time from the wall clock, which may be set meanwhile
+_SETTINGS = {  # read by testcontainers when it is imported
+    "TESTCONTAINERS_RYUK_DISABLED": "true",  # its reaper is one more image; `sweep` does its work
+    "TESTCONTAINERS_CONNECTION_MODE": "docker_host",
+    "TESTCONTAINERS_HOST_OVERRIDE": "127.0.0.1",
+    "TC_POOLING_INTERVAL": "0.05",
+}
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[DockerClient]:
+    """Reach the engine and give the client that speaks to it.
+
+    Raises
+    ------
+    BrokerUnreachable
+        None answers, or the package that speaks to it is not installed.
+    BrokerRefused
+        It does not let this user in, or is on another machine.
+    """
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    try:
+        from docker.errors import DockerException
+        from testcontainers.core.docker_client import DockerClient as EngineClient
+        from testcontainers.core.docker_client import get_docker_host
+    except ModuleNotFoundError as error:
+        raise BrokerUnreachable(f"containers need the package {error.name}: pip install 'buslab[containers]'") from None
+    where = get_docker_host() or "its usual socket"
+    if not _is_here(where):
+        raise BrokerRefused(f"the container engine {where} is on another machine: unset DOCKER_HOST, or `docker context use default`")
+    try:
+        client: DockerClient = EngineClient().client
+    except (DockerException, OSError, ValueError) as error:
+        cause = _first_cause(error)
+        if isinstance(cause, PermissionError):
+            raise BrokerRefused(f"no permission to use the container engine at {where}: join the group docker and log in again") from None
+        raise BrokerUnreachable(
+            f"no container engine answers at {where} ({cause}): install and start Docker, or use --on embedded, which needs none"
+        ) from None
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _is_here(where: str) -> bool:
+    url = urlsplit(where)
+    if url.scheme not in ("tcp", "http", "https", "ssh") or url.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Turn an error of the engine into one line that begins with what was asked of it.
+
+    Raises
+    ------
+    BrokerError
+    """
+    from docker.errors import APIError, DockerException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (DockerException, HTTPError, OSError) as error:
+        said = error.explanation if isinstance(error, APIError) else error
+        raise BrokerError(f"{what}: the container engine says: {' '.join(str(said).split())}") from None
+
+
+def shares_loopback(client: DockerClient) -> bool:
+    """Whether a container with host networking listens on the loopback that this process sees.
+
+    It does on Linux, but not where the engine has a machine or a network namespace of its own.
+    """
+    with asking("cannot ask what engine this is"):
+        about: dict[str, Any] = client.info()
+    own_machine = "Docker Desktop" in str(about.get("OperatingSystem")) or not sys.platform.startswith("linux")
+    return not own_machine and not any("rootless" in option for option in about.get("SecurityOptions") or ())
+
+
+# -- whose a container is ---------------------------------------------------------------------------------------
+
+
+def owner_label() -> str:
+    """Return the value of `LABEL` that names this process: where it runs, its id, when it started (s since 1970)."""
+    return f"{place()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+
+
+def is_left_over(owner: str) -> bool:
+    """Whether the process that an owner label names ran here and is dead."""
+    where, _, process = owner.partition(":")
+    pid, _, started = process.partition(":")
+    if where != place() or not pid.isdigit() or not started.isdigit():
+        return False
+    try:
+        started_s: float = psutil.Process(int(pid)).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return abs(started_s - int(started)) > _START_TOLERANCE_S
+
+
+def sweep(client: DockerClient) -> int:
+    """Remove the containers that killed runs left; return how many there were."""
+    removed = 0
+    with asking("cannot look for containers that killed runs left"):
+        for found in client.api.containers(all=True, filters={"label": LABEL}):
+            if is_left_over(found["Labels"][LABEL]):
+                remove(client, found["Id"])
+                removed += 1
+    return removed
+
+
+def remove(client: DockerClient, name: str) -> None:
+    """Remove one container with its volumes, whatever its state; nothing when it is gone or going.
+
+    Raises
+    ------
+    BrokerError
+        The engine does not; the next run's sweep will try again.
+    """
+    from docker.errors import APIError
+
+    with asking(f"cannot remove the container {name}"):
+        try:
+            client.api.remove_container(name, force=True, v=True)
+        except APIError as error:
+            if error.status_code not in (404, 409):  # not found; its removal is already in progress
+                raise
+
+
+# -- images -----------------------------------------------------------------------------------------------------
+
+
+def local_image() -> str:
+    """Return the name of the image that `buslab image` builds: it names the embedded server's version."""
+    return f"{LOCAL_REPOSITORY}:{server_version(server_binary())}"
+
+
+def ensure_image(client: DockerClient, image: str, *, say: Callable[[str], None] = lambda text: None) -> dict[str, str]:
+    """Find an image, or pull it; return what identifies it: name, id and, where a registry gave it one, digest.
+
+    Raises
+    ------
+    BrokerError
+        It is not here and no registry gives it; the message says how to build one here.
+    Interrupted
+        A signal asked this process to end while the image was pulled.
+    """
+    from docker.errors import ImageNotFound
+
+    with asking(f"cannot look up the image {image}"):
+        try:
+            found = client.images.get(image)
+        except ImageNotFound:
+            if image.startswith(f"{LOCAL_REPOSITORY}:"):  # only ever built here
+                raise BrokerError(f"the image {image} is not on this machine: {_use_local(client)}") from None
+            _pull(client, image, say)
+            found = client.images.get(image)
+    digests = found.attrs.get("RepoDigests") or [""]
+    return {"name": image, "id": str(found.id), "digest": digests[0].rpartition("@")[2]}
+
+
+def _use_local(client: DockerClient) -> str:
+    from docker.errors import ImageNotFound
+
+    name = local_image()
+    choose = f"--image {name} or {IMAGE_ENV}={name}"
+    try:
+        client.images.get(name)
+    except ImageNotFound:
+        return f"`buslab image` builds {name} without a registry; choose it with {choose}"
+    return f"{name}, which `buslab image` built, is: choose it with {choose}"
+
+
+def _pull(client: DockerClient, image: str, say: Callable[[str], None]) -> None:
+    """Pull from a registry in a thread, so that Ctrl-C need not wait for it."""
+    failures: list[BaseException] = []
+    say(f"pulling {image}")
+
+    def work() -> None:
+        try:
+            client.images.pull(image)
+        except BaseException as error:
+            failures.append(error)
+
+    puller = threading.Thread(target=work, daemon=True, name="pull")
+    puller.start()
+    waited_s = 0.0
+    while puller.is_alive() and waited_s < PULL_TIMEOUT_S:
+        puller.join(_PULL_POLL_S)
+        waited_s += _PULL_POLL_S
+        if number := asked_to_end():
+            raise Interrupted(number, f"interrupted while {image} was pulled; nothing was started")
+    if puller.is_alive():
+        raise BrokerError(f"the image {image} was not pulled within {PULL_TIMEOUT_S:g} s: docker pull {image}, then try again")
+    try:
+        with asking(f"the image {image} is not on this machine, and pulling it failed"):
+            if failures:
+                raise failures[0]
+    except BrokerError as error:
+        raise BrokerError(f"{error}; {_use_local(client)}") from None

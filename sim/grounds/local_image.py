@@ -1,0 +1,114 @@
+"""A local image of the embedded server, for an engine that reaches no registry.
+
+The image holds the server's binary and the libraries that it is linked with, and nothing else: no shell, no files of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.errors import BrokerError
+from sim.grounds.container_engine import asking, engine, local_image
+from sim.grounds.server_binary import server_binary
+
+CONTENT_LABEL = "buslab.content"  # of the image: a digest of what went into it
+BIN = "usr/local/bin"
+_ELF = b"\x7fELF"
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """Say what image there is now.
+
+    Attributes
+    ----------
+    built
+        False when the engine had the same content under this name already.
+    """
+
+    name: str
+    size_bytes: int
+    took_s: float
+    built: bool
+
+
+def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage:
+    """Build the local image in this machine's engine, unless it is there.
+
+    Raises
+    ------
+    BrokerError
+        No engine, no permission, or a binary that no container can run.
+    """
+    from docker.errors import APIError, ImageNotFound
+
+    began_s = time.monotonic()
+    binary, name = server_binary(), local_image()
+    libraries = linked_libraries(binary)
+    say(f"packing {binary.name} and the {len(libraries)} libraries that it is linked with")
+    archive = pack(binary, libraries)
+    content = hashlib.sha256(archive).hexdigest()
+    with engine() as client, asking(f"cannot build the image {name}"):
+        try:
+            before = client.images.get(name)
+        except ImageNotFound:
+            before = None
+        built = before is None or before.labels.get(CONTENT_LABEL) != content
+        if built:
+            say(f"importing {len(archive) / 1e6:.1f} MB as {name}")
+            repository, _, tag = name.partition(":")
+            changes = [f"LABEL {CONTENT_LABEL}={content}", "ENV PATH=/usr/local/bin", "WORKDIR /data", 'CMD ["valkey-server"]']
+            client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+            if before is not None:  # nothing names it any more
+                with contextlib.suppress(APIError):  # a container runs it
+                    client.images.remove(before.id)
+        size_bytes = int(client.images.get(name).attrs["Size"])
+    return BuiltImage(name, size_bytes, time.monotonic() - began_s, built)
+
+
+def linked_libraries(binary: Path) -> list[Path]:
+    """Return the libraries that a Linux program is linked with, its loader included.
+
+    Raises
+    ------
+    BrokerError
+        It is no Linux program, or a library is missing.
+    """
+    with binary.open("rb") as file:
+        if file.read(len(_ELF)) != _ELF:
+            raise BrokerError(f"{binary} is no Linux program, so no container can run it: name an official image with --image")
+    try:
+        said = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BrokerError(f"ldd {binary}: {error}; name an official image with --image") from None
+    if missing := re.findall(r"(\S+) => not found", said):
+        raise BrokerError(f"{binary} is linked with {', '.join(missing)}, which this machine does not have; install it")
+    return [Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", said, re.MULTILINE)]
+
+
+def pack(binary: Path, libraries: list[Path]) -> bytes:
+    """Return a tar of the image's files; the same files give the same bytes."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name: str, *, kind: bytes, mode: int = 0o755, data: bytes = b"", link: str = "") -> None:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(data), link
+            tar.addfile(entry, io.BytesIO(data))
+
+        add("data", kind=tarfile.DIRTYPE)
+        add("tmp", kind=tarfile.DIRTYPE, mode=0o1777)
+        add(f"{BIN}/valkey-server", kind=tarfile.REGTYPE, data=binary.read_bytes())
+        add(f"{BIN}/redis-server", kind=tarfile.SYMTYPE, link="valkey-server")
+        for library in libraries:
+            add(str(library).lstrip("/"), kind=tarfile.REGTYPE, data=library.read_bytes())
+    return out.getvalue()

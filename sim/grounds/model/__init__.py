@@ -1,0 +1,1 @@
+"""Ground `model`: virtual time, and in it a network and a Redis."""

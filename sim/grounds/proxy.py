@@ -1,0 +1,333 @@
+"""A TCP proxy that applies `link.py` to real sockets, one listener per pod, in a process of its own.
+
+In its own process, because a busy event loop around it would look like latency. Run as ``python -m sim.grounds.proxy``: it takes orders as
+JSON lines on the socket that it inherits, answers each, and ends when that socket closes.
+
+Rules
+-----
+1. What a read brought is written on at its arrival time, in order; without delay, at once.
+2. A *held* direction takes in bytes up to `HELD_BYTES` and then reads no more, so the sender's kernel buffers fill, as in a black hole.
+3. Of a direction that is slow at most some `UNDER_WAY_BYTES` are under way, as in the model: then too the sender's buffers fill.
+4. The end of one side is the end of the other, after what is under way; a reset is passed on as a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import os
+import random
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sim.faults.link import Link, LinkPlan
+from sim.machine.clock import Alarm, new_event_loop, now_ns
+from sim.machine.line import CONTROL_FD
+
+READ_BYTES = 256 * 1024
+HELD_BYTES = 64 * 1024
+UNDER_WAY_BYTES = 4_000_000
+CONNECT_TIMEOUT_S = 5.0
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """Listen on so many ports of 127.0.0.1, each leading to the broker. Answered by `Opened`."""
+
+    host: str
+    port: int
+    listeners: int
+    seed: int
+
+
+class Shape(msgspec.Struct, frozen=True, tag="shape"):
+    """Let the connections of some listeners behave so from now on."""
+
+    ports: list[int]
+    to_broker: LinkPlan
+    to_pod: LinkPlan
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset"):
+    """Reset every open connection of some listeners, on both sides."""
+
+    ports: list[int]
+
+
+class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
+    """Refuse new connections of some listeners by a reset, or accept them again; refusing resets those that are open."""
+
+    ports: list[int]
+    refusing: bool
+
+
+class Cut(msgspec.Struct, frozen=True, tag="cut"):
+    """Pass on half of the next read from the broker, then reset: a frame ends in its middle. Or let be who had no read since."""
+
+    ports: list[int]
+    cutting: bool
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """Say on which ports it listens, and what went wrong, if anything."""
+
+    ports: list[int]
+    error: str = ""
+
+
+Order = Open | Shape | Reset | Refuse | Cut
+order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+opened_decoder: msgspec.json.Decoder[Opened] = msgspec.json.Decoder(Opened)
+
+
+@dataclass
+class Door:
+    """Hold one listener's plans and open connections."""
+
+    to_broker: LinkPlan = field(default_factory=LinkPlan)
+    to_pod: LinkPlan = field(default_factory=LinkPlan)
+    refusing: bool = False
+    open: dict[Side, None] = field(default_factory=dict)  # the pods' sides
+
+
+class Clockwork:
+    """Write pieces on at their times: one timer for all connections."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[int, int, Side]] = []
+        self._order = 0
+        self._alarm = Alarm(self._wake)
+
+    def add(self, at_ns: int, side: Side) -> None:
+        """Let a side pass on its first waiting piece at a time."""
+        self._order += 1
+        heapq.heappush(self._due, (at_ns, self._order, side))
+        if self._due[0][1] == self._order:
+            self._alarm.set(at_ns)
+
+    def _wake(self) -> None:
+        now = now_ns()
+        while self._due and self._due[0][0] <= now:
+            heapq.heappop(self._due)[2].pass_on()
+        if self._due:
+            self._alarm.set(self._due[0][0])
+
+
+class Side(asyncio.BufferedProtocol):
+    """One socket of a proxied connection: what it reads goes to the other side."""
+
+    def __init__(self, door: Door, clockwork: Clockwork, link: Link) -> None:
+        self.door = door
+        self.link = link  # of what is read here
+        self.other: Side | None = None
+        self.transport: asyncio.Transport | None = None
+        self.cut_next = False
+        self._was_cut = False
+        self._clockwork = clockwork
+        self._buffer = bytearray(READ_BYTES)
+        self._under_way: deque[bytes] = deque()
+        self._under_way_bytes = 0
+        self._stuck = False  # the other side does not keep up
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._ended: Exception | bool | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Lend the buffer."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass on what was read, at once or at its time."""
+        self._take(bytes(self._buffer[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
+        arrival_ns = None if self._held or self.other is None else self.link.arrival_ns(now_ns(), len(data))
+        if arrival_ns is None:
+            self._held.append(data)
+            self._held_bytes += len(data)
+            if self._held_bytes >= HELD_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+        elif arrival_ns <= now_ns() and not self._under_way:
+            self._write(data)
+        else:
+            self._under_way.append(data)
+            self._under_way_bytes += len(data)
+            if self._under_way_bytes >= UNDER_WAY_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+            self._clockwork.add(arrival_ns, self)
+
+    def _read_on(self) -> None:
+        """Read again, unless something still fills up."""
+        full = self._held or self._stuck or self._under_way_bytes >= UNDER_WAY_BYTES
+        if not full and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def release(self) -> None:
+        """Pass on what was held, as far as the link allows."""
+        held, self._held, self._held_bytes = self._held, deque(), 0
+        for data in held:
+            self._take(data)
+        self._read_on()
+        self._pass_on_the_end()
+
+    def pass_on(self) -> None:
+        """Write the piece that is due."""
+        if self._under_way:
+            data = self._under_way.popleft()
+            self._under_way_bytes -= len(data)
+            self._write(data)
+            self._read_on()
+            self._pass_on_the_end()
+
+    def _write(self, data: bytes) -> None:
+        other = self.other
+        if other is None or other.transport is None or other.transport.is_closing() or self._was_cut:
+            return
+        if self.cut_next:
+            self._was_cut = True  # what is read until the reset would join the half to a frame that nobody sent
+            other.transport.write(data[: max(1, len(data) // 2)])
+            asyncio.get_running_loop().call_later(0.001, self.reset)  # after the half has left
+        else:
+            other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        """Read no more from the other side: this one does not keep up."""
+        if self.other is not None and self.other.transport is not None:
+            self.other._stuck = True
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on reading from the other side."""
+        if self.other is not None:
+            self.other._stuck = False
+            self.other._read_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the other side too, after what is under way."""
+        self._ended = exc or True
+        self._pass_on_the_end()
+
+    def _pass_on_the_end(self) -> None:
+        if self._ended is None or self.other is None or self.other.transport is None or self.link.plan.held:
+            return  # a black hole swallows the end as well
+        if isinstance(self._ended, Exception):
+            self.other.abort()
+        elif not self._under_way and not self._held:
+            self.other.transport.close()
+        self.door.open.pop(self, None)
+
+    def abort(self) -> None:
+        """Close this socket with a reset."""
+        if self.transport is not None and not self.transport.is_closing():
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+
+    def reset(self) -> None:
+        """Reset both sides."""
+        self.abort()
+        if self.other is not None:
+            self.other.abort()
+
+
+class Proxy:
+    """Carry out orders."""
+
+    def __init__(self) -> None:
+        self._doors: dict[int, Door] = {}
+        self._servers: list[asyncio.Server] = []
+        self._clockwork = Clockwork()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    async def carry_out(self, order: Order) -> Opened:
+        """Carry out one order."""
+        if isinstance(order, Open):
+            return await self._open(order)
+        for port in order.ports:
+            door = self._doors[port]
+            if isinstance(order, Shape):
+                door.to_broker, door.to_pod = order.to_broker, order.to_pod
+            if isinstance(order, Refuse):
+                door.refusing = order.refusing
+            for pod_side in list(door.open):
+                self._treat(pod_side, order)
+        return Opened(order.ports)
+
+    def _treat(self, pod_side: Side, order: Shape | Reset | Refuse | Cut) -> None:
+        broker_side = pod_side.other
+        if isinstance(order, Reset) or (isinstance(order, Refuse) and order.refusing):
+            pod_side.reset()
+        elif isinstance(order, Refuse):
+            return
+        elif isinstance(order, Cut):
+            if broker_side is not None:
+                broker_side.cut_next = order.cutting
+        else:
+            for side, plan in ((pod_side, order.to_broker), (broker_side, order.to_pod)):
+                if side is not None:
+                    side.link.plan = plan
+                    side.release()
+
+    async def _open(self, order: Open) -> Opened:
+        draw = random.Random(order.seed).random
+        loop = asyncio.get_running_loop()
+
+        def accept(door: Door) -> Side:
+            side = Side(door, self._clockwork, Link(door.to_broker, draw))
+            door.open[side] = None
+            task = loop.create_task(self._reach(order, door, side, draw))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+            return side
+
+        try:
+            for _ in range(order.listeners):
+                door = Door()
+                server = await loop.create_server(lambda door=door: accept(door), "127.0.0.1", 0)  # type: ignore[misc]
+                self._servers.append(server)
+                self._doors[server.sockets[0].getsockname()[1]] = door
+        except OSError as error:
+            return Opened([], f"cannot listen on {order.listeners} ports of 127.0.0.1: {error.strerror}")
+        return Opened(list(self._doors))
+
+    async def _reach(self, order: Open, door: Door, pod_side: Side, draw: Any) -> None:
+        """Connect to the broker for a pod that connected; a broker that is not there resets the pod."""
+        broker_side = Side(door, self._clockwork, Link(door.to_pod, draw))
+        try:
+            if door.refusing:
+                raise ConnectionRefusedError
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().create_connection(lambda: broker_side, order.host, order.port)
+        except (OSError, TimeoutError):
+            door.open.pop(pod_side, None)
+            pod_side.abort()
+            return
+        pod_side.other, broker_side.other = broker_side, pod_side
+        pod_side.release()
+        broker_side.release()
+
+
+async def serve(control: socket.socket) -> None:
+    """Take orders until the other side closes."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
+    proxy = Proxy()
+    with contextlib.suppress(ConnectionError):
+        while line := await reader.readline():
+            answer = await proxy.carry_out(order_decoder.decode(line))
+            writer.write(msgspec.json.encode(answer) + b"\n")
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(socket.socket(fileno=int(os.environ[CONTROL_FD]))))

@@ -1,0 +1,1 @@
+"""What one machine gives: time, processes, lines between them, HTTP. It knows nothing of the bus."""

@@ -1,0 +1,239 @@
+"""The processes of a bench: the publisher and the clients that are written in Python.
+
+``python -m sim.measure.bench KIND PORT CONTROL ...``: CONTROL is an inherited socket to the parent, and the talk on it is
+
+- of a client: it says ``ready``, is told how much to expect, and answers ``RECEIVED READS CPU_NS``, READS being 0 when not known;
+- of the publisher: it says ``ready``, is told to go, and answers ``PUBLISHED NS``.
+
+Through a pipe the client tells the publisher what it heard, one byte a round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.bus.envelope import CHANNEL_PREFIX, Event
+from sim.bus.node import BusNode, Send
+from sim.bus.services import SERVICES
+from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
+from sim.pods.hosts.meters import LiveLag
+from sim.pods.pod import Place, Pod
+from sim.record.recorder import Recorder
+from sim.wire.address import parse_address
+from sim.wire.connection import pack
+from sim.wire.read_memo import ReadMemo
+
+C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
+SERVICE = "analytics-service"
+EVENT_TYPE = "analytics.metric.recorded"
+CHANNEL = (CHANNEL_PREFIX + EVENT_TYPE).encode()
+EVENTS_MADE_BEFORE = 40_000
+READ_BYTES = 256 * 1024
+PATIENCE_S = 10.0  # for copies that are still on their way when the publisher has ended
+
+
+def events(event_bytes: int) -> Iterator[Send]:
+    """Make events without end, all of one length: `event_bytes`, or the least there is."""
+    node = BusNode(SERVICE, nonce=1, publisher=1, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns())
+    start_ns = now_ns()
+    data = {"name": "request.duration", "value": 125, "note": ""}
+    least = len(node.publish(EVENT_TYPE, data, now_ns=start_ns, intended_ns=start_ns).payload)
+    data["note"] = "x" * max(0, event_bytes - least)
+    while True:
+        yield node.publish(EVENT_TYPE, data, now_ns=now_ns(), intended_ns=start_ns)
+
+
+class Acks:
+    """Tell the publisher each time that another round was heard."""
+
+    def __init__(self, fd: int, per_ack: int) -> None:
+        self._fd, self._per_ack = fd, per_ack
+        self._left = per_ack
+
+    def heard(self, count: int) -> None:
+        """Count what an acknowledging subscriber heard."""
+        self._left -= count
+        while self._left <= 0:
+            self._left += self._per_ack
+            os.write(self._fd, b".")
+
+
+def _publish(port: int, control: socket.socket, words: list[str]) -> None:
+    """Publish in rounds for some seconds, wait until everything was heard, and say how much and how long."""
+    acks, depth, event_bytes, pods = map(int, words[:4])
+    made = events(event_bytes)
+    before = [_round(made, depth) for _ in range(EVENTS_MADE_BEFORE // depth)]
+    answers = b":%d\r\n" % pods * depth
+    server = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    control.sendall(b"ready\n")
+    control.recv(16)
+    sent = heard = 0
+    start_ns = now_ns()
+    end_ns = start_ns + int(float(words[4]) * 1e9)
+    while now_ns() < end_ns or not sent:
+        server.sendall(before[sent] if sent < len(before) else _round(made, depth))
+        sent += 1
+        got = b""
+        while len(got) < len(answers):
+            got += server.recv(len(answers) - len(got)) or sys.exit("the server closed the connection")
+        if got != answers:
+            sys.exit(f"PUBLISH should be heard by {pods} subscribers: {got[:80]!r}")
+        while heard < sent:
+            heard += _read_acks(acks)
+    control.sendall(b"%d %d\n" % (sent * depth, now_ns() - start_ns))
+
+
+def _round(made: Iterator[Send], depth: int) -> bytes:
+    return b"".join(pack(b"PUBLISH", CHANNEL, next(made).payload) for _ in range(depth))
+
+
+def _read_acks(acks: int) -> int:
+    if not select.select([acks], [], [], PATIENCE_S)[0]:
+        sys.exit("the client does not hear what is published")
+    return len(os.read(acks, 4096)) or sys.exit("the client has ended")
+
+
+def _drain_raw(port: int, control: socket.socket, words: list[str]) -> None:
+    """Do what bench_drain.c does."""
+    said, per_ack, acknowledging, *fds = map(int, words)
+    acks = Acks(said, per_ack)
+    buffer = memoryview(bytearray(READ_BYTES))
+    receive = {fd: socket.socket(fileno=fd).recv_into for fd in fds}
+    watched = set(fds[:acknowledging])
+    got = reads = 0
+    expected = None
+    epoll = select.epoll()
+    for fd in (*fds, control.fileno()):
+        epoll.register(fd, select.EPOLLIN)
+    gc.freeze()
+    control.sendall(b"ready\n")
+    before_ns = time.process_time_ns()
+    while expected is None or got < expected:
+        ready = epoll.poll(None if expected is None else PATIENCE_S)
+        if not ready:
+            break
+        for fd, _ in ready:
+            if fd not in receive:
+                expected = int(control.recv(64))
+                continue
+            count = receive[fd](buffer)
+            got += count
+            reads += 1
+            if fd in watched:
+                acks.heard(count)
+    control.sendall(b"%d %d %d\n" % (got, reads, time.process_time_ns() - before_ns))
+
+
+class _Acknowledging:
+    """Be the service, and tell the publisher what was heard."""
+
+    def __init__(self, acks: Acks) -> None:
+        service = SERVICES[SERVICE]()
+        handle = service.handlers[EVENT_TYPE]
+
+        def acknowledged(event: Event) -> None:
+            handle(event)
+            acks.heard(1)
+
+        self.handlers = {**service.handlers, EVENT_TYPE: acknowledged}
+        self.invalidations = 0
+
+
+async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None:
+    """Receive as a run does: pods, their service, the recorder."""
+    said, watched, per_ack, count = map(int, words[:4])
+    acks = Acks(said, per_ack)
+    names = [f"{SERVICE}-{number}" for number in range(count)]
+    recorder = Recorder(Path(words[4]), source="bench", pods=names)
+    address = parse_address(f"redis://127.0.0.1:{port}")
+    memo = ReadMemo(LiveLag().decode)
+    place = Place("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
+    pods = []
+    for number, name in enumerate(names):
+        logic = _Acknowledging(acks) if number < watched else SERVICES[SERVICE]()
+        node = BusNode(SERVICE, nonce=2, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
+        pod = Pod(name, number=number, service=SERVICE, logic=logic, channels=(EVENT_TYPE,), node=node, place=place, seed=number)
+        await pod.start()
+        pods.append(pod)
+    cpu_ns = await _until_all_heard(control, lambda: len(recorder.deliveries))
+    reads = len(recorder.deliveries.reads_count)
+    table = recorder.deliveries.take()
+    copies = np.unique(table["event"].to_numpy() << np.uint64(16) | table["pod"].combine_chunks().indices.to_numpy())  # sequence | pod
+    failed = sum(pod.counters.subscribe_errors for pod in pods)
+    for pod in pods:
+        pod.abort()
+    if failed or len(copies) != table.num_rows:
+        sys.exit(f"{failed} deliveries failed, {table.num_rows - len(copies)} rows are recorded twice")
+    control.sendall(b"%d %d %d\n" % (table.num_rows, reads, cpu_ns))
+
+
+async def _hear_redis_py(port: int, control: socket.socket, words: list[str]) -> None:
+    """Receive as redis-py's documentation shows."""
+    from redis.asyncio import Redis
+
+    said, watched, per_ack, count = map(int, words[:4])
+    acks = Acks(said, per_ack)
+    heard: list[list[Any]] = [[] for _ in range(count)]
+    confirmed = asyncio.Semaphore(0)
+    client = Redis(host="127.0.0.1", port=port)
+
+    async def listen(number: int) -> None:
+        mine = heard[number]
+        async with client.pubsub() as subscription:
+            await subscription.subscribe(CHANNEL)
+            async for message in subscription.listen():
+                if message["type"] != "message":
+                    confirmed.release()
+                    continue
+                mine.append(json.loads(message["data"]))
+                if number < watched:
+                    acks.heard(1)
+
+    tasks = [asyncio.create_task(listen(number)) for number in range(count)]
+    for _ in tasks:
+        await confirmed.acquire()
+    cpu_ns = await _until_all_heard(control, lambda: sum(map(len, heard)))
+    control.sendall(b"%d 0 %d\n" % (sum(map(len, heard)), cpu_ns))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.aclose()
+
+
+async def _until_all_heard(control: socket.socket, heard: Callable[[], int]) -> int:
+    """Say that the window may begin, wait for its end and the last copies, and return the processor time it took."""
+    gc.collect()
+    gc.freeze()  # as a run does
+    control.setblocking(False)
+    control.sendall(b"ready\n")
+    before_ns = time.process_time_ns()
+    expected = int(await asyncio.get_running_loop().sock_recv(control, 64))
+    deadline_ns = now_ns() + int(PATIENCE_S * 1e9)
+    while heard() < expected and now_ns() < deadline_ns:
+        await asyncio.sleep(0.001)
+    return time.process_time_ns() - before_ns
+
+
+def main(argv: Sequence[str]) -> None:
+    """Be one child of a bench."""
+    kind, port, control_fd, *words = argv
+    with socket.socket(fileno=int(control_fd)) as control:
+        if kind == LAB:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(_hear_lab(int(port), control, words))
+        elif kind == REDIS_PY:
+            asyncio.run(_hear_redis_py(int(port), control, words))
+        else:
+            {RAW: _drain_raw, "publisher": _publish}[kind](int(port), control, words)

@@ -1,0 +1,180 @@
+"""One measurement: start a client and a publisher, let them go, account for every copy, end both."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.errors import BuslabError
+from sim.grounds.embedded import EmbeddedBroker
+from sim.machine.process import Child
+from sim.measure.bench.children import CHANNEL, PATIENCE_S, RAW, C, events
+from sim.wire.address import Address
+from sim.wire.connection import pack
+
+ACKNOWLEDGING = 10  # so many subscribers tell the publisher what they heard; the others are nearly as far
+START_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Hold what one client did in one round; `reads` is 0 where it is not known."""
+
+    client: str
+    depth: int
+    delivered: int
+    seconds: float
+    cpu_ns: int
+    reads: int
+
+    @property
+    def rate(self) -> float:
+        """Deliveries per second."""
+        return self.delivered / self.seconds
+
+    @property
+    def cpu_each_ns(self) -> float:
+        """Processor time of the client per delivery."""
+        return self.cpu_ns / self.delivered
+
+
+def compile_drain(folder: Path) -> tuple[Path | None, str]:
+    """Compile the C program; return its path, or None and a sentence that says why there is none."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None, f"{C} is left out: there is no C compiler (cc) on PATH."
+    binary = folder / "bench_drain"
+    source = Path(__file__).parent / "drain.c"
+    done = subprocess.run([compiler, "-O2", "-o", str(binary), str(source)], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        return None, f"{C} is left out: cc failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}"
+    return binary, ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Hold what all measurements of one bench share."""
+
+    broker: EmbeddedBroker
+    folder: Path
+    drain: Path | None
+    pods: int
+    seconds: float
+    event_bytes: int
+    cores: list[int]
+
+    def measure(self, client: str, depth: int) -> Measure:
+        """Run one client and one publisher, and account for every copy."""
+        with contextlib.ExitStack() as stack:
+            heard, said = os.pipe()
+            pipe_ends = stack.enter_context(contextlib.ExitStack())
+            for fd in (heard, said):
+                pipe_ends.callback(os.close, fd)
+            listener = stack.enter_context(self._start_client(client, depth, said))
+            speaker = stack.enter_context(self._start("publisher", [heard], depth, self.event_bytes, self.pods, self.seconds, core=0))
+            pipe_ends.close()
+            for line in (listener, speaker):
+                line.hear("ready", timeout_s=START_TIMEOUT_S)
+            speaker.say("go")
+            try:
+                answer = speaker.hear("", timeout_s=self.seconds + PATIENCE_S)
+            except BuslabError:
+                if listener.child.poll() is not None:
+                    listener.hear("ready", timeout_s=PATIENCE_S)  # raises with what the client said: the publisher failed for it
+                raise
+            published, taken_ns = map(int, answer.split())
+            unit = frame_bytes(self.event_bytes) if client in (C, RAW) else 1
+            listener.say(str(published * self.pods * unit))
+            got, reads, cpu_ns = (int(word) for word in listener.hear("", timeout_s=2 * PATIENCE_S).split())
+        if got != published * self.pods * unit:
+            raise BuslabError(f"{client}: {published} events x {self.pods} subscribers were published, {got / unit:.2f} copies received")
+        return Measure(client, depth, published * self.pods, taken_ns / 1e9, cpu_ns, reads)
+
+    @contextlib.contextmanager
+    def _start_client(self, client: str, depth: int, said: int) -> Iterator[Line]:
+        watched = min(ACKNOWLEDGING, self.pods)
+        if client not in (C, RAW):
+            with self._start(client, [said], watched, watched * depth, self.pods, str(self.folder), core=1) as line:
+                yield line
+            return
+        sockets = subscribed_sockets(self.broker.address, self.pods)
+        bytes_per_ack = watched * depth * frame_bytes(self.event_bytes)
+        try:
+            fds = [one.fileno() for one in sockets]
+            starting = self._start(client, [said], bytes_per_ack, watched, *fds, core=1, more_fds=fds)
+            with starting as line:
+                yield line
+        finally:
+            for one in sockets:
+                one.close()
+
+    @contextlib.contextmanager
+    def _start(self, kind: str, fds: list[int], *words: object, core: int, more_fds: Sequence[int] = ()) -> Iterator[Line]:
+        """Start a child that is told by arguments what to do, and end it in any case."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            argv = [str(self.drain)] if kind == C else [sys.executable, "-m", "sim.measure.bench", kind, str(self.broker.address.port)]
+            argv += [str(word) for word in (theirs.fileno(), *fds, *words)]
+            child = Child(argv, log=self.folder / f"{kind}.log", pass_fds=(theirs.fileno(), *fds, *more_fds))
+            theirs.close()
+            try:
+                if self.cores:
+                    os.sched_setaffinity(child.pid, {self.cores[core]})
+                yield Line(kind, child, ours)
+            finally:
+                child.end(timeout_s=1.0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Hold one child and the socket to it."""
+
+    kind: str
+    child: Child
+    socket: socket.socket
+
+    def say(self, word: str) -> None:
+        """Send one line."""
+        with contextlib.suppress(OSError):  # its end is told by the next `hear`
+            self.socket.sendall(word.encode() + b"\n")
+
+    def hear(self, word: str, *, timeout_s: float) -> str:
+        """Return what the child says next, which must begin with `word`."""
+        self.socket.settimeout(timeout_s)
+        try:
+            text = self.socket.recv(256).decode()
+        except OSError as error:
+            raise BuslabError(f"the bench's {self.kind} does not answer ({error}): {self.child.tail()}") from None
+        if not text or not text.startswith(word):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.process.wait(1.0)  # for its last words
+            raise BuslabError(f"the bench's {self.kind} failed: {self.child.tail()}")
+        return text
+
+
+def frame_bytes(event_bytes: int) -> int:
+    """Return how many bytes a subscriber reads for one event."""
+    return len(pack(b"message", CHANNEL, next(events(event_bytes)).payload))
+
+
+def subscribed_sockets(address: Address, count: int) -> list[socket.socket]:
+    """Return sockets that have nothing to read but messages."""
+    confirmation = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)
+    sockets = []
+    for _ in range(count):
+        one = socket.create_connection((address.host, address.port), timeout=PATIENCE_S)
+        sockets.append(one)
+        one.sendall(pack(b"SUBSCRIBE", CHANNEL))
+        got = b""
+        while len(got) < len(confirmation):
+            got += one.recv(len(confirmation) - len(got)) or b"?" * len(confirmation)
+        if got != confirmation:
+            raise BuslabError(f"the bench cannot subscribe: {got[:80]!r}")
+    return sockets

@@ -1,0 +1,1 @@
+"""When a server cuts a subscriber that does not read."""

@@ -1,0 +1,1 @@
+"""What a bus carries on this machine, and a plan with reasons."""

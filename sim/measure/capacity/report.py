@@ -1,0 +1,365 @@
+"""What a measurement of capacity found, as a file and as words: capacity.json, capacity.md, and the answer in some sentences.
+
+Offline: `buslab capacity --from DIR` plans anew from the file, on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from scipy.stats import t as student
+
+from sim.errors import UsageError
+from sim.measure.capacity.fit import CostModel, HeldOut, Interval, Point, Usl, hold_against
+from sim.measure.capacity.plan import Limit, Workload, headroom, saturation
+from sim.record.checksum import KEY, is_whole, with_checksum
+
+FILE_FORMAT = 1
+FILE = "capacity.json"
+FULL_CORE = 0.9  # a broker that used less of its core was not full
+LINK_MBIT_PER_S = 1000.0
+LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
+NOISY = 0.15  # spread of rounds or a core's missing share, from which on the text says so
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hold one rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core."""
+
+    calls_per_s: float
+    events_per_s: float
+    lag_ms_p50: float
+    lag_ms_p99: float
+    late_ms_p99: float
+    backlog_per_s: float
+    core: float
+    why_not: str
+
+    @property
+    def sustained(self) -> bool:
+        """Whether the rule held."""
+        return not self.why_not
+
+
+class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hold one measurement.
+
+    Attributes
+    ----------
+    fitted, held_out
+        Points that the models were fitted to, and those that were measured afterwards.
+    mix_cpu_us, mix_core
+        Broker's processor time per event of the scenario's mix, full, and the share of its core, one each a round.
+    steps
+        The search, in order.
+    at_answer, one_down
+        The answer's rate again, all pods up and with one pod down.
+    host_copies_per_s
+        What one process full of the lab's own pods hears at most, 0 where it was not measured.
+    """
+
+    format: int
+    measured_at: str
+    took_s: float
+    scenario: str
+    ground: str
+    lag_ms_p99: float
+    connections: int
+    workload: Workload
+    fitted: tuple[Point, ...]
+    held_out: tuple[Point, ...]
+    model: CostModel
+    usl: Usl
+    mix_cpu_us: tuple[float, ...]
+    mix_core: tuple[float, ...]
+    steps: tuple[Step, ...]
+    at_answer: tuple[Step, ...]
+    one_down: tuple[Step, ...]
+    host_copies_per_s: float
+    about: dict[str, Any]
+
+    @property
+    def carried(self) -> Step | None:
+        """The rate of the answer: one of its repeats that held, else the highest of the search, or None."""
+        return max((step for step in self.at_answer or self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
+
+    def held(self) -> list[HeldOut]:
+        """Return the held-out points beside what both models said of them."""
+        return hold_against(self.model, self.usl, self.held_out)
+
+    def mix_saturation_calls_per_s(self) -> float:
+        """Return the measured saturation rate of the scenario's own mix, in calls per second."""
+        return 1e6 / float(np.median(self.mix_cpu_us)) / self.workload.events_per_call(math.inf)
+
+    def limits(self, link_mbit_per_s: float = LINK_MBIT_PER_S) -> list[Limit]:
+        """Return what each resource carries, the least first."""
+        found = [Limit("the broker's core", saturation(self.model, self.workload), "fitted to measured costs")]
+        size = self.workload.bytes_per_call(math.inf) * 8 / 1e6
+        if size:
+            exact = link_mbit_per_s / size
+            found.append(Limit(f"a link of {link_mbit_per_s:,.0f} Mbit/s", Interval(exact, exact, exact), "computed: loopback has none"))
+        if self.host_copies_per_s and (copies := self.workload.copies_per_call(math.inf)):
+            exact = self.host_copies_per_s / copies
+            name = "one process with all of the lab's pods"
+            found.append(Limit(name, Interval(exact, exact, exact), "measured, 16 in flight; of a run of this lab, not of the bus"))
+        return sorted(found, key=lambda limit: limit.calls_per_s.value)
+
+
+def mean_of(values: list[float]) -> Interval:
+    """Return the mean and its 95 % interval; of one value nothing is known but the value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return Interval(mean, max(0.0, mean - half), mean + half)
+
+
+def answer(found: Capacity) -> str:
+    """Return the answer in some sentences."""
+    load, carried = found.workload, found.carried
+    pods = sorted(set(load.replicas.values()))
+    per_service = f"{pods[0]}" if len(pods) == 1 else f"{pods[0]} to {pods[-1]}"
+    if carried is None:
+        least = min(found.steps, key=lambda step: step.calls_per_s)
+        return (
+            f"No rate that was tried was carried at p99 <= {found.lag_ms_p99:g} ms, the lowest was {least.calls_per_s:,.0f} calls/s: "
+            f"{least.why_not}. {_noise(found)}"
+        )
+    rate = carried.calls_per_s
+    core = mean_of([100 * step.core for step in found.at_answer or (carried,)])
+    between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
+    says_up = f"({sum(step.sustained for step in found.at_answer)} of {len(found.at_answer)} repeats held)"
+    down = [step for step in found.one_down if step.sustained]
+    says_down = f"and with one pod down ({len(down)} of {len(found.one_down)} held)" if found.one_down else "(one down: not tested)"
+    free = headroom()
+    full = found.mix_saturation_calls_per_s()
+    alone = [name for name, count in load.replicas.items() if count < 2 and any(name in kind.heard_by for kind in load.kinds)]
+    sentences = [
+        f"This bus ({found.scenario}, {sum(load.replicas.values())} pods, {per_service} a service) carries {rate:,.0f} calls/s = "
+        f"{rate * load.events_per_call(rate):,.0f} events/s = {rate * load.copies_per_call(rate):,.0f} copies/s at p99 <= "
+        f"{found.lag_ms_p99:g} ms (measured {carried.lag_ms_p99:.1f} ms) with all pods up {says_up} {says_down}.",
+        f"The broker's core is then at {core.value:.0f} %{between}.",
+        _next_limit(found),
+        f"The mix filled the broker at {full:,.0f} calls/s; with {free:.0%} of that kept free (0.712 / cores^0.448, one core), plan for "
+        f"{full * (1 - free):,.0f} calls/s at most.",
+        _error(found),
+    ]
+    if alone:
+        sentences.append(f"{', '.join(alone)} {'has' if len(alone) == 1 else 'have'} one replica: with it down nobody hears its events.")
+    return " ".join([*sentences, _noise(found)]).strip()
+
+
+def _next_limit(found: Capacity) -> str:
+    carried, broken = found.carried, [step for step in found.steps if not step.sustained]
+    first = min(broken, key=lambda step: step.calls_per_s, default=None)
+    limits = found.limits()
+    others = "; ".join(f"{one.name} {one.calls_per_s.value:,.0f} calls/s ({one.how})" for one in limits)
+    if first is None or carried is None:
+        return f"No rate that was tried was too much. What each resource carries: {others}."
+    who = (
+        "the broker's core" if first.core >= FULL_CORE else f"not the broker's core, which had {first.core:.0%}: this machine's other work"
+    )
+    return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}). What each resource carries: {others}."
+
+
+def _error(found: Capacity) -> str:
+    held = found.held()
+    error, usl = (float(np.median(np.abs(errors))) for errors in ([one.error for one in held], [one.usl_error for one in held]))
+    inside = sum(one.covered for one in held)
+    better = "the fan-out model" if error <= usl else "the scalability law"
+    return (
+        f"Of {len(held)} held-out combinations the fan-out model's saturation rate was off by {error:.0%} in the median, the scalability "
+        f"law's by {usl:.0%}, so {better} predicts better here; {inside} of {len(held)} lie in the model's 95 % intervals."
+    )
+
+
+def _noise(found: Capacity) -> str:
+    cores = [float(np.median(point.core)) for point in (*found.fitted, *found.held_out)]
+    rounds = f"whole rounds lay {found.model.rounds:.0%} apart"
+    if len(found.fitted[0].cpu_us) < 2:
+        rounds = "there was time for one round of points only"
+    if found.model.rounds < NOISY and min(cores) > 1 - NOISY:
+        return ""
+    return (
+        f"The machine was not at rest: {rounds} and the broker got as little as {min(cores):.0%} "
+        "of its core when it should have been full; costs are of its processor time, rates at p99 are of this machine as it was."
+    )
+
+
+def write_capacity(found: Capacity, folder: Path) -> Path:
+    """Write the file and the page for people, and return the file.
+
+    Raises
+    ------
+    UsageError
+        They cannot be written.
+    """
+    path = folder / FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(with_checksum(msgspec.json.decode(msgspec.json.encode(found))), indent=1)
+        for target, content in ((path, text.encode() + b"\n"), (folder / "capacity.md", markdown(found).encode())):
+            part = target.with_name(target.name + ".part")
+            part.write_bytes(content)
+            part.replace(target)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}: {error.strerror or error}; choose another folder with --out") from None
+    return path
+
+
+def read_capacity(source: Path | str) -> Capacity:
+    """Return what an earlier measurement found; source is its folder or its file.
+
+    Raises
+    ------
+    UsageError
+        There is none, or it is no such file.
+    """
+    path = Path(source)
+    path = path if path.suffix == ".json" else path / FILE
+    again = "measure with `buslab capacity SCENARIO`"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}; {again}") from None
+    try:
+        raw = msgspec.json.decode(content, type=dict[str, Any])
+        found = msgspec.convert({key: value for key, value in raw.items() if key != KEY}, Capacity)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} holds no measurement of capacity: {error}; {again}") from None
+    if not is_whole(raw):
+        raise UsageError(f"{path} was damaged or changed after it was written, its checksum differs; {again}")
+    if found.format != FILE_FORMAT:
+        raise UsageError(f"{path} is of format {found.format}, this version reads {FILE_FORMAT}; {again}")
+    return found
+
+
+def held_rows(found: Capacity) -> list[list[str]]:
+    """Return the rows of the held-out table."""
+    return [
+        [
+            one.point.name,
+            f"{one.point.event_bytes:,}",
+            f"{one.predicted.value:,.0f} ({one.predicted.low:,.0f} .. {one.predicted.high:,.0f})",
+            f"{one.measured:,.0f}",
+            f"{one.error:+.0%}",
+            "yes" if one.covered else "no",
+            f"{one.usl_error:+.0%}",
+            f"{float(np.median(one.point.rate_per_s)):,.0f} at {float(np.median(one.point.core)):.0%}",
+            one.outside or "yes",
+        ]
+        for one in found.held()
+    ]
+
+
+HELD_HEADINGS = (
+    "held out", "event, B", "predicted events/s (95 %)", "measured", "error", "inside", "USL", "by the wall clock, at core",
+    "within what was tested",
+)  # fmt: skip
+STEP_HEADINGS = ("calls/s", "events/s", "lag p50 ms", "p99 ms", "backlog grows /s", "broker's core", "carried")
+
+
+def step_rows(steps: tuple[Step, ...]) -> list[list[str]]:
+    """Return the rows of the table of tried rates."""
+    return [
+        [
+            f"{step.calls_per_s:,.0f}",
+            f"{step.events_per_s:,.0f}",
+            f"{step.lag_ms_p50:.2f}",
+            f"{step.lag_ms_p99:.2f}",
+            f"{step.backlog_per_s:+,.0f}",
+            f"{step.core:.0%}",
+            "yes" if step.sustained else f"no: {step.why_not}",
+        ]
+        for step in steps
+    ]
+
+
+def cost_rows(found: Capacity) -> list[list[str]]:
+    """Return the fitted numbers with their intervals."""
+    kink = f"{found.model.kink_bytes:,} B"
+    names = {
+        "event": "an event, us",
+        "event_byte": "a byte of an event, ns",
+        "copy": f"a copy below {kink}, us",
+        "copy_byte": f"a byte of a copy below {kink}, ns",
+        "large_copy": f"a copy from {kink}, us",
+        "large_copy_byte": f"a byte of a copy from {kink}, ns",
+    }
+    rows = []
+    for name, value in found.model.parts().items():
+        scale = 1000 if name.endswith("byte") else 1
+        known = not name.startswith("large") or found.model.hull.large[1]
+        shown = (f"{scale * value.value:.3g}", f"{scale * value.low:.3g} .. {scale * value.high:.3g}") if known else ("not measured", "")
+        rows.append([names[name], *shown])
+    rows.append(["USL sigma", f"{found.usl.sigma.value:.3g}", f"{found.usl.sigma.low:.3g} .. {found.usl.sigma.high:.3g}"])
+    rows.append(["USL kappa", f"{found.usl.kappa.value:.3g}", f"{found.usl.kappa.low:.3g} .. {found.usl.kappa.high:.3g}"])
+    return rows
+
+
+def tables(found: Capacity) -> Group:
+    """Return all of it for a rich console."""
+    parts = [
+        plain_table("Costs of the broker when it is full, 95 % intervals", ("what", "value", "interval"), cost_rows(found)),
+        plain_table("Saturation rates predicted and measured", HELD_HEADINGS, held_rows(found)),
+        plain_table(f"Rates tried with the mix of {found.scenario}", STEP_HEADINGS, step_rows(found.steps)),
+    ]
+    return Group(*parts, Text(answer(found)))
+
+
+def plain_table(title: str, headings: tuple[str, ...], rows: list[list[str]]) -> Table:
+    """Return a table for a rich console; cells fold."""
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(found: Capacity) -> str:
+    """Return the page for people."""
+    machine, broker = found.about.get("machine", {}), found.about.get("broker", {})
+    server = f"{broker.get('server_name', 'redis')} {broker.get('valkey_version', broker.get('redis_version', ''))}".strip()
+    lines = [
+        f"# Capacity of `{found.scenario}` on this machine",
+        "",
+        answer(found),
+        "",
+        f"Measured {found.measured_at} in {found.took_s:.0f} s on {found.ground}: {server}, {machine.get('cores', '?')} cores, "
+        f"{machine.get('processor', '?')}, {found.connections} publishing connections, loopback. `buslab capacity {found.scenario}` "
+        "measures it again, `--from` plans with this.",
+    ]
+    for title, headings, rows in (
+        ("Held out: predicted, then measured", HELD_HEADINGS, held_rows(found)),
+        ("Costs of the broker's core when it is full", ("what", "value", "95 %"), cost_rows(found)),
+        ("Rates tried", STEP_HEADINGS, step_rows(found.steps)),
+        ("The answer's rate again", STEP_HEADINGS, step_rows(found.at_answer)),
+        ("With one pod down", STEP_HEADINGS, step_rows(found.one_down)),
+    ):
+        lines += ["", f"## {title}", "", _row(headings), _row("---" for _ in headings), *map(_row, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def conclusion(found: Capacity) -> tuple[str, str]:
+    """Return what a notebook concludes: a verdict, and the answer's first sentence with the error of the prediction.
+
+    It is valid when a rate was carried, and half of the held-out points at least lie inside their intervals; where no point was held
+    out, or the broker did not get its core, nothing is known.
+    """
+    held = found.held()
+    text = f"{answer(found).split(' The broker')[0]} {_error(found)}" if held else answer(found)
+    if not held or float(np.median([one.point.core for one in held])) < LEAST_CORE:
+        return "unknown", f"The broker did not get its core: {text}"
+    return ("valid" if found.carried and sum(one.covered for one in held) * 2 >= len(held) else "invalid"), text

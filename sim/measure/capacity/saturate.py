@@ -1,0 +1,214 @@
+"""Bring a broker to its limit, or to a rate, with subscribers that cost next to nothing, and account for its processor time.
+
+Rules
+-----
+1. The server has a core of its own where it is a process of ours; both children share another (`sim.measure.capacity.children`).
+2. What is read is the broker's own processor time (INFO, of its main thread where it says so) between the beginning and the end of the
+   window, so neighbours that take the core for a while do not count. `core` is its share of the window: near 1 the broker was full.
+3. The drain must have kept up: where the publisher waited for it, it and not the broker was the limit, and `waited` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+
+from sim.bus.envelope import BATCH, VERSION, Event, encode
+from sim.errors import BuslabError
+from sim.grounds import Broker
+from sim.machine.process import END_TIMEOUT_S, Child
+from sim.measure.capacity.children import MARK, PATIENCE_S, Drain, Drive, Kind
+from sim.record.schema import event_id
+from sim.scenario.schedule import content
+
+START_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Hold one measurement.
+
+    Attributes
+    ----------
+    events, seconds
+        Events that the server answered in the window.
+    broker_cpu_s
+        Processor time of the server in the window.
+    speaker_core, drain_core
+        Shares of a core that the children used.
+    behind_s
+        How long after the end the drain was still busy.
+    waited
+        Share of the window in which the publisher waited for the drain: near 0, or the drain and not the broker was the limit.
+    rate
+        What the watchers saw, when events were sent at a rate: see `driving`.
+    """
+
+    events: int
+    seconds: float
+    broker_cpu_s: float
+    speaker_core: float
+    drain_core: float
+    behind_s: float
+    waited: float
+    rate: dict[str, float]
+
+    @property
+    def rate_per_s(self) -> float:
+        """Events per second by the wall clock."""
+        return self.events / self.seconds
+
+    @property
+    def core(self) -> float:
+        """Share of a core that the server used."""
+        return self.broker_cpu_s / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time of the server per event, microseconds."""
+        return self.broker_cpu_s / self.events * 1e6
+
+
+def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
+    """Return an envelope as the bus makes it, with the mark of `driving` as its correlation id; `items` counts in a batch only."""
+    one = content(kind, 1_000, payload_bytes)
+    data = {"events": [content(kind, 1_000 + n, payload_bytes) for n in range(items)]} if kind == BATCH else one
+    return encode(Event(event_id(1 << 60), MARK.decode(), kind, VERSION, "2026-01-01T00:00:00.000Z", "analytics-service", data))
+
+
+@dataclass
+class Range:
+    """Hold a broker and where its children may run."""
+
+    broker: Broker
+    folder: Path
+
+    def __post_init__(self) -> None:
+        affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = affinity if len(affinity) > 1 and self.broker.pid is not None else []
+        if self.cores and self.broker.pid is not None:
+            os.sched_setaffinity(self.broker.pid, self.cores[:1])
+        self.asker = redis.Redis.from_url(self.broker.address.url, socket_timeout=PATIENCE_S, protocol=2)
+
+    def full(self, kinds: Sequence[Kind], pods: Sequence[Sequence[str]], *, connections: int, seconds: float, warm_up_s: float) -> Shot:
+        """Publish as fast as the broker can."""
+        url = self.broker.address.url
+        drive = Drive(url, list(kinds), connections, seconds, warm_up_s, subscribers=len(pods))
+        return self._shoot(drive, Drain(url, [list(one) for one in pods]))
+
+    def at_rate(
+        self,
+        kinds: Sequence[Kind],
+        pods: Sequence[Sequence[str]],
+        *,
+        connections: int,
+        seconds: float,
+        warm_up_s: float,
+        rate_per_s: float,
+        seed: int,
+    ) -> Shot:
+        """Publish at a rate; the first, the middle and the last subscriber watch."""
+        url = self.broker.address.url
+        watching = sorted({0, len(pods) // 2, len(pods) - 1})
+        rest = [list(one) for place, one in enumerate(pods) if place not in watching]
+        drive = Drive(url, list(kinds), connections, seconds, warm_up_s, rate_per_s, [list(pods[place]) for place in watching], seed)
+        return self._shoot(drive, Drain(url, rest))
+
+    def _shoot(self, drive: Drive, drain: Drain) -> Shot:
+        with contextlib.ExitStack() as stack:
+            heard_fd = os.memfd_create("buslab-heard")
+            stack.callback(os.close, heard_fd)
+            os.ftruncate(heard_fd, 8)
+            hearing, driving = (stack.enter_context(self._start(kind, heard_fd)) for kind in ("drain", "drive"))
+            hearing.ready(msgspec.structs.replace(drain, heard_fd=heard_fd))
+            driving.ready(msgspec.structs.replace(drive, heard_fd=heard_fd))
+            driving.say("go")
+            driving.hear("begin", timeout_s=drive.warm_up_s + PATIENCE_S)
+            before = self._cpu_s()
+            if drive.rate_per_s:
+                driving.hear("end", timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
+                used = self._cpu_s() - before
+                said = json.loads(driving.hear("{", timeout_s=PATIENCE_S * 3))
+            else:
+                said = json.loads(driving.hear("{", timeout_s=drive.seconds + PATIENCE_S))
+                used = self._cpu_s() - before
+            hearing.say("end")
+            drained = json.loads(hearing.hear("{", timeout_s=PATIENCE_S * 3))
+        events, seconds, cpu_s = int(said.pop("events")), said.pop("seconds"), said.pop("cpu_s")
+        if not events:
+            raise BuslabError("the server answered no publish while it was measured: is it blocked, or another program's?")
+        cut = int(said.pop("cut", 0)) + drained["cut"]
+        if cut and not drive.rate_per_s:
+            raise BuslabError(f"the broker cut {cut} subscribers while it was kept full: the machine is too busy for them; try again later")
+        if drive.rate_per_s:
+            said["cut"] = cut
+        waited = said.pop("waited_s", 0.0) / seconds
+        return Shot(events, seconds, used, cpu_s / seconds, drained["cpu_s"] / drained["seconds"], drained["behind_s"], waited, said)
+
+    def _cpu_s(self) -> float:
+        said: dict[str, Any] = self.asker.info("cpu")
+        suffix = "_main_thread" if "used_cpu_user_main_thread" in said else ""
+        return float(said[f"used_cpu_user{suffix}"]) + float(said[f"used_cpu_sys{suffix}"])
+
+    @contextlib.contextmanager
+    def _start(self, kind: str, heard_fd: int) -> Iterator[_Line]:
+        """Start a child, which then waits for its plan, and end it in any case."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            argv = [sys.executable, "-m", "sim.measure.capacity.children", kind, str(theirs.fileno())]
+            child = Child(argv, log=self.folder / f"{kind}.log", pass_fds=(theirs.fileno(), heard_fd))
+            theirs.close()
+            try:
+                core = self.cores[1 if kind == "drive" else min(2, len(self.cores) - 1)] if self.cores else None
+                yield _Line(kind, child, ours, core)
+            finally:
+                child.end(timeout_s=1.0)
+
+    def close(self) -> None:
+        """Close our own connection."""
+        self.asker.close()
+
+
+class _Line:
+    """Speak with one child, line by line."""
+
+    def __init__(self, kind: str, child: Child, ours: socket.socket, core: int | None) -> None:
+        self._kind, self._child, self._socket, self._core = kind, child, ours, core
+        self._lines = ours.makefile("rb")
+
+    def ready(self, plan: Drive | Drain) -> None:
+        """Hand the child its plan, wait until it is ready, then put it on its core: it starts wherever there is room."""
+        with contextlib.suppress(OSError):  # as in `say`
+            self._socket.sendall(msgspec.json.encode(plan) + b"\n")
+        self.hear("ready", timeout_s=START_TIMEOUT_S)
+        if self._core is not None:
+            os.sched_setaffinity(self._child.pid, {self._core})
+
+    def say(self, word: str) -> None:
+        with contextlib.suppress(OSError):  # its end is told by the next `hear`
+            self._socket.sendall(word.encode() + b"\n")
+
+    def hear(self, word: str, *, timeout_s: float) -> str:
+        """Return what the child says next, which must begin with `word`."""
+        self._socket.settimeout(timeout_s)
+        try:
+            text = self._lines.readline().decode()
+        except OSError as error:
+            raise BuslabError(f"the process that should {self._kind} does not answer ({error}): {self._child.tail()}") from None
+        if not text.startswith(word):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.process.wait(END_TIMEOUT_S)  # it closes its line before it writes down why
+            self._child.end(timeout_s=1.0)
+            raise BuslabError(f"the process that should {self._kind} failed: {self._child.tail()}")
+        return text

@@ -1,0 +1,1 @@
+"""Carry the bus out: a pod on an event loop, the blocking client, and the processes that pods live in."""

@@ -1,0 +1,87 @@
+"""Where pods live.
+
+A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists. To add one: write
+``sim/hosts/<name>.py`` with such a class and list it in `HOSTS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from sim.faults.world import PodControl
+from sim.pods.hosts.inline import InlineHost
+from sim.pods.hosts.local import LocalHost
+from sim.pods.hosts.meters import Counts
+from sim.record.recorder import Recorder
+from sim.scenario.schedule import Reads, Schedule
+
+
+class Running(PodControl, Protocol):
+    """One place in the fleet where a pod runs: to be hurt, probed (`sim.pods.kubelet.Probed`) and restarted."""
+
+    port: int
+    ended: asyncio.Event
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+
+
+class Host(Protocol):
+    """Hold the pods of the fleet.
+
+    Attributes
+    ----------
+    name
+        The process that makes the pods' calls, as in the table `hosts`.
+    recorder
+        The recorder of this process.
+    """
+
+    name: str
+    recorder: Recorder
+
+    @property
+    def containers(self) -> Mapping[str, Running]:
+        """Pod name -> where it runs, in the order of the pods' numbers."""
+
+    def listening(self) -> set[int]:
+        """Return the numbers of the pods that run and do not stand still."""
+
+    async def start(self, *, timeout_s: float) -> None:
+        """Start every pod; return when the broker confirmed every subscription."""
+
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
+
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Flush every pod's batch and wait for the answers."""
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Stop every pod gracefully."""
+
+    def abort(self) -> None:
+        """Drop every connection at once."""
+
+    async def close(self) -> None:
+        """Leave no process behind, and have written what was recorded in others than this one."""
+
+    def states(self) -> Counter[str]:
+        """Return how many pods are in which state."""
+
+    def counts(self) -> Counts:
+        """Return how far the pods are."""
+
+    def forget_lag(self) -> None:
+        """Start the sampled lag anew."""
+
+
+__all__ = ["HOSTS", "Counts", "Host"]
+
+HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost}

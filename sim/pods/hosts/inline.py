@@ -1,0 +1,271 @@
+"""Host `inline`: all pods in this process, on this event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from sim.bus.fallback import Policy
+from sim.bus.node import BusNode
+from sim.bus.services import SERVICES
+from sim.errors import BrokerUnreachable, BuslabError
+from sim.grounds.links import Links
+from sim.machine.clock import wall_offset_ns
+from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
+from sim.pods.http_calls import Poster
+from sim.pods.pod import Place, Pod
+from sim.pods.replica import Container, next_publisher
+from sim.pods.scheduled_calls import PodsDriver
+from sim.pods.scheduled_reads import Reader
+from sim.pods.slow_handling import Pace
+from sim.record.recorder import Recorder, Tamper
+from sim.record.schema import HTTP_CALL
+from sim.scenario.file import Scenario
+from sim.scenario.schedule import Reads, Schedule
+from sim.wire.address import Address
+from sim.wire.read_memo import ReadMemo
+
+CONNECTING_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Share:
+    """Say which pods of the fleet a process of its own holds, for `sim.pods.hosts.local_child`.
+
+    Attributes
+    ----------
+    name
+        The process, as in the tables.
+    recorder
+        Takes what the pods do.
+    publishers
+        Pod number -> its number in event keys.
+    address
+        Gives the way to the broker of a pod, by its number.
+    entered
+        Called with (pod number, pod state, bus state) at each change of either.
+    ports
+        Where the analytics pods of the whole fleet listen.
+    new_pod, new_poster
+        Make its pods, and what makes their calls by HTTP.
+    """
+
+    name: str
+    recorder: Recorder
+    publishers: Mapping[int, int]
+    address: Callable[[int], Address]
+    entered: Callable[[int, str, str], None]
+    ports: Callable[[], Sequence[int]]
+    new_pod: Callable[..., Pod]
+    new_poster: Callable[..., Poster]
+
+
+class InlineHost:
+    """Own the pods of one process, their recorder and the measure of the process itself.
+
+    `containers`: by pod name, in the order of the pods' numbers; who hurts or restarts a pod does it there. Without a `share` these are
+    all pods of the fleet.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        address: Address,
+        folder: Path,
+        nonce: int,
+        run_id: str,
+        probed: Callable[[int, str, int], None],
+        failed: Callable[[BuslabError], None],
+        tamper: Tamper | None = None,
+        links: Links | None = None,
+        share: Share | None = None,
+    ) -> None:
+        pods = scenario.pods()
+        self.name = "inline" if share is None else share.name
+        names = [name for name, _ in pods]
+        self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
+        self._share = share
+        self._live = LiveLag()
+        place = Place(
+            host=self.name,
+            address=address if scenario.bus.redis_url else None,
+            channel_prefix=scenario.bus.channel_prefix,
+            recorder=self.recorder,
+            memo=ReadMemo(self._live.decode),
+            probed=probed,
+            run_id=run_id,
+            policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
+            outage_queue_limit=scenario.bus.outage_queue_limit,
+            reconnect_max_s=scenario.bus.reconnect_max_s,
+            outage_hold_s=scenario.bus.outage_hold_s,
+            resync=scenario.bus.resync,
+            keep_alive_s=scenario.bus.keep_alive_s,
+            once=scenario.bus.once,
+            once_ttl_s=scenario.bus.once_ttl_s,
+            transport=scenario.transport(),
+        )
+        self._scenario = scenario
+        self._nonce = nonce
+        self._place = place
+        self._links = links
+        self._offset_ns = wall_offset_ns()
+        self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
+        posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
+        self._analytics: list[Container] = []
+        self.containers: dict[str, Container] = {}
+        self._by_number: dict[int, Container] = {}
+        for number, (name, service) in enumerate(pods):
+            if share is not None and number not in share.publishers:
+                continue
+            analytics = service == "analytics-service"
+            first = number if share is None else share.publishers[number]
+            self._by_number[number] = self.containers[name] = container = Container(
+                partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
+                recorder=self.recorder,
+                serves=scenario.kubelet.enabled or (analytics and posted),
+                ports=self._analytics_ports if share is None else share.ports,
+                new_poster=Poster if share is None else share.new_poster,
+            )
+            if analytics:
+                self._analytics.append(container)
+        self._driver: PodsDriver | None = None
+        self._calls = 0
+        self._failed = failed
+        self._meter: LoopMeter | None = None
+        self._reader: Reader | None = None
+
+    def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
+        scenario, publisher = self._scenario, next_publisher(name, publishers)
+        settings = scenario.services[service]
+        new_pod = Pod if self._share is None else self._share.new_pod
+        return new_pod(
+            name,
+            number=number,
+            service=service,
+            logic=SERVICES[service](),
+            channels=settings.subscribes,
+            node=BusNode(
+                service,
+                nonce=self._nonce,
+                publisher=publisher,
+                batch_size=scenario.bus.batch_size,
+                batch_interval_ms=scenario.bus.batch_interval_ms,
+                wall_offset_ns=self._offset_ns,
+            ),
+            place=self._place_of(number),
+            seed=scenario.seed + publisher,
+            pace=Pace(settings.handler_ms, settings.skew_ms),
+        )
+
+    def _place_of(self, number: int) -> Place:
+        """Return the place with the pod's own way to the broker: its link, or its node of a cluster first.
+
+        A client library begins at one of its seed nodes by chance.
+        """
+        place, address = self._place, self._place.address
+        if self._share is not None:
+            place = replace(place, entered=partial(self._share.entered, number))
+        if address is None:
+            return place
+        if self._share is not None:
+            return replace(place, address=self._share.address(number))
+        return replace(place, address=address.from_node(number) if self._links is None else self._links.address(number))
+
+    def _analytics_ports(self) -> list[int]:
+        return [container.port for container in self._analytics if container.running]
+
+    async def start(self, *, timeout_s: float, patient: bool = False) -> None:
+        """Start every pod, some at a time; if `patient`, return when HTTP answers, and try the bus for as long as it takes.
+
+        Raises
+        ------
+        BrokerUnreachable, BrokerRefused
+            A pod cannot connect or subscribe, or not in time.
+        """
+        self._meter = LoopMeter(self.recorder, self.name, self._failed)
+        slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
+
+        async def start_one(container: Container) -> None:
+            async with slots:
+                await container.begin(patient=patient)
+
+        try:
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
+                for container in self.containers.values():
+                    group.create_task(start_one(container))
+        except TimeoutError:
+            up = self.states()["subscribed"]
+            raise BrokerUnreachable(
+                f"only {up} of {len(self.containers)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+            ) from None
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Make the calls at their times, and send part-full batches when they are due, until `end_ns`.
+
+        Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
+        """
+        driver = self._driver = PodsDriver(
+            self._by_number, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
+        )
+        try:
+            await driver.done
+        finally:
+            driver.close()
+        return driver.made
+
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+        self._reader = Reader(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Flush every pod's batch and wait until every publish has its answer."""
+        await asyncio.gather(*(container.settle(timeout_s=timeout_s) for container in self.containers.values()))
+
+    def listening(self) -> set[int]:
+        """Return the numbers of the pods that run and do not stand still."""
+        return {c.pod.number for c in self.containers.values() if c.running and not c.frozen}
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Stop every pod gracefully; one that stands still is killed."""
+        await asyncio.gather(*(c.kill() if c.frozen else c.stop(grace_s=2.5 * timeout_s) for c in self.containers.values()))
+        self._close_instruments()
+
+    def abort(self) -> None:
+        """Drop every connection at once."""
+        for container in self.containers.values():
+            container.abort()
+        self._close_instruments()
+
+    def _close_instruments(self) -> None:
+        for one in (self._meter, self._reader):
+            if one is not None:
+                one.close()
+
+    def states(self) -> Counter[str]:
+        """Return how many pods are in which state."""
+        return Counter(container.pod.state for container in self.containers.values())
+
+    def _made_call(self) -> None:
+        self._calls += 1
+
+    def counts(self) -> Counts:
+        """Return what the display shows."""
+        lags_ms = tuple(self._live.sample(self.recorder))
+        not_made = self._driver.not_made if self._driver is not None else 0
+        published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
+        return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)
+
+    async def close(self) -> None:
+        """Do nothing: the pods are in this process."""
+
+    def forget_lag(self) -> None:
+        """Start the live lag anew, at time zero."""
+        self._live.clear()

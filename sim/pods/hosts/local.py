@@ -1,0 +1,332 @@
+"""Host `local`: pods in child processes, so that a kill is SIGKILL, a freeze SIGSTOP, and pods do not share one event loop.
+
+Rules
+-----
+1. A pod that a fault, or the kubelet, may end or freeze has a process of its own, a new one for each of its incarnations. The others
+   are spread evenly over `hosts.processes`.
+2. A process of its own keeps a journal (`sim.record.journal`): when it was killed, the run writes what it had recorded,
+   and what it had begun (`sim.pods.journaled_pod`). Whatever else dies by itself fails the run.
+3. A killed pod is dead when its process is gone, a frozen one stands still when the kernel says so; the run records both.
+4. Processes have names for the tables: ``local-0``, ``local-1``, …; ``<pod>.1``, ``<pod>.2``, … by incarnation; ``local`` is the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, UsageError
+from sim.grounds.links import Links
+from sim.machine.clock import NS_PER_S, now_ns
+from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Heard, Hold, Ports, Read, Settle, Word
+from sim.pods.hosts.local_process import HostProcess
+from sim.pods.hosts.local_replica import LocalPod
+from sim.pods.hosts.meters import Counts, LoopMeter
+from sim.pods.journaled_pod import calls_made, inherit
+from sim.pods.pod import ENDED
+from sim.pods.replica import GRACE_S, next_publisher
+from sim.record.journal import JOURNALS, Journal
+from sim.record.recorder import Recorder, Tamper
+from sim.record.schema import HTTP_CALL, compose_key
+from sim.scenario.file import Scenario
+from sim.scenario.schedule import Reads, Schedule
+from sim.wire.address import Address
+
+DROP_TIMEOUT_S = 5.0  # for a process to keep its record after its pods were dropped
+SETTLE_GRACE_S = 5.0
+
+
+class LocalHost:
+    """Own the processes of pods, and what the run itself records beside them.
+
+    `containers`: by pod name, in the order of the pods' numbers.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        address: Address,
+        folder: Path,
+        nonce: int,
+        run_id: str,
+        probed: Callable[[int, str, int], None],
+        failed: Callable[[BuslabError], None],
+        tamper: Tamper | None = None,
+        links: Links | None = None,
+    ) -> None:
+        if tamper is not None:
+            raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
+        pods = scenario.pods()
+        self.name = "local"
+        self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
+        self.containers: dict[str, LocalPod] = {}
+        for number, (name, service) in enumerate(pods):
+            channels = ",".join(scenario.services[service].subscribes)
+            self.containers[name] = LocalPod(self, name, number=number, service=service, channels=channels)
+        self.closing = False
+        self._pods = list(self.containers.values())
+        self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
+        self._address, self._links = address, links
+        self._folder, self._nonce, self._run_id = folder, nonce, run_id
+        self._probed, self._failed = probed, failed
+        self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
+        self._processes: dict[str, HostProcess] = {}  # that run, by name
+        self._past: list[HostProcess] = []  # that were killed or stopped; their lines are read out at the end
+        self._dead: list[tuple[str, int, int]] = []  # journals to inherit: name, first key, when it died
+        self._gone = Counts()  # what the dead did
+        self._driving: Drive | None = None
+        self._reading: Read | None = None
+        self._schedule: Schedule | None = None
+        self._meter: LoopMeter | None = None
+        self._posts = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
+
+    # -- processes ---------------------------------------------------------------------------------------------
+
+    async def launch(self, pods: list[LocalPod], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+        """Start a process that holds these pods; `up` says when they run."""
+        publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
+        for pod in pods:
+            pod.first_key = compose_key(nonce=self._nonce, publisher=publishers[pod.number], sequence=0)
+        hold = Hold(
+            scenario=self._tree,
+            name=name,
+            folder=str(self._folder.resolve()),
+            nonce=self._nonce,
+            run_id=self._run_id,
+            urls=self._address.urls,
+            links={} if self._links is None else {pod.number: self._links.address(pod.number).urls for pod in pods},
+            publishers=publishers,
+            mortal=mortal,
+            patient=patient,
+            grace_s=min([GRACE_S, *self._graces_s()]),
+            timeout_s=self._scenario.limits.start_s,
+            told=[told for pod in pods for told in pod.told.values()],
+        )
+        log = self._folder / JOURNALS / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost)
+        for pod in pods:
+            pod.process = process
+        return process
+
+    def _graces_s(self) -> list[float]:
+        faults = [fault.grace_s for fault in self._scenario.faults if hasattr(fault, "grace_s")]
+        return faults + ([self._scenario.kubelet.grace_s] if self._scenario.kubelet.enabled else [])
+
+    async def up(self, process: HostProcess) -> None:
+        """Return when the pods of a process run, and let it do what the others do."""
+        answer = await process.started()
+        for name, port in answer.ports.items():
+            self.containers[name].port = port
+        self._tell_ports()
+        since_ns = now_ns()
+        if self._driving is not None:
+            process.drive(msgspec.structs.replace(self._driving, since_ns=since_ns))
+        if self._reading is not None:
+            process.send(msgspec.structs.replace(self._reading, since_ns=since_ns))
+
+    def _tell_ports(self) -> None:
+        if self._posts:
+            ports = [pod.port for pod in self._pods if pod.service == "analytics-service" and pod.port]
+            for process in self._processes.values():
+                process.send(Ports(ports))
+
+    def _take(self, word: Word) -> None:
+        if isinstance(word, Heard):
+            self._probed(word.pod, word.channel, word.round)
+        elif isinstance(word, Entered):
+            pod = self._pods[word.pod]
+            if not pod.ended.is_set():
+                pod.state = word.state
+        elif isinstance(word, Failed):
+            self._failed(HostError(word.error))
+
+    def _lost(self, process: HostProcess, error: HostError) -> None:
+        for pod in self._pods:
+            if pod.process is process and process.mortal:
+                pod.bury("aborted")
+        if self._processes.pop(process.name, None) is not None:
+            self._past.append(process)
+        self._failed(error)
+
+    def buried(self, pod: LocalPod, process: HostProcess, died_ns: int) -> None:
+        """Keep what is needed to inherit a process that is gone; record its pod's end, if it did not."""
+        self._processes.pop(process.name, None)
+        self._past.append(process)
+        self._dead.append((process.name, pod.first_key, died_ns))
+        journal = Journal(self._folder / JOURNALS / process.name)
+        gone, heard, published = self._gone, len(journal.rows("deliveries")), len(journal.rows("publishes"))
+        self._gone = Counts(gone.published + published, gone.delivered + heard, gone.calls + calls_made(journal))
+        if (last := journal.read("pods")[-1:]) and last[0]["state"] not in ENDED:
+            self._add_state(pod, process, died_ns, "aborted", "stopped")
+        self._tell_ports()
+
+    def record_state(self, pod: LocalPod, state: str, at_ns: int) -> None:
+        """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
+        assert pod.process is not None
+        if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
+            self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"])
+
+    def _add_state(self, pod: LocalPod, process: HostProcess, at_ns: int, state: str, bus: str) -> None:
+        self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus)
+
+    # -- what a host does --------------------------------------------------------------------------------------
+
+    async def start(self, *, timeout_s: float) -> None:
+        """Start every process and its pods.
+
+        Raises
+        ------
+        HostError
+            A process did not start.
+        BrokerUnreachable, BrokerRefused
+            A pod cannot connect or subscribe, or not in time.
+        """
+        self._meter = LoopMeter(self.recorder, self.name, self._failed)
+        alone = self._scenario.mortal_pods()
+        for pod in self._pods:
+            if pod.name in alone:
+                await pod.begin()
+        shared = [pod for pod in self._pods if pod.name not in alone]
+        for place in range(min(self._scenario.hosts.processes, len(shared))):
+            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", mortal=False, patient=False)
+        try:
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
+                for process in list(self._processes.values()):
+                    group.create_task(self.up(process))
+        except TimeoutError:
+            states = self.states()
+            text = f"only {states['subscribed']} of {len(self._pods)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+            raise BrokerUnreachable(text) from None
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+        """Let the pods make their calls, those that start later from then on; return how many were made by the end."""
+        self._schedule = schedule
+        self._driving = Drive(zero_ns, end_ns)
+        for process in self._processes.values():
+            process.drive(self._driving)
+        await asyncio.sleep(max(0.0, (end_ns - now_ns()) / NS_PER_S))
+        while waiting := [p.driven for p in self._processes.values() if p.driven is not None and not p.driven.done()]:
+            await asyncio.wait(waiting)
+        return self.counts().calls
+
+    def read(self, reads: Reads, *, zero_ns: int) -> None:
+        """Let the pods read their configuration at these times, those that start later from then on."""
+        self._reading = Read(zero_ns)
+        for process in self._processes.values():
+            process.send(self._reading)
+
+    async def settle(self, *, timeout_s: float) -> None:
+        """Flush every pod's batch and wait until every publish has its answer."""
+        frozen = {pod.process for pod in self._pods if pod.frozen}
+        settling = [process.ask(Settle(timeout_s)) for process in self._processes.values() if process not in frozen]
+        try:
+            async with asyncio.timeout(2 * timeout_s + SETTLE_GRACE_S):
+                await asyncio.gather(*settling)
+        except TimeoutError:
+            raise HostError(f"a process of pods did not flush within {2 * timeout_s + SETTLE_GRACE_S:g} s") from None
+
+    def listening(self) -> set[int]:
+        """Return the numbers of the pods that run and do not stand still."""
+        return {pod.number for pod in self._pods if pod.running and not pod.frozen}
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Stop every pod gracefully; one that stands still is killed."""
+        self.closing = True
+        alone = [pod for pod in self._pods if pod.process is not None and pod.process.mortal]
+        shared = [process for process in self._processes.values() if not process.mortal]
+        grace_s = 2.5 * timeout_s
+        ended = await asyncio.gather(
+            *(self._stop_shared(process, grace_s) for process in shared),
+            *(pod.kill() if pod.frozen else pod.stop(grace_s=grace_s) for pod in alone),
+            return_exceptions=True,
+        )
+        self._close_meter()
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
+        if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
+            raise HostError(f"the process {process.name} of pods did not end in order: what it had not written is lost")
+        self._past.append(self._processes.pop(process.name))
+
+    def abort(self) -> None:
+        """Drop every connection at once; `close` returns when that is done."""
+        self.closing = True
+        for pod in self._pods:
+            if pod.process is not None and pod.process.mortal:
+                pod.kill_now()
+        for process in self._processes.values():
+            process.drop()
+        self._close_meter()
+
+    def _close_meter(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
+
+    async def close(self) -> None:
+        """Leave no process behind, and write what those that kept a journal recorded.
+
+        Raises
+        ------
+        HostError
+            A process had to be killed that had not written what it recorded.
+        RecordError
+        """
+        killed = [process.name for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S)]
+        for process in (*self._processes.values(), *self._past):
+            await process.close()
+        self._processes.clear()
+        await asyncio.to_thread(self._inherit)
+        if killed:
+            raise HostError(f"the processes {', '.join(killed)} of pods did not end in order: what they had not written is lost")
+
+    def _inherit(self) -> None:
+        journals = self._folder / JOURNALS
+        for name, first_key, died_ns in self._dead:
+            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=died_ns)
+        self._dead.clear()
+        try:
+            for file in sorted(journals.glob("**/*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            if journals.exists():
+                journals.rmdir()
+        except OSError as error:
+            raise RecordError(f"cannot remove {journals}: {error.strerror or error}") from None
+
+    def states(self) -> Counter[str]:
+        """Return how many pods are in which state."""
+        return Counter("frozen" if pod.frozen else pod.state for pod in self._pods)
+
+    def counts(self) -> Counts:
+        """Return what the display shows; of the lags of the processes the greatest."""
+        gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.mortal))]
+        calls = gone.calls + sum(one.calls for one in live)
+        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None]
+        return Counts(
+            self.recorder.rows("publishes") + gone.published + sum(one.published for one in live),
+            gone.delivered + sum(one.delivered for one in live),
+            calls,
+            max(lags, default=None),
+            max(0, self._due() - calls),
+        )
+
+    def _due(self) -> int:
+        if self._driving is None or self._schedule is None:
+            return 0
+        return int(np.searchsorted(self._schedule.offset_ns, now_ns() - self._driving.zero_ns, side="right"))
+
+    def forget_lag(self) -> None:
+        """Start the sampled lag anew."""
+        for process in self._processes.values():
+            process.send(ForgetLag())

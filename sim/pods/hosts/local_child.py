@@ -1,0 +1,215 @@
+"""A process that holds pods for a run: ``python -m sim.pods.hosts.local_child``.
+
+`sim.pods.hosts.local` starts it; what they say to each other stands in `sim.pods.hosts.local_messages`. The pods, and all that they do,
+are those of the host `inline`; what this file adds is the line, and the ends of the process. A process that may be killed records into a
+journal, and its pods write down what they are about to do (`sim.pods.journaled_pod`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from sim.errors import BrokerRefused, BuslabError
+from sim.machine.clock import new_event_loop
+from sim.machine.line import CONTROL_FD
+from sim.pods.hosts.inline import InlineHost, Share
+from sim.pods.hosts.local_messages import (
+    Answer,
+    Drive,
+    Entered,
+    Failed,
+    Failing,
+    ForgetLag,
+    Handlers,
+    Heard,
+    Hold,
+    Order,
+    Ports,
+    Progress,
+    Read,
+    Settle,
+    Skew,
+    Told,
+    Word,
+    pack_line,
+    read_order,
+)
+from sim.pods.http_calls import Poster
+from sim.pods.journaled_pod import MortalPod, MortalPoster
+from sim.pods.pod import Pod
+from sim.record.journal import JournalRecorder
+from sim.record.recorder import Recorder
+from sim.scenario.settings import Scenario
+from sim.wire.address import Address, parse_address
+
+PROGRESS_PERIOD_S = 0.25
+
+
+class Hosted:
+    """Hold this process's share of the pods, and carry out the orders of the run."""
+
+    def __init__(self, hold: Hold, writer: asyncio.StreamWriter) -> None:
+        self._hold = hold
+        self._writer = writer
+        self._scenario = msgspec.convert(hold.scenario, Scenario)
+        self._pods = sorted(hold.publishers)
+        self._schedule = self._scenario.schedule().of_pods(self._pods)  # now: later it would hold up pods that connect
+        self._reads = self._scenario.reads().of_pods(self._pods)
+        self._analytics_ports: list[int] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        names = [name for name, _ in self._scenario.pods()]
+        new_recorder = JournalRecorder if hold.mortal else Recorder
+        recorder = new_recorder(Path(hold.folder), source=hold.name, pods=names)
+        share = Share(
+            name=hold.name,
+            recorder=recorder,
+            publishers=hold.publishers,
+            address=self._address_of,
+            entered=lambda pod, state, bus: self._say(Entered(pod, state)),
+            ports=lambda: self._analytics_ports,
+            new_pod=MortalPod if hold.mortal else Pod,
+            new_poster=MortalPoster if hold.mortal else Poster,
+        )
+        self._address = parse_address(hold.urls)
+        self._host = InlineHost(
+            self._scenario,
+            address=self._address,
+            folder=Path(hold.folder),
+            nonce=hold.nonce,
+            run_id=hold.run_id,
+            probed=lambda pod, channel, round: self._say(Heard(pod, channel, round)),
+            failed=lambda error: self._say(Failed(str(error))),
+            share=share,
+        )
+
+    def _address_of(self, pod: int) -> Address:
+        if pod in self._hold.links:
+            return parse_address(self._hold.links[pod])
+        return self._address.from_node(pod)
+
+    def _say(self, word: Word) -> None:
+        self._writer.write(pack_line(word))
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Carry out orders until the run wants no more, and keep the record; return when nothing is left to do."""
+        terminated = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+        self._begin(self._progress())
+        self._begin(self._carry_out(self._hold))
+        listening = asyncio.ensure_future(self._listen(reader))
+        asked = asyncio.ensure_future(terminated.wait())
+        await asyncio.wait({listening, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if terminated.is_set():
+            await self._host.stop(timeout_s=0.4 * self._hold.grace_s)
+        else:
+            self._host.abort()
+        for task in (listening, asked, *self._tasks):
+            task.cancel()
+        await asyncio.gather(listening, asked, *self._tasks, return_exceptions=True)
+        try:
+            self._host.recorder.close()
+        except BuslabError as error:
+            self._say(Failed(str(error)))
+        self._say(self._how_far())
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+        self._writer.close()
+
+    def _begin(self, work: asyncio._CoroutineLike[None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._say(Failed(str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"))
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                order = read_order(line)
+                if isinstance(order, Drive | Settle):
+                    self._begin(self._carry_out(order))
+                else:
+                    await self._carry_out(order)
+
+    async def _carry_out(self, order: Order) -> None:
+        host = self._host
+        if isinstance(order, Hold):
+            await self._start(order)
+        elif isinstance(order, Drive):
+            await self._drive(order)
+        elif isinstance(order, Read):
+            host.read(self._reads.since(order.since_ns - order.zero_ns), zero_ns=order.zero_ns)
+        elif isinstance(order, Settle):
+            await host.settle(timeout_s=order.timeout_s)
+            self._say(Answer(order.id))
+        elif isinstance(order, Ports):
+            self._analytics_ports = order.ports
+        elif isinstance(order, ForgetLag):
+            host.forget_lag()
+        else:
+            await self._tell(order)
+            self._say(Answer(order.id))
+
+    async def _start(self, hold: Hold) -> None:
+        for told in hold.told:
+            await self._tell(told)
+        gc.collect()
+        gc.freeze()  # as the run does: what is alive now stays
+        try:
+            await self._host.start(timeout_s=hold.timeout_s, patient=hold.patient)
+        except BuslabError as error:
+            self._say(Answer(hold.id, str(error), isinstance(error, BrokerRefused)))
+            return
+        self._say(Answer(hold.id, ports={name: c.port for name, c in self._host.containers.items() if c.port}))
+
+    async def _drive(self, order: Drive) -> None:
+        schedule = self._schedule.since(order.since_ns - order.zero_ns)
+        await self._host.drive(schedule, zero_ns=order.zero_ns, end_ns=order.end_ns, payload_bytes=self._scenario.load.payload_bytes)
+        self._say(self._how_far())
+        self._say(Answer(order.id))
+
+    async def _tell(self, told: Told) -> None:
+        container = self._host.containers[told.pod]
+        if isinstance(told, Handlers):
+            await container.slow(handler_ms=told.handler_ms, at_once=told.at_once)
+        elif isinstance(told, Failing):
+            await container.fail(told.failing)
+        elif isinstance(told, Skew):
+            await container.skew(told.skew_ms)
+
+    def _how_far(self) -> Progress:
+        counts = self._host.counts()
+        return Progress(counts.published, counts.delivered, counts.calls, counts.lag_ms_p99)
+
+    async def _progress(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_PERIOD_S)
+            self._say(self._how_far())
+
+
+async def serve(control: socket.socket) -> int:
+    """Hold pods until the run wants no more; return the exit code."""
+    reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
+    if not (line := await reader.readline()):
+        return 0
+    hold = read_order(line)
+    assert isinstance(hold, Hold)
+    await Hosted(hold, writer).run(reader)
+    return 0
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        sys.exit(runner.run(serve(socket.socket(fileno=int(os.environ[CONTROL_FD])))))

@@ -1,0 +1,165 @@
+"""The line between a run and a process that holds pods: JSON lines over one socket that the child inherits.
+
+run -> child      `Hold` (everything it needs, the broker's URLs included: they are on no command line and in no file), then orders
+child -> run      an `Answer` to each order but `Read` and `Ports`; meanwhile what its pods `Entered` and `Heard`, how far they are
+                  (`Progress`), and why it cannot go on (`Failed`). An answer names the order's `id`, which whoever sends it gives it
+end of file       the run is gone, or drops everything: the child drops its connections, keeps its record and ends
+SIGTERM           the child ends in order: its pods stop, what was recorded is written, exit code 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+
+class Handlers(msgspec.Struct, frozen=True, tag="handlers"):
+    """Let a pod's handlers take so long, at most so many at a time."""
+
+    pod: str
+    handler_ms: float
+    at_once: int
+    id: int = 0
+
+
+class Failing(msgspec.Struct, frozen=True, tag="failing"):
+    """Let a pod's handlers raise, or work again."""
+
+    pod: str
+    failing: bool
+    id: int = 0
+
+
+class Skew(msgspec.Struct, frozen=True, tag="skew"):
+    """Put a pod's wall clock ahead by so much."""
+
+    pod: str
+    skew_ms: float
+    id: int = 0
+
+
+Told = Handlers | Failing | Skew  # what a fault says of a pod; it holds for its incarnations to come
+
+
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """Hold these pods, and start them. Answered when they are subscribed; if `patient`, when HTTP answers.
+
+    Attributes
+    ----------
+    name
+        The process, as in the tables.
+    urls
+        The broker's nodes.
+    links
+        Pod number -> the URL by which it reaches the broker, where that is a way of its own.
+    publishers
+        Pod number -> its number in event keys.
+    mortal
+        Whether it may be killed: then it keeps a journal.
+    grace_s
+        From SIGTERM until it is killed.
+    told
+        What faults said of its pods before.
+    """
+
+    scenario: dict[str, Any]
+    name: str
+    folder: str
+    nonce: int
+    run_id: str
+    urls: str
+    links: dict[int, str]
+    publishers: dict[int, int]
+    mortal: bool
+    patient: bool
+    grace_s: float
+    timeout_s: float
+    told: list[Told]
+    id: int = 0
+
+
+class Drive(msgspec.Struct, frozen=True, tag="drive"):
+    """Let the pods make their calls from `since_ns` on. Answered when all are made and the end has come."""
+
+    zero_ns: int
+    end_ns: int
+    since_ns: int = 0
+    id: int = 0
+
+
+class Read(msgspec.Struct, frozen=True, tag="read"):
+    """Let the pods read their configuration from `since_ns` on."""
+
+    zero_ns: int
+    since_ns: int = 0
+
+
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """Flush every pod's batch. Answered when every publish has its answer."""
+
+    timeout_s: float
+    id: int = 0
+
+
+class Ports(msgspec.Struct, frozen=True, tag="ports"):
+    """Say where the analytics pods of the fleet listen now."""
+
+    ports: list[int]
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """Say that an order was carried out, or what went wrong; `ports`: pod -> where it serves HTTP."""
+
+    id: int
+    error: str = ""
+    refused: bool = False
+    ports: dict[str, int] = {}
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """Say that a pod heard the probe of a round."""
+
+    pod: int
+    channel: str
+    round: int
+
+
+class Entered(msgspec.Struct, frozen=True, tag="entered"):
+    """Say that a pod's state changed."""
+
+    pod: int
+    state: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Say how far the pods are, as `sim.pods.hosts.meters.Counts` does."""
+
+    published: int = 0
+    delivered: int = 0
+    calls: int = 0
+    lag_ms_p99: float | None = None
+
+
+class ForgetLag(msgspec.Struct, frozen=True, tag="forget-lag"):
+    """Start the sampled lag anew."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Say why this process cannot go on."""
+
+    error: str
+
+
+Order = Hold | Handlers | Failing | Skew | Drive | Read | Settle | Ports | ForgetLag
+Word = Answer | Heard | Entered | Progress | Failed
+
+_encoder = msgspec.json.Encoder()
+read_order: Callable[[bytes], Order] = msgspec.json.Decoder(Order).decode
+read_word: Callable[[bytes], Word] = msgspec.json.Decoder(Word).decode
+
+
+def pack_line(message: Order | Word) -> bytes:
+    """Return a message as one line."""
+    return _encoder.encode(message) + b"\n"

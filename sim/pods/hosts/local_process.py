@@ -1,0 +1,199 @@
+"""The run's end of a process that holds pods: started, given orders, stopped, killed or frozen by signals, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sim.errors import BrokerRefused, BrokerUnreachable, HostError
+from sim.machine.line import CONTROL_FD
+from sim.machine.process import Child
+from sim.pods.hosts.local_messages import Answer, Drive, Failing, Handlers, Hold, Order, Progress, Settle, Skew, Word, pack_line, read_word
+
+POLL_S = 0.002
+LINE_BYTES = 1 << 24
+
+
+Lost = Callable[["HostProcess", HostError], None]
+Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are answered
+
+
+def _fail(waiting: asyncio.Future[Answer], error: HostError) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)
+        waiting.exception()  # taken here, so that an unread one is no warning
+
+
+class HostProcess:
+    """Own one child and the line to it; use `HostProcess.open`.
+
+    Attributes
+    ----------
+    name
+        The process, as in the tables.
+    mortal
+        Whether it keeps a journal, so that nothing is lost when it is killed.
+    progress
+        How far its pods said they are.
+    ending
+        Whether it was told to go, or is gone.
+    driven
+        Done when its pods have made their calls; None before it was told to let them.
+    """
+
+    def __init__(self, hold: Hold, child: Child, writer: asyncio.StreamWriter) -> None:
+        self.name = hold.name
+        self.mortal = hold.mortal
+        self.progress = Progress()
+        self.ending = False
+        self._child = child
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._gone: HostError | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.driven: asyncio.Future[Answer] | None = None
+        self._start = self._ask(hold)
+
+    @classmethod
+    async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost) -> HostProcess:
+        """Start a child and send it what to hold; `started` says when its pods run.
+
+        Parameters
+        ----------
+        take
+            Called with each word of the child but its answers and its progress.
+        lost
+            Called once when it is gone although it was not told to go.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
+            child = Child([sys.executable, "-m", "sim.pods.hosts.local_child"], log=log, env=environment, pass_fds=[theirs.fileno()])
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
+        except BaseException:
+            child.kill()
+            raise
+        process = cls(hold, child, writer)
+        process._listening = asyncio.get_running_loop().create_task(process._listen(reader, take, lost))
+        return process
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    async def _listen(self, reader: asyncio.StreamReader, take: Callable[[Word], None], lost: Lost) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                word = read_word(line)
+                if isinstance(word, Answer):
+                    self._answers.pop(word.id).set_result(word)
+                elif isinstance(word, Progress):
+                    self.progress = word
+                else:
+                    take(word)
+        self._gone = HostError(f"the process {self.name} of pods is gone: {self._child.tail()}")
+        for waiting in self._answers.values():
+            _fail(waiting, self._gone)
+        self._answers.clear()
+        if not self.ending:
+            self.ending = True
+            lost(self, self._gone)
+
+    def send(self, order: Order) -> None:
+        """Send an order that has no answer."""
+        if not self._writer.is_closing():
+            self._writer.write(pack_line(order))
+
+    async def ask(self, order: Asking) -> Answer:
+        """Send an order and return its answer.
+
+        Raises
+        ------
+        HostError
+            The process is gone.
+        BrokerUnreachable, BrokerRefused
+            As its pods said.
+        """
+        return await self._answer(self._ask(order))
+
+    def _ask(self, order: Asking) -> asyncio.Future[Answer]:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        if self._gone is not None:
+            _fail(answer, self._gone)
+        self.send(msgspec.structs.replace(order, id=number))
+        return answer
+
+    async def _answer(self, waiting: asyncio.Future[Answer]) -> Answer:
+        answer = await asyncio.shield(waiting)
+        if answer.error:
+            raise (BrokerRefused if answer.refused else BrokerUnreachable)(answer.error)
+        return answer
+
+    async def started(self) -> Answer:
+        """Return when its pods run; raise as `ask` does."""
+        return await self._answer(self._start)
+
+    def drive(self, order: Drive) -> None:
+        """Let its pods make their calls."""
+        self.driven = self._ask(order)
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL); return when it is gone."""
+        self.ending = True
+        self._child.kill()
+
+    async def freeze(self) -> None:
+        """Let it stand still (SIGSTOP); return when it does."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while self._child.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+            await asyncio.sleep(POLL_S)
+
+    def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def stop(self, *, timeout_s: float) -> bool:
+        """Let it end in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
+        self.ending = True
+        if self._child.poll() is None:
+            self._child.process.terminate()
+        return await self.gone(timeout_s)
+
+    def drop(self) -> None:
+        """Let it drop its connections at once and keep its record: the line ends."""
+        self.ending = True
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.write_eof()
+
+    async def gone(self, timeout_s: float) -> bool:
+        """Return when it is gone, killed when time is up; whether it ended in order."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while (code := self._child.poll()) is None and loop.time() < deadline:
+            await asyncio.sleep(POLL_S)
+        if code is None:
+            self._child.kill()
+        return code == 0
+
+    async def close(self) -> None:
+        """Read what it said last, and close the line; it is gone."""
+        if self._listening is not None:
+            await asyncio.wait({self._listening}, timeout=1.0)
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        self._writer.close()

@@ -1,0 +1,153 @@
+"""One pod of the host `local`, as the run sees it: hurt and mended by signals to its process, told things over the line.
+
+The rules are those of `sim.pods.replica`, where a pod is in the run's own process. Only a pod in a process of its own can be
+ended or frozen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from sim.errors import HostError, UsageError
+from sim.machine.clock import now_ns
+from sim.pods.hosts.local_messages import Failing, Handlers, Skew, Told
+from sim.pods.hosts.local_process import HostProcess
+from sim.pods.replica import GRACE_S
+
+
+class Owner(Protocol):
+    """What a pod needs of its host."""
+
+    closing: bool
+
+    async def launch(self, pods: list[LocalPod], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+        """Start a process that holds these pods."""
+
+    async def up(self, process: HostProcess) -> None:
+        """Return when the pods of a process run."""
+
+    def buried(self, pod: LocalPod, process: HostProcess, died_ns: int) -> None:
+        """Take note that the process of a pod is gone."""
+
+    def record_state(self, pod: LocalPod, state: str, at_ns: int) -> None:
+        """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
+
+
+class LocalPod:
+    """Be one pod in a process of its own, or in one that it shares: then only its handlers and its clock can be changed.
+
+    Attributes
+    ----------
+    port
+        Where it serves HTTP; 0 when it does not.
+    ended
+        Set while it does not run.
+    state
+        As it said last.
+    process
+        That of its incarnation of now, or of the last one.
+    """
+
+    def __init__(self, host: Owner, name: str, *, number: int, service: str, channels: str) -> None:
+        self.name = name
+        self.number = number
+        self.service = service
+        self.channels = channels
+        self.port = 0
+        self.ended = asyncio.Event()
+        self.state = "new"
+        self.frozen = False
+        self.process: HostProcess | None = None
+        self.first_key = 0
+        self.told: dict[str, Told] = {}
+        self._host = host
+        self._starts = 0
+        self._changing = asyncio.Lock()  # a start waits for a stop and the other way round; a kill waits for nothing
+
+    @property
+    def running(self) -> bool:
+        """Whether an incarnation runs, frozen or not."""
+        return self.state != "new" and not self.ended.is_set()
+
+    def _own(self) -> HostProcess:
+        if self.process is None or not self.process.mortal:
+            raise UsageError(f"{self.name} shares a process: it cannot be ended or frozen alone")
+        return self.process
+
+    async def begin(self, *, patient: bool = False) -> HostProcess:
+        """Start an incarnation in a process of its own; `LocalHost.up` waits for it."""
+        self._starts += 1
+        self.state = "starting"
+        process = await self._host.launch([self], name=f"{self.name}.{self._starts}", mortal=True, patient=patient)
+        self.ended.clear()
+        return process
+
+    async def start(self) -> None:
+        """Start a new incarnation; nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
+        async with self._changing:
+            if not self.ended.is_set() or self._host.closing:
+                return
+            process = await self.begin(patient=True)
+            try:
+                await self._host.up(process)
+            except HostError:
+                if not self.ended.is_set():  # else it was killed meanwhile
+                    raise
+
+    async def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self.kill_now()
+        async with self._changing:  # a start that was under way is over now, and its pod must not live
+            self.kill_now()
+
+    def kill_now(self) -> None:
+        """End it at once (SIGKILL), and wait for nothing but the kernel."""
+        if not self.ended.is_set() and self.process is not None:
+            self._own().kill()
+            self.bury("aborted")
+
+    def bury(self, state: str) -> None:
+        """Take note that its process is gone."""
+        if not self.ended.is_set():
+            self.ended.set()
+            self.port, self.frozen, self.state = 0, False, state
+            self._host.buried(self, self._own(), now_ns())
+
+    async def stop(self, *, grace_s: float = GRACE_S) -> None:
+        """End it in order (SIGTERM), and kill it when that takes longer than the grace period."""
+        async with self._changing:
+            if not self.ended.is_set():
+                in_order = await self._own().stop(timeout_s=grace_s)
+                self.bury("stopped" if in_order else "aborted")
+
+    async def freeze(self) -> None:
+        """Let it stand still (SIGSTOP); nothing when it does, or does not run."""
+        if not self.ended.is_set() and not self.frozen:
+            await self._own().freeze()
+            self.frozen = True
+            self._host.record_state(self, "frozen", now_ns())
+
+    async def thaw(self) -> None:
+        """Let it go on (SIGCONT)."""
+        if not self.ended.is_set() and self.frozen:
+            self._host.record_state(self, "", now_ns())
+            self.frozen = False
+            self._own().thaw()
+
+    async def slow(self, *, handler_ms: float, at_once: int) -> None:
+        """Let its handlers take so long, at most so many at a time; 0 and 0: as its service's settings say."""
+        await self._tell(Handlers(self.name, handler_ms, at_once))
+
+    async def fail(self, failing: bool) -> None:
+        """Let its handlers raise."""
+        await self._tell(Failing(self.name, failing))
+
+    async def skew(self, skew_ms: float) -> None:
+        """Put its wall clock ahead by so much."""
+        await self._tell(Skew(self.name, skew_ms))
+
+    async def _tell(self, told: Told) -> None:
+        self.told[type(told).__name__] = told
+        if self.process is not None and not self.ended.is_set() and not self.frozen:
+            await self.process.ask(told)

@@ -1,0 +1,122 @@
+"""Measure the process that holds pods, and the lag so far: how late its event loop is, what processor time it uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.bus.envelope import Chunk, decode_read, intended_ns
+from sim.errors import BuslabError
+from sim.machine.clock import NS_PER_MS, NS_PER_S, Alarm, is_virtual, running_clock
+from sim.record.recorder import ROWS_PER_PART, Recorder
+
+FLUSH_PERIOD_NS = 2 * NS_PER_S
+LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
+LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+
+    `calls_not_made`: calls whose time has come while their pod did not run.
+    """
+
+    published: int = 0
+    delivered: int = 0
+    calls: int = 0
+    lag_ms_p99: float | None = None
+    calls_not_made: int = 0
+    lags_ms: tuple[float, ...] = ()
+
+
+class LoopMeter:
+    """Measure how late this process's event loop is, and what processor time it uses."""
+
+    def __init__(self, recorder: Recorder, host: str, failed: Callable[[BuslabError], None]) -> None:
+        self._recorder = recorder
+        self._failed = failed
+        self._host = host
+        self._worst_ns = 0
+        self._now_ns = running_clock()
+        self._row_ns = self._flush_ns = self._now_ns()
+        self._virtual = is_virtual()  # then a loop is never late and its processor time says nothing
+        self._period_ns = NS_PER_S if self._virtual else LAG_PERIOD_NS
+        self._expected_ns = self._row_ns + self._period_ns
+        self._alarm = Alarm(self._wake)
+        self._alarm.set(self._expected_ns)
+
+    def _wake(self) -> None:
+        now = self._now_ns()
+        next_ns = now + self._period_ns  # before the work below: what that takes is lateness too
+        self._worst_ns = max(self._worst_ns, now - self._expected_ns)
+        if now - self._row_ns >= LAG_ROW_NS and not self._virtual:
+            self._recorder.tables["hosts"].add(now, self._host, time.process_time_ns(), self._worst_ns)
+            self._row_ns, self._worst_ns = now, 0
+        if (now - self._flush_ns >= FLUSH_PERIOD_NS and not self._virtual) or self._recorder.rows_waiting() >= ROWS_PER_PART:
+            self._flush_ns = now
+            try:
+                self._recorder.flush()
+            except BuslabError as error:
+                self._failed(error)
+                return
+        self._expected_ns = next_ns
+        self._alarm.set(next_ns)
+
+    def close(self) -> None:
+        """Measure no more; may be called twice."""
+        self._alarm.close()
+
+
+class LiveLag:
+    """Estimate the lag so far for the display, from a sample of what was heard. The checkers use every row instead."""
+
+    SAMPLE = 400
+    REMEMBERED = 20_000
+
+    def __init__(self) -> None:
+        self._intended: dict[int, int] = {}
+        self._older: dict[int, int] = {}
+        self._seen = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the lags so far."""
+        self._buckets = np.zeros(512, dtype=np.int64)  # of 1/16 octave, from 1 us
+
+    def decode(self, payloads: Iterable[bytes]) -> Chunk:
+        """Decode a read and remember when its events were meant to be published."""
+        chunk = decode_read(payloads)
+        for (_, event), key in zip(chunk.events, chunk.keys, strict=True):
+            intended = intended_ns(event.correlation_id)
+            if intended is not None:
+                self._intended[key] = intended
+        if len(self._intended) > self.REMEMBERED:
+            self._older, self._intended = self._intended, {}
+        return chunk
+
+    def sample(self, recorder: Recorder) -> list[float]:
+        """Add the lags of some deliveries that came since the last time; return them in milliseconds."""
+        lags_ms = []
+        buffer, total = recorder.deliveries, recorder.rows("deliveries")
+        fresh = min(total - self._seen, len(buffer))
+        self._seen = total
+        for row in range(len(buffer) - fresh, len(buffer), max(1, fresh // self.SAMPLE)):
+            key = buffer.events[row]
+            intended = self._intended.get(key) or self._older.get(key)
+            if intended is not None:
+                lag_us = max(1.0, (buffer.handled_ns[row] - intended) / 1000)
+                self._buckets[min(511, int(np.log2(lag_us) * 16))] += 1
+                lags_ms.append(lag_us / 1000)
+        return lags_ms
+
+    def p99_ms(self) -> float | None:
+        """Return the 99th percentile in milliseconds, to about 4 %, or None before anything was heard."""
+        total = int(self._buckets.sum())
+        if not total:
+            return None
+        bucket = int(np.searchsorted(np.cumsum(self._buckets), 0.99 * total))
+        return float(2 ** ((bucket + 1) / 16) / 1000)

@@ -1,0 +1,118 @@
+"""Make scheduled calls at their intended times, from inside the process that holds the pods.
+
+A pod that is frozen makes its calls when it goes on, in their order. A pod that has ended makes none: its application is gone too,
+and ends first when a pod ends in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from sim.bus.envelope import BATCH
+from sim.machine.clock import Alarm, running_clock
+from sim.pods.pod import ENDED
+from sim.pods.replica import Container
+from sim.record.schema import HTTP_CALL
+from sim.scenario.schedule import Schedule, content
+
+BURST = 64  # calls made before the loop may read again
+AWAY = frozenset(("new", "frozen", *ENDED))  # states in which a pod makes no call
+
+
+class PodsDriver:
+    """Let pods make scheduled calls at their intended times, by one precise alarm for all of them.
+
+    Attributes
+    ----------
+    made
+        Calls made so far.
+    """
+
+    def __init__(
+        self,
+        containers: Mapping[int, Container],
+        schedule: Schedule,
+        *,
+        zero_ns: int,
+        end_ns: int,
+        payload_bytes: int,
+        made_call: Callable[[], None],
+    ) -> None:
+        self._containers = containers
+        self._made_call = made_call
+        self._end_ns = end_ns
+        self._at_ns = (schedule.offset_ns + zero_ns).tolist()
+        self._kind = schedule.kind.tolist()
+        self._pod = schedule.pod.tolist()
+        self._kinds = schedule.kinds
+        self._templates = schedule.templates
+        self._payload_bytes = payload_bytes
+        self._due: list[tuple[int, int]] = []  # one (time, pod) for each batch that was begun
+        self._next = 0
+        self.made = 0
+        self._now_ns = running_clock()
+        self._closed = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._alarm = Alarm(self._wake)
+        self._arm()
+
+    @property
+    def not_made(self) -> int:
+        """Calls whose time has come and that no pod made."""
+        return self._next - self.made
+
+    def _wake(self) -> None:
+        now = self._now_ns()
+        containers, at_ns = self._containers, self._at_ns
+        for _ in range(BURST):
+            if self._next == len(at_ns) or at_ns[self._next] > now:
+                break
+            row = self._next
+            self._tick_until(at_ns[row])  # what was due before this call leaves without it, however late this loop is
+            self._next += 1
+            container = containers[self._pod[row]]
+            if container.pod.state not in AWAY and not container.stopping:
+                self._make(container, row)
+            elif container.frozen:
+                container.pod.gate.then(partial(self._make_late, container, row))
+        self._tick_until(now)
+        self._arm()
+
+    def _tick_until(self, at_ns: int) -> None:
+        while self._due and self._due[0][0] <= at_ns:
+            pod = self._containers[heapq.heappop(self._due)[1]].pod
+            pod.gate.then(pod.tick)  # does nothing when that batch left because it was full
+
+    def _make(self, container: Container, row: int) -> None:
+        pod, kind, at_ns = container.pod, self._kinds[self._kind[row]], self._at_ns[row]
+        self.made += 1
+        self._made_call()
+        if kind == HTTP_CALL:
+            container.poster.post(content(BATCH, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
+            return
+        due_before = pod.node.due_ns
+        pod.call(kind, content(kind, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
+        if due_before is None and pod.node.due_ns is not None:
+            heapq.heappush(self._due, (pod.node.due_ns, pod.number))
+
+    def _make_late(self, container: Container, row: int) -> None:
+        self._make(container, row)
+        if not self._closed:
+            self._arm()
+
+    def _arm(self) -> None:
+        made_all = self._next == len(self._at_ns)
+        if made_all and self._now_ns() >= self._end_ns:
+            if not self.done.done():
+                self.done.set_result(None)
+            return
+        next_ns = self._end_ns if made_all else self._at_ns[self._next]  # batches fall due after the last call too
+        self._alarm.set(min(next_ns, self._due[0][0]) if self._due else next_ns)
+
+    def close(self) -> None:
+        """Make no more calls, but for those that frozen pods still owe."""
+        self._closed = True
+        self._alarm.close()

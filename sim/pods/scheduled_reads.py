@@ -1,0 +1,65 @@
+"""Let pods read their configuration at scheduled times, so that the stale copies which a cache serves can be counted.
+
+A read is what a service does on each request: it asks its cache for a template or a provider, and on a miss loads it from the
+database, which always has the newest. Loading takes no time here, so an invalidation cannot overtake the load that it is about.
+Each read is one row of the table `reads`. A pod that is not running does not read; a frozen one reads when it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
+from sim.bus.services import ConfigReader
+from sim.machine.clock import Alarm, now_ns
+from sim.pods.replica import Container
+from sim.record.recorder import Recorder
+from sim.record.schema import ALIVE_STATES
+from sim.scenario.schedule import Reads
+
+BURST = 64  # reads made before the loop may hear again
+
+
+class Reader:
+    """Make scheduled reads at their intended times, from the process that holds the pods, by one precise alarm.
+
+    A read that is late is made late: its row holds the time at which it was made, which is what the copy is judged by.
+    """
+
+    def __init__(
+        self, containers: Mapping[int, Container] | Sequence[Container], reads: Reads, *, zero_ns: int, recorder: Recorder
+    ) -> None:
+        self._containers = containers
+        self._add = recorder.tables["reads"].add
+        self._at_ns = (reads.offset_ns + zero_ns).tolist()
+        self._pod = reads.pod.tolist()
+        self._subject = reads.subject.tolist()
+        self._keys = [(TEMPLATES if n < reads.templates else PROVIDERS) + id for n, id in enumerate(reads.subjects)]
+        self._next = 0
+        self._alarm = Alarm(self._wake)
+        self._arm()
+
+    def _wake(self) -> None:
+        due_ns = now_ns()
+        for row in range(self._next, min(self._next + BURST, len(self._at_ns))):
+            if self._at_ns[row] > due_ns:
+                break
+            self._next = row + 1
+            pod, key = self._containers[self._pod[row]].pod, self._keys[self._subject[row]]
+            if pod.state in ALIVE_STATES and isinstance(pod.logic, ConfigReader):
+                pod.gate.then(partial(self._read, pod.name, pod.logic.config, key))
+        self._arm()
+
+    def _read(self, pod: str, config: ConfigSubscriber, key: str) -> None:
+        at_ns = now_ns()
+        loaded_ns, hit = config.read(key, now_ns=at_ns)
+        self._add(at_ns, pod, key, loaded_ns, "hit" if hit else "miss")
+
+    def _arm(self) -> None:
+        if self._next < len(self._at_ns):
+            self._alarm.set(self._at_ns[self._next])
+
+    def close(self) -> None:
+        """Read no more; may be called twice."""
+        self._alarm.close()

@@ -1,0 +1,226 @@
+"""Handle events that take time or must be handled once: several at a time in one pod, as an async service does.
+
+The receive path of a pod calls handlers at once and in line. This file is for the rest: a scenario that gives a service a
+handler time or a start skew, or the bus a recipe for once-only handling (`sim.bus.once`).
+
+Rules
+-----
+1. At most `MAX_AT_ONCE` events of a pod, or as many as its pace allows, are between heard and handled; then the pod stops reading
+   until half of them are done. What one read brought beyond that waits for its turn, in order.
+2. Rows are written in the order in which the pod heard, whatever the order in which handlers end.
+3. A lock that cannot be had because the broker does not answer is a failed handling, as an exception in the reference's snippet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from sim.bus.counters import Counters
+from sim.bus.envelope import Event
+from sim.bus.once import RUN, Recipe
+from sim.errors import BrokerError
+from sim.machine.clock import running_clock
+from sim.machine.freezer import Gate
+from sim.record.recorder import DeliveryBuffer
+
+MAX_AT_ONCE = 1000
+COMMAND_TIMEOUT_S = 2.0
+_FAILED = DeliveryBuffer.RESULTS.index("failed")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Say how long handling takes.
+
+    Attributes
+    ----------
+    handler_ms
+        Time that a handler waits before it is done, as for a query of its own.
+    skew_ms
+        Greatest time between hearing and beginning; each event draws its own, uniform from 0.
+    at_once
+        How many events a pod handles at a time; 0 = as many as it reads.
+    """
+
+    handler_ms: float = 0.0
+    skew_ms: float = 0.0
+    at_once: int = 0
+
+
+@dataclass
+class _Row:
+    key: int
+    received_ns: int
+    path: int
+    handled_ns: int = 0
+    outcome: int = -1  # not known yet
+
+
+class SlowHandling:
+    """Own the events of one pod that are being handled.
+
+    Parameters
+    ----------
+    command
+        Sends one command to the broker and returns its reply; raises `BrokerError`.
+    scope
+        Among whom an event is handled once: the pods of one service.
+    pause, resume
+        Stop and go on reading from the broker.
+    gate
+        While it is shut, no handler goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        deliveries: DeliveryBuffer,
+        counters: Counters,
+        pace: Pace,
+        recipe: Recipe,
+        ttl_s: int,
+        scope: str,
+        token: str,
+        seed: int,
+        command: Callable[..., Awaitable[Any]],
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        gate: Gate,
+    ) -> None:
+        self._gate = gate
+        self._number = number
+        self._deliveries = deliveries
+        self._counters = counters
+        self._pace = pace
+        self._recipe = recipe
+        self._ttl_s = ttl_s
+        self._scope = scope
+        self._token = token
+        self._random = random.Random(seed)
+        self._command = command
+        self._pause, self._resume = pause, resume
+        self._rows: deque[_Row] = deque()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
+        self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
+        self._begun = 0
+        self._paused = False
+        self._now_ns = running_clock()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int, *, path: int = 0) -> asyncio.Task[None]:
+        """Begin to handle one event, and return what ends when it is handled; `path` is a place in `DeliveryBuffer.PATHS`."""
+        row = _Row(key, received_ns, path)
+        self._rows.append(row)
+        task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle, handler, event, row))
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._finished(done, row))
+        if len(self._tasks) >= self._limit:
+            self._paused = True
+            self._pause()  # each time: the connection may be another one than before
+        return task
+
+    @property
+    def _limit(self) -> int:
+        return self._pace.at_once or MAX_AT_ONCE
+
+    def change(self, pace: Pace) -> None:
+        """Handle at another pace from now on; a handler that has begun takes the time that it began with."""
+        self._pace = pace
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let those go on whose turn it is, and read on when few are left."""
+        while self._waiting and (not self._pace.at_once or self._begun < self._pace.at_once):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._begun += 1
+                turn.set_result(None)
+        if self._paused and len(self._tasks) <= self._limit // 2:
+            self._paused = False
+            self._resume()
+
+    async def _turn(self) -> None:
+        if self._waiting or (self._pace.at_once and self._begun >= self._pace.at_once):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        else:
+            self._begun += 1
+
+    async def _handle(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+        await self._turn()
+        try:
+            await self._handle_now(handler, event, row)
+        finally:
+            self._begun -= 1
+
+    async def _handle_now(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+        if self._pace.skew_ms:
+            await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
+        steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
+        row.handled_ns = self._now_ns()
+        outcome = "failed"
+        try:
+            want = next(steps)
+            while True:
+                if want == RUN:
+                    row.handled_ns = self._now_ns()
+                    answer: Any = await self._run(handler, event)
+                else:
+                    answer = await self._answer(want)
+                want = steps.send(answer)
+        except StopIteration as end:
+            outcome = end.value
+        except BrokerError:
+            pass
+        row.outcome = DeliveryBuffer.RESULTS.index(outcome)
+
+    async def _run(self, handler: Callable[[Event], None], event: Event) -> bool:
+        if self._pace.handler_ms:
+            await asyncio.sleep(self._pace.handler_ms / 1000)
+        try:
+            handler(event)
+        except Exception:  # a handler may raise anything; the recipe is told
+            return False
+        return True
+
+    async def _answer(self, command: tuple[str, ...]) -> Any:
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                reply = await self._command(*command)
+        except TimeoutError:
+            raise BrokerError(f"no answer to {command[0]} within {COMMAND_TIMEOUT_S:g} s") from None
+        if isinstance(reply, hiredis.ReplyError):
+            raise BrokerError(str(reply))
+        return reply
+
+    def _finished(self, task: asyncio.Task[None], row: _Row) -> None:
+        self._tasks.pop(task, None)
+        if row.outcome < 0:  # the pod ended inside the handler
+            row.outcome = _FAILED
+            row.handled_ns = row.handled_ns or row.received_ns
+        while self._rows and self._rows[0].outcome >= 0:
+            done = self._rows.popleft()
+            self._counters.failures += done.outcome == _FAILED
+            self._deliveries.add(done.key, self._number, done.received_ns, done.handled_ns, path=done.path, outcome=done.outcome)
+        self._go_on()
+
+    async def settle(self) -> None:
+        """Return when every event that was begun is done."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def abort(self) -> None:
+        """Let no handler go on; what it had begun counts as failed."""
+        for task in list(self._tasks):
+            task.cancel()

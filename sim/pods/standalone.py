@@ -1,0 +1,237 @@
+"""One real pod as its own process: the fleet's Pod with the reference's environment variables, HTTP, and JSON lines as its log.
+
+Rules
+-----
+1. HTTP answers before the bus is tried: a pod that starts in an outage is alive, not ready, and recovers.
+2. It records nothing: rows are dropped before they count for memory.
+3. SIGTERM and SIGINT end it gracefully: the part-full batch leaves, its answer is awaited, then the connections close; exit code 0.
+   A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.bus.envelope import CHANNEL_PREFIX, decode_read
+from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
+from sim.bus.node import BusNode
+from sim.bus.services import SERVICES
+from sim.errors import BrokerError, UsageError, did_you_mean
+from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
+from sim.machine.http_server import HttpServer
+from sim.pods.endpoints import endpoints
+from sim.pods.pod import Place, Pod
+from sim.record.recorder import Recorder
+from sim.wire.address import Address, parse_address
+from sim.wire.read_memo import ReadMemo
+
+PORT = 3000
+STOP_TIMEOUT_S = 10.0  # below Kubernetes' grace period of 30 s
+FORGET_PERIOD_S = 0.5
+BATCH_SIZES = (1, 100_000)
+BATCH_INTERVALS_MS = (1, 86_400_000)
+
+Log = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold what the environment says; `address` is None without REDIS_URL: memory mode."""
+
+    address: Address | None = None
+    batch_size: int = 100
+    batch_interval_ms: int = 30_000
+    admin_token: str = ""
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the reference's environment variables; an empty one counts as absent, as in a manifest.
+
+    Raises
+    ------
+    UsageError
+        A value is wrong; the message names the variable and the value, but no password.
+    """
+    url = environment.get("REDIS_URL", "")
+    try:
+        address = parse_address(url) if url else None
+        _ = address and address.ssl_context  # a missing file ends the pod now; an outage would not
+    except UsageError as error:
+        raise UsageError(f"REDIS_URL: {error}") from None
+    return Settings(
+        address=address,
+        batch_size=_whole_number(environment, "EVENT_BUS_BATCH_SIZE", Settings.batch_size, BATCH_SIZES),
+        batch_interval_ms=_whole_number(environment, "EVENT_BUS_BATCH_INTERVAL_MS", Settings.batch_interval_ms, BATCH_INTERVALS_MS),
+        admin_token=environment.get("ADMIN_TOKEN", ""),
+    )
+
+
+def _whole_number(environment: Mapping[str, str], name: str, default: int, bounds: tuple[int, int]) -> int:
+    text = environment.get(name, "")
+    if not text:
+        return default
+    low, high = bounds
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        raise UsageError(f"{name}={text!r}: give a whole number from {low} to {high}")
+    return int(text)
+
+
+def run_pod(
+    service: str, *, port: int = PORT, bind: str = "127.0.0.1", environment: Mapping[str, str] | None = None, log: Log | None = None
+) -> None:
+    """Run one pod of a service in this process until a signal ends it.
+
+    Parameters
+    ----------
+    port
+        0 takes any free port; the log line `started` says which.
+    environment
+        Of the process, unless given.
+
+    Raises
+    ------
+    UsageError
+        No such service, a wrong environment variable, a port that is taken.
+    """
+    if service not in SERVICES:
+        raise UsageError(f"no service {service!r}{did_you_mean(service, SERVICES)}; known: {', '.join(SERVICES)}")
+    settings = read_settings(os.environ if environment is None else environment)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(StandalonePod(service, settings, log=log or log_line(service)).run(bind=bind, port=port))
+
+
+def log_line(service: str) -> Log:
+    """Return a function that writes one JSON line to stdout; a reader that is gone does not end the pod."""
+
+    def write(event: str, **more: Any) -> None:
+        line = {"time": utc_now().isoformat(timespec="milliseconds"), "event": event, "service": service, **more}
+        with contextlib.suppress(OSError):
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+
+    return write
+
+
+class StandalonePod:
+    """Own one pod, its HTTP server, and what they need of the process."""
+
+    def __init__(self, service: str, settings: Settings, *, log: Log) -> None:
+        self._settings = settings
+        self._log = log
+        self._was_connected = False
+        self._stop = asyncio.Event()
+        self._alarm: Alarm | None = None
+        publisher, nonce = secrets.randbits(16), secrets.randbits(15)  # no other pod may have the same event ids
+        name = f"{service}-{nonce:x}-{publisher:x}"
+        self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
+        self.pod = Pod(
+            name,
+            number=0,
+            service=service,
+            logic=(logic := SERVICES[service]()),
+            channels=tuple(logic.handlers),
+            node=BusNode(
+                service,
+                nonce=nonce,
+                publisher=publisher,
+                batch_size=settings.batch_size,
+                batch_interval_ms=settings.batch_interval_ms,
+                wall_offset_ns=wall_offset_ns(),
+            ),
+            place=Place(
+                host="standalone",
+                address=settings.address,
+                channel_prefix=CHANNEL_PREFIX,
+                recorder=self._recorder,
+                memo=ReadMemo(decode_read),
+                probed=lambda number, kind, round: None,
+                run_id="pod",
+                entered=self._entered,
+            ),
+            seed=publisher,
+        )
+        metrics = create_metrics(service)
+        routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)
+        self.http = HttpServer(routes)
+        register_event_bus_metrics(service, metrics, self.pod.counts)
+        register_refusals(metrics, lambda: self.http.refused)
+
+    def call(self, kind: str, data: dict[str, Any]) -> None:
+        """Make one call of the application, and see that a part-full batch leaves in time."""
+        self.pod.call(kind, data, intended_ns=now_ns())
+        self._arm()
+
+    def _tick(self) -> None:
+        self.pod.tick()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._alarm is not None and (due_ns := self.pod.node.due_ns) is not None:
+            self._alarm.set(due_ns)
+
+    async def run(self, *, bind: str, port: int) -> None:
+        """Serve until a signal comes, then end gracefully.
+
+        Raises
+        ------
+        UsageError
+            The port cannot be had.
+        """
+        self._catch_signals()
+        await self.http.start(bind, port)
+        self._alarm = Alarm(self._tick)
+        forgetting = asyncio.create_task(self._forget())
+        mode = "redis" if self._settings.address is not None else "memory"
+        self._log("started", pod=self.pod.name, host=bind, port=self.http.port, mode=mode)
+        starting = asyncio.create_task(self._start())
+        try:
+            await self._stop.wait()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await self.pod.stop(timeout_s=STOP_TIMEOUT_S)
+        finally:
+            self.pod.abort()
+            forgetting.cancel()
+            self._alarm.close()
+            await self.http.close()
+        self._log("stopped", pod=self.pod.name, published=self.pod.counters.published, received=self.pod.counters.received)
+
+    async def _start(self) -> None:
+        try:
+            await self.pod.start()
+        except BrokerError as error:  # the bus goes on trying, and the pod stays
+            self._log("disconnected", pod=self.pod.name, reason=str(error))
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def caught(number: int) -> None:
+            if self._stop.is_set():
+                os._exit(128 + number)
+            self._log("stopping", pod=self.pod.name, signal=signal.Signals(number).name)
+            self._stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, caught, number)
+
+    def _entered(self, state: str, bus: str) -> None:
+        """Log that the bus came or went; half a connection is none."""
+        connected = bus == "connected"
+        if connected != self._was_connected:
+            self._was_connected = connected
+            self._log("connected" if connected else "disconnected", pod=self.pod.name, bus=bus)
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_PERIOD_S)
+            self._recorder.forget()

@@ -1,0 +1,156 @@
+"""Read the files of a run folder, say in one line what is wrong with one that is missing, truncated or foreign, and take columns apart.
+
+What they mean is in `results`; this file knows names, sizes and columns only.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import RunFolderError
+from sim.record.checksum import file_checksum, is_whole
+from sim.record.schema import FORMAT, RUN_STATES, TABLES
+
+Array = npt.NDArray[Any]
+FOREVER_NS = np.iinfo(np.int64).max
+
+
+def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
+    """Return the values at some ranks (name -> 0 to 1), each one that occurred; empty for no values."""
+    if not len(values):
+        return {}
+    found = np.quantile(values, list(ranks.values()), method="higher")
+    return {name: int(value) for name, value in zip(ranks, found, strict=True)}
+
+
+def read_scenario(path: Path, *, promised: Any = None) -> dict[str, Any]:
+    """Return the resolved scenario, or raise `RunFolderError`; `promised` is its checksum, None where none is known."""
+    try:
+        scenario = tomllib.loads(path.read_text(encoding="utf-8"))
+        if promised is not None and file_checksum(path) != promised:
+            raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; without it nothing says what the run promised") from error
+    if not isinstance(scenario.get("slo", {}), dict):
+        raise RunFolderError(f"{path}: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")
+    return scenario
+
+
+def check_sealed(path: Path, table: str, *, promised: Any) -> None:
+    """Raise `RunFolderError` when a sealed table is not there, or is not what run.json says of it."""
+    if not path.is_file():
+        raise RunFolderError(f"{path} is missing; the run folder is incomplete, copy it again or repeat the run")
+    size, said = path.stat().st_size, promised.get("bytes") if isinstance(promised, dict) else None
+    if size != said:
+        raise RunFolderError(f"{path} has {size} bytes, run.json says {said}; it was truncated or changed, copy it again")
+    if "crc32" in promised and file_checksum(path) != promised["crc32"]:
+        raise RunFolderError(f"{path} is not what run.json says: its checksum differs; it was damaged or changed, copy it again")
+    _check_columns(path, table)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or raise `RunFolderError`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
+    return value
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Return run.json, checked, or raise `RunFolderError`."""
+    info = read_json(path)
+    if not is_whole(info):
+        raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
+    if info.get("format") != FORMAT:
+        raise RunFolderError(f"{path} is of format {info.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
+    if info.get("state") not in RUN_STATES:
+        raise RunFolderError(f"{path}: state is {info.get('state')!r}, not one of {', '.join(RUN_STATES)}; the file is damaged")
+    try:
+        read_phases(info["phases"])
+        dict(info.get("tables", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path}: cannot read its phases or tables ({error!r}); the file is damaged, repeat the run") from error
+    return info
+
+
+def read_phases(rows: list[Any]) -> dict[str, tuple[int, int]]:
+    """Return the phases of run.json: name -> (start_ns, end_ns), `FOREVER_NS` for one that had not ended."""
+    triples = [(row["name"], row["start_ns"], row.get("end_ns")) if isinstance(row, dict) else row for row in rows]
+    return {str(name): (int(start), int(end) if end else FOREVER_NS) for name, start, end in triples}
+
+
+def _check_columns(path: Path, table: str) -> None:
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
+    word = pa.dictionary(pa.uint16(), pa.string())
+    expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
+    for name, kind in expected:
+        found = schema.field(name).type if name in schema.names else "not there"
+        if found != kind:
+            raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
+
+
+def read_table(path: Path, table: str) -> pd.DataFrame:
+    """Return one table, its columns checked, or raise `RunFolderError`."""
+    _check_columns(path, table)
+    try:
+        rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
+    except (OSError, pa.ArrowException) as error:
+        raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
+    return pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+
+
+def join_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the parts of one table as one, their words numbered anew."""
+    columns = {c: pd.api.types.union_categoricals([p[c] for p in parts]) for c in parts[0] if parts[0][c].dtype == "category"}
+    return pd.concat(parts, ignore_index=True).assign(**{str(c): words for c, words in columns.items()})
+
+
+def codes_of(column: pd.Series[Any]) -> tuple[Array, list[str]]:
+    """Return the codes and the words of a Categorical column."""
+    return column.cat.codes.to_numpy(), [str(word) for word in column.cat.categories]
+
+
+def codes_in(column: pd.Series[Any], words: Mapping[str, int]) -> Array:
+    """Return the code that `words` gives each row's word, -1 when it gives none."""
+    codes, known = codes_of(column)
+    return np.array([*(words.get(word, -1) for word in known), -1], dtype=np.int16)[codes]
+
+
+def categorical(codes: Array, words: list[str]) -> pd.Categorical:
+    """Return a Categorical of codes into words."""
+    return pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
+
+
+def gather(column: pd.Series[Any], rows: Array) -> pd.Categorical:
+    """Return a Categorical column at some rows, empty where the row is -1."""
+    codes, words = codes_of(column)
+    return categorical(take_rows(codes, rows, none=-1), words)
+
+
+def take_rows(values: Array, rows: Array, none: int = 0) -> Array:
+    """Return values[rows], `none` where the row is -1."""
+    return np.append(values, values.dtype.type(none))[rows]
+
+
+def positions(keys: Array, wanted: Array) -> Array:
+    """Return the position of each wanted key in the sorted keys, len(keys) when it is not there."""
+    at = np.searchsorted(keys, wanted).astype(np.int32)
+    found = keys[np.minimum(at, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
+    at[~found] = len(keys)
+    return at

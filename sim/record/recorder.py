@@ -1,0 +1,365 @@
+"""Write what happened: column buffers in memory, parquet parts on disk, one sealed table at the end.
+
+Rules
+-----
+1. A delivery costs a few appends to typed buffers: no object, no await, no branch on its content.
+2. Memory is bounded: full buffers become a numbered *part* (``parts/<table>-<source>-<n>.parquet``), written by one
+   background thread; a thread that falls two parts behind makes the caller wait.
+3. Rows keep the order in which they were added; that order is evidence (see `schema`).
+4. A row that cannot be written raises `RecordError`; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import RecordError
+from sim.machine.clock import is_virtual
+from sim.record.checksum import file_checksum
+from sim.record.schema import MAX_WORDS, OTHERS, TABLES
+
+PARTS = "parts"
+ROWS_PER_PART = 1_000_000
+MAX_PENDING_PARTS = 2
+
+# numpy type -> the struct module's code of the same width
+_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d", "name": "H"}
+
+
+class Names(dict[str, int]):
+    """Number the words of one `name` column in the order of their first use: ``names[word]`` adds a word that is new."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= MAX_WORDS and word != OTHERS:
+            return self[OTHERS]
+        code = self[word] = len(self)
+        return code
+
+
+class TableBuffer:
+    """Hold rows of one table, packed one after another, until they are taken as one arrow table."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.types = TABLES[table]
+        self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
+        self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
+        self._pack = struct.Struct("=" + "".join(_CODES[kind] for kind in self.types.values()))
+        self.dtype = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
+        self._rows: Any = bytearray()  # or what grows like one (`sim.record.journal`)
+
+    def clear(self) -> None:
+        """Drop the rows."""
+        self._rows = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._pack.size
+
+    def add(self, *values: Any) -> None:
+        """Append one row; values in the table's column order, words for `name` columns."""
+        row = list(values)
+        for place, names in self._coded:
+            row[place] = names[row[place]]
+        self._rows += self._pack.pack(*row)
+
+    def take(self) -> pa.Table:
+        """Return the rows as an arrow table and start anew."""
+        rows = np.frombuffer(self._rows, dtype=self.dtype)
+        self._rows = bytearray()
+        return arrow_table(self.table, {column: rows[column] for column in self.types}, {c: list(names) for c, names in self.names.items()})
+
+
+class DeliveryBuffer:
+    """Hold deliveries, one entry a read where the read allows it, expanded to rows when they are taken."""
+
+    table = "deliveries"
+    PATHS = ("broker", "memory")
+    RESULTS = ("handled", "skipped", "failed")
+
+    def __init__(self, pods: Sequence[str]) -> None:
+        self.pods = list(pods)
+        self._new_columns()
+
+    def clear(self) -> None:
+        """Drop the rows."""
+        self._new_columns()
+
+    def _new_columns(self) -> None:
+        self.events = array("Q")
+        self.handled_ns = array("q")
+        # one entry a read
+        self.reads_pod = array("H")
+        self.reads_count = array("I")
+        self.reads_received_ns = array("q")
+        # rare: (row, path, outcome) of rows that are not plain `broker, handled`
+        self.odd_rows: list[tuple[int, int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def add(self, event: int, pod: int, received_ns: int, handled_ns: int, *, path: int = 0, outcome: int = 0) -> None:
+        """Append one row; `path` and `outcome` are places in `PATHS` and `RESULTS`."""
+        if path or outcome:
+            self.odd_rows.append((len(self.events), path, outcome))
+        self.events.append(event)
+        self.handled_ns.append(handled_ns)
+        self.reads_pod.append(pod)
+        self.reads_count.append(1)
+        self.reads_received_ns.append(received_ns)
+
+    def take(self) -> pa.Table:
+        """Return the rows as an arrow table and start anew."""
+        events, handled = self.events, self.handled_ns
+        pod, count, received = self.reads_pod, self.reads_count, self.reads_received_ns
+        odd_rows = self.odd_rows
+        self._new_columns()
+        counts = np.frombuffer(count, dtype=np.uint32)
+        paths = np.zeros(len(events), dtype=np.uint16)
+        outcomes = np.zeros(len(events), dtype=np.uint16)
+        for row, path, outcome in odd_rows:
+            paths[row], outcomes[row] = path, outcome
+        return arrow_table(
+            self.table,
+            {
+                "event": np.frombuffer(events, dtype=np.uint64),
+                "pod": np.repeat(np.frombuffer(pod, dtype=np.uint16), counts),
+                "received_ns": np.repeat(np.frombuffer(received, dtype=np.int64), counts),
+                "handled_ns": np.frombuffer(handled, dtype=np.int64),
+                "path": paths,
+                "outcome": outcomes,
+            },
+            {"pod": self.pods, "path": list(self.PATHS), "outcome": list(self.RESULTS)},
+        )
+
+
+Tamper = Callable[[pa.Table], pa.Table]
+
+
+class _AtOnce(Executor):
+    """Do the work when it is given: in virtual time a thread would be a second clock."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **more))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def _one_thread() -> Executor:
+    return _AtOnce() if is_virtual() else ThreadPoolExecutor(1, thread_name_prefix="record")
+
+
+class Recorder:
+    """Own the buffers of one process and turn them into parts of a run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    source
+        Which process this is; part of the parts' file names, so unique in a run.
+    pods
+        Names of the pods whose deliveries are recorded here, by number.
+    new_writer
+        Makes the executor that writes parts; under gevent it must be one of real threads.
+    tamper
+        Changes the deliveries of a part before they are written: how the self-audit plants errors. Never set in a real run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: str,
+        pods: Sequence[str] = (),
+        new_writer: Callable[[], Executor] = _one_thread,
+        tamper: Tamper | None = None,
+    ) -> None:
+        self.folder = folder
+        self._new_writer = new_writer
+        self._tamper = tamper
+        self.source = source
+        self.deliveries = DeliveryBuffer(pods)
+        self.tables = {table: TableBuffer(table) for table in TABLES if table != "deliveries"}
+        self._parts = 0
+        self._rows_flushed = dict.fromkeys(TABLES, 0)
+        self._writer: Executor | None = None
+        self._pending: list[Future[None]] = []
+
+    def rows(self, table: str) -> int:
+        """Return how many rows of a table were recorded so far."""
+        return self._rows_flushed[table] + len(self.deliveries if table == "deliveries" else self.tables[table])
+
+    def rows_waiting(self) -> int:
+        """Return how many rows the fullest buffer holds."""
+        return max(len(self.deliveries), *(len(self.tables[table]) for table in ("publishes", "calls", "reads")))
+
+    def flush(self, *, at_least_rows: int = 1) -> None:
+        """Hand every buffer of at least so many rows to the writer thread.
+
+        Raises
+        ------
+        RecordError
+            An earlier part could not be written.
+        """
+        self._reap(wait_for_room=True)
+        buffers: list[DeliveryBuffer | TableBuffer] = [self.deliveries, *self.tables.values()]
+        for buffer in buffers:
+            if len(buffer) >= at_least_rows:
+                self._parts += 1
+                self._rows_flushed[buffer.table] += len(buffer)
+                path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
+                if self._writer is None:
+                    self._writer = self._new_writer()
+                rows = buffer.take()
+                if self._tamper is not None and buffer is self.deliveries:
+                    rows = self._tamper(rows)
+                self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
+
+    def forget(self) -> None:
+        """Drop every row that waits: for a pod whose doings nobody will read."""
+        self.deliveries.clear()
+        for table in self.tables.values():
+            table.clear()
+
+    def _reap(self, *, wait_for_room: bool) -> None:
+        while self._pending and (self._pending[0].done() or (wait_for_room and len(self._pending) > MAX_PENDING_PARTS)):
+            self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Write what is left and end the writer thread.
+
+        Raises
+        ------
+        RecordError
+            A part could not be written.
+        """
+        try:
+            self.flush()
+            while self._pending:
+                self._pending.pop(0).result()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown(wait=True)
+                self._writer = None
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """Return the arrow schema of one of `schema.TABLES`."""
+    word = pa.dictionary(pa.uint16(), pa.string())
+    return pa.schema([(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()])
+
+
+def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[str, list[str]]) -> pa.Table:
+    """Build an arrow table of `schema.TABLES`; `name` columns are uint16 codes into `words`."""
+    arrays = []
+    for field in arrow_schema(table):
+        values = columns[field.name]
+        if field.name in words:
+            codes = _arrow_array(pa.uint16(), values.astype(np.uint16, copy=False))
+            arrays.append(pa.DictionaryArray.from_arrays(codes, _arrow_words(words[field.name])))
+        else:
+            arrays.append(_arrow_array(field.type, values))
+    return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
+
+
+# `pa.array` would do for both, but its first call imports pandas: a stall of a quarter second in the middle of a run.
+def _arrow_array(kind: pa.DataType, values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _arrow_words(words: Sequence[str]) -> pa.StringArray:
+    encoded = [word.encode() for word in words]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+
+
+def write_table(path: Path, table: str, rows: pa.Table) -> None:
+    """Write rows as one parquet file that appears whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        The file could not be written.
+    """
+    names = [column for column, kind in TABLES[table].items() if kind == "name"]
+    deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "float64")}
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
+
+
+def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
+    """Join the parts of each table into one read-only file and return rows, bytes and checksum (CRC-32) of each.
+
+    Parts are joined in the order of source and number, so the rows of a pod keep their order.
+
+    Raises
+    ------
+    RecordError
+        A table could not be written; the parts are kept.
+    """
+    sealed = {}
+    for table in TABLES:
+        parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
+        schema = arrow_schema(table)
+        rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]) if parts else schema.empty_table()
+        path = folder / f"{table}.parquet"
+        write_table(path, table, _bounded(rows).unify_dictionaries())
+        path.chmod(0o444)
+        sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size, "crc32": file_checksum(path)}
+    for part in (folder / PARTS).glob("*"):
+        part.unlink()
+    if (folder / PARTS).exists():
+        (folder / PARTS).rmdir()
+    return sealed
+
+
+def _bounded(rows: pa.Table) -> pa.Table:
+    """Return the rows with at most `MAX_WORDS` words a column, and `OTHERS`, also where several processes wrote more together."""
+    for place, field in enumerate(rows.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        chunks = rows.column(place).chunks
+        known = Names()
+        codes_of = [np.array([known[word] for word in chunk.dictionary.to_pylist()], dtype=np.uint16) for chunk in chunks]
+        if OTHERS not in known:
+            continue
+        words = _arrow_words(list(known))
+        codes = [codes_of[n][chunk.indices.to_numpy()] for n, chunk in enumerate(chunks)]
+        bounded = [pa.DictionaryArray.from_arrays(_arrow_array(pa.uint16(), one), words) for one in codes]
+        rows = rows.set_column(place, field, pa.chunked_array(bounded, type=field.type))
+    return rows
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that appears whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        It could not be written.
+    """
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None

@@ -1,0 +1,257 @@
+"""The seam between the live half and the offline half: what a run folder holds.
+
+The live half writes these tables, the offline half reads them; nothing else passes between them.
+
+Rules
+-----
+1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
+2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas). Its first
+   `MAX_WORDS` words are kept; any further one becomes `OTHERS`.
+3. Rows of one pod stand in the order in which the pod heard them.
+4. 0 in a time column means "did not happen".
+
+Event keys
+----------
+An event id that this lab made is ``evt_`` and 16 hex digits: a 63-bit key, ``run nonce (15) | publisher (16) |
+sequence (32)``. The sequence rises by one per event of a publisher. Any other id (another program's) is hashed and has the top bit set.
+
+run.json
+--------
+What is true of the whole run:
+
+- ``format``, ``scenario``, ``ground``, ``seed``, ``driver``
+- ``nodes``: of how many servers the broker is made; absent means one
+- ``state`` (see RUN_STATES) and ``reason`` (of an interruption or failure, else empty)
+- ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
+- ``nonce``: the upper 15 bits of this run's event keys
+- ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
+- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
+  them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
+  (the name in `hosts.host` of the process that published; `local`: every process that holds pods did)
+- ``links_us``: where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
+  (``direct_p50``, ``through_p50``, …, in microseconds); empty else
+- ``notes``: sentences for the reader
+- ``tables``, once sealed: rows, bytes and CRC-32 of each table; and ``scenario_crc32``, of scenario.toml
+- ``crc32``: of all the rest of run.json (see `sim.record.checksum`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+FORMAT = 3
+
+MAX_WORDS = 60_000  # of one `name` column: codes are uint16
+OTHERS = "(others)"
+
+# table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
+TABLES: dict[str, dict[str, str]] = {
+    "publishes": {
+        "event": "uint64",  # event key
+        "channel": "name",  # event type, without the channel prefix
+        "publisher": "name",  # who sent it; one publisher = one connection = one sequence
+        "items": "uint32",  # calls of the application that this event carries; 0 for a probe
+        "bytes": "uint32",  # encoded size of the envelope; 0 where its process was killed before it was encoded
+        "first_item_ns": "int64",  # intended time of its oldest item
+        "items_wait_ns": "int64",  # sum over its items of (intended_ns - the item's intended time)
+        "intended_ns": "int64",  # when the schedule (or the batcher's rule) meant it to be sent
+        "sent_ns": "int64",  # when it was handed to the socket
+        "acked_ns": "int64",  # when PUBLISH was answered
+        "outcome": "name",  # see OUTCOMES
+        "receivers": "int32",  # what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)
+        "subject": "name",  # what an invalidation is about: the cache key or pattern that it names; empty otherwise
+    },
+    "calls": {
+        "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
+        "publisher": "name",  # as in `publishes`
+        "channel": "name",  # event type
+        "took_ns": "int64",  # from the call to its return: what the caller's own code waited
+        "outcome": "name",  # see CALL_OUTCOMES
+    },
+    "deliveries": {
+        "event": "uint64",
+        "pod": "name",
+        "received_ns": "int64",  # the read that brought it returned
+        "handled_ns": "int64",  # its handler started
+        "path": "name",  # broker | memory
+        "outcome": "name",  # handled | skipped | failed
+    },
+    "reads": {
+        "at_ns": "int64",
+        "pod": "name",
+        "subject": "name",  # the cache key that was read
+        "loaded_ns": "int64",  # when the copy that was served was loaded from the database; at_ns for a miss
+        "outcome": "name",  # hit | miss
+    },
+    "pods": {
+        "pod": "name",
+        "service": "name",
+        "host": "name",  # the process that holds it, as in `hosts`
+        "channels": "name",  # event types it is meant to hear, comma-separated
+        "at_ns": "int64",
+        "state": "name",  # see POD_STATES
+        "bus": "name",  # see `bus.fallback`: what the pod itself believes of its connections
+    },
+    "faults": {
+        "fault": "name",
+        "target": "name",
+        "begin_ns": "int64",
+        "end_ns": "int64",
+    },
+    "broker": {
+        "at_ns": "int64",
+        "metric": "name",  # the list, with what the subject of each is, stands at the head of sampler.py
+        "subject": "name",  # what it is about: a channel, a pod, a node of several (HOST:PORT), or empty for the whole broker
+        "value": "float64",
+    },
+    "hosts": {
+        "at_ns": "int64",
+        "host": "name",  # a process that holds pods (`sim.pods.hosts`), the load generator, or, beside processes of pods, the run itself
+        "cpu_ns": "int64",  # processor time of the process since it started
+        "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
+    },
+    "probes": {
+        "at_ns": "int64",  # when the kubelet asked
+        "pod": "name",
+        "probe": "name",  # live | ready
+        "status": "int32",  # of HTTP; 0 = no answer
+        "body": "name",  # as it came; without an answer, one of NO_ANSWER
+    },
+}
+
+RUN_STATES = {
+    "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
+    "killed": "not sealed: its process was killed, as a later command found; what was written by then is kept",
+    "complete": "every phase was reached",
+    "interrupted": "ended early by Ctrl-C or SIGTERM; what was recorded is kept",
+    "failed": "ended early by an error; what was recorded is kept",
+}
+
+# What became of a publish, as its publisher saw it.
+OUTCOMES = {
+    "acknowledged": "the broker answered PUBLISH",
+    "refused": "the broker was not reachable or answered with an error: nothing was delivered",
+    "unknown": "the bytes left and no answer came: neither lost nor delivered can be claimed",
+    "memory": "published only inside the pod, in memory mode",
+    "never-sent": "its publisher ended before it was sent",
+}
+
+# What was known of a call when it returned. A call may carry several items, and an item may wait in a batch.
+CALL_OUTCOMES = {
+    "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`. By HTTP: answered with success",
+    "failed": "what it carried could not be encoded and was dropped, or its publish was refused at once. By HTTP: no such answer",
+}
+
+# Why a probe of the kubelet had no answer.
+NO_ANSWER = {
+    "refused": "nothing listens on the pod's port",
+    "timeout": "no whole answer came in time",
+    "closed": "the connection ended before the answer did, or what came is not HTTP",
+}
+
+# A call whose `channel` is no event type: one item POSTed to an analytics-service pod, the way before the bus. It publishes nothing.
+HTTP_CALL = "http.events.batch"
+
+POD_STATES = {
+    "starting": "alive, not yet subscribed",
+    "subscribed": "the broker confirmed every subscription",
+    "disconnected": "the subscribing connection is gone; the pod reconnects",
+    "frozen": "alive and standing still, as after SIGSTOP; the row after it says how it goes on",
+    "stopped": "ended gracefully",
+    "aborted": "ended without flushing",
+}
+ALIVE_STATES = ("starting", "subscribed", "disconnected", "frozen")
+
+PHASES = {
+    "provision": "broker and load generator come up",
+    "start": "the pods connect and subscribe",
+    "probe": "one event per channel until every pod has heard it; time zero follows",
+    "warm-up": "load that is not judged",
+    "run": "load that is judged",
+    "heal": "every fault is ended, and every subscription is proven again",
+    "drain": "publishers flush, then the subscribers hear what is on its way",
+}
+
+FATES = {
+    "delivered": "expected, and heard at least once",
+    "duplicate": "heard again by a pod that had heard it",
+    "missing": "expected, never heard; has a cause",
+    "unexpected": "heard by a pod that should not have, or an event nobody published",
+    "unknown": "not heard, and whether it was published is not known",
+}
+
+CAUSES = {
+    "never-sent": "the publisher ended before sending it",
+    "publish-refused": "the broker did not take it",
+    "sent-in-memory-mode": "published only inside its own pod",
+    "deaf": "the pod was not subscribed when it was published",
+    "cut": "the broker closed the pod's connection for a full output buffer",
+    "cut-link": "the network between broker and pod lost it",
+    "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
+    "pod-down": "the pod was not running any more",
+    "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
+    "keys-lost": "the broker lost what it kept for the pods before one of them had read it",
+    "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
+}
+
+# SLO keys a scenario may set, each an upper bound unless it ends in `_min`. All over the `run` phase.
+SLO_METRICS = {
+    "lag_ms_p50": "median lag, milliseconds",
+    "lag_ms_p90": "90th percentile of lag, milliseconds",
+    "lag_ms_p99": "99th percentile of lag, milliseconds",
+    "lag_ms_p999": "99.9th percentile of lag, milliseconds",
+    "lag_ms_p9999": "99.99th percentile of lag, milliseconds",
+    "lag_ms_max": "greatest lag, milliseconds",
+    "missing": "missing copies",
+    "missing_ratio": "missing copies / expected copies",
+    "duplicates": "copies heard again by a pod that had heard them",
+    "unexpected": "copies nobody should have heard",
+    "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
+    "handled_twice": "events that a service ran more than once although the bus has a recipe against it",
+    "handled_never": "events that no pod of a service ran although the bus has a recipe for one",
+    "stale_reads": "reads of configuration that were served a copy older than the newest update",
+    "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
+    "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
+    "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
+    "time_to_notice_s_max": "greatest time from the beginning of a fault until a pod noticed it, seconds",
+    "time_to_recover_s_max": "greatest time from the end of a fault until a pod that had noticed it was connected again, seconds",
+    "truth_gap_s_max": "greatest time that one pod called itself connected while it did not hear or its publishes had no answer, seconds",
+    "heard_only_here": "events that only the pod that published them heard: in memory mode",
+    "steady_s_max": "time from the end of the last fault until every pod was connected and no copy was lost any more, seconds",
+    "deaf_s_max": "greatest time from the end of a fault until a pod heard again, seconds",
+    "deaf_copies": "copies that a pod lost after the end of a fault because it did not hear yet",
+    "deaf_untold": "times that a pod lost copies in a fault or after it and its application was not told",
+    "items_lost": "items of batches that no pod heard",
+    "item_age_ms_p99": "99th percentile over the delivered batches of their oldest item's age when it was handled, milliseconds",
+    "item_age_ms_max": "greatest age of an item when it was handled, milliseconds",
+    "call_ms_p99": "99th percentile of how long a fire-and-forget call took, milliseconds",
+    "call_ms_p999": "99.9th percentile of how long a fire-and-forget call took, milliseconds",
+    "call_ms_max": "greatest time that a fire-and-forget call took, milliseconds",
+    "calls_failed": "fire-and-forget calls whose content was dropped or whose publish was refused at once",
+    "offered_ratio_min": "calls made / calls the schedule meant running pods to make",
+}
+
+EVENT_ID_PREFIX = "evt_"
+FOREIGN_BIT = 1 << 63
+_HEX = frozenset("0123456789abcdef")
+
+
+def compose_key(*, nonce: int, publisher: int, sequence: int) -> int:
+    """Return the event key of a publisher's n-th event (15, 16 and 32 bits)."""
+    return (nonce & 0x7FFF) << 48 | (publisher & 0xFFFF) << 32 | (sequence & 0xFFFFFFFF)
+
+
+def event_id(key: int) -> str:
+    """Return the event id of a key."""
+    return f"{EVENT_ID_PREFIX}{key:016x}"
+
+
+def event_key(event_id: str) -> int:
+    """Return the key of an event id; another program's id is hashed into the range above `FOREIGN_BIT`."""
+    digits = event_id[4:]
+    if len(digits) == 16 and event_id.startswith(EVENT_ID_PREFIX) and _HEX.issuperset(digits):
+        key = int(digits, 16)
+        if key < FOREIGN_BIT:
+            return key
+    digest = hashlib.blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") | FOREIGN_BIT

@@ -1,0 +1,141 @@
+"""Measure what batching costs: items that wait, items at risk when a pod dies, items lost; and what it saves: publishes and bytes.
+
+A *batch* is an event of `analytics.events.batch`, or any other that carries several items. Judged are those that waited in the run phase:
+the oldest item is not younger than its end, and the batch was not meant to leave before its start. So a batch that leaves in the drain is
+judged with the load that filled it. Rates are of what was meant to leave in the run phase.
+
+- **wait**: from an item's intended time until its batch was meant to leave. The table holds the sum over a batch and that of its oldest
+  item; so `wait_ms.mean` is over items, and the quantiles of `oldest_wait_ms` are over batches.
+- **age**: of a delivered batch, from its oldest item's intended time until the last pod that heard it began to handle it.
+- **at risk**: items that wait in part-full batches and die with their publisher. `at_risk.mean` is their number over all publishers, on
+  average over the time in which the judged batches waited (the sum of all items' waits divided by it: Little's law), `at_risk.max` the
+  greatest number in one publisher.
+- **lost**: items of batches that no pod heard, by what their publisher knew of the batch: `never-sent` died with a pod (or whoever
+  published), `refused`, `unknown`, `memory` (the pod had no handler for its own batch), `acknowledged` (nobody was subscribed). A batch
+  that a fleet without such subscribers got rid of is not lost; `never-sent` and `refused` ones always are.
+
+Waiting and losing are no broken promises, so this is valid without a limit in `[slo]`; batches that the load's mix means and the run
+does not have are unknown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.record.schema import event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.opened_run import FATE, OUTCOME, Run
+
+BATCH = "analytics.events.batch"
+QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+REASONS = {
+    "never-sent": "died with their publisher",
+    "refused": "were refused",
+    "unknown": "had no answer",
+    "memory": "were published in memory mode",
+    "acknowledged": "came when nobody was subscribed",
+}
+METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
+
+
+def check(run: Run) -> Result:
+    """Measure waits, ages, losses and rates of the batches that waited in the run phase."""
+    publishes = run.publishes
+    start_ns, end_ns = run.phases.get("run", (0, 0))
+    once = np.sort(run.index.row[:-1])  # an event that stands twice is one batch
+    items = publishes["items"].to_numpy()
+    batches = once[((codes_in(publishes["channel"], {BATCH: 1})[once] == 1) & (items[once] > 0)) | (items[once] > 1)]
+    first = publishes["first_item_ns"].to_numpy()[batches]
+    rows = batches[(first < end_ns) & (publishes["intended_ns"].to_numpy()[batches] >= start_ns)]
+    nothing = dict.fromkeys(("items_lost", *METRICS.values()), float("nan"))
+    if not len(rows):
+        if _meant(run):
+            return Result("unknown", "no data: the load's mix means batches, and none waited in the run phase", metrics=nothing)
+        return Result("valid", "the load has no batches", metrics=nothing)
+    intended, first = publishes["intended_ns"].to_numpy(), publishes["first_item_ns"].to_numpy()
+    last_heard = _last_handled(run)
+    heard = last_heard[rows] > 0
+    lost = rows[~heard & _counts_as_lost(run, rows)]
+    whole = max((min(end_ns, int(intended.max()) + 1) if end_ns == FOREVER_NS else end_ns) - start_ns, 1) / 1e9
+    in_run = batches[(intended[batches] >= start_ns) & (intended[batches] < end_ns)]
+    published = once[(intended[once] >= start_ns) & (intended[once] < end_ns) & (items[once] > 0)]
+    waits = publishes["items_wait_ns"].to_numpy()[rows]
+    waited_ns = max(int(intended[rows].max() - first[rows].min()), 1)
+    size = publishes["bytes"].to_numpy()
+    counts: dict[str, int | float] = {
+        "batches": len(rows),
+        "items": int(items[rows].sum()),
+        "items_per_batch": float(items[rows].mean()),
+        "batches_per_s": len(in_run) / whole,
+        "publishes_per_s": len(published) / whole,
+        "batch_bytes_per_s": float(size[in_run].sum()) / whole,
+        "bytes_per_item": float(size[rows].sum() / items[rows].sum()),
+        "wait_ms.mean": float(waits.sum() / items[rows].sum()) / 1e6,
+        "at_risk.mean": float(waits.sum() / waited_ns),
+        "at_risk.max": int(items[rows].max()),
+    }
+    ages = last_heard[rows[heard]] - first[rows[heard]]
+    counts |= _quantiles("oldest_wait_ms", intended[rows] - first[rows]) | _quantiles("age_ms", ages)
+    counts |= {"lost": int(items[lost].sum())} | _by_outcome(run, lost)
+    metrics = {"items_lost": float(counts["lost"])} | {name: float(counts.get(f"age_ms.{q}", "nan")) for q, name in METRICS.items()}
+    witnesses = _witnesses(run, lost)
+    return Result("valid", _sentence(counts), counts=counts, witnesses=witnesses, metrics=metrics)
+
+
+def _meant(run: Run) -> bool:
+    """Return whether the scenario's load means batches, and its run phase ended."""
+    load = run.scenario.get("load", {})
+    return bool(load.get("mix", {}).get(BATCH, 0)) and load.get("rate_per_s", 0) > 0 and "drain" in run.phases
+
+
+def _last_handled(run: Run) -> Array:
+    """Return for each publish when the last pod that heard it first began to handle it, 0 when none did."""
+    copies = run.copies
+    heard = np.flatnonzero(copies.fate == FATE["delivered"])
+    last = np.zeros(len(run.publishes), dtype=np.int64)
+    np.maximum.at(last, copies.publish[heard], run.deliveries["handled_ns"].to_numpy()[copies.delivery[heard]])
+    return last
+
+
+def _counts_as_lost(run: Run, rows: Array) -> Array:
+    """Return which of these batches are lost when nobody heard them."""
+    channel, words = codes_of(run.publishes["channel"])
+    subscribed = np.array([*(any(word in life.channels for life in run.lives) for word in words), False])[channel[rows]]
+    kept_back = np.isin(codes_in(run.publishes["outcome"], OUTCOME)[rows], [OUTCOME["never-sent"], OUTCOME["refused"]])
+    either: Array = subscribed | kept_back
+    return either
+
+
+def _by_outcome(run: Run, lost: Array) -> dict[str, int | float]:
+    outcome = codes_in(run.publishes["outcome"], OUTCOME)[lost]
+    items = run.publishes["items"].to_numpy()[lost]
+    sums = {word: int(items[outcome == code].sum()) for word, code in OUTCOME.items()}
+    return {f"lost.{word}": count for word, count in sums.items() if count}
+
+
+def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
+    if not len(values_ns):
+        return {}
+    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
+    return {f"{name}.{quantile}": int(value) / 1e6 for quantile, value in zip(QUANTILES, found, strict=True)}
+
+
+def _sentence(counts: dict[str, int | float]) -> str:
+    text = f"{counts['items']:,} items left in {counts['batches']:,} batches of {counts['items_per_batch']:,.1f}"
+    text += (
+        f"; the oldest of a batch waited {counts['oldest_wait_ms.p50']:,.0f} ms in the median, {counts['oldest_wait_ms.max']:,.0f} ms at "
+    )
+    text += f"most; {counts['at_risk.mean']:,.1f} waited at a time"
+    if not counts["lost"]:
+        return text + "; none was lost"
+    reasons = ", ".join(f"{counts[f'lost.{word}']:,} {said}" for word, said in REASONS.items() if f"lost.{word}" in counts)
+    return text + f"; no pod heard {counts['lost']:,} of them: {reasons}"
+
+
+def _witnesses(run: Run, lost: Array) -> list[str]:
+    """Return the lost batches with the most items."""
+    table = run.publishes[["event", "channel", "publisher", "items", "outcome"]]
+    worst = lost[np.argsort(-table["items"].to_numpy()[lost].astype(np.int64), kind="stable")][:MAX_WITNESSES]
+    rows = table.iloc[worst].to_dict("records")
+    return [f"{event_id(int(r['event']))} on {r['channel']}: {r['items']:,} items of {r['publisher']}, {r['outcome']}" for r in rows]

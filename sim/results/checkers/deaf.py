@@ -1,0 +1,162 @@
+"""Measure deaf windows: the broker answers again after a fault, and a pod does not hear yet.
+
+One row of the account is a pod and a fault (see `sim.results.outages` for which pods and how far a fault reaches). The pod lived when the
+fault ended.
+
+- **deaf for**: from the end of the fault until the pod *hears again*. A fault's end is recorded when it is done: a broker that was
+  started has answered PING by then.
+- **hears again**: the first of its row `subscribed` after it lost its subscription, and its first delivery through the broker after the
+  fault's end. A pod that kept its subscription and lost nothing after the end is not deaf at all; one that had it back before the
+  end neither.
+- **lost**: copies of this pod that are missing as deaf, cut or cut-link and were on their way from the beginning of the fault until it
+  heard again. **lost after** are those sent after the fault's end: the broker had them and the pod did not ask for them yet.
+- **told**: the pod's belief left `connected` from the beginning of the fault until it heard again, so its application could know.
+  **untold**: it lost copies and was not told.
+- **unended**: a pod that did not hear again before the next fault or the drain.
+
+Pub/Sub promises no more, so this is valid without a limit in `[slo]`; a fault that was meant and is not recorded is unknown.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array, codes_in
+from sim.record.schema import ALIVE_STATES, event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
+from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.outages import Belief, Outage, promised_faults, read_beliefs, read_outages, told
+
+DEAF_CAUSES = ("deaf", "cut", "cut-link")
+
+
+class _Pod(NamedTuple):
+    """Hold what one pod heard through the broker and what it lost, each in rising order of time."""
+
+    received_ns: Array
+    lost_ns: Array  # when a lost copy was sent
+    lost_row: Array  # its row in `publishes`
+
+
+class Window(NamedTuple):
+    """Say how one pod came through one fault."""
+
+    pod: str
+    fault: str
+    deaf_s: float
+    ended: bool
+    lost: Array  # rows of `publishes`
+    lost_after: int
+    told: bool
+
+
+def check(run: Run) -> Result:
+    """Measure how long pods are deaf after each fault, and what they lose."""
+    outages = read_outages(run)
+    nothing = dict.fromkeys(("deaf_s_max", "deaf_copies", "deaf_untold"), float("nan"))
+    if not outages:
+        if promised_faults(run):
+            return Result("unknown", "no data: the scenario means faults, and none is recorded in the run phase", metrics=nothing)
+        return Result("valid", "no fault was begun", metrics=nothing)
+    found = windows(run, outages)
+    ended, unended = ([one.deaf_s for one in found if one.ended is word] for word in (True, False))
+    touched = [one for one in found if len(one.lost) or one.deaf_s > 0]
+    untold = [one for one in found if len(one.lost) and not one.told]
+    counts: dict[str, int | float] = {"faults": len(outages), "windows": len(found), "deaf": sum(one.deaf_s > 0 for one in found)}
+    counts |= {"unended": len(unended), "told": len(touched) - len(untold), "untold": len(untold)}
+    counts |= {"lost": sum(len(one.lost) for one in found), "lost_after": sum(one.lost_after for one in found)}
+    if ended:
+        middle, most = np.quantile(ended, [0.5, 1.0], method="higher")
+        counts |= {"deaf_s.p50": float(middle), "deaf_s.max": float(most)}
+    metrics = {
+        "deaf_s_max": greatest(ended, unended, limit=run.slo.get("deaf_s_max")),
+        "deaf_copies": float(counts["lost_after"]) if found else float("nan"),
+        "deaf_untold": float(len(untold)) if found else float("nan"),
+    }
+    worst = sorted(touched, key=lambda one: (one.told, -one.deaf_s, -len(one.lost)))
+    witnesses = [_witness(run, one) for one in worst if len(one.lost)][:MAX_WITNESSES]
+    return Result("valid", _sentence(counts, found), counts=counts, witnesses=witnesses, metrics=metrics)
+
+
+def windows(run: Run, outages: list[Outage]) -> list[Window]:
+    """Return one entry for each fault and each pod that it may concern and that lived when it ended and was to hear something."""
+    beliefs = read_beliefs(run)
+    pods = {life.pod: number for number, life in enumerate(run.lives) if life.channels}
+    times = _times(run)
+    found = []
+    for outage in outages:
+        for pod in sorted(outage.pods & beliefs.keys() & pods.keys()):
+            belief = beliefs[pod]
+            row = belief.row(outage.end_ns)
+            if row >= 0 and belief.state[row] in ALIVE_STATES:
+                found.append(_window(outage, pod, belief, times[pods[pod]]))
+    return found
+
+
+def _times(run: Run) -> list[_Pod]:
+    """Return what each of `run.lives` heard and lost."""
+    copies, publishes = run.copies, run.publishes
+    sent = publishes["sent_ns"].to_numpy()
+    received = run.deliveries["received_ns"].to_numpy()
+    through = codes_in(run.deliveries["path"], {"broker": 1}) == 1
+    lost = np.flatnonzero((copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in DEAF_CAUSES]))
+    lost = lost[np.lexsort((sent[copies.publish[lost]], copies.pod[lost]))]
+    bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.lives) + 1))
+    index, found = run.index, []
+    for number in range(len(run.lives)):
+        heard = index.by_pod[index.bounds[number] : index.bounds[number + 1]]
+        rows = copies.publish[lost[bounds[number] : bounds[number + 1]]]
+        found.append(_Pod(np.sort(received[heard[through[heard]]]), sent[rows], rows))
+    return found
+
+
+def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> Window:
+    hears = min(_hears_ns(outage, belief, times), FOREVER_NS)
+    ended = hears < outage.until_ns
+    until = hears if ended else outage.until_ns
+    first, after, last = np.searchsorted(times.lost_ns, [outage.begin_ns, outage.end_ns, until])
+    believed = belief.bus[max(belief.row(outage.begin_ns), 0) : belief.row(until) + 1]
+    was_told = any(word != "connected" for word in believed)
+    lost = times.lost_row[first:last]
+    return Window(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
+
+
+def _hears_ns(outage: Outage, belief: Belief, times: _Pod) -> int:
+    """Return when the pod heard again, not before the fault's end; `FOREVER_NS` for never."""
+    row = belief.row(outage.end_ns)
+    lost_later = np.searchsorted(times.lost_ns, outage.until_ns) > np.searchsorted(times.lost_ns, outage.end_ns)
+    held = belief.state[row] in ("subscribed", "frozen")
+    if held and not lost_later:
+        return outage.end_ns
+    at = int(np.searchsorted(times.received_ns, outage.end_ns, side="right"))
+    heard = int(times.received_ns[at]) if at < len(times.received_ns) else FOREVER_NS
+    later = [n for n in range(row + 1, len(belief.state)) if belief.state[n] == "subscribed" and belief.state[n - 1] != "subscribed"]
+    return min(heard, int(belief.at_ns[later[0]]) if later else FOREVER_NS)
+
+
+def _sentence(counts: dict[str, int | float], found: list[Window]) -> str:
+    if not found:
+        return "no pod lived at the end of a fault"
+    if not counts["deaf"] and not counts["lost"]:
+        return "every pod heard as soon as the fault had ended, and none lost a copy by not hearing"
+    deaf = [one for one in found if one.deaf_s > 0]
+    text = f"pods were deaf {len(deaf):,} times after a fault had ended"
+    if deaf:
+        most = max(deaf, key=lambda one: one.deaf_s)
+        text += f", at most for {told(most.deaf_s)} ({most.pod} after {most.fault})"
+    after = "all" if counts["lost_after"] == counts["lost"] else f"{counts['lost_after']:,}"
+    text += f"; {counts['lost']:,} copies were lost by not hearing" + (f", {after} of them after the end" if counts["lost"] else "")
+    text += f"; {counts['unended']:,} times a pod did not hear again" if counts["unended"] else ""
+    if counts["untold"]:
+        return text + f"; the application was not told in {counts['untold']:,} of {counts['told'] + counts['untold']:,} cases"
+    return text + "; the application was told each time"
+
+
+def _witness(run: Run, window: Window) -> str:
+    row = int(window.lost[0])
+    key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
+    silence = "" if window.told else ", and its application was not told"
+    text = f"{event_id(int(key))} on {channel}: the first of {len(window.lost):,} copies that {window.pod} did not hear"
+    return f"{text}; it was deaf for {told(window.deaf_s)} after {window.fault}{silence}"

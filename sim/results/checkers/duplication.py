@@ -1,0 +1,64 @@
+"""Tell two things apart that both look like "handled more than once".
+
+- **Fan-out**: every replica of a service handles its own copy, so an event costs as many handlings as the service has pods. That
+  is how Pub/Sub works, and it is reported as handled copies per event and service.
+- **Redelivery**: one pod hears the same event again. Pub/Sub delivers at most once, so one such copy makes the run invalid.
+
+Only the `run` phase is judged. Copies whose handler skipped or failed are heard, but not handled.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.record.reader import codes_in
+from sim.record.schema import event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.opened_run import FATE, Run
+
+AT_LEAST_ONCE = ("streams",)  # transports that may deliver again
+
+
+def check(run: Run) -> Result:
+    """Count handled copies per event and service, and copies that a pod heard again."""
+    if not (run.publishes["phase"] == "run").any():
+        return Result("unknown", "no data: nothing was published in the run phase")
+    copies = run.copies
+    judged = run.copies_phase() == list(run.phases).index("run")
+    again = np.flatnonzero(judged & (copies.fate == FATE["duplicate"]))
+    counts = {"redelivered": len(again), **_fan_out(run, judged)}
+    metrics = {"duplicates": float(len(again))}
+    witnesses = [_witness(run, int(copy)) for copy in again[:MAX_WITNESSES]]
+    factors = ", ".join(f"{name.partition('.')[2]} {value:.4g}" for name, value in counts.items() if name.startswith("handled_per_event."))
+    detail = f"no pod heard an event twice; handled copies per event: {factors or 'none'}"
+    if not len(again):
+        return Result("valid", detail, counts=counts, metrics=metrics)
+    detail = f"copies heard again by a pod that had heard them: {len(again):,}; handled copies per event: {factors or 'none'}"
+    allowed = run.scenario.get("bus", {}).get("transport", "pubsub") in AT_LEAST_ONCE
+    return Result("valid" if allowed else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
+
+
+def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
+    """Return pods, and handled copies per event that the service should hear, of each service that hears something."""
+    copies, lives = run.copies, run.lives
+    services = sorted({life.service for life in lives if life.channels})
+    number = {service: code for code, service in enumerate(services)}
+    service = np.array([number.get(life.service, -1) for life in lives] or [-1])[copies.pod]
+    handled = judged & (copies.delivery >= 0) & (copies.publish >= 0)
+    outcome = codes_in(run.deliveries["outcome"], {"handled": 1})
+    handled[handled] = outcome[copies.delivery[handled]] == 1
+    meant = judged & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
+    counts: dict[str, int | float] = {}
+    for code, name in enumerate(services):
+        heard = np.zeros(len(run.publishes), dtype=bool)
+        heard[copies.publish[meant & (service == code)]] = True
+        counts[f"pods.{name}"] = sum(life.service == name for life in lives)
+        if heard.any():
+            counts[f"handled_per_event.{name}"] = int((handled & (service == code)).sum()) / int(heard.sum())
+    return counts
+
+
+def _witness(run: Run, copy: int) -> str:
+    row = run.copies.publish[copy]
+    key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
+    return f"{event_id(int(key))} on {channel}: heard again by {run.lives[run.copies.pod[copy]].pod}"

@@ -1,0 +1,295 @@
+"""Measure the fallback: who notices an outage, how long pods are on their own, when they are back, and where they are wrong about it.
+
+What a pod *believes* is the column `bus` of the pods table. Faults are those that touch the run phase; what happens until the next
+one begins, or the drain, is put down to a fault.
+
+- **time to notice**: from the beginning of a fault until a pod that was `connected` believes something else.
+- **time to recover**: from the end of a fault until a pod that had noticed is `connected`; 0 when it was so before the end.
+- **unrecovered**: a pod that noticed, lives, and was not connected again.
+- **memory mode**: a pod's publishes stay in the pod: `memory-only`, and, where the scenario's bus falls back and keeps no queue, `mute`,
+  `outage` and `connecting`. The run phase's part counts.
+- **heard only here**: events of the run phase that their own pod heard on the path memory. `published_inside` counts all that were
+  published in memory mode, also those that nobody heard; a pod's metric of published events counts both as published.
+- **blind**: from the first to the last copy of an unbroken row of copies that a living pod lost as deaf, cut or cut-link; while a copy
+  was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind
+  without evidence, and a quiet bus hides blindness.
+- **truth gap**: blind and `connected` at once. **ready while blind**: blind and the kubelet's last readiness probe was answered 200.
+- **unnoticed**: a pod with a truth gap in a fault, that stayed `connected` to the end of the fault's time.
+
+Nothing here is promised by the bus, so it is valid without a limit in `[slo]`; a fault or probes that were meant and are not recorded are
+unknown. How pods that end in a fault recover is not measured: they do not notice, they die.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
+from sim.record.schema import event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
+from sim.results.opened_run import CAUSE, FATE, OUTCOME, Run
+from sim.results.outages import NO_SPANS, Belief, Outage, load_end, meet, promised_faults, read_beliefs, read_outages, seconds, told, union
+
+BLIND_CAUSES = ("deaf", "cut", "cut-link")
+LATE_NS = 1_000_000_000
+NOTICED = "notice_s"
+RECOVERED = "recover_s"
+
+
+class _Reaction(NamedTuple):
+    """Say how one pod took one fault: "noticed", "unnoticed" or "ended"; `recover_s` is at least that where it did not recover."""
+
+    word: str
+    notice_s: float = 0.0
+    recover_s: float = 0.0
+    recovered: bool = True
+
+
+def check(run: Run) -> Result:
+    """Measure notice, memory mode, recovery and the truth gap of every pod."""
+    beliefs, outages = read_beliefs(run), read_outages(run)
+    phase = np.array([run.phases.get("run", (0, 0))], dtype=np.int64)
+    blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs).items()}
+    gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}
+    ready = {pod: meet(blind.get(pod, NO_SPANS), spans) for pod, spans in _ready_spans(run).items()}
+    memory = [seconds(meet(belief.spans(_memory_words(run)), phase)) for belief in beliefs.values()]
+    reactions = [reaction for outage in outages for reaction in _reactions(outage, beliefs, gaps)]
+    notice = [one.notice_s for one in reactions if one.word == "noticed"]
+    unnoticed = [one.notice_s for one in reactions if one.word == "unnoticed"]
+    back = [one.recover_s for one in reactions if one.word == "noticed" and one.recovered]
+    away = [one.recover_s for one in reactions if one.word == "noticed" and not one.recovered]
+    longest = max(gaps, key=lambda pod: seconds(gaps[pod]), default="")
+    counts: dict[str, int | float] = {"faults": len(outages), "noticed": len(notice), "unnoticed": len(unnoticed)}
+    counts |= {"unrecovered": len(away), "ended": sum(one.word == "ended" for one in reactions)}
+    counts |= _spread(NOTICED, notice) | _spread(RECOVERED, back)
+    counts |= {"memory_pods": sum(one > 0 for one in memory), "memory_s.max": max(memory, default=0.0), "memory_s.sum": float(sum(memory))}
+    counts |= _inside(run)
+    counts |= {"truth_gap_s.sum": sum(map(seconds, gaps.values())), "truth_gap_s.max": seconds(gaps[longest]) if longest else 0.0}
+    counts |= {"ready_while_blind_s.sum": sum(map(seconds, ready.values()))} if len(run.probes) else {}
+    metrics = {
+        "time_to_notice_s_max": greatest(notice, unnoticed, limit=run.slo.get("time_to_notice_s_max")),
+        "time_to_recover_s_max": greatest(back, away, limit=run.slo.get("time_to_recover_s_max")),
+        "truth_gap_s_max": counts["truth_gap_s.max"] if beliefs else float("nan"),
+        "heard_only_here": float(counts["heard_only_here"]),
+    }
+    absent = _absent(run, outages)
+    if absent:
+        return Result("unknown", absent, counts=counts, metrics=metrics)
+    return Result("valid", _sentence(counts, longest), counts=counts, witnesses=_witnesses(run, gaps), metrics=metrics)
+
+
+def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
+    """Count, pod by pod and second by second, what was published for a pod and what of it was heard there.
+
+    Parameters
+    ----------
+    width_s
+        Width of an interval, seconds; 0 is the start of the run phase.
+
+    Returns
+    -------
+    DataFrame
+        publisher, hearer (Categoricals), second (start of the interval, float), published, heard (copies). Only rows with published > 0,
+        sorted by publisher, hearer and second; probes are left out.
+    """
+    copies, publishes = run.copies, run.publishes
+    meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
+    meant &= publishes["items"].to_numpy()[copies.publish] > 0
+    rows, pod, heard = copies.publish[meant], copies.pod[meant], copies.fate[meant] == FATE["delivered"]
+    publisher, publishers = codes_of(publishes["publisher"])
+    zero = run.phases.get("run", (0, 0))[0]
+    place = np.floor((publishes["intended_ns"].to_numpy()[rows] - zero) / (width_s * 1e9)).astype(np.int64)
+    first, many = (int(place.min()), int(np.ptp(place)) + 1) if len(place) else (0, 1)
+    pods = len(run.lives)
+    key = (publisher[rows].astype(np.int64) * pods + pod) * many + place - first
+    cells, cell = np.unique(key, return_inverse=True)
+    columns = {
+        "publisher": categorical(cells // many // max(pods, 1), publishers),
+        "hearer": categorical(cells // many % max(pods, 1), [life.pod for life in run.lives]),
+        "second": (cells % many + first) * width_s,
+        "published": np.bincount(cell, minlength=len(cells)),
+        "heard": np.bincount(cell[heard], minlength=len(cells)),
+    }
+    return pd.DataFrame(columns)
+
+
+def blind_spans(run: Run, beliefs: dict[str, Belief]) -> dict[str, Array]:
+    """Return when each pod was blind, see the module; a pod without such a time is left out."""
+    pods = [life.pod for life in run.lives]
+    code = {pod: number for number, pod in enumerate(pods)}
+    found = [_lost_rows(run, beliefs), _late(run), _unanswered(run, beliefs, code)]
+    pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(pod, kind="stable")
+    bounds = np.searchsorted(pod[order], np.arange(len(pods) + 1))
+    spans = np.column_stack([begin, end])[order]
+    return {pods[n]: union(spans[bounds[n] : bounds[n + 1]]) for n in np.unique(pod)}
+
+
+def _lost_rows(run: Run, beliefs: dict[str, Belief]) -> tuple[Array, Array, Array]:
+    """Return pod, begin and end of each unbroken row of lost copies; a delivery or a new subscription breaks it."""
+    copies, publishes = run.copies, run.publishes
+    lost = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in BLIND_CAUSES])
+    concerned = np.isin(copies.pod, np.unique(copies.pod[lost]))
+    heard = (copies.fate == FATE["delivered"]) & concerned
+    heard[heard] = codes_in(run.deliveries["path"], {"broker": 1})[copies.delivery[heard]] == 1
+    kept = np.flatnonzero(lost | heard)
+    rows, pod, lost = copies.publish[kept], copies.pod[kept], lost[kept]
+    sent = publishes["sent_ns"].to_numpy()[rows]
+    order = np.lexsort((sent, pod))
+    rows, pod, lost, sent = rows[order], pod[order], lost[order], sent[order]
+    joins = np.zeros(len(rows), dtype=np.int64)
+    for number in np.unique(pod):
+        belief = beliefs.get(run.lives[number].pod)
+        if belief is not None:
+            at = belief.at_ns[[state == "subscribed" for state in belief.state]]
+            joins[pod == number] = np.searchsorted(at, sent[pod == number], side="right")
+    same = (np.diff(pod, prepend=-1) == 0) & (np.diff(joins, prepend=-1) == 0) & np.append(False, lost[:-1]) & lost
+    opens = np.flatnonzero(lost & ~same)
+    closes = np.flatnonzero(lost & ~np.append(same[1:], False))
+    end = np.maximum(publishes["acked_ns"].to_numpy()[rows[closes]], sent[closes])
+    return pod[opens], sent[opens], end
+
+
+def _late(run: Run) -> tuple[Array, Array, Array]:
+    copies = run.copies
+    heard = np.flatnonzero(copies.fate == FATE["delivered"])
+    sent = run.publishes["sent_ns"].to_numpy()[copies.publish[heard]]
+    received = run.deliveries["received_ns"].to_numpy()[copies.delivery[heard]]
+    late = received - sent > LATE_NS
+    return copies.pod[heard[late]], sent[late], received[late]
+
+
+def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> tuple[Array, Array, Array]:
+    publishes = run.publishes
+    pod, outcome = codes_in(publishes["publisher"], code), codes_in(publishes["outcome"], OUTCOME)
+    sent, acked = publishes["sent_ns"].to_numpy(), publishes["acked_ns"].to_numpy()
+    slow = (outcome == OUTCOME["acknowledged"]) & (acked - sent > LATE_NS)
+    never = (outcome == OUTCOME["unknown"]) & (sent > 0)
+    end = acked.copy()
+    names = list(code)
+    for number in np.unique(pod[never & (pod >= 0)]):
+        mine, belief = never & (pod == number), beliefs.get(names[number])
+        if belief is not None:
+            end[mine] = np.append(belief.at_ns, FOREVER_NS)[np.searchsorted(belief.at_ns, sent[mine], side="right")]
+    rows = np.flatnonzero((slow | never) & (pod >= 0))
+    return pod[rows], sent[rows], end[rows]
+
+
+def _ready_spans(run: Run) -> dict[str, Array]:
+    """Return when the last readiness probe of each probed pod had been answered 200."""
+    probes = run.probes[run.probes["probe"] == "ready"].sort_values("at_ns", kind="stable")
+    spans = {}
+    for pod, mine in probes.groupby("pod", observed=True):
+        at, good = mine["at_ns"].to_numpy(), mine["status"].to_numpy() == 200
+        spans[str(pod)] = union(np.column_stack([at, np.append(at[1:], load_end(run))])[good])
+    return spans
+
+
+def _memory_words(run: Run) -> tuple[str, ...]:
+    bus = run.scenario.get("bus", {})
+    falls_back = bus.get("fallback", "on-failure") == "on-failure" and bus.get("outage_queue", "none") == "none"
+    return ("memory-only", "connecting", "mute", "outage") if falls_back else ("memory-only",)
+
+
+def _reactions(outage: Outage, beliefs: dict[str, Belief], gaps: dict[str, Array]) -> list[_Reaction]:
+    mine = [(beliefs[pod], gaps[pod]) for pod in sorted(outage.pods) if pod in beliefs]
+    found = [_reaction(outage, belief, gap) for belief, gap in mine if belief.at(outage.begin_ns - 1) == "connected"]
+    return [one for one in found if one is not None]
+
+
+def _reaction(outage: Outage, belief: Belief, gap: Array) -> _Reaction | None:
+    """Return how a pod that was connected took the fault, None when nothing shows that it was concerned."""
+    row = belief.row(outage.begin_ns - 1) + 1
+    while row < len(belief.bus) and belief.bus[row] == "connected":
+        row += 1
+    left = int(belief.at_ns[row]) if row < len(belief.bus) else FOREVER_NS
+    if left >= outage.until_ns:
+        wrong = meet(gap, np.array([[outage.begin_ns, outage.until_ns]]))
+        return _Reaction("unnoticed", (outage.end_ns - outage.begin_ns) / 1e9) if len(wrong) else None
+    if belief.bus[row] == "stopped":
+        return _Reaction("ended")
+    row = belief.row(max(left, outage.end_ns))
+    while row < len(belief.bus) and belief.bus[row] not in ("connected", "stopped") and belief.at_ns[row] < outage.until_ns:
+        row += 1
+    at = int(belief.at_ns[row]) if row < len(belief.bus) else FOREVER_NS
+    if at < outage.until_ns and belief.bus[row] == "stopped":
+        return _Reaction("ended")
+    recovered = at < outage.until_ns
+    return _Reaction("noticed", (left - outage.begin_ns) / 1e9, max(min(at, outage.until_ns) - outage.end_ns, 0) / 1e9, recovered)
+
+
+def _inside(run: Run) -> dict[str, int | float]:
+    """Count the run phase's events that stayed in their pod."""
+    publishes = run.publishes
+    inside = codes_in(publishes["outcome"], OUTCOME) == OUTCOME["memory"]
+    inside &= (publishes["phase"] == "run").to_numpy()
+    receivers = publishes["receivers"].to_numpy()
+    events = publishes["event"].to_numpy()
+    heard = run.deliveries["event"].to_numpy()[codes_in(run.deliveries["path"], {"memory": 1}) == 1]
+    return {"published_inside": int(inside.sum()), "heard_only_here": int((np.isin(events, heard) & inside & (receivers > 0)).sum())}
+
+
+def _spread(name: str, values: list[float]) -> dict[str, int | float]:
+    if not values:
+        return {}
+    middle, most = np.quantile(values, [0.5, 1.0], method="higher")
+    return {f"{name}.p50": float(middle), f"{name}.max": float(most)}
+
+
+def _absent(run: Run, outages: list[Outage]) -> str:
+    """Return which data the scenario promises and the run does not have, empty when it has all."""
+    if not len(run.pods):
+        return "no data: the pods table is empty, so nothing says what any pod believed"
+    if promised_faults(run) and not outages:
+        return "no data: the scenario means faults, and none is recorded in the run phase"
+    if run.scenario.get("kubelet", {}).get("enabled") and "drain" in run.phases and not len(run.probes):
+        return "no data: the scenario means a kubelet, and no probe is recorded"
+    return ""
+
+
+def _faults(counts: dict[str, int | float]) -> str:
+    return "the fault" if counts["faults"] == 1 else f"{counts['faults']:,} faults"
+
+
+def _sentence(counts: dict[str, int | float], longest: str) -> str:
+    noticed = counts["noticed"]
+    if not counts["faults"]:
+        text = "no fault was begun"
+    elif not noticed:
+        text = "no pod noticed a fault"
+    else:
+        text = f"pods noticed {_faults(counts)} {noticed:,} times, at most {told(counts[f'{NOTICED}.max'])} after it began"
+        back = counts.get(f"{RECOVERED}.max")
+        text += f"; they were connected again at most {told(back)} after its end" if back is not None else ""
+        text += f"; {counts['unrecovered']:,} were not connected again" if counts["unrecovered"] else ""
+    text += f"; {counts['unnoticed']:,} pods were blind in a fault and did not notice" if counts["unnoticed"] else ""
+    if counts["published_inside"]:
+        text += f"; {counts['published_inside']:,} events were published in memory mode, {counts['heard_only_here']:,} of them heard, each "
+        text += "by its own pod alone"
+    if counts["truth_gap_s.max"]:
+        gap = told(counts["truth_gap_s.max"])
+        return f"{text}; {longest} called itself connected for {gap} while it was blind, longer than any other pod"
+    return text + "; no pod called itself connected while it was blind"
+
+
+def _witnesses(run: Run, gaps: dict[str, Array]) -> list[str]:
+    """Return, of the pods with the longest truth gaps, the first event of each that shows it."""
+    copies, publishes, texts = run.copies, run.publishes, []
+    sent, events = publishes["sent_ns"].to_numpy(), publishes["event"].to_numpy()
+    publisher, publishers = codes_of(publishes["publisher"])
+    for number in sorted(range(len(run.lives)), key=lambda n: -seconds(gaps.get(run.lives[n].pod, NO_SPANS)))[:MAX_WITNESSES]:
+        pod = run.lives[number].pod
+        spans = gaps.get(pod, NO_SPANS)
+        if not len(spans):
+            continue
+        own = np.flatnonzero(publisher == publishers.index(pod)) if pod in publishers else np.array([], dtype=np.int64)
+        rows = np.concatenate([copies.publish[(copies.pod == number) & (copies.publish >= 0)], own])
+        rows = rows[sent[rows] >= spans[0, 0]]
+        if len(rows):
+            row = rows[np.argmin(sent[rows])]
+            text = f"{event_id(int(events[row]))} on {publishes['channel'].iloc[row]}: {pod} called itself connected and was blind for"
+            texts.append(f"{text} {told(seconds(spans))}, from then on")
+    return texts

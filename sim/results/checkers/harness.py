@@ -1,0 +1,218 @@
+"""Audit the instrument before its measurements are believed. Its verdict is valid or unknown, never invalid.
+
+It is unknown when the run was not sealed or did not reach its end, when the broker counts other subscribers than the fleet claims
+(PUBSUB NUMSUB, less those that were there before the fleet), when the generator made under 99 % of the calls that the schedule meant
+to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
+missing. On the model ground time is virtual, so processor time says nothing and is not asked for.
+
+Also reported: loop lag beside lag, the send delay's share of lag, and the smallest step between two timestamps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array
+from sim.record.schema import ALIVE_STATES, HTTP_CALL
+from sim.results.checkers.verdict import Result
+from sim.results.opened_run import FATE, Run
+
+OFFERED_RATIO_MIN = 0.99
+CPU_SHARE_MAX = 0.9
+SEND_DELAY_SHARE = 0.3
+ROWS_FOR_CLOCK = 200_000
+SAMPLED_NS = 1_000_000_000  # a process that held pods for so long has samples
+
+
+@dataclass
+class _Audit:
+    """Collect what is wrong (it makes the verdict unknown), what is odd, and the numbers."""
+
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    counts: dict[str, int | float] = field(default_factory=dict)
+
+
+def check(run: Run) -> Result:
+    """Audit the run's end, the subscriptions, the offered load, processors, loops and clocks."""
+    audit = _Audit()
+    _audit_end(run, audit)
+    (_audit_receivers if run.info.get("fleet") == "none" else _audit_subscriptions)(run, audit)
+    ratio = _audit_load(run, audit)
+    _audit_processors(run, audit)
+    _audit_lag_share(run, audit)
+    _audit_clock(run, audit)
+    metrics = {"offered_ratio_min": ratio}
+    if audit.faults:
+        return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
+    heard = "the broker has subscribers" if run.info.get("fleet") == "none" else "the broker counts the subscribers that the fleet claims"
+    detail = f"the run is whole, {heard}, and {audit.counts['calls_made']:,} of "
+    detail += f"{audit.counts['calls_offered']:,} offered calls were made"
+    return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
+
+
+def _audit_end(run: Run, audit: _Audit) -> None:
+    state, reason = run.info["state"], run.info.get("reason") or "no reason was recorded"
+    if state == "killed":
+        audit.faults.append(f"the run is not whole, it was killed: {reason}")
+    elif not run.sealed:
+        audit.faults.append("the run was not sealed: it is still going or its process was killed")
+    elif state != "complete":
+        audit.faults.append(f"the run was {state}: {reason}")
+    for name in ("run", "drain"):
+        if name not in run.phases:
+            audit.faults.append(f"the run did not reach its {name} phase")
+    if run.unreadable_parts:
+        audit.faults.append(f"{len(run.unreadable_parts)} parts of tables cannot be read: {', '.join(run.unreadable_parts[:3])}")
+
+
+def _audit_subscriptions(run: Run, audit: _Audit) -> None:
+    """Compare the broker's last count of each channel in the run phase with the pods subscribed at that moment."""
+    broker = run.broker
+    end = run.phases.get("run", (0, FOREVER_NS))[1]
+    samples = broker[(broker["metric"] == "numsub") & (broker["at_ns"] <= end)]
+    last = {row["subject"]: row for row in samples.sort_values("at_ns", kind="stable").to_dict("records")}
+    before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
+    channels = sorted({channel for life in run.lives for channel in life.channels})
+    wrong, unproven = [], [channel for channel in channels if channel not in last]
+    for channel in channels:
+        if channel in last:
+            counted = last[channel]["value"] - before.get(channel, 0)
+            claimed = sum(channel in life.channels and life.state(last[channel]["at_ns"]) == "subscribed" for life in run.lives)
+            wrong += [f"{channel}: {counted:g} subscribers, the fleet claims {claimed}"] if counted != claimed else []
+    audit.counts |= {"channels_proven": len(channels) - len(unproven) - len(wrong), "channels": len(channels)}
+    if not channels:
+        audit.faults.append("no pod subscribes to anything")
+    if unproven:
+        audit.faults.append(f"no NUMSUB was sampled for {', '.join(unproven[:3])}: subscriptions are not proven")
+    if wrong:
+        audit.faults.append(f"NUMSUB and the fleet differ: {'; '.join(wrong[:3])}")
+    if any(before.values()):
+        audit.warnings.append(f"{sum(before.values()):g} subscribers of other programs were on these channels before the fleet")
+
+
+def _audit_receivers(run: Run, audit: _Audit) -> None:
+    """Where the fleet is not ours, ask only whether somebody was there: PUBLISH says how many subscribers it reached."""
+    told = run.publishes["receivers"][(run.publishes["phase"] == "run") & (run.publishes["receivers"] >= 0)]
+    if len(told):
+        audit.counts |= {"receivers.min": int(told.min()), "receivers.max": int(told.max())}
+        if not told.max():
+            audit.faults.append("no publish reached a subscriber: there is no fleet, or it listens to other channels")
+        elif not told.min():
+            audit.warnings.append(f"{int((told == 0).sum()):,} of {len(told):,} publishes reached no subscriber")
+
+
+def _audit_load(run: Run, audit: _Audit) -> float:
+    """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
+    publishes, load = run.publishes, run.info.get("load") or {}
+    rows = publishes.drop_duplicates("event")
+    made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
+    absent = load.get("calls_not_made") or 0
+    offered = (load.get("offered_calls") or 0) - absent
+    audit.counts |= {"calls_offered": int(offered), "calls_made": made}
+    if absent:
+        audit.counts["calls_not_made"] = int(absent)
+        audit.warnings.append(
+            f"{absent:,} more calls were due while their pods did not run: nobody made them, and no copy of theirs is missing"
+        )
+    if not offered:
+        audit.faults.append("no data: run.json names no offered calls")
+        return math.nan
+    if made < OFFERED_RATIO_MIN * offered:
+        audit.faults.append(f"generator saturated: it made {made:,} of {offered:,} offered calls ({made / offered:.1%})")
+    return made / float(offered)
+
+
+def _audit_processors(run: Run, audit: _Audit) -> None:
+    """Name every process that used too much of a core, or whose use is not known."""
+    load = run.info.get("load") or {}
+    generators = set(load.get("generators") or ([load["generator"]] if load.get("generator") else []))
+    if run.info.get("ground") == "model":
+        audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
+        return
+    shares, loops = _samples(run)
+    for host in sorted(_lived_on(run) | generators):
+        if host not in shares:
+            audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
+    if not generators:
+        audit.faults.append("run.json names no generator process: its saturation is not known")
+    for host, share in shares.items():
+        audit.counts[f"cpu_share.{host}"] = round(share, 4)
+        if share >= CPU_SHARE_MAX:
+            who = f"generator saturated: {host}" if host in generators else f"the host measured itself: {host}"
+            audit.faults.append(f"{who} used {share:.0%} of a core")
+    if len(loops):
+        found = np.quantile(loops, [0.5, 0.99, 1.0], method="higher") / 1e3
+        audit.counts |= dict(zip(("loop_lag_us.p50", "loop_lag_us.p99", "loop_lag_us.max"), found.tolist(), strict=True))
+
+
+def _lived_on(run: Run) -> set[str]:
+    """Return the processes that held a pod for so long in the run phase that they were sampled."""
+    begin, end = run.phases.get("run", (0, FOREVER_NS))
+    lived = set()
+    for host, rows in run.pods.groupby("host", observed=True):
+        gone = rows["state"].iloc[rows["at_ns"].argmax()] not in ALIVE_STATES
+        until = rows["at_ns"].max() if gone else FOREVER_NS
+        if min(until, end) - max(rows["at_ns"].min(), begin) >= SAMPLED_NS:
+            lived.add(str(host))
+    return lived
+
+
+def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
+    """Return when a process stood still: one that held a single pod, while that was frozen."""
+    hosts = run.pods.groupby("host", observed=True)["pod"].unique()
+    freezes = {life.pod: life.freezes for life in run.lives}
+    return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
+
+
+def _samples(run: Run) -> tuple[dict[str, float], Array]:
+    """Return each process's share of a core, and every loop lag, over the samples that enclose the run phase.
+
+    A loop is not late when its process was made to stand still.
+    """
+    shares, loops = {}, [np.array([], dtype=np.int64)]
+    begin, end = run.phases.get("run", (0, FOREVER_NS))
+    frozen = _frozen_on(run)
+    for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
+        at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
+        first = max(int(np.searchsorted(at, begin, side="right")) - 1, 0)
+        last = min(int(np.searchsorted(at, end)), len(at) - 1)
+        if at[last] > at[first]:
+            shares[str(host)] = float(cpu[last] - cpu[first]) / float(at[last] - at[first])
+            still = np.zeros(last - first, dtype=bool)
+            for since, until in frozen.get(str(host), ()):
+                still |= (at[first + 1 : last + 1] >= since) & (at[first:last] <= until)
+            loops.append(rows["loop_lag_ns"].to_numpy()[first + 1 : last + 1][~still])
+    return shares, np.concatenate(loops)
+
+
+def _audit_lag_share(run: Run, audit: _Audit) -> None:
+    """Say how much of the lag may be of the lab's own making: late loops, late sending."""
+    copies, publishes = run.copies, run.publishes
+    rows = np.flatnonzero(copies.fate == FATE["delivered"])
+    rows = rows[(publishes["phase"] == "run").to_numpy()[copies.publish[rows]]]
+    if not len(rows):
+        return
+    intended = publishes["intended_ns"].to_numpy()[copies.publish[rows]]
+    lag = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]] - intended
+    delay = publishes["sent_ns"].to_numpy()[copies.publish[rows]] - intended
+    share = float(delay.sum() / lag.sum()) if lag.sum() > 0 else 0.0
+    audit.counts["send_delay_share"] = round(share, 4)
+    if share > SEND_DELAY_SHARE:
+        audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: the generator was late, not the bus")
+    # A row of `hosts` holds the worst of some ten samples, so the median row is near the 93rd percentile of the loops' lateness.
+    lag_p99, loop_us = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
+    if loop_us > lag_p99 / 2:
+        text = f"the loops are often {loop_us:,.0f} us late, lag p99 is {lag_p99:,.0f} us"
+        audit.warnings.append(f"{text}: busy loops may be what is measured")
+
+
+def _audit_clock(run: Run, audit: _Audit) -> None:
+    times = np.sort(run.deliveries["handled_ns"].to_numpy()[:ROWS_FOR_CLOCK])
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if len(steps):
+        audit.counts["clock_step_ns"] = int(steps.min())

@@ -1,0 +1,135 @@
+"""Measure how late copies are handled, in microseconds, from every raw row of the `run` phase.
+
+- **lag**: intended time of the event to the start of its handler; first deliveries of expected copies.
+- **send delay**: intended time to the time it was handed to the socket, one value an event that was sent. A late generator shows
+  here, and stays inside the lag.
+- **bus**: sent to handled, one value a copy: the lag without the send delay.
+- **held up**: how long a call had to wait until earlier ones of its publisher had returned and been answered. So much of a send delay is
+  the bus's doing, say a slow server's; what is beyond it is the generator's own.
+
+A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
+than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
+
+A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.record.reader import Array, codes_in, codes_of, quantiles
+from sim.results.checkers.verdict import Result
+from sim.results.opened_run import FATE, OUTCOME, Run
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
+SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
+
+
+def check(run: Run) -> Result:
+    """Measure lag, send delay and bus time; no data or a negative time is unknown."""
+    copies, publishes = run.copies, run.publishes
+    judged = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
+    first = np.flatnonzero(judged & (copies.fate == FATE["delivered"]))
+    rows = copies.publish[first]
+    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[first]]
+    lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
+    delay = send_delays(run)
+    in_run, outcome = (publishes["phase"] == "run").to_numpy(), codes_in(publishes["outcome"], OUTCOME)
+    if run.info.get("fleet") == "none":
+        return _without_fleet(lag, delay)
+    if not len(first):
+        return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
+    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
+    counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
+    counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
+    channel, channels = codes_of(publishes["channel"])
+    services = sorted({life.service for life in run.lives})
+    service = np.array([services.index(life.service) for life in run.lives], dtype=np.int16)
+    for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
+        for code, word in enumerate(words):
+            counts |= _quantiles(f"lag_us.{kind}.{word}", lag[codes == code])
+    detail = f"median lag {counts['lag_us.p50']:,.0f} us, p99 {counts['lag_us.p99']:,.0f} us, max {counts['lag_us.max']:,.0f} us"
+    detail += f" over {len(lag):,} copies" + _caution(len(lag))
+    if counts["negative"]:
+        detail = f"{counts['negative']:,} copies were handled before they were meant or sent: the clocks disagree"
+        return Result("unknown", detail, counts=counts, metrics=_metrics(lag, delay))
+    return Result("valid", detail, counts=counts, metrics=_metrics(lag, delay))
+
+
+def _without_fleet(lag: Array, delay: Array) -> Result:
+    """Tell the send delay alone: nobody of ours heard anything."""
+    if not len(delay):
+        return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
+    counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", delay)
+    detail = f"the fleet is not ours: who heard, and how late, is not known; {len(delay):,} events were sent, p99 "
+    return Result(
+        "valid", detail + f"{counts['send_delay_us.p99']:,.0f} us after they were meant to be", counts, metrics=_metrics(lag, delay)
+    )
+
+
+def send_delays(run: Run) -> Array:
+    """Return sent - intended, nanoseconds, of every event of the run phase that was handed to a socket."""
+    publishes = run.publishes
+    tried = codes_in(publishes["outcome"], OUTCOME) != OUTCOME["memory"]
+    sent = (publishes["phase"] == "run").to_numpy() & (publishes["sent_ns"].to_numpy() > 0) & tried
+    delays: Array = (publishes["sent_ns"].to_numpy() - publishes["intended_ns"].to_numpy())[sent]
+    return delays
+
+
+def held_up(run: Run) -> Array:
+    """Return how long earlier calls and publishes of the same publisher held up each of the run phase, nanoseconds (Lindley's recursion).
+
+    A call that publishes counts as both, and one that was under way when its generator stalled as held up: rather too long than too short.
+    """
+    calls, publishes = run.calls, run.publishes
+    words = dict.fromkeys(word for table in (calls, publishes) for word in codes_of(table["publisher"])[1])
+    publishers = {word: number for number, word in enumerate(words)}
+    publisher = np.concatenate([codes_in(table["publisher"], publishers) for table in (calls, publishes)])
+    intended = np.concatenate([table["intended_ns"].to_numpy() for table in (calls, publishes)])
+    answered = np.maximum(0, publishes["acked_ns"].to_numpy() - publishes["sent_ns"].to_numpy())
+    took = np.concatenate([calls["took_ns"].to_numpy(), answered])
+    order = np.lexsort((intended, publisher))
+    waits = np.zeros(len(order), dtype=np.int64)
+    for rows in np.split(order, np.flatnonzero(np.diff(publisher[order])) + 1):
+        walk = np.concatenate(([0], np.cumsum(took[rows][:-1] - np.diff(intended[rows]))))[: len(rows)]
+        waits[rows] = walk - np.minimum.accumulate(walk)
+    start_ns, end_ns = run.phases.get("run", (0, 0))
+    inside: Array = waits[(intended >= start_ns) & (intended < end_ns)]
+    return inside
+
+
+def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]) -> str:
+    """Return why a broken limit on lag is the generator's doing: without its own lateness it would hold. Else an empty string.
+
+    Where publishes were not answered it is not known how long they held up the calls after them, so nothing is excused.
+
+    Parameters
+    ----------
+    limit
+        Milliseconds.
+    counts
+        What `check` counted. Quantiles are added, so that the lag without the generator's part is rather too great.
+    """
+    quantile = metric.removeprefix("lag_ms_")
+    if counts.get("unanswered") or f"bus_us.{quantile}" not in counts:
+        return ""
+    rest_ms = (counts[f"bus_us.{quantile}"] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
+    return f"the generator was late by itself: without that it is at most {rest_ms:g}" if rest_ms <= limit else ""
+
+
+def _quantiles(name: str, values: Array) -> dict[str, int | float]:
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
+
+
+def _metrics(lag: Array, delay: Array) -> dict[str, float]:
+    lags, delays = quantiles(lag, QUANTILES), quantiles(delay, QUANTILES)
+    nan = float("nan")
+    metrics = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
+    return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+
+
+def _caution(count: int) -> str:
+    few = [name for name, q in QUANTILES.items() if q < 1 and count * (1 - q) < 1 - 1e-9]
+    return f"; {few[0]} and above are of only {count:,} rows" if few else ""

@@ -1,0 +1,218 @@
+"""Count reads of configuration that were served a copy older than the newest update, and say how long that went on.
+
+An *update* of a template or provider happens in the database at the intended time of the `config.template.invalidated` or
+`config.provider.invalidated` that announces it, whatever became of the announcement; updates of warm-up and run count. A
+`config.cache.invalidate` drops copies and is no update. Reads are those of the `run` phase.
+
+- **stale read**: its copy was loaded before an update that had happened by the time of the read. It *missed* every update in between.
+- **stale for**: the time of a stale read minus the first update that its copy missed: how long the copy had been out of date.
+- **stale pair**: a pod and an update, where the pod served a copy that missed the update.
+- **never heard**: a stale pair whose pod has no delivery of the update's event: it kept the copy until something else cleared it.
+  **not dropped**: a stale pair with a delivery, but none that was handled (it failed, or a recipe for once left it to another pod).
+- **after handling**: a stale read later than the start of a handler in its pod for an update that it missed. A handler that takes time
+  explains it; nothing else should.
+- **fresh after**: of an update, from its time until the last pod that had read the subject and not yet loaded the new copy began to
+  handle its event. Pods that never heard are not in it.
+
+Staleness breaks no promise of Pub/Sub, so it is valid without a limit in `[slo]`; reads that were meant and not made are unknown.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions, quantiles
+from sim.record.schema import OTHERS, event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.opened_run import Run
+
+UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
+QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+MAX_NAMES = 10  # of pods in the sentence
+METRICS = {"p99": "stale_ms_p99", "max": "stale_ms_max"}
+
+
+class Updates(NamedTuple):
+    """Hold every update by subject and time.
+
+    `row` is its row in `publishes`, `rank` its place among all updates in time, `ordered_ns` the times in that order.
+    """
+
+    row: Array
+    subject: Array
+    at_ns: Array
+    rank: Array
+    ordered_ns: Array
+
+    def before(self, subject: Array, at_ns: Array) -> Array:
+        """Return for each subject and time the row behind the last update of the subject that happened by then."""
+        many = len(self.at_ns) + 1
+        key = subject.astype(np.int64) * many + np.searchsorted(self.ordered_ns, at_ns, side="right")
+        return np.searchsorted(self.subject.astype(np.int64) * many + self.rank, key)
+
+
+class Reads(NamedTuple):
+    """Hold reads column by column, pods and subjects as codes."""
+
+    at_ns: Array
+    pod: Array
+    subject: Array
+    loaded_ns: Array
+
+
+class Heard(NamedTuple):
+    """Hold, by (pod, update) in rising order of `key`, when the pod began to handle the update's event; `FOREVER_NS` = never."""
+
+    key: Array
+    handled_ns: Array
+
+
+class Pairs(NamedTuple):
+    """Hold every stale pair: the pod, the update, when it was last served, whether and when the event was heard and handled."""
+
+    pod: Array
+    update: Array
+    served_ns: Array
+    heard: Array
+    handled_ns: Array
+
+
+def check(run: Run) -> Result:
+    """Count stale reads of the run phase, the pairs behind them, and how long until every pod was fresh."""
+    meant = float(run.scenario.get("load", {}).get("reads_per_s", 0.0)) > 0
+    pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
+    every = Reads(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in Reads._fields))
+    start_ns, end_ns = run.phases.get("run", (0, 0))
+    judged = _rows(every, (every.at_ns >= start_ns) & (every.at_ns < end_ns))
+    nothing = {"stale_reads": float("nan"), **dict.fromkeys(METRICS.values(), float("nan"))}
+    if not len(judged.at_ns):
+        if meant:
+            return Result("unknown", "no data: the scenario means reads, and none was made in the run phase", metrics=nothing)
+        return Result("valid", "the scenario means no reads of configuration", metrics=nothing)
+    updates = _updates(run, {subject: code for code, subject in enumerate(subjects) if subject != OTHERS})
+    heard = _heard(run, updates, pods)
+    first, behind = updates.before(judged.subject, judged.loaded_ns), updates.before(judged.subject, judged.at_ns)
+    stale = np.flatnonzero(behind > first)
+    for_ns = judged.at_ns[stale] - updates.at_ns[first[stale]]
+    pairs = _pairs(heard, len(updates.row), _rows(judged, stale), first[stale], behind[stale])
+    never = ~pairs.heard
+    counts: dict[str, int | float] = {
+        "reads": len(judged.at_ns),
+        "hits": int((judged.loaded_ns < judged.at_ns).sum()),
+        "updates": int(((updates.at_ns >= start_ns) & (updates.at_ns < end_ns)).sum()),
+        "stale_reads": len(stale),
+        "stale_pairs": len(pairs.pod),
+        "never_heard": int(never.sum()),
+        "never_heard_pods": len(np.unique(pairs.pod[never])),
+        "not_dropped": int((pairs.heard & (pairs.handled_ns == FOREVER_NS)).sum()),
+        "after_handling": int((pairs.served_ns > pairs.handled_ns).sum()),
+    }
+    counts |= _quantiles("stale_ms", for_ns) | _quantiles("fresh_ms", _fresh_after(heard, updates, every))
+    metrics = {"stale_reads": float(len(stale))} | {name: float(counts.get(f"stale_ms.{q}", 0.0)) for q, name in METRICS.items()}
+    witnesses = _witnesses(run, updates, pairs, pods, subjects)
+    return Result("valid", _sentence(counts, pairs, pods), counts=counts, witnesses=witnesses, metrics=metrics, warnings=_warnings(run))
+
+
+def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> str:
+    text = f"{counts['stale_reads']:,} of {counts['reads']:,} reads were stale"
+    text += f", at most for {counts['stale_ms.max']:,.1f} ms" if counts["stale_reads"] else ""
+    never = ~pairs.heard
+    silent = sorted({pods[pod] for pod in pairs.pod[never]})
+    names = ", ".join(silent[:MAX_NAMES]) + (f" and {len(silent) - MAX_NAMES:,} more" if len(silent) > MAX_NAMES else "")
+    return text + (f"; {names} never heard of {len(np.unique(pairs.update[never])):,} updates" if silent else "")
+
+
+def _rows(reads: Reads, rows: Array) -> Reads:
+    return Reads(*(column[rows] for column in reads))
+
+
+def _updates(run: Run, codes: dict[str, int]) -> Updates:
+    """Return the updates of subjects that somebody read."""
+    publishes = run.publishes
+    names, words = codes_of(publishes["subject"])
+    subject = np.array([*(codes.get(word, -1) for word in words), -1], dtype=np.int64)[names]
+    announced = (codes_in(publishes["channel"], UPDATES) == 1) & (publishes["items"].to_numpy() > 0) & (subject >= 0)
+    once = np.sort(run.index.row[:-1])  # an event that stands twice is one update
+    rows = once[announced[once]]
+    at_ns = publishes["intended_ns"].to_numpy()[rows]
+    in_time = np.argsort(at_ns, kind="stable")
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[in_time] = np.arange(len(rows))
+    order = np.lexsort((rank, subject[rows]))
+    return Updates(rows[order], subject[rows][order], at_ns[order], rank[order], at_ns[in_time])
+
+
+def _pairs(heard: Heard, updates: int, stale: Reads, first: Array, behind: Array) -> Pairs:
+    """Return every (pod, update that it served a copy without); a copy's last stale read missed all that its earlier ones did."""
+    many = updates + 1
+    copies, copy = np.unique(stale.pod.astype(np.int64) * many + first, return_inverse=True)
+    last, served = np.zeros(len(copies), dtype=np.int64), np.zeros(len(copies), dtype=np.int64)
+    np.maximum.at(last, copy, behind)
+    np.maximum.at(served, copy, stale.at_ns)
+    missed = last - copies % many
+    begin = np.repeat(copies % many - np.cumsum(missed) + missed, missed)
+    update = begin + np.arange(len(begin))
+    pod, served = np.repeat(copies // many, missed), np.repeat(served, missed)
+    # no pair stands twice: the pod's next copy of a subject was loaded after all that this one missed
+    at = positions(heard.key, pod * many + update)
+    return Pairs(pod, update, served, at < len(heard.key), np.append(heard.handled_ns, FOREVER_NS)[at])
+
+
+def _heard(run: Run, updates: Updates, pods: list[str]) -> Heard:
+    """Return what the readers heard of the updates; of several deliveries to a pod, the first that was handled."""
+    index = run.index
+    update_of_row = np.full(len(run.publishes) + 1, -1, dtype=np.int64)  # one more for events that nobody published
+    update_of_row[updates.row] = np.arange(len(updates.row))
+    update = update_of_row[index.row[index.event_of]]
+    pod = codes_in(run.deliveries["pod"], {name: code for code, name in enumerate(pods)})
+    rows = np.flatnonzero((update >= 0) & (pod >= 0))
+    begun = codes_in(run.deliveries["outcome"], {"handled": 1})[rows] == 1
+    handled = np.where(begun, run.deliveries["handled_ns"].to_numpy()[rows], FOREVER_NS)
+    key = pod[rows].astype(np.int64) * (len(updates.row) + 1) + update[rows]
+    order = np.lexsort((handled, key))
+    key, first = np.unique(key[order], return_index=True)
+    return Heard(key, handled[order][first])
+
+
+def _fresh_after(heard: Heard, updates: Updates, reads: Reads) -> Array:
+    """Return for each update that some pod had to drop how long that took until the last of them began to handle it."""
+    key, handled = (column[heard.handled_ns < FOREVER_NS] for column in heard)
+    pod, update = key // (len(updates.at_ns) + 1), key % (len(updates.at_ns) + 1)
+    place = np.unique(np.concatenate([_use(reads.pod, reads.subject), _use(pod, updates.subject[update])]), return_inverse=True)[1]
+    used, wanted = place[: len(reads.pod)], place[len(reads.pod) :]
+    clock = np.sort(reads.at_ns)
+    many = len(clock) + 1
+    by_use = np.lexsort((reads.at_ns, used))
+    read_key = used[by_use] * many + np.searchsorted(clock, reads.at_ns[by_use], side="right")
+    last = np.searchsorted(read_key, wanted * many + np.searchsorted(clock, handled, side="right"), side="right") - 1
+    row = by_use[np.maximum(last, 0)]
+    held = (last >= 0) & (used[row] == wanted) & (reads.loaded_ns[row] < updates.at_ns[update])
+    longest = np.full(len(updates.at_ns), -1, dtype=np.int64)
+    np.maximum.at(longest, update[held], (handled - updates.at_ns[update])[held])
+    return longest[longest >= 0]
+
+
+def _use(pod: Array, subject: Array) -> Array:
+    return pod.astype(np.int64) << 32 | subject.astype(np.int64)
+
+
+def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
+    return {f"{name}.{quantile}": value / 1e6 for quantile, value in quantiles(values_ns, QUANTILES).items()}
+
+
+def _witnesses(run: Run, updates: Updates, pairs: Pairs, pods: list[str], subjects: list[str]) -> list[str]:
+    """Return the pairs that were served stale for longest, those that never heard first."""
+    texts, events = [], run.publishes["event"].to_numpy()
+    for_ns = pairs.served_ns - updates.at_ns[pairs.update]
+    for pair in np.lexsort((-for_ns, pairs.heard))[:MAX_WITNESSES]:
+        row = pairs.update[pair]
+        text = f"{event_id(int(events[updates.row[row]]))} of {subjects[updates.subject[row]]}: {pods[pairs.pod[pair]]} served the old copy"
+        texts.append(f"{text} until {for_ns[pair] / 1e6:,.1f} ms after it" + ("" if pairs.heard[pair] else ", and never heard of it"))
+    return texts
+
+
+def _warnings(run: Run) -> list[str]:
+    lost = any(OTHERS in codes_of(table["subject"])[1] for table in (run.reads, run.publishes))
+    return [f"more subjects than the record keeps apart: what it calls {OTHERS} is left out of the updates"] if lost else []

@@ -1,0 +1,101 @@
+"""Check the steady state before the first fault, without which nothing can be concluded, and after the last: did the lab heal?
+
+- **steady before**: in the run phase until the first fault began, no pod that ran changed its state, and no copy is missing of what was
+  meant and answered `MARGIN_NS` before that: what was still on its way then may have met the fault. A fault at the very beginning
+  leaves the probes before the load as the proof.
+- **recovered**: after the load, a probe on every channel was heard by every pod that runs; run.json says so. A pod that its bus's policy
+  leaves alone (`bus.reattach` other than `automatic`) is a finding, not a lab that is broken.
+- **steady again after**: from the last fault's end until every pod believed what it did before, and the last copy was lost.
+
+Not steady before: unknown. Not recovered although the bus promises to reattach: invalid.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim.record.reader import Array
+from sim.record.schema import ALIVE_STATES, event_id
+from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told
+
+MARGIN_NS = 250_000_000
+
+
+def check(run: Run) -> Result:
+    """Compare the fleet before the first fault with the fleet after the last."""
+    outages = read_outages(run)
+    nothing = {"steady_s_max": math.nan}
+    if not outages:
+        return Result("valid", "no fault was begun", metrics=nothing)
+    begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
+    beliefs, (meant_ns, last_ns, lost) = read_beliefs(run), _copies(run)
+    before = (meant_ns >= run.phases["run"][0]) & (np.maximum(meant_ns, last_ns) < begin_ns - MARGIN_NS)
+    lost_before = np.flatnonzero(before & lost)
+    restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
+    counts: dict[str, int | float] = {"copies_before": int(before.sum()), "lost_before": len(lost_before), "restless_before": len(restless)}
+    if len(lost_before) or restless:
+        who = f"{restless[0]} was not at rest" if restless else f"{len(lost_before):,} of {int(before.sum()):,} copies were lost"
+        text = f"the lab was not in its steady state before the first fault: {who}; what the faults did cannot be told from that"
+        return Result("unknown", text, counts=counts, witnesses=_witnesses(run, lost_before), metrics=nothing)
+    away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
+    counts["away_after"] = len(away)
+    policy = str(run.scenario.get("bus", {}).get("reattach", "automatic"))
+    recovered = run.info.get("recovered")
+    if recovered is None:
+        return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing)
+    if not recovered:
+        text = f"the lab did not recover after the last fault: {len(away)} pods are away" + (f", {away[0]} first" if away else "")
+        if policy != "automatic":
+            return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing)
+        return Result("invalid", text, counts=counts, metrics=nothing)
+    after = lost & (meant_ns >= end_ns)
+    again_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(meant_ns[after].max(initial=0))])
+    counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum()), "steady_s": (again_ns - end_ns) / 1e9}
+    text = f"steady before the first fault, and again {told((again_ns - end_ns) / 1e9)} after the last one's end"
+    return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])})
+
+
+def _copies(run: Run) -> tuple[Array, Array, Array]:
+    """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, and whether it is lost."""
+    copies, publishes = run.copies, run.publishes
+    meant, last = (np.append(times, 0)[copies.publish] for times in (publishes["intended_ns"].to_numpy(), _last_ns(run)))
+    in_run = (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0)
+    bad = np.isin(copies.fate, [FATE["missing"], FATE["unknown"]]) & (copies.cause != CAUSE["taken-by-peer"])
+    return np.where(in_run, meant, -1), last, bad & in_run
+
+
+def _last_ns(run: Run) -> Array:
+    last: Array = np.maximum(run.publishes["sent_ns"].to_numpy(), run.publishes["acked_ns"].to_numpy())
+    return last
+
+
+def _rests(belief: Belief, from_ns: int, to_ns: int) -> bool:
+    """Whether a pod that runs changed nothing in this time."""
+    first, last = belief.row(from_ns), belief.row(to_ns - 1)
+    return first < 0 or first == last
+
+
+def _is_back(belief: Belief, begin_ns: int, at_ns: int) -> bool:
+    """Whether a pod runs at a time and believes what it did before the first fault."""
+    row = belief.row(at_ns)
+    return row < 0 or (belief.state[row] in ALIVE_STATES and belief.bus[row] == (belief.at(begin_ns - 1) or "connected"))
+
+
+def _back_ns(belief: Belief, begin_ns: int) -> int:
+    """Return when a pod came to believe for good what it did before the first fault, 0 when it never left that."""
+    word, last = belief.at(begin_ns - 1) or "connected", 0
+    for at_ns, bus, state in zip(belief.at_ns.tolist(), belief.bus, belief.state, strict=True):
+        if at_ns >= begin_ns and bus == word and state in ALIVE_STATES:
+            last = last or at_ns
+        elif at_ns >= begin_ns and bus != "stopped":
+            last = 0
+    return last
+
+
+def _witnesses(run: Run, copies: Array) -> list[str]:
+    events = run.publishes["event"].to_numpy()
+    return [f"{event_id(int(events[run.copies.publish[one]]))} for {run.lives[run.copies.pod[one]].pod}" for one in copies[:MAX_WITNESSES]]

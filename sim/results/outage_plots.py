@@ -1,0 +1,153 @@
+"""Draw what an outage does: rates over a band of what pods believed, who reached whom, and single events from pod to pod.
+
+The rules are those of `sim.results.plots`: one function a figure, which takes a `Run` (and axes) and returns the axes; the title states the
+finding; patterns and marks differ, not only colours. Nothing is shown or saved here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from sim.record.reader import FOREVER_NS
+from sim.results.checkers.fallback import reachability
+from sim.results.opened_run import FATE, Run
+from sim.results.outages import read_beliefs, read_outages
+from sim.results.plots import BLUE, RED, bins, make_axes, rates, zero_ns
+
+BANDS = {  # what a pod believes, from the bottom of the band up
+    "connected": (("connected",), "white", ""),
+    "deaf": (("deaf",), "0.8", "..."),
+    "on its own": (("connecting", "mute", "outage", "memory-only"), "0.6", "///"),
+    "ended": (("stopped",), "0.2", ""),
+}
+MAX_LANES, MAX_EVENTS, MAX_NUMBERS = 40, 200, 16
+
+
+def rates_and_states(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw what `rates` does, and above it how many pods called themselves connected, deaf, on their own, or had ended."""
+    ax = rates(run, ax)
+    edges = bins(run)[0]
+    middle = (edges[:-1] + edges[1:]) // 2
+    beliefs = read_beliefs(run)
+    counts = np.zeros((len(BANDS), len(middle)))
+    for belief in beliefs.values():
+        kind = np.array([-1, *(next((n for n, (words, _, _) in enumerate(BANDS.values()) if bus in words), -1) for bus in belief.bus)])
+        at = kind[np.searchsorted(belief.at_ns, middle, side="right")]
+        for n in range(len(BANDS)):
+            counts[n] += at == n
+    band = ax.inset_axes((0, 1.02, 1, 0.16), sharex=ax)
+    bottom = np.zeros(len(middle))
+    for (name, (_, colour, hatch)), values in zip(BANDS.items(), counts, strict=True):
+        x, top = (edges - zero_ns(run)) / 1e9, np.append(bottom + values, (bottom + values)[-1:])
+        band.fill_between(
+            x, np.append(bottom, bottom[-1:]), top, step="post", facecolor=colour, edgecolor="0.3", hatch=hatch, lw=0.4, label=name
+        )
+        bottom = bottom + values
+    band.set(ylim=(0, max(len(beliefs), 1)), ylabel="pods")
+    band.tick_params(labelbottom=False)
+    band.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(BANDS), frameon=False, fontsize=8)
+    alone = int(counts[2].max(initial=0))
+    ax.set_title(f"{ax.get_title()}; up to {alone} of {len(beliefs)} pods on their own", pad=78)
+    return ax
+
+
+def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float, float] | None = None) -> Axes:
+    """Draw which share of what a pod published each pod heard, as a map.
+
+    Parameters
+    ----------
+    between_s
+        From when to when, in seconds since the run phase began, whole seconds; by default the whole seconds inside the first fault,
+        without one the run phase.
+    """
+    ax = make_axes(ax)
+    outages = read_outages(run)
+    begin, end = run.phases.get("run", (0, 0))
+    name = "in the run phase"
+    if between_s is None and outages:
+        begin, end, name = outages[0].begin_ns, outages[0].end_ns, f"while {outages[0].fault} lasted"
+    first, last = between_s or (np.ceil((begin - zero_ns(run)) / 1e9), np.floor((end - zero_ns(run)) / 1e9))
+    name = name if between_s is None else f"from {first:g} to {last:g} s"
+    rows = reachability(run)
+    rows = rows[(rows["second"] >= first) & (rows["second"] + 1 <= last)]
+    sums = rows.groupby(["publisher", "hearer"], observed=True)[["published", "heard"]].sum().reset_index()
+    pods = [life.pod for life in run.lives]
+    publishers = sorted({str(word) for word in sums["publisher"]}, key=lambda word: (pods.index(word) if word in pods else -1, word))
+    share = np.full((len(publishers), len(pods)), np.nan)
+    row, column = ([words.index(str(word)) for word in sums[side]] for side, words in (("publisher", publishers), ("hearer", pods)))
+    share[row, column] = sums["heard"] / sums["published"]
+    ax.set_facecolor("0.93")
+    ax.patch.set(hatch="xx", edgecolor="0.75")
+    if share.size:
+        image = ax.imshow(share, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        ax.figure.colorbar(image, ax=ax, label="share heard (crossed: nothing was meant for it)")
+    if max(share.shape) <= MAX_NUMBERS:
+        for y, x in np.argwhere(~np.isnan(share)):
+            ax.annotate(f"{share[y, x]:.0%}", (x, y), ha="center", va="center", fontsize=7, color="white" if share[y, x] < 0.5 else "black")
+        ax.set_xticks(range(len(pods)), pods, rotation=60, ha="right", fontsize=8)
+        ax.set_yticks(range(len(publishers)), publishers, fontsize=8)
+    other = sums["publisher"].astype(str) != sums["hearer"].astype(str)
+    heard, published = int(sums.loc[other, "heard"].sum()), int(sums.loc[other, "published"].sum())
+    ax.set(xlabel="pod that should hear", ylabel="publisher")
+    ax.set_title(f"{heard:,} of {published:,} copies for another pod were heard {name}")
+    return ax
+
+
+def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, float] | None = None) -> Axes:
+    """Draw single events: a dot where a pod sent one, a line to each pod that heard it, a cross where a copy was lost.
+
+    A pod's lane is thick and grey while it does not call itself connected. At most `MAX_LANES` pods and `MAX_EVENTS` events.
+
+    Parameters
+    ----------
+    between_s
+        From when to when, in seconds since the run phase began; by default from 0.1 s before the end of the first fault to 0.9 s after it.
+    """
+    ax = make_axes(ax)
+    outages, zero = read_outages(run), zero_ns(run)
+    middle = (outages[0].end_ns - zero) / 1e9 if outages else 0.1
+    first, last = between_s or (middle - 0.1, middle + 0.9)
+    lanes = {life.pod: n for n, life in enumerate(run.lives[:MAX_LANES])}
+    for pod, belief in read_beliefs(run).items():
+        spans = belief.spans([bus for bus in belief.bus if bus != "connected"]) if pod in lanes else np.zeros((0, 2))
+        for begin, end in spans:
+            shown = np.clip(((begin - zero) / 1e9, (min(end, FOREVER_NS) - zero) / 1e9), first, last)
+            ax.plot(shown, [lanes[pod]] * 2, color="0.82", linewidth=7, solid_capstyle="butt", zorder=1)
+    sent = run.publishes["sent_ns"].to_numpy()
+    shown = np.flatnonzero((sent >= zero + first * 1e9) & (sent < zero + last * 1e9) & (run.publishes["items"].to_numpy() > 0))[:MAX_EVENTS]
+    publisher = run.publishes["publisher"].astype(str).to_numpy()[shown]
+    copies = run.copies
+    received = run.deliveries["received_ns"].to_numpy()
+    lost = heard = 0
+    for copy in np.flatnonzero(np.isin(copies.publish, shown) & (copies.pod < MAX_LANES)):
+        row, lane = copies.publish[copy], int(copies.pod[copy])
+        start = lanes.get(str(run.publishes["publisher"].iloc[row]), -1)
+        at = (sent[row] - zero) / 1e9
+        if copies.fate[copy] == FATE["delivered"]:
+            heard += 1
+            there = (received[copies.delivery[copy]] - zero) / 1e9
+            ax.plot((at, there), (start, lane), color=BLUE, linewidth=0.8, marker=(3, 0, 0), markevery=[1], markersize=4, zorder=2)
+        elif copies.fate[copy] == FATE["missing"]:
+            lost += 1
+            ax.plot(at, lane, "x", color=RED, markersize=5, zorder=3)
+    dots = [lanes.get(name, -1) for name in publisher]
+    ax.plot((sent[shown] - zero) / 1e9, dots, "o", color="black", markersize=3.5, zorder=4)
+    for outage in outages:
+        for word, at_ns in (("begins", outage.begin_ns), ("ends", outage.end_ns)):
+            if first <= (at := (at_ns - zero) / 1e9) <= last:
+                ax.axvline(at, color="0.3", linestyle="--", linewidth=1)
+                ax.annotate(
+                    f"{outage.fault} {word}", (at, 1), (3, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8
+                )
+    ax.set_yticks(range(len(lanes)), list(lanes), fontsize=8)
+    ax.set(xlabel="time since the run phase began (s)", ylabel="pod", xlim=(first, last), ylim=(len(lanes) - 0.5, -1.5))
+    ax.set_title(f"{heard:,} copies of {len(shown):,} events were heard and {lost:,} lost, from {first:.2f} to {last:.2f} s")
+    marks = {"sent": ("o", "black"), "heard": ("^", BLUE), "lost": ("x", RED), "not connected": ("s", "0.82")}
+    handles = [Line2D([], [], marker=shape, color=colour, linestyle="none", label=word) for word, (shape, colour) in marks.items()]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, frameon=False)
+    return ax
+
+
+FIGURES = (rates_and_states, reachability_map, space_time)

@@ -1,0 +1,125 @@
+"""What an outage is to a pod: which faults concern it, what it believed of its connections meanwhile, and spans of time.
+
+Times are nanoseconds. A *span* is a half-open time from begin to end; many are an array of shape (n, 2). A *belief* is the column
+`bus` of the pods table: the state of the pod's own fallback (`connected`, `outage`, …) and, in the reference, what its health check says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array
+from sim.results.opened_run import Run
+
+NO_SPANS = np.zeros((0, 2), dtype=np.int64)
+
+
+class Belief(NamedTuple):
+    """Hold what one pod believed: the time of each row of the pods table, its belief and its state from then on."""
+
+    at_ns: Array
+    bus: tuple[str, ...]
+    state: tuple[str, ...]
+
+    def row(self, at_ns: int) -> int:
+        """Return the row that holds at a time, -1 before the first."""
+        return int(np.searchsorted(self.at_ns, at_ns, side="right")) - 1
+
+    def at(self, at_ns: int) -> str:
+        """Return what the pod believed at a time, empty before its first row."""
+        row = self.row(at_ns)
+        return self.bus[row] if row >= 0 else ""
+
+    def spans(self, words: Collection[str]) -> Array:
+        """Return when the pod believed one of `words`."""
+        ends = np.append(self.at_ns[1:], FOREVER_NS)
+        held = np.array([bus in words for bus in self.bus], dtype=bool)
+        return union(np.column_stack([self.at_ns[held], ends[held]]))
+
+
+class Outage(NamedTuple):
+    """Hold one row of the faults table that touches the run phase.
+
+    `pods` are those it may concern: all of them when its target is the broker. What happens before `until_ns`, the beginning of the
+    next fault or of the drain, is put down to it.
+    """
+
+    fault: str
+    begin_ns: int
+    end_ns: int
+    until_ns: int
+    pods: frozenset[str]
+
+
+def read_beliefs(run: Run) -> dict[str, Belief]:
+    """Return what each pod of the pods table believed, in the order of time."""
+    rows = run.pods.sort_values("at_ns", kind="stable")
+    beliefs = {}
+    for pod, mine in rows.groupby("pod", observed=True, sort=False):
+        words = (tuple(str(word) for word in mine[column]) for column in ("bus", "state"))
+        beliefs[str(pod)] = Belief(mine["at_ns"].to_numpy(), *words)
+    return beliefs
+
+
+def read_outages(run: Run) -> list[Outage]:
+    """Return the faults that touch the run phase, in the order in which they began."""
+    begin_ns, end_ns = run.phases.get("run", (0, 0))
+    last_ns = load_end(run)
+    rows = sorted(run.faults.to_dict("records"), key=lambda row: row["begin_ns"])
+    begins = [int(row["begin_ns"]) for row in rows]
+    everybody = frozenset(life.pod for life in run.lives)
+    outages = []
+    for row in rows:
+        begin, end = int(row["begin_ns"]), int(row["end_ns"]) or last_ns
+        if begin >= end_ns or end <= begin_ns:
+            continue
+        until = min([last_ns, *(other for other in begins if other >= end and other > begin)])
+        names = str(row["target"]).split(",")
+        pods = everybody & frozenset(names) or everybody
+        outages.append(Outage(str(row["fault"]), begin, end, max(until, end), pods))
+    return outages
+
+
+def load_end(run: Run) -> int:
+    """Return when the drain began; without one, the time of the last row of the pods table."""
+    return run.phases["drain"][0] if "drain" in run.phases else int(run.pods["at_ns"].max()) if len(run.pods) else 0
+
+
+def promised_faults(run: Run) -> bool:
+    """Return whether the scenario means faults and the run reached the end of its load, so that they must be in the table."""
+    return bool(run.scenario.get("faults")) and "drain" in run.phases
+
+
+def union(spans: Array) -> Array:
+    """Return the same time as spans in rising order that neither touch nor overlap; empty spans are left out."""
+    spans = spans[spans[:, 1] > spans[:, 0]]
+    if not len(spans):
+        return NO_SPANS
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(spans[:, 1])
+    opens = np.append(True, spans[1:, 0] > reach[:-1])
+    return np.column_stack([spans[opens, 0], reach[np.append(opens[1:], True)]])
+
+
+def meet(first: Array, second: Array) -> Array:
+    """Return the time that lies in both; each must be a `union`."""
+    if not len(first) or not len(second):
+        return NO_SPANS
+    low = np.searchsorted(second[:, 1], first[:, 0], side="right")
+    many = np.maximum(np.searchsorted(second[:, 0], first[:, 1], side="left") - low, 0)
+    mine = np.repeat(np.arange(len(first)), many)
+    other = np.arange(len(mine)) - np.repeat(np.cumsum(many) - many, many) + np.repeat(low, many)
+    return np.column_stack([np.maximum(first[mine, 0], second[other, 0]), np.minimum(first[mine, 1], second[other, 1])])
+
+
+def told(time_s: float) -> str:
+    """Return a time as a sentence tells it."""
+    return f"{time_s * 1e6:,.0f} us" if time_s < 0.9995e-3 else f"{time_s * 1e3:,.0f} ms" if time_s < 0.9995 else f"{time_s:,.2f} s"
+
+
+def seconds(spans: Array) -> float:
+    """Return how long spans that do not overlap are together, in seconds."""
+    return float((spans[:, 1] - spans[:, 0]).sum()) / 1e9

@@ -1,0 +1,300 @@
+"""Draw one run: one function a figure, each takes a `Run` (and axes to draw into) and returns the axes.
+
+Rules: the title states the finding with its number; axes name their unit; lines differ in style and marker, not only in colour (Okabe
+and Ito's palette); faults are hatched, phases are marked. Time 0 is the start of the run phase. Nothing is shown or saved here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.results.opened_run import CAUSE, FATE, Run
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+FATE_COLOURS = {"delivered": GREEN, "duplicate": PURPLE, "missing": RED, "unexpected": ORANGE, "unknown": SKY}
+MIN_BINS, MAX_BINS = 40, 400
+QUANTILE_POINTS = 200
+
+
+def rates(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw events published, copies delivered and copies missing, each per second, over time."""
+    ax = make_axes(ax)
+    edges, width_s = bins(run)
+    copies, publishes = run.copies, run.publishes
+    intended = publishes["intended_ns"].to_numpy()
+    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[copies.fate == FATE["delivered"]]]
+    missing = intended[copies.publish[copies.fate == FATE["missing"]]]
+    series = {"events published": intended, "copies delivered": handled, "copies missing": missing}
+    zero, lost = zero_ns(run), int(_in_run(run)[copies.fate == FATE["missing"]].sum())
+    for n, (name, times) in enumerate(series.items()):
+        counts = np.histogram(times, edges)[0] / width_s
+        ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
+    mark(ax, run)
+    begin, end = run.phases.get("run", (0, 0))
+    seconds = max((min(end, int(intended.max(initial=begin + 1))) - begin) / 1e9 if end == FOREVER_NS else (end - begin) / 1e9, 1e-9)
+    sent = int((publishes["phase"] == "run").sum())
+    heard = int((_in_run(run) & (copies.fate == FATE["delivered"])).sum())
+    ax.set(xlabel="time since the run phase began (s)", ylabel="per second", ylim=(0, None))
+    ax.set_title(f"{sent / seconds:,.0f} events/s became {heard / seconds:,.0f} copies/s; {_copies(lost)} missing")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
+    return ax
+
+
+def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw median, 99th percentile and greatest lag of the copies meant in each interval, on a log axis."""
+    ax = make_axes(ax)
+    edges, width_s = bins(run)
+    intended, lag_us, in_run, _ = _lags(run)
+    place = np.searchsorted(edges, intended, side="right") - 1
+    order = np.argsort(place.astype(np.int16), kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(len(edges)))
+    quantiles = (0.5, 0.99, 1.0)
+    values = np.full((3, len(edges) - 1), np.nan)
+    for n in range(len(edges) - 1):
+        lags = lag_us[order[bounds[n] : bounds[n + 1]]]
+        if len(lags):
+            values[:, n] = np.quantile(lags, quantiles, method="higher")
+    at = (edges[:-1] - zero_ns(run)) / 1e9 + width_s / 2
+    for n, name in enumerate(("median", "p99", "max")):
+        ax.plot(at, np.where(values[n] > 0, values[n], np.nan), label=name, **_look(n, every=len(edges) // 12))
+    ax.set_yscale("log")
+    mark(ax, run)
+    _us_axis(ax)
+    ax.set(xlabel="time since the run phase began (s)", ylabel="lag of the copies meant then (log)")
+    ax.set_title(_lag_title("Lag", lag_us[in_run]) + f", over {width_s:g} s intervals")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
+    return ax
+
+
+def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
+    """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total)."""
+    ax = make_axes(ax)
+    _, lag_us, in_run, copies = _lags(run)
+    groups = {"all copies": in_run}
+    if by == "channel":
+        codes, words = codes_of(run.publishes["channel"])
+        groups |= {word: in_run & (codes[run.copies.publish[copies]] == n) for n, word in enumerate(words)}
+    elif by == "service":
+        service = np.array([life.service for life in run.lives])[run.copies.pod[copies]]
+        groups |= {word: in_run & (service == word) for word in sorted({life.service for life in run.lives})}
+    for n, (name, mask) in enumerate((name, mask) for name, mask in groups.items() if mask.any()):
+        look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
+        _percentiles(ax, lag_us[mask], label=f"{name} ({int(mask.sum()):,})", **({**look, "color": "black"} if n == 0 else look))
+    _percentile_axis(ax)
+    ax.set_ylabel("lag (log)")
+    ax.set_title(_lag_title("Lag", lag_us[in_run]))
+    return ax
+
+
+def send_delay(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw which part of lag passed before the event was sent, and which on the bus, by percentile."""
+    ax = make_axes(ax)
+    intended, lag_us, in_run, copies = _lags(run)
+    delay_us = (run.publishes["sent_ns"].to_numpy()[run.copies.publish[copies]] - intended) / 1e3
+    parts = {"lag": lag_us, "before it was sent": delay_us, "on the bus": lag_us - delay_us}
+    for n, (name, values) in enumerate(parts.items()):
+        _percentiles(ax, values[in_run], label=name, **_look(n))
+    _percentile_axis(ax)
+    ax.set_ylabel("time (log)")
+    total = lag_us[in_run].sum()
+    share = delay_us[in_run].sum() / total if total > 0 else 0.0
+    ax.set_title(f"{share:.0%} of all lag passed before the event was sent" if len(lag_us[in_run]) else "No copy was delivered")
+    return ax
+
+
+def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw how many copies of an event each service handled, beside how many pods it has."""
+    ax = make_axes(ax)
+    copies, judged = run.copies, _in_run(run)
+    heard = judged & (copies.publish >= 0) & (copies.delivery >= 0)
+    heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
+    meant = judged & (copies.fate != FATE["unexpected"])
+    services = sorted({life.service for life in run.lives if life.channels})
+    service_of_pod = np.array([services.index(life.service) if life.channels else -1 for life in run.lives] or [-1])
+    service = service_of_pod[copies.pod]
+    again = heard & (copies.fate == FATE["duplicate"])
+    first, repeated, pods = [], [], []
+    for n, name in enumerate(services):
+        events = np.unique(copies.publish[meant & (service == n)]).size
+        first.append(int((heard & ~again & (service == n)).sum()) / events if events else 0.0)
+        repeated.append(int((again & (service == n)).sum()) / events if events else 0.0)
+        pods.append(sum(life.service == name for life in run.lives))
+    at = np.arange(len(services))
+    ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="first time")
+    ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="again")
+    ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods")
+    for x, value in zip(at, np.add(first, repeated), strict=True):
+        ax.annotate(f"{value:.4g}", (x, value / 2), ha="center", va="center")
+    ax.set_xticks(at, services, rotation=20, ha="right")
+    ax.set(xlabel="service", ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
+    ax.set_title(f"Handled copies per event; {_copies(int(again.sum()))} heard again by the same pod")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=3, frameon=False)
+    return ax
+
+
+def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
+    """Draw the copies of the run phase by fate, the missing ones by cause."""
+    ax = make_axes(ax)
+    copies, judged = run.copies, _in_run(run)
+    fates = np.bincount(copies.fate[judged], minlength=len(FATE))
+    causes = np.bincount(copies.cause[judged], minlength=len(CAUSE))
+    rows = [(fate, int(fates[code]), FATE_COLOURS[fate]) for fate, code in FATE.items()]
+    rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {c}", int(causes[n]), RED) for c, n in CAUSE.items() if c and causes[n]]
+    names, values = [name for name, _, _ in rows], [value for _, value, _ in rows]
+    bars = ax.barh(range(len(rows)), values, color=[colour for _, _, colour in rows], edgecolor="black")
+    for bar, name in zip(bars, names, strict=True):
+        bar.set_hatch("//" if ":" in name else "")
+    ax.bar_label(bars, labels=[f"{value:,}" for value in values], padding=4)
+    ax.set_yticks(range(len(rows)), names)
+    ax.invert_yaxis()
+    ax.set(xlabel="copies in the run phase", xlim=(0, max([*values, 1]) * 1.15))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    expected = int(fates[FATE["delivered"]] + fates[FATE["missing"]] + fates[FATE["unknown"]])
+    ax.set_title(f"{fates[FATE['delivered']]:,} of {expected:,} expected copies were delivered")
+    return ax
+
+
+FIGURES = (rates, lag_over_time, lag_distribution, send_delay, copies_per_event, ledger_books)
+
+
+def make_axes(ax: Axes | None) -> Axes:
+    """Return the axes given, or new ones."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(9, 5), layout="constrained")[1]
+
+
+def zero_ns(run: Run) -> int:
+    """Return the time that figures call 0: the start of the run phase."""
+    return run.phases.get("run", next(iter(run.phases.values()), (0, 0)))[0]
+
+
+def _in_run(run: Run) -> Array:
+    """Return which copies belong to the run phase."""
+    judged: Array = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
+    return judged
+
+
+def _lags(run: Run) -> tuple[Array, Array, Array, Array]:
+    """Return, of every delivered copy: intended time (ns), lag (us), whether it is of the run phase, its number in `copies`."""
+    copies = np.flatnonzero(run.copies.fate == FATE["delivered"])
+    intended = run.publishes["intended_ns"].to_numpy()[run.copies.publish[copies]]
+    lag_us = (run.deliveries["handled_ns"].to_numpy()[run.copies.delivery[copies]] - intended) / 1e3
+    return intended, lag_us, _in_run(run)[copies], copies
+
+
+def bins(run: Run) -> tuple[Array, float]:
+    """Return the edges (ns) and the width (s) of equal intervals from warm-up to the end of the run; the run phase starts one."""
+    begin, end = (run.phases.get(name, (0, 0)) for name in ("warm-up", "run"))
+    intended = run.publishes["intended_ns"].to_numpy()
+    last = end[1] if 0 < end[1] < FOREVER_NS else int(intended.max(initial=1))
+    first = begin[0] or end[0] or int(intended.min(initial=0))
+    span = max(last - first, 1)
+    widths = [int(width * 1e9) for width in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)]
+    width = max([w for w in widths if w * MIN_BINS <= span and w <= 1e9] + [w for w in widths if span / w > MAX_BINS], default=widths[0])
+    before = max(-(-(zero_ns(run) - first) // width), 0)
+    after = max((last - zero_ns(run)) // width, 1)
+    return zero_ns(run) + np.arange(-before, after + 1, dtype=np.int64) * width, width / 1e9
+
+
+def _look(number: int, *, every: int | None = None) -> dict[str, Any]:
+    n = number % len(COLOURS)
+    look: dict[str, Any] = {"color": COLOURS[n], "linestyle": STYLES[n], "linewidth": 1.6}
+    return look | ({"marker": MARKERS[n], "markersize": 5, "markevery": max(every, 1)} if every is not None else {})
+
+
+def mark(ax: Axes, run: Run) -> None:
+    """Shade and hatch the faults, and mark where phases begin."""
+    zero = zero_ns(run)
+    first, last = (float(edge - zero) / 1e9 for edge in bins(run)[0][[0, -1]])
+    for n, fault in enumerate(run.faults.to_dict("records")):
+        begin, end = (fault["begin_ns"] - zero) / 1e9, ((fault["end_ns"] or FOREVER_NS) - zero) / 1e9
+        if begin >= last or end <= first:
+            continue
+        begin = max(begin, first)
+        ax.axvspan(begin, min(end, last), facecolor="0.88", edgecolor="0.6", hatch="//", linewidth=0, zorder=0)
+        label = ax.annotate(
+            _fault_name(str(fault["fault"]), str(fault["target"])),
+            (begin, 1),
+            (3, -12 - 12 * (n % 3)),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=8,
+        )
+        label.set_in_layout(False)  # a long one must not squeeze the axes
+    begins = {name: (run.phases.get(name, (FOREVER_NS, 0))[0] - zero) / 1e9 for name in ("warm-up", "run", "drain")}
+    for name, at in begins.items():
+        if not first <= at <= last - (last - first) / 20:
+            continue
+        ax.axvline(at, color="0.4", linewidth=0.8, linestyle=(0, (1, 2)))
+        if not any(0 < other - at < (last - first) / 15 for other in begins.values()):  # a short phase has no room for its name
+            ax.annotate(name, (at, 0), (3, 4), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8, color="0.3")
+    ax.set_xlim(first, last)
+
+
+def _fault_name(fault: str, target: str) -> str:
+    """Return a fault as it is written into a figure: several pods are a number, and the broker stands in the fault's own name."""
+    pods = target.split(",")
+    if target in ("", "broker"):
+        return fault
+    return f"{fault} {len(pods)} pods" if len(pods) > 1 else f"{fault} {target}"
+
+
+def _percentiles(ax: Axes, values: Array, **look: Any) -> None:
+    """Draw sorted values against 1 / (1 - q); the last point is the maximum."""
+    if not len(values):
+        return
+    values = np.sort(values)
+    stretched = np.geomspace(1, max(len(values), 1.0001), QUANTILE_POINTS)
+    ranks = np.ceil((1 - 1 / stretched) * (len(values) - 1)).astype(np.int64)
+    ax.plot(stretched, np.where(values[ranks] > 0, values[ranks], np.nan), **look)
+
+
+def _percentile_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ticks = {1: "0 %", 2: "50 %", 10: "90 %", 100: "99 %", 1_000: "99.9 %", 10_000: "99.99 %", 100_000: "99.999 %"}
+    last = ax.get_xlim()[1]
+    shown = {at: text for at, text in ticks.items() if at <= last}
+    ax.set_xticks(list(shown), list(shown.values()))
+    ax.minorticks_off()
+    _us_axis(ax)
+    ax.set_xlabel("share of copies that were at least as fast")
+    ax.grid(True, color="0.9")
+    if ax.lines:
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False, fontsize=9)
+
+
+def _us_axis(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    if 0 < low < high < 10 * low:  # a log axis of less than a decade has hardly a tick
+        ax.set_ylim(low / 2, high * 2)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
+    ax.yaxis.set_minor_formatter(NullFormatter())  # else 6 x 10^3 stands between 5 ms and 10 ms
+    ax.grid(True, axis="y", color="0.9")
+
+
+def _copies(count: int) -> str:
+    return f"{count:,} {'copy is' if count == 1 else 'copies are'}"
+
+
+def _time(us: float) -> str:
+    return f"{us:,.0f} us" if us < 1_000 else f"{us / 1e3:,.0f} ms" if us < 1e6 else f"{us / 1e6:,.0f} s"
+
+
+def _lag_title(what: str, lag_us: Array) -> str:
+    if not len(lag_us):
+        return "No copy was delivered in the run phase"
+    p50, p99, top = np.quantile(lag_us, (0.5, 0.99, 1.0), method="higher")
+    return f"{what}: median {p50:,.0f} us, p99 {p99:,.0f} us, max {top:,.0f} us"

@@ -1,0 +1,98 @@
+"""Who lived when: each pod's states over time, and the windows in which it could not hear.
+
+A freeze is no change of what a pod is: a frozen pod stays connected and subscribed as far as the broker knows. So the row
+``frozen``, and the row after it that says the pod goes on as before, are not among its states but make its *freezes*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sim.record.reader import FOREVER_NS, Array, codes_of
+from sim.record.schema import ALIVE_STATES
+
+
+class Window(NamedTuple):
+    """Say from when to when a pod could not hear, and why."""
+
+    begin_ns: int
+    end_ns: int
+    cause: str
+
+    def touches(self, sent_ns: Array, answered_ns: Array) -> Array:
+        """Return for each event whether it was on its way to the pods in this window."""
+        return (sent_ns <= self.end_ns) & (answered_ns >= self.begin_ns)
+
+
+@dataclass(frozen=True)
+class Life:
+    """Tell one pod's states over time, from the pods table; `freezes` are (begin_ns, end_ns)."""
+
+    pod: str
+    service: str = ""
+    channels: frozenset[str] = frozenset()
+    at_ns: tuple[int, ...] = ()
+    states: tuple[str, ...] = ()
+    freezes: tuple[tuple[int, int], ...] = ()
+
+    def alive(self, at_ns: Array) -> Array:
+        """Return for each time whether the pod was running."""
+        flags = np.array([False, *(state in ALIVE_STATES for state in self.states)])
+        return flags[np.searchsorted(np.array(self.at_ns, dtype=np.int64), at_ns, side="right")]
+
+    def state(self, at_ns: int) -> str:
+        """Return the pod's state at a time, empty before its first."""
+        return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
+
+
+def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> Life:
+    """Return the life that one pod's rows tell, in the order of time."""
+    times: list[int] = []
+    words: list[str] = []
+    freezes: list[tuple[int, int]] = []
+    frozen_ns = 0
+    for at, state in zip(at_ns, states, strict=True):
+        if state == "frozen":
+            frozen_ns = at
+            continue
+        if frozen_ns:
+            freezes.append((frozen_ns, at))
+            frozen_ns = 0
+            if words and state == words[-1]:
+                continue
+        times.append(at)
+        words.append(state)
+    freezes += [(frozen_ns, FOREVER_NS)] if frozen_ns else []
+    return Life(pod, service, frozenset(channels), tuple(times), tuple(words), tuple(freezes))
+
+
+def read_lives(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Life]:
+    """Return every pod of the pods table, then those that only deliveries name (never alive)."""
+    pod, words = codes_of(pods["pod"])
+    order = np.lexsort((pods["at_ns"].to_numpy(), pod))
+    ordered = (pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
+    service, channels, state, at = ordered
+    starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
+    lives = []
+    for begin, end in pairwise([*starts, len(order)]):
+        heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
+        name = words[pod[order[begin]]]
+        lives.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
+    known = {life.pod for life in lives}
+    return lives + [Life(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]
+
+
+def read_ways(publishes: pd.DataFrame, *, many_nodes: bool, transport: str) -> Array:
+    """Return which way each publish went to the pods, as a number: what went one way keeps its order.
+
+    One server is one way. In a cluster a sharded channel has its master, and a classic event comes through its publisher's node.
+    """
+    if not many_nodes:
+        return np.zeros(len(publishes), dtype=np.int32)
+    return codes_of(publishes["channel" if transport == "sharded" else "publisher"])[0]

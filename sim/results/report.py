@@ -1,0 +1,180 @@
+"""Write one page about one run, which needs nothing but a browser: report.html, with its pictures inside.
+
+Also the verdict as a table for the terminal. Matplotlib is imported only when a page is drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.markup import escape
+from rich.table import Table
+
+from sim.record.reader import FOREVER_NS
+from sim.record.schema import CAUSES, FATES, SLO_METRICS
+from sim.results.broker_costs import broker_costs
+from sim.results.checkers import Limit, Verdict
+from sim.results.opened_run import Run
+
+COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
+QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
+OPENINGS = {
+    "valid": "The run kept what it promised",
+    "invalid": "The run broke what it promised",
+    "unknown": "This run cannot be judged",
+}
+FIGURE_INCHES = (7.4, 4.8)
+DOTS_PER_INCH = 130
+TITLE_LETTERS = 70  # of a line
+
+
+def write_report(run: Run, verdict: Verdict) -> Path:
+    """Write report.html into the run folder, whole or not at all, and return its path.
+
+    A figure that cannot be drawn is replaced by the reason; the page is written all the same.
+    """
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    head = {key: run.info.get(key, "") for key in ("scenario", "ground", "seed", "driver", "started_at", "notes")}
+    text = environment.get_template("report.html").render(
+        head=head | {"title": run.scenario.get("title", "")},
+        verdict=verdict,
+        sentence=sentence(verdict),
+        limits=[_limit_row(limit) for limit in verdict.slo],
+        figures=list(_figures(run)),
+        books=_books(verdict),
+        lags=_lags(verdict),
+        broker=_broker(run),
+        fleet=_fleet(run),
+        phases=[(name, *_seconds(run, *times)) for name, times in run.phases.items()],
+        faults=[(f["fault"], f["target"], *_seconds(run, f["begin_ns"], f["end_ns"])) for f in run.faults.to_dict("records")],
+        environment=list(_flat(run.environment)),
+        command=f"buslab run {shlex.quote(str(head['scenario']) + '.toml')} --on {shlex.quote(str(head['ground']))}",
+        scenario=(run.folder / "scenario.toml").read_text(encoding="utf-8"),
+    )
+    path, unfinished = run.folder / "report.html", run.folder / "report.html.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return the verdict in one plain sentence."""
+    found = [result.detail for name, result in verdict.checkers.items() if name in ("ledger", "lag") and result.verdict == "valid"]
+    text = f"{OPENINGS[verdict.verdict]}: "
+    if verdict.verdict == "valid":
+        return text + ("; ".join(found) or "every checker that was asked found no fault") + "."
+    reasons = verdict.reasons
+    return text + reasons[0] + (f", and {len(reasons) - 1} more." if len(reasons) > 1 else ".")
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return the checkers and limits as a table for the terminal."""
+    colour = COLOURS[verdict.verdict]
+    table = Table(title=escape(f"{verdict.scenario} on {verdict.ground}: {verdict.verdict}"), title_style=colour)
+    for column in ("what", "verdict", "why"):
+        table.add_column(column, overflow="fold")
+    for name, result in verdict.checkers.items():
+        table.add_row(name, f"[{COLOURS[result.verdict]}]{result.verdict}[/]", escape(result.detail))
+        for warning in result.warnings:
+            table.add_row("", "[yellow]note[/]", escape(warning))
+    table.add_section()
+    for limit in verdict.slo:
+        why = limit.detail if limit.verdict == "unknown" else f"{limit.measured:,.6g}, {_bound(limit)}"
+        table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
+    return table
+
+
+def _bound(limit: Limit) -> str:
+    number = f"{limit.limit:,.6g}" if isinstance(limit.limit, int | float) else str(limit.limit)
+    return f"{'at least' if limit.metric.endswith('_min') else 'at most'} {number}"
+
+
+def _limit_row(limit: Limit) -> tuple[str, ...]:
+    measured = "not measured" if limit.measured is None else f"{limit.measured:,.6g}"
+    meaning = SLO_METRICS.get(limit.metric, limit.detail) if limit.verdict != "unknown" else limit.detail
+    return limit.metric, limit.verdict, _bound(limit), measured, meaning
+
+
+def _figures(run: Run) -> Iterator[dict[str, str]]:
+    from matplotlib.figure import Figure
+
+    from sim.results import outage_plots, plots
+
+    for draw in plots.FIGURES + (outage_plots.FIGURES if len(run.faults) else ()):
+        figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+        try:
+            title = (ax := draw(run, figure.subplots())).get_title()
+            ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+        except Exception as error:  # one figure less must not cost the page
+            yield {"png": "", "alt": f"{draw.__name__} could not be drawn: {type(error).__name__}: {error}"}
+        else:
+            purpose = (draw.__doc__ or "").splitlines()[0]
+            yield {"png": base64.b64encode(file.getvalue()).decode(), "alt": f"{title}. {purpose}"}
+
+
+def _books(verdict: Verdict) -> list[tuple[str, str, str]]:
+    counts = verdict.checkers["ledger"].counts if "ledger" in verdict.checkers else {}
+    rows = [("expected", counts.get("expected"), "pods that were alive and listen to the event's channel, summed over events")]
+    for fate, meaning in FATES.items():
+        rows.append((fate, counts.get(fate), meaning))
+        if fate == "missing":
+            rows += [(f"missing: {cause}", counts[cause], words) for cause, words in CAUSES.items() if counts.get(cause)]
+    rows.append(("PUBLISH said", counts.get("publish_receivers"), "receivers, summed over acknowledged events: evidence, not truth"))
+    return [(name, f"{count:,}", meaning) for name, count, meaning in rows if count is not None]
+
+
+def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
+    counts = verdict.checkers["lag"].counts if "lag" in verdict.checkers else {}
+    names = [key.removesuffix(".p50") for key in counts if key.endswith(".p50")]
+    shown = {"lag_us": "all copies", "send_delay_us": "of it before sending (one value an event)", "bus_us": "of it on the bus"}
+    rows = []
+    for name in names:
+        label = shown.get(name) or " ".join(name.removeprefix("lag_us.").split(".", 1))
+        rows.append((label, *(f"{counts[f'{name}.{quantile}']:,.0f}" for quantile in QUANTILES)))
+    return rows
+
+
+def _broker(run: Run) -> dict[str, Any]:
+    costs = broker_costs(run)
+    if not costs.cpu_share >= 0:
+        return {"rows": [], "reason": costs.reason}
+    rows = [("of a core, in all", f"{costs.cpu_share:.2%}", f"{costs.publishes:,} publishes, {costs.copies:,} copies in the run phase")]
+    if costs.copies:
+        rows.append(("all of it per copy, us", f"{costs.all_in_copy_us:.3g}", f"{costs.fan_out:.3g} copies per publish"))
+    fitted = {
+        "per publish, us": (costs.publish_us, "least squares over the samples, with the 95 % interval"),
+        "per copy, us": (costs.copy_us, "beside its publish"),
+        "per copy with its part of the publish, us": (costs.joint_copy_us, "a fit on copies alone"),
+    }
+    rows += [(name, str(estimate), meaning) for name, (estimate, meaning) in fitted.items() if estimate.known]
+    return {"rows": rows, "reason": costs.reason}
+
+
+def _fleet(run: Run) -> list[tuple[str, str, str]]:
+    services: dict[str, list[frozenset[str]]] = {}
+    for life in run.lives:
+        services.setdefault(life.service or "unknown", []).append(life.channels)
+    return [(name, f"{len(pods):,}", ", ".join(sorted(frozenset().union(*pods))) or "none") for name, pods in services.items()]
+
+
+def _seconds(run: Run, *times_ns: int) -> tuple[str, ...]:
+    zero = run.phases.get("run", next(iter(run.phases.values()), (0, 0)))[0]
+    return tuple("open" if at == FOREVER_NS or (n and not at) else f"{(at - zero) / 1e9:,.3f}" for n, at in enumerate(times_ns))
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key} ")
+        else:
+            yield f"{path}{key}", str(value)

@@ -1,0 +1,92 @@
+"""When a pod could not hear, and why: silent windows from what it said of itself, what it heard, and what was done to it.
+
+Rules
+-----
+1. A window opens when the newest event was sent that the pod heard before its connection or its life ended (one connection keeps its
+   order: what was answered before that must have arrived), or at ``starting``, and closes at ``subscribed``.
+2. A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it or a
+   freeze began, and only before the drain: how all pods end after a run excuses nothing.
+3. A window whose connection the broker ended for a full buffer is **cut**, whatever else was going on.
+4. Of any other window, what lies inside a fault of `LOSING` on the pod's link is **cut-link**: nobody could reach it then. When the
+   connection ended inside that fault, so is what was on its way before the fault began, since the window opened. What is left, such
+   as the time from the fault's end until the pod is back, is **deaf**. `link_slow` loses nothing and explains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array
+from sim.results.pod_histories import Life, Window
+
+DOWN_GRACE_NS = 1_000_000_000
+CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
+LOSING = frozenset(("link_blackhole", "link_cut", "link_reset", "partition"))  # faults that lose what is on a link
+
+
+class PodFault(NamedTuple):
+    """Hold one row of `faults`; `pods` may be the word ``broker``."""
+
+    fault: str
+    begin_ns: int
+    end_ns: int
+    pods: frozenset[str]
+
+
+def read_windows(
+    life: Life, *, received_ns: Array, sent_ns: Array, cuts_ns: Sequence[int], faults: Sequence[PodFault], drain_ns: int
+) -> list[Window]:
+    """Return the times in which a pod could not hear what came one way; of two that overlap, the first says why.
+
+    Parameters
+    ----------
+    received_ns, sent_ns
+        Of each event that the pod heard this way, in that order; `received_ns` never falls.
+    cuts_ns
+        When the broker was seen to have cut a connection of the pod.
+    faults
+        Those on this pod.
+    drain_ns
+        When the drain began.
+    """
+    newest = np.maximum.accumulate(sent_ns)
+    windows: list[Window] = []
+    since, joined, cause, lost_at = -1, 0, "deaf", 0
+    for at, state in zip(life.at_ns, life.states, strict=True):
+        last = int(np.searchsorted(received_ns, at, side="right")) - 1
+        quiet = max(joined, int(newest[last])) if last >= 0 else joined
+        if state == "starting":
+            since, cause, lost_at = at, "deaf", 0
+        elif state == "subscribed":
+            windows += _split(Window(since, at, cause), faults, lost_at) if since >= 0 else []
+            if since >= 0 or not joined:  # else its publishing connection came or went, and it heard all the time
+                joined = at
+            since = -1
+        elif state == "disconnected" and since < 0:
+            cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in cuts_ns)
+            since, cause, lost_at = quiet, "cut" if cut else "deaf", at
+        elif since >= 0 and state != "disconnected":
+            windows += _split(Window(since, at, cause), faults, lost_at)
+            since = -1
+        elif state != "disconnected" and at < drain_ns:
+            grace = DOWN_GRACE_NS + int(received_ns[last] - sent_ns[last] if last >= 0 else 0)
+            held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(life.freezes)
+            begins = [begin for begin, end in held if begin <= at and end >= quiet]
+            windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
+    return windows + (_split(Window(since, FOREVER_NS, cause), faults, lost_at) if since >= 0 else [])
+
+
+def _split(window: Window, faults: Sequence[PodFault], lost_at_ns: int) -> list[Window]:
+    """Return what faults on the link explain of a window, then the window; `lost_at_ns`: when its connection ended, 0 for none."""
+    if window.cause != "deaf":
+        return [window]
+    losing = [fault for fault in faults if fault.fault in LOSING and fault.begin_ns <= window.end_ns and fault.end_ns >= window.begin_ns]
+    parts = []
+    for fault in losing:
+        under_way = fault.begin_ns <= lost_at_ns <= fault.end_ns
+        begin = window.begin_ns if under_way else max(window.begin_ns, fault.begin_ns)
+        parts.append(Window(begin, min(window.end_ns, fault.end_ns), "cut-link"))
+    return [*parts, window]

@@ -1,0 +1,1 @@
+"""One run, from the broker to the sealed folder."""

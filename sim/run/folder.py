@@ -1,0 +1,53 @@
+"""Where a run folder goes, and how it begins: empty, with the resolved scenario in it, and `latest` beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sim.errors import RecordError, UsageError
+from sim.machine.clock import utc_now
+from sim.scenario.file import Scenario, to_toml
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+def runs_folder() -> Path:
+    """Return where run folders go: ``reports/runs`` of the checkout, seen from here, or of this folder where there is none."""
+    runs = Path("reports") / "runs"
+    if not (_CHECKOUT / "pyproject.toml").is_file():
+        return runs
+    return runs if Path.cwd() == _CHECKOUT else _CHECKOUT / runs
+
+
+def free_folder(scenario: Scenario, out: Path | None) -> Path:
+    """Return the run folder to make; one that holds anything is refused."""
+    return empty_folder(out or runs_folder() / scenario.name / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
+
+
+def empty_folder(folder: Path) -> Path:
+    """Return a folder that results may go to; one that holds anything is refused."""
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
+    return folder
+
+
+def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
+    """Make the run folder, and point `latest` beside it to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.toml").write_text(to_toml(scenario), "utf-8")
+        if link_latest:
+            point_latest_to(folder)
+    except OSError as error:
+        raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def point_latest_to(folder: Path) -> None:
+    """Let `latest` beside a folder lead to it."""
+    link = folder.parent / f".latest-{os.getpid()}"
+    link.symlink_to(folder.name, target_is_directory=True)
+    link.replace(folder.parent / "latest")

@@ -1,0 +1,289 @@
+"""Who makes the calls of a run: Locust, in a child process or as what started the run, or the pods themselves.
+
+Both offer the same steps: `ready` (connected, waiting), `go` (time zero is set), `finished` (every call made and every batch
+flushed), `close`. `hosts` are the names under which the generator's processes record what they use; Locust may have several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from sim.errors import GeneratorError
+from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.line import CONTROL_FD
+from sim.machine.process import Child
+from sim.pods.hosts import Host
+from sim.run.locust_messages import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.scenario.file import Scenario
+from sim.wire.address import Address
+
+LOCUSTFILE = Path(__file__).parents[2] / "locustfiles" / "bus_user.py"
+READY_TIMEOUT_S = 60.0
+CALLER_READY_TIMEOUT_S = 3600.0  # who started us lets users and workers come as slowly as it was told to
+LAGS_AT_ONCE = 100
+STOP_TIMEOUT_S = 5.0
+FINISH_GRACE_S = 15.0
+
+
+class Generator(Protocol):
+    """Make the calls of a run."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of the processes that make the calls."""
+
+    @property
+    def calls(self) -> int:
+        """Calls made so far."""
+
+    @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come and that nobody made, because their pod did not run."""
+
+    @property
+    def published(self) -> int:
+        """Events published so far that the fleet does not count itself."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether all that it recorded is in the run folder; known once it is closed."""
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Be told some lags of what was delivered lately."""
+
+    async def ready(self) -> None:
+        """Return when every publisher is connected."""
+
+    async def go(self, zero_ns: int) -> None:
+        """Start the schedule at that time."""
+
+    async def finished(self) -> None:
+        """Return when every call was made or given up, and every batch flushed."""
+
+    async def close(self) -> None:
+        """Stop early if need be, keep the record, and leave nothing behind."""
+
+
+class PodsGenerator:
+    """Let the fleet's own pods publish."""
+
+    kept = True  # by the fleet's recorder
+
+    def __init__(self, scenario: Scenario, host: Host) -> None:
+        self.hosts = (host.name,)
+        self._scenario = scenario
+        self._fleet_host = host
+        self._task: asyncio.Task[int] | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls made so far."""
+        return self._fleet_host.counts().calls
+
+    @property
+    def calls_not_made(self) -> int:
+        """Calls whose time has come while their pod did not run."""
+        return self._fleet_host.counts().calls_not_made
+
+    @property
+    def published(self) -> int:
+        """Events published by this generator beside those the fleet counts: none."""
+        return 0
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Show nothing: the pods have no tables of their own."""
+
+    async def ready(self) -> None:
+        """Return at once: the pods are connected."""
+
+    async def go(self, zero_ns: int) -> None:
+        """Start the schedule at that time."""
+        load = self._scenario.load
+        end_ns = zero_ns + round((load.warm_up_s + load.run_s) * NS_PER_S)
+        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns, payload_bytes=load.payload_bytes)
+        self._task = asyncio.get_running_loop().create_task(drive)
+
+    async def finished(self) -> None:
+        """Return when every call was made; one that is late by more than the grace is given up."""
+        assert self._task is not None
+        done, _ = await asyncio.wait([self._task], timeout=self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S)
+        for task in done:
+            task.result()
+
+    async def close(self) -> None:
+        """Make no more calls."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class LocustGenerator:
+    """Speak to Locust on `locustfiles/bus_user.py`: a headless child of ours, or, over `caller`, the one that started this run."""
+
+    calls_not_made = 0  # its users live whatever becomes of the pods
+
+    def __init__(
+        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None = None
+    ) -> None:
+        self.hosts: tuple[str, ...] = ("locust",)
+        self.calls = 0
+        self.published = 0
+        self._scenario = scenario
+        self._folder = folder
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._job = Job(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
+        self._caller = caller
+        self._child: Child | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the child, unless there is a caller, and send the job; `ready` says when every user is connected."""
+        reader, self._writer = await asyncio.open_connection(sock=self._caller or self._start_child(), limit=1 << 20)
+        self._writer.write(pack_line(self._job))
+        self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
+
+    def _start_child(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        users = len(set(self._scenario.schedule().pod.tolist()))
+        argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users)]
+        argv += ["--csv", str(self._folder / "locust"), "--only-summary", "--exit-code-on-error", "0", "--stop-timeout", "5"]
+        with theirs:
+            self._child = Child(
+                argv,
+                log=self._folder / "locust.log",
+                env=os.environ | {CONTROL_FD: str(theirs.fileno()), "LOCUST_SKIP_UPDATE_CHECK": "1"},
+                pass_fds=[theirs.fileno()],
+            )
+        return ours
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):  # reset, when it dies with our line unread
+            while line := await reader.readline():
+                self._take(read_line(line))
+        self._fail(f"the Locust process is gone: {self._tail()}")
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Ready):
+            self.hosts = message.hosts
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif isinstance(message, Progress):
+            self.calls, self.published = message.calls, message.published
+        elif isinstance(message, Done):
+            self.calls = message.calls
+            if message.error:
+                self._fail(message.error)
+            elif not self._done.done():
+                self._done.set_result(None)
+
+    def _fail(self, text: str) -> None:
+        for future in (self._ready, self._done):
+            if not future.done():
+                future.set_exception(GeneratorError(text))
+                future.exception()  # taken here, so that an unread one is no warning
+
+    def _tail(self) -> str:
+        if self._caller is not None:
+            return "it had started this run"
+        return self._child.tail() if self._child is not None else "it was not started"
+
+    @property
+    def kept(self) -> bool:
+        """Whether Locust said that it wrote every row."""
+        return self._done.done() and self._done.exception() is None
+
+    def heard(self, lags_ms: tuple[float, ...]) -> None:
+        """Tell Locust some of them, for its tables."""
+        if self._caller is not None and lags_ms and self._writer is not None and not self._done.done():
+            self._writer.write(pack_line(Heard(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)])))
+
+    async def ready(self) -> None:
+        """Return when every user is connected.
+
+        Raises
+        ------
+        GeneratorError
+            The child died or did not get there in time; the message ends with its log.
+        """
+        bound_s = READY_TIMEOUT_S if self._caller is None else CALLER_READY_TIMEOUT_S
+        try:
+            async with asyncio.timeout(bound_s):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            raise GeneratorError(f"Locust was not ready within {bound_s:g} s: {self._tail()}") from None
+
+    async def go(self, zero_ns: int) -> None:
+        """Send time zero."""
+        assert self._writer is not None
+        self._writer.write(pack_line(Go(zero_ns)))
+
+    async def finished(self) -> None:
+        """Return when the child has made its calls and written its record.
+
+        Raises
+        ------
+        GeneratorError
+            It died, or could not write.
+        """
+        try:
+            async with asyncio.timeout(self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S):
+                await asyncio.shield(self._done)
+        except TimeoutError:
+            raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end: {self._tail()}") from None
+
+    async def close(self) -> None:
+        """Ask Locust to stop and keep its record; then make a child of ours."""
+        if self._writer is not None and not self._done.done():
+            self._writer.write(pack_line(Stop()))
+            await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
+        if self._child is not None:
+            await self._end(self._child)
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._writer is not None:
+            self._writer.close()
+
+    async def _end(self, child: Child) -> None:
+        deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+        while child.poll() is None and self._done.done() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        child.end(timeout_s=0.5)
+
+
+async def start_generator(
+    scenario: Scenario, host: Host, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None
+) -> Generator:
+    """Return who makes the calls of a scenario: the pods, or Locust, started or called."""
+    if caller is None and (scenario.load.driver == "pods" or not len(scenario.schedule())):  # Locust does not start for no users
+        return PodsGenerator(scenario, host)
+    locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, caller=caller)
+    try:
+        await locust.start()
+    except BaseException:  # a Ctrl-C in between: nobody else knows of it yet
+        await locust.close()
+        raise
+    return locust
+
+
+async def until(at_ns: int, generator: Generator) -> None:
+    """Wait for a time; a generator that ends before it with an error ends the wait."""
+    left_s = (at_ns - now_ns()) / NS_PER_S
+    finished = asyncio.ensure_future(generator.finished())
+    try:
+        await asyncio.wait([finished], timeout=max(0.0, left_s))
+        if finished.done():
+            finished.result()
+            await asyncio.sleep(max(0.0, (at_ns - now_ns()) / NS_PER_S))
+    finally:
+        finished.cancel()
+        await asyncio.gather(finished, return_exceptions=True)

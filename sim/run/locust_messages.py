@@ -1,0 +1,76 @@
+"""The line between a run and its load generator: JSON lines over one socket, which whoever was started by the other inherits.
+
+run -> generator      ``job`` (everything it needs, the broker's URL included: it is on no command line and in no file),
+                      then ``go`` with time zero, or ``stop``; while the load runs, ``heard`` for Locust's own tables
+generator -> run      ``ready``, then ``progress`` twice a second, then ``done``
+end of file           the other side is gone: the generator stops, the run fails
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Job(msgspec.Struct, frozen=True, tag="job"):
+    """Say what to publish, where, and where to record it."""
+
+    url: str
+    folder: str
+    nonce: int
+    run_id: str
+    scenario: dict[str, Any]
+
+
+class Go(msgspec.Struct, frozen=True, tag="go"):
+    """Start: offsets of the schedule count from here (`now_ns`)."""
+
+    zero_ns: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Stop now, flush, record, leave."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Every user is connected and waits; `hosts` are the names under which the generator's processes record what they use."""
+
+    users: int
+    hosts: tuple[str, ...] = ("locust",)
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Say how far the load is."""
+
+    calls: int
+    published: int
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """Tell some of the lags of what was delivered lately, milliseconds: a sample, for the eye."""
+
+    lags_ms: tuple[float, ...]
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Say that everything is sent and recorded; `error` is empty when all went well."""
+
+    calls: int
+    error: str = ""
+
+
+Message = Job | Go | Stop | Heard | Ready | Progress | Done
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+
+def pack_line(message: Message) -> bytes:
+    """Return a message as one line."""
+    return _encoder.encode(message) + b"\n"
+
+
+def read_line(line: bytes) -> Message:
+    """Return the message on a line."""
+    return _decoder.decode(line)

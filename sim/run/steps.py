@@ -1,0 +1,375 @@
+"""Run a scenario and leave a sealed run folder: the numbered steps.
+
+1.  start or reach the broker, then make the run folder: from here on everything that happens is kept
+2.  provision: ask the broker what it is, count subscribers that are not ours; start the load generator
+3.  start: every pod connects and subscribes
+4.  probe: one event per channel until every pod has heard it; compare the broker's count of subscribers with the fleet
+5.  warm-up and run: time zero is set, the generator follows its schedule
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it;
+    and nothing that the broker keeps for the pods is left
+7.  stop pods, generator and broker, whatever happened before
+8.  seal: join the parts, write what was true of the whole run
+
+Judging is not part of it: `sim.results.checkers.judge` reads the sealed folder, now or in a year.
+
+An interruption or a failure at any step goes to 7 and 8, and the folder says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import secrets
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
+from sim.faults.timeline import Timeline
+from sim.grounds import Broker, open_broker
+from sim.grounds.links import Links
+from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
+from sim.machine.facts import environment
+from sim.machine.lease import note_folder
+from sim.machine.process import interruptible
+from sim.record.checksum import file_checksum, with_checksum
+from sim.record.recorder import Tamper, seal_tables, write_json
+from sim.record.schema import FORMAT
+from sim.run.fleet import Fleet
+from sim.run.folder import free_folder, make_folder
+from sim.run.generator import Generator, start_generator, until
+from sim.run.healing import heal_left_over
+from sim.run.leftovers import delete_leftovers
+from sim.run.reporter import Onlooker
+from sim.run.sampler import BrokerSampler
+from sim.run.stage import check_ground, fit_time, open_links, peopled, staged
+from sim.run.status import Status, Watch
+from sim.scenario.file import Scenario
+
+ZERO_DELAY_NS = 100 * NS_PER_MS
+NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
+STOP_TIMEOUT_S = 5.0
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    on: str = "embedded",
+    out: Path | None = None,
+    load_this_server: bool = False,
+    image: str | None = None,
+    fleet: str = "ours",
+    caller: socket.socket | None = None,
+    watch: Watch = lambda status: None,
+    tamper: Tamper | None = None,
+) -> Path:
+    """Run a scenario and return its sealed run folder.
+
+    Parameters
+    ----------
+    on
+        A ground of `sim.grounds.GROUNDS`, for example ``embedded``, ``cluster:3`` or ``redis://HOST:PORT``.
+    out
+        The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
+    load_this_server
+        Whether a server on another machine may be loaded.
+    image
+        What the grounds of containers run, if not their default.
+    fleet
+        ``none``: start no pods; the load meets a fleet that is there already, and only its publishes are recorded.
+    caller
+        The line to the Locust that started this run and makes its calls (see `sim.run.locust_messages`).
+    watch
+        Called with a `Status` some times a second.
+    tamper
+        For the self-audit only: plants errors in the record (see `sim.record.recorder.Recorder`).
+
+    Raises
+    ------
+    BuslabError
+        The run failed, or was `Interrupted`; what was recorded is kept in the folder, which the error names as `run_folder`.
+
+    Notes
+    -----
+    It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
+    """
+    virtual = on.partition(":")[0] == "model"
+    scenario, notes = fit_time(scenario, virtual=virtual)
+    broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
+    folder = free_folder(scenario, out)
+    one = _Run(
+        scenario,
+        peopled=peopled(scenario, fleet=fleet),
+        broker_context=broker,
+        folder=folder,
+        named=out is not None,
+        caller=caller,
+        watch=watch,
+        tamper=tamper,
+        virtual=virtual,
+        about={"fleet": fleet, "notes": notes},
+    )
+    if not in_a_loop():
+        one.run_here()
+        return folder
+    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+        running = pool.submit(one.run_here)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            one.interrupt(signal.SIGINT)
+            running.result()
+    return folder
+
+
+class _Run:
+    """Hold what one run owns, from its folder to its seal."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        peopled: Scenario,
+        broker_context: contextlib.AbstractContextManager[Broker],
+        folder: Path,
+        named: bool,
+        caller: socket.socket | None,
+        watch: Watch,
+        tamper: Tamper | None,
+        virtual: bool,
+        about: dict[str, Any],
+    ) -> None:
+        self.scenario = scenario
+        self._peopled = peopled  # with the pods that are ours
+        self.folder = folder
+        self._caller = caller
+        self._named = named
+        self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed replays its event ids too
+        self.run_id = f"{self.nonce:x}"
+        self._broker_context = broker_context
+        self._onlooker = Onlooker(watch)
+        self._tamper = tamper
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._signal: signal.Signals | None = None
+        self._links: Links | None = None
+        self.info: dict[str, Any] = {
+            "format": FORMAT,
+            "scenario": scenario.name,
+            "ground": "",
+            "nodes": 1,
+            "seed": scenario.seed,
+            "driver": scenario.load.driver,
+            "nonce": self.nonce,
+            "state": "running",
+            "reason": "",
+            "started_at": utc_now().isoformat(timespec="milliseconds"),
+            "wall_offset_ns": wall_offset_ns(),
+            "phases": [],
+            "load": {},
+            **about,
+        }
+
+    # -- outside: one event loop, signals, the seal ------------------------------------------------------------
+
+    def run_here(self) -> None:
+        """Run on an event loop in this thread, seal, and raise what went wrong."""
+        failure: BaseException | None = None
+        self.info["notes"] += heal_left_over(say=lambda text: self._onlooker.watch(Status(text, stays=True)))
+        with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
+            self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
+            check_ground(self.scenario, broker)
+            make_folder(self.folder, self.scenario, link_latest=not self._named)
+            note_folder(self.folder)
+            try:
+                with asyncio.Runner(loop_factory=broker.new_loop) as runner:
+                    self._loop = runner.get_loop()
+                    runner.run(self._run(broker))
+                self.info["state"] = "complete"
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                number = self._signal or signal.SIGINT
+                failure = Interrupted(
+                    number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
+                )
+                self.info.update(state="interrupted", reason=str(failure))
+            except Exception as error:
+                failure = error
+                reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
+                self.info.update(state="failed", reason=reason)
+            self._seal(failure)
+        if failure is None and self._signal is not None:
+            failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
+        if failure is not None:
+            if isinstance(failure, BuslabError):
+                failure.run_folder = self.folder
+            raise failure
+
+    def interrupt(self, number: int) -> None:
+        """End the run at its next step; may be called from another thread or a signal handler."""
+        self._signal = signal.Signals(number)
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def _seal(self, failure: BaseException | None) -> None:
+        self._onlooker.watch(Status("seal"))
+        end_ns = now_ns()
+        for phase in self.info["phases"]:
+            phase.setdefault("end_ns", end_ns)
+        try:
+            self.info["tables"] = seal_tables(self.folder)
+            self.info["scenario_crc32"] = file_checksum(self.folder / "scenario.toml")
+            self._write_info()
+        except BuslabError:
+            if failure is None:
+                raise
+            # The failure is what to tell; the parts that were written stay readable.
+
+    def _write_info(self) -> None:
+        write_json(self.folder / "run.json", with_checksum(self.info))
+
+    # -- inside: the steps -------------------------------------------------------------------------------------
+
+    async def _run(self, broker: Broker) -> None:
+        self._task = asyncio.current_task()
+        if self._signal is not None:
+            raise asyncio.CancelledError
+        self._enter("provision")
+        self._links, self.info["links_us"] = await open_links(self.scenario, broker, folder=self.folder)
+        fleet = self._onlooker.fleet = Fleet(
+            self._peopled,
+            address=broker.address,
+            folder=self.folder,
+            nonce=self.nonce,
+            run_id=self.run_id,
+            tamper=self._tamper,
+            links=self._links,
+        )
+        sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
+        display = asyncio.get_running_loop().create_task(self._onlooker.keep_showing())
+        try:
+            fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
+            await self._steps(broker, fleet, sampler)
+        except asyncio.CancelledError:
+            if self._signal is None and fleet.failed.done():
+                raise fleet.failed.result() from None
+            raise
+        finally:
+            display.cancel()
+            await to_the_end(self._stop(fleet, sampler))
+            self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
+
+    async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
+        limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
+        write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
+        await fleet.look(sampler.command)
+        foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
+        if any(foreign.values()):
+            self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
+        load = self.scenario.load
+        sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
+        self.info["load"]["offered_calls"] = len(self.scenario.schedule())
+        generator = self._onlooker.generator = await start_generator(
+            self.scenario,
+            fleet.host,
+            address=broker.address,
+            folder=self.folder,
+            nonce=self.nonce,
+            run_id=self.run_id,
+            caller=self._caller,
+        )
+        self._enter("start", limits.start_s)
+        await fleet.start()
+        await generator.ready()
+        self.info["load"]["generators"] = list(generator.hosts)
+
+        self._enter("probe", limits.probe_s)
+        await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
+        counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
+        sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="numsub")
+        gc.collect()
+        gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
+
+        async with staged(self.scenario, broker, fleet, links=self._links, run_id=self.run_id) as timeline:
+            await self._load(generator, sampler, fleet, timeline)
+            if self.scenario.faults:
+                self._enter("heal")
+
+        self._enter("drain", limits.drain_s)
+        await generator.finished()
+        self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
+        await fleet.settle(timeout_s=limits.drain_s)
+        try:
+            await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+            await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            self.info["recovered"] = True
+        except BrokerUnreachable as error:
+            if not self.scenario.faults:
+                raise
+            self.info["recovered"] = False
+            self.info["notes"].append(f"the bus did not recover: {error}")
+
+    async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
+        load = self.scenario.load
+        reads = self._peopled.reads()
+        self.info["load"]["offered_reads"] = len(reads)
+        zero_ns = now_ns() + ZERO_DELAY_NS
+        run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
+        end_ns = run_ns + int(load.run_s * NS_PER_S)
+        await generator.go(zero_ns)
+        fleet.host.read(reads, zero_ns=zero_ns)
+        self._enter("warm-up", load.warm_up_s, start_ns=zero_ns)
+        await until(run_ns, generator)
+        fleet.host.forget_lag()
+        self._enter("run", load.run_s, start_ns=run_ns)
+        timeline.start(run_ns)
+        await until(end_ns - NUMSUB_BEFORE_END_NS, generator)
+        with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
+            await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub", transport=fleet.transport)
+        await until(end_ns, generator)
+        self.info["phases"][-1]["end_ns"] = end_ns
+
+    async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """End everything that was started. A failure does not keep the rest from ending."""
+        self.info["notes"] += fleet.notes
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(fleet.recorder.close)
+            if self._links is not None:
+                last_first.push_async_callback(self._links.close)
+            last_first.push_async_callback(self._leave_nothing, fleet, sampler)
+            last_first.push_async_callback(fleet.host.close)
+            if self._phase_name() == "drain":
+                last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
+            else:
+                last_first.callback(fleet.abort)
+            if self._onlooker.generator is not None:
+                with contextlib.suppress(GeneratorError):
+                    await self._onlooker.generator.close()
+                self.info["load"]["record_kept"] = self._onlooker.generator.kept
+
+    async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
+        """Delete what this run made the broker keep, and close the last connection."""
+        try:
+            await fleet.clear(sampler.command)
+        except BrokerError as error:
+            self.info["notes"].append(f"what the broker kept of this run was not removed: {error}")
+        await sampler.close()
+        self.info["notes"].extend(sampler.notes)
+        if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
+            self.info["notes"].append(left)
+
+    # -- the phases --------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
+        at_ns = now_ns() if start_ns is None else start_ns
+        if self.info["phases"]:
+            at_ns = max(at_ns, self.info["phases"][-1].setdefault("end_ns", at_ns))  # timers may be early
+        self.info["phases"].append({"name": phase, "start_ns": at_ns})
+        self._onlooker.phase, self._onlooker.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
+        self._write_info()
+        self._onlooker.show()
+
+    def _phase_name(self) -> str:
+        return self.info["phases"][-1]["name"] if self.info["phases"] else "provision"

@@ -1,0 +1,169 @@
+"""What to run: a TOML file as frozen structs. Where it runs is an argument, not part of it.
+
+Unknown keys are refused with their path, values are checked with their bounds, and references between parts
+(a service that nobody defines, a channel without a publisher) are checked before anything starts.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from sim.errors import ScenarioError, did_you_mean
+from sim.faults.catalogue import FAULTS
+from sim.scenario.problems import problems
+from sim.scenario.settings import Bus, Hosts, Kubelet, Limits, Load, Scenario, Service
+
+__all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
+
+BUILT_IN = Path(__file__).parent / "built_in"
+
+
+def built_in() -> dict[str, Path]:
+    """Return the built-in scenarios: name -> file."""
+    return {path.stem: path for path in sorted(BUILT_IN.glob("*.toml"))}
+
+
+def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
+    """Read a built-in scenario or a file, change settings, and check it.
+
+    Parameters
+    ----------
+    name
+        A built-in scenario's name, or the path of a ``.toml`` file.
+    settings
+        ``key=value`` each; the key is a dotted TOML key, the value a TOML value or plain text.
+
+    Raises
+    ------
+    ScenarioError
+        Anything in it is wrong; the message names the key and the value.
+    """
+    path = built_in().get(name) or Path(name)
+    tree = _read_toml(name, path)
+    for setting in settings:
+        _apply(tree, setting)
+    tree["name"] = path.stem
+    return check_tree(tree, where=str(name))
+
+
+def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
+    """Turn a TOML tree into a scenario, or say what is wrong with it."""
+    faults = tree.get("faults", [])
+    for place, fault in enumerate(faults if isinstance(faults, list) else []):
+        kind = fault.get("kind") if isinstance(fault, dict) else None
+        if kind not in FAULTS:
+            known = f"no such fault{did_you_mean(str(kind), FAULTS)}; known: {', '.join(FAULTS)}"
+            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {kind!r}: {known}")
+    try:
+        scenario = msgspec.convert(tree, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"scenario {where}: {_explain(str(error), tree)}") from None
+    for problem in problems(scenario):
+        raise ScenarioError(f"scenario {where}: {problem}")
+    return scenario
+
+
+def to_toml(scenario: Scenario) -> str:
+    """Return the resolved scenario as TOML, every default written out."""
+    return tomli_w.dumps(msgspec.to_builtins(scenario))
+
+
+def _read_toml(name: str, path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        known = built_in()
+        hint = did_you_mean(name, known)
+        raise ScenarioError(f"no scenario {name!r}{hint}: give one of {', '.join(known)}, or the path of a .toml file") from None
+    except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
+        raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"scenario {name}: not valid TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise ScenarioError(f"--set {setting!r}: write key=value, for example load.rate_per_s=500")
+    try:
+        change = tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        try:
+            change = tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}")
+        except tomllib.TOMLDecodeError:
+            raise ScenarioError(f'--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix."a.b"=1') from None
+    _merge(tree, change, setting)
+
+
+def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:
+    for key, value in change.items():
+        if value == {} and isinstance(tree.get(key), dict):
+            tree[key] = {}  # `slo={}`: none of those that were there
+        elif isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+            _merge(tree.setdefault(key, {}), value, setting)
+        elif isinstance(tree.get(key), dict):
+            raise ScenarioError(f"--set {setting!r}: {key!r} is a table; set one of its keys: {', '.join(tree[key])}")
+        else:
+            tree[key] = value
+
+
+def _explain(message: str, tree: dict[str, Any]) -> str:
+    """Turn a msgspec message (``… - at `$.a.b` ``) into one that names the key, the value and what is allowed."""
+    what, _, at = message.partition(" - at `")
+    path = [part or index for part, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)\]", at)]
+    value: Any = tree
+    for place, part in enumerate(path):
+        if part == "..." and isinstance(value, dict):
+            part = path[place] = _entry_at_fault(value, Service if path[0] == "services" else Annotated[float, Meta(ge=0)])
+        value = _inside(value, part)
+    unknown = re.search(r"unknown field `(.+)`", what)
+    if unknown:
+        struct = _struct_at(path, tree)
+        known = [f for f in struct.__struct_fields__ if f != "name"]
+        return f"unknown key {_dotted([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
+    missing = re.search(r"missing required field `(.+)`", what)
+    if missing:
+        return f"{_dotted([*path, missing[1]])!r} is missing"
+    key = _dotted(path) or "the file"
+    if what.startswith("Invalid enum value"):
+        choices = get_args(get_type_hints(_struct_at(path, tree))[path[-1]])
+        return f"{key} = {value!r}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
+    return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
+
+
+def _dotted(path: list[str]) -> str:
+    """Return the key as other messages write it: ``faults[0].at_s``."""
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path).removeprefix(".")
+
+
+def _inside(value: Any, part: str) -> Any:
+    if isinstance(value, list) and part.isdigit():
+        return value[int(part)]
+    return value.get(part) if isinstance(value, dict) else None
+
+
+def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
+    """Return the struct that the table at the beginning of a path is read as."""
+    if path[:1] == ["faults"]:
+        return FAULTS[tree["faults"][int(path[1])]["kind"]]
+    tables = {"load": Load, "bus": Bus, "limits": Limits, "kubelet": Kubelet, "hosts": Hosts, "services": Service}
+    return tables.get(path[0] if path else "", Scenario)
+
+
+def _entry_at_fault(table: dict[str, Any], type: Any) -> str:
+    """Return the key of the entry that is not of the type: msgspec writes `...` for any key of a dict."""
+    for key, value in table.items():
+        try:
+            msgspec.convert(value, type)
+        except msgspec.ValidationError:
+            return str(key)
+    return "..."

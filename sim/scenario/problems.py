@@ -1,0 +1,149 @@
+"""What is wrong with a scenario although each value is within its bounds: one part of it does not fit another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+
+from sim.bus.envelope import EVENT_TYPES
+from sim.bus.services import SERVICES, ConfigReader
+from sim.errors import did_you_mean
+from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.schedule import MAX_CALLS, SHAPES
+from sim.scenario.settings import CALLS, MAX_PODS, MAX_PROCESSES, Scenario
+from sim.wire.transports import TRANSPORTS
+
+
+def problems(scenario: Scenario) -> Iterator[str]:
+    """Give one sentence for each problem; it names the key, the value and what to do."""
+    yield from _service_problems(scenario)
+    yield from _load_problems(scenario)
+    yield from _mix_problems(scenario)
+    yield from _http_problems(scenario)
+    yield from _kubelet_problems(scenario)
+    yield from _hosts_problems(scenario)
+    yield from _slo_problems(scenario)
+    yield from _fault_problems(scenario)
+    yield from _overlap_problems(scenario)
+
+
+def _service_problems(scenario: Scenario) -> Iterator[str]:
+    if not scenario.services:
+        yield "services is empty: define at least one service"
+    for name, service in scenario.services.items():
+        if name not in SERVICES:
+            yield f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
+            return
+        handled = SERVICES[name]().handlers
+        for key, types, known in (("publishes", service.publishes, CALLS), ("subscribes", service.subscribes, EVENT_TYPES)):
+            yield from (f"services.{name}.{key}: {_unknown_channel(type, known)}" for type in types if type not in known)
+            yield from (f"services.{name}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
+        for type in service.subscribes:
+            if type not in handled:
+                yield f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(handled)}"
+    pods = sum(service.replicas for service in scenario.services.values())
+    if pods > MAX_PODS:
+        yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
+
+
+def _load_problems(scenario: Scenario) -> Iterator[str]:
+    load, transport = scenario.load, scenario.bus.transport
+    if transport not in TRANSPORTS:
+        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    if load.shape not in SHAPES:
+        yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
+    if load.driver == "locust" and not scenario.bus.redis_url:
+        yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
+    reads = load.reads_per_s * (load.warm_up_s + load.run_s)
+    if reads > MAX_CALLS:
+        yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
+    readers = [name for name, make in SERVICES.items() if isinstance(make(), ConfigReader)]
+    if reads and not set(readers) & set(scenario.services):
+        yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: add one of {', '.join(readers)}, or set it to 0"
+    if load.driver == "locust" and transport == "memory":
+        yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
+
+
+def _mix_problems(scenario: Scenario) -> Iterator[str]:
+    load = scenario.load
+    if not any(load.mix.values()):
+        yield "load.mix is empty: give at least one event type a weight above 0"
+    for kind, weight in load.mix.items():
+        if kind not in CALLS:
+            yield f"load.mix: {_unknown_channel(kind, CALLS)}"
+        elif not math.isfinite(weight):
+            yield f"load.mix.{kind} = {weight}: give a number"
+        elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
+            yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+
+
+def _http_problems(scenario: Scenario) -> Iterator[str]:
+    if scenario.load.mix.get(HTTP_CALL):
+        if scenario.load.driver != "pods":
+            yield f"load.mix: {HTTP_CALL!r} is a call that pods make themselves; set load.driver = 'pods'"
+        if "analytics-service" not in scenario.services:
+            yield f"load.mix: {HTTP_CALL!r} is answered by analytics-service, and the scenario has none: add services.analytics-service"
+
+
+def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
+    kubelet = scenario.kubelet
+    if kubelet.back_off_max_s < kubelet.back_off_s:
+        yield f"kubelet.back_off_max_s = {kubelet.back_off_max_s:g} is less than kubelet.back_off_s = {kubelet.back_off_s:g}: raise it"
+
+
+def _hosts_problems(scenario: Scenario) -> Iterator[str]:
+    if scenario.hosts.kind != "local":
+        return
+    if scenario.bus.transport == "memory":
+        yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+    if (alone := len(scenario.mortal_pods())) > MAX_PROCESSES:
+        why = "the kubelet" if scenario.kubelet.enabled else "a fault"
+        yield (
+            f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
+            f"{MAX_PROCESSES}; name fewer pods, or set hosts.kind = 'inline'"
+        )
+
+
+def _slo_problems(scenario: Scenario) -> Iterator[str]:
+    for metric, limit in scenario.slo.items():
+        if metric not in SLO_METRICS:
+            yield f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
+        elif not math.isfinite(limit):
+            yield f"slo.{metric} = {limit}: give a number"
+
+
+def _fault_problems(scenario: Scenario) -> Iterator[str]:
+    names = {name for name, _ in scenario.pods()} | set(scenario.services)
+    for place, fault in enumerate(scenario.faults):
+        if problem := fault.problem():
+            yield f"faults[{place}]: {problem}"
+        if not fault.last_end_s <= scenario.load.run_s:
+            span = f"from {fault.at_s:g} s to {fault.last_end_s:g} s"
+            yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change its times or load.run_s"
+        for name in getattr(fault, "pods", ()):
+            if name not in names:
+                hint = did_you_mean(name, names)
+                yield f"faults[{place}].pods: no pod and no service is called {name!r}{hint}; write music-service or music-service-0"
+
+
+def _overlap_problems(scenario: Scenario) -> Iterator[str]:
+    """Two of one kind at once on one target, unless what they do adds up: the first that ends would heal both, unseen by the record."""
+    pods = scenario.pods()
+    touched = [
+        {name for name, service in pods if not fault.pods or {name, service} & set(fault.pods)} if hasattr(fault, "pods") else {"broker"}
+        for fault in scenario.faults
+    ]
+    for (n, one), (m, other) in combinations(enumerate(scenario.faults), 2):
+        if type(one) is type(other) and not getattr(one, "adds_up", False) and (both := touched[n] & touched[m]):
+            spans = sorted([*one.spans_s(), *other.spans_s()])
+            for (_, end_s), (begin_s, _) in pairwise(spans):
+                if begin_s < end_s:
+                    kind = type(one).__struct_config__.tag
+                    target = next(name for name in ("broker", *(name for name, _ in pods)) if name in both)
+                    yield f"faults[{n}] and faults[{m}]: {kind} of {target} twice at one time, {begin_s:g} s: change their times"
+                    break
+
+
+def _unknown_channel(type: str, known: tuple[str, ...]) -> str:
+    return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known)}"

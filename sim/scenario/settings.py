@@ -1,0 +1,214 @@
+"""What a scenario can set: its tables as frozen structs, with their bounds and the reference's words as defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
+from sim.bus.services import SERVICES, ConfigReader
+from sim.faults.catalogue import MORTAL, Fault
+from sim.record.schema import HTTP_CALL
+from sim.scenario.schedule import TEMPLATE_COUNT, Reads, Schedule, make_reads, make_schedule
+from sim.wire.transports import Transport, make_transport
+
+MAX_SEED = 2**63 - 1
+MAX_PODS = 20_000
+MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
+CALLS = (*EVENT_TYPES, HTTP_CALL)  # what an application may call
+
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Set how the bus behaves.
+
+    Attributes
+    ----------
+    transport
+        How events travel: one of `sim.wire.transports.TRANSPORTS`; `memory` is an ideal bus without a broker.
+    stream_max_len, stream_claim_s
+        See `sim.wire.transports.streams.Streams`.
+    redis_url
+        Whether the pods have a REDIS_URL; without one they are in memory mode for ever.
+    fallback, reattach, outage_queue
+        See `sim.bus.fallback`: where the reference can be read in two ways.
+    outage_queue_limit
+        Events that one pod keeps at most.
+    reconnect_max_s
+        Longest pause before a lost connection is tried again; pauses grow from 50 ms, with full jitter.
+    outage_hold_s
+        How long a pod that is connected again keeps them still, so that the others can subscribe first; 0 = it sends at once.
+    resync
+        `drop-caches`: a pod that subscribes again drops every cached template and provider, as it does not know what it missed.
+        `read-through`: it also serves nothing from its caches while it is not subscribed.
+        The reference does nothing.
+    keep_alive_s
+        PING each connection this often and give it up without an answer; 0 = never, as in the reference.
+    once, once_ttl_s
+        The recipe by which one pod of a service handles an event (see `sim.bus.once`), and how long its keys live.
+    """
+
+    channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
+    transport: str = "pubsub"
+    stream_max_len: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000
+    stream_claim_s: Annotated[float, Meta(ge=0.01, le=3600)] = 5.0
+    redis_url: bool = True
+    fallback: Literal["on-failure", "no-url"] = "on-failure"
+    reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
+    outage_queue: Literal["none", "keep"] = "none"
+    outage_queue_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    reconnect_max_s: Annotated[float, Meta(ge=0.01, le=3600)] = 2.0
+    outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    resync: Literal["none", "drop-caches", "read-through"] = "none"
+    keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
+    once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
+
+
+class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say how many pods a service has, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`)."""
+
+    replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
+    handler_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
+    skew_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
+    publishes: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say which calls are made, how often, and by whom.
+
+    Attributes
+    ----------
+    reads_per_s
+        Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.pods.scheduled_reads`).
+    templates
+        How many templates there are to read and to invalidate.
+    """
+
+    driver: Literal["locust", "pods"] = "locust"
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
+    shape: str = "steady"
+    arrivals: Literal["poisson", "uniform"] = "poisson"
+    warm_up_s: Seconds = 2.0
+    run_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
+    reads_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    templates: Annotated[int, Meta(ge=1, le=50_000)] = TEMPLATE_COUNT
+    mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bound how long each step of a run may take."""
+
+    start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    probe_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
+    drain_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
+
+
+class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say how a kubelet probes the pods and restarts them (see `sim.pods.kubelet`); periods and delays are the reference's YAML.
+
+    Attributes
+    ----------
+    enabled
+        Without it nobody probes, and a pod that ended stays down.
+    timeout_s, failure_threshold, success_threshold
+        Kubernetes' defaults; the success threshold is that of readiness, for liveness it is always 1.
+    grace_s
+        terminationGracePeriodSeconds: from SIGTERM to SIGKILL.
+    restart_delay_s
+        How long a container takes to start, beside the back-off.
+    back_off_s, back_off_max_s, back_off_reset_s
+        Kubernetes' restart back-off: before the second restart, at most, and forgotten after so long a run.
+    """
+
+    enabled: bool = False
+    live_delay_s: Seconds = 10.0
+    live_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 15.0
+    ready_delay_s: Seconds = 5.0
+    ready_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 10.0
+    timeout_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
+    failure_threshold: Annotated[int, Meta(ge=1, le=1000)] = 3
+    success_threshold: Annotated[int, Meta(ge=1, le=1000)] = 1
+    grace_s: Annotated[float, Meta(ge=0.01, le=3600)] = 30.0
+    restart_delay_s: Seconds = 1.0
+    back_off_s: Seconds = 10.0
+    back_off_max_s: Seconds = 300.0
+    back_off_reset_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
+class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say where pods live (see `sim.pods.hosts`).
+
+    Attributes
+    ----------
+    kind
+        `inline`: all in the run's own process; `local`: in child processes.
+    processes
+        Of `local`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its own.
+    """
+
+    kind: Literal["inline", "local"] = "inline"
+    processes: Annotated[int, Meta(ge=1, le=MAX_PROCESSES)] = 2
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Describe one experiment. `name` is the file's name."""
+
+    name: str = ""
+    title: str = ""
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
+    services: dict[str, Service]
+    load: Load = Load()
+    bus: Bus = Bus()
+    limits: Limits = Limits()
+    kubelet: Kubelet = Kubelet()
+    hosts: Hosts = Hosts()
+    slo: dict[str, float] = {}
+    faults: tuple[Fault, ...] = ()
+
+    def pods(self) -> list[tuple[str, str]]:
+        """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
+        return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
+
+    def mortal_pods(self) -> set[str]:
+        """Return the pods that a fault, or the kubelet, may end or freeze."""
+        chosen = [fault.pods for fault in self.faults if isinstance(fault, MORTAL)] + ([()] if self.kubelet.enabled else [])
+        return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
+
+    def transport(self) -> Transport:
+        """Return the transport that `[bus]` names, with its settings."""
+        return make_transport(self.bus.transport, msgspec.structs.asdict(self.bus))
+
+    def schedule(self, *, seed_offset: int = 0) -> Schedule:
+        """Return every intended call of the run; another offset draws another one of the same load."""
+        pods = self.pods()
+        mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
+        return make_schedule(
+            rate_per_s=self.load.rate_per_s,
+            shape=self.load.shape,
+            arrivals=self.load.arrivals,
+            warm_up_s=self.load.warm_up_s,
+            run_s=self.load.run_s,
+            seed=self.seed + seed_offset,
+            mix=mix,
+            publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix},
+            templates=self.load.templates,
+        )
+
+    def reads(self) -> Reads:
+        """Return every intended read of configuration in warm-up and run."""
+        readers = {name for name in self.services if isinstance(SERVICES[name](), ConfigReader)}
+        return make_reads(
+            rate_per_s=self.load.reads_per_s,
+            seconds=self.load.warm_up_s + self.load.run_s,
+            seed=self.seed,
+            pods=[number for number, (_, service) in enumerate(self.pods()) if service in readers],
+            templates=self.load.templates,
+        )

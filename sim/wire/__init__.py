@@ -1,0 +1,1 @@
+"""Speak Redis: sockets, commands, channels, streams and the slots of a cluster."""

@@ -1,0 +1,159 @@
+"""Publish on one connection without waiting: what every transport with a broker sends its events through.
+
+Rules
+-----
+1. Publishing never waits: answers come back in order and are matched to what was sent.
+2. Publishes without an answer are bounded; when the connection goes, their tokens are handed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from sim.errors import BrokerUnreachable
+from sim.machine.clock import running_clock
+from sim.machine.freezer import Gate
+from sim.wire.address import Address
+from sim.wire.connection import Wire, open_wire, pack
+
+MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
+NOT_SAID = -1  # receivers, where the answer is no count
+PING = object()  # stands for a PING among the publishes that wait for their answer
+
+Frame = Callable[[bytes, bytes], bytes]
+
+
+class Pipeline:
+    """Publish on one connection without waiting.
+
+    Parameters
+    ----------
+    frame
+        Turns channel and payload into the bytes of one command. Its answer is a number of receivers, or says nothing of them.
+    answered, refused, lost
+        See `open_pipeline`.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        frame: Frame,
+        answered: Callable[[Any, int, int], None],
+        refused: Callable[[Any, str, int], None],
+        lost: Callable[[str, list[Any]], None],
+    ) -> None:
+        self._now_ns = running_clock()
+        self._wire = wire
+        self._frame = frame
+        self._reader = hiredis.Reader()
+        self._waiting: deque[Any] = deque()
+        self._pinged = False
+        self._answered, self._refused, self._lost = answered, refused, lost
+        wire.on_read, wire.on_lost = self._read, self._gone
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes without an answer."""
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many have no answer that the next would be turned down."""
+        return len(self._waiting) >= MAX_IN_FLIGHT
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self._wire.is_gone
+
+    def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
+        """Send one publish; False when the connection is closing or has too many without an answer."""
+        transport = self._wire.transport
+        if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
+            return False
+        self._waiting.append(token)
+        transport.write(self._frame(channel, payload))
+        return True
+
+    def _read(self, data: bytes) -> None:
+        at_ns = self._now_ns()
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if not self._waiting:
+                continue
+            token = self._waiting.popleft()
+            if token is PING:
+                self._pinged = False
+            elif isinstance(reply, hiredis.ReplyError):
+                self._refused(token, str(reply), at_ns)
+            else:
+                self._answered(token, reply if isinstance(reply, int) else NOT_SAID, at_ns)
+
+    def _gone(self, reason: str) -> None:
+        self._lost(reason, self._unanswered())
+
+    def _unanswered(self) -> list[Any]:
+        waiting = [token for token in self._waiting if token is not PING]
+        self._waiting.clear()
+        return waiting
+
+    def ping(self) -> bool:
+        """Send PING; False when the one before has no answer yet."""
+        if self._pinged or self._wire.transport is None:
+            return False
+        self._pinged = True
+        self._waiting.append(PING)
+        self._wire.transport.write(pack(b"PING"))
+        return True
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection and call `lost`."""
+        self._wire.give_up(reason)
+
+    def close(self) -> list[Any]:
+        """Close the connection and return the tokens that have no answer."""
+        self._wire.close()
+        return self._unanswered()
+
+    def abort(self) -> list[Any]:
+        """Drop the connection at once and return the tokens that have no answer."""
+        self._wire.abort()
+        return self._unanswered()
+
+
+async def open_pipeline(
+    address: Address,
+    *,
+    client_name: str,
+    frame: Frame,
+    answered: Callable[[Any, int, int], None],
+    refused: Callable[[Any, str, int], None],
+    lost: Callable[[str, list[Any]], None],
+    gate: Gate | None = None,
+) -> Pipeline:
+    """Open a connection to publish on.
+
+    Parameters
+    ----------
+    answered
+        Called with (token, receivers, at_ns) for each publish that the broker took; receivers is -1 where its answer does not say.
+    refused
+        Called with (token, the broker's words, at_ns) for each that it did not.
+    lost
+        Called once with (reason, tokens without an answer).
+    gate
+        While it is shut, nothing is read and nothing is called.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+    wire = await open_wire(address, client_name=client_name, gate=gate)
+    if wire.is_gone:  # it went between its last answer and now: nobody would be told
+        raise BrokerUnreachable(f"{address} closed the connection after letting us in")
+    return Pipeline(wire, frame=frame, answered=answered, refused=refused, lost=lost)

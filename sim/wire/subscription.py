@@ -1,0 +1,193 @@
+"""Hear channels of Pub/Sub on one connection: classic or sharded, by our own asyncio protocol.
+
+Rules
+-----
+1. A read that another pod has had is not parsed again (`sim.wire.read_memo`). Reads that end inside a frame are never memoised.
+2. Everything is bounded: the memo, the time to connect.
+3. A channel that the broker takes away is a lost connection: nobody may believe that it still hears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple
+
+import hiredis
+
+from sim.errors import BrokerUnreachable
+from sim.machine.clock import running_clock
+from sim.machine.freezer import Gate
+from sim.wire.address import Address
+from sim.wire.connection import Command, Denied, Wire, message_size, open_confirmed, pack, wire_size
+from sim.wire.pipeline import NOT_SAID
+from sim.wire.read_memo import C, Heard, ReadMemo
+
+
+class Kind(NamedTuple):
+    """Name the words of one kind of Pub/Sub; `taken` is what a broker says when it ends a subscription by itself."""
+
+    subscribe: bytes
+    message: bytes
+    taken: bytes
+
+
+MAX_CREDIBLE = 1_000_000  # subscribers of a channel at one node
+BUSY = "busy"  # why a subscription pauses its wire
+CLASSIC = Kind(b"subscribe", b"message", b"unsubscribe")
+SHARDED = Kind(b"ssubscribe", b"smessage", b"sunsubscribe")
+
+
+class Subscription(Generic[C]):
+    """Hear channels on one connection."""
+
+    def __init__(self, wire: Wire, kind: Kind, memo: ReadMemo[C], heard: Heard[C]) -> None:
+        self._now_ns = running_clock()
+        self._wire = wire
+        self._kind = kind
+        self._memo = memo
+        self._heard = heard
+        self._reader = hiredis.Reader()
+        self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
+        self._pinged = False
+        self._taken = b""  # the channel that the broker took away
+        self._unconfirmed: deque[bytes] = deque()
+        self._confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Subscribe and return when the broker has confirmed every channel.
+
+        One command a channel: answers come in their order, so a refusal has its channel; and in a cluster a shard channel may not
+        share a command with one of another slot.
+        """
+        self._unconfirmed = deque(sorted({channel.encode() for channel in channels}))
+        wire = self._wire
+        wire.on_read, wire.on_lost = self._read, self._lost_early
+        assert wire.transport is not None
+        wire.transport.write(b"".join(pack(self._kind.subscribe.upper(), channel) for channel in self._unconfirmed))
+        await self._confirmed
+
+    def _lost_early(self, reason: str) -> None:
+        if not self._confirmed.done():
+            self._confirmed.set_exception(BrokerUnreachable(reason))
+
+    def _read(self, data: bytes) -> None:
+        received_ns = self._now_ns()
+        if self._unread_bytes:
+            chunk, _ = self._parse(data)
+        else:
+            last = self._memo.last
+            known = last[1] if data is last[0] else self._memo.get(data)
+            if known is not None:
+                self._heard(known, received_ns)
+                return
+            chunk, only_messages = self._parse(data)
+            if only_messages and not self._unread_bytes:
+                self._memo.put(data, chunk)
+        self._heard(chunk, received_ns)
+        if self._taken:
+            self.give_up(f"the broker took the channel {self._taken.decode('utf-8', 'replace')} away: its slot moved")
+
+    def _parse(self, data: bytes) -> tuple[C, bool]:
+        reader = self._reader
+        reader.feed(data)
+        # Counted, because hiredis' has_data() is false between two elements of a frame.
+        self._unread_bytes += len(data)
+        payloads, message = [], self._kind.message
+        only_messages = True
+        while (frame := reader.gets()) is not False:
+            if isinstance(frame, list) and frame[0] == message:
+                self._unread_bytes -= message_size(*frame)
+                payloads.append(frame[2])
+            else:
+                self._unread_bytes -= wire_size(frame)
+                only_messages = False
+                self._other(frame)
+        return self._memo.decode(payloads), only_messages
+
+    def _other(self, frame: Any) -> None:
+        if isinstance(frame, hiredis.ReplyError):
+            self._pinged = False  # refused, but answered
+            if not self._confirmed.done():
+                self._confirmed.set_exception(Denied(self._unconfirmed[0].decode(), str(frame)))
+        elif isinstance(frame, list) and frame[0] == self._kind.subscribe:
+            if self._unconfirmed:
+                self._unconfirmed.popleft()
+            if not self._unconfirmed and not self._confirmed.done():
+                self._confirmed.set_result(None)
+        elif isinstance(frame, list) and frame[0] == self._kind.taken:
+            self._taken = frame[1]
+        elif isinstance(frame, list) and frame[0] == b"pong":
+            self._pinged = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection is closed or closing."""
+        return self._wire.is_gone
+
+    def on_lost(self, lost: Callable[[str], None]) -> None:
+        """Say whom to tell when the connection is gone."""
+        self._wire.on_lost = lost
+
+    def ping(self) -> bool:
+        """Send PING; False when the one before has no answer yet."""
+        if self._pinged or self._wire.transport is None:
+            return False
+        self._pinged = True
+        self._wire.transport.write(pack(b"PING"))
+        return True
+
+    async def finish(self) -> None:
+        """Return at once: nothing that was heard waits for an acknowledgement."""
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection and call `lost`."""
+        self._wire.give_up(reason)
+
+    def pause(self) -> None:
+        """Read no more for now; the broker's output buffer fills meanwhile."""
+        self._wire.pause(BUSY)
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._wire.resume(BUSY)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._wire.abort()
+
+
+async def open_subscription(
+    address: Address, channels: Sequence[str], *, kind: Kind, client_name: str, memo: ReadMemo[C], heard: Heard[C], gate: Gate | None = None
+) -> Subscription[C]:
+    """Connect and subscribe; return once the broker confirmed every channel. Nobody is told yet when the connection is lost.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+    """
+
+    async def confirm(wire: Wire) -> Subscription[C]:
+        subscription = Subscription(wire, kind, memo, heard)
+        await subscription.subscribe(channels)
+        return subscription
+
+    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, gate=gate)
+    return subscription
+
+
+async def counted(commands: Sequence[Command], ask: str, channels: Sequence[str]) -> list[int]:
+    """Return how many subscribers all nodes together count on each channel, by one of PUBSUB's commands.
+
+    Valkey 9.1.2 answers with nonsense of nine digits for 8, 15, 16 and 29 to 32 subscribers: then -1.
+    """
+    replies = [await command("PUBSUB", ask, *channels) for command in commands]
+    sums = []
+    for counts in zip(*(map(int, reply[1::2]) for reply in replies), strict=True):
+        sums.append(sum(counts) if all(0 <= count <= MAX_CREDIBLE for count in counts) else NOT_SAID)
+    return sums

@@ -1,0 +1,76 @@
+"""Classic Redis Pub/Sub over our own asyncio protocol: every subscriber hears every event, if it is connected at that moment.
+
+Why not redis-py here: with hundreds of pods in one process its listener would be most of the lag that is measured.
+
+Rules
+-----
+1. Hearing is `sim.wire.subscription`, speaking is `sim.wire.pipeline`.
+2. In a cluster any node will do: it passes what it is given on to every other node, whether or not anybody there listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.machine.freezer import Gate
+from sim.wire.address import Address
+from sim.wire.connection import Command
+from sim.wire.pipeline import Pipeline, open_pipeline
+from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.subscription import CLASSIC, Subscription, counted, open_subscription
+
+
+def frame(channel: bytes, payload: bytes) -> bytes:
+    """Return one PUBLISH as RESP."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(payload), payload)
+
+
+@dataclass(frozen=True)
+class PubSub:
+    """Copy each event to every subscriber."""
+
+    one_per_service = False
+    any_node = True
+    store = None
+
+    async def subscribe(
+        self,
+        address: Address,
+        channels: Sequence[str],
+        *,
+        client_name: str,
+        group: str,
+        consumer: str,
+        returning: bool,
+        memo: ReadMemo[C],
+        heard: Heard[C],
+        lost: Callable[[str], None],
+        gate: Gate | None = None,
+    ) -> Subscription[C]:
+        """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
+        subscription = await open_subscription(address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard, gate=gate)
+        subscription.on_lost(lost)
+        return subscription
+
+    async def open_publisher(
+        self,
+        address: Address,
+        *,
+        client_name: str,
+        answered: Callable[[Any, int, int], None],
+        refused: Callable[[Any, str, int], None],
+        lost: Callable[[str, list[Any]], None],
+        gate: Gate | None = None,
+    ) -> Pipeline:
+        """Open a connection to publish on; the answer is how many subscribers of that node the event was queued for."""
+        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
+
+    def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
+        """Return the command that publishes."""
+        return ("PUBLISH", channel, payload)
+
+    async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
+        """Ask every node PUBSUB NUMSUB: each counts its own subscribers."""
+        return await counted(commands, "NUMSUB", channels)

@@ -1,0 +1,228 @@
+"""The matrix of faults and buses, small, on the model; one cell on a real server; and how a series of runs in workers ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+
+from sim.cli.main import cli
+from sim.errors import RunFolderError, UsageError
+from sim.experiments.many_runs import Cell, Outcome, run_cells
+from sim.experiments.matrix.plots import draw_cells, draw_matrix, finding
+from sim.experiments.matrix.report import differences, matrix_page, matrix_table, write_matrix
+from sim.experiments.matrix.run import Matrix, MatrixRow, cell_scenario, open_matrix, row_of, run_matrix
+from sim.scenario.file import load_scenario
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    out = tmp_path_factory.mktemp("matrix") / "runs"
+    return run_matrix(buses=("reference", "hardened"), faults=("broker_stop", "pod_kill", "broker_failover"), out=out, jobs=2)
+
+
+def of(matrix: Matrix, fault: str, bus: str) -> MatrixRow:
+    return next(row for row in matrix.rows if (row.fault, row.bus) == (fault, bus))
+
+
+def test_a_cell_says_what_the_fault_did_to_the_bus(small: Matrix) -> None:
+    reference, hardened = (of(small, "broker_stop", bus) for bus in ("reference", "hardened"))
+    assert reference.expected == hardened.expected > 1000, "the same load"
+    assert reference.lost > 0 and "sent-in-memory-mode" in reference.causes
+    assert hardened.lost == 0 and hardened.causes == ""
+    assert reference.stale > 0 and reference.stale_s > 3, "what was missed is served until something else clears it"
+    assert hardened.stale_s < reference.stale_s
+    assert (reference.told, reference.recovered, reference.verdict, reference.unexplained) == ("yes", "yes", "valid", 0)
+    assert hardened.deaf_s <= 0.55, "it tries again every half second at least"
+    killed = of(small, "pod_kill", "reference")
+    assert killed.lost and set(killed.causes.split(", ")) == {f"{killed.lost} never-sent"}
+
+
+def test_a_fault_that_the_ground_cannot_do_is_a_row_with_the_reason(small: Matrix) -> None:
+    row = of(small, "broker_failover", "hardened")
+    assert "no replica that could take over" in row.why_not and row.verdict == ""
+    assert small.verdict == "valid", "what was not run breaks nothing"
+
+
+def test_the_costs_are_of_the_same_bus_without_a_fault(small: Matrix) -> None:
+    assert [cost.bus for cost in small.costs] == ["reference", "hardened"]
+    assert all(cost.copy_us > 1 and 0 < cost.core < 1 and cost.lag_ms_p99 >= cost.lag_ms_p50 > 0 for cost in small.costs)
+
+
+def test_the_picture_and_the_page_say_the_finding_and_hold_the_numbers(small: Matrix) -> None:
+    reference, hardened = (sum(row.unheard for row in small.rows if row.bus == bus) for bus in small.buses)
+    said = f"reference {reference:,} in 2 of them, hardened {hardened:,} in 1 of them"
+    assert finding(small) == f"Copies that nobody heard in 2 faults: {said}"
+    ax = draw_cells(small, Figure().subplots())
+    assert finding(small) in ax.get_title(loc="left")
+    words = [text.get_text() for text in ax.texts]
+    row = of(small, "broker_stop", "reference")
+    assert f"{row.lost:,}" in words and f"{row.stale:,}" in words and words.count("valid") == 4
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["broker_stop", "pod_kill"], "no line for what was not run"
+    page = matrix_page(small, took_s=1)
+    assert f"| broker_stop | reference | {row.expected:,} | {row.lost:,} | {row.in_doubt:,} |" in page
+    assert "- broker_failover on hardened: model has no replica" in page
+    assert matrix_table(small).row_count == len(small.rows)
+
+
+def test_the_whole_picture_has_the_costs_beside_the_cells(small: Matrix) -> None:
+    figure = draw_matrix(small)
+    titles = [ax.get_title() for ax in figure.axes[1:]]
+    assert titles[0].startswith("Broker CPU for each publish: hardened ")
+    assert all(cost.publish_us > cost.copy_us > 0 for cost in small.costs), "a publish makes several copies"
+
+
+def test_a_matrix_is_read_again_and_compared_cell_by_cell(small: Matrix, tmp_path: Path) -> None:
+    write_matrix(small, tmp_path / "one", took_s=1)
+    opened = open_matrix(tmp_path / "one")
+    assert str(opened.rows) == str(small.rows) and str(opened.costs) == str(small.costs)
+    assert differences(opened, small) == []
+    assert "4 of 4 cells say the same" in matrix_page(small, took_s=1, against=opened)
+    rows = [replace(row, lost=2 * row.lost, told="no") if row.fault == "broker_stop" and row.lost else row for row in small.rows]
+    other = replace(small, ground="embedded", rows=rows)
+    ((there, here, differ),) = differences(opened, other)
+    assert (there.bus, here.lost, differ) == ("reference", 2 * there.lost, ["lost", "told"])
+    assert "| broker_stop | reference | told | yes | no |" in matrix_page(other, took_s=1, against=opened)
+    with pytest.raises(RunFolderError, match="holds no matrix"):
+        open_matrix(tmp_path)
+    (tmp_path / "matrix.json").write_text('{"rows": [{"fault": "a"}]}')
+    with pytest.raises(RunFolderError, match="not of this version"):
+        open_matrix(tmp_path)
+
+
+def test_who_was_told_counts_pods_that_were_blind_although_they_lost_nothing(tmp_path: Path) -> None:
+    frozen = run_matrix(buses=("reference",), faults=("broker_freeze",), out=tmp_path, jobs=1).rows[0]
+    assert (frozen.lost, frozen.told) == (0, "no") and frozen.late_s > 2.5
+
+
+def test_an_unexplained_copy_makes_the_whole_unknown_and_a_broken_promise_invalid() -> None:
+    rows = [MatrixRow("a", "reference", verdict="valid"), MatrixRow("b", "reference", verdict="invalid")]
+    assert Matrix("model", 1, ("reference",), rows, []).verdict == "invalid"
+    rows.append(MatrixRow("c", "reference", verdict="unknown"))
+    assert Matrix("model", 1, ("reference",), rows, []).verdict == "unknown"
+    assert Matrix("model", 1, ("reference",), [MatrixRow("a", "reference", why_not="no")], []).verdict == "unknown", "nothing was run"
+
+
+def test_what_a_peer_took_is_not_lost_and_what_came_again_is_counted() -> None:
+    cell = Cell("a", load_scenario("broker_stop"), "model")
+    counts = {"expected": 10, "missing": 6, "taken-by-peer": 5, "deaf": 1, "unexplained": 0}
+    again = {"verdict": "valid", "counts": {"redelivered": 3}, "metrics": {}, "detail": ""}
+    ledger = {"verdict": "valid", "counts": counts, "metrics": {}, "detail": ""}
+    verdict = {"verdict": "valid", "checkers": {"ledger": ledger, "duplication": again}}
+    row = row_of("a", "streams", Outcome(cell, Path("x"), verdict, "", 1.0))
+    assert (row.lost, row.causes) == (1, "1 deaf")
+    assert row.twice == 3, "a copy that a pod heard again"
+    assert math.isnan(row.never), "a bus without a recipe promises no single run"
+
+
+def test_on_the_model_too_no_entry_of_a_stream_goes_to_a_consumer_that_was_cut_off(tmp_path: Path) -> None:
+    """It would wait for `stream_claim_s`, five seconds, until another claims it."""
+    cut = run_matrix(buses=("streams",), faults=("subscribers_cut",), out=tmp_path, jobs=1).rows[0]
+    assert cut.late_s < 2 and cut.lost == 0 and cut.verdict == "valid"
+
+
+def test_a_misspelt_fault_or_bus_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no fault 'broker_dwn'.*broker_down"):
+        run_matrix(faults=("broker_dwn",), out=tmp_path)
+    with pytest.raises(UsageError, match=r"no bus 'stream'.*streams"):
+        run_matrix(buses=("stream",), out=tmp_path)
+
+
+def test_the_command_writes_its_results_and_ends_by_the_verdict(tmp_path: Path) -> None:
+    command = ["matrix", "--out", str(tmp_path / "m")]
+    done = CliRunner().invoke(cli, [*command, "--fault", "keys_lost", "--bus", "hardened"], standalone_mode=False)
+    assert done.return_value == 1, "the marker is lost with the keys, and events run twice: a promise is broken"
+    assert "2 of 2" in done.stderr
+    content = json.loads((tmp_path / "m" / "matrix.json").read_text())
+    assert (content["verdict"], content["rows"][0]["fault"], content["rows"][0]["why_not"]) == ("invalid", "keys_lost", "")
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["matrix.csv", "matrix.json", "matrix.md", "matrix.png", "runs"]
+    reported = ["--report", str(tmp_path / "r"), "--against", str(tmp_path / "m"), "--out", str(tmp_path / "n")]
+    done = CliRunner().invoke(cli, ["matrix", *reported, "--fault", "keys_lost", "--bus", "hardened"], standalone_mode=False)
+    assert done.return_value == 1
+    assert "1 of 1 cells say the same" in (tmp_path / "r" / "matrix.md").read_text() and (tmp_path / "r" / "matrix.png").exists()
+    again = CliRunner().invoke(cli, command, standalone_mode=False)
+    assert isinstance(again.exception, UsageError) and "not empty" in str(again.exception)
+
+
+@pytest.mark.broker
+def test_on_a_real_server_every_loss_of_a_cell_has_a_cause(tmp_path: Path) -> None:
+    scenario = cell_scenario("subscribers_cut", "hardened", seed=1)
+    (outcome,) = run_cells([Cell("cell", scenario, "embedded")], out=tmp_path, jobs=1)
+    row = row_of("subscribers_cut", "hardened", outcome)
+    assert (row.verdict, row.unexplained, row.recovered, row.why_not) == ("valid", 0, "yes", "")
+    assert row.lost > 0 and row.causes == f"{row.lost:,} deaf", "what is published while a subscriber is away is gone"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_heals_and_ends_everything_and_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "sim.cli",
+        "matrix",
+        "--on",
+        "embedded",
+        "--fault",
+        "broker_freeze",
+        "--bus",
+        "reference",
+        "--out",
+        "m",
+    ]
+    command = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert command.stderr is not None
+    assert "cost-reference" in command.stderr.readline(), "the first of two is done"
+    run = tmp_path / "m" / "runs" / "broker_freeze-reference" / "run.json"
+    deadline = time.monotonic() + 30
+    while not run.exists() or '"run"' not in run.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # polls another process
+    children = psutil.Process(command.pid).children(recursive=True)
+    os.kill(command.pid, number)
+    assert command.wait(30) == 128 + number
+    assert "interrupted" in command.stderr.read()
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert json.loads(run.read_text())["state"] == "interrupted"
+    content = json.loads((tmp_path / "m" / "matrix.json").read_text())
+    assert content["verdict"] == "unknown" and content["costs"][0]["copy_us"] > 0
+    assert content["rows"][0]["why_not"] == "interrupted before it was run"
+
+
+@pytest.mark.broker
+def test_a_worker_that_is_killed_fails_its_cell_and_the_next_one_is_run(tmp_path: Path) -> None:
+    cells = [Cell(name, load_scenario("broker_stop", settings=("load.driver=pods",)), "model") for name in ("one", "other")]
+    killed = []
+    outcomes = run_cells(cells, out=tmp_path, jobs=1)
+
+    def kill_first() -> None:
+        child = next(one for one in psutil.Process().children() if "sim.experiments.many_runs" in one.cmdline())
+        killed.append(child.pid)
+        child.kill()
+
+    killer = Thread(target=lambda: _when(lambda: (tmp_path / "one" / "run.json").exists(), kill_first))
+    killer.start()
+    first, second = outcomes
+    killer.join()
+    assert killed and "its process died" in first.error and first.verdict is None
+    assert second.error == "" and second.verdict is not None and second.verdict["verdict"] == "valid"
+
+
+def _when(true: Callable[[], bool], then: Callable[[], None]) -> None:
+    deadline = time.monotonic() + 30
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.001)  # polls another process
+    then()

@@ -1,0 +1,303 @@
+"""Faults of pods and links: each heals what it did, whatever happened, and does what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.bus.envelope import Event
+from sim.bus.services import SERVICES
+from sim.errors import BrokerError, ScenarioError
+from sim.faults.catalogue import FAULTS, Fault
+from sim.faults.link import LinkPlan
+from sim.faults.world import World
+from sim.grounds.links import SharedLinks
+from sim.results.checkers import judge
+from sim.results.opened_run import Run, open_run
+from sim.run.steps import run_scenario
+from sim.scenario.file import load_scenario
+from tests.support.faults_of_pods_and_links import bus_states, causes, copies, of_fault, outcomes_unsent
+
+FREE = LinkPlan()
+OWN: dict[str, dict[str, Any]] = {
+    "clock_skew": {"skew_ms": 500.0},
+    "handler_error": {},
+    "link_blackhole": {},
+    "link_cut": {},
+    "link_reset": {"every_ms": 10.0},
+    "link_slow": {"delay_ms": 5.0, "jitter_ms": 1.0, "bytes_per_s": 1000},
+    "partition": {},
+    "pod_freeze": {},
+    "pod_kill": {},
+    "pod_start_in_outage": {},
+    "pod_stop": {},
+    "rolling_restart": {"each_s": 0.0},
+    "slow_handler": {},
+}
+
+
+@dataclass
+class PodState:
+    """Be a pod as a fault sees it; `orders` counts what it was told."""
+
+    running: bool = True
+    frozen: bool = False
+    handler_ms: float = 0.0
+    at_once: int = 0
+    failing: bool = False
+    skew_ms: float = 0.0
+    orders: int = field(default=0, compare=False)
+
+    def _set(self, **changes: Any) -> None:
+        self.orders += 1
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    async def kill(self) -> None:
+        self._set(running=False)
+
+    async def stop(self, *, grace_s: float = 30.0) -> None:
+        self._set(running=False)
+
+    async def start(self) -> None:
+        self._set(running=True)
+
+    async def freeze(self) -> None:
+        self._set(frozen=True)
+
+    async def thaw(self) -> None:
+        self._set(frozen=False)
+
+    async def slow(self, *, handler_ms: float, at_once: int) -> None:
+        self._set(handler_ms=handler_ms, at_once=at_once)
+
+    async def fail(self, failing: bool) -> None:
+        self._set(failing=failing)
+
+    async def skew(self, skew_ms: float) -> None:
+        self._set(skew_ms=skew_ms)
+
+
+@dataclass
+class LinksState:
+    """Be the links of two pods; `broken` lets every order fail."""
+
+    plans: list[tuple[LinkPlan, LinkPlan]] = field(default_factory=lambda: [(FREE, FREE)] * 2)
+    refusing: list[bool] = field(default_factory=lambda: [False] * 2)
+    cutting: list[bool] = field(default_factory=lambda: [False] * 2)
+    resets: int = field(default=0, compare=False)
+    orders: int = field(default=0, compare=False)
+    broken: bool = field(default=False, compare=False)
+
+    async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
+        self.orders += 1
+        for pod in pods:
+            self.plans[pod] = (to_broker, to_pod)
+
+    async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
+        self.orders += 1
+        for pod in pods:
+            self.refusing[pod] = refusing
+
+    async def reset(self, pods: Sequence[int]) -> None:
+        self.orders += 1
+        if self.broken:
+            raise BrokerError("the proxy is gone")
+        self.resets += len(pods)
+
+    async def cut(self, pods: Sequence[int], cutting: bool) -> None:
+        self.orders += 1
+        for pod in pods:
+            self.cutting[pod] = cutting
+
+
+@dataclass
+class BrokerState:
+    """Be a broker that can be killed and started."""
+
+    running: bool = True
+
+    async def kill(self) -> None:
+        self.running = False
+
+    async def start(self) -> None:
+        self.running = True
+
+    stop = freeze = thaw = kill
+
+
+def world() -> World:
+    async def ask(*words: str) -> Any:
+        raise AssertionError("no fault of pods or links asks the broker")
+
+    pods = {"web-0": PodState(), "api-0": PodState()}
+    return World(BrokerState(), ask, pods, {"web": ["web-0"], "api": ["api-0"]}, links=SharedLinks(LinksState()))
+
+
+def state(of: World) -> Any:
+    return replace(of.broker), [replace(pod) for pod in of.pods.values()], replace(ground_of(of))  # type: ignore[type-var]
+
+
+def ground_of(of: World) -> LinksState:
+    return of.links._links  # type: ignore[union-attr]
+
+
+def fault(kind: str, pods: tuple[str, ...] = ("web",)) -> Fault:
+    return FAULTS[kind](at_s=0, for_s=1, pods=pods, **OWN[kind])
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_the_end_heals_and_is_safe_twice_and_without_a_beginning(kind: str, run_async: Callable[[Any], Any]) -> None:
+    async def scene() -> None:
+        healthy = state(world())
+        never_begun, hurt = world(), world()
+        await fault(kind).end(never_begun)
+        assert state(never_begun) == healthy
+        await fault(kind).begin(hurt)
+        assert hurt.pods["web-0"].orders + ground_of(hurt).orders > 0  # type: ignore[attr-defined]
+        assert hurt.pods["api-0"].orders == 0  # type: ignore[attr-defined]
+        if kind not in ("link_reset", "rolling_restart"):  # which leave nothing behind but new connections and new pods
+            assert state(hurt) != healthy
+        for _ in range(2):
+            await fault(kind).end(hurt)
+            assert state(hurt) == healthy
+        assert len(asyncio.all_tasks()) == 1, "nothing goes on"
+
+    run_async(scene())
+
+
+def test_resets_go_on_until_the_end_and_a_proxy_that_is_gone_is_told_there(run_async: Callable[[Any], Any]) -> None:
+    async def scene() -> None:
+        hurt = world()
+        links = ground_of(hurt)
+        resets = fault("link_reset")
+        await resets.begin(hurt)
+        async with asyncio.timeout(30):
+            while links.resets < 3:
+                await asyncio.sleep(0.001)
+        links.broken = True
+        orders = links.orders
+        async with asyncio.timeout(30):
+            while links.orders == orders:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        with pytest.raises(BrokerError, match="proxy is gone"):
+            await resets.end(hurt)
+        await resets.end(hurt)
+
+    run_async(scene())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ('faults=[{kind="link_slow",at_s=1,for_s=1}]', ["faults[0]", "slows nothing", "delay_ms"]),
+        ('faults=[{kind="link_reset",at_s=1,for_s=1,every_ms=2}]', ["every_ms = 2", "at least 10"]),
+        ('faults=[{kind="slow_handler",at_s=1,for_s=1,at_once=0}]', ["at_once", "0"]),
+        ('faults=[{kind="clock_skew",at_s=1,for_s=1}]', ["skew_ms", "missing"]),
+        ('faults=[{kind="partition",at_s=1,for_s=1,pods=["musik-service"]}]', ["musik-service", "did you mean 'music-service'"]),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(changes: str, words: list[str]) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("restart_redis", settings=(changes,))
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def on_model(folder: Path, name: str, *settings: str) -> Run:
+    run = open_run(run_scenario(load_scenario(name, settings=settings), on="model", out=folder / "run"))
+    assert judge(run).checkers["ledger"].counts["unexplained"] == 0
+    return run
+
+
+def test_with_keep_alive_a_pod_notices_a_black_hole_and_what_it_does_not_hear_is_lost(tmp_path: Path) -> None:
+    run = on_model(tmp_path, "link_blackhole", "bus.keep_alive_s=0.5")
+    _, _, pods = of_fault(run)
+    assert set(run.pods.loc[run.pods["state"] == "disconnected", "pod"]) == pods
+    assert "cut-link" in causes(run)
+    assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode"}
+
+
+@pytest.mark.parametrize("reattach", ["if-connected-once", "restart"])
+def test_a_pod_that_started_in_an_outage_stays_alone_if_that_is_how_the_reference_is_meant(tmp_path: Path, reattach: str) -> None:
+    run = on_model(tmp_path, "pod_start_in_outage", f"bus.reattach={reattach}")
+    _, end_ns, pods = of_fault(run)
+    alone = pods if reattach == "if-connected-once" else {life.pod for life in run.lives}
+    assert {life.pod for life in run.lives if bus_states(run, life.pod)[-2] == "outage"} == alone
+    assert any("did not recover" in note for note in run.info["notes"])
+    rows = copies(run)
+    late = rows[(rows["intended_ns"] > end_ns + 3_000_000_000) & (rows["phase"] == "run")]
+    for_them = late[late["pod"].isin(alone) & ~(late["publisher"].astype(str) == late["pod"].astype(str))]
+    assert len(for_them) > 20
+    assert (for_them["fate"] == "missing").all()
+    assert (late.loc[~late["pod"].isin(alone) & ~late["publisher"].isin(alone), "fate"] == "delivered").all()
+
+
+def test_a_freeze_longer_than_the_lock_lives_lets_a_second_pod_in(tmp_path: Path) -> None:
+    """`two-key` handles at most once while no pod outlives its lock: without the freeze never twice, with it twice, and one inside."""
+    settings = (
+        *("bus.once=two-key", "bus.once_ttl_s=1", "slo={}"),
+        *("services.music-service.handler_ms=400", "services.music-service.skew_ms=1350", "load.rate_per_s=400"),
+    )
+    calm = on_model(tmp_path / "calm", "pod_freeze", *settings, "faults=[]")
+    assert judge(calm).checkers["once"].counts["twice_or_more"] == 0
+    run = on_model(tmp_path / "frozen", "pod_freeze", *settings)
+    once = judge(run).checkers["once"]
+    assert once.verdict == "invalid", "the recipe's promise is broken"
+    begin_ns, end_ns, (pod,) = of_fault(run)
+    ran = run.deliveries[run.deliveries["outcome"] == "handled"]
+    first = ran[(ran["pod"] == pod) & ran["handled_ns"].between(begin_ns - 400_000_000, begin_ns)]
+    second = ran[(ran["pod"] != pod) & ran["event"].isin(first["event"]) & ran["handled_ns"].between(begin_ns, end_ns)]
+    assert len(second) > 0, "the lock had run out while its holder stood still inside the handler"
+    took = first.set_index("event")["handled_ns"]
+    assert all(row["handled_ns"] - took[row["event"]] >= 600_000_000 for row in second.to_dict("records"))
+
+
+def test_a_slow_pod_handles_one_event_after_another(tmp_path: Path) -> None:
+    run = on_model(tmp_path, "slow_handler", "load.payload_bytes=10", "load.rate_per_s=100")
+    begin_ns, end_ns, (pod,) = of_fault(run)
+    mine = run.deliveries[run.deliveries["pod"] == pod]
+    began = mine["handled_ns"].to_numpy()
+    assert (began[1:] >= began[:-1]).all(), "in the order in which it heard"
+    slow = began[(began > begin_ns) & (began < end_ns)]
+    assert len(slow) == pytest.approx((end_ns - begin_ns) / 150e6, abs=2)
+    assert (slow[1:] - slow[:-1] >= 150_000_000).all()
+    assert judge(run).checkers["ledger"].counts["missing"] == 0, "small events fit into the buffers"
+
+
+def test_only_the_timestamps_of_a_skewed_pod_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead_s: dict[str, list[float]] = {"ai-config-service": [], "api-gateway": []}
+    plain = SERVICES["music-service"]
+
+    def listening() -> Any:
+        logic = plain()
+
+        def look(handler: Callable[[Event], None]) -> Callable[[Event], None]:
+            def handle(event: Event) -> None:
+                made = datetime.fromisoformat(event.timestamp.replace("Z", "+00:00")).timestamp()
+                ahead_s.setdefault(event.source, []).append(made - asyncio.get_running_loop().time())
+                handler(event)
+
+            return handle
+
+        logic.handlers = {kind: look(handler) for kind, handler in logic.handlers.items()}
+        return logic
+
+    monkeypatch.setitem(SERVICES, "music-service", listening)
+    run = on_model(tmp_path, "clock_skew")
+    right_s = ahead_s["api-gateway"][0]
+    assert {round(one - right_s, 1) for one in ahead_s["ai-config-service"]} == {0, 5}
+    assert {round(one - right_s, 1) for one in ahead_s["api-gateway"]} == {0}
+    assert run.ledger()["lag_us"].max() < 1e6, "what the lab measures knows nothing of it"
+
+
+@pytest.mark.parametrize("seed", range(2, 5))
+def test_a_pod_that_ends_in_order_loses_no_item_to_a_call_after_its_flush(tmp_path: Path, seed: int) -> None:
+    run = on_model(tmp_path, "pod_stop", f"seed={seed}", "load.rate_per_s=2000")
+    assert outcomes_unsent(run) == set()

@@ -1,0 +1,117 @@
+"""Runs in virtual time: the same seed gives the same tables, byte for byte, in another process with another hash seed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from sim.errors import BuslabError, Interrupted
+from sim.grounds.model.costs import FILE_FORMAT, Costs, CostsFile, Estimate, write_costs
+from sim.record.schema import TABLES
+from sim.results.opened_run import open_run
+from sim.run.sampler import SAMPLES
+from sim.run.steps import Status, run_scenario
+from sim.scenario.file import built_in, load_scenario
+
+RUN_ALL = """
+import sys
+from pathlib import Path
+from sim.run.steps import run_scenario
+from sim.run.sampler import SAMPLES
+from sim.scenario.file import built_in, load_scenario
+for name in built_in():
+    scenario = load_scenario(name)
+    if not any("failover" in fault.needs for fault in scenario.faults):  # the model is one server
+        run_scenario(scenario, on="model", out=Path(sys.argv[1]) / name)
+"""
+
+
+def test_every_scenario_gives_the_same_tables_from_its_seed(tmp_path: Path) -> None:
+    for hash_seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        subprocess.run([sys.executable, "-c", RUN_ALL, str(tmp_path / hash_seed)], env=environment, check=True, timeout=170)
+    compared = 0
+    names = sorted(folder.name for folder in (tmp_path / "1").iterdir())
+    assert set(built_in()) - set(names) == {"broker_failover"}
+    for name in names:
+        for table in TABLES:
+            one, other = ((tmp_path / seed / name / f"{table}.parquet").read_bytes() for seed in ("1", "2"))
+            assert one == other, f"{table} of {name} differs"
+            compared += open_run(tmp_path / "1" / name).info["tables"][table]["rows"]
+    assert compared > 10_000
+
+
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        scenario = load_scenario("baseline", settings=(f"seed={seed}", "load.run_s=2"))
+        run_scenario(scenario, on="model", out=tmp_path / str(seed))
+    one, other = (open_run(tmp_path / str(seed)) for seed in (1, 2))
+    assert one.publishes["sent_ns"].tolist() != other.publishes["sent_ns"].tolist()
+    assert one.info["nonce"] != other.info["nonce"]
+
+
+def test_the_pods_drive_where_locust_cannot(tmp_path: Path) -> None:
+    run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / "run"))
+    assert run.info["driver"] == run.scenario["load"]["driver"] == "pods"
+    assert run.info["ground"] == "model"
+    assert len(run.hosts) == 0
+
+
+def test_the_display_goes_by_the_readers_clock(tmp_path: Path) -> None:
+    seen: list[Status] = []
+    scenario = load_scenario("baseline", settings=("load.run_s=600", "load.rate_per_s=50"))
+    run_scenario(scenario, on="model", out=tmp_path / "run", watch=seen.append)
+    phases = [status.phase for status in seen]
+    assert list(dict.fromkeys(phases)) == ["provision", "start", "probe", "warm-up", "run", "drain", "seal"]
+    assert len(seen) < 600, "not once a quarter of a virtual second"
+
+
+def test_an_interrupt_in_virtual_time_keeps_what_was_recorded(tmp_path: Path) -> None:
+    """The signal comes when the run phase shows; the folder says that it is part of a run."""
+
+    sent: list[int] = []
+
+    def interrupt(status: Status) -> None:
+        if status.phase == "run" and status.delivered and not sent:  # a second signal would end this process at once
+            sent.append(1)
+            os.kill(os.getpid(), 2)
+
+    scenario = load_scenario("baseline", settings=("load.run_s=20000", "load.rate_per_s=50"))
+    with pytest.raises(Interrupted):
+        run_scenario(scenario, on="model", out=tmp_path / "run", watch=interrupt)
+    run = open_run(tmp_path / "run")
+    assert run.info["state"] == "interrupted"
+    assert len(run.deliveries) > 100
+
+
+def test_a_costs_file_that_is_not_there_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(BuslabError, match=r"nowhere\.json.*buslab calibrate"):
+        run_scenario(load_scenario("baseline"), on=f"model:{tmp_path}/nowhere.json", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_long_run_asks_the_broker_some_thousands_of_times_at_most(tmp_path: Path) -> None:
+    for run_s, least, most in ((20, 80, 90), (4000, 0.9 * SAMPLES, 1.1 * SAMPLES)):
+        settings = (f"load.run_s={run_s}", "load.rate_per_s=1", "load.warm_up_s=0")
+        run = open_run(run_scenario(load_scenario("baseline", settings=settings), on="model", out=tmp_path / str(run_s)))
+        assert least <= (run.broker["metric"] == "used_cpu_user_s").sum() <= most
+
+
+def test_a_costs_file_sets_the_speed_of_the_model(tmp_path: Path) -> None:
+    values = {name: Estimate(10 * cost, cost, 20 * cost) for name, cost in asdict(Costs()).items()}
+    values |= {"link_delay_ns": Estimate(2e6, 1e6, 3e6), "link_jitter_ns": Estimate(0, 0, 0), "window_bytes": Estimate(1e6, 1e6, 1e6)}
+    write_costs(CostsFile(FILE_FORMAT, "", 3, values, {}, {}), tmp_path / "costs.json")
+    lags = []
+    for on in ("model", f"model:{tmp_path}/costs.json"):
+        run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on=on, out=tmp_path / str(len(lags))))
+        lags.append(run.ledger()["lag_us"].min())
+        assert run.info["ground"] == "model"
+        costs = run.environment["broker"]["model_costs"]
+        assert f"write_ns={(1 if len(lags) == 1 else 10) * Costs().write_ns:g}" in costs
+    assert lags[0] < 1000, "two links of some microseconds"
+    assert lags[1] > 4000, "two links of two milliseconds"

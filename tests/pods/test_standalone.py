@@ -1,0 +1,186 @@
+"""`buslab pod`: one real pod as its own process, through start, outage, and every kind of end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from sim.errors import UsageError
+from sim.grounds.server_binary import server_binary
+from sim.pods.standalone import Settings, read_settings, run_pod
+from sim.wire.address import Address, free_port
+from tests.support.pod_process import BOUND_S, OURS, running_pod
+
+ITEM = {"type": "analytics.events.batch", "data": {"eventType": "track.played"}}
+CLEAR = {"type": "config.cache.invalidate", "data": {"pattern": "*"}}
+NAMES = ["event_bus_events_published_total", "event_bus_events_received_total", "event_bus_publish_errors_total"]
+NAMES += ["event_bus_subscribe_errors_total", "event_bus_connection_status", "analytics_events_queued_total"]
+NAMES += ["analytics_events_published_total", "config_cache_invalidations_total"]
+
+
+def test_without_variables_the_reference_s_defaults_hold() -> None:
+    assert read_settings({}) == read_settings(dict.fromkeys(OURS, "")) == Settings(None, 100, 30_000, "")
+
+
+def test_the_variables_are_read() -> None:
+    found = read_settings({"REDIS_URL": "redis://h:1", "EVENT_BUS_BATCH_SIZE": "7", "EVENT_BUS_BATCH_INTERVAL_MS": "8", "ADMIN_TOKEN": "t"})
+    assert (str(found.address), found.batch_size, found.batch_interval_ms, found.admin_token) == ("redis://h:1", 7, 8, "t")
+
+
+BAD = [(name, value) for name in OURS[1:3] for value in ("ten", "0", "-1", "1.5", " 1", "²", "9" * 30, "1e3")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_number_is_named_with_its_value(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        read_settings({name: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_a_bad_url_is_named_without_its_password() -> None:
+    with pytest.raises(UsageError, match="REDIS_URL") as caught:
+        read_settings({"REDIS_URL": "http://:hunter2@host:1"})
+    assert "hunter2" not in str(caught.value)
+    assert "host:1" in str(caught.value)
+
+
+def test_a_service_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="did you mean 'music-service'"):
+        run_pod("musik-service", environment={})
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("args", "environment", "says"),
+    [
+        (["music-service"], {"EVENT_BUS_BATCH_SIZE": "ten"}, "EVENT_BUS_BATCH_SIZE='ten'"),
+        (["music-service"], {"REDIS_URL": "localhost:6379"}, "REDIS_URL: 'localhost:6379'"),
+        (["musik-service"], {}, "did you mean 'music-service'"),
+        (["music-service", "--port", "65536"], {}, "--port"),
+        (["music-service", "--bind", "192.0.2.1"], {}, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(args: list[str], environment: dict[str, str], says: str) -> None:
+    argv = [sys.executable, "-m", "sim.cli", "pod", *args]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=BOUND_S, check=False, env=dict(os.environ) | environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.broker
+def test_without_redis_it_is_ready_and_hears_itself_alone() -> None:
+    with running_pod("api-gateway", ADMIN_TOKEN="t") as pod:
+        assert pod.log[0] == pod.log[0] | {"service": "api-gateway", "host": "127.0.0.1", "mode": "memory"}
+        assert pod.ask("/health/live")[0] == 200
+        assert pod.ask("/health/ready") == (200, '{"ready":true,"checks":{"eventBus":{"connected":false,"redisEnabled":false}}}')
+        assert pod.ask("/api/admin/cache/clear", {"pattern": "a:*"}, token="t")[0] == 202
+        assert pod.ask("/api/admin/cache/clear", {"pattern": "a:*"}, token="u")[0] == 403
+        assert pod.ask("/api/admin/cache/clear", {"pattern": "a:*"})[0] == 401
+        assert pod.metrics() == dict(zip(NAMES, [1, 1, 0, 0, 0, 0, 0, 1], strict=True))
+        assert 'buslab_http_refused_total{status="403"} 1.0' in pod.ask("/metrics")[1]
+        assert pod.end() == 0
+        assert [line["event"] for line in pod.log] == ["started", "stopping", "stopped"]
+
+
+@pytest.mark.broker
+def test_a_part_full_batch_leaves_by_age_and_a_full_one_at_once() -> None:
+    with running_pod("analytics-service", ADMIN_TOKEN="t", EVENT_BUS_BATCH_SIZE="2", EVENT_BUS_BATCH_INTERVAL_MS="40") as pod:
+        for _ in range(3):
+            assert pod.ask("/api/lab/call", ITEM, token="t")[0] == 202
+        now = pod.metrics_when(analytics_events_published_total=3, analytics_events_queued_total=0)
+        assert now["analytics_events_published_total"] == 3
+        assert now["analytics_events_queued_total"] == 0
+        assert json.loads(pod.ask("/api/analytics/system")[1])["byType"] == {"track.played": 3}
+
+
+def heard_by(address: Address) -> Any:
+    subscriber = redis.Redis.from_url(address.url).pubsub(ignore_subscribe_messages=False)
+    subscriber.psubscribe("aiponge:events:*")
+    assert subscriber.get_message(timeout=BOUND_S)["type"] == "psubscribe"
+    return subscriber
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_gracefully_and_the_part_full_batch_leaves(address: Address, number: signal.Signals) -> None:
+    subscriber = heard_by(address)
+    with running_pod("music-service", REDIS_URL=address.url, ADMIN_TOKEN="t") as pod:
+        pod.until("connected")
+        assert pod.ask("/health/ready") == (200, '{"ready":true,"checks":{"eventBus":{"connected":true,"redisEnabled":true}}}')
+        pod.ask("/api/lab/call", ITEM, token="t")
+        assert pod.metrics()["analytics_events_queued_total"] == 1
+        assert pod.end(number) == 0
+    assert [line["event"] for line in pod.log] == ["started", "connected", "stopping", "disconnected", "stopped"]
+    assert pod.log[-1]["published"] == 1
+    event = json.loads(subscriber.get_message(timeout=BOUND_S)["data"])
+    assert event["data"] == {"events": [{"eventType": "track.played"}]}
+    subscriber.close()
+
+
+def start_server(port: int) -> subprocess.Popen[bytes]:
+    argv = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.broker
+def test_started_in_an_outage_it_is_alive_not_ready_and_recovers() -> None:
+    port = free_port()
+    with running_pod("system-service", REDIS_URL=f"redis://127.0.0.1:{port}", ADMIN_TOKEN="t") as pod:
+        assert "not reachable" in pod.until("disconnected")["reason"]
+        not_ready = '{"ready":false,"checks":{"eventBus":{"connected":false,"redisEnabled":false}}}'
+        assert pod.ask("/health/ready") == (503, not_ready)
+        assert pod.ask("/health/live")[0] == 200
+        assert pod.ask("/api/lab/call", CLEAR, token="t")[0] == 202
+        assert pod.metrics()["event_bus_events_received_total"] == 1, "in memory, by itself"
+        with start_server(port) as server:
+            try:
+                pod.until("connected")
+                assert pod.ready_when(True)["checks"]["eventBus"] == {"connected": True, "redisEnabled": True}
+                assert pod.metrics()["event_bus_connection_status"] == 1
+                server.kill()
+                pod.until("disconnected")
+                assert not pod.ready_when(False)["ready"]
+            finally:
+                server.kill()
+        assert pod.end() == 0
+
+
+@pytest.mark.broker
+def test_it_writes_nothing_and_keeps_no_rows(address: Address) -> None:
+    with running_pod("system-service", REDIS_URL=address.url) as pod, redis.Redis.from_url(address.url) as client:
+        pod.until("connected")
+        payload = '{"eventId":"e%d","type":"config.cache.invalidate","version":"1.0","timestamp":"","source":"x","data":{"pattern":"k"}}'
+        for start in range(0, 20_000, 1000):
+            with client.pipeline(transaction=False) as pipe:
+                for number in range(start, start + 1000):
+                    pipe.publish("aiponge:events:config.cache.invalidate", payload % number)
+                pipe.execute()
+        assert pod.metrics_when(event_bus_events_received_total=20_000)["config_cache_invalidations_total"] == 20_000
+        files = [file.path for file in psutil.Process(pod.process.pid).open_files() if "w" in file.mode or "a" in file.mode]
+        assert files == []
+        assert pod.end() == 0
+
+
+@pytest.mark.broker
+def test_a_second_signal_ends_it_at_once(own_server: tuple[Address, redis.Redis]) -> None:
+    address, client = own_server
+    with running_pod("music-service", REDIS_URL=address.url, ADMIN_TOKEN="t") as pod:
+        pod.until("connected")
+        server = psutil.Process(client.info("server")["process_id"])
+        server.suspend()  # the publish gets no answer: the pod waits for it when it ends
+        try:
+            pod.ask("/api/lab/call", CLEAR, token="t")
+            pod.process.send_signal(signal.SIGTERM)
+            pod.until("stopping")
+            assert pod.end(signal.SIGTERM) == 128 + signal.SIGTERM
+        finally:
+            server.resume()

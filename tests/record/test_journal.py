@@ -1,0 +1,113 @@
+"""The journal: what was added is there whatever becomes of the process, whole, in order, with its words."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.errors import RecordError
+from sim.record import journal
+from sim.record.journal import JOURNALS, Journal, JournalFile, JournalRecorder
+from sim.record.recorder import DeliveryBuffer
+from sim.record.schema import TABLES
+
+# Adds rows for ever: the n-th has the event n, a call has a word of its own each hundred rows.
+ENDLESS = """
+import sys
+from pathlib import Path
+from sim.record.journal import JournalRecorder
+recorder = JournalRecorder(Path(sys.argv[1]), source="w", pods=["p-0", "p-1"])
+n = 0
+while True:
+    n += 1
+    recorder.deliveries.add(n, n % 2, n, n)
+    recorder.tables["calls"].add(n, f"publisher {n // 100}", "analytics.metric.recorded", n, "ok")
+    if n == 5000:
+        print("on my way", flush=True)
+"""
+
+
+def test_a_file_grows_and_says_how_much_of_it_is_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FIRST_BYTES", 32)
+    monkeypatch.setattr(journal, "MOST_BYTES", 100)
+    rows = JournalFile(tmp_path / "rows")
+    assert (len(rows), list(tmp_path.iterdir())) == (0, []), "nothing is written for a table without rows"
+    pieces = [bytes([n]) * (n % 7) for n in range(200)]
+    for piece in pieces:
+        rows += piece
+    whole = b"".join(pieces)
+    assert len(rows) == len(whole)
+    raw = (tmp_path / "rows").read_bytes()
+    assert raw[8 : 8 + len(whole)] == whole
+    assert int.from_bytes(raw[:8], sys.byteorder) == len(whole)
+    rows.close()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 2**63), st.integers(0, 1), st.integers(0, 2)), max_size=5), max_size=20))
+def test_reads_come_back_as_the_rows_that_the_other_recorder_writes(reads: list[list[tuple[int, int, int]]]) -> None:
+    plain = DeliveryBuffer(["p-0", "p-1"])
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as made:
+        folder = Path(made)
+        patch.setattr(journal, "KEPT_ROWS", 7)
+        recorder = JournalRecorder(folder, source="w", pods=["p-0", "p-1"])
+        for number, read in enumerate(reads):  # as `Pod.heard` appends it
+            for buffer in (plain, recorder.deliveries):
+                for event, path, outcome in read:
+                    if path or outcome:
+                        buffer.odd_rows.append((len(buffer.handled_ns), path, outcome))
+                    buffer.handled_ns.append(number + 5)
+                    buffer.events.append(event)
+                buffer.reads_pod.append(number % 2)
+                buffer.reads_count.append(len(read))
+                buffer.reads_received_ns.append(number)
+            recorder.journal.commit()
+        recorder.close()
+        assert recorder.rows("deliveries") == len(plain)
+        assert Journal(folder / JOURNALS / "w").read("deliveries") == plain.take().to_pylist()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    rows = JournalFile(tmp_path / "rows")
+    rows += b"x"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(RecordError, match=r"cannot write .*rows: File too large; free some space"):
+            for _ in range(200_000):
+                rows += b"x" * 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.broker
+def test_rows_of_a_process_that_was_killed_are_whole_and_none_is_missing(tmp_path: Path) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    left = Journal(tmp_path / JOURNALS / "w")
+    heard, called = left.read("deliveries"), left.read("calls")
+    assert len(heard) >= 5000
+    assert len(heard) - len(called) in (0, 1), "killed between the two, or not"
+    for table, rows in (("deliveries", heard), ("calls", called)):
+        first = next(iter(TABLES[table]))
+        assert [row[first] for row in rows] == list(range(1, len(rows) + 1))
+    assert all(row["pod"] == f"p-{row['event'] % 2}" for row in heard)
+    assert all(row["publisher"] == f"publisher {row['intended_ns'] // 100}" for row in called)
+
+
+def test_a_journal_that_was_never_begun_is_empty(tmp_path: Path) -> None:
+    nothing = Journal(tmp_path / "nobody")
+    assert [nothing.read(table) for table in TABLES] == [[]] * len(TABLES)

@@ -1,0 +1,268 @@
+"""The recorder: what is added is what is read back, in order, and what cannot be written is said."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import RecordError
+from sim.record.reader import codes_of, read_table
+from sim.record.recorder import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
+from sim.record.schema import MAX_WORDS, OTHERS, TABLES
+
+PODS = ["a-0", "a-1", "b-0"]
+RANGES = {"uint64": (0, 2**64 - 1), "int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "int32": (-(2**31), 2**31 - 1)}
+VALUES: dict[str, st.SearchStrategy[Any]] = {kind: st.integers(*bounds) for kind, bounds in RANGES.items()}
+VALUES |= {"float64": st.floats(allow_nan=False), "name": st.text(st.characters(exclude_categories=["Cs"]), max_size=6)}
+
+
+def rows_of(table: str) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    return st.lists(st.tuples(*(VALUES[kind] for kind in TABLES[table].values())), max_size=12)
+
+
+def as_rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def read_sealed(folder: Path, table: str) -> list[tuple[Any, ...]]:
+    sealed = pq.ParquetFile(folder / f"{table}.parquet").read()
+    assert sealed.schema.equals(arrow_schema(table))
+    return as_rows(sealed)
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "deliveries"])
+@given(st.data())
+@settings(max_examples=25)
+def test_rows_of_a_table_come_back_as_they_were_added(table: str, data: st.DataObject) -> None:
+    buffer = TableBuffer(table)
+    for _ in range(2):  # the second time words are known already
+        rows = data.draw(rows_of(table))
+        for row in rows:
+            buffer.add(*row)
+        assert len(buffer) == len(rows)
+        assert as_rows(buffer.take()) == rows
+        assert len(buffer) == 0
+
+
+# one read: (pod, received, [(event, handled, failed)])
+events = st.tuples(VALUES["uint64"], st.integers(0, 2**62), st.booleans())
+reads = st.lists(st.tuples(st.integers(0, len(PODS) - 1), st.integers(0, 2**62), st.lists(events, min_size=1, max_size=4)), max_size=10)
+Reads = list[tuple[int, int, list[tuple[int, int, bool]]]]
+
+
+def hear(buffer: DeliveryBuffer, reads: Reads) -> list[tuple[Any, ...]]:
+    """Add reads as a pod does; return the rows they must become."""
+    rows = []
+    for pod, received_ns, heard in reads:
+        for event, handled_ns, failed in heard:
+            buffer.events.append(event)
+            buffer.handled_ns.append(handled_ns)
+            if failed:
+                buffer.odd_rows.append((len(buffer.handled_ns) - 1, 0, 2))
+            rows.append((event, PODS[pod], received_ns, handled_ns, "broker", "failed" if failed else "handled"))
+        buffer.reads_pod.append(pod)
+        buffer.reads_count.append(len(heard))
+        buffer.reads_received_ns.append(received_ns)
+    return rows
+
+
+@given(st.lists(reads, min_size=1, max_size=3))
+def test_reads_expand_to_one_row_a_delivery_odd_ones_in_their_place(parts: list[Reads]) -> None:
+    buffer = DeliveryBuffer(PODS)
+    for part in parts:
+        rows = hear(buffer, part)
+        assert len(buffer) == len(rows)
+        assert as_rows(buffer.take()) == rows
+
+
+@given(st.lists(st.tuples(st.sampled_from(["inline", "locust"]), reads, st.booleans()), max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: list[tuple[str, Reads, bool]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recorders = {source: Recorder(folder, source=source, pods=PODS) for source in ("inline", "locust")}
+        wanted: dict[str, list[tuple[Any, ...]]] = {"inline": [], "locust": []}
+        for source, reads, flush in steps:
+            wanted[source] += hear(recorders[source].deliveries, reads)
+            assert recorders[source].rows("deliveries") == len(wanted[source])
+            if flush:
+                recorders[source].flush()
+        for recorder in recorders.values():
+            recorder.close()
+        sealed = seal_tables(folder)
+        assert read_sealed(folder, "deliveries") == wanted["inline"] + wanted["locust"]
+        assert sealed["deliveries"]["rows"] == len(wanted["inline"] + wanted["locust"])
+
+
+def pod_row(number: int) -> tuple[Any, ...]:
+    return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting")
+
+
+def read_row(number: int, word: str) -> tuple[Any, ...]:
+    return (number, "p-0", word, number, "miss")
+
+
+def test_words_beyond_those_that_fit_become_one(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    count = 66_000  # more than 16 bits number
+    for number in range(count):
+        recorder.tables["reads"].add(*read_row(number, f"tpl_{number}"))
+        if number == MAX_WORDS - 10:
+            recorder.flush()
+    recorder.tables["reads"].add(*read_row(count, "tpl_7"))
+    recorder.close()
+    seal_tables(tmp_path)
+    words = [row[2] for row in read_sealed(tmp_path, "reads")]
+    assert words == [f"tpl_{n}" if n < MAX_WORDS else OTHERS for n in range(count)] + ["tpl_7"]
+    frame = read_table(tmp_path / "reads.parquet", "reads")
+    assert codes_of(frame["subject"])[1][-1] == OTHERS
+    assert frame["subject"].astype(str).tolist() == words
+
+
+def test_words_that_fit_one_process_but_not_all_of_them_together_become_one_when_the_run_is_sealed(tmp_path: Path) -> None:
+    for source in ("a", "b"):
+        recorder = Recorder(tmp_path, source=source)
+        for number in range(40_000):
+            recorder.tables["reads"].add(*read_row(number, f"{source}_{number}"))
+        recorder.tables["reads"].add(*read_row(40_000, "both"))
+        recorder.close()
+    seal_tables(tmp_path)
+    rows = read_sealed(tmp_path, "reads")
+    words = [row[2] for row in rows]
+    kept = MAX_WORDS - 40_001
+    assert words[:40_001] == [*(f"a_{n}" for n in range(40_000)), "both"]
+    assert words[40_001:] == [*(f"b_{n}" if n < kept else OTHERS for n in range(40_000)), "both"]
+    assert [row[0] for row in rows] == [*range(40_001)] * 2, "the other columns are as they were"
+    assert {row[1] for row in rows} == {"p-0"}
+
+
+def test_more_than_ten_thousand_words_and_a_hundred_parts_keep_their_order(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    for number in range(12_000):
+        recorder.tables["pods"].add(*pod_row(number))
+        if number % 100 == 0:
+            recorder.flush()
+    recorder.close()
+    seal_tables(tmp_path)
+    assert read_sealed(tmp_path, "pods") == [pod_row(number) for number in range(12_000)]
+
+
+def test_a_sealed_folder_holds_every_table_read_only_and_no_parts(tmp_path: Path) -> None:
+    Recorder(tmp_path, source="inline").close()
+    sealed = seal_tables(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{table}.parquet" for table in TABLES}
+    for table in TABLES:
+        path = tmp_path / f"{table}.parquet"
+        assert path.stat().st_mode & 0o777 == 0o444
+        assert sealed[table] == {"rows": 0, "bytes": path.stat().st_size, "crc32": zlib.crc32(path.read_bytes())}
+        assert read_sealed(tmp_path, table) == []
+
+
+def test_a_flush_leaves_small_buffers_alone_when_asked_to(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    recorder.tables["pods"].add(*pod_row(1))
+    recorder.flush(at_least_rows=2)
+    assert len(recorder.tables["pods"]) == 1
+    recorder.close()
+    assert len(list((tmp_path / PARTS).iterdir())) == 1
+
+
+def test_closing_twice_writes_nothing_twice(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    recorder.tables["pods"].add(*pod_row(1))
+    recorder.close()
+    recorder.close()
+    assert seal_tables(tmp_path)["pods"]["rows"] == 1
+
+
+@pytest.fixture(params=["a file in the way", "a folder that is gone and cannot be made"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Give a folder in which nobody, not even root, can make a file."""
+    if request.param == "a file in the way":
+        (tmp_path / PARTS).write_text("not a folder")
+        return tmp_path
+    return Path("/proc/self/nowhere")
+
+
+def test_a_folder_that_cannot_be_written_is_named(unwritable: Path) -> None:
+    recorder = Recorder(unwritable, source="inline")
+    recorder.tables["pods"].add(*pod_row(1))
+    with pytest.raises(RecordError, match=f"cannot write {unwritable}"):
+        recorder.close()
+
+
+@pytest.mark.parametrize("write", [lambda f: write_json(f / "run.json", {}), seal_tables], ids=["run.json", "a sealed table"])
+def test_a_missing_folder_is_named(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("")
+    with pytest.raises(RecordError, match=f"cannot write {folder}"):
+        write(folder)
+
+
+FULL_DISK = """
+import random, sys
+from pathlib import Path
+from sim.errors import RecordError
+from sim.record.recorder import Recorder, seal_tables
+folder = Path(sys.argv[1])
+rng = random.Random(1)
+recorder = Recorder(folder, source="inline", pods=["a-0"])
+try:
+    for part in range(100):
+        buffer = recorder.deliveries
+        for _ in range(10_000):
+            buffer.events.append(rng.getrandbits(64)); buffer.handled_ns.append(rng.getrandbits(60))
+        buffer.reads_pod.append(0); buffer.reads_count.append(10_000); buffer.reads_received_ns.append(1)
+        recorder.flush()
+    recorder.close()
+except RecordError as error:
+    print(error)
+else:
+    sys.exit("a full disk went unnoticed")
+try:
+    recorder.close()
+except RecordError:
+    pass
+print("parts:", len(list((folder / "parts").glob("*.parquet"))))
+"""
+
+
+@pytest.mark.broker
+def test_a_full_disk_is_said_in_one_line_and_keeps_the_parts_that_fitted(tmp_path: Path) -> None:
+    script = tmp_path / "fill.py"
+    script.write_text(FULL_DISK)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    in_a_small_disk = f"mount -t tmpfs -o size=1m small {disk} && exec {sys.executable} {script} {disk}"
+    if shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0:
+        command = ["unshare", "-rm", "sh", "-c", in_a_small_disk]
+    else:  # no namespaces: a limit on the size of each file fills nothing but fails alike
+        command = ["sh", "-c", f"ulimit -f 100; exec {sys.executable} {script} {disk}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"PYTHONFAULTHANDLER": "0"})
+    assert done.returncode == 0, done
+    said, parts = done.stdout.strip().splitlines()
+    assert said.startswith(f"cannot write {disk}/parts/deliveries-inline-")
+    assert "free some space or choose another --out" in said
+    assert int(parts.split()[1]) >= 1
+
+
+def test_names_are_numbered_by_first_use_whatever_the_order() -> None:
+    words = [random.Random(3).choice("abc") for _ in range(50)]
+    buffer = TableBuffer("faults")
+    for number, word in enumerate(words):
+        buffer.add(word, word, number, number)
+    assert [row[0] for row in as_rows(buffer.take())] == words

@@ -1,0 +1,108 @@
+"""The checker `batching` on batches whose waits, ages and losses are planted, and against a plain loop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.results.checkers.batching import BATCH, check
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, SECOND, Event, RunFolder
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run").pod("analytics-0", service="analytics", channels=BATCH).pod("web-0", channels="config.updated")
+
+
+def batch(plan: RunFolder, at_ns: int, *, items: int, waited_ns: int, heard: bool = True, **columns: object) -> Event:
+    """Publish a batch whose items all came at the same time, `waited_ns` before it left."""
+    event = plan.event(at_ns, channel=BATCH, items=items, first_item_ns=at_ns - waited_ns, **columns)
+    if heard:
+        plan.hear(event, "analytics-0")
+    return event
+
+
+def test_waits_ages_rates_and_bytes_are_as_planted(plan: RunFolder) -> None:
+    for n in range(10):
+        batch(plan, (11 + n) * SECOND - 500 * MS, items=4, waited_ns=(n + 1) * 10 * MS, publisher="web-0", size=1000)
+    plan.publish(20, step_ns=100 * MS)
+    counts = (result := check(open_run(plan.write()))).counts
+    assert (result.verdict, counts["batches"], counts["items"], counts["items_per_batch"]) == ("valid", 10, 40, 4.0)
+    assert (counts["batches_per_s"], counts["publishes_per_s"], counts["batch_bytes_per_s"], counts["bytes_per_item"]) == (
+        1.0,
+        3.0,
+        1000.0,
+        250.0,
+    )
+    assert (counts["oldest_wait_ms.p50"], counts["oldest_wait_ms.p99"], counts["oldest_wait_ms.max"]) == (60.0, 100.0, 100.0)
+    assert counts["wait_ms.mean"] == 55.0
+    assert (counts["age_ms.max"], result.metrics["item_age_ms_max"]) == (100.25, 100.25)
+    assert counts["at_risk.mean"] == pytest.approx(4 * 0.55 / 9.01), "item-seconds of waiting, over 9.01 s"
+    assert (counts["at_risk.max"], counts["lost"], result.metrics["items_lost"]) == (4, 0, 0)
+    assert result.detail.endswith("none was lost")
+
+
+def test_items_lost_stand_by_what_their_publisher_knew(plan: RunFolder) -> None:
+    plan.publish(5)
+    batch(plan, 12 * SECOND, items=100, waited_ns=SECOND)
+    never = batch(plan, 13 * SECOND, items=7, waited_ns=SECOND, heard=False, outcome="never-sent", sent_ns=0, acked_ns=0, publisher="web-0")
+    for items, outcome in ((11, "refused"), (13, "unknown"), (17, "memory"), (19, "acknowledged")):
+        batch(plan, 14 * SECOND, items=items, waited_ns=SECOND, heard=False, outcome=outcome, publisher="web-0")
+    batch(plan, 15 * SECOND, items=23, waited_ns=SECOND, outcome="unknown")  # no answer, and heard all the same
+    plan.event(16 * SECOND, outcome="refused")  # no batch
+    result = check(open_run(plan.write()))
+    lost = {name: value for name, value in result.counts.items() if name.startswith("lost")}
+    assert lost == {"lost": 67, "lost.acknowledged": 19, "lost.unknown": 13, "lost.memory": 17, "lost.refused": 11, "lost.never-sent": 7}
+    assert result.metrics["items_lost"] == 67
+    assert len(result.witnesses) == 3 and all(text.startswith("evt_") for text in result.witnesses)
+    assert result.witnesses[0].endswith("on analytics.events.batch: 19 items of web-0, acknowledged")
+    assert never.id not in "".join(result.witnesses)
+
+
+def test_where_nobody_subscribes_only_what_never_left_is_lost(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0", channels="config.updated")
+    batch(plan, 12 * SECOND, items=5, waited_ns=SECOND, heard=False)
+    batch(plan, 13 * SECOND, items=3, waited_ns=SECOND, heard=False, outcome="never-sent", sent_ns=0, acked_ns=0)
+    result = check(open_run(plan.write()))
+    assert result.metrics["items_lost"] == 3
+    assert math.isnan(result.metrics["item_age_ms_max"])
+
+
+def test_a_batch_belongs_to_the_run_while_it_waits_in_it(plan: RunFolder) -> None:
+    for at, waited in ((9.9, 0.5), (10.5, 1.0), (20.5, 1.0), (21.0, 0.5)):  # before; across each end; after
+        batch(plan, int(at * SECOND), items=2, waited_ns=int(waited * SECOND))
+    counts = check(open_run(plan.write())).counts
+    assert (counts["batches"], counts["batches_per_s"]) == (2, 0.1)
+
+
+def test_a_load_without_batches_is_valid_and_one_that_means_them_is_not(plan: RunFolder) -> None:
+    plan.publish(5)
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail) == ("valid", "the load has no batches")
+    path = plan.write()
+    text = (path / "scenario.toml").read_text()
+    (path / "scenario.toml").write_text(text.replace("[load]", f'[load]\nrate_per_s = 5\nmix = {{ "{BATCH}" = 3 }}'))
+    assert check(open_run(path)).verdict == "unknown"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 9_999), st.integers(2, 50), st.integers(0, 500), st.booleans()), min_size=1, max_size=30))
+def test_figures_are_those_of_a_plain_loop(rows: list[tuple[int, int, int, bool]]) -> None:
+    with TemporaryDirectory() as folder:
+        plan = RunFolder(Path(folder) / "run").pod("analytics-0", service="analytics", channels=BATCH)
+        for at, items, waited, heard in rows:
+            batch(plan, 10 * SECOND + at * MS, items=items, waited_ns=waited * MS, heard=heard)
+        counts = check(open_run(plan.write())).counts
+    assert counts["items"] == sum(items for _, items, _, _ in rows)
+    assert counts["lost"] == sum(items for _, items, _, heard in rows if not heard)
+    assert counts["oldest_wait_ms.max"] == max(waited for _, _, waited, _ in rows)
+    ranks = sorted(waited for _, _, waited, _ in rows)
+    assert counts["oldest_wait_ms.p50"] == ranks[math.ceil(0.5 * (len(ranks) - 1))]
+    ages = [waited + 0.25 for _, _, waited, heard in rows if heard]
+    assert counts.get("age_ms.max") == (max(ages) if ages else None)

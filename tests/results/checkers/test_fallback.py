@@ -1,0 +1,173 @@
+"""The checker `fallback` on runs whose outages, memory mode and blindness are planted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.results.checkers import judge
+from sim.results.checkers.fallback import check, reachability
+from sim.results.checkers.verdict import greatest
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=3)
+    plan.publish(20, step_ns=100 * MS, publisher="web-0")
+    return plan
+
+
+def down(plan: RunFolder, pod: str, left_s: float, back_s: float) -> None:
+    """Let a pod lose and regain its broker; it hears 100 ms before it is connected."""
+    plan.state(pod, int(left_s * SECOND), "disconnected")
+    if back_s:
+        plan.state(pod, int((back_s - 0.1) * SECOND), "subscribed", "mute").state(pod, int(back_s * SECOND), "subscribed")
+
+
+def test_a_run_without_faults_has_nothing_to_notice(plan: RunFolder) -> None:
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.witnesses) == ("valid", [])
+    assert result.detail == "no fault was begun; no pod called itself connected while it was blind"
+    assert math.isnan(result.metrics["time_to_notice_s_max"]) and math.isnan(result.metrics["time_to_recover_s_max"])
+    assert (result.metrics["truth_gap_s_max"], result.metrics["heard_only_here"]) == (0, 0)
+
+
+def test_notice_recovery_and_memory_mode_are_as_planted(plan: RunFolder) -> None:
+    plan.faults = [("broker_down", "broker", 13 * SECOND, 16 * SECOND)]
+    down(plan, "web-0", 13.25, 16.5)
+    down(plan, "web-1", 13.5, 17.75)
+    down(plan, "web-2", 13.125, 15.5)  # it was back before the fault's end was done
+    result = check(open_run(plan.write()))
+    counts = result.counts
+    assert (counts["noticed"], counts["unnoticed"], counts["unrecovered"], counts["ended"]) == (3, 0, 0, 0)
+    assert (counts["notice_s.p50"], counts["notice_s.max"]) == (0.25, 0.5)
+    assert (counts["recover_s.p50"], counts["recover_s.max"]) == (0.5, 1.75)
+    assert (counts["memory_pods"], counts["memory_s.max"], counts["memory_s.sum"]) == (3, 4.25, 3.25 + 4.25 + 2.375)
+    assert result.metrics["time_to_recover_s_max"] == 1.75
+    assert result.detail.startswith(
+        "pods noticed the fault 3 times, at most 500 ms after it began; they were connected again at most 1.75 s"
+    )
+
+
+def test_a_refusing_or_keeping_bus_has_no_memory_mode(plan: RunFolder) -> None:
+    down(plan, "web-0", 13.0, 16.0)
+    plan.scenario = '[bus.x]\n[[ignored]]\nname = "x"\n'
+    path = plan.write()
+    text = (path / "scenario.toml").read_text()
+    for line, seconds in (("", 3.0), ('fallback = "no-url"\n', 0.0), ('outage_queue = "keep"\n', 0.0)):
+        (path / "scenario.toml").write_text(text.replace("[load]", line + "[load]").replace("[bus.x]", ""))
+        assert check(open_run(path)).counts["memory_s.max"] == seconds
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(2.0, "invalid"), (4.0, "unknown"), (3.0, "unknown")])
+def test_a_pod_that_does_not_come_back_passes_no_limit(plan: RunFolder, limit: float, verdict: str) -> None:
+    plan.slo = {"time_to_recover_s_max": limit}
+    plan.faults = [("broker_down", "broker", 13 * SECOND, 17 * SECOND)]
+    for pod in ("web-0", "web-1", "web-2"):
+        down(plan, pod, 13.0, 0 if pod == "web-1" else 17.5)
+    judged = judge(open_run(plan.write()), only=["fallback"])
+    assert judged.checkers["fallback"].counts["unrecovered"] == 1
+    assert judged.slo[0].verdict == verdict
+
+
+def test_a_pod_that_dies_does_not_notice(plan: RunFolder) -> None:
+    plan.faults = [("pod_kill", "web-1", 13 * SECOND, 14 * SECOND)]
+    plan.end("web-1", 13 * SECOND + MS)
+    counts = check(open_run(plan.write())).counts
+    assert (counts["noticed"], counts["ended"], counts["unnoticed"]) == (0, 1, 0)
+
+
+def test_green_while_deaf_lasts_from_the_first_to_the_last_copy_of_an_unbroken_row_of_lost_ones(plan: RunFolder) -> None:
+    plan.faults = [("link_blackhole", "web-1", 14 * SECOND, 17 * SECOND)]
+    lost = [plan.event(14 * SECOND + n * 500 * MS) for n in range(5)]  # until 16 s
+    for event in lost:
+        plan.hear(event, "web-0")
+        plan.hear(event, "web-2")
+    plan.state("web-1", 15 * SECOND, "disconnected").state("web-1", 18 * SECOND, "subscribed")
+    result = check(open_run(plan.write()))
+    assert result.counts["truth_gap_s.max"] == result.metrics["truth_gap_s_max"] == 1 - 50e-6, (
+        "from the first lost copy to its belief's change"
+    )
+    assert (result.counts["noticed"], result.counts["notice_s.max"], result.counts["recover_s.max"]) == (1, 1.0, 1.0)
+    assert result.witnesses == [f"{lost[0].id} on config.updated: web-1 called itself connected and was blind for 1.00 s, from then on"]
+
+
+def test_who_never_notices_that_its_publishes_have_no_answer_is_unnoticed_and_passes_no_limit(plan: RunFolder) -> None:
+    plan.faults = [("broker_freeze", "broker", 14 * SECOND, 17 * SECOND)]
+    plan.event(14 * SECOND, publisher="web-0", sent_ns=14 * SECOND, acked_ns=17 * SECOND)
+    event = plan.event(15 * SECOND, publisher="web-1", sent_ns=15 * SECOND, acked_ns=15 * SECOND + MS)
+    plan.hear(event, "web-2", lag_ns=1500 * MS + 10 * US)
+    plan.event(16 * SECOND, publisher="web-0", sent_ns=16 * SECOND, acked_ns=17 * SECOND, outcome="acknowledged")
+    plan.probes = [(at * SECOND, "web-0", "ready", status, "") for at, status in ((12, 200), (15, 503), (16, 200))]
+    plan.scenario = "[kubelet]\nenabled = true\n"
+    result = check(open_run(plan.write()))
+    assert result.counts["truth_gap_s.max"] == 3.0
+    assert result.counts["truth_gap_s.sum"] == 3.0 + 1.5
+    assert result.counts["ready_while_blind_s.sum"] == 2.0, "from 14 to 15 and from 16 to 17"
+    assert (result.counts["noticed"], result.counts["unnoticed"]) == (0, 2)
+    assert math.isnan(result.metrics["time_to_notice_s_max"])
+    assert "2 pods were blind in a fault and did not notice" in result.detail
+
+
+def test_a_publish_that_is_never_answered_blinds_until_the_pod_changes_its_mind(plan: RunFolder) -> None:
+    plan.event(14 * SECOND, publisher="web-0", sent_ns=14 * SECOND, acked_ns=0, outcome="unknown")
+    down(plan, "web-0", 16.0, 18.0)
+    assert check(open_run(plan.write())).counts["truth_gap_s.max"] == 2.0
+
+
+def test_events_of_memory_mode_are_counted_and_a_map_shows_who_reached_whom(plan: RunFolder) -> None:
+    for at in (15 * SECOND, 15 * SECOND + MS):
+        event = plan.event(at, publisher="web-0", outcome="memory", receivers=1, acked_ns=at + 50 * US)
+        plan.hear(event, "web-0", path="memory")
+    plan.event(16 * SECOND, publisher="web-1", channel="analytics.metric.recorded", outcome="memory", receivers=0)
+    run = open_run(plan.write())
+    result = check(run)
+    assert (result.counts["published_inside"], result.counts["heard_only_here"]) == (3, 2)
+    assert "3 events were published in memory mode, 2 of them heard, each by its own pod alone" in result.detail
+    rows = reachability(run).astype({"publisher": str, "hearer": str}).to_numpy().tolist()
+    early = [["web-0", f"web-{pod}", float(second), 10, 10] for pod in range(3) for second in (0, 1)]
+    late = [["web-0", f"web-{pod}", 5.0, 2, 2 if pod == 0 else 0] for pod in range(3)]
+    assert rows == sorted(early + late)
+
+
+def test_the_map_adds_up_to_the_ledger(plan: RunFolder) -> None:
+    rng = np.random.default_rng(4)
+    events = plan.publish(200, start_ns=RUN_NS + 3 * SECOND, step_ns=11 * MS, publisher="web-2")
+    for n in rng.choice(len(events), 40, replace=False):
+        plan.drop(events[n], f"web-{rng.integers(3)}")
+    run = open_run(plan.write())
+    counted: dict[tuple[str, str, float], list[int]] = {}
+    for row in run.ledger().to_dict("records"):
+        at = run.publishes.loc[run.publishes["event"] == row["event"], "intended_ns"].iloc[0]
+        cell = counted.setdefault((row["publisher"], row["pod"], (at - RUN_NS) // (SECOND // 2) / 2), [0, 0])
+        cell[0] += 1
+        cell[1] += row["fate"] == "delivered"
+    found = reachability(run, width_s=0.5)
+    assert {(r["publisher"], r["hearer"], r["second"]): [r["published"], r["heard"]] for r in found.to_dict("records")} == counted
+
+
+def test_the_map_of_a_run_that_begins_late_keeps_its_seconds_apart(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    plan.publish(3, start_ns=RUN_NS + 5 * SECOND, step_ns=SECOND, publisher="web-0")
+    rows = reachability(open_run(plan.write()))
+    assert rows[["second", "published", "heard"]].to_numpy().tolist() == [[at, 1, 1] for _ in range(2) for at in (5, 6, 7)]
+
+
+def test_what_the_scenario_promises_and_the_run_lacks_is_unknown(plan: RunFolder) -> None:
+    plan.scenario = "[kubelet]\nenabled = true\n"
+    assert check(open_run(plan.write())).verdict == "unknown"
+    plan.scenario = '[[faults]]\nkind = "broker_down"\n'
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail) == ("unknown", "no data: the scenario means faults, and none is recorded in the run phase")
+
+
+def test_a_time_that_did_not_end_passes_no_limit() -> None:
+    assert greatest([1.0, 2.0], [], limit=1) == 2
+    assert greatest([1.0], [3.0], limit=2) == 3
+    for ended, unended, limit in (([1.0], [3.0], 4), ([1.0], [3.0], None), ([], [], 1)):
+        assert math.isnan(greatest(ended, unended, limit=limit))

@@ -1,0 +1,205 @@
+"""The checker of staleness: what is planted is reported exactly, and any run as a plain loop over its rows would say."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.record.schema import OTHERS
+from sim.results.checkers import Result, judge
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, RUN_NS, SECOND, Event, RunFolder
+
+TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"
+ONE, TWO = "aiponge:cache:templates:tpl_1", "aiponge:cache:templates:tpl_2"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    return make_plan(tmp_path / "run")
+
+
+def make_plan(folder: Path) -> RunFolder:
+    return RunFolder(folder, reads_per_s=1.0).service("web", replicas=3, channels=f"{TEMPLATE},{CACHE}")
+
+
+def staleness(plan: RunFolder) -> Result:
+    return judge(open_run(plan.write()), only=["staleness"]).checkers["staleness"]
+
+
+def update(plan: RunFolder, at_ns: int, subject: str = ONE, *, unheard: str = "", **columns: Any) -> Event:
+    """An update of which every pod hears 250 us later, but one."""
+    event = plan.event(at_ns, channel=TEMPLATE, subject=subject, **columns)
+    for pod in plan.pods:
+        if pod != unheard:
+            plan.hear(event, pod)
+    return event
+
+
+def test_a_read_between_the_update_and_the_handler_is_stale_for_that_long(plan: RunFolder) -> None:
+    event = update(plan, RUN_NS + SECOND)
+    at = event.intended_ns
+    plan.read("web-0", ONE, at - 5 * MS).read("web-0", ONE, at - MS, loaded_ns=at - 5 * MS)
+    plan.read("web-0", ONE, at + MS // 5, loaded_ns=at - 5 * MS)  # before it heard
+    plan.read("web-0", ONE, at + MS).read("web-0", ONE, at + 2 * MS, loaded_ns=at + MS)
+    plan.read("web-0", TWO, at + 2 * MS, loaded_ns=at - 5 * MS)  # another template
+    plan.read("web-1", ONE, at + MS // 5)  # loaded after the update
+    result = staleness(plan)
+    counts = result.counts
+    assert result.verdict == "valid"
+    assert (counts["reads"], counts["hits"], counts["updates"], counts["stale_reads"], counts["stale_pairs"]) == (7, 4, 1, 1, 1)
+    assert result.metrics == {"stale_reads": 1, "stale_ms_p99": 0.2, "stale_ms_max": 0.2}
+    assert (counts["never_heard"], counts["not_dropped"], counts["after_handling"]) == (0, 0, 0)
+    assert counts["fresh_ms.max"] == 0.25
+    assert result.witnesses == [f"{event.id} of {ONE}: web-0 served the old copy until 0.2 ms after it"]
+
+
+def test_a_pod_that_never_heard_is_stale_since_the_first_update_it_missed_and_is_named(plan: RunFolder) -> None:
+    loaded = RUN_NS + SECOND
+    updates = [update(plan, RUN_NS + n * SECOND, unheard="web-1") for n in (2, 3)]
+    for pod, at in product(plan.pods, (loaded, loaded + SECOND // 2)):
+        plan.read(pod, ONE, at, loaded_ns=None if at == loaded else loaded)
+    for at in (2.5, 3.5, 5.0):
+        plan.read("web-1", ONE, int(RUN_NS + at * SECOND), loaded_ns=loaded)
+        plan.read("web-0", ONE, int(RUN_NS + at * SECOND), loaded_ns=int(RUN_NS + (at // 1) * SECOND + MS))
+    result = staleness(plan)
+    counts = result.counts
+    assert (counts["stale_reads"], counts["stale_pairs"], counts["never_heard"], counts["never_heard_pods"]) == (3, 2, 2, 1)
+    assert result.metrics["stale_ms_max"] == 3000, "out of date since the first update, not since the newest"
+    assert result.metrics["stale_ms_p99"] == 3000
+    assert "web-1 never heard of 2 updates" in result.detail
+    assert [text.split()[0] for text in result.witnesses] == [event.id for event in updates]
+    assert all(text.endswith("and never heard of it") for text in result.witnesses)
+    assert counts["fresh_ms.max"] == 0.25, "those that heard were fresh soon"
+
+
+def test_an_update_counts_whatever_became_of_its_event_and_only_templates_and_providers_are_updated(plan: RunFolder) -> None:
+    for number, outcome in enumerate(("refused", "never-sent", "memory", "unknown")):
+        update(plan, RUN_NS + number * SECOND, f"{ONE}{number}", outcome=outcome)
+        plan.read("web-0", f"{ONE}{number}", RUN_NS + number * SECOND + MS, loaded_ns=RUN_NS - MS)
+    plan.event(RUN_NS, channel=CACHE, subject=TWO)
+    plan.event(RUN_NS, channel=TEMPLATE, subject=TWO, items=0)  # a probe
+    plan.read("web-0", TWO, RUN_NS + MS, loaded_ns=RUN_NS - MS)
+    assert staleness(plan).counts["stale_reads"] == 4
+
+
+def test_updates_of_the_warm_up_count_and_its_reads_do_not(plan: RunFolder) -> None:
+    event = update(plan, RUN_NS - SECOND // 2, unheard="web-0")
+    plan.read("web-0", ONE, event.intended_ns + MS, loaded_ns=event.intended_ns - MS)
+    plan.read("web-0", ONE, RUN_NS + MS, loaded_ns=event.intended_ns - MS)
+    counts = staleness(plan).counts
+    assert (counts["reads"], counts["stale_reads"], counts["updates"], counts["never_heard"]) == (1, 1, 0, 1)
+
+
+def test_a_copy_loaded_at_the_time_of_the_update_is_the_new_one(plan: RunFolder) -> None:
+    event = update(plan, RUN_NS + SECOND)
+    plan.read("web-0", ONE, event.intended_ns).read("web-0", ONE, event.intended_ns + MS, loaded_ns=event.intended_ns)
+    plan.read("web-1", ONE, event.intended_ns, loaded_ns=event.intended_ns - 1)
+    assert staleness(plan).counts["stale_reads"] == 1
+
+
+def test_a_delivery_that_another_pod_handled_or_that_failed_dropped_nothing(plan: RunFolder) -> None:
+    event = plan.event(RUN_NS + SECOND, channel=TEMPLATE, subject=ONE)
+    for pod, outcome in zip(plan.pods, ("handled", "skipped", "failed"), strict=True):
+        plan.hear(event, pod, outcome=outcome)
+        plan.read(pod, ONE, event.intended_ns + SECOND, loaded_ns=RUN_NS)
+    counts = staleness(plan).counts
+    assert (counts["stale_pairs"], counts["never_heard"], counts["not_dropped"], counts["after_handling"]) == (3, 0, 2, 1)
+
+
+def test_an_event_that_stands_twice_is_one_update(plan: RunFolder) -> None:
+    event = update(plan, RUN_NS + SECOND)
+    plan.events.append(event)
+    plan.read("web-0", ONE, event.intended_ns + MS // 5, loaded_ns=RUN_NS)
+    counts = staleness(plan).counts
+    assert (counts["updates"], counts["stale_pairs"], counts["never_heard"]) == (1, 1, 0)
+
+
+def test_no_reads_are_unknown_when_they_were_meant_and_nothing_to_say_when_not(plan: RunFolder) -> None:
+    update(plan, RUN_NS)
+    assert staleness(plan).verdict == "unknown"
+    plan.folder = plan.folder.with_name("unmeant")
+    plan.reads_per_s = 0.0
+    result = staleness(plan)
+    assert result.verdict == "valid"
+    assert all(math.isnan(value) for value in result.metrics.values())
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_reads_and_no_update_are_fresh(plan: RunFolder, heard: bool) -> None:
+    if heard:
+        plan.publish(5, channel=CACHE)
+    plan.read("web-0", ONE, RUN_NS, loaded_ns=RUN_NS - SECOND)
+    result = staleness(plan)
+    assert result.metrics == {"stale_reads": 0, "stale_ms_p99": 0, "stale_ms_max": 0}
+    assert result.witnesses == []
+
+
+def test_subjects_that_the_record_could_not_keep_apart_are_not_judged_and_said(plan: RunFolder) -> None:
+    update(plan, RUN_NS, OTHERS)
+    plan.read("web-0", OTHERS, RUN_NS + MS, loaded_ns=RUN_NS - MS)
+    result = staleness(plan)
+    assert result.counts["stale_reads"] == 0
+    assert OTHERS in result.warnings[0]
+
+
+def test_a_limit_judges_it(plan: RunFolder) -> None:
+    plan.slo = {"stale_reads": 0}
+    event = update(plan, RUN_NS)
+    plan.read("web-0", ONE, event.intended_ns + 1, loaded_ns=RUN_NS - MS)
+    verdict = judge(open_run(plan.write()), only=["staleness"])
+    assert verdict.verdict == "invalid"
+    assert verdict.reasons == ["stale_reads is 1, at most 0 was promised"]
+
+
+# times in ms: (update at, subject, lag at each of two pods; up to 3 = never heard), (read at, pod, subject, copy older by)
+few_ms, subjects = st.integers(-900, 900), st.sampled_from([ONE, TWO])
+update_plans = st.lists(st.tuples(few_ms, subjects, st.lists(st.integers(0, 30), min_size=2, max_size=2)), max_size=8)
+read_plans = st.lists(st.tuples(few_ms, st.integers(0, 1), subjects, st.integers(0, 1200)), min_size=1, max_size=25)
+
+
+@given(update_plans, read_plans)
+@settings(max_examples=60)
+def test_any_run_is_judged_as_a_plain_loop_would(updates: Any, reads: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        plan = make_plan(Path(name) / "run")
+        for at, subject, lags in updates:
+            event = plan.event(RUN_NS + at * MS, channel=TEMPLATE, subject=subject)
+            for pod, lag in enumerate(lags):
+                if lag > 3:
+                    plan.hear(event, f"web-{pod}", lag_ns=lag * MS)
+        cached: dict[tuple[int, str], tuple[int, int]] = {}  # (loaded, last served): the next copy is loaded after this one was served
+        stale_for, pairs, judged = [], set(), 0
+        for at, pod, subject, older in sorted(reads):
+            copy, served = cached.get((pod, subject), (-3000, -3000))
+            loaded = at - older if at - older > served else copy
+            cached[pod, subject] = (loaded, at)
+            plan.read(f"web-{pod}", subject, RUN_NS + at * MS, loaded_ns=RUN_NS + loaded * MS)
+            if at < 0:
+                continue
+            judged += 1
+            missed = [(when, n) for n, (when, about, _) in enumerate(updates) if about == subject and loaded < when <= at]
+            stale_for += [at - min(missed)[0]] if missed else []
+            pairs |= {(pod, n) for _, n in missed}
+        result = staleness(plan)
+        counts = result.counts
+        assert result.verdict == ("valid" if judged else "unknown")
+        if judged:
+            assert (counts["reads"], counts["stale_reads"], counts["stale_pairs"]) == (judged, len(stale_for), len(pairs))
+            assert counts["never_heard"] == sum(updates[n][2][pod] <= 3 for pod, n in pairs)
+            assert result.metrics["stale_ms_max"] == max(stale_for, default=0)
+
+
+def test_of_many_pods_that_never_heard_some_are_named(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run", reads_per_s=1.0).service("web", replicas=12, channels=TEMPLATE)
+    event = plan.event(RUN_NS, channel=TEMPLATE, subject=ONE)
+    for pod in plan.pods:
+        plan.read(pod, ONE, event.intended_ns + MS, loaded_ns=RUN_NS - MS)
+    assert staleness(plan).detail.endswith(" web-5, web-6, web-7 and 2 more never heard of 1 updates")

@@ -1,0 +1,87 @@
+"""The checker `steady` on runs whose lab is planted at rest or not, before the first fault and after the last."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from sim.results.checkers.steady import check
+from sim.results.opened_run import Run, open_run
+from tests.support.run_folders import MS, SECOND, RunFolder
+
+BEGIN, END = 13 * SECOND, 15 * SECOND
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    plan.publish(90, step_ns=100 * MS)  # from 10 to 18.9 s
+    plan.faults = [("broker_down", "broker", BEGIN, END)]
+    return plan
+
+
+def judged(plan: RunFolder, *, reattach: str = "automatic", **info: object) -> Run:
+    folder = plan.write()
+    scenario = folder / "scenario.toml"
+    scenario.write_text(scenario.read_text().replace("[bus]", f'[bus]\nreattach = "{reattach}"'))
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | info))
+    return open_run(folder)
+
+
+def test_a_lab_at_rest_before_and_after_is_valid_and_its_return_is_timed(plan: RunFolder) -> None:
+    plan.state("web-1", BEGIN + MS, "disconnected", "outage")
+    plan.state("web-1", END + 700 * MS, "subscribed", "connected")
+    result = check(judged(plan))
+    assert result.verdict == "valid"
+    assert result.metrics["steady_s_max"] == pytest.approx(0.7)
+    assert result.counts["copies_before"] == 56, "of two pods, to a quarter of a second before the fault"
+
+
+def test_a_copy_lost_after_the_fault_keeps_it_from_being_steady(plan: RunFolder) -> None:
+    event = next(e for e in plan.events if e.intended_ns == END + 1500 * MS)
+    plan.drop(event, "web-0")
+    result = check(judged(plan))
+    assert (result.verdict, result.counts["lost_after"]) == ("valid", 1)
+    assert result.metrics["steady_s_max"] == pytest.approx(1.5)
+
+
+def test_a_loss_before_the_fault_leaves_nothing_to_conclude(plan: RunFolder) -> None:
+    event = plan.events[5]
+    plan.drop(event, "web-0")
+    result = check(judged(plan))
+    assert result.verdict == "unknown"
+    assert "not in its steady state before the first fault: 1 of 56 copies" in result.detail
+    assert result.witnesses == [f"{event.id} for web-0"]
+    assert math.isnan(result.metrics["steady_s_max"])
+
+
+def test_what_was_on_its_way_when_the_fault_began_may_have_met_it(plan: RunFolder) -> None:
+    event = next(e for e in plan.events if e.intended_ns == BEGIN - 100 * MS)
+    plan.drop(event, "web-0")
+    assert check(judged(plan)).verdict == "valid"
+
+
+def test_a_pod_that_comes_and_goes_before_the_fault_is_not_at_rest(plan: RunFolder) -> None:
+    plan.state("web-1", 11 * SECOND, "disconnected", "outage")
+    plan.state("web-1", 11 * SECOND + MS, "subscribed", "connected")
+    result = check(judged(plan))
+    assert result.verdict == "unknown" and "web-1 was not at rest" in result.detail
+
+
+@pytest.mark.parametrize(("reattach", "word"), [("automatic", "invalid"), ("restart", "valid")])
+def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan: RunFolder, reattach: str, word: str) -> None:
+    plan.state("web-1", BEGIN + MS, "disconnected", "outage")
+    result = check(judged(plan, reattach=reattach, recovered=False))
+    assert result.verdict == word
+    assert "did not recover after the last fault: 1 pods are away, web-1 first" in result.detail
+
+
+def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(plan: RunFolder) -> None:
+    assert check(judged(plan, recovered=None)).verdict == "unknown"
+    plan.faults = []
+    plan.folder = plan.folder.with_name("quiet")
+    assert check(judged(plan)).detail == "no fault was begun"

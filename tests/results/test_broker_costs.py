@@ -1,0 +1,156 @@
+"""The broker's processor time per publish and per copy: planted costs are found, and what cannot be known is not claimed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.results.broker_costs import BrokerCosts, broker_costs, least_squares, student_t
+from sim.results.checkers import judge
+from sim.results.opened_run import Run, open_run
+from sim.results.report import write_report
+from sim.run.steps import run_scenario
+from sim.scenario.file import load_scenario
+from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
+
+IDLE_SHARE, PUBLISH_US, COPY_US = 0.02, 30.0, 7.0
+WINDOWS = 38
+WINDOW_NS = 250 * MS
+
+
+def planted(folder: Path, *, fan_out: Callable[[int], int], noise_us: float = 0.0, windows: int = WINDOWS, restart: bool = False) -> Run:
+    """Make a run whose broker spends just what it should, in windows of 250 ms with 5 to 44 publishes each."""
+    plan = RunFolder(folder).service("web", replicas=2)
+    random = np.random.default_rng(7)
+    cpu_us = 5e6
+    for window in range(windows + 1):
+        at = RUN_NS + window * WINDOW_NS
+        said = 0.0 if restart and window > windows // 2 else cpu_us
+        plan.broker += [(at, "used_cpu_user_s", "", said * 0.75 / 1e6), (at, "used_cpu_sys_s", "", said * 0.25 / 1e6)]
+        count = int(random.integers(5, 45))
+        copies = 0
+        for number in range(count):
+            event = plan.event(at + (number + 1) * 5 * MS)
+            event.receivers = fan_out(number + window)
+            copies += event.receivers
+            for pod in plan.pods:
+                plan.hear(event, pod)
+        cpu_us += IDLE_SHARE * WINDOW_NS / 1e3 + PUBLISH_US * count + COPY_US * copies + random.normal() * noise_us
+    return open_run(plan.write())
+
+
+def mixed() -> Callable[[int], int]:
+    """Return a fan-out as of a bus with channels of few and of many subscribers."""
+    random = np.random.default_rng(1)
+    return lambda n: int(random.choice((1, 2, 60), p=(0.6, 0.3, 0.1)))
+
+
+def test_planted_costs_are_found_exactly(tmp_path: Path) -> None:
+    costs = broker_costs(planted(tmp_path / "run", fan_out=mixed()))
+    assert costs.publish_us.value == pytest.approx(PUBLISH_US, rel=1e-4)
+    assert costs.copy_us.value == pytest.approx(COPY_US, rel=1e-4)
+    assert costs.idle_share.value == pytest.approx(IDLE_SHARE, rel=1e-3)
+    assert (costs.windows, costs.reason) == (WINDOWS, "")
+    spent = IDLE_SHARE * WINDOWS * 0.25 * 1e6 + PUBLISH_US * costs.publishes + COPY_US * costs.copies
+    assert costs.cpu_share == pytest.approx(spent / (WINDOWS * 0.25 * 1e6))
+    assert costs.all_in_copy_us == pytest.approx(spent / costs.copies)
+    assert costs.joint_copy_us.value > COPY_US
+
+
+def test_with_noise_the_intervals_hold_the_truth_most_times(tmp_path: Path) -> None:
+    """A property of the fit: 200 draws with a fixed seed, each of 40 windows."""
+    random = np.random.default_rng(3)
+    held = np.zeros(3)
+    for _ in range(200):
+        columns = np.column_stack((np.full(40, 0.25), random.poisson(50, 40), random.poisson(300, 40)))
+        values = columns @ (20_000, PUBLISH_US, COPY_US) + random.normal(0, 200, 40)
+        for place, (found, truth) in enumerate(zip(least_squares(columns, values), (20_000, PUBLISH_US, COPY_US), strict=True)):
+            held[place] += found.low <= truth <= found.high
+    assert (held >= 180).all() and (held <= 199).all()
+
+
+def test_noise_widens_the_interval_and_the_truth_stays_inside(tmp_path: Path) -> None:
+    costs = broker_costs(planted(tmp_path / "run", fan_out=mixed(), noise_us=100))
+    for found, truth in ((costs.publish_us, PUBLISH_US), (costs.copy_us, COPY_US)):
+        assert found.low < truth < found.high
+        assert found.high - found.low > 0.5
+
+
+def test_a_constant_fan_out_gives_the_joint_cost_only(tmp_path: Path) -> None:
+    costs = broker_costs(planted(tmp_path / "run", fan_out=lambda n: 12))
+    assert not costs.publish_us.known and not costs.copy_us.known
+    assert costs.joint_copy_us.value == pytest.approx(COPY_US + PUBLISH_US / 12, rel=1e-4)
+    assert costs.fan_out == 12
+    assert "rise and fall together" in costs.reason
+
+
+def nothing_fitted(costs: BrokerCosts) -> bool:
+    return not any(one.known for one in (costs.publish_us, costs.copy_us, costs.joint_copy_us, costs.idle_share))
+
+
+def test_too_few_windows_fit_nothing_and_say_so(tmp_path: Path) -> None:
+    costs = broker_costs(planted(tmp_path / "run", fan_out=lambda n: 1 + n % 7, windows=6))
+    assert nothing_fitted(costs)
+    assert "only 6 windows" in costs.reason
+    assert 0 < costs.cpu_share < 1 and costs.all_in_copy_us > COPY_US
+
+
+def test_a_broker_that_was_started_again_gives_nothing(tmp_path: Path) -> None:
+    costs = broker_costs(planted(tmp_path / "run", fan_out=lambda n: 1 + n % 7, restart=True))
+    assert nothing_fitted(costs) and math.isnan(costs.cpu_share)
+    assert "started again" in costs.reason
+
+
+def test_a_run_without_samples_gives_nothing(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    plan.publish(10, step_ns=SECOND // 20)
+    costs = broker_costs(open_run(plan.write()))
+    assert nothing_fitted(costs) and math.isnan(costs.cpu_share)
+    assert costs.reason == "no samples of the broker's CPU in phase run"
+
+
+def test_copies_of_which_no_publish_was_answered_are_not_work(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    for number in range(40):
+        event = plan.event(RUN_NS + number * 100 * MS, outcome="refused" if number % 2 else "acknowledged")
+        event.receivers = -1 if number % 2 else 2
+    for window in range(20):
+        at = RUN_NS + window * WINDOW_NS
+        plan.broker += [(at, "used_cpu_user_s", "", window / 100), (at, "used_cpu_sys_s", "", 0.0)]
+    costs = broker_costs(open_run(plan.write()))
+    assert costs.copies == 2 * costs.publishes
+    assert costs.publishes == 20
+
+
+@pytest.mark.parametrize(("freedom", "table"), [(4, 2.776), (7, 2.365), (10, 2.228), (30, 2.042), (120, 1.980), (10**6, 1.960)])
+def test_student_s_t_is_that_of_the_tables(freedom: int, table: float) -> None:
+    assert student_t(freedom) == pytest.approx(table, rel=0.01)
+
+
+@pytest.mark.broker
+def test_a_real_broker_costs_something_and_less_than_a_core(tmp_path: Path) -> None:
+    settings = ("load.driver=pods", "load.rate_per_s=2000", "load.shape=ramp", "load.warm_up_s=0.5", "load.run_s=8", "bus.batch_size=10")
+    run = open_run(run_scenario(load_scenario("baseline", settings=settings), out=tmp_path / "run"))
+    costs = broker_costs(run)
+    assert costs.windows >= 10
+    assert costs.copies > costs.publishes > 1000
+    assert 0 < costs.cpu_share < 1
+    assert costs.all_in_copy_us > 0
+    assert costs.joint_copy_us.known
+    assert costs.joint_copy_us.high > 0
+    assert "the broker" in write_report(run, judge(run)).read_text("utf-8").lower()
+
+
+def test_in_a_cluster_copies_are_what_was_heard_because_publish_counts_one_node(tmp_path: Path) -> None:
+    run = planted(tmp_path / "run", fan_out=lambda n: 1)
+    alone = broker_costs(run)
+    run.info["nodes"] = 3
+    cluster = broker_costs(run)
+    assert alone.copies == alone.publishes
+    assert cluster.publishes == alone.publishes
+    assert cluster.copies == 2 * alone.publishes, "two replicas heard each"
+    assert cluster.all_in_copy_us == pytest.approx(alone.all_in_copy_us / 2)

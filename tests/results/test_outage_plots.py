@@ -1,0 +1,76 @@
+"""Figures of outages by what stands in their axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sim.results import outage_plots
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, SECOND, RunFolder
+
+matplotlib.use("Agg")
+
+
+def axes() -> Axes:
+    return Figure().subplots()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    """Two pods; web-0 publishes every 100 ms; from 13 to 15 s both are on their own, and web-1 is deaf for another second."""
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    plan.faults = [("broker_down", "broker", 13 * SECOND, 15 * SECOND)]
+    for pod, back in (("web-0", 15), ("web-1", 16)):
+        plan.state(pod, 13 * SECOND, "disconnected").state(pod, back * SECOND, "subscribed")
+    for at in range(10 * SECOND, 18 * SECOND, 100 * MS):
+        away = 13 * SECOND <= at < 15 * SECOND
+        event = plan.event(at, publisher="web-0", outcome="memory" if away else "acknowledged")
+        plan.hear(event, "web-0", path="memory" if away else "broker")
+        if not 13 * SECOND <= at < 16 * SECOND:
+            plan.hear(event, "web-1")
+    return plan
+
+
+def test_a_band_shows_how_many_pods_were_on_their_own(plan: RunFolder) -> None:
+    ax = outage_plots.rates_and_states(open_run(plan.write()), axes())
+    assert ax.get_title().endswith("; up to 2 of 2 pods on their own")
+    assert [text.get_text() for text in ax.child_axes[0].get_legend().get_texts()] == list(outage_plots.BANDS)
+    alone = ax.child_axes[0].collections[2].get_paths()[0].vertices
+    tops = {at: alone[np.isclose(alone[:, 0], at), 1] for at in (4.0, 5.6)}
+    bottoms = {at: values.min() for at, values in tops.items()}
+    assert bottoms == {4.0: 0.0, 5.6: 1.0}, "both at first, then web-0 is connected again"
+
+
+def test_the_map_shows_the_share_of_each_pair_in_the_whole_seconds_of_the_fault(plan: RunFolder) -> None:
+    run = open_run(plan.write())
+    ax = outage_plots.reachability_map(run, axes())
+    assert ax.get_title() == "0 of 20 copies for another pod were heard while broker_down lasted"
+    assert ax.images[0].get_array().tolist() == [[1.0, 0.0]]
+    later = outage_plots.reachability_map(run, axes(), between_s=(5, 7))
+    assert later.get_title() == "10 of 20 copies for another pod were heard from 5 to 7 s"
+    assert later.images[0].get_array().tolist() == [[1.0, 0.5]]
+
+
+def test_each_copy_is_a_line_or_a_cross(plan: RunFolder) -> None:
+    ax = outage_plots.space_time(open_run(plan.write()), axes(), between_s=(4.95, 6.15))
+    assert ax.get_title() == "14 copies of 12 events were heard and 10 lost, from 4.95 to 6.15 s"
+    assert sum(line.get_marker() == "x" for line in ax.lines) == 10
+    assert sum(line.get_marker() == (3, 0, 0) for line in ax.lines) == 14
+
+
+@pytest.mark.parametrize("draw", outage_plots.FIGURES, ids=lambda draw: draw.__name__)
+def test_every_figure_draws_any_run_and_names_its_axes(draw: outage_plots.space_time, plan: RunFolder, tmp_path: Path) -> None:  # type: ignore[valid-type]
+    empty = RunFolder(tmp_path / "empty").write()
+    unsealed = RunFolder(tmp_path / "unsealed").write(seal=False, state="running")
+    bare = RunFolder(tmp_path / "bare", info={"phases": []}).service("web", replicas=1)
+    bare.publish(3)
+    for folder in (plan.write(), empty, unsealed, bare.write()):
+        ax = draw(open_run(folder), axes())
+        ax.figure.canvas.draw()
+        assert ax.get_title() and ax.get_xlabel()

@@ -1,0 +1,98 @@
+"""The page about one run: what it says, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sim.results import outage_plots, plots
+from sim.results.checkers import judge
+from sim.results.opened_run import Run, open_run
+from sim.results.report import sentence, verdict_table, write_report
+from tests.support.run_folders import RunFolder
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Balance(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    plan = RunFolder(tmp_path / "run", title="<script>alert('x')</script>").service("web", replicas=3)
+    events = plan.publish(400)
+    plan.drop(events[3], "web-0")
+    plan.slo = {"missing": 0, "lag_ms_p99": 9, "lag_ms_p98": 3}
+    plan.faults = [("freeze", "<b>", 11 * 10**9, 12 * 10**9)]
+    return open_run(plan.write())
+
+
+def test_the_page_says_what_was_found(run: Run) -> None:
+    verdict = judge(run)
+    text = write_report(run, verdict).read_text("utf-8")
+    assert sentence(verdict).startswith("The run broke what it promised: missing is 1, at most 0 was promised")
+    assert "missing copies without an explanation: 1" in text
+    assert "1,199" in text and "1,200" in text
+    assert "did you mean &#39;lag_ms_p99&#39;?" in text
+    assert "buslab run synthetic.toml --on embedded" in text
+    assert re.search(r"channel config\.updated</td>\s*<td class=\"number\">250", text)
+
+
+def test_the_page_is_whole_escaped_and_needs_nothing_else(run: Run) -> None:
+    text = write_report(run, judge(run)).read_text("utf-8")
+    page = Balance()
+    page.feed(text)
+    assert page.open == []
+    assert "<script" not in text.lower() and "script" not in page.tags and "link" not in page.tags
+    assert "http:" not in text and "https:" not in text
+    assert "&lt;script&gt;" in text and "&lt;b&gt;" in text
+    assert len(page.images) == len(plots.FIGURES + outage_plots.FIGURES), "this run has a fault"
+    for image in page.images:
+        assert (image["src"] or "").startswith("data:image/png;base64,")
+        assert base64.b64decode((image["src"] or "").partition(",")[2]).startswith(b"\x89PNG")
+        assert image["alt"] and "." in image["alt"]
+
+
+def test_a_figure_that_fails_does_not_cost_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run, ax: object) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(plots, "FIGURES", (broken,))
+    assert "broken could not be drawn: ValueError: no such thing" in write_report(run, judge(run)).read_text("utf-8")
+
+
+def test_a_run_without_data_still_has_a_page(tmp_path: Path) -> None:
+    run = open_run(RunFolder(tmp_path / "empty").write(seal=False, state="running"))
+    verdict = judge(run)
+    text = write_report(run, verdict).read_text("utf-8")
+    assert "This run cannot be judged" in text
+    assert "The scenario sets no limits." in text
+
+
+def test_the_terminal_table_names_checkers_limits_and_reasons(run: Run) -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(verdict_table(judge(run)))
+    text = console.export_text()
+    assert "synthetic on embedded: invalid" in text
+    for word in ("harness", "ledger", "lag_ms_p98", "1, at most 0", "did you mean 'lag_ms_p99'"):
+        assert word in text

@@ -1,0 +1,255 @@
+"""What theory says of the scenarios whose fault is on pods or on links; it holds on every ground. For `test_scenarios`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sim.bus.envelope import BATCH
+from sim.results.checkers import judge
+from sim.results.opened_run import Run
+
+SETTLED_NS = 3_000_000_000  # reconnecting backs off to 2 s at most
+
+
+def of_fault(run: Run) -> tuple[int, int, set[str]]:
+    """Return when the only fault began and ended, and on which pods it was."""
+    (fault,) = run.faults.to_dict("records")
+    assert fault["fault"] == run.scenario["name"]
+    return fault["begin_ns"], fault["end_ns"], set(fault["target"].split(","))
+
+
+def copies(run: Run) -> pd.DataFrame:
+    """Return the ledger with the time at which each event was meant to be sent."""
+    events = run.publishes.drop_duplicates("event").set_index("event")["intended_ns"]
+    return run.ledger().assign(intended_ns=lambda rows: rows["event"].map(events))
+
+
+def lost(run: Run) -> pd.DataFrame:
+    rows = copies(run)
+    return rows[rows["fate"] == "missing"]
+
+
+def assert_well_after(run: Run) -> None:
+    """Everybody is back: what was sent later was heard by all."""
+    _, end_ns, _ = of_fault(run)
+    rows = copies(run)
+    rows = rows[rows["intended_ns"] > end_ns + SETTLED_NS]
+    assert len(rows) > 100
+    assert (rows["fate"] == "delivered").all()
+
+
+def causes(run: Run, *pods: str) -> set[str]:
+    """Return why copies for these pods are missing; for all pods, when none is named."""
+    rows = lost(run)
+    return set(rows.loc[rows["pod"].isin(pods) if pods else slice(None), "cause"].astype(str))
+
+
+def bus_states(run: Run, pod: str) -> list[str]:
+    return run.pods.loc[run.pods["pod"] == pod, "bus"].astype(str).tolist()
+
+
+def starts(run: Run) -> pd.Series:
+    return run.pods.loc[run.pods["state"] == "starting", "pod"].astype(str).value_counts()
+
+
+def outcomes_unsent(run: Run) -> set[str]:
+    return set(run.publishes["outcome"].astype(str)) - {"acknowledged"}
+
+
+def clock_skew(run: Run, counts: dict[str, float]) -> None:
+    """What the lab measures does not come from the clock that is wrong: no lag is negative, none is of seconds."""
+    assert counts["delivered"] == counts["expected"] > 1000
+    rows = copies(run)
+    begin_ns, end_ns, pods = of_fault(run)
+    skewed = rows[rows["publisher"].isin(pods) & rows["intended_ns"].between(begin_ns, end_ns)]
+    assert len(skewed) > 100
+    assert skewed["lag_us"].min() > 0
+    assert skewed["lag_us"].median() < 5_000_000 / 2
+
+
+def handler_error(run: Run, counts: dict[str, float]) -> None:
+    """The pod that took the marker raises, the others skip: zero runs, and only while the fault was on."""
+    begin_ns, end_ns, pods = of_fault(run)
+    assert counts["missing"] == 0
+    failed = run.deliveries[run.deliveries["outcome"] == "failed"]
+    assert len(failed) > 50
+    assert set(failed["pod"]) <= pods
+    assert failed["received_ns"].between(begin_ns, end_ns).all()
+    assert judge(run).checkers["once"].counts["never"] == failed["event"].nunique() == len(failed)
+
+
+def link_blackhole(run: Run, counts: dict[str, float]) -> None:
+    """Nobody notices: no state changes, no copy is lost, and what TCP repeats arrives when the fault is over."""
+    begin_ns, end_ns, pods = of_fault(run)
+    assert counts["missing"] == counts["unknown"] == 0
+    assert set(run.pods["state"].astype(str)) == {"starting", "subscribed", "stopped"}
+    heard = run.deliveries[run.deliveries["pod"].isin(pods)]["received_ns"]
+    assert not heard.between(begin_ns + 500_000_000, end_ns - 500_000_000).any(), "but for what was on its way"
+    rows = copies(run)
+    held = rows[rows["pod"].isin(pods) & rows["intended_ns"].between(begin_ns + 500_000_000, end_ns - 500_000_000)]
+    assert len(held) > 50
+    assert (held["intended_ns"] + held["lag_us"] * 1e3 >= end_ns - 500_000_000).all()
+
+
+def link_cut(run: Run, counts: dict[str, float]) -> None:
+    """Every cut connection is noticed and opened again; no half of an event was handled."""
+    _, _, pods = of_fault(run)
+    assert counts["cut-link"] >= len(pods), "at least the event that was cut, in each pod"
+    assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
+    assert set(lost(run).loc[lambda rows: rows["cause"].isin(["cut-link", "deaf"]), "pod"].astype(str)) == pods
+    for pod in {life.pod for life in run.lives} - pods:
+        assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
+    assert all(bus_states(run, pod)[-2:] == ["connected", "stopped"] and {"deaf", "outage"} & set(bus_states(run, pod)) for pod in pods)
+    assert_well_after(run)
+
+
+def link_reset(run: Run, counts: dict[str, float]) -> None:
+    """Each reset costs what comes until the pod is subscribed again, and events of the pod that stay inside it."""
+    begin_ns, end_ns, pods = of_fault(run)
+    assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
+    assert counts["cut-link"] > 0
+    away = run.pods[run.pods["state"] == "disconnected"]
+    assert set(away["pod"]) == pods
+    assert away["pod"].value_counts().loc[sorted(pods)].min() >= 4, "again and again"
+    gone = lost(run)
+    assert set(gone.loc[gone["cause"] == "cut-link", "pod"]) == pods
+    assert gone["intended_ns"].between(begin_ns - SETTLED_NS, end_ns + SETTLED_NS).all()
+    assert_well_after(run)
+
+
+def link_slow(run: Run, counts: dict[str, float]) -> None:
+    """Later by what the link adds, in order, and only for the pods behind it: nothing is lost."""
+    begin_ns, end_ns, pods = of_fault(run)
+    assert counts["missing"] == counts["unknown"] == 0
+    rows = copies(run)
+    meanwhile = rows[rows["intended_ns"].between(begin_ns + 500_000_000, end_ns - 500_000_000)]
+    slow = meanwhile["pod"].isin(pods)
+    assert slow.sum() > 50
+    assert meanwhile.loc[slow, "lag_us"].min() >= 50_000
+    assert meanwhile.loc[~slow, "lag_us"].median() < meanwhile.loc[slow, "lag_us"].median()
+
+
+def partition(run: Run, counts: dict[str, float]) -> None:
+    """Split brain: the side that is cut off talks to itself, pod by pod, the other goes on, and both serve what is out of date."""
+    _, end_ns, pods = of_fault(run)
+    rest = {life.pod for life in run.lives} - pods
+    for pod in rest:
+        assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
+    assert all("outage" in bus_states(run, pod) and bus_states(run, pod)[-2:] == ["connected", "stopped"] for pod in pods)
+    assert causes(run, *rest) == {"sent-in-memory-mode"}, "what the cut-off side says, the other never hears"
+    gone = lost(run)
+    cut = gone[gone["cause"] == "cut-link"]
+    assert set(cut["pod"]) == pods
+    assert set(cut["publisher"]).isdisjoint(pods)
+    assert (cut["intended_ns"] <= end_ns).all(), "later the pod was deaf: the network was there again"
+    rows = copies(run)
+    inside = rows[rows["path"] == "memory"]
+    assert len(inside) > 0
+    assert (inside["pod"].astype(str) == inside["publisher"].astype(str)).all(), "each pod of that side is alone"
+    assert set(inside["pod"]) <= pods
+    stale = judge(run).checkers["staleness"].counts
+    assert stale["never_heard"] > 0
+    assert_well_after(run)
+
+
+def pod_freeze(run: Run, counts: dict[str, float]) -> None:
+    """What it heard late the others had run and unlocked, so it ran that again. What it locked and never was told of, nobody ran.
+
+    The answer to its SET came while it stood still, and it had given up waiting when it read on: the others had skipped.
+    """
+    begin_ns, end_ns, (pod,) = of_fault(run)
+    once = judge(run).checkers["once"].counts
+    assert counts["missing"] == 0
+    failed = run.deliveries[run.deliveries["outcome"] == "failed"]
+    assert set(failed["pod"]) <= {pod}
+    assert once["never"] <= len(failed) < once["pairs"] / 10, "a busy machine lets another pod run some of them"
+    assert once["never"] == len(failed) or run.info["ground"] != "model"
+    assert once["twice_or_more"] > 50
+    assert once["once"] > 100
+    loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]["event"]
+    ran = run.deliveries[(run.deliveries["outcome"] == "handled") & run.deliveries["event"].isin(loaded)]
+    twice = ran[ran["event"].duplicated(keep=False)].sort_values("handled_ns").drop_duplicates("event", keep="last")
+    assert (twice["pod"] == pod).mean() > 0.9
+    assert (twice.loc[twice["pod"] == pod, "handled_ns"] >= begin_ns).all()
+    frozen = run.pods[run.pods["state"] == "frozen"]
+    assert frozen["pod"].tolist() == [pod]
+    heard = run.deliveries[run.deliveries["pod"] == pod]["received_ns"]
+    assert not heard.between(frozen["at_ns"].iloc[0] + 1, end_ns - 500_000_000).any()
+
+
+def pod_kill(run: Run, counts: dict[str, float]) -> None:
+    """The part-full batches are gone with what was in them; the new pods have new batches, and hear again."""
+    _, _, pods = of_fault(run)
+    unsent = run.publishes[run.publishes["outcome"] == "never-sent"]
+    assert set(unsent["publisher"]) == pods
+    assert set(unsent["channel"]) == {BATCH}
+    assert unsent["items"].sum() > len(pods)
+    assert counts["never-sent"] == len(unsent), "one pod hears batches"
+    assert causes(run) <= {"never-sent", "pod-down", "deaf"}
+    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    dead = run.pods[run.pods["state"] == "aborted"]
+    assert set(dead["pod"]) == pods
+    assert run.info["load"]["calls_not_made"] > 0
+    assert_well_after(run)
+
+
+def pod_stop(run: Run, counts: dict[str, float]) -> None:
+    """No item is lost: each pod that ended published its part-full batch first."""
+    begin_ns, end_ns, pods = of_fault(run)
+    assert "never-sent" not in outcomes_unsent(run)
+    assert causes(run) <= {"pod-down", "deaf"}
+    assert "aborted" not in set(run.pods["state"].astype(str))
+    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
+    flushed = batches[batches["sent_ns"].between(begin_ns, end_ns)]
+    assert pods <= set(flushed["publisher"])
+    assert batches["items"].sum() == (run.calls["channel"] == BATCH).sum()
+    assert_well_after(run)
+
+
+def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
+    """As the policy `automatic` has it, they join when the broker is back; until then each is alone."""
+    begin_ns, end_ns, pods = of_fault(run)
+    for pod in pods:
+        rows = run.pods[(run.pods["pod"] == pod) & (run.pods["at_ns"] >= begin_ns)]
+        states = rows.loc[rows["state"] != "aborted", "bus"].astype(str).tolist()
+        first = states.index("connecting")
+        assert states[first + 1] == "outage"
+        assert states[-2:] == ["connected", "stopped"]
+        assert rows.loc[rows["bus"] == "connected", "at_ns"].min() >= end_ns - SETTLED_NS
+    inside = copies(run).loc[lambda rows: rows["path"] == "memory"]
+    assert inside["intended_ns"].min() > begin_ns - SETTLED_NS
+    assert counts["sent-in-memory-mode"] > 0
+    assert causes(run) <= {"sent-in-memory-mode", "deaf", "never-sent", "publish-refused", "pod-down"}
+    assert_well_after(run)
+
+
+def rolling_restart(run: Run, counts: dict[str, float]) -> None:
+    """One pod of the service is away at a time, so the service always hears; what is lost fell into a gap."""
+    begin_ns, _, pods = of_fault(run)
+    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    assert "never-sent" not in outcomes_unsent(run)
+    assert causes(run) <= {"pod-down", "deaf"}
+    rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] > begin_ns)]
+    ends = np.sort(rows.loc[rows["state"] == "stopped", "at_ns"].to_numpy())[: len(pods)]
+    backs = np.sort(rows.loc[rows["state"] == "starting", "at_ns"].to_numpy())
+    assert (backs - ends >= 500_000_000).all()
+    assert (ends[1:] > backs[:-1]).all(), "the next one ends when the one before is there again"
+    music = copies(run).loc[lambda rows: rows["pod"].isin(pods) & (rows["phase"] == "run")]
+    heard = music[music["fate"] == "delivered"].groupby("event", observed=True).size()
+    assert set(heard) <= {2, 3}
+
+
+def slow_handler(run: Run, counts: dict[str, float]) -> None:
+    """Redis keeps 32 MB for it, then cuts it off and forgets them; the others hear everything."""
+    _, _, pods = of_fault(run)
+    assert counts["missing"] > 0
+    assert counts["cut"] >= counts["missing"] * 0.9
+    assert causes(run) <= {"cut", "deaf"}
+    assert set(lost(run)["pod"]) == pods
+    metrics = run.broker
+    cuts = metrics[(metrics["metric"] == "buffer_cuts") & (metrics["value"] > 0)]
+    assert set(cuts["subject"]) == pods
+    away = run.pods[run.pods["state"] == "disconnected"]
+    assert set(away["pod"]) == pods
