@@ -28,7 +28,7 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from sim.errors import BuslabError
-from sim.run.locust_messages import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop, pack_line, read_line
 
 TICK_S = 0.5
 HOST_NAME = "locust"
@@ -68,7 +68,7 @@ class Hand:
 
     def take_job(self, data: dict[str, Any]) -> None:
         """Let the users connect, and say so."""
-        job = msgspec.convert(data["job"], Job)
+        job = msgspec.convert(data["job"], LoadJob)
         if not Path(job.folder).is_dir():
             self._say("done", calls=0, error=f"a worker does not see the run folder {job.folder}: start it on the master's machine")
             return
@@ -111,7 +111,7 @@ class Lead:
     """Speak to the run for all hands, from its job to its end."""
 
     def __init__(
-        self, environment: Environment, control: socket.socket, *, began: Callable[[Job], None], ended: Callable[[], None], waits: bool
+        self, environment: Environment, control: socket.socket, *, began: Callable[[LoadJob], None], ended: Callable[[], None], waits: bool
     ) -> None:
         self._environment = environment
         self._control = control
@@ -120,7 +120,7 @@ class Lead:
         self._inbox: gevent.queue.Queue = gevent.queue.Queue()
         runner = environment.runner
         self._hands = [c.id for c in runner.clients.all if c.state != STATE_MISSING] if isinstance(runner, MasterRunner) else ["local"]
-        self.job: Job | None = None
+        self.job: LoadJob | None = None
         self._here: dict[str, dict[str, Any]] = {}
         self._ready: set[str] = set()
         self._progress: dict[str, dict[str, int]] = {}
@@ -165,13 +165,13 @@ class Lead:
         self._ended()
 
     def _take_line(self, message: Message) -> None:
-        if isinstance(message, Job):
+        if isinstance(message, LoadJob):
             self.job = message
             self._began(message)
             self._share_out()
         elif isinstance(message, Go):
             self._tell("go", zero_ns=message.zero_ns)
-        elif isinstance(message, Heard):
+        elif isinstance(message, LagSample):
             for lag_ms in message.lags_ms:
                 self._environment.events.request.fire(
                     request_type="DELIVERY", name="lag", response_time=lag_ms, response_length=0, exception=None, context={}
@@ -224,7 +224,7 @@ class Lead:
                 return
         if self._ready:
             counts = self._progress.values()
-            self._send(Progress(sum(one["calls"] for one in counts), sum(one["published"] for one in counts)))
+            self._send(LoadProgress(sum(one["calls"] for one in counts), sum(one["published"] for one in counts)))
 
     def _missing(self, hand: str) -> bool:
         return self._environment.runner.clients[hand].state == STATE_MISSING

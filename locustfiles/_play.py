@@ -21,7 +21,7 @@ from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
 from sim.pods.blocking_client import BusClient, Published
 from sim.record.recorder import Recorder
-from sim.run.locust_messages import Job
+from sim.run.locust_messages import LoadJob
 from sim.scenario.file import check_tree
 from sim.wire.address import parse_address
 
@@ -71,7 +71,7 @@ class Wait:
 class Play:
     """Hold one run's part in this process: `here` of the crew's `users`, the first of which has the number `first`."""
 
-    def __init__(self, environment: Environment, job: Job, *, host: str, first: int, here: int, users: int) -> None:
+    def __init__(self, environment: Environment, job: LoadJob, *, host: str, first: int, here: int, users: int) -> None:
         self.environment = environment
         self.job = job
         self.host = host

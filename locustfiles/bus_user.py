@@ -47,7 +47,7 @@ from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import CONTROL_FD
 from sim.pods.blocking_client import BusClient
-from sim.run.locust_messages import Job
+from sim.run.locust_messages import LoadJob
 from sim.scenario.schedule import Schedule, content
 
 LATE_GRACE_NS = 2 * NS_PER_S  # a call this much later than the schedule's end is not made any more
@@ -145,7 +145,7 @@ class State:
         self.child = Child(self.environment, run_s=self.run_s)
         self.lead = Lead(self.environment, self.child.control, began=self._keep_tables, ended=self._ended, waits=True)
 
-    def _keep_tables(self, job: Job) -> None:
+    def _keep_tables(self, job: LoadJob) -> None:
         self.tables = Tables(self.environment, Path(job.folder))
 
     def _ended(self) -> None:

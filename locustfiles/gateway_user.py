@@ -32,7 +32,7 @@ from locust.runners import WorkerRunner
 
 from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.machine.process import Child
 from sim.scenario.schedule import SHAPES, content, share_of_peak
 
@@ -122,7 +122,7 @@ class Pods:
         self._last_first = contextlib.ExitStack()
         self.urls: dict[str, str] = {}
         try:
-            broker = self._last_first.enter_context(open_broker(on, say=log.info))
+            broker = self._last_first.enter_context(open_broker(on, tell=log.info))
             folder = Path(self._last_first.enter_context(tempfile.TemporaryDirectory(prefix="buslab-pods-")))
             for service in SERVICES:
                 environment = os.environ | {"REDIS_URL": broker.address.urls, "ADMIN_TOKEN": token}

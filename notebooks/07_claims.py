@@ -40,7 +40,7 @@ pd.options.display.max_rows = 50
 # What claims share runs once; runs in virtual time share the cores, a run on a real server has the machine alone.
 
 # %%
-answers = run_claims(numbers, jobs=jobs, progress=print)
+answers = run_claims(numbers, jobs=jobs, tell=print)
 
 # %% [markdown]
 # ## The table

@@ -19,7 +19,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from sim.errors import BuslabError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.container_engine import IMAGE_ENV, engine
 from sim.grounds.local_image import build_image
 from sim.machine.clock import new_event_loop

@@ -1,1 +1,1 @@
-"""The command `buslab`."""
+"""The command `buslab`: thin, one file a command."""

@@ -38,7 +38,7 @@ SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class PlantedError:
     """Say what one planted error should look like in the verdict."""
 
     what: str
@@ -55,7 +55,7 @@ class Row:
 class Audit:
     """Hold the outcome of a self-audit."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlantedError, ...]
     folder: Path
 
     @property
@@ -144,7 +144,7 @@ def run_audit(
     return Audit(tuple(_compare(run, planted)), folder)
 
 
-def _compare(run: Run, planted: Planter) -> list[Row]:
+def _compare(run: Run, planted: Planter) -> list[PlantedError]:
     verdict = judge(run)
     counts = {name: result.counts for name, result in verdict.checkers.items()}
     ledger = run.ledger()
@@ -154,14 +154,14 @@ def _compare(run: Run, planted: Planter) -> list[Row]:
     late_us = (planted.late_handled_ns - publishes["intended_ns"].get(planted.late[0], 0)) / 1000 if planted.late else float("nan")
     witnesses = " ".join(verdict.checkers["order"].witnesses)
     return [
-        Row("missing copies", 1, counts["ledger"]["missing"]),
-        Row("of them without a cause", 1, counts["ledger"].get("unexplained", 0)),
-        Row("the missing copy is the planted one", 1, float(_holds(missing, planted.lost))),
-        Row("copies heard again", 1, counts["duplication"]["redelivered"]),
-        Row("the copy heard again is the planted one", 1, float(_holds(again, planted.twice))),
-        Row("deliveries out of order", 1, counts["order"]["out_of_order"]),
-        Row("the swap's events are the witness", 1, float(any(event_id(e) in witnesses for e in planted.swapped or ()))),
-        Row("greatest lag, us", late_us, counts["lag"]["lag_us.max"]),
+        PlantedError("missing copies", 1, counts["ledger"]["missing"]),
+        PlantedError("of them without a cause", 1, counts["ledger"].get("unexplained", 0)),
+        PlantedError("the missing copy is the planted one", 1, float(_holds(missing, planted.lost))),
+        PlantedError("copies heard again", 1, counts["duplication"]["redelivered"]),
+        PlantedError("the copy heard again is the planted one", 1, float(_holds(again, planted.twice))),
+        PlantedError("deliveries out of order", 1, counts["order"]["out_of_order"]),
+        PlantedError("the swap's events are the witness", 1, float(any(event_id(e) in witnesses for e in planted.swapped or ()))),
+        PlantedError("greatest lag, us", late_us, counts["lag"]["lag_us.max"]),
     ]
 
 

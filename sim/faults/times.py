@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 
-class Occasion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FaultTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Say when a fault begins, how long it is on, and how often. Every fault has these fields.
 
     Attributes

@@ -91,7 +91,7 @@ def owner(addresses: Sequence[Address], slot: int) -> Address:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _NodeRow:
     """Hold one line of CLUSTER NODES."""
 
     port: int
@@ -100,7 +100,7 @@ class _Row:
     slots: tuple[tuple[int, int], ...]
 
 
-def _look(client: Any) -> list[_Row]:
+def _look(client: Any) -> list[_NodeRow]:
     rows = []
     for line in _text(client.execute_command("CLUSTER", "NODES")).splitlines():
         _, place, flags, _, _, _, _, link, *slots = line.split()
@@ -108,7 +108,7 @@ def _look(client: Any) -> list[_Row]:
         port = int(place.partition("@")[0].rpartition(":")[2])
         named = frozenset(flags.split(","))
         connected = link == "connected" or "myself" in named
-        rows.append(_Row(port, named, connected, tuple((int(first), int(last or first)) for first, _, last in ranges)))
+        rows.append(_NodeRow(port, named, connected, tuple((int(first), int(last or first)) for first, _, last in ranges)))
     return rows
 
 

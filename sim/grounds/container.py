@@ -111,7 +111,7 @@ class ContainerBroker:
 
 @contextlib.contextmanager
 def container(
-    port_text: str = "", *, image: str | None = None, say: Callable[[str], None] = lambda text: None
+    port_text: str = "", *, image: str | None = None, tell: Callable[[str], None] = lambda text: None
 ) -> Iterator[ContainerBroker]:
     """Start a server in a container on a free loopback port, or on the one given, and remove it on leaving.
 
@@ -119,7 +119,7 @@ def container(
     ----------
     image
         Of a Redis or Valkey server with ``redis-server`` on its PATH; by default `IMAGE_ENV`, then `DEFAULT_IMAGE`.
-    say
+    tell
         Called with what is waited for, where that may take long.
 
     Raises
@@ -131,7 +131,7 @@ def container(
     """
     with engine() as client:
         sweep(client)
-        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, say=say)
+        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
         with contextlib.ExitStack() as started:
 
             def start(port: int) -> Container:

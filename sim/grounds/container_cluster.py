@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def container_cluster(
-    text: str = "", *, image: str | None = None, say: Callable[[str], None] = lambda text: None
+    text: str = "", *, image: str | None = None, tell: Callable[[str], None] = lambda text: None
 ) -> Iterator[ClusterBroker]:
     """Start a cluster in containers and remove them on leaving (parameters as in `cluster` and `container`).
 
@@ -36,7 +36,7 @@ def container_cluster(
         if not shares_loopback(client):
             raise BrokerError("container-cluster needs host networking, which this container engine does not give us: use --on cluster")
         sweep(client)
-        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, say=say)
+        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
         yield on_ports(text, ground="container-cluster", start=lambda ports: _start(client, about, ports, until=started), image=about)
 
 

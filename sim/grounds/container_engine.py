@@ -182,7 +182,7 @@ def local_image() -> str:
     return f"{LOCAL_REPOSITORY}:{server_version(server_binary())}"
 
 
-def ensure_image(client: DockerClient, image: str, *, say: Callable[[str], None] = lambda text: None) -> dict[str, str]:
+def ensure_image(client: DockerClient, image: str, *, tell: Callable[[str], None] = lambda text: None) -> dict[str, str]:
     """Find an image, or pull it; return what identifies it: name, id and, where a registry gave it one, digest.
 
     Raises
@@ -200,7 +200,7 @@ def ensure_image(client: DockerClient, image: str, *, say: Callable[[str], None]
         except ImageNotFound:
             if image.startswith(f"{LOCAL_REPOSITORY}:"):  # only ever built here
                 raise BrokerError(f"the image {image} is not on this machine: {_use_local(client)}") from None
-            _pull(client, image, say)
+            _pull(client, image, tell)
             found = client.images.get(image)
     digests = found.attrs.get("RepoDigests") or [""]
     return {"name": image, "id": str(found.id), "digest": digests[0].rpartition("@")[2]}
@@ -218,10 +218,10 @@ def _use_local(client: DockerClient) -> str:
     return f"{name}, which `buslab image` built, is: choose it with {choose}"
 
 
-def _pull(client: DockerClient, image: str, say: Callable[[str], None]) -> None:
+def _pull(client: DockerClient, image: str, tell: Callable[[str], None]) -> None:
     """Pull from a registry in a thread, so that Ctrl-C need not wait for it."""
     failures: list[BaseException] = []
-    say(f"pulling {image}")
+    tell(f"pulling {image}")
 
     def work() -> None:
         try:

@@ -20,7 +20,7 @@ import msgspec
 
 from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
-from sim.grounds.model.network import Door, Network
+from sim.grounds.model.network import ModelDoor, Network
 from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
 from sim.machine.line import CONTROL_FD
 from sim.machine.process import Child
@@ -128,7 +128,7 @@ class ModelLinks:
         """Return the address by which a pod reaches the broker."""
         return parse_address(f"redis://127.0.0.1:{self._doors[pod].address[1]}")
 
-    def _of(self, pods: Iterable[int]) -> list[Door]:
+    def _of(self, pods: Iterable[int]) -> list[ModelDoor]:
         return [self._doors[pod] for pod in pods]
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:

@@ -41,7 +41,7 @@ class BuiltImage:
     built: bool
 
 
-def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage:
+def build_image(*, tell: Callable[[str], None] = lambda text: None) -> BuiltImage:
     """Build the local image in this machine's engine, unless it is there.
 
     Raises
@@ -54,7 +54,7 @@ def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage
     began_s = time.monotonic()
     binary, name = server_binary(), local_image()
     libraries = linked_libraries(binary)
-    say(f"packing {binary.name} and the {len(libraries)} libraries that it is linked with")
+    tell(f"packing {binary.name} and the {len(libraries)} libraries that it is linked with")
     archive = pack(binary, libraries)
     content = hashlib.sha256(archive).hexdigest()
     with engine() as client, asking(f"cannot build the image {name}"):
@@ -64,7 +64,7 @@ def build_image(*, say: Callable[[str], None] = lambda text: None) -> BuiltImage
             before = None
         built = before is None or before.labels.get(CONTENT_LABEL) != content
         if built:
-            say(f"importing {len(archive) / 1e6:.1f} MB as {name}")
+            tell(f"importing {len(archive) / 1e6:.1f} MB as {name}")
             repository, _, tag = name.partition(":")
             changes = [f"LABEL {CONTENT_LABEL}={content}", "ENV PATH=/usr/local/bin", "WORKDIR /data", 'CMD ["valkey-server"]']
             client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)

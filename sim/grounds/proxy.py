@@ -87,24 +87,24 @@ opened_decoder: msgspec.json.Decoder[Opened] = msgspec.json.Decoder(Opened)
 
 
 @dataclass
-class Door:
+class ProxyDoor:
     """Hold one listener's plans and open connections."""
 
     to_broker: LinkPlan = field(default_factory=LinkPlan)
     to_pod: LinkPlan = field(default_factory=LinkPlan)
     refusing: bool = False
-    open: dict[Side, None] = field(default_factory=dict)  # the pods' sides
+    open: dict[ProxySide, None] = field(default_factory=dict)  # the pods' sides
 
 
 class Clockwork:
     """Write pieces on at their times: one timer for all connections."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[int, int, Side]] = []
+        self._due: list[tuple[int, int, ProxySide]] = []
         self._order = 0
         self._alarm = Alarm(self._wake)
 
-    def add(self, at_ns: int, side: Side) -> None:
+    def add(self, at_ns: int, side: ProxySide) -> None:
         """Let a side pass on its first waiting piece at a time."""
         self._order += 1
         heapq.heappush(self._due, (at_ns, self._order, side))
@@ -119,13 +119,13 @@ class Clockwork:
             self._alarm.set(self._due[0][0])
 
 
-class Side(asyncio.BufferedProtocol):
+class ProxySide(asyncio.BufferedProtocol):
     """One socket of a proxied connection: what it reads goes to the other side."""
 
-    def __init__(self, door: Door, clockwork: Clockwork, link: Link) -> None:
+    def __init__(self, door: ProxyDoor, clockwork: Clockwork, link: Link) -> None:
         self.door = door
         self.link = link  # of what is read here
-        self.other: Side | None = None
+        self.other: ProxySide | None = None
         self.transport: asyncio.Transport | None = None
         self.cut_next = False
         self._was_cut = False
@@ -245,7 +245,7 @@ class Proxy:
     """Carry out orders."""
 
     def __init__(self) -> None:
-        self._doors: dict[int, Door] = {}
+        self._doors: dict[int, ProxyDoor] = {}
         self._servers: list[asyncio.Server] = []
         self._clockwork = Clockwork()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -264,7 +264,7 @@ class Proxy:
                 self._treat(pod_side, order)
         return Opened(order.ports)
 
-    def _treat(self, pod_side: Side, order: Shape | Reset | Refuse | Cut) -> None:
+    def _treat(self, pod_side: ProxySide, order: Shape | Reset | Refuse | Cut) -> None:
         broker_side = pod_side.other
         if isinstance(order, Reset) or (isinstance(order, Refuse) and order.refusing):
             pod_side.reset()
@@ -283,8 +283,8 @@ class Proxy:
         draw = random.Random(order.seed).random
         loop = asyncio.get_running_loop()
 
-        def accept(door: Door) -> Side:
-            side = Side(door, self._clockwork, Link(door.to_broker, draw))
+        def accept(door: ProxyDoor) -> ProxySide:
+            side = ProxySide(door, self._clockwork, Link(door.to_broker, draw))
             door.open[side] = None
             task = loop.create_task(self._reach(order, door, side, draw))
             self._connecting.add(task)
@@ -293,7 +293,7 @@ class Proxy:
 
         try:
             for _ in range(order.listeners):
-                door = Door()
+                door = ProxyDoor()
                 server = await loop.create_server(lambda door=door: accept(door), "127.0.0.1", 0)  # type: ignore[misc]
                 self._servers.append(server)
                 self._doors[server.sockets[0].getsockname()[1]] = door
@@ -301,9 +301,9 @@ class Proxy:
             return Opened([], f"cannot listen on {order.listeners} ports of 127.0.0.1: {error.strerror}")
         return Opened(list(self._doors))
 
-    async def _reach(self, order: Open, door: Door, pod_side: Side, draw: Any) -> None:
+    async def _reach(self, order: Open, door: ProxyDoor, pod_side: ProxySide, draw: Any) -> None:
         """Connect to the broker for a pod that connected; a broker that is not there resets the pod."""
-        broker_side = Side(door, self._clockwork, Link(door.to_pod, draw))
+        broker_side = ProxySide(door, self._clockwork, Link(door.to_pod, draw))
         try:
             if door.refusing:
                 raise ConnectionRefusedError

@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. While the gate is shut, no coroutine behind it takes a step, nothing is read from its sockets, and callbacks wait in their order.
-2. Time goes on: a sleep or a timeout that ran out meanwhile is noticed at once when the gate opens, as in a process that was stopped.
-3. A pod that ends opens its gate for good (`end`): what waited is dropped, so that its coroutines can be cancelled.
+1. While it is frozen, no coroutine in it takes a step, nothing is read from its sockets, and callbacks wait in their order.
+2. Time goes on: a sleep or a timeout that ran out meanwhile is noticed at once when it thaws, as in a process that was stopped.
+3. A pod that ends thaws its freezer for good (`end`): what waited is dropped, so that its coroutines can be cancelled.
 
 What it cannot hold back: bytes that were handed to a socket before, and new connections to the pod's port, which a kernel takes for
 a stopped process too.
@@ -20,10 +20,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-FROZEN = "frozen"  # the gate's reason to pause a stream; others may have theirs
+FROZEN = "frozen"  # the freezer's reason to pause a stream; others may have theirs
 
 
-class Stream(Protocol):
+class Readable(Protocol):
     """Something that reads from a socket."""
 
     def pause(self, why: str) -> None:
@@ -33,75 +33,75 @@ class Stream(Protocol):
         """Take one reason away."""
 
 
-class Gate:
+class Freezer:
     """Hold the coroutines, the streams and the callbacks of one pod.
 
     Attributes
     ----------
-    shut
+    frozen
         Whether everything behind it stands still.
     ended
-        Whether it will never be shut again, and takes no callbacks any more.
+        Whether it will never be frozen again, and takes no callbacks any more.
     """
 
     def __init__(self) -> None:
-        self.shut = False
+        self.frozen = False
         self.ended = False
-        self._open = asyncio.Event()
-        self._open.set()
-        self._streams: set[Stream] = set()
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        self._streams: set[Readable] = set()
         self._callbacks: deque[Callable[[], None]] = deque()
 
-    def close(self) -> None:
+    def freeze(self) -> None:
         """Let everything behind it stand still; nothing when it has ended."""
-        if self.ended or self.shut:
+        if self.ended or self.frozen:
             return
-        self.shut = True
-        self._open.clear()
+        self.frozen = True
+        self._thawed.clear()
         for stream in self._streams:
             stream.pause(FROZEN)
 
-    def open(self) -> None:
+    def thaw(self) -> None:
         """Let everything go on: first the callbacks that wait, then what is read, then the coroutines."""
-        if not self.shut:
+        if not self.frozen:
             return
-        self.shut = False
-        while self._callbacks and not self.shut:
+        self.frozen = False
+        while self._callbacks and not self.frozen:
             self._callbacks.popleft()()
-        if self.shut:
+        if self.frozen:
             return
         for stream in list(self._streams):
             stream.resume(FROZEN)
-        self._open.set()
+        self._thawed.set()
 
     def end(self) -> None:
         """Hold nothing any more, and forget the callbacks that wait."""
-        self.shut, self.ended = False, True
+        self.frozen, self.ended = False, True
         self._callbacks.clear()
         self._streams.clear()
-        self._open.set()
+        self._thawed.set()
 
     def then(self, callback: Callable[[], None]) -> None:
-        """Call now, or when the gate opens, or never when it has ended."""
-        if self.shut:
+        """Call now, or when it thaws, or never when it has ended."""
+        if self.frozen:
             self._callbacks.append(callback)
         elif not self.ended:
             callback()
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: Readable) -> None:
         """Hold a stream too, from now on."""
         if self.ended:
             return
         self._streams.add(stream)
-        if self.shut:
+        if self.frozen:
             stream.pause(FROZEN)
 
-    def discard(self, stream: Stream) -> None:
+    def discard(self, stream: Readable) -> None:
         """Hold a stream no more: it is closed."""
         self._streams.discard(stream)
 
     async def hold(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **named: P.kwargs) -> T:
-        """Run a coroutine function that takes its steps only while the gate is open, and return what it returns.
+        """Run a coroutine function that takes its steps only while it is not frozen, and return what it returns.
 
         A cancellation is held back too, which is what a timeout in `work` needs; call `end` before one that must not wait.
         """
@@ -113,9 +113,9 @@ class Gate:
         error: BaseException | None = None
         try:
             while True:
-                while self.shut:
+                while self.frozen:
                     try:
-                        yield from self._open.wait().__await__()
+                        yield from self._thawed.wait().__await__()
                     except asyncio.CancelledError as cancelled:
                         error = cancelled
                 try:

@@ -25,14 +25,14 @@ import h11
 import msgspec
 
 from sim.errors import UsageError
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 
 READ_BYTES = 64 * 1024
 UNREADABLE = 0  # a refusal without an answer
 
 
 @dataclass(frozen=True)
-class Limits:
+class HttpLimits:
     """Bound what one client, and all together, may take.
 
     Attributes
@@ -64,7 +64,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """Hold one answer."""
 
     status: int
@@ -81,13 +81,13 @@ class Refusal(Exception):
         self.answer = as_json({"error": reason}, status=status, headers=headers)
 
 
-Endpoint = Callable[[Request], Answer]
+Endpoint = Callable[[Request], HttpAnswer]
 Routes = Mapping[str, Mapping[str, Endpoint]]  # path -> method -> endpoint
 
 
-def as_json(content: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+def as_json(content: Any, *, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> HttpAnswer:
     """Return an answer with a JSON body."""
-    return Answer(status, msgspec.json.encode(content), headers=headers)
+    return HttpAnswer(status, msgspec.json.encode(content), headers=headers)
 
 
 def from_json(body: bytes) -> Any:
@@ -105,7 +105,7 @@ def from_json(body: bytes) -> Any:
 
 
 class HttpServer:
-    """Serve routes on one port; while the gate is shut, connections are taken and not answered.
+    """Serve routes on one port; while the freezer is frozen, connections are taken and not answered.
 
     Attributes
     ----------
@@ -115,13 +115,13 @@ class HttpServer:
         Endpoints that raised what they should not; each was answered with 500.
     """
 
-    def __init__(self, routes: Routes, *, limits: Limits | None = None, gate: Gate | None = None) -> None:
+    def __init__(self, routes: Routes, *, limits: HttpLimits | None = None, freezer: Freezer | None = None) -> None:
         self.refused: Counter[int] = Counter()
         self.failures = 0
         self.port = 0
         self._routes = routes
-        self._limits = limits or Limits()
-        self._gate = gate or Gate()
+        self._limits = limits or HttpLimits()
+        self._freezer = freezer or Freezer()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -154,7 +154,7 @@ class HttpServer:
             task.cancel()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._gate.hold(self._serve, reader, writer)
+        await self._freezer.hold(self._serve, reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -177,7 +177,7 @@ class HttpServer:
             self._connections.discard(task)
             writer.transport.abort() if connection.broken else writer.close()
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> HttpAnswer:
         """Return what the routes say to one request; never raises."""
         try:
             return self._endpoint(request)(request)
@@ -205,7 +205,7 @@ class _Connection:
     server: HttpServer
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    limits: Limits
+    limits: HttpLimits
     broken: bool = field(default=False, init=False)
     _bodiless: bool = field(default=False, init=False)  # the answer to a HEAD
 
@@ -274,7 +274,7 @@ class _Connection:
             self._http.receive_data(await self.reader.read(READ_BYTES))
         return event
 
-    async def _send(self, answer: Answer) -> None:
+    async def _send(self, answer: HttpAnswer) -> None:
         if answer.status >= 400:
             self.server.refused[answer.status] += 1
         headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *answer.headers]
@@ -290,12 +290,12 @@ class _Connection:
             await self.writer.drain()
         self.broken = False
 
-    async def refuse(self, answer: Answer) -> None:
+    async def refuse(self, answer: HttpAnswer) -> None:
         """Answer if that is still possible, then hear the client out, within bounds, so that it can read the answer."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.server.refused[UNREADABLE] += 1
             return
-        await self._send(Answer(answer.status, answer.body, headers=(*answer.headers, ("Connection", "close"))))
+        await self._send(HttpAnswer(answer.status, answer.body, headers=(*answer.headers, ("Connection", "close"))))
         if self.writer.can_write_eof():
             self.writer.write_eof()
         left = self.limits.lingering_bytes

@@ -37,7 +37,7 @@ from rich.text import Text
 
 from sim.errors import BrokerError, UsageError
 from sim.grounds.embedded import EmbeddedBroker, embedded
-from sim.grounds.model.costs import COLD_MAX_MS, FILE_FORMAT, SERVER_VALUES, VALUES, CostsFile, Estimate, Fit
+from sim.grounds.model.costs import COLD_MAX_MS, FILE_FORMAT, SERVER_VALUES, VALUES, CostInterval, CostsFile, Fit
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
 from sim.wire.address import Address
@@ -62,7 +62,7 @@ T975 = (
 Values = np.ndarray
 
 
-class Line:
+class ServerSocket:
     """Speak to the server over one blocking socket."""
 
     def __init__(self, address: Address) -> None:
@@ -111,15 +111,15 @@ class Bench:
     """Hold the connections of one calibration."""
 
     broker: EmbeddedBroker
-    asker: Line
-    speakers: list[Line]
-    subscribers: list[Line]
+    asker: ServerSocket
+    speakers: list[ServerSocket]
+    subscribers: list[ServerSocket]
     round_trips_ns: list[int] = field(default_factory=list)
 
     @classmethod
     def open(cls, broker: EmbeddedBroker) -> Bench:
         """Connect everybody, and subscribe."""
-        asker, *lines = (Line(broker.address) for _ in range(1 + 2 * SUBSCRIBERS))
+        asker, *lines = (ServerSocket(broker.address) for _ in range(1 + 2 * SUBSCRIBERS))
         for line in lines[:SUBSCRIBERS]:
             line.ask(pack(b"SUBSCRIBE", CHANNEL), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)))
         return cls(broker, asker, lines[SUBSCRIBERS:], lines[:SUBSCRIBERS])
@@ -184,9 +184,9 @@ class Bench:
         return window_bytes(self.broker.address, self.asker)
 
 
-def window_bytes(address: Address, asker: Line) -> int:
+def window_bytes(address: Address, asker: ServerSocket) -> int:
     """Return how many bytes a subscriber that does not read lets the server push before its output buffer grows."""
-    deaf, channel = Line(address), b"aiponge:deaf"
+    deaf, channel = ServerSocket(address), b"aiponge:deaf"
     try:
         mine = f" addr=127.0.0.1:{deaf.socket.getsockname()[1]} "
         deaf.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
@@ -276,11 +276,11 @@ def fit(rows: Values) -> Values:
     return costs
 
 
-def interval(values: Sequence[float]) -> Estimate:
+def interval(values: Sequence[float]) -> CostInterval:
     """Return the mean of the rounds and its 95 % interval, not below 0."""
     mean = statistics.fmean(values)
     half = T975[len(values) - MIN_ROUNDS] * statistics.stdev(values) / len(values) ** 0.5
-    return Estimate(mean=mean, low=max(0.0, mean - half), high=mean + half)
+    return CostInterval(mean=mean, low=max(0.0, mean - half), high=mean + half)
 
 
 def link_of(round_trips_ns: Sequence[int], server_ns: float) -> tuple[float, float]:
@@ -296,7 +296,7 @@ def link_of(round_trips_ns: Sequence[int], server_ns: float) -> tuple[float, flo
     return (spare_ns - jitter_ns) / 2, jitter_ns
 
 
-def run_calibration(*, rounds: int = 7, progress: Callable[[str], None] = lambda line: None) -> CostsFile:
+def run_calibration(*, rounds: int = 7, tell: Callable[[str], None] = lambda line: None) -> CostsFile:
     """Start an embedded server, measure its steps, its link and its window in so many rounds, and return what they cost.
 
     Raises
@@ -312,7 +312,7 @@ def run_calibration(*, rounds: int = 7, progress: Callable[[str], None] = lambda
     for number in range(rounds):
         done.append(_measure_round())
         told = ", ".join(f"{name} {value:,.4g}" for name, value in done[-1].values.items())
-        progress(f"round {number + 1}/{rounds}: {told}")
+        tell(f"round {number + 1}/{rounds}: {told}")
     fits = {
         name: Fit(
             measured_us=statistics.median(one.measured_ns[name] for one in done) / 1e3,

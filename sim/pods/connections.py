@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
 from sim.errors import BrokerError
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.record.recorder import Recorder
 from sim.wire.address import Address
 from sim.wire.key_commands import KeyCommands
@@ -27,7 +27,7 @@ BACKOFF_FIRST_S = 0.05
 
 
 @dataclass(frozen=True)
-class Place:
+class PodContext:
     """Hold what the pods of one process share.
 
     Attributes
@@ -68,7 +68,7 @@ def group_name(run_id: str, service: str) -> str:
     return f"buslab-{run_id}-{service}"
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What the connections tell the pod that owns them."""
 
     def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
@@ -103,12 +103,14 @@ class Connections:
         Event types to subscribe to; without any, nothing is opened for hearing.
     seed
         For the jitter of reconnections.
-    gate
-        While it is shut, nothing is read, repaired or pinged.
+    freezer
+        While it is frozen, nothing is read, repaired or pinged.
     """
 
-    def __init__(self, owner: Owner, *, name: str, service: str, channels: tuple[str, ...], place: Place, seed: int, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(
+        self, owner: ConnectionOwner, *, name: str, service: str, channels: tuple[str, ...], place: PodContext, seed: int, freezer: Freezer
+    ) -> None:
+        self._freezer = freezer
         self.fallback = Fallback(place.policy, has_url=place.address is not None)
         self._owner = owner
         self._name = name
@@ -161,7 +163,7 @@ class Connections:
             raise
         finally:
             if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
-                self._keep_alive = asyncio.get_running_loop().create_task(self._gate.hold(self._ping))
+                self._keep_alive = asyncio.get_running_loop().create_task(self._freezer.hold(self._ping))
 
     async def finish_hearing(self) -> None:
         """Hear no more; return when all that was heard is handled and, where the transport does so, acknowledged."""
@@ -194,7 +196,7 @@ class Connections:
         if self._commands is None:
             if self._place.address is None:
                 raise BrokerError("there is no broker: the pod has no REDIS_URL")
-            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"), gate=self._gate)
+            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"), freezer=self._freezer)
         return await self._commands.command(*words)
 
     def pause(self) -> None:
@@ -225,7 +227,7 @@ class Connections:
             "subscribe": (self._subscribe, "subscribed"),
             "open-publisher": (self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
@@ -261,7 +263,7 @@ class Connections:
             memo=place.memo,
             heard=self._owner.heard,
             lost=self._lost_subscription,
-            gate=self._gate,
+            freezer=self._freezer,
         )
         self._has_subscribed = True
 
@@ -273,7 +275,7 @@ class Connections:
             answered=self._owner.answered,
             refused=self._owner.refused,
             lost=self._lost_publisher,
-            gate=self._gate,
+            freezer=self._freezer,
         )
 
     def _lost_subscription(self, reason: str) -> None:

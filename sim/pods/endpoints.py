@@ -16,7 +16,7 @@ from sim.bus.envelope import EVENT_TYPES
 from sim.bus.fallback import HEARING, SPEAKING
 from sim.bus.metrics import CONTENT_TYPE, Metrics
 from sim.bus.services.analytics import AnalyticsService
-from sim.machine.http_server import Answer, Endpoint, Refusal, Request, as_json, from_json
+from sim.machine.http_server import Endpoint, HttpAnswer, Refusal, Request, as_json, from_json
 from sim.pods.pod import Pod
 
 CACHE_CLEAR = "config.cache.invalidate"
@@ -40,7 +40,7 @@ def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> di
     routes: dict[str, dict[str, Endpoint]] = {
         "/health/live": {"GET": lambda request: as_json({"live": True})},
         "/health/ready": {"GET": lambda request: readiness(pod)},
-        "/metrics": {"GET": lambda request: Answer(200, metrics.text(), CONTENT_TYPE)},
+        "/metrics": {"GET": lambda request: HttpAnswer(200, metrics.text(), CONTENT_TYPE)},
         "/api/lab/call": {"POST": lambda request: _lab_call(request, call, admin_token)},
     }
     if pod.service == "api-gateway":
@@ -53,7 +53,7 @@ def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> di
     return routes
 
 
-def readiness(pod: Pod) -> Answer:
+def readiness(pod: Pod) -> HttpAnswer:
     """Return the reference's readiness; 503 when the pod is not ready."""
     fallback = pod.fallback
     ready = fallback.connected or fallback.state == "memory-only"
@@ -87,7 +87,7 @@ def _object(request: Request) -> dict[str, Any]:
     return body
 
 
-def _cache_clear(request: Request, call: Call, token: str) -> Answer:
+def _cache_clear(request: Request, call: Call, token: str) -> HttpAnswer:
     check_token(request, token)
     pattern = _object(request).get("pattern")
     if not isinstance(pattern, str) or not 0 < len(pattern) <= MAX_PATTERN:
@@ -96,7 +96,7 @@ def _cache_clear(request: Request, call: Call, token: str) -> Answer:
     return as_json({"accepted": True, "type": CACHE_CLEAR, "pattern": pattern}, status=202)
 
 
-def _lab_call(request: Request, call: Call, token: str) -> Answer:
+def _lab_call(request: Request, call: Call, token: str) -> HttpAnswer:
     """Make one call of the application: the lab's own way to let a pod publish, not the reference's."""
     check_token(request, token)
     body = _object(request)
@@ -113,7 +113,7 @@ class _Item(msgspec.Struct, rename="camel"):
     event_type: str
 
 
-def _batch(request: Request, logic: AnalyticsService) -> Answer:
+def _batch(request: Request, logic: AnalyticsService) -> HttpAnswer:
     """Count items that came over HTTP, as before the migration to the bus: all of them or, when one is wrong, none."""
     body = _object(request)
     items = body.get("events")

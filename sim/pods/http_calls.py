@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sim.machine.clock import now_ns
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.machine.http_client import HttpFailure, HttpPool
 from sim.record.recorder import Recorder
 from sim.record.schema import HTTP_CALL
@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0
 CONNECTIONS = 16  # of one pod; a call beyond waits
 
 
-class Poster:
+class HttpCalls:
     """Make one pod's calls by HTTP.
 
     Parameters
@@ -34,11 +34,13 @@ class Poster:
         Where the analytics pods that run now listen.
     """
 
-    def __init__(self, name: str, *, number: int, service: str, gate: Gate, recorder: Recorder, ports: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self, name: str, *, number: int, service: str, freezer: Freezer, recorder: Recorder, ports: Callable[[], Sequence[int]]
+    ) -> None:
         self._name = name
         self._turn = number
         self._service = service
-        self._gate = gate
+        self._freezer = freezer
         self._calls = recorder.tables["calls"]
         self._ports = ports
         self._pool = HttpPool(connections=CONNECTIONS)
@@ -47,7 +49,7 @@ class Poster:
     def post(self, item: dict[str, Any], *, intended_ns: int) -> None:
         """Begin one call; it is recorded when it is answered or has failed."""
         began_ns = now_ns()
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._post, item))
+        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._post, item))
         self._under_way[task] = (intended_ns, began_ns)
         task.add_done_callback(self._ended)
 

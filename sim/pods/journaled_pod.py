@@ -27,7 +27,7 @@ from typing import Any
 from sim.bus.envelope import BATCH, PROBE, Chunk
 from sim.bus.node import Send
 from sim.machine.clock import now_ns
-from sim.pods.http_calls import Poster
+from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import Pod
 from sim.pods.slow_handling import SlowHandling
 from sim.record.journal import Journal, JournalRecorder
@@ -38,7 +38,7 @@ from sim.wire.read_memo import Handling
 _BROKER = DeliveryBuffer.PATHS.index("broker")
 
 
-class MortalPod(Pod):
+class JournaledPod(Pod):
     """Be a pod whose process may be killed; its place's recorder is a `JournalRecorder`."""
 
     def __init__(self, name: str, **more: Any) -> None:
@@ -92,7 +92,7 @@ class MortalPod(Pod):
             self._under_way["publishes"].add(0, BATCH, self.name, len(batch), 0, *times, "never-sent", -1, "")
 
 
-class MortalPoster(Poster):
+class MortalPoster(HttpCalls):
     """Write down each call by HTTP before it is made."""
 
     def __init__(self, name: str, *, recorder: JournalRecorder, **more: Any) -> None:

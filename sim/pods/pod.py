@@ -17,14 +17,14 @@ from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
 from sim.bus.once import RECIPES, RUN_PREFIX
 from sim.bus.services import ConfigReader, ServiceLogic
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.pods.caller import Caller
-from sim.pods.connections import Connections, Place
+from sim.pods.connections import Connections, PodContext
 from sim.pods.slow_handling import Pace, SlowHandling
 from sim.record.recorder import DeliveryBuffer
 from sim.wire.read_memo import Handling
 
-__all__ = ["Place", "Pod"]
+__all__ = ["Pod", "PodContext"]
 
 _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
@@ -44,8 +44,8 @@ def _broken_handler(event: Event) -> None:
 class Pod(Caller[None]):
     """Run one replica of a service; the application's calls are those of `EventPublisher`, and never block.
 
-    `counters` holds what it counted of itself. Behind `gate` stands everything that it does by itself; who makes its calls asks
-    the gate first.
+    `counters` holds what it counted of itself. Behind `freezer` stands everything that it does by itself; who makes its calls asks
+    the freezer first.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Pod(Caller[None]):
         logic: ServiceLogic,
         channels: tuple[str, ...],
         node: BusNode,
-        place: Place,
+        place: PodContext,
         seed: int,
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
@@ -77,11 +77,11 @@ class Pod(Caller[None]):
         self.logic = logic
         self.channels = channels
         self.state = "new"
-        self.gate = Gate()
+        self.freezer = Freezer()
         self._place = place
         self._deliveries = place.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, gate=self.gate)
+        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, freezer=self.freezer)
         self._seed = seed
         self._pace = pace
         self._slow = self._slow_handling(pace) if place.once != "none" or pace != Pace() else None
@@ -124,7 +124,7 @@ class Pod(Caller[None]):
             command=self._connections.command,
             pause=self._connections.pause,
             resume=self._connections.resume,
-            gate=self.gate,
+            freezer=self.freezer,
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
@@ -158,13 +158,13 @@ class Pod(Caller[None]):
         if self.state not in ("new", "frozen", *ENDED):
             self._thawed_state = self.state
             self._enter("frozen")
-            self.gate.close()
+            self.freezer.freeze()
 
     def thaw(self) -> None:
         """Let it go on, as SIGCONT does; nothing when it does."""
         if self.state == "frozen":
             self._enter(self._thawed_state)
-            self.gate.open()
+            self.freezer.thaw()
 
     # -- what faults change ------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Pod(Caller[None]):
     def _end(self, state: str) -> None:
         if self.state in ("new", *ENDED):
             return
-        self.gate.end()
+        self.freezer.end()
         if self._slow is not None:
             self._slow.abort()
         self._enter(state)  # before the sockets close, so that nothing heard later counts
@@ -333,7 +333,7 @@ class Pod(Caller[None]):
             self._holding = None
         if self._kept and self._place.outage_hold_s:
             loop = asyncio.get_running_loop()
-            self._holding = loop.call_later(self._place.outage_hold_s, self.gate.then, self._send_kept)
+            self._holding = loop.call_later(self._place.outage_hold_s, self.freezer.then, self._send_kept)
         else:
             self._send_kept()
 

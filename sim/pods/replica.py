@@ -20,7 +20,7 @@ from sim.errors import BrokerError, UsageError
 from sim.machine.clock import now_ns
 from sim.machine.http_server import HttpServer
 from sim.pods.endpoints import endpoints
-from sim.pods.http_calls import Poster
+from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import ENDED, Pod
 from sim.record.recorder import Recorder
 
@@ -42,7 +42,7 @@ def next_publisher(name: str, publishers: Iterator[int]) -> int:
     return publisher
 
 
-class Container:
+class InlineReplica:
     """Own one pod's incarnations, one after another.
 
     Attributes
@@ -79,7 +79,7 @@ class Container:
         recorder: Recorder,
         serves: bool = False,
         ports: Callable[[], Sequence[int]] = tuple,
-        new_poster: Callable[..., Poster] = Poster,
+        new_poster: Callable[..., HttpCalls] = HttpCalls,
     ) -> None:
         self.port = 0
         self.started_ns = 0
@@ -101,7 +101,7 @@ class Container:
         for tell in self._told.values():
             tell(pod)
         self.poster = self._new_poster(
-            pod.name, number=pod.number, service=pod.service, gate=pod.gate, recorder=self._recorder, ports=self._ports
+            pod.name, number=pod.number, service=pod.service, freezer=pod.freezer, recorder=self._recorder, ports=self._ports
         )
 
     @property
@@ -143,7 +143,7 @@ class Container:
             self._try_bus()
 
     def _try_bus(self) -> None:
-        self._starting = asyncio.get_running_loop().create_task(self.pod.gate.hold(self._start_bus, self.pod))
+        self._starting = asyncio.get_running_loop().create_task(self.pod.freezer.hold(self._start_bus, self.pod))
 
     async def _start_bus(self, pod: Pod) -> None:
         with contextlib.suppress(BrokerError):  # the pod stays, and does what its policy says
@@ -155,7 +155,7 @@ class Container:
             return
         pod, metrics = self.pod, create_metrics(self.pod.service)
         routes = endpoints(pod, metrics, call=lambda kind, data: pod.call(kind, data), admin_token="")
-        http = self._http = HttpServer(routes, gate=pod.gate)
+        http = self._http = HttpServer(routes, freezer=pod.freezer)
         register_event_bus_metrics(pod.service, metrics, pod.counts)
         register_refusals(metrics, lambda: http.refused)
         await http.start("127.0.0.1", 0)
@@ -172,7 +172,7 @@ class Container:
 
     async def _stop_pod(self, grace_s: float) -> None:
         pod = self.pod
-        stopping = asyncio.get_running_loop().create_task(pod.gate.hold(self._stop_in_order, pod, grace_s))
+        stopping = asyncio.get_running_loop().create_task(pod.freezer.hold(self._stop_in_order, pod, grace_s))
         try:
             await asyncio.wait({stopping})
         finally:

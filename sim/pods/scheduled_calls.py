@@ -14,7 +14,7 @@ from functools import partial
 from sim.bus.envelope import BATCH
 from sim.machine.clock import Alarm, running_clock
 from sim.pods.pod import ENDED
-from sim.pods.replica import Container
+from sim.pods.replica import InlineReplica
 from sim.record.schema import HTTP_CALL
 from sim.scenario.schedule import Schedule, content
 
@@ -22,7 +22,7 @@ BURST = 64  # calls made before the loop may read again
 AWAY = frozenset(("new", "frozen", *ENDED))  # states in which a pod makes no call
 
 
-class PodsDriver:
+class ScheduledCalls:
     """Let pods make scheduled calls at their intended times, by one precise alarm for all of them.
 
     Attributes
@@ -33,7 +33,7 @@ class PodsDriver:
 
     def __init__(
         self,
-        containers: Mapping[int, Container],
+        containers: Mapping[int, InlineReplica],
         schedule: Schedule,
         *,
         zero_ns: int,
@@ -77,16 +77,16 @@ class PodsDriver:
             if container.pod.state not in AWAY and not container.stopping:
                 self._make(container, row)
             elif container.frozen:
-                container.pod.gate.then(partial(self._make_late, container, row))
+                container.pod.freezer.then(partial(self._make_late, container, row))
         self._tick_until(now)
         self._arm()
 
     def _tick_until(self, at_ns: int) -> None:
         while self._due and self._due[0][0] <= at_ns:
             pod = self._containers[heapq.heappop(self._due)[1]].pod
-            pod.gate.then(pod.tick)  # does nothing when that batch left because it was full
+            pod.freezer.then(pod.tick)  # does nothing when that batch left because it was full
 
-    def _make(self, container: Container, row: int) -> None:
+    def _make(self, container: InlineReplica, row: int) -> None:
         pod, kind, at_ns = container.pod, self._kinds[self._kind[row]], self._at_ns[row]
         self.made += 1
         self._made_call()
@@ -98,7 +98,7 @@ class PodsDriver:
         if due_before is None and pod.node.due_ns is not None:
             heapq.heappush(self._due, (pod.node.due_ns, pod.number))
 
-    def _make_late(self, container: Container, row: int) -> None:
+    def _make_late(self, container: InlineReplica, row: int) -> None:
         self._make(container, row)
         if not self._closed:
             self._arm()

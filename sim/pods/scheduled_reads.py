@@ -13,22 +13,22 @@ from functools import partial
 from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
 from sim.bus.services import ConfigReader
 from sim.machine.clock import Alarm, now_ns
-from sim.pods.replica import Container
+from sim.pods.replica import InlineReplica
 from sim.record.recorder import Recorder
 from sim.record.schema import ALIVE_STATES
-from sim.scenario.schedule import Reads
+from sim.scenario.schedule import IntendedReads
 
 BURST = 64  # reads made before the loop may hear again
 
 
-class Reader:
+class ScheduledReads:
     """Make scheduled reads at their intended times, from the process that holds the pods, by one precise alarm.
 
     A read that is late is made late: its row holds the time at which it was made, which is what the copy is judged by.
     """
 
     def __init__(
-        self, containers: Mapping[int, Container] | Sequence[Container], reads: Reads, *, zero_ns: int, recorder: Recorder
+        self, containers: Mapping[int, InlineReplica] | Sequence[InlineReplica], reads: IntendedReads, *, zero_ns: int, recorder: Recorder
     ) -> None:
         self._containers = containers
         self._add = recorder.tables["reads"].add
@@ -48,7 +48,7 @@ class Reader:
             self._next = row + 1
             pod, key = self._containers[self._pod[row]].pod, self._keys[self._subject[row]]
             if pod.state in ALIVE_STATES and isinstance(pod.logic, ConfigReader):
-                pod.gate.then(partial(self._read, pod.name, pod.logic.config, key))
+                pod.freezer.then(partial(self._read, pod.name, pod.logic.config, key))
         self._arm()
 
     def _read(self, pod: str, config: ConfigSubscriber, key: str) -> None:

@@ -27,7 +27,7 @@ from sim.bus.envelope import Event
 from sim.bus.once import RUN, Recipe
 from sim.errors import BrokerError
 from sim.machine.clock import running_clock
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.record.recorder import DeliveryBuffer
 
 MAX_AT_ONCE = 1000
@@ -55,7 +55,7 @@ class Pace:
 
 
 @dataclass
-class _Row:
+class _HeldRow:
     key: int
     received_ns: int
     path: int
@@ -74,8 +74,8 @@ class SlowHandling:
         Among whom an event is handled once: the pods of one service.
     pause, resume
         Stop and go on reading from the broker.
-    gate
-        While it is shut, no handler goes on.
+    freezer
+        While it is frozen, no handler goes on.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class SlowHandling:
         command: Callable[..., Awaitable[Any]],
         pause: Callable[[], None],
         resume: Callable[[], None],
-        gate: Gate,
+        freezer: Freezer,
     ) -> None:
-        self._gate = gate
+        self._freezer = freezer
         self._number = number
         self._deliveries = deliveries
         self._counters = counters
@@ -107,7 +107,7 @@ class SlowHandling:
         self._random = random.Random(seed)
         self._command = command
         self._pause, self._resume = pause, resume
-        self._rows: deque[_Row] = deque()
+        self._rows: deque[_HeldRow] = deque()
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
         self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
         self._begun = 0
@@ -119,9 +119,9 @@ class SlowHandling:
 
     def take(self, handler: Callable[[Event], None], event: Event, key: int, received_ns: int, *, path: int = 0) -> asyncio.Task[None]:
         """Begin to handle one event, and return what ends when it is handled; `path` is a place in `DeliveryBuffer.PATHS`."""
-        row = _Row(key, received_ns, path)
+        row = _HeldRow(key, received_ns, path)
         self._rows.append(row)
-        task = asyncio.get_running_loop().create_task(self._gate.hold(self._handle, handler, event, row))
+        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._handle, handler, event, row))
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= self._limit:
@@ -157,14 +157,14 @@ class SlowHandling:
         else:
             self._begun += 1
 
-    async def _handle(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+    async def _handle(self, handler: Callable[[Event], None], event: Event, row: _HeldRow) -> None:
         await self._turn()
         try:
             await self._handle_now(handler, event, row)
         finally:
             self._begun -= 1
 
-    async def _handle_now(self, handler: Callable[[Event], None], event: Event, row: _Row) -> None:
+    async def _handle_now(self, handler: Callable[[Event], None], event: Event, row: _HeldRow) -> None:
         if self._pace.skew_ms:
             await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
         steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
@@ -204,7 +204,7 @@ class SlowHandling:
             raise BrokerError(str(reply))
         return reply
 
-    def _finished(self, task: asyncio.Task[None], row: _Row) -> None:
+    def _finished(self, task: asyncio.Task[None], row: _HeldRow) -> None:
         self._tasks.pop(task, None)
         if row.outcome < 0:  # the pod ended inside the handler
             row.outcome = _FAILED

@@ -30,7 +30,7 @@ from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
 from sim.pods.endpoints import endpoints
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.record.recorder import Recorder
 from sim.wire.address import Address, parse_address
 from sim.wire.read_memo import ReadMemo
@@ -148,7 +148,7 @@ class StandalonePod:
                 batch_interval_ms=settings.batch_interval_ms,
                 wall_offset_ns=wall_offset_ns(),
             ),
-            place=Place(
+            place=PodContext(
                 host="standalone",
                 address=settings.address,
                 channel_prefix=CHANNEL_PREFIX,

@@ -1,1 +1,1 @@
-"""What a sealed run folder says: every copy with its fate, the verdict, the pictures. No redis, no asyncio."""
+"""What a sealed run folder says: every copy with its fate, the story, the verdict, the pictures. No redis, no asyncio."""

@@ -52,7 +52,7 @@ from sim.record.reader import (
     take_rows,
 )
 from sim.record.schema import CAUSES, FATES, OUTCOMES, TABLES, event_id, event_key
-from sim.results.pod_histories import Life, Window, read_lives, read_ways
+from sim.results.pod_histories import PodHistory, SilentWindow, read_pod_histories, read_ways
 from sim.results.silent_windows import DOWN_GRACE_NS, PodFault, read_windows
 
 FATE = {word: code for code, word in enumerate(FATES)}
@@ -66,7 +66,7 @@ class Copies(NamedTuple):
     """Hold one entry a copy: the compact form of `Run.ledger`.
 
     Pod by pod; of a pod first what it heard, in that order, then what it did not hear. `publish` and `delivery` are row
-    numbers, -1 for none; `pod` numbers `Run.lives`; `fate` and `cause` are codes of `FATE` and `CAUSE`.
+    numbers, -1 for none; `pod` numbers `Run.pod_histories`; `fate` and `cause` are codes of `FATE` and `CAUSE`.
     """
 
     publish: Array
@@ -105,9 +105,9 @@ class Run:
         return rows.assign(phase=categorical(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
 
     @cached_property
-    def lives(self) -> list[Life]:
+    def pod_histories(self) -> list[PodHistory]:
         """Every pod of the pods table, then those that only deliveries name (never alive)."""
-        return read_lives(self.pods, self.deliveries)
+        return read_pod_histories(self.pods, self.deliveries)
 
     @property
     def one_per_service(self) -> bool:
@@ -178,14 +178,14 @@ class Run:
         event[~published] = deliveries["event"].to_numpy()[copies.delivery[~published]]
         handled_ns = take_rows(deliveries["handled_ns"].to_numpy(), copies.delivery)
         lag_ns = handled_ns - take_rows(publishes["intended_ns"].to_numpy(), copies.publish)
-        services = sorted({life.service for life in self.lives})
-        service_of_pod = np.array([services.index(life.service) for life in self.lives], dtype=np.int16)
+        services = sorted({history.service for history in self.pod_histories})
+        service_of_pod = np.array([services.index(history.service) for history in self.pod_histories], dtype=np.int16)
         columns = {
             "event": event,
             "channel": gather(publishes["channel"], copies.publish),
             "publisher": gather(publishes["publisher"], copies.publish),
             "phase": categorical(self.copies_phase(), list(self.phases) or [""]),
-            "pod": categorical(copies.pod, [life.pod for life in self.lives]),
+            "pod": categorical(copies.pod, [history.pod for history in self.pod_histories]),
             "service": categorical(service_of_pod[copies.pod], services),
             "fate": categorical(copies.fate, list(FATE)),
             "cause": categorical(copies.cause, list(CAUSE)),
@@ -243,7 +243,7 @@ class _Index(NamedTuple):
     bounds: Array
     cuts: dict[str, list[int]]
     faults: list[PodFault]
-    hurt: list[Window]  # faults on the broker
+    hurt: list[SilentWindow]  # faults on the broker
     way: Array  # of each event: events of one way keep their order
     heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
 
@@ -255,7 +255,7 @@ def _make_index(run: Run) -> _Index:
     row = order[np.diff(key[order], prepend=~key[order[:1]]) != 0].astype(np.int32)
     sent, intended = publishes["sent_ns"].to_numpy()[row], publishes["intended_ns"].to_numpy()[row]
     left = (outcome[row] < OUTCOME["refused"]) & (sent > 0)
-    names = {life.pod: number for number, life in enumerate(run.lives)}
+    names = {history.pod: number for number, history in enumerate(run.pod_histories)}
     pod = codes_in(deliveries["pod"], names)
     by_pod = np.argsort(pod, kind="stable").astype(np.int32)
     event_of = positions(key[row], deliveries["event"].to_numpy())
@@ -284,25 +284,25 @@ def _make_index(run: Run) -> _Index:
     )
 
 
-def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[Window]:
+def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[SilentWindow]:
     """Give the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
     for fault in faults:
         if many_nodes and "broker" in fault.pods:
-            yield Window(fault.begin_ns, fault.end_ns, "not-whole")
+            yield SilentWindow(fault.begin_ns, fault.end_ns, "not-whole")
         if kept and fault.fault == "keys_lost":  # what was kept and not read yet had come at most so long before
-            yield Window(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
+            yield SilentWindow(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
 
 
 def _heard_by_service(run: Run, pod: Array, event: Array, events: int) -> dict[str, Array]:
-    heard = {life.service: np.zeros(events, dtype=bool) for life in run.lives}
-    for number, life in enumerate(run.lives):
-        heard[life.service][event[pod == number]] = True
+    heard = {history.service: np.zeros(events, dtype=bool) for history in run.pod_histories}
+    for number, history in enumerate(run.pod_histories):
+        heard[history.service][event[pod == number]] = True
     return heard
 
 
 def _account(run: Run) -> Copies:
     """Walk the pods one by one, so that memory beyond the result is that of one pod's cells."""
-    pods = [_account_pod(run, number) for number in range(len(run.lives))]
+    pods = [_account_pod(run, number) for number in range(len(run.pod_histories))]
     empty = np.array([], dtype=np.int32)
     publish, delivery, fate, cause = (np.concatenate([empty, *column]) for column in zip(*pods, strict=True)) if pods else (empty,) * 4
     pod = np.repeat(np.arange(len(pods), dtype=np.int16), [len(columns[0]) for columns in pods])
@@ -310,22 +310,22 @@ def _account(run: Run) -> Copies:
 
 
 def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
-    index, life = run.index, run.lives[pod]
+    index, history = run.index, run.pod_histories[pod]
     rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
     event = index.event_of[rows]
-    wanted = np.array([*(word in life.channels for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
-    expected = wanted & life.alive(index.due_ns)
+    wanted = np.array([*(word in history.channels for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
+    expected = wanted & history.alive(index.due_ns)
     possible = wanted & (index.outcome < OUTCOME["refused"])
     meant = (expected & possible)[event]
     late = np.flatnonzero(~meant & possible[event])
-    late = late[life.alive(index.answered_ns[event[late]]) | run.one_per_service]
+    late = late[history.alive(index.answered_ns[event[late]]) | run.one_per_service]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
     first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so the first delivery stays
     fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
     lost = np.flatnonzero(expected & (first < 0))
     cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
-    taken = index.heard_by[life.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
+    taken = index.heard_by[history.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
     unknown = (index.outcome[lost] == OUTCOME["unknown"]) & ~taken
     cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
     cause[taken] = CAUSE["taken-by-peer"]
@@ -342,17 +342,17 @@ def _account_pod(run: Run, pod: int) -> tuple[Array, Array, Array, Array]:
     return publish, np.concatenate([rows, none]), np.concatenate([fate, lost_fate]), np.concatenate([fate * 0, cause])
 
 
-def silent_windows(run: Run, pod: int, way: int) -> list[Window]:
-    """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.lives`."""
-    index, life = run.index, run.lives[pod]
+def silent_windows(run: Run, pod: int, way: int) -> list[SilentWindow]:
+    """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.pod_histories`."""
+    index, history = run.index, run.pod_histories[pod]
     rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
     rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
     return read_windows(
-        life,
+        history,
         received_ns=np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows]),
         sent_ns=index.sent_ns[index.event_of[rows]],
-        cuts_ns=index.cuts.get(life.pod, ()),
-        faults=[fault for fault in index.faults if life.pod in fault.pods],
+        cuts_ns=index.cuts.get(history.pod, ()),
+        faults=[fault for fault in index.faults if history.pod in fault.pods],
         drain_ns=run.phases.get("drain", (FOREVER_NS, 0))[0],
     )
 
@@ -376,7 +376,7 @@ def _story(run: Run, event: str) -> str:
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
     for copy in np.flatnonzero(((copies.publish >= 0) & np.isin(copies.publish, rows)) | np.isin(copies.delivery, heard)):
-        pod, fate = run.lives[copies.pod[copy]].pod, list(FATE)[copies.fate[copy]]
+        pod, fate = run.pod_histories[copies.pod[copy]].pod, list(FATE)[copies.fate[copy]]
         if copies.delivery[copy] >= 0:
             received, handled = deliveries[["received_ns", "handled_ns"]].iloc[copies.delivery[copy]]
             lines += [f"{_at(received, zero)} {pod} received, handled {_at(handled, zero).strip()}: {fate}"]

@@ -73,7 +73,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     rows = reachability(run)
     rows = rows[(rows["second"] >= first) & (rows["second"] + 1 <= last)]
     sums = rows.groupby(["publisher", "hearer"], observed=True)[["published", "heard"]].sum().reset_index()
-    pods = [life.pod for life in run.lives]
+    pods = [history.pod for history in run.pod_histories]
     publishers = sorted({str(word) for word in sums["publisher"]}, key=lambda word: (pods.index(word) if word in pods else -1, word))
     share = np.full((len(publishers), len(pods)), np.nan)
     row, column = ([words.index(str(word)) for word in sums[side]] for side, words in (("publisher", publishers), ("hearer", pods)))
@@ -109,7 +109,7 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
     outages, zero = read_outages(run), zero_ns(run)
     middle = (outages[0].end_ns - zero) / 1e9 if outages else 0.1
     first, last = between_s or (middle - 0.1, middle + 0.9)
-    lanes = {life.pod: n for n, life in enumerate(run.lives[:MAX_LANES])}
+    lanes = {history.pod: n for n, history in enumerate(run.pod_histories[:MAX_LANES])}
     for pod, belief in read_beliefs(run).items():
         spans = belief.spans([bus for bus in belief.bus if bus != "connected"]) if pod in lanes else np.zeros((0, 2))
         for begin, end in spans:

@@ -70,7 +70,7 @@ def read_outages(run: Run) -> list[Outage]:
     last_ns = load_end(run)
     rows = sorted(run.faults.to_dict("records"), key=lambda row: row["begin_ns"])
     begins = [int(row["begin_ns"]) for row in rows]
-    everybody = frozenset(life.pod for life in run.lives)
+    everybody = frozenset(history.pod for history in run.pod_histories)
     outages = []
     for row in rows:
         begin, end = int(row["begin_ns"]), int(row["end_ns"]) or last_ns

@@ -83,8 +83,8 @@ def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -
         codes, words = codes_of(run.publishes["channel"])
         groups |= {word: in_run & (codes[run.copies.publish[copies]] == n) for n, word in enumerate(words)}
     elif by == "service":
-        service = np.array([life.service for life in run.lives])[run.copies.pod[copies]]
-        groups |= {word: in_run & (service == word) for word in sorted({life.service for life in run.lives})}
+        service = np.array([history.service for history in run.pod_histories])[run.copies.pod[copies]]
+        groups |= {word: in_run & (service == word) for word in sorted({history.service for history in run.pod_histories})}
     for n, (name, mask) in enumerate((name, mask) for name, mask in groups.items() if mask.any()):
         look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
         _percentiles(ax, lag_us[mask], label=f"{name} ({int(mask.sum()):,})", **({**look, "color": "black"} if n == 0 else look))
@@ -117,8 +117,8 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     heard = judged & (copies.publish >= 0) & (copies.delivery >= 0)
     heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
     meant = judged & (copies.fate != FATE["unexpected"])
-    services = sorted({life.service for life in run.lives if life.channels})
-    service_of_pod = np.array([services.index(life.service) if life.channels else -1 for life in run.lives] or [-1])
+    services = sorted({history.service for history in run.pod_histories if history.channels})
+    service_of_pod = np.array([services.index(history.service) if history.channels else -1 for history in run.pod_histories] or [-1])
     service = service_of_pod[copies.pod]
     again = heard & (copies.fate == FATE["duplicate"])
     first, repeated, pods = [], [], []
@@ -126,7 +126,7 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
         events = np.unique(copies.publish[meant & (service == n)]).size
         first.append(int((heard & ~again & (service == n)).sum()) / events if events else 0.0)
         repeated.append(int((again & (service == n)).sum()) / events if events else 0.0)
-        pods.append(sum(life.service == name for life in run.lives))
+        pods.append(sum(history.service == name for history in run.pod_histories))
     at = np.arange(len(services))
     ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="first time")
     ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="again")

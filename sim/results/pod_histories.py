@@ -18,7 +18,7 @@ from sim.record.reader import FOREVER_NS, Array, codes_of
 from sim.record.schema import ALIVE_STATES
 
 
-class Window(NamedTuple):
+class SilentWindow(NamedTuple):
     """Say from when to when a pod could not hear, and why."""
 
     begin_ns: int
@@ -31,7 +31,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Life:
+class PodHistory:
     """Tell one pod's states over time, from the pods table; `freezes` are (begin_ns, end_ns)."""
 
     pod: str
@@ -51,7 +51,7 @@ class Life:
         return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
 
 
-def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> Life:
+def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> PodHistory:
     """Return the life that one pod's rows tell, in the order of time."""
     times: list[int] = []
     words: list[str] = []
@@ -69,23 +69,23 @@ def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterabl
         times.append(at)
         words.append(state)
     freezes += [(frozen_ns, FOREVER_NS)] if frozen_ns else []
-    return Life(pod, service, frozenset(channels), tuple(times), tuple(words), tuple(freezes))
+    return PodHistory(pod, service, frozenset(channels), tuple(times), tuple(words), tuple(freezes))
 
 
-def read_lives(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Life]:
+def read_pod_histories(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[PodHistory]:
     """Return every pod of the pods table, then those that only deliveries name (never alive)."""
     pod, words = codes_of(pods["pod"])
     order = np.lexsort((pods["at_ns"].to_numpy(), pod))
     ordered = (pods[column].to_numpy()[order].tolist() for column in ("service", "channels", "state", "at_ns"))
     service, channels, state, at = ordered
     starts = np.flatnonzero(np.diff(pod[order], prepend=-1)).tolist()
-    lives = []
+    pod_histories = []
     for begin, end in pairwise([*starts, len(order)]):
         heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
         name = words[pod[order[begin]]]
-        lives.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
-    known = {life.pod for life in lives}
-    return lives + [Life(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]
+        pod_histories.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
+    known = {history.pod for history in pod_histories}
+    return pod_histories + [PodHistory(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]
 
 
 def read_ways(publishes: pd.DataFrame, *, many_nodes: bool, transport: str) -> Array:

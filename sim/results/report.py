@@ -21,7 +21,7 @@ from rich.table import Table
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, FATES, SLO_METRICS
 from sim.results.broker_costs import broker_costs
-from sim.results.checkers import Limit, Verdict
+from sim.results.checkers import JudgedLimit, Verdict
 from sim.results.opened_run import Run
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
@@ -92,12 +92,12 @@ def verdict_table(verdict: Verdict) -> Table:
     return table
 
 
-def _bound(limit: Limit) -> str:
+def _bound(limit: JudgedLimit) -> str:
     number = f"{limit.limit:,.6g}" if isinstance(limit.limit, int | float) else str(limit.limit)
     return f"{'at least' if limit.metric.endswith('_min') else 'at most'} {number}"
 
 
-def _limit_row(limit: Limit) -> tuple[str, ...]:
+def _limit_row(limit: JudgedLimit) -> tuple[str, ...]:
     measured = "not measured" if limit.measured is None else f"{limit.measured:,.6g}"
     meaning = SLO_METRICS.get(limit.metric, limit.detail) if limit.verdict != "unknown" else limit.detail
     return limit.metric, limit.verdict, _bound(limit), measured, meaning
@@ -162,8 +162,8 @@ def _broker(run: Run) -> dict[str, Any]:
 
 def _fleet(run: Run) -> list[tuple[str, str, str]]:
     services: dict[str, list[frozenset[str]]] = {}
-    for life in run.lives:
-        services.setdefault(life.service or "unknown", []).append(life.channels)
+    for history in run.pod_histories:
+        services.setdefault(history.service or "unknown", []).append(history.channels)
     return [(name, f"{len(pods):,}", ", ".join(sorted(frozenset().union(*pods))) or "none") for name, pods in services.items()]
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.record.reader import FOREVER_NS, Array
-from sim.results.pod_histories import Life, Window
+from sim.results.pod_histories import PodHistory, SilentWindow
 
 DOWN_GRACE_NS = 1_000_000_000
 CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
@@ -37,8 +37,8 @@ class PodFault(NamedTuple):
 
 
 def read_windows(
-    life: Life, *, received_ns: Array, sent_ns: Array, cuts_ns: Sequence[int], faults: Sequence[PodFault], drain_ns: int
-) -> list[Window]:
+    history: PodHistory, *, received_ns: Array, sent_ns: Array, cuts_ns: Sequence[int], faults: Sequence[PodFault], drain_ns: int
+) -> list[SilentWindow]:
     """Return the times in which a pod could not hear what came one way; of two that overlap, the first says why.
 
     Parameters
@@ -53,15 +53,15 @@ def read_windows(
         When the drain began.
     """
     newest = np.maximum.accumulate(sent_ns)
-    windows: list[Window] = []
+    windows: list[SilentWindow] = []
     since, joined, cause, lost_at = -1, 0, "deaf", 0
-    for at, state in zip(life.at_ns, life.states, strict=True):
+    for at, state in zip(history.at_ns, history.states, strict=True):
         last = int(np.searchsorted(received_ns, at, side="right")) - 1
         quiet = max(joined, int(newest[last])) if last >= 0 else joined
         if state == "starting":
             since, cause, lost_at = at, "deaf", 0
         elif state == "subscribed":
-            windows += _split(Window(since, at, cause), faults, lost_at) if since >= 0 else []
+            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []
             if since >= 0 or not joined:  # else its publishing connection came or went, and it heard all the time
                 joined = at
             since = -1
@@ -69,17 +69,17 @@ def read_windows(
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in cuts_ns)
             since, cause, lost_at = quiet, "cut" if cut else "deaf", at
         elif since >= 0 and state != "disconnected":
-            windows += _split(Window(since, at, cause), faults, lost_at)
+            windows += _split(SilentWindow(since, at, cause), faults, lost_at)
             since = -1
         elif state != "disconnected" and at < drain_ns:
             grace = DOWN_GRACE_NS + int(received_ns[last] - sent_ns[last] if last >= 0 else 0)
-            held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(life.freezes)
+            held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(history.freezes)
             begins = [begin for begin, end in held if begin <= at and end >= quiet]
-            windows.append(Window(max(quiet, min([at - grace, *begins])), at, "pod-down"))
-    return windows + (_split(Window(since, FOREVER_NS, cause), faults, lost_at) if since >= 0 else [])
+            windows.append(SilentWindow(max(quiet, min([at - grace, *begins])), at, "pod-down"))
+    return windows + (_split(SilentWindow(since, FOREVER_NS, cause), faults, lost_at) if since >= 0 else [])
 
 
-def _split(window: Window, faults: Sequence[PodFault], lost_at_ns: int) -> list[Window]:
+def _split(window: SilentWindow, faults: Sequence[PodFault], lost_at_ns: int) -> list[SilentWindow]:
     """Return what faults on the link explain of a window, then the window; `lost_at_ns`: when its connection ended, 0 for none."""
     if window.cause != "deaf":
         return [window]
@@ -88,5 +88,5 @@ def _split(window: Window, faults: Sequence[PodFault], lost_at_ns: int) -> list[
     for fault in losing:
         under_way = fault.begin_ns <= lost_at_ns <= fault.end_ns
         begin = window.begin_ns if under_way else max(window.begin_ns, fault.begin_ns)
-        parts.append(Window(begin, min(window.end_ns, fault.end_ns), "cut-link"))
+        parts.append(SilentWindow(begin, min(window.end_ns, fault.end_ns), "cut-link"))
     return [*parts, window]

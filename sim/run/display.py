@@ -74,8 +74,8 @@ class Display:
 class Countdown:
     """Say how far a series of runs is, and how much time is left when the rest goes on like this."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._say = tell
         self._began_s = time.monotonic()
 
     def tell(self, done: int, all: int, text: str) -> None:

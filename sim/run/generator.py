@@ -21,7 +21,7 @@ from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import CONTROL_FD
 from sim.machine.process import Child
 from sim.pods.hosts import Host
-from sim.run.locust_messages import Done, Go, Heard, Job, Message, Progress, Ready, Stop, pack_line, read_line
+from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop, pack_line, read_line
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
 
@@ -140,7 +140,7 @@ class LocustGenerator:
         self._folder = folder
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._job = Job(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
+        self._job = LoadJob(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
         self._caller = caller
         self._child: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -177,7 +177,7 @@ class LocustGenerator:
             self.hosts = message.hosts
             if not self._ready.done():
                 self._ready.set_result(None)
-        elif isinstance(message, Progress):
+        elif isinstance(message, LoadProgress):
             self.calls, self.published = message.calls, message.published
         elif isinstance(message, Done):
             self.calls = message.calls
@@ -205,7 +205,7 @@ class LocustGenerator:
     def heard(self, lags_ms: tuple[float, ...]) -> None:
         """Tell Locust some of them, for its tables."""
         if self._caller is not None and lags_ms and self._writer is not None and not self._done.done():
-            self._writer.write(pack_line(Heard(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)])))
+            self._writer.write(pack_line(LagSample(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)])))
 
     async def ready(self) -> None:
         """Return when every user is connected.

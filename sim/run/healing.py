@@ -23,7 +23,7 @@ from sim.record.recorder import write_json
 END_TIMEOUT_S = 5.0
 
 
-def heal_left_over(*, say: Callable[[str], None] = lambda text: None) -> list[str]:
+def heal_left_over(*, tell: Callable[[str], None] = lambda text: None) -> list[str]:
     """End, remove and mark what dead labs left; say and return one sentence for each of them that left something."""
     told = []
     for lease, left in left_over():
@@ -31,7 +31,7 @@ def heal_left_over(*, say: Callable[[str], None] = lambda text: None) -> list[st
         if done or not_done:
             text = f"healed what a killed lab (process {left.owner}) had left: {', '.join(done) or 'nothing'}"
             told.append(text + (f"; not healed, to be tried again: {', '.join(not_done)}" if not_done else ""))
-            say(told[-1])
+            tell(told[-1])
         if not not_done:
             lease.unlink(missing_ok=True)
     return told

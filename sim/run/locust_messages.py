@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 
-class Job(msgspec.Struct, frozen=True, tag="job"):
+class LoadJob(msgspec.Struct, frozen=True, tag="job"):
     """Say what to publish, where, and where to record it."""
 
     url: str
@@ -40,14 +40,14 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     hosts: tuple[str, ...] = ("locust",)
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+class LoadProgress(msgspec.Struct, frozen=True, tag="progress"):
     """Say how far the load is."""
 
     calls: int
     published: int
 
 
-class Heard(msgspec.Struct, frozen=True, tag="heard"):
+class LagSample(msgspec.Struct, frozen=True, tag="heard"):
     """Tell some of the lags of what was delivered lately, milliseconds: a sample, for the eye."""
 
     lags_ms: tuple[float, ...]
@@ -60,7 +60,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     error: str = ""
 
 
-Message = Job | Go | Stop | Heard | Ready | Progress | Done
+Message = LoadJob | Go | Stop | LagSample | Ready | LoadProgress | Done
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

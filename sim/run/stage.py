@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from sim.errors import UsageError
 from sim.faults.timeline import Timeline
 from sim.faults.world import World
-from sim.grounds import Broker
+from sim.grounds.broker import Broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.grounds.model.ground import ModelBroker
 from sim.machine.clock import now_ns
 from sim.run.fleet import Fleet
 from sim.scenario.file import Scenario
 from sim.scenario.settings import Kubelet
-from sim.wire.command_client import Asker
+from sim.wire.command_client import CommandClient
 from sim.wire.connection import open_wire
 
 PINGS = 200
@@ -135,7 +135,7 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
     services: dict[str, list[str]] = {}
     for name, service in scenario.pods():
         services.setdefault(service, []).append(name)
-    askers = [Asker(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
+    askers = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.containers
     shared = None if links is None else SharedLinks(links)
     world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=shared, servers=askers)

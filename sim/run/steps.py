@@ -29,7 +29,8 @@ from typing import Any
 
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.faults.timeline import Timeline
-from sim.grounds import Broker, open_broker
+from sim.grounds.broker import Broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
@@ -71,7 +72,7 @@ def run_scenario(
     Parameters
     ----------
     on
-        A ground of `sim.grounds.GROUNDS`, for example ``embedded``, ``cluster:3`` or ``redis://HOST:PORT``.
+        A ground of `sim.grounds.catalogue.GROUNDS`, for example ``embedded``, ``cluster:3`` or ``redis://HOST:PORT``.
     out
         The run folder to make; by default ``reports/runs/<scenario>/<UTC time>``.
     load_this_server
@@ -98,9 +99,9 @@ def run_scenario(
     """
     virtual = on.partition(":")[0] == "model"
     scenario, notes = fit_time(scenario, virtual=virtual)
-    broker = open_broker(on, load_this_server=load_this_server, image=image, say=lambda text: watch(Status(text)), seed=scenario.seed)
+    broker = open_broker(on, load_this_server=load_this_server, image=image, tell=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
-    one = _Run(
+    one = _RunSteps(
         scenario,
         peopled=peopled(scenario, fleet=fleet),
         broker_context=broker,
@@ -125,7 +126,7 @@ def run_scenario(
     return folder
 
 
-class _Run:
+class _RunSteps:
     """Hold what one run owns, from its folder to its seal."""
 
     def __init__(
@@ -178,7 +179,7 @@ class _Run:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        self.info["notes"] += heal_left_over(say=lambda text: self._onlooker.watch(Status(text, stays=True)))
+        self.info["notes"] += heal_left_over(tell=lambda text: self._onlooker.watch(Status(text, stays=True)))
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
             self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
             check_ground(self.scenario, broker)

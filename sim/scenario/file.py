@@ -18,7 +18,7 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.scenario.problems import problems
-from sim.scenario.settings import Bus, Hosts, Kubelet, Limits, Load, Scenario, Service
+from sim.scenario.settings import Bus, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
 
@@ -155,7 +155,7 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return FAULTS[tree["faults"][int(path[1])]["kind"]]
-    tables = {"load": Load, "bus": Bus, "limits": Limits, "kubelet": Kubelet, "hosts": Hosts, "services": Service}
+    tables = {"load": Load, "bus": Bus, "limits": StepLimits, "kubelet": Kubelet, "hosts": Hosts, "services": Service}
     return tables.get(path[0] if path else "", Scenario)
 
 

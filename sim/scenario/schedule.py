@@ -78,7 +78,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Reads:
+class IntendedReads:
     """Hold every intended read of configuration, in time order.
 
     Attributes
@@ -104,19 +104,19 @@ class Reads:
     def __len__(self) -> int:
         return len(self.offset_ns)
 
-    def of_pods(self, pods: list[int]) -> Reads:
+    def of_pods(self, pods: list[int]) -> IntendedReads:
         """Return the reads of some pods."""
         return self._of_rows(np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16))))
 
-    def since(self, offset_ns: int) -> Reads:
+    def since(self, offset_ns: int) -> IntendedReads:
         """Return the reads at that time and later."""
         return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
 
-    def _of_rows(self, rows: np.ndarray | slice) -> Reads:
-        return Reads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects, self.templates)
+    def _of_rows(self, rows: np.ndarray | slice) -> IntendedReads:
+        return IntendedReads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects, self.templates)
 
 
-def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> Reads:
+def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> IntendedReads:
     """Draw the reads of a warm-up and a run, as a Poisson process from a random stream of its own.
 
     Each read is by any of the pods with the same chance, of a provider with the chance `PROVIDER_READS`, else of a template: the
@@ -138,7 +138,7 @@ def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int],
     of_provider = np.full(PROVIDER_COUNT, PROVIDER_READS / PROVIDER_COUNT)
     subject = rng.choice(len(subjects), size=count, p=np.concatenate([of_template, of_provider]))
     pod = rng.choice(np.asarray(pods, dtype=np.uint16), size=count) if count else np.zeros(0, dtype=np.uint16)
-    return Reads(offset_ns, pod, subject, subjects, templates)
+    return IntendedReads(offset_ns, pod, subject, subjects, templates)
 
 
 def make_schedule(

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.bus.services import SERVICES, ConfigReader
-from sim.faults.catalogue import MORTAL, Fault
+from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.record.schema import HTTP_CALL
-from sim.scenario.schedule import TEMPLATE_COUNT, Reads, Schedule, make_reads, make_schedule
+from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
@@ -103,7 +103,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StepLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bound how long each step of a run may take."""
 
     start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
@@ -167,7 +167,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     services: dict[str, Service]
     load: Load = Load()
     bus: Bus = Bus()
-    limits: Limits = Limits()
+    limits: StepLimits = StepLimits()
     kubelet: Kubelet = Kubelet()
     hosts: Hosts = Hosts()
     slo: dict[str, float] = {}
@@ -179,7 +179,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def mortal_pods(self) -> set[str]:
         """Return the pods that a fault, or the kubelet, may end or freeze."""
-        chosen = [fault.pods for fault in self.faults if isinstance(fault, MORTAL)] + ([()] if self.kubelet.enabled else [])
+        chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
         return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
 
     def transport(self) -> Transport:
@@ -202,7 +202,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             templates=self.load.templates,
         )
 
-    def reads(self) -> Reads:
+    def reads(self) -> IntendedReads:
         """Return every intended read of configuration in warm-up and run."""
         readers = {name for name in self.services if isinstance(SERVICES[name](), ConfigReader)}
         return make_reads(

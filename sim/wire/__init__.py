@@ -1,1 +1,1 @@
-"""Speak Redis: sockets, commands, channels, streams and the slots of a cluster."""
+"""Speak Redis: sockets, commands, channels, streams and the slots of a cluster. No redis error leaves it."""

@@ -16,7 +16,7 @@ from sim.wire.connection import Wire, open_wire
 ANSWER_TIMEOUT_S = 2.0
 
 
-class Asker:
+class CommandClient:
     """Own the connection.
 
     Parameters

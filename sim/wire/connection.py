@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import hiredis
 
 from sim.errors import BrokerError, BrokerUnreachable
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.refusals import explain, refusal, silent
 
@@ -29,7 +29,7 @@ _last_read = b""  # for as long as reads are alike, one object is handed on: no 
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a gate, neither happens while it is shut.
+    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a freezer, neither happens while it is frozen.
 
     Attributes
     ----------
@@ -37,10 +37,10 @@ class Wire(asyncio.BufferedProtocol):
         Whether the broker lists this connection under its name; it may not allow CLIENT SETNAME.
     """
 
-    def __init__(self, gate: Gate | None = None) -> None:
+    def __init__(self, freezer: Freezer | None = None) -> None:
         self.named = True
         self.transport: asyncio.Transport | None = None
-        self._gate = gate or Gate()
+        self._freezer = freezer or Freezer()
         self._paused_for: set[str] = set()
         self.on_read: Callable[[bytes], None] = self._read_reply
         self.on_lost: Callable[[str], None] = lambda reason: None
@@ -50,7 +50,7 @@ class Wire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]
-        self._gate.add(self)
+        self._freezer.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the shared buffer; it is read out in `buffer_updated`, before any other read."""
@@ -69,10 +69,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
-        self._gate.discard(self)
+        self._freezer.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         self._fail_replies(reason, exc)
-        self._gate.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+        self._freezer.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
 
     def _fail_replies(self, reason: str, cause: Exception | None) -> None:
         for reply in self._replies:
@@ -164,10 +164,10 @@ def message_size(kind: bytes, channel: bytes, payload: bytes) -> int:
     return 20 + len(kind) + len(str(channel_size)) + channel_size + len(str(size)) + size
 
 
-async def open_wire(address: Address, *, client_name: str, gate: Gate | None = None) -> Wire:
+async def open_wire(address: Address, *, client_name: str, freezer: Freezer | None = None) -> Wire:
     """Connect, authenticate and name the connection; where the address has several nodes, to the first that can be reached.
 
-    With a gate, it is read only while that is open.
+    With a freezer, it is read only while that is not frozen.
 
     Raises
     ------
@@ -176,13 +176,13 @@ async def open_wire(address: Address, *, client_name: str, gate: Gate | None = N
     *first, last = address.nodes
     for node in first:
         with contextlib.suppress(BrokerUnreachable):
-            return await _open_one(node, client_name=client_name, gate=gate)
-    return await _open_one(last, client_name=client_name, gate=gate)
+            return await _open_one(node, client_name=client_name, freezer=freezer)
+    return await _open_one(last, client_name=client_name, freezer=freezer)
 
 
-async def _open_one(address: Address, *, client_name: str, gate: Gate | None) -> Wire:
+async def _open_one(address: Address, *, client_name: str, freezer: Freezer | None) -> Wire:
     loop = asyncio.get_running_loop()
-    wire = Wire(gate)
+    wire = Wire(freezer)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
         context = address.ssl_context
@@ -207,7 +207,7 @@ class Denied(Exception):
 
 
 async def open_confirmed(
-    address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], gate: Gate | None = None
+    address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], freezer: Freezer | None = None
 ) -> tuple[Wire, T]:
     """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
 
@@ -216,7 +216,7 @@ async def open_confirmed(
     BrokerUnreachable, BrokerRefused
         Also when confirming takes too long; the connection is closed then.
     """
-    wire = await open_wire(address, client_name=client_name, gate=gate)
+    wire = await open_wire(address, client_name=client_name, freezer=freezer)
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 
 from sim.errors import BrokerUnreachable
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
 from sim.wire.owners import Owners, find_owners
@@ -20,10 +20,10 @@ MAX_MOVES = 5
 class KeyCommands:
     """Own a connection to each node that was needed, opened when it first is."""
 
-    def __init__(self, address: Address, *, client_name: str, gate: Gate | None = None) -> None:
+    def __init__(self, address: Address, *, client_name: str, freezer: Freezer | None = None) -> None:
         self._address = address
         self._client_name = client_name
-        self._gate = gate
+        self._freezer = freezer
         self._wires: dict[tuple[str, int], Wire] = {}
         self._owners: Owners | None = None
         self._opening = asyncio.Lock()
@@ -48,7 +48,7 @@ class KeyCommands:
             master = self._address
             if self._address.others:
                 try:
-                    self._owners = self._owners or await find_owners(self._address, client_name=self._client_name, gate=self._gate)
+                    self._owners = self._owners or await find_owners(self._address, client_name=self._client_name, freezer=self._freezer)
                     master = self._owners.of(key)
                 except BrokerUnreachable:
                     self._owners = None
@@ -56,7 +56,7 @@ class KeyCommands:
             wire = self._wires.get((master.host, master.port))
             if wire is None or wire.is_gone:
                 self._owners, owners = None, self._owners  # a master that cannot be reached may have been replaced
-                wire = self._wires[master.host, master.port] = await open_wire(master, client_name=self._client_name, gate=self._gate)
+                wire = self._wires[master.host, master.port] = await open_wire(master, client_name=self._client_name, freezer=self._freezer)
                 self._owners = owners
         return wire
 

@@ -10,7 +10,7 @@ from typing import Any
 import hiredis
 
 from sim.errors import BrokerRefused, BrokerUnreachable
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import CONNECT_TIMEOUT_S, open_wire
 from sim.wire.slots import SLOTS, Moved, slot_of
@@ -61,14 +61,14 @@ class Owners:
         return Owners(((moved.slot, moved.slot, known.at(moved.host or known.host, moved.port)), *self.ranges))
 
 
-async def find_owners(address: Address, *, client_name: str, gate: Gate | None = None) -> Owners:
+async def find_owners(address: Address, *, client_name: str, freezer: Freezer | None = None) -> Owners:
     """Ask the first node that can be reached.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name, gate=gate)
+    wire = await open_wire(address, client_name=client_name, freezer=freezer)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reply = await wire.command("CLUSTER", "SLOTS")

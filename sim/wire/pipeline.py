@@ -16,7 +16,7 @@ import hiredis
 
 from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire, pack
 
@@ -134,7 +134,7 @@ async def open_pipeline(
     answered: Callable[[Any, int, int], None],
     refused: Callable[[Any, str, int], None],
     lost: Callable[[str, list[Any]], None],
-    gate: Gate | None = None,
+    freezer: Freezer | None = None,
 ) -> Pipeline:
     """Open a connection to publish on.
 
@@ -146,14 +146,14 @@ async def open_pipeline(
         Called with (token, the broker's words, at_ns) for each that it did not.
     lost
         Called once with (reason, tokens without an answer).
-    gate
-        While it is shut, nothing is read and nothing is called.
+    freezer
+        While it is frozen, nothing is read and nothing is called.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
-    wire = await open_wire(address, client_name=client_name, gate=gate)
+    wire = await open_wire(address, client_name=client_name, freezer=freezer)
     if wire.is_gone:  # it went between its last answer and now: nobody would be told
         raise BrokerUnreachable(f"{address} closed the connection after letting us in")
     return Pipeline(wire, frame=frame, answered=answered, refused=refused, lost=lost)

@@ -18,14 +18,14 @@ import hiredis
 
 from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command, Denied, Wire, message_size, open_confirmed, pack, wire_size
 from sim.wire.pipeline import NOT_SAID
 from sim.wire.read_memo import C, Heard, ReadMemo
 
 
-class Kind(NamedTuple):
+class PubSubWords(NamedTuple):
     """Name the words of one kind of Pub/Sub; `taken` is what a broker says when it ends a subscription by itself."""
 
     subscribe: bytes
@@ -35,14 +35,14 @@ class Kind(NamedTuple):
 
 MAX_CREDIBLE = 1_000_000  # subscribers of a channel at one node
 BUSY = "busy"  # why a subscription pauses its wire
-CLASSIC = Kind(b"subscribe", b"message", b"unsubscribe")
-SHARDED = Kind(b"ssubscribe", b"smessage", b"sunsubscribe")
+CLASSIC = PubSubWords(b"subscribe", b"message", b"unsubscribe")
+SHARDED = PubSubWords(b"ssubscribe", b"smessage", b"sunsubscribe")
 
 
-class Subscription(Generic[C]):
+class ChannelSubscription(Generic[C]):
     """Hear channels on one connection."""
 
-    def __init__(self, wire: Wire, kind: Kind, memo: ReadMemo[C], heard: Heard[C]) -> None:
+    def __init__(self, wire: Wire, kind: PubSubWords, memo: ReadMemo[C], heard: Heard[C]) -> None:
         self._now_ns = running_clock()
         self._wire = wire
         self._kind = kind
@@ -163,8 +163,15 @@ class Subscription(Generic[C]):
 
 
 async def open_subscription(
-    address: Address, channels: Sequence[str], *, kind: Kind, client_name: str, memo: ReadMemo[C], heard: Heard[C], gate: Gate | None = None
-) -> Subscription[C]:
+    address: Address,
+    channels: Sequence[str],
+    *,
+    kind: PubSubWords,
+    client_name: str,
+    memo: ReadMemo[C],
+    heard: Heard[C],
+    freezer: Freezer | None = None,
+) -> ChannelSubscription[C]:
     """Connect and subscribe; return once the broker confirmed every channel. Nobody is told yet when the connection is lost.
 
     Raises
@@ -172,12 +179,12 @@ async def open_subscription(
     BrokerUnreachable, BrokerRefused
     """
 
-    async def confirm(wire: Wire) -> Subscription[C]:
-        subscription = Subscription(wire, kind, memo, heard)
+    async def confirm(wire: Wire) -> ChannelSubscription[C]:
+        subscription = ChannelSubscription(wire, kind, memo, heard)
         await subscription.subscribe(channels)
         return subscription
 
-    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, gate=gate)
+    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, freezer=freezer)
     return subscription
 
 

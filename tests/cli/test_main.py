@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.record.schema import event_id
 from sim.results.opened_run import open_run
 

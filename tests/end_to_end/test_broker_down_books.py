@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.record.schema import event_id
 from sim.results.checkers import judge
 from sim.results.checkers.deaf import windows

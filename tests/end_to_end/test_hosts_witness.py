@@ -22,7 +22,7 @@ import redis
 
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.machine.clock import NS_PER_S, new_event_loop, now_ns
-from sim.pods.hosts import Running
+from sim.pods.hosts import Replica
 from sim.run.fleet import Fleet
 from sim.run.folder import make_folder
 from sim.scenario.file import Scenario
@@ -106,7 +106,7 @@ def one_pod(small: Small, kind: str, *, batch_size: int) -> Scenario:
     return msgspec.structs.replace(scenario, services={"music-service": service}, load=load)
 
 
-def with_one_pod(address: Address, scenario: Scenario, folder: Path, scene: Callable[[Fleet, Running], Any]) -> None:
+def with_one_pod(address: Address, scenario: Scenario, folder: Path, scene: Callable[[Fleet, Replica], Any]) -> None:
     """Run a scene with the pod, started, on a loop of its own."""
     make_folder(folder, scenario, link_latest=False)
 
@@ -152,7 +152,7 @@ def see_kill(scenario: Scenario, server: redis.Redis, address: Address, folder: 
     seen: dict[str, Any] = {}
     with contextlib.closing(Witness(address)) as witness:
 
-        async def scene(fleet: Fleet, pod: Running) -> None:
+        async def scene(fleet: Fleet, pod: Replica) -> None:
             zero_ns = now_ns()
             await fleet.host.drive(scenario.schedule(), zero_ns=zero_ns, end_ns=zero_ns + NS_PER_S // 2, payload_bytes=64)
             seen["calls that wait in the batch"] = fleet.host.counts().calls > 50
@@ -180,7 +180,7 @@ def see_freeze(scenario: Scenario, server: redis.Redis, address: Address, folder
     """Freeze a pod under more bytes than the kernel takes, and let it go on; say what was seen."""
     seen: dict[str, Any] = {}
 
-    async def scene(fleet: Fleet, pod: Running) -> None:
+    async def scene(fleet: Fleet, pod: Replica) -> None:
         already = published(server)
         zero_ns = now_ns()
         end_ns = zero_ns + NS_PER_S // 2

@@ -12,7 +12,7 @@ import hiredis
 import pytest
 
 from sim.bus.envelope import EVENT_TYPES, decode
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.record.schema import event_id, event_key
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run

@@ -24,7 +24,7 @@ import redis
 
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, UsageError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.record.schema import TABLES, event_id
 from sim.results.opened_run import open_run
 from sim.run.status import Status
@@ -195,8 +195,8 @@ def test_every_pod_went_through_its_states(ran: Ran) -> None:
     states: dict[str, list[tuple[str, str]]] = {}
     for row in rows(ran.folder, "pods"):
         states.setdefault(row["pod"], []).append((row["state"], row["bus"]))
-    life = [("starting", "connecting"), ("subscribed", "mute"), ("subscribed", "connected"), ("stopped", "stopped")]
-    assert states == {pod: life for pod, _ in ran.scenario.pods()}
+    history = [("starting", "connecting"), ("subscribed", "mute"), ("subscribed", "connected"), ("stopped", "stopped")]
+    assert states == {pod: history for pod, _ in ran.scenario.pods()}
 
 
 def test_the_display_saw_every_phase_and_numbers_that_only_grow(ran: Ran) -> None:

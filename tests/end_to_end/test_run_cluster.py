@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import UsageError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.cluster import ClusterBroker
 from sim.grounds.cluster_formation import await_whole, owner
 from sim.results.checkers import judge

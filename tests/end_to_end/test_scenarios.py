@@ -169,10 +169,10 @@ def restart_redis(run: Run, counts: dict[str, float]) -> None:
     assert (refused["intended_ns"] < run.faults["end_ns"][0]).all(), "only between the kill and when its publisher notices"
     assert counts["missing"] == counts["sent-in-memory-mode"] + counts["deaf"] + counts.get("publish-refused", 0)
     assert min(counts["sent-in-memory-mode"], counts["deaf"]) > 0
-    for _, life in run.pods.groupby("pod", observed=True):
-        assert life["bus"].tolist()[:3] == ["connecting", "mute", "connected"]
-        assert "outage" in life["bus"].tolist()
-        assert life["bus"].tolist()[-2:] == ["connected", "stopped"]
+    for _, history in run.pods.groupby("pod", observed=True):
+        assert history["bus"].tolist()[:3] == ["connecting", "mute", "connected"]
+        assert "outage" in history["bus"].tolist()
+        assert history["bus"].tolist()[-2:] == ["connected", "stopped"]
     fault = run.faults.iloc[0]
     assert (fault["fault"], fault["target"]) == ("broker_down", "broker")
     assert fault["end_ns"] - fault["begin_ns"] >= 3_000_000_000
@@ -225,18 +225,18 @@ def all_is_heard_again(run: Run) -> None:
 
 def told(run: Run) -> dict[str, list[str]]:
     """Return what each pod believed of its connections since it was connected first."""
-    return {str(pod): life["bus"].tolist()[2:] for pod, life in run.pods.groupby("pod", observed=True)}
+    return {str(pod): history["bus"].tolist()[2:] for pod, history in run.pods.groupby("pod", observed=True)}
 
 
 def nobody_noticed(run: Run) -> bool:
-    return all(life == ["connected", "stopped"] for life in told(run).values())
+    return all(history == ["connected", "stopped"] for history in told(run).values())
 
 
 def broker_down(run: Run, counts: dict[str, float]) -> None:
     """Every pod notices and speaks to itself; nothing but that, deafness and a refusal at the kill explains what is missing."""
     only(counts, "sent-in-memory-mode", "deaf", "publish-refused")
     assert min(counts["sent-in-memory-mode"], counts["deaf"]) > 0
-    assert all("outage" in life for life in told(run).values())
+    assert all("outage" in history for history in told(run).values())
     all_is_heard_again(run)
 
 
@@ -265,8 +265,8 @@ def broker_failover(run: Run, counts: dict[str, float]) -> None:
     """The channels of the dead master have nobody until a replica is promoted; the others go on."""
     only(counts, "sent-in-memory-mode", "deaf", "publish-refused", "not-whole")
     assert counts["missing"] > 0
-    lives = told(run).values()
-    assert any("connected" not in state for life in lives for state in life[1:-1])
+    pod_histories = told(run).values()
+    assert any("connected" not in state for history in pod_histories for state in history[1:-1])
     all_is_heard_again(run)
 
 
@@ -275,7 +275,7 @@ def subscribers_cut(run: Run, counts: dict[str, float]) -> None:
     only(counts, "deaf")
     assert counts["deaf"] > 0
     assert set(run.publishes["outcome"]) == {"acknowledged"}
-    assert all(set(life) == {"connected", "deaf", "stopped"} for life in told(run).values())
+    assert all(set(history) == {"connected", "deaf", "stopped"} for history in told(run).values())
     all_is_heard_again(run)
 
 
@@ -283,7 +283,7 @@ def publishers_cut(run: Run, counts: dict[str, float]) -> None:
     """The pods hear all the time, and what they say meanwhile stays inside them."""
     only(counts, "sent-in-memory-mode", "publish-refused")
     assert counts["sent-in-memory-mode"] > 0
-    assert all(set(life) == {"connected", "mute", "stopped"} for life in told(run).values())
+    assert all(set(history) == {"connected", "mute", "stopped"} for history in told(run).values())
     assert "disconnected" not in set(run.pods["state"])
     all_is_heard_again(run)
 

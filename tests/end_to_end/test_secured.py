@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.pods.blocking_client import BusClient
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
@@ -263,7 +263,7 @@ def test_without_numsub_what_publish_said_of_the_probes_proves_the_subscriptions
     verdict = judge(run)
     assert verdict.checkers["harness"].verdict == "valid"
     proven = run.broker[run.broker["metric"] == "numsub"]
-    assert set(proven["subject"]) == {channel for life in run.lives for channel in life.channels}
+    assert set(proven["subject"]) == {channel for history in run.pod_histories for channel in history.channels}
     assert verdict.checkers["ledger"].verdict == "valid"
 
 

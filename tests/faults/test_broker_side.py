@@ -14,12 +14,12 @@ import pytest
 from sim.errors import BrokerError, BrokerRefused, ScenarioError, UsageError
 from sim.faults.catalogue import FAULTS, Fault
 from sim.faults.world import World
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.machine.clock import now_ns
 from sim.run.stage import check_ground
 from sim.scenario.file import load_scenario
 from sim.wire.address import join_nodes, parse_address
-from sim.wire.command_client import Asker
+from sim.wire.command_client import CommandClient
 from sim.wire.connection import Wire, open_wire
 
 MS = 1_000_000
@@ -66,7 +66,7 @@ Play = Callable[[Scene], None]
 
 @contextlib.asynccontextmanager
 async def staged(broker: Any) -> AsyncIterator[Stage]:
-    asker = Asker(broker.address, name="buslab-1f-faults")
+    asker = CommandClient(broker.address, name="buslab-1f-faults")
     world = World(
         broker=broker.control,
         ask=asker.ask,
@@ -326,7 +326,7 @@ def test_a_failover_promotes_a_replica_and_gives_the_old_master_back() -> None:
         assert len(gone) == 1
         await failover.end(world)
         await failover.end(world)
-        asker = Asker(gone[0], name="test")
+        asker = CommandClient(gone[0], name="test")
         assert (await asker.ask("ROLE"))[0] == b"slave"
         asker.close()
 
@@ -335,7 +335,7 @@ def test_a_failover_promotes_a_replica_and_gives_the_old_master_back() -> None:
 
 
 async def answers(node: Any) -> bool:
-    asker = Asker(node, name="test")
+    asker = CommandClient(node, name="test")
     try:
         await asker.ask("PING")
     except BrokerRefused:

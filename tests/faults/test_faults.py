@@ -228,8 +228,8 @@ def test_with_keep_alive_a_pod_notices_a_black_hole_and_what_it_does_not_hear_is
 def test_a_pod_that_started_in_an_outage_stays_alone_if_that_is_how_the_reference_is_meant(tmp_path: Path, reattach: str) -> None:
     run = on_model(tmp_path, "pod_start_in_outage", f"bus.reattach={reattach}")
     _, end_ns, pods = of_fault(run)
-    alone = pods if reattach == "if-connected-once" else {life.pod for life in run.lives}
-    assert {life.pod for life in run.lives if bus_states(run, life.pod)[-2] == "outage"} == alone
+    alone = pods if reattach == "if-connected-once" else {life.pod for life in run.pod_histories}
+    assert {life.pod for life in run.pod_histories if bus_states(run, life.pod)[-2] == "outage"} == alone
     assert any("did not recover" in note for note in run.info["notes"])
     rows = copies(run)
     late = rows[(rows["intended_ns"] > end_ns + 3_000_000_000) & (rows["phase"] == "run")]

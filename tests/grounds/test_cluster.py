@@ -13,7 +13,7 @@ import redis
 
 from sim.errors import BrokerError, UsageError
 from sim.grounds import cluster_formation as formation
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.cluster import ClusterBroker
 from sim.grounds.cluster_formation import await_whole, owner
 from sim.grounds.embedded import FOLDER_PREFIX

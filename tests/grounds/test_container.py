@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from sim.errors import BrokerError, BrokerRefused
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.container import start_server
 from sim.grounds.container_engine import IMAGE_ENV, LABEL, engine, local_image, owner_label, shares_loopback
 from sim.grounds.local_image import build_image, pack

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.container_engine import engine, is_left_over, owner_label
 from sim.grounds.local_image import linked_libraries, pack
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sim.errors import BrokerError, BrokerUnreachable
-from sim.wire.command_client import Asker
+from sim.wire.command_client import CommandClient
 from sim.wire.connection import Wire, open_wire
 from tests.support.scenes import ON_REAL, Ground, until
 
@@ -36,7 +36,7 @@ async def connected(ground: Ground) -> AsyncIterator[tuple[Wire, list[str]]]:
 
 async def answers(ground: Ground) -> bool:
     """Whether a new client is let in and answered."""
-    asker = Asker(ground.address, name="new")
+    asker = CommandClient(ground.address, name="new")
     try:
         return bool(await asker.ask("PING") == b"PONG")
     except BrokerError:

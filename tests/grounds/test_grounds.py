@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
-from sim.grounds import GROUNDS, open_broker
+from sim.grounds.catalogue import GROUNDS, open_broker
 from sim.grounds.embedded import start_server
 from sim.wire.address import Address, free_port
 
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_let_us_in_is_a_refusal_that_hides_the_password(o
 @pytest.fixture
 def owner() -> Iterator[subprocess.Popen[str]]:
     """A process of its own that holds an embedded server."""
-    script = "from sim.grounds import open_broker\nwith open_broker('embedded') as b: print(b.pid, flush=True); input()"
+    script = "from sim.grounds.catalogue import open_broker\nwith open_broker('embedded') as b: print(b.pid, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.embedded import FOLDER_PREFIX
 
 pytestmark = pytest.mark.broker
-HOLD = "import sim.grounds\nwith sim.grounds.open_broker('embedded') as b:\n print(b.address.port, flush=True)\n input()"
+HOLD = "from sim.grounds.catalogue import open_broker\nwith open_broker('embedded') as b:\n print(b.address.port, flush=True)\n input()"
 
 
 def folders() -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from sim.errors import BrokerError
 from sim.faults.link import LinkLoad, LinkPlan
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.run.stage import links_add_us

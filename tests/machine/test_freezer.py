@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sim.machine.freezer import FROZEN, Gate
+from sim.machine.freezer import FROZEN, Freezer
 
 Run = Callable[[Any], Any]
 
@@ -38,15 +38,15 @@ async def count_up(steps: list[int]) -> str:
 
 def test_a_coroutine_behind_it_stands_still_and_goes_on(run_async: Run) -> None:
     async def scene() -> None:
-        gate, steps = Gate(), []
-        task = asyncio.create_task(gate.hold(count_up, steps))
+        freezer, steps = Freezer(), []
+        task = asyncio.create_task(freezer.hold(count_up, steps))
         await turns(2)
-        gate.close()
+        freezer.freeze()
         seen = list(steps)
         await turns()
         assert steps == seen != []
         assert not task.done()
-        gate.open()
+        freezer.thaw()
         assert await task == "done"
         assert steps == [0, 1, 2, 3, 4]
 
@@ -54,9 +54,9 @@ def test_a_coroutine_behind_it_stands_still_and_goes_on(run_async: Run) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_was_awaited_is_taken_when_it_opens(run_async: Run, fails: bool) -> None:
+def test_what_was_awaited_is_taken_when_it_thaws(run_async: Run, fails: bool) -> None:
     async def scene() -> None:
-        gate, answer = Gate(), asyncio.get_running_loop().create_future()
+        freezer, answer = Freezer(), asyncio.get_running_loop().create_future()
 
         async def wait() -> str:
             try:
@@ -64,21 +64,21 @@ def test_what_was_awaited_is_taken_when_it_opens(run_async: Run, fails: bool) ->
             except OSError:
                 return "failed"
 
-        task = asyncio.create_task(gate.hold(wait))
+        task = asyncio.create_task(freezer.hold(wait))
         await turns()
-        gate.close()
+        freezer.freeze()
         answer.set_exception(OSError()) if fails else answer.set_result("answer")
         await turns()
         assert not task.done()
-        gate.open()
+        freezer.thaw()
         assert await task == ("failed" if fails else "answer")
 
     run_async(scene())
 
 
-def test_a_timeout_that_ran_out_meanwhile_is_noticed_when_it_opens(run_async: Run) -> None:
+def test_a_timeout_that_ran_out_meanwhile_is_noticed_when_it_thaws(run_async: Run) -> None:
     async def scene() -> None:
-        gate, noticed = Gate(), []
+        freezer, noticed = Freezer(), []
 
         async def wait() -> None:
             try:
@@ -87,13 +87,13 @@ def test_a_timeout_that_ran_out_meanwhile_is_noticed_when_it_opens(run_async: Ru
             except TimeoutError:
                 noticed.append(True)
 
-        task = asyncio.create_task(gate.hold(wait))
+        task = asyncio.create_task(freezer.hold(wait))
         await turns()
-        gate.close()
+        freezer.freeze()
         await asyncio.sleep(0.05)
         assert noticed == []
         assert not task.done()
-        gate.open()
+        freezer.thaw()
         await task
         assert noticed == [True]
 
@@ -102,7 +102,7 @@ def test_a_timeout_that_ran_out_meanwhile_is_noticed_when_it_opens(run_async: Ru
 
 def test_an_ended_gate_lets_a_cancelled_coroutine_end(run_async: Run) -> None:
     async def scene() -> None:
-        gate, cleaned = Gate(), []
+        freezer, cleaned = Freezer(), []
 
         async def wait() -> None:
             try:
@@ -110,13 +110,13 @@ def test_an_ended_gate_lets_a_cancelled_coroutine_end(run_async: Run) -> None:
             finally:
                 cleaned.append(True)
 
-        task = asyncio.create_task(gate.hold(wait))
+        task = asyncio.create_task(freezer.hold(wait))
         await turns()
-        gate.close()
+        freezer.freeze()
         task.cancel()
         await turns()
         assert not task.done(), "a cancellation is held back too"
-        gate.end()
+        freezer.end()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
         assert cleaned == [True]
@@ -126,17 +126,17 @@ def test_an_ended_gate_lets_a_cancelled_coroutine_end(run_async: Run) -> None:
 
 def test_callbacks_wait_in_their_order_and_come_before_what_is_read(run_async: Run) -> None:
     async def scene() -> None:
-        gate, stream, order = Gate(), Stream(), []
-        gate.add(stream)
-        gate.then(lambda: order.append("at once"))
-        gate.close()
+        freezer, stream, order = Freezer(), Stream(), []
+        freezer.add(stream)
+        freezer.then(lambda: order.append("at once"))
+        freezer.freeze()
         late = Stream()
-        gate.add(late)
+        freezer.add(late)
         assert stream.paused_for == late.paused_for == [FROZEN]
         for number in range(3):
-            gate.then(lambda number=number: order.append((number, list(stream.paused_for))))
+            freezer.then(lambda number=number: order.append((number, list(stream.paused_for))))
         assert order == ["at once"]
-        gate.open()
+        freezer.thaw()
         assert order[1:] == [(0, [FROZEN]), (1, [FROZEN]), (2, [FROZEN])]
         assert stream.paused_for == late.paused_for == []
 
@@ -145,27 +145,27 @@ def test_callbacks_wait_in_their_order_and_come_before_what_is_read(run_async: R
 
 def test_an_ended_gate_calls_nothing_and_is_never_shut_again(run_async: Run) -> None:
     async def scene() -> None:
-        gate, called = Gate(), []
-        gate.close()
-        gate.then(lambda: called.append(1))
-        gate.end()
-        gate.close()
-        gate.open()
-        gate.then(lambda: called.append(2))
-        assert (called, gate.shut) == ([], False)
+        freezer, called = Freezer(), []
+        freezer.freeze()
+        freezer.then(lambda: called.append(1))
+        freezer.end()
+        freezer.freeze()
+        freezer.thaw()
+        freezer.then(lambda: called.append(2))
+        assert (called, freezer.frozen) == ([], False)
 
     run_async(scene())
 
 
 def test_a_callback_may_shut_it_again_and_the_rest_waits(run_async: Run) -> None:
     async def scene() -> None:
-        gate, called = Gate(), []
-        gate.close()
-        gate.then(gate.close)
-        gate.then(lambda: called.append(1))
-        gate.open()
+        freezer, called = Freezer(), []
+        freezer.freeze()
+        freezer.then(freezer.freeze)
+        freezer.then(lambda: called.append(1))
+        freezer.thaw()
         assert called == []
-        gate.open()
+        freezer.thaw()
         assert called == [1]
 
     run_async(scene())

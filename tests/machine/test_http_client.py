@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.machine.http_client import HttpFailure, HttpPool, ask_once
-from sim.machine.http_server import Answer, HttpServer, Limits, Request, as_json
+from sim.machine.http_server import HttpAnswer, HttpLimits, HttpServer, Request, as_json
 from sim.record.schema import NO_ANSWER
 from sim.wire.address import free_port
 
@@ -19,7 +19,7 @@ Run = Callable[[Any], Any]
 PATIENT_S = 20.0
 
 
-def size(request: Request) -> Answer:
+def size(request: Request) -> HttpAnswer:
     return as_json({"bytes": len(request.body)}, status=202)
 
 
@@ -73,14 +73,14 @@ def test_half_an_answer_is_none(run_async: Run, said: bytes) -> None:
 def test_a_silent_server_and_an_empty_port_have_their_words(run_async: Run) -> None:
     async def scene() -> list[str]:
         words = []
-        gate = Gate()
-        gate.close()
-        async with server(gate=gate) as http:
+        freezer = Freezer()
+        freezer.freeze()
+        async with server(freezer=freezer) as http:
             for port in (http.port, free_port()):
                 with pytest.raises(HttpFailure) as failure:
                     await ask_once(port, "/size", timeout_s=0.05 if port == http.port else PATIENT_S)
                 words.append(str(failure.value))
-            gate.end()
+            freezer.end()
         return words
 
     assert (words := run_async(scene())) == ["timeout", "refused"]
@@ -89,13 +89,13 @@ def test_a_silent_server_and_an_empty_port_have_their_words(run_async: Run) -> N
 
 def test_a_frozen_server_answers_when_it_goes_on(run_async: Run) -> None:
     async def scene() -> int:
-        gate = Gate()
-        async with server(gate=gate) as http:
-            gate.close()
+        freezer = Freezer()
+        async with server(freezer=freezer) as http:
+            freezer.freeze()
             asking = asyncio.create_task(ask_once(http.port, "/size", timeout_s=PATIENT_S))
             await asyncio.sleep(0.05)
             assert not asking.done()
-            gate.open()
+            freezer.thaw()
             return (await asking).status
 
     assert run_async(scene()) == 202
@@ -103,7 +103,7 @@ def test_a_frozen_server_answers_when_it_goes_on(run_async: Run) -> None:
 
 def test_a_pool_keeps_its_connections_and_no_more_than_it_may(run_async: Run) -> None:
     async def scene() -> None:
-        async with server(limits=Limits(connections=2)) as http:  # a third at a time would be answered with 503
+        async with server(limits=HttpLimits(connections=2)) as http:  # a third at a time would be answered with 503
             pool = HttpPool(connections=2)
             asked = [pool.ask(http.port, "POST", "/size", b"x" * n, timeout_s=PATIENT_S) for n in range(50)]
             replies = await asyncio.gather(*asked)
@@ -117,7 +117,7 @@ def test_a_pool_keeps_its_connections_and_no_more_than_it_may(run_async: Run) ->
 
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(run_async: Run) -> None:
     async def scene() -> None:
-        async with server(limits=Limits(idle_s=0.05)) as http:
+        async with server(limits=HttpLimits(idle_s=0.05)) as http:
             pool = HttpPool(connections=2)
             for _ in range(3):
                 assert (await pool.ask(http.port, "GET", "/size", timeout_s=PATIENT_S)).status == 202
@@ -130,13 +130,13 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(run_asy
 
 def test_a_question_that_was_given_up_leaves_no_connection_to_misread(run_async: Run) -> None:
     async def scene() -> None:
-        gate = Gate()
-        async with server(gate=gate) as http:
+        freezer = Freezer()
+        async with server(freezer=freezer) as http:
             pool = HttpPool(connections=1)
-            gate.close()
+            freezer.freeze()
             with pytest.raises(HttpFailure, match="timeout"):
                 await pool.ask(http.port, "POST", "/size", b"first", timeout_s=0.05)
-            gate.open()
+            freezer.thaw()
             reply = await pool.ask(http.port, "POST", "/size", b"the second", timeout_s=PATIENT_S)
             assert reply.body == b'{"bytes":10}'
             pool.close()

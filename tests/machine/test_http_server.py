@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from sim.errors import UsageError
 from sim.machine.clock import new_event_loop
-from sim.machine.http_server import UNREADABLE, Answer, HttpServer, Limits, Refusal, Request, as_json, from_json
+from sim.machine.http_server import UNREADABLE, HttpAnswer, HttpLimits, HttpServer, Refusal, Request, as_json, from_json
 
-LIMITS = Limits(head_bytes=2048, body_bytes=1000, connections=4, lingering_bytes=100_000)
+LIMITS = HttpLimits(head_bytes=2048, body_bytes=1000, connections=4, lingering_bytes=100_000)
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n" + b'{"a": 1}'
 CHUNKED = b"POST /json HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\n"
@@ -25,15 +25,15 @@ CHUNKED = b"POST /json HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def echo(request: Request) -> Answer:
+def echo(request: Request) -> HttpAnswer:
     return as_json({"path": request.path, "bytes": len(request.body)})
 
 
-def json_of(request: Request) -> Answer:
+def json_of(request: Request) -> HttpAnswer:
     return as_json(from_json(request.body))
 
 
-def fault(request: Request) -> Answer:
+def fault(request: Request) -> HttpAnswer:
     raise LookupError("a fault of ours")
 
 
@@ -190,7 +190,7 @@ def test_too_many_connections_are_refused_and_the_others_served(run_async: Run) 
 @pytest.mark.parametrize(("sent", "expected"), [(b"GET /ec", [408]), (length(10) + b"x", [408])])
 def test_a_request_that_does_not_end_is_given_up(run_async: Run, sent: bytes, expected: list[int]) -> None:
     async def story() -> bytes:
-        server = HttpServer(ROUTES, limits=Limits(request_s=0.02))
+        server = HttpServer(ROUTES, limits=HttpLimits(request_s=0.02))
         await server.start("127.0.0.1", 0)
         answer = await exchange(server.port, sent, end=False)
         assert server.refused[408] == 1
@@ -202,7 +202,7 @@ def test_a_request_that_does_not_end_is_given_up(run_async: Run, sent: bytes, ex
 
 def test_an_idle_connection_is_closed_without_a_word(run_async: Run) -> None:
     async def story() -> bytes:
-        server = HttpServer(ROUTES, limits=Limits(idle_s=0.02))
+        server = HttpServer(ROUTES, limits=HttpLimits(idle_s=0.02))
         await server.start("127.0.0.1", 0)
         answer = await exchange(server.port, GET, end=False)
         assert not server.refused
@@ -214,8 +214,8 @@ def test_an_idle_connection_is_closed_without_a_word(run_async: Run) -> None:
 
 def test_a_client_that_does_not_read_is_cut_off_and_counted(run_async: Run) -> None:
     async def story() -> int:
-        big = Answer(200, b"x" * 50_000_000)
-        server = HttpServer({"/big": {"GET": lambda request: big}}, limits=Limits(request_s=0.05))
+        big = HttpAnswer(200, b"x" * 50_000_000)
+        server = HttpServer({"/big": {"GET": lambda request: big}}, limits=HttpLimits(request_s=0.05))
         await server.start("127.0.0.1", 0)
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(GET.replace(b"echo", b"big"))
@@ -251,7 +251,7 @@ def test_a_host_that_is_not_ours_is_one_clear_error(run_async: Run) -> None:
 
 
 def test_a_refusal_carries_its_reason_as_json() -> None:
-    assert Refusal(403, "no").answer == Answer(403, b'{"error":"no"}')
+    assert Refusal(403, "no").answer == HttpAnswer(403, b'{"error":"no"}')
 
 
 WORDS = [b"\r\n", b"\r\n\r\n", b"\x00", b" ", b":", b"HTTP/1.1", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"\xff" * 9]

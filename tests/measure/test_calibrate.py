@@ -110,7 +110,7 @@ def test_the_window_is_that_of_a_kernel(bench: Bench) -> None:
 @pytest.mark.broker
 def test_a_calibration_ends_in_a_file_that_the_model_reads(tmp_path: Path) -> None:
     said: list[str] = []
-    costs = run_calibration(rounds=3, progress=said.append)
+    costs = run_calibration(rounds=3, tell=said.append)
     assert set(costs.values) == set(VALUES)
     assert all(one.low <= one.mean <= one.high for one in costs.values.values())
     assert len(said) == 3

@@ -12,11 +12,11 @@ import pytest
 from sim.bus.envelope import BATCH, EVENT_TYPES, Event, decode_read, encode
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.machine.clock import now_ns
 from sim.pods.blocking_client import BusClient
 from sim.pods.caller import Caller
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.pods.slow_handling import Pace
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire import pipeline
@@ -29,7 +29,7 @@ Run = Callable[..., Any]
 
 def pod(folder: Path, address: Address | None = None, *, batch_size: int = 3, pace: Pace = Pace()) -> Pod:  # noqa: B008 - frozen
     """One pod of analytics-service, which also publishes; without an address it hears itself."""
-    place = Place(
+    place = PodContext(
         host="test",
         address=address,
         channel_prefix="aiponge:events:",

@@ -16,7 +16,7 @@ from sim.bus.envelope import EVENT_TYPES, Event
 from sim.bus.fallback import HEARING, SPEAKING
 from sim.bus.metrics import create_metrics
 from sim.bus.services import SERVICES
-from sim.machine.http_server import Answer, Refusal, Request
+from sim.machine.http_server import HttpAnswer, Refusal, Request
 from sim.pods.endpoints import MAX_ITEMS, MAX_PATTERN, endpoints, readiness
 
 TOKEN = "sécret"
@@ -41,7 +41,7 @@ class Bus:
     def connected(self) -> bool:
         return self.state == "connected"
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[bytes, bytes] | None = None, token: str = TOKEN) -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[bytes, bytes] | None = None, token: str = TOKEN) -> HttpAnswer:
         routes = endpoints(self, create_metrics("x"), call=lambda kind, data: self.calls.append((kind, data)), admin_token=token)  # type: ignore[arg-type]
         try:
             return routes[path][method](Request(method, path, GOOD if headers is None else headers, body))

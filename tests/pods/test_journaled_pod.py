@@ -15,8 +15,8 @@ from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
-from sim.pods.journaled_pod import MortalPod, MortalPoster, calls_made, inherit
-from sim.pods.pod import Place
+from sim.pods.journaled_pod import JournaledPod, MortalPoster, calls_made, inherit
+from sim.pods.pod import PodContext
 from sim.pods.slow_handling import Pace
 from sim.record.journal import JOURNALS, Journal, JournalRecorder
 from sim.record.recorder import seal_tables
@@ -35,14 +35,14 @@ class Lab:
         self.ground = ground
         self.folder = folder
         self.recorder = JournalRecorder(folder, source="p-0.1", pods=["p-0"])
-        self.pod = MortalPod(
+        self.pod = JournaledPod(
             "p-0",
             number=0,
             service="music-service",
             logic=SERVICES["music-service"](),
             channels=(TEMPLATE,),
             node=BusNode("music-service", nonce=1, publisher=4, batch_size=batch_size, batch_interval_ms=60_000, wall_offset_ns=0),
-            place=Place(
+            place=PodContext(
                 host="p-0.1",
                 address=ground.address,
                 channel_prefix=CHANNEL_PREFIX,
@@ -187,7 +187,7 @@ def test_events_that_are_being_handled_have_failed(ground: Ground, tmp_path: Pat
 def test_a_call_by_http_that_has_no_answer_has_failed(ground: Ground, tmp_path: Path) -> None:
     async def scene() -> None:
         lab = Lab(ground, tmp_path)
-        poster = MortalPoster("p-0", number=0, service="music-service", gate=lab.pod.gate, recorder=lab.recorder, ports=lambda: [1])
+        poster = MortalPoster("p-0", number=0, service="music-service", freezer=lab.pod.freezer, recorder=lab.recorder, ports=lambda: [1])
         poster.post({"id": 1}, intended_ns=now_ns())
         await poster.settle()
         at_ns = now_ns() + 5

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from sim.errors import Interrupted
-from sim.grounds import Broker, open_broker
+from sim.grounds.broker import Broker
+from sim.grounds.catalogue import open_broker
 from sim.pods.kubelet import BackOff, Streak, next_tick_s
 from sim.record.schema import HTTP_CALL, NO_ANSWER
 from sim.results.checkers import judge
@@ -281,7 +282,7 @@ def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tm
     counts = books(run)
     assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "subscribed", "stopped"]
     assert counts["missing"] == 0
-    ((begin, end),) = next(life for life in run.lives if life.pod == VICTIM).freezes
+    ((begin, end),) = next(life for life in run.pod_histories if life.pod == VICTIM).freezes
     heard = run.deliveries[run.deliveries["pod"] == VICTIM]
     for did in ("received_ns", "handled_ns"):
         assert not heard[did].between(begin, end, inclusive="neither").any(), f"{did}: it stood still"

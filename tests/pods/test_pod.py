@@ -17,7 +17,7 @@ from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, 
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.record.recorder import Recorder
 from sim.record.schema import compose_key, event_id
 from sim.wire.read_memo import ReadMemo
@@ -36,7 +36,7 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def pod(self, service: str = "music-service", channels: tuple[str, ...] = (TEMPLATE, CACHE)) -> AsyncIterator[Pod]:
-        place = Place(
+        place = PodContext(
             host="test",
             address=self.ground.address,
             channel_prefix=CHANNEL_PREFIX,

@@ -17,7 +17,7 @@ from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.errors import BrokerError
 from sim.machine.clock import now_ns
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire.read_memo import ReadMemo
 from tests.support.scenes import Ground, on_both
@@ -45,7 +45,7 @@ class Lab:
             logic=SERVICES["system-service"](),
             channels=(CHANNEL,),
             node=BusNode("system-service", nonce=1, publisher=0, batch_size=10, batch_interval_ms=1000, wall_offset_ns=0),
-            place=Place(
+            place=PodContext(
                 host="test",
                 address=self.ground.address,
                 channel_prefix="aiponge:events:",

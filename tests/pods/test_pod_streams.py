@@ -15,7 +15,7 @@ from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
 from sim.pods.connections import group_name
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.pods.slow_handling import Pace
 from sim.record.recorder import Recorder
 from sim.wire.connection import open_wire
@@ -43,7 +43,7 @@ class Service:
         self.pods: list[Pod] = []
 
     async def start(self, number: int, *, service: str = "analytics-service", handler_ms: float = 0.0) -> Pod:
-        place = Place(
+        place = PodContext(
             host="test",
             address=self.ground.address,
             channel_prefix=CHANNEL_PREFIX,

@@ -16,11 +16,11 @@ from sim.bus.envelope import decode_read
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import NS_PER_MS, now_ns
-from sim.pods.pod import Place, Pod
-from sim.pods.replica import Container
-from sim.pods.scheduled_reads import BURST, Reader
+from sim.pods.pod import Pod, PodContext
+from sim.pods.replica import InlineReplica
+from sim.pods.scheduled_reads import BURST, ScheduledReads
 from sim.record.recorder import Recorder
-from sim.scenario.schedule import Reads
+from sim.scenario.schedule import IntendedReads
 from sim.wire.read_memo import ReadMemo
 
 Run = Callable[[Any], Any]
@@ -28,15 +28,15 @@ SUBJECTS = ("tpl_0", "tpl_1", "prov_0")
 KEYS = [f"{TEMPLATES}tpl_0", f"{TEMPLATES}tpl_1", f"{PROVIDERS}prov_0"]
 
 
-def reads(*rows: tuple[int, int, int]) -> Reads:
+def reads(*rows: tuple[int, int, int]) -> IntendedReads:
     """Rows of (offset in ms, pod, subject)."""
     at, pod, subject = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-    return Reads(at * NS_PER_MS, pod, subject, SUBJECTS, 2)
+    return IntendedReads(at * NS_PER_MS, pod, subject, SUBJECTS, 2)
 
 
 def alone(recorder: Recorder, service: str, number: int) -> Pod:
     """A pod without a REDIS_URL: what it publishes, it hears itself."""
-    place = Place(
+    place = PodContext(
         host="test",
         address=None,
         channel_prefix="",
@@ -55,9 +55,9 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path, source="test", pods=["p-0", "p-1", "p-2"])
 
 
-async def pods_of(recorder: Recorder) -> list[Container]:
+async def pods_of(recorder: Recorder) -> list[InlineReplica]:
     services = ("music-service", "ai-content-service", "api-gateway")
-    pods = [Container(partial(alone, recorder, service, number), recorder=recorder) for number, service in enumerate(services)]
+    pods = [InlineReplica(partial(alone, recorder, service, number), recorder=recorder) for number, service in enumerate(services)]
     for pod in pods:
         await pod.begin()
     return pods
@@ -75,7 +75,7 @@ def test_each_pod_reads_through_its_own_cache_and_a_copy_is_as_old_as_its_load(r
         pods = await pods_of(recorder)
         zero_ns = now_ns()
         plan = reads((1, 0, 0), (2, 0, 0), (3, 1, 0), (4, 0, 2), (5, 0, 2), (6, 0, 0))
-        reader = Reader(pods, plan, zero_ns=zero_ns, recorder=recorder)
+        reader = ScheduledReads(pods, plan, zero_ns=zero_ns, recorder=recorder)
         rows = await recorded(recorder, 6)
         reader.close()
         assert [(row["pod"], row["subject"], row["outcome"]) for row in rows] == [
@@ -103,10 +103,10 @@ def test_an_invalidation_makes_the_next_read_load_again(recorder: Recorder, run_
             (lambda: pods[0].pod.invalidate_cache("aiponge:*:templates:*"), "miss"),
             (lambda: pods[1].pod.invalidate_template("tpl_0"), "hit"),  # in memory mode nobody else hears it
         ):
-            Reader(pods, reads((0, 0, 0)), zero_ns=now_ns(), recorder=recorder)
+            ScheduledReads(pods, reads((0, 0, 0)), zero_ns=now_ns(), recorder=recorder)
             await recorded(recorder, 1)
             call()
-            Reader(pods, reads((0, 0, 0)), zero_ns=now_ns(), recorder=recorder)
+            ScheduledReads(pods, reads((0, 0, 0)), zero_ns=now_ns(), recorder=recorder)
             assert [row["outcome"] for row in await recorded(recorder, 1)] == [second]
 
     run_async(scene())
@@ -116,7 +116,7 @@ def test_a_pod_that_ended_reads_no_more(recorder: Recorder, run_async: Run) -> N
     async def scene() -> None:
         pods = await pods_of(recorder)
         pods[0].abort()
-        Reader(pods, reads((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)), zero_ns=now_ns(), recorder=recorder)
+        ScheduledReads(pods, reads((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)), zero_ns=now_ns(), recorder=recorder)
         assert [row["pod"] for row in await recorded(recorder, 2)] == ["p-1", "p-1"]
 
     run_async(scene())
@@ -127,12 +127,12 @@ def test_more_reads_than_a_burst_are_all_made_and_a_closed_reader_makes_none(rec
         pods = await pods_of(recorder)
         count = 3 * BURST + 1
         plan = reads(*[(0, n % 2, n % 3) for n in range(count)])
-        Reader(pods, plan, zero_ns=now_ns() - NS_PER_MS, recorder=recorder)
+        ScheduledReads(pods, plan, zero_ns=now_ns() - NS_PER_MS, recorder=recorder)
         assert len(await recorded(recorder, count)) == count
-        closed = Reader(pods, plan, zero_ns=now_ns(), recorder=recorder)
+        closed = ScheduledReads(pods, plan, zero_ns=now_ns(), recorder=recorder)
         closed.close()
         closed.close()
-        Reader(pods, reads((5, 0, 0)), zero_ns=now_ns(), recorder=recorder)
+        ScheduledReads(pods, reads((5, 0, 0)), zero_ns=now_ns(), recorder=recorder)
         assert len(await recorded(recorder, 1)) == 1, "only the open one's"
 
     run_async(scene())
@@ -142,7 +142,7 @@ def test_a_frozen_pod_reads_when_it_goes_on(recorder: Recorder, run_async: Run) 
     async def scene() -> None:
         pods = await pods_of(recorder)
         await pods[0].freeze()
-        Reader(pods, reads((0, 0, 0), (0, 1, 0)), zero_ns=now_ns(), recorder=recorder)
+        ScheduledReads(pods, reads((0, 0, 0), (0, 1, 0)), zero_ns=now_ns(), recorder=recorder)
         assert [row["pod"] for row in await recorded(recorder, 1)] == ["p-1"]
         thawed_ns = now_ns()
         await pods[0].thaw()

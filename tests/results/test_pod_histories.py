@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from sim.record.reader import FOREVER_NS
-from sim.results.pod_histories import Life, make_life
+from sim.results.pod_histories import PodHistory, make_life
 
 
-def life(*rows: tuple[int, str]) -> Life:
+def history(*rows: tuple[int, str]) -> PodHistory:
     return make_life("p", service="s", channels=["a"], at_ns=[at for at, _ in rows], states=[state for _, state in rows])
 
 
 def test_a_freeze_and_its_end_are_no_states() -> None:
-    told = life((1, "starting"), (2, "subscribed"), (3, "frozen"), (7, "subscribed"), (9, "stopped"))
+    told = history((1, "starting"), (2, "subscribed"), (3, "frozen"), (7, "subscribed"), (9, "stopped"))
     assert told.states == ("starting", "subscribed", "stopped")
     assert told.at_ns == (1, 2, 9)
     assert told.freezes == ((3, 7),)
@@ -22,14 +22,14 @@ def test_a_freeze_and_its_end_are_no_states() -> None:
 
 
 def test_a_pod_that_was_killed_while_it_stood_still_has_ended() -> None:
-    told = life((1, "starting"), (2, "subscribed"), (3, "frozen"), (7, "aborted"), (8, "starting"), (9, "subscribed"))
+    told = history((1, "starting"), (2, "subscribed"), (3, "frozen"), (7, "aborted"), (8, "starting"), (9, "subscribed"))
     assert told.states == ("starting", "subscribed", "aborted", "starting", "subscribed")
     assert told.freezes == ((3, 7),)
 
 
 def test_a_freeze_that_does_not_end_lasts_for_ever() -> None:
-    assert life((1, "starting"), (3, "frozen")).freezes == ((3, FOREVER_NS),)
+    assert history((1, "starting"), (3, "frozen")).freezes == ((3, FOREVER_NS),)
 
 
 def test_two_rows_of_one_state_stay_two_without_a_freeze() -> None:
-    assert life((1, "starting"), (2, "subscribed"), (3, "subscribed")).states == ("starting", "subscribed", "subscribed")
+    assert history((1, "starting"), (2, "subscribed"), (3, "subscribed")).states == ("starting", "subscribed", "subscribed")

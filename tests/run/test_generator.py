@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sim.errors import GeneratorError
 from sim.run import generator
 from sim.run.generator import LocustGenerator
-from sim.run.locust_messages import Done, Go, Job, Progress, Ready, Stop, pack_line, read_line
+from sim.run.locust_messages import Done, Go, LoadJob, LoadProgress, Ready, Stop, pack_line, read_line
 from sim.scenario.file import Scenario
 from sim.wire.address import Address, free_port, parse_address
 
@@ -24,11 +24,11 @@ Run = Callable[[Any], Any]
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 counts = st.integers(0, 2**63 - 1)
 messages = st.one_of(
-    st.builds(Job, texts, texts, counts, texts, st.dictionaries(texts, texts | counts, max_size=3)),
+    st.builds(LoadJob, texts, texts, counts, texts, st.dictionaries(texts, texts | counts, max_size=3)),
     st.builds(Go, counts),
     st.builds(Stop),
     st.builds(Ready, counts),
-    st.builds(Progress, counts, counts),
+    st.builds(LoadProgress, counts, counts),
     st.builds(Done, counts, texts),
 )
 
@@ -42,7 +42,7 @@ def test_a_message_is_one_line_and_comes_back_the_same(message: Any) -> None:
 
 
 def test_a_scenario_survives_the_line(small: Callable[..., Scenario]) -> None:
-    job = Job("redis://h", "folder", 1, "1", msgspec.to_builtins(small()))
+    job = LoadJob("redis://h", "folder", 1, "1", msgspec.to_builtins(small()))
     assert msgspec.convert(read_line(pack_line(job)).scenario, Scenario) == small()  # type: ignore[union-attr]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import ScenarioError
-from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, Reads, Schedule, content, make_reads, make_schedule
+from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, content, make_reads, make_schedule
 
 MEAN_RATE = {"steady": 1.0, "ramp": 0.55, "steps": 0.625, "spike": 0.36, "day": 0.565}  # of the peak, by hand
 asked = st.fixed_dictionaries(
@@ -126,7 +126,7 @@ def test_contents_differ_by_number_and_carry_the_filler(kind: str) -> None:
         assert "x" * 100 in repr(content(kind, 3, 100))
 
 
-def reads(**changes: Any) -> Reads:
+def reads(**changes: Any) -> IntendedReads:
     return make_reads(**({"rate_per_s": 2000.0, "seconds": 10.0, "seed": 1, "pods": [1, 4, 5], "templates": 600} | changes))
 
 

@@ -98,7 +98,7 @@ def link_cut(run: Run, counts: dict[str, float]) -> None:
     assert counts["cut-link"] >= len(pods), "at least the event that was cut, in each pod"
     assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
     assert set(lost(run).loc[lambda rows: rows["cause"].isin(["cut-link", "deaf"]), "pod"].astype(str)) == pods
-    for pod in {life.pod for life in run.lives} - pods:
+    for pod in {history.pod for history in run.pod_histories} - pods:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
     assert all(bus_states(run, pod)[-2:] == ["connected", "stopped"] and {"deaf", "outage"} & set(bus_states(run, pod)) for pod in pods)
     assert_well_after(run)
@@ -133,7 +133,7 @@ def link_slow(run: Run, counts: dict[str, float]) -> None:
 def partition(run: Run, counts: dict[str, float]) -> None:
     """Split brain: the side that is cut off talks to itself, pod by pod, the other goes on, and both serve what is out of date."""
     _, end_ns, pods = of_fault(run)
-    rest = {life.pod for life in run.lives} - pods
+    rest = {history.pod for history in run.pod_histories} - pods
     for pod in rest:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
     assert all("outage" in bus_states(run, pod) and bus_states(run, pod)[-2:] == ["connected", "stopped"] for pod in pods)
@@ -187,7 +187,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert unsent["items"].sum() > len(pods)
     assert counts["never-sent"] == len(unsent), "one pod hears batches"
     assert causes(run) <= {"never-sent", "pod-down", "deaf"}
-    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
     assert run.info["load"]["calls_not_made"] > 0
@@ -200,7 +200,7 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
     assert "never-sent" not in outcomes_unsent(run)
     assert causes(run) <= {"pod-down", "deaf"}
     assert "aborted" not in set(run.pods["state"].astype(str))
-    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
     flushed = batches[batches["sent_ns"].between(begin_ns, end_ns)]
     assert pods <= set(flushed["publisher"])
@@ -228,7 +228,7 @@ def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
 def rolling_restart(run: Run, counts: dict[str, float]) -> None:
     """One pod of the service is away at a time, so the service always hears; what is lost fell into a gap."""
     begin_ns, _, pods = of_fault(run)
-    assert starts(run).to_dict() == {life.pod: 1 + (life.pod in pods) for life in run.lives}
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     assert "never-sent" not in outcomes_unsent(run)
     assert causes(run) <= {"pod-down", "deaf"}
     rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] > begin_ns)]

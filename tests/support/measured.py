@@ -6,15 +6,15 @@ import msgspec
 import numpy as np
 
 from sim.measure.capacity.fit import Point, columns_of, fit_costs, fit_usl
-from sim.measure.capacity.plan import Kind, Workload
-from sim.measure.capacity.report import FILE_FORMAT, Capacity, Step
+from sim.measure.capacity.plan import EventType, Workload
+from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate
 
 KINK = 16_384
 COSTS = (2.0, 0.001, 0.5, 0.0006, 1.0, 0.0003)
 LOAD = Workload(
     (
-        Kind("analytics.events.batch", 0.6, True, 200, 150, ("reader",), ("writer",)),
-        Kind("config.cache.invalidate", 0.4, False, 400, 0, ("reader", "writer"), ("writer",)),
+        EventType("analytics.events.batch", 0.6, True, 200, 150, ("reader",), ("writer",)),
+        EventType("config.cache.invalidate", 0.4, False, 400, 0, ("reader", "writer"), ("writer",)),
     ),
     {"reader": 2, "writer": 3},
     10,
@@ -28,8 +28,8 @@ def point(pods: int, size: int, *, off: float = 1.0, core: float = 1.0) -> Point
     return Point(pods, 64, 1, size, costs, tuple(core * 1e6 / c for c in costs), (core,) * 3)
 
 
-def step(calls_per_s: float, *, core: float = 0.8, why_not: str = "") -> Step:
-    return Step(calls_per_s, calls_per_s * 0.46, 0.8, 12.5, 1.2, 3.0, core, why_not)
+def step(calls_per_s: float, *, core: float = 0.8, why_not: str = "") -> TriedRate:
+    return TriedRate(calls_per_s, calls_per_s * 0.46, 0.8, 12.5, 1.2, 3.0, core, why_not)
 
 
 def measured(*, core: float = 1.0, off: float = 1.0) -> Capacity:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import pytest
 
 from sim.faults.world import BrokerControl
-from sim.grounds import Broker, open_broker
+from sim.grounds.broker import Broker
+from sim.grounds.catalogue import open_broker
 from sim.wire.address import Address
-from sim.wire.command_client import Asker
+from sim.wire.command_client import CommandClient
 
 T = TypeVar("T")
 BOUND_S = 30.0  # of a scene, in its own time; reached only when the test fails
@@ -38,7 +39,7 @@ class Ground:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.address: Address = broker.address
-        self._asker: Asker | None = None
+        self._asker: CommandClient | None = None
 
     @property
     def is_model(self) -> bool:
@@ -58,7 +59,7 @@ class Ground:
 
         async def bounded() -> T:
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
-            self._asker = Asker(self.address, name="asking")
+            self._asker = CommandClient(self.address, name="asking")
             try:
                 async with asyncio.timeout(BOUND_S):
                     return await scene
@@ -76,7 +77,7 @@ class Ground:
         Raises
         ------
         BrokerError
-            As `Asker.ask`.
+            As `CommandClient.ask`.
         """
         assert self._asker is not None, "only within a scene"
         return await self._asker.ask(*words)

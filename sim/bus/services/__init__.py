@@ -5,7 +5,7 @@ A member is a class without constructor arguments whose `handlers` maps an event
 One with a `ConfigSubscriber` as `config` is made to read templates and providers through it, when the scenario means reads.
 One instance is made per pod. A handler that raises is recorded as a failed delivery and does not stop the pod.
 
-To add one: write ``sim/services/<name>.py`` with such a class, and list it in `SERVICES` under the name that scenarios use.
+To add one: write ``sim/bus/services/<name>.py`` with such a class, and list it in `SERVICES` under the name that scenarios use.
 A probe (``data = {"probe": true}``) is kept from the handlers by the pod.
 """
 

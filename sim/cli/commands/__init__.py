@@ -1,7 +1,7 @@
 """The commands of `buslab`, one file each.
 
 A member is a file with one click command of its name, thin: it calls one function that a notebook can call with the same name, and
-imports it where it is used, so that --help stays quick. To add one: write ``sim/commands/<name>.py`` and list it in `COMMANDS`. What
+imports it where it is used, so that --help stays quick. To add one: write ``sim/cli/commands/<name>.py`` and list it in `COMMANDS`. What
 several print or refuse alike is in `sim.cli.printing`. A command returns its exit code.
 """
 

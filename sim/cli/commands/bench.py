@@ -15,17 +15,17 @@ from sim.cli.printing import FiniteRange, print_table
 @click.option("--clusters", is_flag=True, help="Measure instead what a copy costs a cluster: classic and sharded, 1 and 3 masters.")
 def bench(pods: int, seconds: float, rounds: int, virtual: bool, clusters: bool) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
-    told = lambda line: click.echo(line, err=True)  # noqa: E731
+    tell = lambda line: click.echo(line, err=True)  # noqa: E731
     if clusters:
         from sim.measure.bench.clusters import clusters_table, measure_clusters
 
-        print_table(clusters_table(measure_clusters(rounds=rounds, progress=told), rounds=rounds))
+        print_table(clusters_table(measure_clusters(rounds=rounds, tell=tell), rounds=rounds))
     elif virtual:
         from sim.measure.bench.virtual import run_virtual_bench, virtual_table
 
-        print_table(virtual_table(run_virtual_bench(rounds=rounds, progress=told)))
+        print_table(virtual_table(run_virtual_bench(rounds=rounds, tell=tell)))
     else:
         from sim.measure.bench import bench_table, run_bench
 
-        print_table(bench_table(run_bench(pods=pods, seconds=seconds, rounds=rounds, progress=told)))
+        print_table(bench_table(run_bench(pods=pods, seconds=seconds, rounds=rounds, tell=tell)))
     return 0

@@ -20,7 +20,7 @@ def calibrate(out: Path, rounds: int) -> int:
     from sim.measure.calibrate import calibration_table, run_calibration
 
     check_out(out)
-    costs = run_calibration(rounds=rounds, progress=lambda line: click.echo(line, err=True))
+    costs = run_calibration(rounds=rounds, tell=lambda line: click.echo(line, err=True))
     write_costs(costs, out)
     print_table(calibration_table(costs))
     click.echo(f"costs    {out}; use them with --on model:{out}")

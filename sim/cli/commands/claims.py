@@ -28,7 +28,7 @@ def claims(numbers: tuple[str, ...], on: str, out: Path | None, jobs: int, repor
     if report is not None:
         report = report.resolve() if report.is_symlink() else report
         check_out(report, "--report")
-    answers = run_claims(numbers, on=on, out=out, jobs=jobs, progress=lambda line: click.echo(line, err=True))
+    answers = run_claims(numbers, on=on, out=out, jobs=jobs, tell=lambda line: click.echo(line, err=True))
     print_table(claims_table(answers))
     for answer in answers.answers:
         if len(answers.answers) <= EXPLAINED or not answer.as_expected:

@@ -34,7 +34,7 @@ def cut(
     what was predicted; 2 an error.
     """
     from sim.errors import UsageError
-    from sim.grounds.model.costs import MIB, WINDOW_BYTES, BufferLimit, read_costs
+    from sim.grounds.model.costs import MIB, WINDOW_BYTES, OutputBufferLimit, read_costs
     from sim.measure.buffers.predict import RULES, Stall, predict_cut, say
 
     window = WINDOW_BYTES if costs is None else read_costs(costs).window_bytes
@@ -43,7 +43,7 @@ def cut(
     case = None
     if rate is not None and size is not None:
         stall = Stall(rate, size, len(channel.encode()), reads_bytes_per_s=reads)
-        case = stall, BufferLimit(round(hard_mb * MIB), round(soft_mb * MIB), soft_s)
+        case = stall, OutputBufferLimit(round(hard_mb * MIB), round(soft_mb * MIB), soft_s)
         click.echo(say(predict_cut(stall, limit=case[1], rules=RULES[server], window_bytes=window), stall, rules=RULES[server]))
     if not verify:
         return 0

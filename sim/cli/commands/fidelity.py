@@ -21,9 +21,9 @@ def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...]
     """Run scenarios on the model and on an embedded server, and tell how far they differ."""
     from sim.experiments.fidelity.run import fidelity_table, run_fidelity, write_fidelity
 
-    told = lambda line: click.echo(line, err=True)  # noqa: E731
+    tell = lambda line: click.echo(line, err=True)  # noqa: E731
     check_out(out)
-    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, progress=told)
+    compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, tell=tell)
     write_fidelity(compared, out)
     print_table(fidelity_table(compared))
     click.echo(f"table    {out}")

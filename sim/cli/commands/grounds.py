@@ -14,10 +14,10 @@ from sim.cli.printing import print_table
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
 def grounds(scenario: str, grounds: tuple[str, ...], image: str | None, settings: tuple[str, ...]) -> int:
     """Run SCENARIO with the same seed on several grounds, and compare lag and the broker's work."""
-    from sim.experiments.fidelity.grounds import GROUNDS, exit_code, grounds_table, run_on_grounds
+    from sim.experiments.fidelity.grounds import SIDE_BY_SIDE, exit_code, grounds_table, run_on_grounds
     from sim.scenario.file import load_scenario
 
     loaded = load_scenario(scenario, settings=settings)
-    found = run_on_grounds(loaded, grounds=grounds or GROUNDS, image=image, progress=lambda line: click.echo(line, err=True))
+    found = run_on_grounds(loaded, grounds=grounds or SIDE_BY_SIDE, image=image, tell=lambda line: click.echo(line, err=True))
     print_table(grounds_table(loaded, found))
     return exit_code(found)

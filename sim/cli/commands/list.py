@@ -20,7 +20,7 @@ def list_(what: str) -> int:
 
 def _listed(what: str) -> dict[str, str]:
     if what == "grounds":
-        from sim.grounds import GROUNDS
+        from sim.grounds.catalogue import GROUNDS
 
         return {name: text for name, (_, text) in GROUNDS.items()}
     if what == "checkers":

@@ -45,7 +45,7 @@ def sweep(
     with Display(Console(stderr=True)) as display:
         table = run_sweep(
             scenario, settings=settings, repeats=repeats, on=on, out=out, jobs=jobs, resume=resume, keep=keep,
-            load_this_server=yes_load_this_server, image=image, progress=lambda line: click.echo(line, err=True), watch=display.show,
+            load_this_server=yes_load_this_server, image=image, tell=lambda line: click.echo(line, err=True), watch=display.show,
         )  # fmt: skip
     print_table(sweep_table(table))
     click.echo(f"table    {Path(table.attrs['folder']) / 'sweep.parquet'}, sweep.csv")

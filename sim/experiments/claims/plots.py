@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sim.experiments.claims.run import Answers
+from sim.experiments.claims.run import ClaimAnswers
 from sim.experiments.claims.table import number_of
 
 MARKS = {True: ("o", "#0072B2", "the claim held in a case"), False: ("X", "#D55E00", "it did not"), None: ("$?$", "#555555", "not judged")}
@@ -17,7 +17,7 @@ MAX_WORDS = 80  # characters of a claim
 MAX_NUMBER = 66
 
 
-def claims_overview(answers: Answers, *, ax: Axes | None = None) -> Axes:
+def claims_overview(answers: ClaimAnswers, *, ax: Axes | None = None) -> Axes:
     """Draw every claim with its cases, its verdict and its number; the title counts the verdicts."""
     rows = answers.answers
     if ax is None:

@@ -62,7 +62,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClaimAnswer:
     """Hold what a claim came to, and the runs behind it: trial -> job."""
 
     number: str
@@ -77,12 +77,12 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ClaimAnswers:
     """Hold what `run_claims` found, in the order of numbers; `left_out` says which claims cannot run on the ground, and why."""
 
     folder: Path
     on: str
-    answers: tuple[Answer, ...]
+    answers: tuple[ClaimAnswer, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     state: str = "complete"
 
@@ -101,8 +101,8 @@ def run_claims(
     on: str = "",
     out: Path | None = None,
     jobs: int = 2,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Answers:
+    tell: Callable[[str], None] = lambda line: None,
+) -> ClaimAnswers:
     """Run the experiments of claims, judge them, and write `claims.json`.
 
     Parameters
@@ -115,7 +115,7 @@ def run_claims(
         The folder to make; by default ``reports/runs/claims/<UTC time>``.
     jobs
         How many trials on the model run at a time.
-    progress
+    tell
         Called with a line when a trial has ended.
 
     Raises
@@ -133,10 +133,10 @@ def run_claims(
     work = list({job.folder: job for plan in plans.values() for job in plan.values()}.values())
     state, errors = "interrupted", dict[str, str]()
     try:
-        _run_all(work, folder=folder, jobs=jobs, errors=errors, progress=progress)
+        _run_all(work, folder=folder, jobs=jobs, errors=errors, tell=tell)
         state = "complete"
     finally:
-        answers = Answers(folder, on, tuple(_answer(number, plans[number], errors) for number in plans), left_out, state)
+        answers = ClaimAnswers(folder, on, tuple(_answer(number, plans[number], errors) for number in plans), left_out, state)
         _write_json(answers)
     return answers
 
@@ -188,7 +188,7 @@ def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[st
     return plans
 
 
-def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], progress: Callable[[str], None]) -> None:
+def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], tell: Callable[[str], None]) -> None:
     """Run everything, and note the error of each run folder that has one."""
     left = {job.folder.name: job.about_s / (min(jobs, len(work)) if job.is_virtual else 1) for job in work}
 
@@ -198,15 +198,15 @@ def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, 
         errors.update({name: outcome.error} if outcome.error else {})
         word = f"failed: {outcome.error}" if outcome.error else f"{outcome.cell.scenario.name} on {outcome.cell.on}"
         rest = f", about {max(sum(left.values()), 1):.0f} s left" if left else ""
-        progress(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
+        tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
-    progress(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
+    tell(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
     for virtual, at_once in ((True, jobs), (False, 1)):
         for _ in run_cells([job.cell for job in work if job.is_virtual is virtual], out=folder, jobs=at_once, told=told):
             pass
 
 
-def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> Answer:
+def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> ClaimAnswer:
     evidence: dict[str, Evidence] = {}
     doubts = []
     for name, job in plan.items():
@@ -220,17 +220,17 @@ def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> 
         except (BuslabError, TypeError) as error:
             doubts.append(f"{name}: {error}")
     if doubts:
-        return Answer(number, CLAIMS[number], Finding({}, None, "", "no judgement", doubt="; ".join(doubts)), plan)
-    return Answer(number, CLAIMS[number], find(CLAIMS[number], evidence), plan)
+        return ClaimAnswer(number, CLAIMS[number], Finding({}, None, "", "no judgement", doubt="; ".join(doubts)), plan)
+    return ClaimAnswer(number, CLAIMS[number], find(CLAIMS[number], evidence), plan)
 
 
-def to_json(answers: Answers) -> dict[str, Any]:
+def to_json(answers: ClaimAnswers) -> dict[str, Any]:
     """Return the content of claims.json; a number that does not exist is null."""
     listed = [_one_json(answer, answers.folder) for answer in answers.answers]
     return {"format": FORMAT, "state": answers.state, "on": answers.on, "left_out": dict(answers.left_out), "claims": listed}
 
 
-def _one_json(answer: Answer, folder: Path) -> dict[str, Any]:
+def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
     claim, finding = answer.claim, answer.finding
     said = {"number": answer.number, "claim": claim.words, "where": claim.where, "theory": claim.theory, "expects": claim.expects}
     found = {"verdict": finding.verdict, "as_expected": answer.as_expected, "cases": dict(finding.cases)}
@@ -250,12 +250,12 @@ def _one_json(answer: Answer, folder: Path) -> dict[str, Any]:
     return said | found | measured | {"experiment": trials, "again": again(answer)}
 
 
-def again(answer: Answer) -> str:
+def again(answer: ClaimAnswer) -> str:
     """Return the command that re-runs one claim."""
     return f"buslab claims {answer.number}"
 
 
-def _write_json(answers: Answers) -> None:
+def _write_json(answers: ClaimAnswers) -> None:
     path = answers.folder / "claims.json"
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps(to_json(answers), indent=2, allow_nan=False) + "\n", "utf-8")

@@ -9,14 +9,14 @@ import pandas as pd
 from rich.table import Table
 
 from sim.errors import RecordError
-from sim.experiments.claims.run import Answer, Answers, again
+from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, again
 
 TALLY = {"true": "are true", "false": "are false", "depends": "depend on the case", "unknown": "are unknown"}
 EXAMPLES = 3
 STYLES = {"true": "green", "false": "red", "depends": "yellow", "unknown": "magenta"}
 
 
-def claims_table(answers: Answers) -> Table:
+def claims_table(answers: ClaimAnswers) -> Table:
     """Return the table for a rich console."""
     table = Table(title=f"What {len(answers.answers)} claims came to; the runs are in {answers.folder}")
     for heading in ("#", "claim", "verdict", "number", "experiment", "run"):
@@ -30,7 +30,7 @@ def claims_table(answers: Answers) -> Table:
     return table
 
 
-def number_of(answer: Answer) -> str:
+def number_of(answer: ClaimAnswer) -> str:
     """Return the number with its unit, three digits of it."""
     value = answer.finding.number
     if value is None:
@@ -39,19 +39,19 @@ def number_of(answer: Answer) -> str:
     return f"{shown} {answer.finding.unit}"
 
 
-def experiment_of(answer: Answer) -> str:
+def experiment_of(answer: ClaimAnswer) -> str:
     """Return scenarios and grounds, each once."""
     return ", ".join(dict.fromkeys(f"{job.trial.scenario} on {job.on}" for job in answer.jobs.values()))
 
 
-def explained(answer: Answer) -> str:
+def explained(answer: ClaimAnswer) -> str:
     """Return one claim's finding in words: the condition where it depends, the numbers, and why nothing can be said."""
     parts = [f"claim {answer.number}, {answer.finding.verdict}", answer.finding.condition, answer.finding.detail]
     parts += [f"unknown because: {answer.finding.doubt}"] if answer.finding.doubt else []
     return ": ".join(part for part in parts[:2] if part) + "\n  " + "\n  ".join(parts[2:])
 
 
-def claims_frame(answers: Answers) -> pd.DataFrame:
+def claims_frame(answers: ClaimAnswers) -> pd.DataFrame:
     """Return one row a claim.
 
     Returns
@@ -79,7 +79,7 @@ def claims_frame(answers: Answers) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("claim")
 
 
-def claims_page(answers: Answers) -> str:
+def claims_page(answers: ClaimAnswers) -> str:
     """Return the page in Markdown: a table in short, then each claim with its experiment and the command that re-runs it."""
     told = sum(answer.as_expected for answer in answers.answers)
     lines = [
@@ -98,7 +98,7 @@ def claims_page(answers: Answers) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(answer: Answer) -> Iterable[str]:
+def _section(answer: ClaimAnswer) -> Iterable[str]:
     claim, finding = answer.claim, answer.finding
     yield f"## {answer.number}. {claim.words}: {finding.verdict}"
     yield ""
@@ -115,7 +115,7 @@ def _section(answer: Answer) -> Iterable[str]:
         yield f"  - `buslab run {job.trial.scenario} --on {job.on}{settings}`"
 
 
-def write_page(answers: Answers, path: Path) -> None:
+def write_page(answers: ClaimAnswers, path: Path) -> None:
     """Write the page, whole or not at all."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
@@ -126,8 +126,8 @@ def write_page(answers: Answers, path: Path) -> None:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --report") from None
 
 
-def concluded(answers: Answers) -> tuple[str, str]:
-    """Return how a notebook concludes: the verdict over all claims (see `Answers.exit_code`), and a sentence with numbers."""
+def concluded(answers: ClaimAnswers) -> tuple[str, str]:
+    """Return how a notebook concludes: the verdict over all claims (see `ClaimAnswers.exit_code`), and a sentence with numbers."""
     tally = {word: [answer for answer in answers.answers if answer.finding.verdict == word] for word in STYLES}
     parts = [f"{len(some)} {TALLY[word]}" for word, some in tally.items() if some]
     text = f"Of {len(answers.answers)} claims {', '.join(parts)}"

@@ -11,13 +11,13 @@ import msgspec
 from rich.table import Table
 
 from sim.errors import BrokerError
-from sim.experiments.fidelity.run import Side, measure
+from sim.experiments.fidelity.run import GroundRow, measure
 from sim.results.broker_costs import BrokerCosts, broker_costs
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario
 
-GROUNDS = ("model", "embedded", "container", "cluster", "container-cluster")
+SIDE_BY_SIDE = ("model", "embedded", "container", "cluster", "container-cluster")
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class OnGround:
     """Hold what one run came to; `side` and `costs` are None where the ground could not be had, and `why_not` says why."""
 
     ground: str
-    side: Side | None = None
+    side: GroundRow | None = None
     costs: BrokerCosts | None = None
     why_not: str = ""
 
 
 def run_on_grounds(
-    scenario: Scenario, *, grounds: Sequence[str] = GROUNDS, image: str | None = None, progress: Callable[[str], None] = lambda line: None
+    scenario: Scenario, *, grounds: Sequence[str] = SIDE_BY_SIDE, image: str | None = None, tell: Callable[[str], None] = lambda line: None
 ) -> list[OnGround]:
     """Run a scenario on each ground, its pods making the calls.
 
@@ -47,7 +47,7 @@ def run_on_grounds(
     found = []
     with tempfile.TemporaryDirectory(prefix="buslab-grounds-") as folder:
         for place, on in enumerate(grounds):
-            progress(f"{scenario.name} on {on}")
+            tell(f"{scenario.name} on {on}")
             try:
                 path = run_scenario(scenario, on=on, out=Path(folder) / str(place), image=image if "container" in on else None)
             except BrokerError as error:

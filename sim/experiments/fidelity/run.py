@@ -44,7 +44,7 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class Side:
+class GroundRow:
     """Hold what one run came to; counts, lag and rates are of its run phase.
 
     Attributes
@@ -85,8 +85,8 @@ class Pair:
 
     scenario: str
     seed: int
-    model: Side
-    embedded: Side
+    model: GroundRow
+    embedded: GroundRow
     sentence: str = field(default="")
 
 
@@ -105,7 +105,7 @@ def run_fidelity(
     repeats: int = 1,
     model_on: str = MODEL,
     settings: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Fidelity:
     """Run scenarios on the model and on an embedded server, and compare.
 
@@ -138,7 +138,7 @@ def run_fidelity(
             for seed in range(scenario.seed, scenario.seed + repeats):
                 one, sides = msgspec.structs.replace(scenario, seed=seed), {}
                 for on in (model_on, EMBEDDED):
-                    progress(f"{scenario.name}, seed {seed}, on {on}")
+                    tell(f"{scenario.name}, seed {seed}, on {on}")
                     ground = on.partition(":")[0]
                     run = open_run(run_scenario(one, on=on, out=Path(folder) / f"{scenario.name}-{seed}-{ground}"))
                     sides[ground], about = measure(run), run.environment
@@ -160,12 +160,12 @@ def shortened(scenario: Scenario) -> Scenario:
     return msgspec.structs.replace(scenario, load=load)
 
 
-def measure(run: Run) -> Side:
+def measure(run: Run) -> GroundRow:
     """Judge a run and return what is compared."""
     verdict = judge(run)
     ledger, lag, harness = (verdict.checkers[name].counts for name in ("ledger", "lag", "harness"))
     begin_ns, end_ns = run.phases["run"]
-    return Side(
+    return GroundRow(
         intended_calls=int(run.info["load"]["offered_calls"]),
         publishes=int(ledger["events"]),
         expected=int(ledger["expected"]),
@@ -203,8 +203,8 @@ def recovery_s(run: Run) -> float:
     """Return the median over the pods from the first fault's begin to hearing again; NaN where no pod lost and regained its connection."""
     begins = run.faults["begin_ns"].to_numpy()
     took_ns = []
-    for life in run.lives if len(begins) else ():
-        later = [(at, state) for at, state in zip(life.at_ns, life.states, strict=True) if at >= begins.min()]
+    for history in run.pod_histories if len(begins) else ():
+        later = [(at, state) for at, state in zip(history.at_ns, history.states, strict=True) if at >= begins.min()]
         lost = next((at for at, state in later if state == "disconnected"), None)
         again = next((at for at, state in later if lost is not None and at > lost and state == "subscribed"), None)
         took_ns += [again - begins.min()] if again is not None else []
@@ -236,11 +236,11 @@ def sentence(pair: Pair) -> str:
     return f"{pair.scenario}, seed {pair.seed}: " + "; ".join(parts) + "."
 
 
-def _share(side: Side) -> str:
+def _share(side: GroundRow) -> str:
     return f"{sum(side.missing.values()) / side.expected:.1%} ({_causes(side)})" if side.expected else "none"
 
 
-def _causes(side: Side) -> str:
+def _causes(side: GroundRow) -> str:
     return ", ".join(f"{count:,} {cause}" for cause, count in side.missing.items()) or "0"
 
 

@@ -19,7 +19,7 @@ from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
 SHADES = ("#ffffff", "#dedede", "#b4b4b4", "#6e6e6e")  # nothing, little, much, nearly all
 
 
-class Measure(NamedTuple):
+class MatrixColumn(NamedTuple):
     """Say what stands in one group of columns: its heading, its text, and how bad it is, 0 to 3."""
 
     heading: str
@@ -53,16 +53,16 @@ def _recovered(row: MatrixRow) -> str:
 
 
 MEASURES = (
-    Measure("copies not heard\n(? some in doubt)", _unheard, lambda row: _share(row.unheard, row.expected)),
-    Measure("run or heard\ntwice", lambda row: f"{row.twice:,}", lambda row: 2 if row.twice else 0),
-    Measure("events never\nrun", lambda row: _number(row.never), lambda row: 2 if row.never > 0 else 0),
-    Measure("stale reads", lambda row: f"{row.stale:,}", lambda row: _share(row.stale, row.reads)),
-    Measure("greatest lag, s", lambda row: _seconds(row.late_s), lambda row: _time(row.late_s)),
-    Measure("deaf after it, s", lambda row: _seconds(row.deaf_s), lambda row: _time(row.deaf_s)),
-    Measure("green while\nblind, s", lambda row: _seconds(row.truth_gap_s), lambda row: _time(row.truth_gap_s)),
-    Measure("told", lambda row: row.told.replace(" of ", "/"), lambda row: 3 if row.told == "no" else 2 if " of " in row.told else 0),
-    Measure("recovered\nafter, s", _recovered, lambda row: 3 if row.recovered == "no" else _time(row.recover_s)),
-    Measure("verdict", lambda row: row.verdict, lambda row: {"valid": 0, "invalid": 3}.get(row.verdict, 2)),
+    MatrixColumn("copies not heard\n(? some in doubt)", _unheard, lambda row: _share(row.unheard, row.expected)),
+    MatrixColumn("run or heard\ntwice", lambda row: f"{row.twice:,}", lambda row: 2 if row.twice else 0),
+    MatrixColumn("events never\nrun", lambda row: _number(row.never), lambda row: 2 if row.never > 0 else 0),
+    MatrixColumn("stale reads", lambda row: f"{row.stale:,}", lambda row: _share(row.stale, row.reads)),
+    MatrixColumn("greatest lag, s", lambda row: _seconds(row.late_s), lambda row: _time(row.late_s)),
+    MatrixColumn("deaf after it, s", lambda row: _seconds(row.deaf_s), lambda row: _time(row.deaf_s)),
+    MatrixColumn("green while\nblind, s", lambda row: _seconds(row.truth_gap_s), lambda row: _time(row.truth_gap_s)),
+    MatrixColumn("told", lambda row: row.told.replace(" of ", "/"), lambda row: 3 if row.told == "no" else 2 if " of " in row.told else 0),
+    MatrixColumn("recovered\nafter, s", _recovered, lambda row: 3 if row.recovered == "no" else _time(row.recover_s)),
+    MatrixColumn("verdict", lambda row: row.verdict, lambda row: {"valid": 0, "invalid": 3}.get(row.verdict, 2)),
 )
 
 
@@ -114,7 +114,7 @@ def _faults(matrix: Matrix) -> list[str]:
     return list(dict.fromkeys(row.fault for row in matrix.rows if not row.why_not))
 
 
-def _field(ax: Axes, x: float, y: float, row: MatrixRow, measure: Measure) -> None:
+def _field(ax: Axes, x: float, y: float, row: MatrixRow, measure: MatrixColumn) -> None:
     if row.why_not:
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor="white", edgecolor="0.8", hatch="////", linewidth=0.5))
         return

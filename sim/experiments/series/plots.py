@@ -51,7 +51,7 @@ def copies_against_replicas(runs: Mapping[int, Run], ax: Axes | None = None, *, 
 def handled_per_event(run: Run, service: str) -> tuple[float, float]:
     """Return how many copies of an event a service handled, per event that it should hear: the first in each pod, and those heard again."""
     copies = run.copies
-    mine = np.array([life.service == service for life in run.lives])[copies.pod]
+    mine = np.array([history.service == service for history in run.pod_histories])[copies.pod]
     judged = mine & (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
     heard = judged & (copies.delivery >= 0)
     heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
@@ -121,7 +121,7 @@ def part_rows(run: Run, *, by: str = "channel") -> pd.DataFrame:
         codes, words = codes_of(publishes["channel"])
         groups = {word: codes[rows] == n for n, word in enumerate(words)}
     elif by == "service":
-        service = np.array([life.service for life in run.lives])[copies.pod[chosen]]
+        service = np.array([history.service for history in run.pod_histories])[copies.pod[chosen]]
         groups = {word: service == word for word in sorted(set(service))}
     lag = handled - intended
     groups["all copies"] = np.ones(len(rows), dtype=bool)

@@ -36,7 +36,7 @@ def run_each(
     *,
     on: str = "model",
     settings: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[float | str, Run]:
     """Run a scenario once for each value of a setting, and return the opened runs; their tables are in memory, the folders are gone.
 
@@ -57,7 +57,7 @@ def run_each(
     runs: dict[float | str, Run] = {}
     with tempfile.TemporaryDirectory(prefix="buslab-series-") as folder:
         for place, value in enumerate(values):
-            progress(f"{scenario}: {key} = {value}, on {on}")
+            tell(f"{scenario}: {key} = {value}, on {on}")
             loaded = load_scenario(scenario, settings=(*settings, f"{key}={value}"))
             run = open_run(run_scenario(loaded, on=on, out=Path(folder) / str(place)))
             for table in ("publishes", "deliveries", "calls", "reads", "pods", "faults", "broker", "hosts", "probes"):
@@ -77,7 +77,11 @@ def lag_rows(runs: dict[float | str, Run]) -> pd.DataFrame:
         ledger, lag = (verdict.checkers[name] for name in ("ledger", "lag"))
         begin_ns, end_ns = run.phases["run"]
         seconds = (end_ns - begin_ns) / NS_PER_S
-        row = {"value": value, "pods": sum(bool(life.channels) for life in run.lives), "events_per_s": ledger.counts["events"] / seconds}
+        row = {
+            "value": value,
+            "pods": sum(bool(history.channels) for history in run.pod_histories),
+            "events_per_s": ledger.counts["events"] / seconds,
+        }
         row |= {"copies_per_s": ledger.counts["delivered"] / seconds, "missing": ledger.counts["missing"]}
         row |= {name: lag.metrics.get(name, float("nan")) for name in LAGS}
         rows.append(row | {"broker_share": broker_costs(run).cpu_share, "verdict": verdict.verdict})
@@ -155,7 +159,7 @@ def lock_rows(
     service: str = "music-service",
     on: str = "model",
     settings: Sequence[str] = (),
-    progress: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Run the lock lab for each recipe, handler time and start skew, and count how often an event really ran.
 
@@ -169,11 +173,11 @@ def lock_rows(
     for recipe in recipes:
         for skew in skew_ms:
             shared = (*settings, f"bus.once={recipe}", f"services.{service}.skew_ms={skew}")
-            runs = run_each("lock_lab", f"services.{service}.handler_ms", handler_ms, on=on, settings=shared, progress=progress)
+            runs = run_each("lock_lab", f"services.{service}.handler_ms", handler_ms, on=on, settings=shared, tell=tell)
             for handler, run in runs.items():
                 verdict = judge(run)
                 counts = verdict.checkers["once"].counts
-                pods, events = sum(life.service == service for life in run.lives), int(counts["pairs"])
+                pods, events = sum(history.service == service for history in run.pod_histories), int(counts["pairs"])
                 row = {"recipe": recipe, "pods": pods, "handler_ms": float(handler), "skew_ms": float(skew), "events": events}
                 row |= {"never": counts["never"] / events, "once": counts["once"] / events, "more": counts["twice_or_more"] / events}
                 row |= {"runs_per_event": counts[f"runs_per_event.{service}"], "verdict": verdict.verdict}

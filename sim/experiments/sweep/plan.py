@@ -38,7 +38,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """Hold one run to make: its settings, and which repeat of them it is, counted from 0."""
 
     number: int
@@ -121,7 +121,7 @@ def plain_value(text: str) -> Any:
     return value if isinstance(value, bool | int | float | str) else text
 
 
-def make_cells(axes: Sequence[Axis], *, repeats: int) -> list[Cell]:
+def make_cells(axes: Sequence[Axis], *, repeats: int) -> list[GridCell]:
     """Return every cell and repeat, in plain order.
 
     Raises
@@ -137,12 +137,12 @@ def make_cells(axes: Sequence[Axis], *, repeats: int) -> list[Cell]:
     if count > MAX_CELLS:
         raise UsageError(f"this sweep has {count:,} runs, more than {MAX_CELLS:,}: give fewer values or repeats")
     chosen = [tuple(zip((axis.key for axis in axes), values, strict=True)) for values in itertools.product(*(a.values for a in axes))]
-    return [Cell(number, repeat, settings) for repeat in range(repeats) for number, settings in enumerate(chosen)]
+    return [GridCell(number, repeat, settings) for repeat in range(repeats) for number, settings in enumerate(chosen)]
 
 
-def shuffle(cells: Sequence[Cell], *, seed: int) -> list[Cell]:
+def shuffle(cells: Sequence[GridCell], *, seed: int) -> list[GridCell]:
     """Return the cells block by block of repeats, each block in an order drawn from the seed."""
-    ordered: list[Cell] = []
+    ordered: list[GridCell] = []
     for repeat in sorted({cell.repeat for cell in cells}):
         block = [cell for cell in cells if cell.repeat == repeat]
         ordered += [block[place] for place in np.random.default_rng([seed, repeat, 3]).permutation(len(block))]

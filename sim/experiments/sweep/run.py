@@ -33,9 +33,9 @@ import pandas as pd
 from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, UsageError, did_you_mean
 from sim.experiments.many_runs import Cell as WorkerCell
 from sim.experiments.many_runs import run_cells
-from sim.experiments.sweep.plan import Axis, Cell, make_cells, plain_value, read_axes, shuffle
+from sim.experiments.sweep.plan import Axis, GridCell, make_cells, plain_value, read_axes, shuffle
 from sim.experiments.sweep.row import KEEP, Task, row_of, run_task
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
 from sim.machine.process import interruptible
 from sim.record.checksum import KEY, is_whole, with_checksum
@@ -53,7 +53,7 @@ MAX_JOBS = 64
 MIN_FREE_BYTES = 500_000_000
 HEAD = ("cell", "repeat", "seed", "place", "state", "verdict", "reasons", "run_folder", "took_s")
 
-Say = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 def run_sweep(
@@ -68,7 +68,7 @@ def run_sweep(
     keep: str = "not-valid",
     load_this_server: bool = False,
     image: str | None = None,
-    progress: Say = lambda line: None,
+    tell: Tell = lambda line: None,
     watch: Watch = lambda status: None,
 ) -> pd.DataFrame:
     """Run a scenario over a grid and return one row a run.
@@ -89,7 +89,7 @@ def run_sweep(
         Go on with a folder: finished cells are not run again.
     keep
         Which run folders stay once their row is written: a key of `sim.experiments.sweep.row.KEEP`.
-    progress
+    tell
         Called with a line when a cell begins or ends.
     watch
         As of `run_scenario`; only with one job.
@@ -109,7 +109,7 @@ def run_sweep(
     axes = read_axes(settings)
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
-    open_broker(on, load_this_server=load_this_server, image=image, say=lambda _: None, seed=1)  # refuses what is no ground; starts nothing
+    open_broker(on, load_this_server=load_this_server, image=image)  # refuses what is no ground; starts nothing
     jobs = _jobs(jobs, on)
     if keep not in KEEP:
         raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")
@@ -124,15 +124,15 @@ def run_sweep(
         for cell in shuffle(cells, seed=scenarios[0].seed)
     }  # fmt: skip
     with _held(folder, plan, resume=resume):
-        _run_to_the_table(folder, cells, tasks, jobs=jobs, progress=progress, watch=watch)
+        _run_to_the_table(folder, cells, tasks, jobs=jobs, tell=tell, watch=watch)
     return read_sweep(folder)
 
 
-def _run_to_the_table(folder: Path, cells: Sequence[Cell], tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
+def _run_to_the_table(folder: Path, cells: Sequence[GridCell], tasks: dict[GridCell, Task], *, jobs: int, tell: Tell, watch: Watch) -> None:
     """Run what is left and write the table, also when that is interrupted."""
     try:
         with interruptible(_stop):
-            _run_all(folder, tasks, jobs=jobs, progress=progress, watch=watch)
+            _run_all(folder, tasks, jobs=jobs, tell=tell, watch=watch)
     except (KeyboardInterrupt, Interrupted) as error:
         done = len(_write_table(folder, cells))
         number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
@@ -261,15 +261,15 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         raise UsageError(f"{folder} holds another sweep: the scenario {plan['scenario']} has changed since; choose a new folder")
 
 
-def _run_all(folder: Path, tasks: dict[Cell, Task], *, jobs: int, progress: Say, watch: Watch) -> None:
+def _run_all(folder: Path, tasks: dict[GridCell, Task], *, jobs: int, tell: Tell, watch: Watch) -> None:
     """Run what has no finished row yet, and write a row for each that ends."""
     places = {cell: place for place, cell in enumerate(tasks)}
     todo = [cell for cell in tasks if _row(folder, cell).get("state") != "complete"]
     total, begun_s, ended = len(tasks), time.monotonic(), 0
     if len(todo) < total:
-        progress(f"{total - len(todo)} of {total} runs were done before")
+        tell(f"{total - len(todo)} of {total} runs were done before")
 
-    def keep_row(cell: Cell, row: dict[str, Any] | str) -> None:
+    def keep_row(cell: GridCell, row: dict[str, Any] | str) -> None:
         nonlocal ended
         ended += 1
         if isinstance(row, str):
@@ -281,12 +281,12 @@ def _run_all(folder: Path, tasks: dict[Cell, Task], *, jobs: int, progress: Say,
         left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
         done = total - len(todo) + ended
         why = f" ({row['reasons']})" if row["verdict"] != "valid" else ""
-        progress(f"{done}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
+        tell(f"{done}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
 
     if jobs == 1 or len(todo) <= 1:
         for cell in todo:
             _check_room(folder)
-            progress(f"{_said(cell, total)} runs")
+            tell(f"{_said(cell, total)} runs")
             keep_row(cell, _run_here(tasks[cell], watch))
         return
     by_name = {cell.name: cell for cell in todo}
@@ -313,7 +313,7 @@ def _check_room(folder: Path) -> None:
         raise RecordError(f"only {free / 1e6:,.0f} MB are free for {folder}; make room and go on with --resume, or give --keep none")
 
 
-def _said(cell: Cell, total: int) -> str:
+def _said(cell: GridCell, total: int) -> str:
     text = " ".join(cell.arguments()) or "as it is"
     return f"{text} repeat {cell.repeat + 1}"
 
@@ -326,7 +326,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _row(folder: Path, cell: Cell) -> dict[str, Any]:
+def _row(folder: Path, cell: GridCell) -> dict[str, Any]:
     """Return a cell's row; empty when it has none, or one that is damaged or another cell's: it is run again then."""
     try:
         row = msgspec.json.decode((folder / "rows" / f"{cell.name}.json").read_bytes(), type=dict[str, Any])
@@ -336,7 +336,7 @@ def _row(folder: Path, cell: Cell) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != KEY} if whole else {}
 
 
-def _rows(folder: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def _rows(folder: Path, cells: Sequence[GridCell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         row = _row(folder, cell)
@@ -347,7 +347,7 @@ def _rows(folder: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_table(folder: Path, cells: Sequence[Cell]) -> pd.DataFrame:
+def _write_table(folder: Path, cells: Sequence[GridCell]) -> pd.DataFrame:
     """Write the table of the rows there are, each file whole or not at all."""
     table = pd.DataFrame(_rows(folder, cells))
     for column in table.columns:

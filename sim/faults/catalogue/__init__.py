@@ -5,8 +5,8 @@ A member is a file with one frozen struct, an `Occasion`, whose further fields a
 it is called whatever happened, also when `begin` failed half-way, so it must be safe to call twice. What it must remember
 in between goes into `world.kept`. `adds_up = True` says that several of the kind may be on at once on one target.
 
-To add one: write ``sim/faults/<name>.py`` with such a struct, tagged with its name; list it in `FAULTS` and in `Fault`, their union; and
-write a scenario of the same name that shows what it does. One that ends, freezes or starts pods is listed in `MORTAL` too.
+To add one: write ``sim/faults/catalogue/<name>.py`` with such a struct, tagged with its name; list it in `FAULTS` and in `Fault`, their
+union; and write a scenario of the same name that shows what it does. One that ends, freezes or starts pods is listed in `KILLS_PODS` too.
 """
 
 from __future__ import annotations
@@ -90,4 +90,4 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "slow_handler": SlowHandler,
     "subscribers_cut": SubscribersCut,
 }
-MORTAL = (PodFreeze, PodKill, PodStartInOutage, PodStop, RollingRestart)  # those that end, freeze or start pods
+KILLS_PODS = (PodFreeze, PodKill, PodStartInOutage, PodStop, RollingRestart)  # those that end, freeze or start pods

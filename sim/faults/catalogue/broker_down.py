@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class BrokerDown(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_down"):
+class BrokerDown(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_down"):
     """Kill the broker, and start it again when the fault ends."""
 
     needs = ("broker",)

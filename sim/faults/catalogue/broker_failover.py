@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sim.errors import BrokerError
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import ClusterControl, World
 
 
-class BrokerFailover(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_failover"):
+class BrokerFailover(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_failover"):
     """Kill the master that owns a channel, and start it again when the fault ends and a replica was promoted.
 
     Attributes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class BrokerFreeze(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_freeze"):
+class BrokerFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_freeze"):
     """Stop the broker's process (SIGSTOP), and let it go on when the fault ends."""
 
     needs = ("broker",)

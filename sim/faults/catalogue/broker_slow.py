@@ -9,11 +9,11 @@ from msgspec import Meta
 
 from sim.errors import BrokerError
 from sim.faults.server_commands import MAX_SPIN_MS, SPIN, each, keep_on, leave_off
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class BrokerSlow(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_slow"):
+class BrokerSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_slow"):
     """Stall every server of the broker, again and again.
 
     Attributes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class BrokerStop(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_stop"):
+class BrokerStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_stop"):
     """Stop the broker (SIGTERM, as SHUTDOWN does), and start it again when the fault ends."""
 
     needs = ("broker",)

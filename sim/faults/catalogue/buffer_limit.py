@@ -7,13 +7,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from sim.faults.server_commands import change_setting, restore_settings
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 Bytes = Annotated[int, Meta(ge=0, le=1 << 40)]
 
 
-class BufferLimit(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="buffer_limit"):
+class BufferLimit(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="buffer_limit"):
     """Lower `client-output-buffer-limit` of class pubsub, and set it to what it was when the fault ends.
 
     Attributes

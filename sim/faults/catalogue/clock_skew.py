@@ -6,11 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class ClockSkew(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="clock_skew"):
+class ClockSkew(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="clock_skew"):
     """Put the clock that the envelopes' timestamps come from ahead or behind; the lab measures with another one.
 
     Attributes

@@ -6,13 +6,13 @@ from typing import Literal
 
 from sim.errors import BrokerError
 from sim.faults.server_commands import change_setting, end_connections, restore_settings
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 PASSWORD = "buslab-lets-nobody-in"  # of a server of our own, for some seconds
 
 
-class ConnectionsRefused(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="connections_refused"):
+class ConnectionsRefused(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="connections_refused"):
     """Let the broker refuse connections, end those of every pod, and let everybody in again when the fault ends.
 
     Attributes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class HandlerError(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="handler_error"):
+class HandlerError(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="handler_error"):
     """Let every handler of some pods raise while the fault is on.
 
     Attributes

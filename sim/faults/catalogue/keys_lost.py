@@ -7,11 +7,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from sim.faults.server_commands import each_master, keep_on, leave_off
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class KeysLost(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="keys_lost"):
+class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="keys_lost"):
     """Delete every key (FLUSHALL), once or again and again. Subscriptions are no keys and stay.
 
     Attributes

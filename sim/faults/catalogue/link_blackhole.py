@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.faults.link import LinkLoad, LinkPlan
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class LinkBlackhole(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_blackhole"):
+class LinkBlackhole(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_blackhole"):
     """Hold the links of some pods, in one direction or both.
 
     Attributes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sim.faults.link import LinkLoad
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class LinkCut(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_cut"):
+class LinkCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_cut"):
     """Cut the connections that are open when the fault begins at the next thing that the broker sends on each, while it is on.
 
     Attributes

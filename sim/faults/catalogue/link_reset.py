@@ -8,11 +8,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from sim.errors import BrokerError
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class LinkReset(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_reset"):
+class LinkReset(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_reset"):
     """Reset the open connections of some pods when the fault begins; a new connection works at once.
 
     Attributes

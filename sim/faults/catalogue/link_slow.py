@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sim.faults.link import LinkLoad, LinkPlan
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 NS_PER_MS = 1_000_000
 
 
-class LinkSlow(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_slow"):
+class LinkSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_slow"):
     """Slow the links of some pods down, in one direction or both.
 
     Attributes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sim.faults.link import LinkLoad
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class Partition(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="partition"):
+class Partition(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="partition"):
     """Reset the connections of some pods, and refuse new ones until the fault ends.
 
     Attributes

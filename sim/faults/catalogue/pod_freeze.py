@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class PodFreeze(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_freeze"):
+class PodFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_freeze"):
     """Freeze some pods, and let them go on when the fault ends.
 
     Attributes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class PodKill(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_kill"):
+class PodKill(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_kill"):
     """Kill some pods (SIGKILL), and start them anew when the fault ends.
 
     Attributes

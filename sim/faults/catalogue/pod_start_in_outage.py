@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class PodStartInOutage(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_start_in_outage"):
+class PodStartInOutage(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_start_in_outage"):
     """Kill the broker, kill some pods and start them anew without it; the broker comes back, empty, when the fault ends.
 
     Attributes

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class PodStop(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_stop"):
+class PodStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_stop"):
     """Stop some pods, all at the same time, and start them anew when the fault ends.
 
     Attributes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sim.faults.server_commands import end_connections
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class ReconnectStampede(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="reconnect_stampede"):
+class ReconnectStampede(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="reconnect_stampede"):
     """End every connection of some pods at the broker once (CLIENT KILL, in one write), whatever it is for.
 
     Attributes

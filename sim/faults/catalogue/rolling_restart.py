@@ -7,11 +7,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class RollingRestart(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="rolling_restart"):
+class RollingRestart(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="rolling_restart"):
     """Stop a pod in order, start it anew, wait, and go on with the next; each pod once. `for_s` may be over before the last one's turn.
 
     Attributes

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class SlowHandler(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="slow_handler"):
+class SlowHandler(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="slow_handler"):
     """Let the handlers of some pods take long; when it ends, those that have begun finish, and the rest is handled as before.
 
     Attributes

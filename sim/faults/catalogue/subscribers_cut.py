@@ -7,11 +7,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from sim.faults.server_commands import end_connections, keep_on, leave_off
-from sim.faults.times import Occasion
+from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
 
-class SubscribersCut(Occasion, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="subscribers_cut"):
+class SubscribersCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="subscribers_cut"):
     """End the subscribing connections of some pods at the broker (CLIENT KILL), and those that they open anew.
 
     Attributes

@@ -1,7 +1,7 @@
 """The commands of the model's Redis that touch keys, clients and settings, and how replies are written.
 
 A command is a function of (server, client, words) that returns its reply: bytes (a bulk string), an int, a str (a status), a list,
-`NIL`, or None when it has replied itself. To add one, write the function and list it in `COMMANDS`.
+`NIL`, or None when it has replied itself. To add one, write the function and list it in `MODEL_COMMANDS`.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _flushall(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     return "OK"
 
 
-COMMANDS: dict[str, Command] = {
+MODEL_COMMANDS: dict[str, Command] = {
     "AUTH": _auth,
     "CLIENT": _client,
     "CONFIG": _config,

@@ -57,7 +57,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class BufferLimit:
+class OutputBufferLimit:
     """Hold client-output-buffer-limit pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
 
     hard_bytes: int = 32 * MIB
@@ -80,7 +80,7 @@ class GroundCosts:
     window_bytes: int = WINDOW_BYTES
 
 
-class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CostInterval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold a mean and its 95 % interval over the rounds."""
 
     mean: float
@@ -109,7 +109,7 @@ class CostsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     measured_at: str
     rounds: int
-    values: dict[str, Estimate]
+    values: dict[str, CostInterval]
     fits: dict[str, Fit]
     about: dict[str, Any]
 

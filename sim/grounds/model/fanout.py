@@ -23,7 +23,7 @@ import numpy as np
 
 from sim.errors import UsageError
 from sim.faults.link import NS_PER_S, LinkPlan
-from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, BufferLimit, Costs
+from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, Costs, OutputBufferLimit
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 BLOCK_COPIES = 1 << 18  # of one block of arrays: they stay in the processor's cache
@@ -102,7 +102,7 @@ def predict_fanout(
     publisher: Array | None = None,
     costs: Costs = Costs(),  # noqa: B008 - frozen
     link: LinkPlan = LinkPlan(),  # noqa: B008 - frozen
-    limit: BufferLimit = BufferLimit(),  # noqa: B008 - frozen
+    limit: OutputBufferLimit = OutputBufferLimit(),  # noqa: B008 - frozen
     quantiles: Sequence[float] = QUANTILES,
     seed: int = 1,
 ) -> Fanout:
@@ -346,7 +346,7 @@ def _blocks(publish_ns: Array, turns: Turns, subscribers: int, frame: int, link:
         yield arrived_ns[turns.of_publish[publishes] - first] - publish_ns[publishes, None]
 
 
-def _buffer(turns: Turns, subscribers: int, frame: int, link: LinkPlan, limit: BufferLimit) -> tuple[int, int | None]:
+def _buffer(turns: Turns, subscribers: int, frame: int, link: LinkPlan, limit: OutputBufferLimit) -> tuple[int, int | None]:
     """Return the most bytes that wait for the subscriber that is written last, and when they cross the limit.
 
     In a turn all its copies wait until the write. On a link with a rate, what is beyond the window waits longer.

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from sim.grounds.model.commands import COMMANDS
+from sim.grounds.model.commands import MODEL_COMMANDS
 from sim.grounds.model.costs import GroundCosts, read_costs
 from sim.grounds.model.loop import NS_PER_S, JumpingLoop
 from sim.grounds.model.network import Network
@@ -44,7 +44,9 @@ class ModelBroker:
         loop = JumpingLoop()
         costs, here = self._costs, self.address
         self.network = Network(loop, seed=self._seed, plan=costs.link, window_bytes=costs.window_bytes)
-        self.server = ModelRedis(self.network, host=here.host, port=here.port, commands=COMMANDS | STREAM_COMMANDS, costs=costs.server)
+        self.server = ModelRedis(
+            self.network, host=here.host, port=here.port, commands=MODEL_COMMANDS | STREAM_COMMANDS, costs=costs.server
+        )
         self.server.start()
         return loop
 

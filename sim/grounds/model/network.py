@@ -49,7 +49,7 @@ class Network:
         self._draw = random.Random(seed).random
         self._listeners: dict[Address, Listener] = {}
         self._free_port = FIRST_FREE_PORT
-        self._doors: dict[Address, Door] = {}
+        self._doors: dict[Address, ModelDoor] = {}
         loop.connect, loop.listen = self._connect, self.listen
 
     async def _connect(self, factory: Factory, host: str, port: int) -> tuple[Peer, Any]:
@@ -84,10 +84,10 @@ class Network:
         listener = self._listeners[host, port] = Listener(self, (host, port), factory)
         return listener
 
-    def door(self, leads_to: Address) -> Door:
+    def door(self, leads_to: Address) -> ModelDoor:
         """Return a further address of a listener, whose links can be shaped apart from all others."""
         self._free_port += 1
-        door = self._doors[leads_to[0], self._free_port] = Door(self, (leads_to[0], self._free_port), leads_to)
+        door = self._doors[leads_to[0], self._free_port] = ModelDoor(self, (leads_to[0], self._free_port), leads_to)
         return door
 
     def forget(self, listener: Listener) -> None:
@@ -137,7 +137,7 @@ class Listener(asyncio.AbstractServer):
         return self._network.loop
 
 
-class Door:
+class ModelDoor:
     """Be an address of one's own that leads to a listener, as a proxy's port does.
 
     Attributes

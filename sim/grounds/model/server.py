@@ -25,7 +25,7 @@ from typing import Any
 
 import hiredis
 
-from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, BufferLimit, Costs
+from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, Costs, OutputBufferLimit
 from sim.grounds.model.keys import Keys
 from sim.grounds.model.loop import NS_PER_S, JumpingLoop, Series
 from sim.grounds.model.network import Listener, Network, Peer
@@ -120,7 +120,7 @@ class ModelRedis:
         self.clients: dict[int, Client] = {}
         self.subscribers: dict[bytes, dict[Client, None]] = {}
         self.keys: Keys = Keys(self.loop.now_ns)
-        self.limit = BufferLimit()
+        self.limit = OutputBufferLimit()
         self.max_clients = 100_000  # as a big fleet needs it: the default of 10,000 is a fault to inject
         self.password = b""
         self._paused: object = None  # which pause there is

@@ -37,7 +37,7 @@ class Group:
 
 
 @dataclass
-class Stream:
+class ModelStream:
     """Hold the entries in the order of their ids, and the groups."""
 
     entries: dict[Id, list[bytes]] = field(default_factory=dict)
@@ -72,9 +72,9 @@ def _id(text: bytes) -> Id:
     return int(ms), int(n or 0)
 
 
-def _stream(server: ModelRedis, key: bytes) -> Stream | None:
+def _stream(server: ModelRedis, key: bytes) -> ModelStream | None:
     value = server.keys.get(key)
-    return value if isinstance(value, Stream) else None
+    return value if isinstance(value, ModelStream) else None
 
 
 def _row(one: Id, content: list[bytes] | None) -> list[Reply]:
@@ -89,7 +89,7 @@ def _xadd(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
         most, rest = int(rest[0]), rest[1:]
     stream = _stream(server, key)
     if stream is None:
-        stream = Stream()
+        stream = ModelStream()
         server.keys.set(key, stream)
     now_ms = server.loop.now_ns() // NS_PER_MS
     one = (now_ms, 0) if now_ms > stream.last[0] else (stream.last[0], stream.last[1] + 1)
@@ -108,7 +108,7 @@ def _xgroup(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
         if stream is None:
             if b"MKSTREAM" not in [word.upper() for word in words]:
                 return Error("ERR The XGROUP subcommand requires the key to exist.")
-            stream = Stream()
+            stream = ModelStream()
             server.keys.set(key, stream)
         if name in stream.groups:
             return Error("BUSYGROUP Consumer Group name already exists")
@@ -179,7 +179,7 @@ def _read(server: ModelRedis, words: list[bytes]) -> Reply:
     return rows or NIL
 
 
-def _give_new(server: ModelRedis, stream: Stream, group: Group, consumer: bytes, most: int) -> list[Reply]:
+def _give_new(server: ModelRedis, stream: ModelStream, group: Group, consumer: bytes, most: int) -> list[Reply]:
     rows: list[Reply] = []
     for one, content in stream.after(group.last):
         if len(rows) == most:

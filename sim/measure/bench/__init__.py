@@ -32,7 +32,7 @@ from rich.text import Text
 from sim.errors import UsageError
 from sim.grounds.embedded import embedded
 from sim.measure.bench.children import LAB, RAW, REDIS_PY, C
-from sim.measure.bench.measure import Measure, Setting, compile_drain
+from sim.measure.bench.measure import ClientRound, Setting, compile_drain
 
 CLIENTS: dict[str, str] = {
     C: "a C program reads and drops: the ceiling",
@@ -45,7 +45,7 @@ TARGETS = {1: {C: 0.7, REDIS_PY: 3.5}, 16: {C: 0.55, REDIS_PY: 15.0}}  # of busl
 
 
 @dataclass(frozen=True)
-class Row:
+class ClientRow:
     """Hold what the rounds of one client at one depth come to; `versus` maps other clients to ratios of rates.
 
     Attributes
@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """Hold one bench."""
 
     pods: int
@@ -82,7 +82,7 @@ class Report:
     event_bytes: int
     pinning: str
     left_out: str
-    rows: tuple[Row, ...]
+    rows: tuple[ClientRow, ...]
     conclusions: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def run_bench(
     event_bytes: int = 300,
     depths: Sequence[int] = (1, 4, 16),
     rounds: int = 3,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Report:
+    tell: Callable[[str], None] = lambda line: None,
+) -> BenchReport:
     """Measure every client at every depth, `seconds` each, `rounds` times.
 
     Raises
@@ -110,7 +110,7 @@ def run_bench(
     """
     if not hasattr(select, "epoll"):
         raise UsageError("buslab bench needs Linux: it compares with what epoll can reach")
-    measures: list[Measure] = []
+    measures: list[ClientRound] = []
     cores = sorted(os.sched_getaffinity(0))[:2]
     cores = cores if len(cores) == 2 else []
     with tempfile.TemporaryDirectory(prefix="buslab-bench-") as name, embedded() as broker:
@@ -125,13 +125,13 @@ def run_bench(
                 for client in clients:
                     done = setting.measure(client, depth)
                     measures.append(done)
-                    progress(f"round {number + 1}/{rounds}, {depth:>2} in flight: {client:<9} {done.rate:>11,.0f} deliveries/s")
+                    tell(f"round {number + 1}/{rounds}, {depth:>2} in flight: {client:<9} {done.rate:>11,.0f} deliveries/s")
     rows = tuple(_row(measures, client, depth) for depth in depths for client in clients)
     pinning = f"server and publisher on core {cores[0]}, client on core {cores[1]}" if cores else "none, there is one core"
-    return Report(pods, seconds, rounds, event_bytes, pinning, left_out, rows, _conclusions(rows))
+    return BenchReport(pods, seconds, rounds, event_bytes, pinning, left_out, rows, _conclusions(rows))
 
 
-def bench_table(report: Report) -> Group:
+def bench_table(report: BenchReport) -> Group:
     """Return the report for a rich console; without a terminal it prints as plain text."""
     table = Table(title=f"{report.pods} subscribers in one process, {report.event_bytes}-byte events, median of {report.rounds}")
     for heading in ("in flight", "client", "deliveries/s", "min .. max", "CPU us each", "busy", "a read", *(f"x {name}" for name in PEERS)):
@@ -151,13 +151,13 @@ def bench_table(report: Report) -> Group:
     return Group(table, *(Text(note) for note in notes if note))
 
 
-def _row(measures: Sequence[Measure], client: str, depth: int) -> Row:
+def _row(measures: Sequence[ClientRound], client: str, depth: int) -> ClientRow:
     """Sum up the rounds of one client; the n-th measures of two clients stood side by side, so they are compared."""
     of = {name: [m for m in measures if m.client == name and m.depth == depth] for name in CLIENTS}
     mine = of[client]
     rates = [m.rate for m in mine]
     pairs = {name: list(zip(mine, others, strict=True)) for name, others in of.items() if others and name != client}
-    return Row(
+    return ClientRow(
         client,
         depth,
         rate=statistics.median(rates),
@@ -171,7 +171,7 @@ def _row(measures: Sequence[Measure], client: str, depth: int) -> Row:
     )
 
 
-def _conclusions(rows: Sequence[Row]) -> tuple[str, ...]:
+def _conclusions(rows: Sequence[ClientRow]) -> tuple[str, ...]:
     """Say for each target whether it was reached."""
     sentences = []
     for row in rows:

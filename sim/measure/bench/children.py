@@ -29,7 +29,7 @@ from sim.bus.node import BusNode, Send
 from sim.bus.services import SERVICES
 from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
 from sim.pods.hosts.meters import LiveLag
-from sim.pods.pod import Place, Pod
+from sim.pods.pod import Pod, PodContext
 from sim.record.recorder import Recorder
 from sim.wire.address import parse_address
 from sim.wire.connection import pack
@@ -159,7 +159,7 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
     recorder = Recorder(Path(words[4]), source="bench", pods=names)
     address = parse_address(f"redis://127.0.0.1:{port}")
     memo = ReadMemo(LiveLag().decode)
-    place = Place("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
+    place = PodContext("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
     pods = []
     for number, name in enumerate(names):
         logic = _Acknowledging(acks) if number < watched else SERVICES[SERVICE]()

@@ -23,7 +23,7 @@ import redis
 from rich.table import Table
 
 from sim.errors import BuslabError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
@@ -61,7 +61,7 @@ class Cost:
     lag_ms_p99: float
 
 
-def measure_clusters(*, rounds: int = 3, settings: Sequence[str] = (), progress: Callable[[str], None] = lambda line: None) -> list[Cost]:
+def measure_clusters(*, rounds: int = 3, settings: Sequence[str] = (), tell: Callable[[str], None] = lambda line: None) -> list[Cost]:
     """Run the scenario on each cluster with each transport, `rounds` times, and return the medians.
 
     Raises
@@ -81,7 +81,7 @@ def measure_clusters(*, rounds: int = 3, settings: Sequence[str] = (), progress:
                         run = open_run(run_scenario(scenario, on=broker.address.urls, out=out))
                         cost = _cost(run, masters=masters, transport=transport, rest=rest)
                         costs.append(cost)
-                        progress(f"round {number + 1}/{rounds}, {masters} masters, {KINDS[transport]}: {cost.cpu_us:.2f} us a copy")
+                        tell(f"round {number + 1}/{rounds}, {masters} masters, {KINDS[transport]}: {cost.cpu_us:.2f} us a copy")
     return [_median([c for c in costs if (c.masters, c.transport) == (m, t)]) for m in MASTERS for t in KINDS]
 
 

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Measure:
+class ClientRound:
     """Hold what one client did in one round; `reads` is 0 where it is not known."""
 
     client: str
@@ -70,7 +70,7 @@ class Setting:
     event_bytes: int
     cores: list[int]
 
-    def measure(self, client: str, depth: int) -> Measure:
+    def measure(self, client: str, depth: int) -> ClientRound:
         """Run one client and one publisher, and account for every copy."""
         with contextlib.ExitStack() as stack:
             heard, said = os.pipe()
@@ -95,7 +95,7 @@ class Setting:
             got, reads, cpu_ns = (int(word) for word in listener.hear("", timeout_s=2 * PATIENCE_S).split())
         if got != published * self.pods * unit:
             raise BuslabError(f"{client}: {published} events x {self.pods} subscribers were published, {got / unit:.2f} copies received")
-        return Measure(client, depth, published * self.pods, taken_ns / 1e9, cpu_ns, reads)
+        return ClientRound(client, depth, published * self.pods, taken_ns / 1e9, cpu_ns, reads)
 
     @contextlib.contextmanager
     def _start_client(self, client: str, depth: int, said: int) -> Iterator[Line]:

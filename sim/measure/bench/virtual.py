@@ -42,7 +42,7 @@ Settings = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Measure:
+class VirtualRun:
     """Hold one run in virtual time.
 
     Attributes
@@ -72,19 +72,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Row:
+class LoadRow:
     """Hold the rounds of one load."""
 
     what: str
     virtual_s: float
-    rounds: tuple[Measure, ...]
+    rounds: tuple[VirtualRun, ...]
 
 
 @dataclass(frozen=True)
-class Report:
+class VirtualReport:
     """Hold one bench of virtual time."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LoadRow, ...]
     conclusions: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def loads(hour_s: float, fleet_s: float, pods: int) -> dict[str, tuple[float, Se
 
 
 def run_virtual_bench(
-    *, hour_s: float = 3600, fleet_s: float = 600, pods: int = 10_000, rounds: int = 3, progress: Callable[[str], None] = lambda line: None
-) -> Report:
+    *, hour_s: float = 3600, fleet_s: float = 600, pods: int = 10_000, rounds: int = 3, tell: Callable[[str], None] = lambda line: None
+) -> VirtualReport:
     """Measure each load `rounds` times, in turn.
 
     Parameters
@@ -120,17 +120,17 @@ def run_virtual_bench(
         A run failed, or recorded other copies than the broker made.
     """
     planned = loads(hour_s, fleet_s, pods)
-    measures: dict[str, list[Measure]] = {what: [] for what in planned}
+    measures: dict[str, list[VirtualRun]] = {what: [] for what in planned}
     for number in range(rounds):
         for what, (_, settings) in planned.items():
             done = _in_child(settings)
             measures[what].append(done)
-            progress(f"round {number + 1}/{rounds}, {what}: {done.cpu_s:.1f} s of CPU, {done.memory_mib:,.0f} MiB")
-    rows = tuple(Row(what, length_s, tuple(measures[what])) for what, (length_s, _) in planned.items())
-    return Report(rows, _conclusions(rows[0]))
+            tell(f"round {number + 1}/{rounds}, {what}: {done.cpu_s:.1f} s of CPU, {done.memory_mib:,.0f} MiB")
+    rows = tuple(LoadRow(what, length_s, tuple(measures[what])) for what, (length_s, _) in planned.items())
+    return VirtualReport(rows, _conclusions(rows[0]))
 
 
-def virtual_table(report: Report) -> Group:
+def virtual_table(report: VirtualReport) -> Group:
     """Return the report for a rich console."""
     table = Table(title=f"Virtual time, median (min .. max) of {len(report.rows[0].rounds)}")
     for heading in ("load", "virtual s", "CPU s", "loop events/s", "bare heap/s", "ratio", "copies/s", "peak MiB"):
@@ -154,7 +154,7 @@ def _span(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} .. {max(values):{form}})"
 
 
-def _conclusions(hour: Row) -> tuple[str, ...]:
+def _conclusions(hour: LoadRow) -> tuple[str, ...]:
     cpu_s = statistics.median(m.cpu_s for m in hour.rounds) * 3600 / hour.virtual_s
     ratio = statistics.median(m.ratio for m in hour.rounds)
     reached = {True: "reached", False: "NOT reached"}
@@ -164,16 +164,16 @@ def _conclusions(hour: Row) -> tuple[str, ...]:
     )
 
 
-def _in_child(settings: Settings) -> Measure:
+def _in_child(settings: Settings) -> VirtualRun:
     argv = [sys.executable, "-m", "sim.measure.bench", "virtual", *settings]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False)
     if done.returncode:
         raise BuslabError(f"a run of the bench failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}")
-    return Measure(**json.loads(done.stdout))
+    return VirtualRun(**json.loads(done.stdout))
 
 
 def main(settings: Sequence[str]) -> None:
-    """Be the child: run the baseline with some settings, and print a `Measure` as JSON."""
+    """Be the child: run the baseline with some settings, and print a `VirtualRun` as JSON."""
     loops: list[JumpingLoop] = []
 
     def watch(status: Status) -> None:
@@ -190,7 +190,7 @@ def main(settings: Sequence[str]) -> None:
         memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         copies = _balanced(folder)
     events = loops[0].events
-    print(json.dumps(asdict(Measure(cpu_s, events, bare_heap_s(events), copies, memory_mib))))
+    print(json.dumps(asdict(VirtualRun(cpu_s, events, bare_heap_s(events), copies, memory_mib))))
 
 
 def _balanced(folder: Path) -> int:

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass
 
 from sim.errors import UsageError
-from sim.grounds.model.costs import MIB, WINDOW_BYTES, BufferLimit
+from sim.grounds.model.costs import MIB, WINDOW_BYTES, OutputBufferLimit
 from sim.grounds.model.fanout import message_bytes
 
 OWN_BYTES = 16 * 1024
@@ -121,7 +121,7 @@ class Cutoff:
 def predict_cut(
     stall: Stall,
     *,
-    limit: BufferLimit = BufferLimit(),  # noqa: B008 - frozen
+    limit: OutputBufferLimit = OutputBufferLimit(),  # noqa: B008 - frozen
     rules: ServerRules = VALKEY_9,
     window_bytes: int = WINDOW_BYTES,
     began_s: float | None = None,
@@ -166,7 +166,7 @@ def predict_cut(
     return _cut("soft", full_s, soft_s, min(hard_late_s, soft_late_s), stall, why)
 
 
-def _check(stall: Stall, limit: BufferLimit, window_bytes: int) -> None:
+def _check(stall: Stall, limit: OutputBufferLimit, window_bytes: int) -> None:
     numbers = {
         "rate_per_s": stall.rate_per_s, "payload_bytes": stall.payload_bytes, "channel_bytes": stall.channel_bytes,
         "reads_bytes_per_s": stall.reads_bytes_per_s, "hard_bytes": limit.hard_bytes, "soft_bytes": limit.soft_bytes,
@@ -178,7 +178,7 @@ def _check(stall: Stall, limit: BufferLimit, window_bytes: int) -> None:
 
 
 def _reached_s(
-    stall: Stall, limit: BufferLimit, rules: ServerRules, window_bytes: float, *, early: bool, began_s: float | None
+    stall: Stall, limit: OutputBufferLimit, rules: ServerRules, window_bytes: float, *, early: bool, began_s: float | None
 ) -> tuple[float, float]:
     """Return when the hard and when the soft limit cuts, at the earliest or at the latest; infinite for no limit."""
 

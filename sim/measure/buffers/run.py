@@ -24,9 +24,9 @@ from rich.table import Table
 
 from sim.errors import BrokerError, UsageError
 from sim.grounds.embedded import embedded
-from sim.grounds.model.costs import MIB, BufferLimit
+from sim.grounds.model.costs import MIB, OutputBufferLimit
 from sim.measure.buffers.predict import Cutoff, ServerRules, Stall, predict_cut, rules_of
-from sim.measure.calibrate import Line, window_bytes
+from sim.measure.calibrate import ServerSocket, window_bytes
 from sim.wire.address import Address
 from sim.wire.connection import pack
 
@@ -47,7 +47,7 @@ class Case:
     """Say what is published to whom, under which limit."""
 
     stall: Stall
-    limit: BufferLimit
+    limit: OutputBufferLimit
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Measured:
 
 def _case(rate: float, size: int, *, hard: float = 0, soft: float = 0, soft_s: int = 0, reads: float = 0) -> Case:
     stall = Stall(rate, size, len(CHANNEL), reads_bytes_per_s=reads)
-    return Case(stall, BufferLimit(int(hard * MIB), int(soft * MIB), soft_s))
+    return Case(stall, OutputBufferLimit(int(hard * MIB), int(soft * MIB), soft_s))
 
 
 # Each lasts a second or two: high rates, small limits. 32, 8 and 60 are what servers ship with.
@@ -164,7 +164,7 @@ def verify_cuts(cases: Sequence[Case] = CASES, *, binary: Path | None = None, te
         A case would take longer than `LONGEST_S`, or needs more than this machine can publish.
     """
     with embedded(binary=binary) as broker:
-        control = Line(broker.address)
+        control = ServerSocket(broker.address)
         try:
             rules = rules_of(_fields(control.bulk(b"INFO", b"server")))
             for case in cases:
@@ -192,12 +192,12 @@ def _check_length(case: Case, rules: ServerRules) -> None:
         )
 
 
-def _measure(case: Case, address: Address, control: Line, rules: ServerRules, window: int) -> Measured:
+def _measure(case: Case, address: Address, control: ServerSocket, rules: ServerRules, window: int) -> Measured:
     limit = case.limit
     words = f"pubsub {limit.hard_bytes} {limit.soft_bytes} {limit.soft_s}".encode()
     control.ask(pack(b"CONFIG", b"SET", b"client-output-buffer-limit", words), len(b"+OK\r\n"))
     cuts = _cuts(control)
-    reader, publisher = Line(address), Line(address)
+    reader, publisher = ServerSocket(address), ServerSocket(address)
     try:
         channel = _channel(case.stall)
         reader.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
@@ -278,7 +278,7 @@ def _readable(line: socket.socket) -> bool:
     return bool(select.select([line], [], [], 0)[0])
 
 
-def _check_cut(control: Line, reader: Line, cuts: int | None) -> None:
+def _check_cut(control: ServerSocket, reader: ServerSocket, cuts: int | None) -> None:
     """Raise `BrokerError` when the subscriber is gone for another reason."""
     name = "{}:{}".format(*reader.socket.getsockname())
     if f" addr={name} " in control.bulk(b"CLIENT", b"LIST", b"TYPE", b"pubsub"):
@@ -298,7 +298,7 @@ def _rest(reader: socket.socket) -> int:
     return size
 
 
-def _cuts(control: Line) -> int | None:
+def _cuts(control: ServerSocket) -> int | None:
     """Return how many the server has cut; None for one that does not count (Redis 7.0)."""
     said = _fields(control.bulk(b"INFO", b"stats")).get(COUNTER)
     return None if said is None else int(said)

@@ -1,8 +1,8 @@
 """The two processes that bring a broker to its limit: one publishes and watches, one drains.
 
 ``python -m sim.measure.capacity.children drive CONTROL``, and ``drain CONTROL``: CONTROL is an inherited socket to the parent. The
-parent sends one line of JSON, a `Drive` or a `Drain`; the child says ``ready``; the parent says what to do; the child answers one line
-of JSON.
+parent sends one line of JSON, a `DriveOrder` or a `DrainOrder`; the child says ``ready``; the parent says what to do; the child
+answers one line of JSON.
 
 Rules
 -----
@@ -47,7 +47,7 @@ _NUMBER = re.compile(rb"cor_(\d{12})")
 _POWERS = 10 ** np.arange(DIGITS - 1, -1, -1, dtype=np.int64)
 
 
-class Kind(msgspec.Struct, frozen=True):
+class EventKind(msgspec.Struct, frozen=True):
     """Hold one kind of event: its channel, its envelope with `MARK` in it, and how many of a thousand events are of it."""
 
     channel: str
@@ -56,11 +56,11 @@ class Kind(msgspec.Struct, frozen=True):
     receivers: int
 
 
-class Drive(msgspec.Struct, frozen=True):
+class DriveOrder(msgspec.Struct, frozen=True):
     """Say what to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber."""
 
     url: str
-    kinds: list[Kind]
+    kinds: list[EventKind]
     connections: int
     seconds: float
     warm_up_s: float
@@ -71,7 +71,7 @@ class Drive(msgspec.Struct, frozen=True):
     subscribers: int = 0
 
 
-class Drain(msgspec.Struct, frozen=True):
+class DrainOrder(msgspec.Struct, frozen=True):
     """Say who hears: the channels of each subscriber."""
 
     url: str
@@ -127,7 +127,7 @@ def shared(fd: int) -> np.ndarray:
 # -- drain ---------------------------------------------------------------------------------------------------------
 
 
-def drain(control: socket.socket, plan: Drain) -> None:
+def drain(control: socket.socket, plan: DrainOrder) -> None:
     """Drop what arrives until the parent speaks, then what is under way; say how much and what it cost."""
     sockets = {one.fileno(): one for one in (connect(plan.url, channels) for channels in plan.subscribers)}
     epoll = select.epoll()
@@ -178,7 +178,7 @@ def drain(control: socket.socket, plan: Drain) -> None:
 class Speaker:
     """Hold the connections that publish, and read their answers."""
 
-    def __init__(self, plan: Drive) -> None:
+    def __init__(self, plan: DriveOrder) -> None:
         self.plan = plan
         self.sockets = [connect(plan.url) for _ in range(plan.connections)]
         self.epoll = select.epoll()
@@ -231,7 +231,7 @@ class Speaker:
         return b"".join(parts)
 
 
-def drive_full(control: socket.socket, plan: Drive) -> None:
+def drive_full(control: socket.socket, plan: DriveOrder) -> None:
     """Keep every connection full; count what was answered between warm-up and end."""
     speaker = Speaker(plan)
     speaker.check_receivers()
@@ -274,7 +274,7 @@ def drive_full(control: socket.socket, plan: Drive) -> None:
     control.sendall(json.dumps({"events": events, "seconds": now - began, "cpu_s": cpu_s, "waited_s": waited_s}).encode() + b"\n")
 
 
-def drive_rate(control: socket.socket, plan: Drive) -> None:
+def drive_rate(control: socket.socket, plan: DriveOrder) -> None:
     """Publish at intended times, and tell lag and backlog of the watchers."""
     speaker = Speaker(plan)
     watchers = [Watched(connect(plan.url, channels)) for channels in plan.watchers]
@@ -386,9 +386,9 @@ def main(argv: Sequence[str]) -> None:
     with socket.socket(fileno=int(control_fd)) as control, control.makefile("rb") as lines:
         text = lines.readline()
         if kind == "drain":
-            drain(control, msgspec.json.decode(text, type=Drain))
+            drain(control, msgspec.json.decode(text, type=DrainOrder))
         else:
-            plan = msgspec.json.decode(text, type=Drive)
+            plan = msgspec.json.decode(text, type=DriveOrder)
             (drive_rate if plan.rate_per_s else drive_full)(control, plan)
     os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
 

@@ -32,7 +32,7 @@ MAX_BROKERS = 8
 BITS = 8
 
 
-class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold one event type of a workload.
 
     Attributes
@@ -59,7 +59,7 @@ class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold what a scenario asks of a bus."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[EventType, ...]
     replicas: dict[str, int]
     batch_size: int
     batch_interval_s: float
@@ -78,11 +78,11 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name = max(heard, key=lambda one: (heard[one], self.replicas[one]))
         return msgspec.structs.replace(self, replicas=self.replicas | {name: self.replicas[name] - 1})
 
-    def receivers(self, kind: Kind) -> int:
+    def receivers(self, kind: EventType) -> int:
         """Return how many pods hear an event of this kind."""
         return sum(self.replicas[name] for name in kind.heard_by)
 
-    def items(self, kind: Kind, calls_per_s: float) -> float:
+    def items(self, kind: EventType, calls_per_s: float) -> float:
         """Return how many items a batch has at this rate: the size ends it, or the interval, whichever comes first."""
         if not kind.batched:
             return 1.0
@@ -90,7 +90,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         in_time = kind.share * calls_per_s / publishers * self.batch_interval_s
         return float(min(self.batch_size, max(1.0, in_time + 1)))
 
-    def events(self, calls_per_s: float, kinds: Sequence[Kind] | None = None) -> list[tuple[float, int, float]]:
+    def events(self, calls_per_s: float, kinds: Sequence[EventType] | None = None) -> list[tuple[float, int, float]]:
         """Return (events, subscribers, bytes) that one call makes on average, of each kind."""
         found = []
         for kind in self.kinds if kinds is None else kinds:
@@ -111,7 +111,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(count * pods * size for count, pods, size in self.events(calls_per_s))
 
 
-class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold what one resource carries, in calls per second, and how that is known."""
 
     name: str
@@ -176,7 +176,9 @@ def headroom(cores: float = 1.0) -> float:
     return free
 
 
-def saturation(model: CostModel, workload: Workload, *, calls_per_s: float | None = None, kinds: Sequence[Kind] | None = None) -> Interval:
+def saturation(
+    model: CostModel, workload: Workload, *, calls_per_s: float | None = None, kinds: Sequence[EventType] | None = None
+) -> Interval:
     """Return the calls per second that fill a broker's core.
 
     Parameters
@@ -203,10 +205,10 @@ def not_tested(model: CostModel, workload: Workload, calls_per_s: float) -> list
     return found
 
 
-def split(model: CostModel, workload: Workload, brokers: int, calls_per_s: float) -> list[list[Kind]]:
+def split(model: CostModel, workload: Workload, brokers: int, calls_per_s: float) -> list[list[EventType]]:
     """Return which kinds go to which of several independent brokers: the dearest first, each to the one with the least to do."""
     cost = {kind.name: model.cost_us(workload.events(calls_per_s, [kind])).value for kind in workload.kinds}
-    groups: list[list[Kind]] = [[] for _ in range(brokers)]
+    groups: list[list[EventType]] = [[] for _ in range(brokers)]
     for kind in sorted(workload.kinds, key=lambda one: -cost[one.name]):
         min(groups, key=lambda group: sum(cost[one.name] for one in group)).append(kind)
     return groups

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from sim.errors import UsageError
 from sim.measure.capacity.fit import CostModel, HeldOut, Interval, Point, Usl, hold_against
-from sim.measure.capacity.plan import Limit, Workload, headroom, saturation
+from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
 from sim.record.checksum import KEY, is_whole, with_checksum
 
 FILE_FORMAT = 1
@@ -30,7 +30,7 @@ LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
 NOISY = 0.15  # spread of rounds or a core's missing share, from which on the text says so
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hold one rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core."""
 
     calls_per_s: float
@@ -79,14 +79,14 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usl: Usl
     mix_cpu_us: tuple[float, ...]
     mix_core: tuple[float, ...]
-    steps: tuple[Step, ...]
-    at_answer: tuple[Step, ...]
-    one_down: tuple[Step, ...]
+    steps: tuple[TriedRate, ...]
+    at_answer: tuple[TriedRate, ...]
+    one_down: tuple[TriedRate, ...]
     host_copies_per_s: float
     about: dict[str, Any]
 
     @property
-    def carried(self) -> Step | None:
+    def carried(self) -> TriedRate | None:
         """The rate of the answer: one of its repeats that held, else the highest of the search, or None."""
         return max((step for step in self.at_answer or self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
 
@@ -98,17 +98,19 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the measured saturation rate of the scenario's own mix, in calls per second."""
         return 1e6 / float(np.median(self.mix_cpu_us)) / self.workload.events_per_call(math.inf)
 
-    def limits(self, link_mbit_per_s: float = LINK_MBIT_PER_S) -> list[Limit]:
+    def limits(self, link_mbit_per_s: float = LINK_MBIT_PER_S) -> list[ResourceLimit]:
         """Return what each resource carries, the least first."""
-        found = [Limit("the broker's core", saturation(self.model, self.workload), "fitted to measured costs")]
+        found = [ResourceLimit("the broker's core", saturation(self.model, self.workload), "fitted to measured costs")]
         size = self.workload.bytes_per_call(math.inf) * 8 / 1e6
         if size:
             exact = link_mbit_per_s / size
-            found.append(Limit(f"a link of {link_mbit_per_s:,.0f} Mbit/s", Interval(exact, exact, exact), "computed: loopback has none"))
+            found.append(
+                ResourceLimit(f"a link of {link_mbit_per_s:,.0f} Mbit/s", Interval(exact, exact, exact), "computed: loopback has none")
+            )
         if self.host_copies_per_s and (copies := self.workload.copies_per_call(math.inf)):
             exact = self.host_copies_per_s / copies
             name = "one process with all of the lab's pods"
-            found.append(Limit(name, Interval(exact, exact, exact), "measured, 16 in flight; of a run of this lab, not of the bus"))
+            found.append(ResourceLimit(name, Interval(exact, exact, exact), "measured, 16 in flight; of a run of this lab, not of the bus"))
         return sorted(found, key=lambda limit: limit.calls_per_s.value)
 
 
@@ -266,7 +268,7 @@ HELD_HEADINGS = (
 STEP_HEADINGS = ("calls/s", "events/s", "lag p50 ms", "p99 ms", "backlog grows /s", "broker's core", "carried")
 
 
-def step_rows(steps: tuple[Step, ...]) -> list[list[str]]:
+def step_rows(steps: tuple[TriedRate, ...]) -> list[list[str]]:
     """Return the rows of the table of tried rates."""
     return [
         [

@@ -26,16 +26,17 @@ import redis
 
 from sim.bus.envelope import BATCH, EVENT_TYPES
 from sim.errors import UsageError
-from sim.grounds import Broker, open_broker
+from sim.grounds.broker import Broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
 from sim.measure.bench.children import LAB
 from sim.measure.bench.measure import Setting
-from sim.measure.capacity.children import Kind as Driven
+from sim.measure.capacity.children import EventKind as Driven
 from sim.measure.capacity.fit import Point, fit_costs, fit_usl
-from sim.measure.capacity.plan import Kind, Workload, saturation
-from sim.measure.capacity.report import FILE_FORMAT, Capacity, Step
+from sim.measure.capacity.plan import EventType, Workload, saturation
+from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate
 from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.scenario.file import Scenario
 
@@ -109,7 +110,7 @@ def workload_of(scenario: Scenario) -> Workload:
             tuple(service for service, its in scenario.services.items() if name in getattr(its, how)) for how in ("subscribes", "publishes")
         )
         kinds.append(
-            Kind(name, weight / sum(mix.values()), name == BATCH, 2 * one - two if name == BATCH else one, two - one, heard, published)
+            EventType(name, weight / sum(mix.values()), name == BATCH, 2 * one - two if name == BATCH else one, two - one, heard, published)
         )
     replicas = {name: service.replicas for name, service in scenario.services.items()}
     return Workload(tuple(kinds), replicas, scenario.bus.batch_size, scenario.bus.batch_interval_ms / 1000)
@@ -157,14 +158,14 @@ def measure_capacity(
         raise UsageError("--on rediss://…: capacity through TLS is not measured; give a redis:// address")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buslab-capacity-")))
-        broker = stack.enter_context(open_broker(on, load_this_server=load_this_server, image=image, say=tell))
-        job = _Job(broker, folder, scenario, workload, effort, lag_ms_p99, tell, keep)
+        broker = stack.enter_context(open_broker(on, load_this_server=load_this_server, image=image, tell=tell))
+        job = _Measurement(broker, folder, scenario, workload, effort, lag_ms_p99, tell, keep)
         stack.callback(job.range.close)
         return job.run()
 
 
 @dataclass
-class _Job:
+class _Measurement:
     """Hold one measurement on its way."""
 
     broker: Broker
@@ -189,7 +190,7 @@ class _Job:
         mix = self._mix()
         steps = self._search(min(self._wall_calls(mix), saturation(model, self.workload).value * 1.5))
         carried = max((step.calls_per_s for step in steps if step.sustained), default=0.0)
-        again: list[Step] = []
+        again: list[TriedRate] = []
         for _ in range(MAX_LOWER if carried else 0):
             again = [self._step(carried, self.workload, "again") for _ in range(self.effort.again)]
             if sum(step.sustained for step in again) >= MOST * len(again):
@@ -304,9 +305,9 @@ class _Job:
     def _channel(self, kind: str) -> str:
         return self.scenario.bus.channel_prefix + kind
 
-    def _search(self, full_calls_per_s: float) -> list[Step]:
+    def _search(self, full_calls_per_s: float) -> list[TriedRate]:
         """Find the highest sustained rate: up or down from half of the full rate, then between the two."""
-        steps: list[Step] = []
+        steps: list[TriedRate] = []
         good, bad, rate = 0.0, math.inf, 0.5 * full_calls_per_s
         while len(steps) < MAX_STEPS and not (good and bad / good < GAP):
             step = self._step(rate, self.workload, "search")
@@ -319,7 +320,7 @@ class _Job:
                 break
         return steps
 
-    def _step(self, calls_per_s: float, workload: Workload, what: str) -> Step:
+    def _step(self, calls_per_s: float, workload: Workload, what: str) -> TriedRate:
         kinds, pods = self._driven(workload, calls_per_s)
         events_per_s = calls_per_s * workload.events_per_call(calls_per_s)
         shot = self.range.at_rate(
@@ -332,7 +333,7 @@ class _Job:
             seed=self.scenario.seed,
         )
         said = shot.rate
-        step = Step(
+        step = TriedRate(
             calls_per_s,
             shot.rate_per_s,
             said["lag_ms_p50"],

@@ -26,9 +26,9 @@ import redis
 
 from sim.bus.envelope import BATCH, VERSION, Event, encode
 from sim.errors import BuslabError
-from sim.grounds import Broker
+from sim.grounds.broker import Broker
 from sim.machine.process import END_TIMEOUT_S, Child
-from sim.measure.capacity.children import MARK, PATIENCE_S, Drain, Drive, Kind
+from sim.measure.capacity.children import MARK, PATIENCE_S, DrainOrder, DriveOrder, EventKind
 from sim.record.schema import event_id
 from sim.scenario.schedule import content
 
@@ -101,15 +101,17 @@ class Range:
             os.sched_setaffinity(self.broker.pid, self.cores[:1])
         self.asker = redis.Redis.from_url(self.broker.address.url, socket_timeout=PATIENCE_S, protocol=2)
 
-    def full(self, kinds: Sequence[Kind], pods: Sequence[Sequence[str]], *, connections: int, seconds: float, warm_up_s: float) -> Shot:
+    def full(
+        self, kinds: Sequence[EventKind], pods: Sequence[Sequence[str]], *, connections: int, seconds: float, warm_up_s: float
+    ) -> Shot:
         """Publish as fast as the broker can."""
         url = self.broker.address.url
-        drive = Drive(url, list(kinds), connections, seconds, warm_up_s, subscribers=len(pods))
-        return self._shoot(drive, Drain(url, [list(one) for one in pods]))
+        drive = DriveOrder(url, list(kinds), connections, seconds, warm_up_s, subscribers=len(pods))
+        return self._shoot(drive, DrainOrder(url, [list(one) for one in pods]))
 
     def at_rate(
         self,
-        kinds: Sequence[Kind],
+        kinds: Sequence[EventKind],
         pods: Sequence[Sequence[str]],
         *,
         connections: int,
@@ -122,10 +124,10 @@ class Range:
         url = self.broker.address.url
         watching = sorted({0, len(pods) // 2, len(pods) - 1})
         rest = [list(one) for place, one in enumerate(pods) if place not in watching]
-        drive = Drive(url, list(kinds), connections, seconds, warm_up_s, rate_per_s, [list(pods[place]) for place in watching], seed)
-        return self._shoot(drive, Drain(url, rest))
+        drive = DriveOrder(url, list(kinds), connections, seconds, warm_up_s, rate_per_s, [list(pods[place]) for place in watching], seed)
+        return self._shoot(drive, DrainOrder(url, rest))
 
-    def _shoot(self, drive: Drive, drain: Drain) -> Shot:
+    def _shoot(self, drive: DriveOrder, drain: DrainOrder) -> Shot:
         with contextlib.ExitStack() as stack:
             heard_fd = os.memfd_create("buslab-heard")
             stack.callback(os.close, heard_fd)
@@ -187,7 +189,7 @@ class _Line:
         self._kind, self._child, self._socket, self._core = kind, child, ours, core
         self._lines = ours.makefile("rb")
 
-    def ready(self, plan: Drive | Drain) -> None:
+    def ready(self, plan: DriveOrder | DrainOrder) -> None:
         """Hand the child its plan, wait until it is ready, then put it on its core: it starts wherever there is room."""
         with contextlib.suppress(OSError):  # as in `say`
             self._socket.sendall(msgspec.json.encode(plan) + b"\n")

@@ -1,7 +1,7 @@
 """Where pods live.
 
 A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists. To add one: write
-``sim/hosts/<name>.py`` with such a class and list it in `HOSTS`.
+``sim/pods/hosts/<name>.py`` with such a class and list it in `HOSTS`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from sim.pods.hosts.inline import InlineHost
 from sim.pods.hosts.local import LocalHost
 from sim.pods.hosts.meters import Counts
 from sim.record.recorder import Recorder
-from sim.scenario.schedule import Reads, Schedule
+from sim.scenario.schedule import IntendedReads, Schedule
 
 
-class Running(PodControl, Protocol):
+class Replica(PodControl, Protocol):
     """One place in the fleet where a pod runs: to be hurt, probed (`sim.pods.kubelet.Probed`) and restarted."""
 
     port: int
@@ -45,7 +45,7 @@ class Host(Protocol):
     recorder: Recorder
 
     @property
-    def containers(self) -> Mapping[str, Running]:
+    def containers(self) -> Mapping[str, Replica]:
         """Pod name -> where it runs, in the order of the pods' numbers."""
 
     def listening(self) -> set[int]:
@@ -57,7 +57,7 @@ class Host(Protocol):
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
         """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
 
-    def read(self, reads: Reads, *, zero_ns: int) -> None:
+    def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
 
     async def settle(self, *, timeout_s: float) -> None:

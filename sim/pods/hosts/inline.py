@@ -17,16 +17,16 @@ from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
-from sim.pods.http_calls import Poster
-from sim.pods.pod import Place, Pod
-from sim.pods.replica import Container, next_publisher
-from sim.pods.scheduled_calls import PodsDriver
-from sim.pods.scheduled_reads import Reader
+from sim.pods.http_calls import HttpCalls
+from sim.pods.pod import Pod, PodContext
+from sim.pods.replica import InlineReplica, next_publisher
+from sim.pods.scheduled_calls import ScheduledCalls
+from sim.pods.scheduled_reads import ScheduledReads
 from sim.pods.slow_handling import Pace
 from sim.record.recorder import Recorder, Tamper
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
-from sim.scenario.schedule import Reads, Schedule
+from sim.scenario.schedule import IntendedReads, Schedule
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
 
@@ -34,7 +34,7 @@ CONNECTING_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
-class Share:
+class HostedPods:
     """Say which pods of the fleet a process of its own holds, for `sim.pods.hosts.local_child`.
 
     Attributes
@@ -62,7 +62,7 @@ class Share:
     entered: Callable[[int, str, str], None]
     ports: Callable[[], Sequence[int]]
     new_pod: Callable[..., Pod]
-    new_poster: Callable[..., Poster]
+    new_poster: Callable[..., HttpCalls]
 
 
 class InlineHost:
@@ -84,7 +84,7 @@ class InlineHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
-        share: Share | None = None,
+        share: HostedPods | None = None,
     ) -> None:
         pods = scenario.pods()
         self.name = "inline" if share is None else share.name
@@ -92,7 +92,7 @@ class InlineHost:
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
         self._share = share
         self._live = LiveLag()
-        place = Place(
+        place = PodContext(
             host=self.name,
             address=address if scenario.bus.redis_url else None,
             channel_prefix=scenario.bus.channel_prefix,
@@ -117,28 +117,28 @@ class InlineHost:
         self._offset_ns = wall_offset_ns()
         self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
-        self._analytics: list[Container] = []
-        self.containers: dict[str, Container] = {}
-        self._by_number: dict[int, Container] = {}
+        self._analytics: list[InlineReplica] = []
+        self.containers: dict[str, InlineReplica] = {}
+        self._by_number: dict[int, InlineReplica] = {}
         for number, (name, service) in enumerate(pods):
             if share is not None and number not in share.publishers:
                 continue
             analytics = service == "analytics-service"
             first = number if share is None else share.publishers[number]
-            self._by_number[number] = self.containers[name] = container = Container(
+            self._by_number[number] = self.containers[name] = container = InlineReplica(
                 partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
-                new_poster=Poster if share is None else share.new_poster,
+                new_poster=HttpCalls if share is None else share.new_poster,
             )
             if analytics:
                 self._analytics.append(container)
-        self._driver: PodsDriver | None = None
+        self._driver: ScheduledCalls | None = None
         self._calls = 0
         self._failed = failed
         self._meter: LoopMeter | None = None
-        self._reader: Reader | None = None
+        self._reader: ScheduledReads | None = None
 
     def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
         scenario, publisher = self._scenario, next_publisher(name, publishers)
@@ -163,7 +163,7 @@ class InlineHost:
             pace=Pace(settings.handler_ms, settings.skew_ms),
         )
 
-    def _place_of(self, number: int) -> Place:
+    def _place_of(self, number: int) -> PodContext:
         """Return the place with the pod's own way to the broker: its link, or its node of a cluster first.
 
         A client library begins at one of its seed nodes by chance.
@@ -191,7 +191,7 @@ class InlineHost:
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
-        async def start_one(container: Container) -> None:
+        async def start_one(container: InlineReplica) -> None:
             async with slots:
                 await container.begin(patient=patient)
 
@@ -212,7 +212,7 @@ class InlineHost:
 
         Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
-        driver = self._driver = PodsDriver(
+        driver = self._driver = ScheduledCalls(
             self._by_number, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
         )
         try:
@@ -221,9 +221,9 @@ class InlineHost:
             driver.close()
         return driver.made
 
-    def read(self, reads: Reads, *, zero_ns: int) -> None:
+    def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
-        self._reader = Reader(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
+        self._reader = ScheduledReads(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""

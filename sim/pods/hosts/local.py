@@ -24,9 +24,9 @@ import numpy as np
 from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, UsageError
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Heard, Hold, Ports, Read, Settle, Word
+from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
 from sim.pods.hosts.local_process import HostProcess
-from sim.pods.hosts.local_replica import LocalPod
+from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
 from sim.pods.journaled_pod import calls_made, inherit
 from sim.pods.pod import ENDED
@@ -35,7 +35,7 @@ from sim.record.journal import JOURNALS, Journal
 from sim.record.recorder import Recorder, Tamper
 from sim.record.schema import HTTP_CALL, compose_key
 from sim.scenario.file import Scenario
-from sim.scenario.schedule import Reads, Schedule
+from sim.scenario.schedule import IntendedReads, Schedule
 from sim.wire.address import Address
 
 DROP_TIMEOUT_S = 5.0  # for a process to keep its record after its pods were dropped
@@ -66,10 +66,10 @@ class LocalHost:
         pods = scenario.pods()
         self.name = "local"
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
-        self.containers: dict[str, LocalPod] = {}
+        self.containers: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
             channels = ",".join(scenario.services[service].subscribes)
-            self.containers[name] = LocalPod(self, name, number=number, service=service, channels=channels)
+            self.containers[name] = LocalReplica(self, name, number=number, service=service, channels=channels)
         self.closing = False
         self._pods = list(self.containers.values())
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
@@ -89,7 +89,7 @@ class LocalHost:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    async def launch(self, pods: list[LocalPod], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+    async def launch(self, pods: list[LocalReplica], *, name: str, mortal: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods; `up` says when they run."""
         publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
         for pod in pods:
@@ -139,7 +139,7 @@ class LocalHost:
                 process.send(Ports(ports))
 
     def _take(self, word: Word) -> None:
-        if isinstance(word, Heard):
+        if isinstance(word, ProbeHeard):
             self._probed(word.pod, word.channel, word.round)
         elif isinstance(word, Entered):
             pod = self._pods[word.pod]
@@ -156,7 +156,7 @@ class LocalHost:
             self._past.append(process)
         self._failed(error)
 
-    def buried(self, pod: LocalPod, process: HostProcess, died_ns: int) -> None:
+    def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
         """Keep what is needed to inherit a process that is gone; record its pod's end, if it did not."""
         self._processes.pop(process.name, None)
         self._past.append(process)
@@ -168,13 +168,13 @@ class LocalHost:
             self._add_state(pod, process, died_ns, "aborted", "stopped")
         self._tell_ports()
 
-    def record_state(self, pod: LocalPod, state: str, at_ns: int) -> None:
+    def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
         assert pod.process is not None
         if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
             self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"])
 
-    def _add_state(self, pod: LocalPod, process: HostProcess, at_ns: int, state: str, bus: str) -> None:
+    def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str) -> None:
         self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus)
 
     # -- what a host does --------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class LocalHost:
             await asyncio.wait(waiting)
         return self.counts().calls
 
-    def read(self, reads: Reads, *, zero_ns: int) -> None:
+    def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Let the pods read their configuration at these times, those that start later from then on."""
         self._reading = Read(zero_ns)
         for process in self._processes.values():

@@ -21,7 +21,7 @@ import msgspec
 from sim.errors import BrokerRefused, BuslabError
 from sim.machine.clock import new_event_loop
 from sim.machine.line import CONTROL_FD
-from sim.pods.hosts.inline import InlineHost, Share
+from sim.pods.hosts.inline import HostedPods, InlineHost
 from sim.pods.hosts.local_messages import (
     Answer,
     Drive,
@@ -30,11 +30,11 @@ from sim.pods.hosts.local_messages import (
     Failing,
     ForgetLag,
     Handlers,
-    Heard,
     Hold,
     Order,
+    PodProgress,
     Ports,
-    Progress,
+    ProbeHeard,
     Read,
     Settle,
     Skew,
@@ -43,8 +43,8 @@ from sim.pods.hosts.local_messages import (
     pack_line,
     read_order,
 )
-from sim.pods.http_calls import Poster
-from sim.pods.journaled_pod import MortalPod, MortalPoster
+from sim.pods.http_calls import HttpCalls
+from sim.pods.journaled_pod import JournaledPod, MortalPoster
 from sim.pods.pod import Pod
 from sim.record.journal import JournalRecorder
 from sim.record.recorder import Recorder
@@ -69,15 +69,15 @@ class Hosted:
         names = [name for name, _ in self._scenario.pods()]
         new_recorder = JournalRecorder if hold.mortal else Recorder
         recorder = new_recorder(Path(hold.folder), source=hold.name, pods=names)
-        share = Share(
+        share = HostedPods(
             name=hold.name,
             recorder=recorder,
             publishers=hold.publishers,
             address=self._address_of,
             entered=lambda pod, state, bus: self._say(Entered(pod, state)),
             ports=lambda: self._analytics_ports,
-            new_pod=MortalPod if hold.mortal else Pod,
-            new_poster=MortalPoster if hold.mortal else Poster,
+            new_pod=JournaledPod if hold.mortal else Pod,
+            new_poster=MortalPoster if hold.mortal else HttpCalls,
         )
         self._address = parse_address(hold.urls)
         self._host = InlineHost(
@@ -86,7 +86,7 @@ class Hosted:
             folder=Path(hold.folder),
             nonce=hold.nonce,
             run_id=hold.run_id,
-            probed=lambda pod, channel, round: self._say(Heard(pod, channel, round)),
+            probed=lambda pod, channel, round: self._say(ProbeHeard(pod, channel, round)),
             failed=lambda error: self._say(Failed(str(error))),
             share=share,
         )
@@ -189,9 +189,9 @@ class Hosted:
         elif isinstance(told, Skew):
             await container.skew(told.skew_ms)
 
-    def _how_far(self) -> Progress:
+    def _how_far(self) -> PodProgress:
         counts = self._host.counts()
-        return Progress(counts.published, counts.delivered, counts.calls, counts.lag_ms_p99)
+        return PodProgress(counts.published, counts.delivered, counts.calls, counts.lag_ms_p99)
 
     async def _progress(self) -> None:
         while True:

@@ -1,8 +1,8 @@
 """The line between a run and a process that holds pods: JSON lines over one socket that the child inherits.
 
 run -> child      `Hold` (everything it needs, the broker's URLs included: they are on no command line and in no file), then orders
-child -> run      an `Answer` to each order but `Read` and `Ports`; meanwhile what its pods `Entered` and `Heard`, how far they are
-                  (`Progress`), and why it cannot go on (`Failed`). An answer names the order's `id`, which whoever sends it gives it
+child -> run      an `Answer` to each order but `Read` and `Ports`; meanwhile what its pods `Entered` and `ProbeHeard`, how far they are
+                  (`PodProgress`), and why it cannot go on (`Failed`). An answer names the order's `id`, which whoever sends it gives it
 end of file       the run is gone, or drops everything: the child drops its connections, keeps its record and ends
 SIGTERM           the child ends in order: its pods stop, what was recorded is written, exit code 0
 """
@@ -118,7 +118,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     ports: dict[str, int] = {}
 
 
-class Heard(msgspec.Struct, frozen=True, tag="heard"):
+class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
     """Say that a pod heard the probe of a round."""
 
     pod: int
@@ -133,7 +133,7 @@ class Entered(msgspec.Struct, frozen=True, tag="entered"):
     state: str
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+class PodProgress(msgspec.Struct, frozen=True, tag="progress"):
     """Say how far the pods are, as `sim.pods.hosts.meters.Counts` does."""
 
     published: int = 0
@@ -153,7 +153,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Order = Hold | Handlers | Failing | Skew | Drive | Read | Settle | Ports | ForgetLag
-Word = Answer | Heard | Entered | Progress | Failed
+Word = Answer | ProbeHeard | Entered | PodProgress | Failed
 
 _encoder = msgspec.json.Encoder()
 read_order: Callable[[bytes], Order] = msgspec.json.Decoder(Order).decode

@@ -17,7 +17,20 @@ import msgspec
 from sim.errors import BrokerRefused, BrokerUnreachable, HostError
 from sim.machine.line import CONTROL_FD
 from sim.machine.process import Child
-from sim.pods.hosts.local_messages import Answer, Drive, Failing, Handlers, Hold, Order, Progress, Settle, Skew, Word, pack_line, read_word
+from sim.pods.hosts.local_messages import (
+    Answer,
+    Drive,
+    Failing,
+    Handlers,
+    Hold,
+    Order,
+    PodProgress,
+    Settle,
+    Skew,
+    Word,
+    pack_line,
+    read_word,
+)
 
 POLL_S = 0.002
 LINE_BYTES = 1 << 24
@@ -53,7 +66,7 @@ class HostProcess:
     def __init__(self, hold: Hold, child: Child, writer: asyncio.StreamWriter) -> None:
         self.name = hold.name
         self.mortal = hold.mortal
-        self.progress = Progress()
+        self.progress = PodProgress()
         self.ending = False
         self._child = child
         self._writer = writer
@@ -99,7 +112,7 @@ class HostProcess:
                 word = read_word(line)
                 if isinstance(word, Answer):
                     self._answers.pop(word.id).set_result(word)
-                elif isinstance(word, Progress):
+                elif isinstance(word, PodProgress):
                     self.progress = word
                 else:
                     take(word)

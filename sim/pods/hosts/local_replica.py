@@ -16,25 +16,25 @@ from sim.pods.hosts.local_process import HostProcess
 from sim.pods.replica import GRACE_S
 
 
-class Owner(Protocol):
+class ReplicaOwner(Protocol):
     """What a pod needs of its host."""
 
     closing: bool
 
-    async def launch(self, pods: list[LocalPod], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+    async def launch(self, pods: list[LocalReplica], *, name: str, mortal: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods."""
 
     async def up(self, process: HostProcess) -> None:
         """Return when the pods of a process run."""
 
-    def buried(self, pod: LocalPod, process: HostProcess, died_ns: int) -> None:
+    def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
         """Take note that the process of a pod is gone."""
 
-    def record_state(self, pod: LocalPod, state: str, at_ns: int) -> None:
+    def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
 
 
-class LocalPod:
+class LocalReplica:
     """Be one pod in a process of its own, or in one that it shares: then only its handlers and its clock can be changed.
 
     Attributes
@@ -49,7 +49,7 @@ class LocalPod:
         That of its incarnation of now, or of the last one.
     """
 
-    def __init__(self, host: Owner, name: str, *, number: int, service: str, channels: str) -> None:
+    def __init__(self, host: ReplicaOwner, name: str, *, number: int, service: str, channels: str) -> None:
         self.name = name
         self.number = number
         self.service = service

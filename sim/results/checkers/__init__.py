@@ -29,10 +29,10 @@ from typing import Any
 from sim.errors import UsageError, did_you_mean
 from sim.record.schema import SLO_METRICS
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
-from sim.results.checkers.verdict import Limit, Result, Verdict, Word, finite
+from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, Word, finite
 from sim.results.opened_run import Run
 
-__all__ = ["CHECKERS", "Limit", "Result", "Verdict", "judge", "worst", "write_verdict"]
+__all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
 
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
@@ -105,21 +105,21 @@ def _doubt(run: Run, results: Mapping[str, Result], metric: str, limit: float) -
     return ""
 
 
-def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Callable[[str, float], str]) -> Limit:
+def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Callable[[str, float], str]) -> JudgedLimit:
     measured = finite(metrics.get(metric, math.nan))
     if metric not in SLO_METRICS:
-        return Limit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
+        return JudgedLimit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
-        return Limit(metric, limit, measured, "unknown", f"{metric} has the limit {limit!r}, which is not a number")
+        return JudgedLimit(metric, limit, measured, "unknown", f"{metric} has the limit {limit!r}, which is not a number")
     if measured is None:
-        return Limit(metric, limit, None, "unknown", f"{metric} was not measured: no data")
+        return JudgedLimit(metric, limit, None, "unknown", f"{metric} was not measured: no data")
     least = metric.endswith("_min")
     bound = f"{'at least' if least else 'at most'} {limit:g}"
     if measured >= limit if least else measured <= limit:
-        return Limit(metric, limit, measured, "valid", f"{metric} is {measured:g}, {bound} as promised")
+        return JudgedLimit(metric, limit, measured, "valid", f"{metric} is {measured:g}, {bound} as promised")
     if why := doubt(metric, limit):
-        return Limit(metric, limit, measured, "unknown", f"{metric} is {measured:g}, {bound} was promised, but {why}")
-    return Limit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
+        return JudgedLimit(metric, limit, measured, "unknown", f"{metric} is {measured:g}, {bound} was promised, but {why}")
+    return JudgedLimit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
 
 
 def write_verdict(run: Run, verdict: Verdict) -> Path:

@@ -101,7 +101,7 @@ def _last_handled(run: Run) -> Array:
 def _counts_as_lost(run: Run, rows: Array) -> Array:
     """Return which of these batches are lost when nobody heard them."""
     channel, words = codes_of(run.publishes["channel"])
-    subscribed = np.array([*(any(word in life.channels for life in run.lives) for word in words), False])[channel[rows]]
+    subscribed = np.array([*(any(word in history.channels for history in run.pod_histories) for word in words), False])[channel[rows]]
     kept_back = np.isin(codes_in(run.publishes["outcome"], OUTCOME)[rows], [OUTCOME["never-sent"], OUTCOME["refused"]])
     either: Array = subscribed | kept_back
     return either

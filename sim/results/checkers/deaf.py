@@ -40,7 +40,7 @@ class _Pod(NamedTuple):
     lost_row: Array  # its row in `publishes`
 
 
-class Window(NamedTuple):
+class DeafTime(NamedTuple):
     """Say how one pod came through one fault."""
 
     pod: str
@@ -80,10 +80,10 @@ def check(run: Run) -> Result:
     return Result("valid", _sentence(counts, found), counts=counts, witnesses=witnesses, metrics=metrics)
 
 
-def windows(run: Run, outages: list[Outage]) -> list[Window]:
+def windows(run: Run, outages: list[Outage]) -> list[DeafTime]:
     """Return one entry for each fault and each pod that it may concern and that lived when it ended and was to hear something."""
     beliefs = read_beliefs(run)
-    pods = {life.pod: number for number, life in enumerate(run.lives) if life.channels}
+    pods = {history.pod: number for number, history in enumerate(run.pod_histories) if history.channels}
     times = _times(run)
     found = []
     for outage in outages:
@@ -96,23 +96,23 @@ def windows(run: Run, outages: list[Outage]) -> list[Window]:
 
 
 def _times(run: Run) -> list[_Pod]:
-    """Return what each of `run.lives` heard and lost."""
+    """Return what each of `run.pod_histories` heard and lost."""
     copies, publishes = run.copies, run.publishes
     sent = publishes["sent_ns"].to_numpy()
     received = run.deliveries["received_ns"].to_numpy()
     through = codes_in(run.deliveries["path"], {"broker": 1}) == 1
     lost = np.flatnonzero((copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in DEAF_CAUSES]))
     lost = lost[np.lexsort((sent[copies.publish[lost]], copies.pod[lost]))]
-    bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.lives) + 1))
+    bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.pod_histories) + 1))
     index, found = run.index, []
-    for number in range(len(run.lives)):
+    for number in range(len(run.pod_histories)):
         heard = index.by_pod[index.bounds[number] : index.bounds[number + 1]]
         rows = copies.publish[lost[bounds[number] : bounds[number + 1]]]
         found.append(_Pod(np.sort(received[heard[through[heard]]]), sent[rows], rows))
     return found
 
 
-def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> Window:
+def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> DeafTime:
     hears = min(_hears_ns(outage, belief, times), FOREVER_NS)
     ended = hears < outage.until_ns
     until = hears if ended else outage.until_ns
@@ -120,7 +120,7 @@ def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> Window:
     believed = belief.bus[max(belief.row(outage.begin_ns), 0) : belief.row(until) + 1]
     was_told = any(word != "connected" for word in believed)
     lost = times.lost_row[first:last]
-    return Window(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
+    return DeafTime(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
 
 
 def _hears_ns(outage: Outage, belief: Belief, times: _Pod) -> int:
@@ -136,7 +136,7 @@ def _hears_ns(outage: Outage, belief: Belief, times: _Pod) -> int:
     return min(heard, int(belief.at_ns[later[0]]) if later else FOREVER_NS)
 
 
-def _sentence(counts: dict[str, int | float], found: list[Window]) -> str:
+def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:
     if not found:
         return "no pod lived at the end of a fault"
     if not counts["deaf"] and not counts["lost"]:
@@ -154,7 +154,7 @@ def _sentence(counts: dict[str, int | float], found: list[Window]) -> str:
     return text + "; the application was told each time"
 
 
-def _witness(run: Run, window: Window) -> str:
+def _witness(run: Run, window: DeafTime) -> str:
     row = int(window.lost[0])
     key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
     silence = "" if window.told else ", and its application was not told"

@@ -40,10 +40,10 @@ def check(run: Run) -> Result:
 
 def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
     """Return pods, and handled copies per event that the service should hear, of each service that hears something."""
-    copies, lives = run.copies, run.lives
-    services = sorted({life.service for life in lives if life.channels})
+    copies, pod_histories = run.copies, run.pod_histories
+    services = sorted({history.service for history in pod_histories if history.channels})
     number = {service: code for code, service in enumerate(services)}
-    service = np.array([number.get(life.service, -1) for life in lives] or [-1])[copies.pod]
+    service = np.array([number.get(history.service, -1) for history in pod_histories] or [-1])[copies.pod]
     handled = judged & (copies.delivery >= 0) & (copies.publish >= 0)
     outcome = codes_in(run.deliveries["outcome"], {"handled": 1})
     handled[handled] = outcome[copies.delivery[handled]] == 1
@@ -52,7 +52,7 @@ def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
     for code, name in enumerate(services):
         heard = np.zeros(len(run.publishes), dtype=bool)
         heard[copies.publish[meant & (service == code)]] = True
-        counts[f"pods.{name}"] = sum(life.service == name for life in lives)
+        counts[f"pods.{name}"] = sum(history.service == name for history in pod_histories)
         if heard.any():
             counts[f"handled_per_event.{name}"] = int((handled & (service == code)).sum()) / int(heard.sum())
     return counts
@@ -61,4 +61,4 @@ def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
 def _witness(run: Run, copy: int) -> str:
     row = run.copies.publish[copy]
     key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
-    return f"{event_id(int(key))} on {channel}: heard again by {run.lives[run.copies.pod[copy]].pod}"
+    return f"{event_id(int(key))} on {channel}: heard again by {run.pod_histories[run.copies.pod[copy]].pod}"

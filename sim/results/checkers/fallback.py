@@ -103,12 +103,12 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
     zero = run.phases.get("run", (0, 0))[0]
     place = np.floor((publishes["intended_ns"].to_numpy()[rows] - zero) / (width_s * 1e9)).astype(np.int64)
     first, many = (int(place.min()), int(np.ptp(place)) + 1) if len(place) else (0, 1)
-    pods = len(run.lives)
+    pods = len(run.pod_histories)
     key = (publisher[rows].astype(np.int64) * pods + pod) * many + place - first
     cells, cell = np.unique(key, return_inverse=True)
     columns = {
         "publisher": categorical(cells // many // max(pods, 1), publishers),
-        "hearer": categorical(cells // many % max(pods, 1), [life.pod for life in run.lives]),
+        "hearer": categorical(cells // many % max(pods, 1), [history.pod for history in run.pod_histories]),
         "second": (cells % many + first) * width_s,
         "published": np.bincount(cell, minlength=len(cells)),
         "heard": np.bincount(cell[heard], minlength=len(cells)),
@@ -118,7 +118,7 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
 
 def blind_spans(run: Run, beliefs: dict[str, Belief]) -> dict[str, Array]:
     """Return when each pod was blind, see the module; a pod without such a time is left out."""
-    pods = [life.pod for life in run.lives]
+    pods = [history.pod for history in run.pod_histories]
     code = {pod: number for number, pod in enumerate(pods)}
     found = [_lost_rows(run, beliefs), _late(run), _unanswered(run, beliefs, code)]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -142,7 +142,7 @@ def _lost_rows(run: Run, beliefs: dict[str, Belief]) -> tuple[Array, Array, Arra
     rows, pod, lost, sent = rows[order], pod[order], lost[order], sent[order]
     joins = np.zeros(len(rows), dtype=np.int64)
     for number in np.unique(pod):
-        belief = beliefs.get(run.lives[number].pod)
+        belief = beliefs.get(run.pod_histories[number].pod)
         if belief is not None:
             at = belief.at_ns[[state == "subscribed" for state in belief.state]]
             joins[pod == number] = np.searchsorted(at, sent[pod == number], side="right")
@@ -280,8 +280,10 @@ def _witnesses(run: Run, gaps: dict[str, Array]) -> list[str]:
     copies, publishes, texts = run.copies, run.publishes, []
     sent, events = publishes["sent_ns"].to_numpy(), publishes["event"].to_numpy()
     publisher, publishers = codes_of(publishes["publisher"])
-    for number in sorted(range(len(run.lives)), key=lambda n: -seconds(gaps.get(run.lives[n].pod, NO_SPANS)))[:MAX_WITNESSES]:
-        pod = run.lives[number].pod
+    for number in sorted(range(len(run.pod_histories)), key=lambda n: -seconds(gaps.get(run.pod_histories[n].pod, NO_SPANS)))[
+        :MAX_WITNESSES
+    ]:
+        pod = run.pod_histories[number].pod
         spans = gaps.get(pod, NO_SPANS)
         if not len(spans):
             continue

@@ -76,12 +76,14 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
     samples = broker[(broker["metric"] == "numsub") & (broker["at_ns"] <= end)]
     last = {row["subject"]: row for row in samples.sort_values("at_ns", kind="stable").to_dict("records")}
     before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
-    channels = sorted({channel for life in run.lives for channel in life.channels})
+    channels = sorted({channel for history in run.pod_histories for channel in history.channels})
     wrong, unproven = [], [channel for channel in channels if channel not in last]
     for channel in channels:
         if channel in last:
             counted = last[channel]["value"] - before.get(channel, 0)
-            claimed = sum(channel in life.channels and life.state(last[channel]["at_ns"]) == "subscribed" for life in run.lives)
+            claimed = sum(
+                channel in history.channels and history.state(last[channel]["at_ns"]) == "subscribed" for history in run.pod_histories
+            )
             wrong += [f"{channel}: {counted:g} subscribers, the fleet claims {claimed}"] if counted != claimed else []
     audit.counts |= {"channels_proven": len(channels) - len(unproven) - len(wrong), "channels": len(channels)}
     if not channels:
@@ -164,7 +166,7 @@ def _lived_on(run: Run) -> set[str]:
 def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
     """Return when a process stood still: one that held a single pod, while that was frozen."""
     hosts = run.pods.groupby("host", observed=True)["pod"].unique()
-    freezes = {life.pod: life.freezes for life in run.lives}
+    freezes = {history.pod: history.freezes for history in run.pod_histories}
     return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
 
 

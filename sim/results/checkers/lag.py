@@ -45,8 +45,8 @@ def check(run: Run) -> Result:
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
     counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
     channel, channels = codes_of(publishes["channel"])
-    services = sorted({life.service for life in run.lives})
-    service = np.array([services.index(life.service) for life in run.lives], dtype=np.int16)
+    services = sorted({history.service for history in run.pod_histories})
+    service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
     for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
         for code, word in enumerate(words):
             counts |= _quantiles(f"lag_us.{kind}.{word}", lag[codes == code])

@@ -101,7 +101,7 @@ def _witness(run: Run, copy: int) -> str:
     key = run.publishes["event"].iloc[publish] if publish >= 0 else run.deliveries["event"].iloc[delivery]
     channel = f" on {run.publishes['channel'].iloc[publish]}" if publish >= 0 else ""
     cause = list(CAUSE)[copies.cause[copy]]
-    text = f"{event_id(int(key))}{channel}: {list(FATE)[copies.fate[copy]]} at {run.lives[copies.pod[copy]].pod}"
+    text = f"{event_id(int(key))}{channel}: {list(FATE)[copies.fate[copy]]} at {run.pod_histories[copies.pod[copy]].pod}"
     return text + (f", {cause}" if cause else "")
 
 
@@ -116,13 +116,13 @@ def _foreign(run: Run, unexpected: Array) -> Array:
 
 def _unbalanced(run: Run) -> str:
     """Return how the two accounts differ, empty when they agree."""
-    copies, index, pods = run.copies, run.index, len(run.lives)
+    copies, index, pods = run.copies, run.index, len(run.pod_histories)
     fates = dict(zip(FATE, np.bincount(copies.fate, minlength=len(FATE)).tolist(), strict=True))
     heard, rows = fates["delivered"] + fates["duplicate"] + fates["unexpected"], len(run.deliveries)
     if heard != rows:
         return f"the books do not balance: {rows:,} delivery rows, but {heard:,} copies delivered, duplicate or unexpected"
     published = index.event_of < len(index.row) - 1
-    pod = codes_in(run.deliveries["pod"], {life.pod: number for number, life in enumerate(run.lives)})
+    pod = codes_in(run.deliveries["pod"], {history.pod: number for number, history in enumerate(run.pod_histories)})
     pairs = _distinct(index.event_of[published].astype(np.int64) * pods + pod[published])
     stray = (copies.fate == FATE["unexpected"]) & (copies.publish >= 0)
     once = fates["delivered"] + _distinct(copies.publish[stray].astype(np.int64) * pods + copies.pod[stray])
@@ -146,9 +146,9 @@ def _expected_from_totals(run: Run) -> int:
     total = 0
     for code, channel in enumerate(channels):
         begins, ends = [], []
-        for life in run.lives:
+        for history in run.pod_histories:
             was = False
-            for at, state in zip(life.at_ns, life.states, strict=True) if channel in life.channels else ():
+            for at, state in zip(history.at_ns, history.states, strict=True) if channel in history.channels else ():
                 alive = state in ALIVE_STATES
                 begins += [at] if alive and not was else []
                 ends += [at] if was and not alive else []
@@ -163,9 +163,9 @@ def _came_alive_late(run: Run) -> int:
     copies, index, late = run.copies, run.index, 0
     due = np.zeros(len(run.publishes) + 1, dtype=np.int64)
     due[index.row] = index.due_ns
-    for number, life in enumerate(run.lives):
+    for number, history in enumerate(run.pod_histories):
         mine = copies.publish[(copies.pod == number) & (copies.fate == FATE["delivered"])]
-        late += int((~life.alive(due[mine])).sum())
+        late += int((~history.alive(due[mine])).sum())
     return late
 
 

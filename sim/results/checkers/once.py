@@ -28,9 +28,9 @@ def check(run: Run) -> Result:
         return Result("valid", "the bus has no recipe for handling once: every pod that hears an event handles it", metrics=nothing)
     if not (run.publishes["phase"] == "run").any():
         return Result("unknown", "no data: nothing was published in the run phase")
-    copies, lives = run.copies, run.lives
-    services = sorted({life.service for life in lives if life.channels})
-    number = np.array([services.index(life.service) if life.channels else -1 for life in lives])
+    copies, pod_histories = run.copies, run.pod_histories
+    services = sorted({history.service for history in pod_histories if history.channels})
+    number = np.array([services.index(history.service) if history.channels else -1 for history in pod_histories])
     judged = (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
     pair = copies.publish.astype(np.int64) * len(services) + number[copies.pod]
     ran = judged & (copies.delivery >= 0)

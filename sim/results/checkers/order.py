@@ -54,4 +54,4 @@ def _narrow(codes: np.ndarray) -> np.ndarray:
 def _witness(run: Run, copy: int) -> str:
     row = run.copies.publish[copy]
     key, channel, publisher = run.publishes[["event", "channel", "publisher"]].iloc[row]
-    return f"{event_id(int(key))} on {channel}: {run.lives[run.copies.pod[copy]].pod} had heard a later event of {publisher}"
+    return f"{event_id(int(key))} on {channel}: {run.pod_histories[run.copies.pod[copy]].pod} had heard a later event of {publisher}"

@@ -53,7 +53,7 @@ class Updates(NamedTuple):
         return np.searchsorted(self.subject.astype(np.int64) * many + self.rank, key)
 
 
-class Reads(NamedTuple):
+class ReadColumns(NamedTuple):
     """Hold reads column by column, pods and subjects as codes."""
 
     at_ns: Array
@@ -62,7 +62,7 @@ class Reads(NamedTuple):
     loaded_ns: Array
 
 
-class Heard(NamedTuple):
+class HeardUpdates(NamedTuple):
     """Hold, by (pod, update) in rising order of `key`, when the pod began to handle the update's event; `FOREVER_NS` = never."""
 
     key: Array
@@ -83,7 +83,7 @@ def check(run: Run) -> Result:
     """Count stale reads of the run phase, the pairs behind them, and how long until every pod was fresh."""
     meant = float(run.scenario.get("load", {}).get("reads_per_s", 0.0)) > 0
     pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
-    every = Reads(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in Reads._fields))
+    every = ReadColumns(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in ReadColumns._fields))
     start_ns, end_ns = run.phases.get("run", (0, 0))
     judged = _rows(every, (every.at_ns >= start_ns) & (every.at_ns < end_ns))
     nothing = {"stale_reads": float("nan"), **dict.fromkeys(METRICS.values(), float("nan"))}
@@ -124,8 +124,8 @@ def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> 
     return text + (f"; {names} never heard of {len(np.unique(pairs.update[never])):,} updates" if silent else "")
 
 
-def _rows(reads: Reads, rows: Array) -> Reads:
-    return Reads(*(column[rows] for column in reads))
+def _rows(reads: ReadColumns, rows: Array) -> ReadColumns:
+    return ReadColumns(*(column[rows] for column in reads))
 
 
 def _updates(run: Run, codes: dict[str, int]) -> Updates:
@@ -144,7 +144,7 @@ def _updates(run: Run, codes: dict[str, int]) -> Updates:
     return Updates(rows[order], subject[rows][order], at_ns[order], rank[order], at_ns[in_time])
 
 
-def _pairs(heard: Heard, updates: int, stale: Reads, first: Array, behind: Array) -> Pairs:
+def _pairs(heard: HeardUpdates, updates: int, stale: ReadColumns, first: Array, behind: Array) -> Pairs:
     """Return every (pod, update that it served a copy without); a copy's last stale read missed all that its earlier ones did."""
     many = updates + 1
     copies, copy = np.unique(stale.pod.astype(np.int64) * many + first, return_inverse=True)
@@ -160,7 +160,7 @@ def _pairs(heard: Heard, updates: int, stale: Reads, first: Array, behind: Array
     return Pairs(pod, update, served, at < len(heard.key), np.append(heard.handled_ns, FOREVER_NS)[at])
 
 
-def _heard(run: Run, updates: Updates, pods: list[str]) -> Heard:
+def _heard(run: Run, updates: Updates, pods: list[str]) -> HeardUpdates:
     """Return what the readers heard of the updates; of several deliveries to a pod, the first that was handled."""
     index = run.index
     update_of_row = np.full(len(run.publishes) + 1, -1, dtype=np.int64)  # one more for events that nobody published
@@ -173,10 +173,10 @@ def _heard(run: Run, updates: Updates, pods: list[str]) -> Heard:
     key = pod[rows].astype(np.int64) * (len(updates.row) + 1) + update[rows]
     order = np.lexsort((handled, key))
     key, first = np.unique(key[order], return_index=True)
-    return Heard(key, handled[order][first])
+    return HeardUpdates(key, handled[order][first])
 
 
-def _fresh_after(heard: Heard, updates: Updates, reads: Reads) -> Array:
+def _fresh_after(heard: HeardUpdates, updates: Updates, reads: ReadColumns) -> Array:
     """Return for each update that some pod had to drop how long that took until the last of them began to handle it."""
     key, handled = (column[heard.handled_ns < FOREVER_NS] for column in heard)
     pod, update = key // (len(updates.at_ns) + 1), key % (len(updates.at_ns) + 1)

@@ -98,4 +98,7 @@ def _back_ns(belief: Belief, begin_ns: int) -> int:
 
 def _witnesses(run: Run, copies: Array) -> list[str]:
     events = run.publishes["event"].to_numpy()
-    return [f"{event_id(int(events[run.copies.publish[one]]))} for {run.lives[run.copies.pod[one]].pod}" for one in copies[:MAX_WITNESSES]]
+    return [
+        f"{event_id(int(events[run.copies.publish[one]]))} for {run.pod_histories[run.copies.pod[one]].pod}"
+        for one in copies[:MAX_WITNESSES]
+    ]

@@ -25,7 +25,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Limit:
+class JudgedLimit:
     """Say whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
 
     metric: str
@@ -44,7 +44,7 @@ class Verdict:
     ground: str
     seed: int | None
     checkers: dict[str, Result]
-    slo: list[Limit]
+    slo: list[JudgedLimit]
 
     @property
     def exit_code(self) -> int:

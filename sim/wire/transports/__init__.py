@@ -9,7 +9,7 @@ methods on every broker:
   -1 where the broker's answer does not say.
 
 Both call ``lost(reason)`` once when the connection is gone. No exception of a foreign library leaves this folder:
-opening raises `BrokerUnreachable` or `BrokerRefused`. To add one: write ``sim/transports/<name>.py`` with such a class, and list it in
+opening raises `BrokerUnreachable` or `BrokerRefused`. To add one: write ``sim/wire/transports/<name>.py`` with such a class, and list it in
 `TRANSPORTS`. Its settings are keys of a scenario's ``[bus]`` with the names of its fields.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command
 from sim.wire.read_memo import C, Heard, ReadMemo
@@ -121,7 +121,7 @@ class Transport(Protocol):
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Subscription:
         """Open a connection that hears channels; return once the broker confirmed them all.
 
@@ -145,7 +145,7 @@ class Transport(Protocol):
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Publisher:
         """Open a connection to publish on (parameters as in `sim.wire.pipeline.open_pipeline`).
 

@@ -22,7 +22,7 @@ from typing import Any, Generic
 
 from sim.errors import BrokerError
 from sim.machine.clock import now_ns
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command
 from sim.wire.pipeline import MAX_IN_FLIGHT
@@ -208,14 +208,14 @@ class Memory:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Subscription[C]:
         """Subscribe. Names, group and consumer mean nothing here."""
         bus = _bus(address)
         subscription = Subscription(bus, memo, heard, lost)
         bus.subscriptions[subscription] = frozenset(channel.encode() for channel in channels)
-        if gate is not None:
-            gate.add(subscription)
+        if freezer is not None:
+            freezer.add(subscription)
         return subscription
 
     async def open_publisher(
@@ -226,12 +226,12 @@ class Memory:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Publisher:
         """Return a publisher; nothing it sends is refused."""
-        if gate is None:
+        if freezer is None:
             return Publisher(_bus(address), answered, lost)
-        return Publisher(_bus(address), lambda *answer: gate.then(lambda: answered(*answer)), lost)
+        return Publisher(_bus(address), lambda *answer: freezer.then(lambda: answered(*answer)), lost)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Raise: another process is not on this bus.

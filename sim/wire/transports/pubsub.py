@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command
 from sim.wire.pipeline import Pipeline, open_pipeline
 from sim.wire.read_memo import C, Heard, ReadMemo
-from sim.wire.subscription import CLASSIC, Subscription, counted, open_subscription
+from sim.wire.subscription import CLASSIC, ChannelSubscription, counted, open_subscription
 
 
 def frame(channel: bytes, payload: bytes) -> bytes:
@@ -47,10 +47,12 @@ class PubSub:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
-        gate: Gate | None = None,
-    ) -> Subscription[C]:
+        freezer: Freezer | None = None,
+    ) -> ChannelSubscription[C]:
         """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
-        subscription = await open_subscription(address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard, gate=gate)
+        subscription = await open_subscription(
+            address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard, freezer=freezer
+        )
         subscription.on_lost(lost)
         return subscription
 
@@ -62,10 +64,12 @@ class PubSub:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Pipeline:
         """Open a connection to publish on; the answer is how many subscribers of that node the event was queued for."""
-        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
+        return await open_pipeline(
+            address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, freezer=freezer
+        )
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

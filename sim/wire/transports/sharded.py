@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple
 
 from sim.errors import BrokerRefused, BrokerUnreachable
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command
 from sim.wire.owners import Owners, find_owners
@@ -30,7 +30,7 @@ from sim.wire.pipeline import MAX_IN_FLIGHT, Pipeline, open_pipeline
 from sim.wire.read_memo import C, Heard, ReadMemo
 from sim.wire.slots import Moved, read_moved
 from sim.wire.subscription import SHARDED, counted, open_subscription
-from sim.wire.subscription import Subscription as Part
+from sim.wire.subscription import ChannelSubscription as Part
 
 MAX_MOVES = 5  # from node to node, for one publish or one subscribing
 
@@ -256,11 +256,11 @@ class Sharded:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Subscription[C]:
         """Subscribe at every channel's master; return once all are confirmed. Group and consumer mean nothing here."""
-        owners = await find_owners(address, client_name=client_name, gate=gate)
-        open_one = partial(open_subscription, kind=SHARDED, client_name=client_name, memo=memo, heard=heard, gate=gate)
+        owners = await find_owners(address, client_name=client_name, freezer=freezer)
+        open_one = partial(open_subscription, kind=SHARDED, client_name=client_name, memo=memo, heard=heard, freezer=freezer)
         for _ in range(MAX_MOVES):
             with contextlib.ExitStack() as undo:
                 parts = []
@@ -289,14 +289,14 @@ class Sharded:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Publisher:
         """Open a connection to every master; the answer is how many subscribers the event was queued for."""
-        owners = await find_owners(address, client_name=client_name, gate=gate)
+        owners = await find_owners(address, client_name=client_name, freezer=freezer)
         lines: dict[tuple[str, int], Pipeline] = {}
         publisher = Publisher(owners, lines, answered=answered, refused=refused)
         open_one = partial(
-            open_pipeline, frame=frame, answered=publisher.answered, refused=publisher.refused, lost=publisher.lost, gate=gate
+            open_pipeline, frame=frame, answered=publisher.answered, refused=publisher.refused, lost=publisher.lost, freezer=freezer
         )
         with contextlib.ExitStack() as undo:
             undo.callback(publisher.abort)

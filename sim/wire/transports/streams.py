@@ -28,7 +28,7 @@ import hiredis
 
 from sim.errors import BrokerRefused
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.machine.freezer import Gate
+from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command, Wire, open_confirmed, pack
 from sim.wire.pipeline import Pipeline, open_pipeline
@@ -327,7 +327,7 @@ class Streams:
         memo: ReadMemo[C],
         heard: Heard[C],
         lost: Callable[[str], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Subscription[C]:
         """Join the group on every channel; return once the broker counts the consumer on all of them."""
         keys = [channel.encode() for channel in channels]
@@ -341,7 +341,7 @@ class Streams:
                 wire, keys, group=group.encode(), consumer=consumer.encode(), claim_s=self.stream_claim_s, memo=memo, heard=heard
             )
 
-        wire, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, gate=gate)
+        wire, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, freezer=freezer)
         wire.on_lost = lost
         subscription.start()
         return subscription
@@ -354,7 +354,7 @@ class Streams:
         answered: Callable[[Any, int, int], None],
         refused: Callable[[Any, str, int], None],
         lost: Callable[[str, list[Any]], None],
-        gate: Gate | None = None,
+        freezer: Freezer | None = None,
     ) -> Pipeline:
         """Open a connection to add to streams; the answer is the entry's id and says nothing of receivers."""
         length = b"%d" % self.stream_max_len
@@ -362,7 +362,9 @@ class Streams:
         def frame(channel: bytes, payload: bytes) -> bytes:
             return pack(b"XADD", channel, b"MAXLEN", b"~", length, b"*", FIELD, payload)
 
-        return await open_pipeline(address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, gate=gate)
+        return await open_pipeline(
+            address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, freezer=freezer
+        )
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

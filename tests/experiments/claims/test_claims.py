@@ -21,9 +21,9 @@ import pytest
 from sim.bus.cache import ConfigSubscriber
 from sim.errors import UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Evidence, Finding, Trial, find
-from sim.experiments.claims.catalogue.idempotence import Step, play
+from sim.experiments.claims.catalogue.idempotence import PodStep, play
 from sim.experiments.claims.plots import claims_overview
-from sim.experiments.claims.run import Answer, Answers, Job, choose, run_claims, to_json
+from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, Job, choose, run_claims, to_json
 from sim.experiments.claims.table import claims_frame, claims_page, concluded, explained, write_page
 from sim.results.checkers.verdict import Result
 from sim.scenario.file import load_scenario
@@ -153,17 +153,17 @@ def test_a_run_that_the_lab_does_not_vouch_for_decides_nothing() -> None:
 
 def test_a_repeated_deletion_changes_nothing_and_a_handler_that_toggles_does(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "aiponge:cache:templates:7"
-    gone = Step(20, "config.template.invalidated", key)
-    plain = play([Step(10, "", key), gone, Step(30, "", key)])
+    gone = PodStep(20, "config.template.invalidated", key)
+    plain = play([PodStep(10, "", key), gone, PodStep(30, "", key)])
     assert (plain.served, plain.loads, plain.stale, plain.caches) == ([10, 30], 2, 0, [(key, 30)])
-    twice = play([Step(10, "", key), gone, gone, Step(30, "", key)])
+    twice = play([PodStep(10, "", key), gone, gone, PodStep(30, "", key)])
     assert twice == plain._replace(missing=1)
-    late = play([Step(10, "", key), gone, Step(30, "", key), gone._replace(at_ns=40), Step(50, "", key)])
+    late = play([PodStep(10, "", key), gone, PodStep(30, "", key), gone._replace(at_ns=40), PodStep(50, "", key)])
     assert (late.loads, late.stale) == (3, 0)
     monkeypatch.setattr(
         ConfigSubscriber, "template_invalidated", lambda one, event: one.templates.delete(key) or one.templates.put(key, 10)
     )
-    toggled = play([Step(10, "", key), gone, gone, Step(30, "", key)])
+    toggled = play([PodStep(10, "", key), gone, gone, PodStep(30, "", key)])
     assert (toggled.served, toggled.stale) == ([10, 10], 1)
 
 
@@ -218,17 +218,17 @@ def test_a_stalled_pod_on_a_real_server_decides_two_claims_in_one_run(tmp_path: 
     assert answers.answers[0].finding.numbers["answers"] >= 2
 
 
-def planted_answers() -> Answers:
+def planted_answers() -> ClaimAnswers:
     claims = {
         "1": ({"in this": True, "in that": False}, 8.62, "% of copies"),
         "2": ({"in this": False}, 160, "copies lost"),
         "3": ({"in this": None}, None, ""),
     }
     answers = tuple(
-        Answer(number, claim(number), Finding(cases, value, unit, f"detail {number}"), {"one": job(number)})
+        ClaimAnswer(number, claim(number), Finding(cases, value, unit, f"detail {number}"), {"one": job(number)})
         for number, (cases, value, unit) in claims.items()
     )
-    return Answers(Path("runs"), "", answers)
+    return ClaimAnswers(Path("runs"), "", answers)
 
 
 def claim(number: str) -> Claim:

@@ -14,8 +14,8 @@ from sim.experiments.fidelity.run import (
     EMBEDDED,
     MODEL,
     Fidelity,
+    GroundRow,
     Pair,
-    Side,
     fidelity_table,
     measure,
     on_both_grounds,
@@ -29,7 +29,7 @@ from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import built_in, load_scenario
 
-SIDE = Side(
+SIDE = GroundRow(
     intended_calls=100,
     publishes=50,
     expected=200,
@@ -103,7 +103,7 @@ def test_a_comparison_is_written_as_markdown_and_as_json_that_any_program_reads(
 @pytest.mark.broker
 def test_two_scenarios_have_the_same_load_and_copies_on_both_grounds(tmp_path: Path) -> None:
     told: list[str] = []
-    fidelity = run_fidelity(["baseline", "lock_lab"], settings=("load.run_s=1", "slo.missing=0"), progress=told.append)
+    fidelity = run_fidelity(["baseline", "lock_lab"], settings=("load.run_s=1", "slo.missing=0"), tell=told.append)
     assert [(pair.scenario, pair.seed) for pair in fidelity.pairs] == [("baseline", 1), ("lock_lab", 1)]
     assert len(told) == 4
     for pair in fidelity.pairs:

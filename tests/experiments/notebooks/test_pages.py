@@ -58,7 +58,7 @@ def write_notebook(folder: Path, name: str, *, text: str = "42", png: str = PNG)
 
 
 def test_a_page_shows_question_answer_code_and_pictures_and_fetches_nothing(tmp_path: Path) -> None:
-    write_notebook(tmp_path, "one", text=f"File {CHECKOUT}/sim/run.py and {Path.home()}/secret, {sys.prefix}/lib")
+    write_notebook(tmp_path, "one", text=f"File {CHECKOUT}/sim/run/steps.py and {Path.home()}/secret, {sys.prefix}/lib")
     index = write_pages([executed("one")], notebooks=tmp_path, out=tmp_path / "pages")
     page = (tmp_path / "pages" / "one.html").read_text("utf-8")
     for text in (page, index.read_text("utf-8")):

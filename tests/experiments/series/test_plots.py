@@ -129,7 +129,7 @@ def test_arithmetic_of_a_lock_that_is_freed_too_early_is_that_of_drawn_times() -
 
 def test_runs_differ_in_one_setting_and_their_rows_are_what_the_checkers_say() -> None:
     told: list[str] = []
-    runs = run_each("lock_lab", "services.music-service.replicas", (2, 20), settings=FAN, progress=told.append)
+    runs = run_each("lock_lab", "services.music-service.replicas", (2, 20), settings=FAN, tell=told.append)
     assert told == [f"lock_lab: services.music-service.replicas = {n}, on model" for n in (2, 20)]
     rows = lag_rows(runs)
     assert list(rows["pods"]) == [2, 20] and list(rows["missing"]) == [0, 0] and set(rows["verdict"]) == {"valid"}

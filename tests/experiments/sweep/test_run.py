@@ -43,7 +43,7 @@ def test_a_row_that_is_damaged_or_another_cells_is_run_again(damage: str, tmp_pa
     made = {"verdict": row | {"verdict": "banana"}, "old": {"state": "complete", "run_folder": 7}}
     one.write_text(other.read_text("utf-8") if damage == "another's" else json.dumps(made[damage]), "utf-8")
     lines: list[str] = []
-    table = sweep(tmp_path / "s", "load.rate_per_s=20,30", "load.run_s=2", jobs=1, resume=True, progress=lines.append)
+    table = sweep(tmp_path / "s", "load.rate_per_s=20,30", "load.run_s=2", jobs=1, resume=True, tell=lines.append)
     assert any("1 of 2 runs were done before" in line for line in lines)
     assert list(table["load.rate_per_s"]) == [20, 30] and "banana" not in set(table["verdict"])
 
@@ -88,12 +88,12 @@ def test_an_interrupted_sweep_goes_on_with_the_rest_only(tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="2 of 4 runs are done") as error:
-        sweep(tmp_path / "s", jobs=1, progress=end_after_two)
+        sweep(tmp_path / "s", jobs=1, tell=end_after_two)
     assert error.value.exit_code == 130
     begun = read_sweep(tmp_path / "s")
     assert len(begun) == 2
     lines.clear()
-    whole = sweep(tmp_path / "s", jobs=1, resume=True, progress=lines.append)
+    whole = sweep(tmp_path / "s", jobs=1, resume=True, tell=lines.append)
     assert len(whole) == 4
     assert sum(line.endswith("runs") for line in lines) == 2, "what was finished is not run again"
     same = whole.set_index(["cell", "repeat"]).loc[list(zip(begun["cell"], begun["repeat"], strict=True))].reset_index()
@@ -130,7 +130,7 @@ def test_a_worker_that_dies_costs_its_cell_and_going_on_runs_it(tmp_path: Path) 
             for child in psutil.Process().children()[:1]:
                 os.kill(child.pid, signal.SIGKILL)
 
-    table = sweep(tmp_path / "s", "load.rate_per_s=20,30,40,50,60,70", "load.run_s=20", jobs=2, progress=kill_one)
+    table = sweep(tmp_path / "s", "load.rate_per_s=20,30,40,50,60,70", "load.run_s=20", jobs=2, tell=kill_one)
     assert len(table) == 6
     failed = table[table["state"] == "failed"]
     assert len(failed) <= 1  # none when the one that was idle died

@@ -15,9 +15,9 @@ from sim.grounds.model.costs import (
     LINK,
     VALUES,
     WINDOW_BYTES,
+    CostInterval,
     Costs,
     CostsFile,
-    Estimate,
     GroundCosts,
     read_costs,
     write_costs,
@@ -29,7 +29,7 @@ DEFAULTS = asdict(Costs()) | {"link_delay_ns": LINK.delay_ns, "link_jitter_ns": 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file of the defaults."""
-    values = {name: Estimate(value, value, value) for name, value in DEFAULTS.items()}
+    values = {name: CostInterval(value, value, value) for name, value in DEFAULTS.items()}
     write_costs(CostsFile(FILE_FORMAT, "2026-01-01T00:00:00", 3, values, {}, {}), tmp_path / "made" / "costs.json")
     return tmp_path / "made" / "costs.json"
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sim.errors import UsageError
 from sim.faults.link import LinkPlan
-from sim.grounds.model.commands import COMMANDS
-from sim.grounds.model.costs import LINK, MIB, WINDOW_BYTES, BufferLimit, Costs
+from sim.grounds.model.commands import MODEL_COMMANDS
+from sim.grounds.model.costs import LINK, MIB, WINDOW_BYTES, Costs, OutputBufferLimit
 from sim.grounds.model.fanout import QUANTILES, predict_fanout
 from sim.grounds.model.loop import NS_PER_S, START_NS, JumpingLoop
 from sim.grounds.model.network import Network
@@ -59,7 +59,7 @@ class ByEvents:
         publisher: np.ndarray,
         link: LinkPlan,
         costs: Costs = COSTS,
-        limit: BufferLimit = BufferLimit(),  # noqa: B008 - frozen
+        limit: OutputBufferLimit = OutputBufferLimit(),  # noqa: B008 - frozen
     ) -> None:
         self.heard: list[tuple[int, int]] = []
         self.most_waiting = 0
@@ -72,7 +72,7 @@ class ByEvents:
 
         async def scene() -> None:
             loop = self.network.loop
-            self.server = server = ModelRedis(self.network, host="h", port=1, commands=COMMANDS, costs=costs)
+            self.server = server = ModelRedis(self.network, host="h", port=1, commands=MODEL_COMMANDS, costs=costs)
             server.start()
             server.limit = limit
             for _ in range(subscribers):
@@ -166,8 +166,8 @@ def test_links_with_a_rate_and_with_jitter_are_as_the_events_to_a_bin(jitter_ns:
 def test_a_link_that_is_too_slow_fills_the_buffer_and_the_limit_is_crossed_when_the_server_cuts() -> None:
     """Eight megabytes a second for links of one: from a hundred publishers, so that theirs keep up."""
     publish_ns, publisher = steady(400, 3200), np.arange(3200) % 100
-    link, no_limit, hard = LinkPlan(delay_ns=30_000, bytes_per_s=1_000_000), BufferLimit(0, 0, 0), BufferLimit(8 * MIB, 0, 0)
-    soft = BufferLimit(0, 1 * MIB, 1)
+    link, no_limit, hard = LinkPlan(delay_ns=30_000, bytes_per_s=1_000_000), OutputBufferLimit(0, 0, 0), OutputBufferLimit(8 * MIB, 0, 0)
+    soft = OutputBufferLimit(0, 1 * MIB, 1)
     more: dict[str, Any] = {"subscribers": 3, "payload_bytes": 20_000, "publisher": publisher, "link": link}
     free = ByEvents(publish_ns, limit=no_limit, **more)
     for limit in (no_limit, hard, soft):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import BuslabError, Interrupted
-from sim.grounds.model.costs import FILE_FORMAT, Costs, CostsFile, Estimate, write_costs
+from sim.grounds.model.costs import FILE_FORMAT, CostInterval, Costs, CostsFile, write_costs
 from sim.record.schema import TABLES
 from sim.results.opened_run import open_run
 from sim.run.sampler import SAMPLES
@@ -103,8 +103,12 @@ def test_a_long_run_asks_the_broker_some_thousands_of_times_at_most(tmp_path: Pa
 
 
 def test_a_costs_file_sets_the_speed_of_the_model(tmp_path: Path) -> None:
-    values = {name: Estimate(10 * cost, cost, 20 * cost) for name, cost in asdict(Costs()).items()}
-    values |= {"link_delay_ns": Estimate(2e6, 1e6, 3e6), "link_jitter_ns": Estimate(0, 0, 0), "window_bytes": Estimate(1e6, 1e6, 1e6)}
+    values = {name: CostInterval(10 * cost, cost, 20 * cost) for name, cost in asdict(Costs()).items()}
+    values |= {
+        "link_delay_ns": CostInterval(2e6, 1e6, 3e6),
+        "link_jitter_ns": CostInterval(0, 0, 0),
+        "window_bytes": CostInterval(1e6, 1e6, 1e6),
+    }
     write_costs(CostsFile(FILE_FORMAT, "", 3, values, {}, {}), tmp_path / "costs.json")
     lags = []
     for on in ("model", f"model:{tmp_path}/costs.json"):

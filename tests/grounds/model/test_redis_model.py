@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sim.bus.once import DELETE_IF_MINE
 from sim.faults.server_commands import SPIN
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.model.costs import COLD_MAX_MS, MIB, Costs
 from sim.grounds.model.ground import model
 from sim.grounds.model.loop import NS_PER_S

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from sim.errors import BuslabError
 from sim.measure import bench
-from sim.measure.bench import CLIENTS, LAB, Measure, Report, bench_table, compile_drain, run_bench
+from sim.measure.bench import CLIENTS, LAB, BenchReport, bench_table, compile_drain, run_bench
 from sim.measure.bench.children import Acks, events
-from sim.measure.bench.measure import frame_bytes
+from sim.measure.bench.measure import ClientRound, frame_bytes
 from sim.wire.connection import Wire
 from sim.wire.read_memo import ReadMemo
 
@@ -30,7 +30,7 @@ class Payloads:
     events: tuple[bytes, ...]
 
 
-def printed(report: Report) -> str:
+def printed(report: BenchReport) -> str:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(bench_table(report))
@@ -41,7 +41,7 @@ def printed(report: Report) -> str:
 def test_a_tiny_bench_measures_every_client_at_every_depth_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     lines: list[str] = []
-    report = run_bench(depths=(1, 16), progress=lines.append, **TINY)
+    report = run_bench(depths=(1, 16), tell=lines.append, **TINY)
     clients = [name for name in CLIENTS if name != "c-drain" or not report.left_out]
     assert [(row.depth, row.client) for row in report.rows] == [(depth, client) for depth in (1, 16) for client in clients]
     assert len(lines) == len(report.rows)
@@ -98,7 +98,7 @@ def test_ratios_are_taken_within_rounds_and_judged_against_the_targets() -> None
     """The machine is ten times slower in the second round: the ratio of the medians would be wrong."""
     speeds = {"c-drain": 1000, "raw-drain": 900, LAB: 800, "redis-py": 200}
     measures = [
-        Measure(client, 1, speed * pods, seconds, cpu_ns=1000 * pods, reads=speed * pods)
+        ClientRound(client, 1, speed * pods, seconds, cpu_ns=1000 * pods, reads=speed * pods)
         for seconds, pods in ((1.0, 10), (10.0, 10), (1.0, 20))
         for client, speed in speeds.items()
     ]

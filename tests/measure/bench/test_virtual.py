@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sim.cli.main import cli
 from sim.errors import BuslabError
 from sim.measure.bench import virtual
-from sim.measure.bench.virtual import Measure, Report, Row, run_virtual_bench
+from sim.measure.bench.virtual import LoadRow, VirtualReport, VirtualRun, run_virtual_bench
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 
@@ -23,10 +23,10 @@ TINY: dict[str, Any] = {"hour_s": 5, "fleet_s": 5, "pods": 30, "rounds": 1}
 
 @pytest.mark.broker
 def test_the_command_measures_both_loads_and_says_whether_the_targets_were_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    reports: list[Report] = []
+    reports: list[VirtualReport] = []
 
-    def tiny(*, rounds: int, progress: Any) -> Report:
-        reports.append(run_virtual_bench(progress=progress, **TINY | {"rounds": rounds}))
+    def tiny(*, rounds: int, tell: Any) -> VirtualReport:
+        reports.append(run_virtual_bench(tell=tell, **TINY | {"rounds": rounds}))
         return reports[-1]
 
     monkeypatch.setattr(virtual, "run_virtual_bench", tiny)
@@ -61,11 +61,11 @@ def test_a_copy_that_is_not_recorded_leaves_no_figure(tmp_path: Path) -> None:
 
 
 def test_the_targets_are_judged_by_the_median_and_by_the_hour() -> None:
-    measure = Measure(cpu_s=10.0, events=1000, heap_cpu_s=1.0, copies=1, memory_mib=1)
+    measure = VirtualRun(cpu_s=10.0, events=1000, heap_cpu_s=1.0, copies=1, memory_mib=1)
     slow = replace(measure, cpu_s=100.0)
-    reached = virtual._conclusions(Row("", 3600, (measure, slow, measure)))
+    reached = virtual._conclusions(LoadRow("", 3600, (measure, slow, measure)))
     assert reached[0].endswith("takes 10.0 s of CPU, target 60 s: reached.") and reached[1].endswith("target 0.1 x: reached.")
-    missed = virtual._conclusions(Row("", 360, (measure, slow, slow)))
+    missed = virtual._conclusions(LoadRow("", 360, (measure, slow, slow)))
     assert missed[0].endswith("takes 1000.0 s of CPU, target 60 s: NOT reached.") and missed[1].endswith("NOT reached.")
 
 

@@ -14,29 +14,29 @@ from hypothesis import strategies as st
 from sim.bus.envelope import CHANNEL_PREFIX
 from sim.cli.commands.cut import cut
 from sim.errors import UsageError
-from sim.grounds.model.costs import MIB, WINDOW_BYTES, BufferLimit
+from sim.grounds.model.costs import MIB, WINDOW_BYTES, OutputBufferLimit
 from sim.measure.buffers.predict import REDIS_7, RULES, VALKEY_9, Cutoff, ServerRules, Stall, predict_cut, rules_of, say
 from sim.measure.buffers.run import CASES, verify_cuts
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 
-NO_SOFT = BufferLimit(MIB, 0, 0)
+NO_SOFT = OutputBufferLimit(MIB, 0, 0)
 CHANNEL_BYTES = 38
 servers = st.sampled_from([REDIS_7, VALKEY_9])
 rates = st.floats(0.1, 1e5)
 sizes = st.integers(0, 200_000)
-limits = st.builds(BufferLimit, st.integers(0, 64 * MIB), st.integers(0, 64 * MIB), st.integers(0, 120))
+limits = st.builds(OutputBufferLimit, st.integers(0, 64 * MIB), st.integers(0, 64 * MIB), st.integers(0, 120))
 
 
-def times(stall: Stall, limit: BufferLimit, rules: ServerRules = REDIS_7, began_s: float | None = None) -> tuple[float, float]:
+def times(stall: Stall, limit: OutputBufferLimit, rules: ServerRules = REDIS_7, began_s: float | None = None) -> tuple[float, float]:
     found = predict_cut(stall, limit=limit, rules=rules, began_s=began_s)
     return (np.inf, np.inf) if found.earliest_s is None or found.latest_s is None else (found.earliest_s, found.latest_s)
 
 
 @given(rates, st.floats(1, 100), sizes, st.floats(0, 1e6), limits, servers, st.none() | st.floats(0, 1e9))
 def test_a_higher_rate_never_cuts_later(
-    rate: float, factor: float, size: int, reads: float, limit: BufferLimit, rules: ServerRules, began_s: float | None
+    rate: float, factor: float, size: int, reads: float, limit: OutputBufferLimit, rules: ServerRules, began_s: float | None
 ) -> None:
     slow, fast = (Stall(each, size, CHANNEL_BYTES, reads_bytes_per_s=reads) for each in (rate, rate * factor))
     for before, after in zip(times(slow, limit, rules, began_s), times(fast, limit, rules, began_s), strict=True):
@@ -47,10 +47,10 @@ def test_a_higher_rate_never_cuts_later(
 def test_a_higher_limit_never_cuts_earlier(rate: float, size: int, least: int, more: int, soft_s: int, rules: ServerRules) -> None:
     stall = Stall(rate, size, CHANNEL_BYTES)
     for low, high in (
-        (BufferLimit(least, 0, 0), BufferLimit(least + more, 0, 0)),
-        (BufferLimit(0, least, soft_s), BufferLimit(0, least + more, soft_s)),
-        (BufferLimit(0, least, soft_s), BufferLimit(0, least, soft_s + 1)),
-        (BufferLimit(least, least, soft_s), BufferLimit(least, 0, 0)),
+        (OutputBufferLimit(least, 0, 0), OutputBufferLimit(least + more, 0, 0)),
+        (OutputBufferLimit(0, least, soft_s), OutputBufferLimit(0, least + more, soft_s)),
+        (OutputBufferLimit(0, least, soft_s), OutputBufferLimit(0, least, soft_s + 1)),
+        (OutputBufferLimit(least, least, soft_s), OutputBufferLimit(least, 0, 0)),
     ):
         for before, after in zip(times(stall, low, rules), times(stall, high, rules), strict=True):
             assert before <= after
@@ -59,7 +59,7 @@ def test_a_higher_limit_never_cuts_earlier(rate: float, size: int, least: int, m
 @given(rates, st.integers(0, 16_383), st.integers(4 * MIB, 64 * MIB), servers)
 def test_the_hard_limit_is_bytes_by_bytes_per_second(rate: float, size: int, hard: int, rules: ServerRules) -> None:
     stall = Stall(rate, size, CHANNEL_BYTES)
-    found = predict_cut(stall, limit=BufferLimit(hard, 0, 0), rules=rules)
+    found = predict_cut(stall, limit=OutputBufferLimit(hard, 0, 0), rules=rules)
     assert found.by == "hard" and found.earliest_s == found.latest_s and found.full_s is not None
     assert found.full_s == pytest.approx(WINDOW_BYTES / (rate * stall.frame_bytes))
     assert found.latest_s == pytest.approx((WINDOW_BYTES + hard) / (rate * stall.frame_bytes), rel=0.01)  # nodes, and their extra
@@ -67,7 +67,7 @@ def test_the_hard_limit_is_bytes_by_bytes_per_second(rate: float, size: int, har
 
 
 def test_soft_limit_counts_whole_seconds_of_the_servers_clock() -> None:
-    stall, limit = Stall(1_000, 1_000, CHANNEL_BYTES), BufferLimit(0, MIB, 2)
+    stall, limit = Stall(1_000, 1_000, CHANNEL_BYTES), OutputBufferLimit(0, MIB, 2)
     earliest_s, latest_s = times(stall, limit)
     assert latest_s - earliest_s == pytest.approx(1)
     reached_s = earliest_s - 2
@@ -81,9 +81,9 @@ def test_soft_limit_counts_whole_seconds_of_the_servers_clock() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "by"),
-    [(BufferLimit(8 * MIB, MIB, 60), "hard"), (BufferLimit(64 * MIB, MIB, 1), "soft"), (BufferLimit(0, 0, 0), "never")],
+    [(OutputBufferLimit(8 * MIB, MIB, 60), "hard"), (OutputBufferLimit(64 * MIB, MIB, 1), "soft"), (OutputBufferLimit(0, 0, 0), "never")],
 )
-def test_which_comes_first(limit: BufferLimit, by: str) -> None:
+def test_which_comes_first(limit: OutputBufferLimit, by: str) -> None:
     assert predict_cut(Stall(10_000, 1_000, CHANNEL_BYTES), limit=limit).by == by
 
 
@@ -179,7 +179,7 @@ def test_a_frozen_pod_is_cut_when_predicted_by_the_labs_own_record(tmp_path: Pat
     channel_bytes = len(CHANNEL_PREFIX) + round(frozen["channel"].astype(str).str.len().mean())
     stall = Stall(RATE, round(frozen["bytes"].mean()), channel_bytes)
     window = WINDOW_BYTES if on == "model" else verify_cuts(()).window_bytes
-    predicted = predict_cut(stall, limit=BufferLimit(2_000_000, 0, 0), window_bytes=window)
+    predicted = predict_cut(stall, limit=OutputBufferLimit(2_000_000, 0, 0), window_bytes=window)
     assert predicted.full_s is not None and predicted.latest_s is not None
     ledger = run.ledger()
     lost = ledger[ledger["fate"] == "missing"]

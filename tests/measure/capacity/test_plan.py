@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.measure.capacity.fit import CostModel, Hull
-from sim.measure.capacity.plan import Choice, Kind, Workload, headroom, make_plan, not_tested, saturation, split, what_if
+from sim.measure.capacity.plan import Choice, EventType, Workload, headroom, make_plan, not_tested, saturation, split, what_if
 
 MODEL = CostModel(
     16_384, (2.0, 0.001, 0.5, 0.0005, 1.0, 0.0003), ((2.0, 0.001, 0.5, 0.0005, 1.0, 0.0003),) * 3, 0.05, 0.0, 10,
     Hull((1, 72, 300, 16_000), (6, 72, 20_000, 80_000)),
 )  # fmt: skip
-ITEMS = Kind("items", 0.6, True, 200, 150, ("reader",), ("writer",))
-NEWS = Kind("news", 0.4, False, 400, 0, ("reader", "writer"), ("writer",))
+ITEMS = EventType("items", 0.6, True, 200, 150, ("reader",), ("writer",))
+NEWS = EventType("news", 0.4, False, 400, 0, ("reader", "writer"), ("writer",))
 LOAD = Workload((ITEMS, NEWS), {"reader": 2, "writer": 3}, 10, 30.0)
 
 workloads = st.builds(
     Workload,
     kinds=st.lists(
         st.builds(
-            Kind,
+            EventType,
             name=st.sampled_from(["a", "b", "c"]),
             share=st.floats(0.01, 1),
             batched=st.booleans(),

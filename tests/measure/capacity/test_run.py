@@ -14,8 +14,8 @@ import pytest
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode
 from sim.errors import BuslabError, UsageError
-from sim.grounds import open_broker
-from sim.measure.capacity.children import MARK, Kind, Watched
+from sim.grounds.catalogue import open_broker
+from sim.measure.capacity.children import MARK, EventKind, Watched
 from sim.measure.capacity.run import TINY, Window, measure_capacity, why_not, with_pods, workload_of
 from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.measure.capacity.unfinished import WINDOW
@@ -105,7 +105,7 @@ def test_a_watcher_finds_each_number_once_however_reads_are_cut() -> None:
 
 @pytest.mark.broker
 def test_a_full_broker_and_a_rate_are_counted_right(tmp_path: Path) -> None:
-    kind = Kind("aiponge:events:x", payload_of(BATCH, payload_bytes=64, items=1), 1.0, 3)
+    kind = EventKind("aiponge:events:x", payload_of(BATCH, payload_bytes=64, items=1), 1.0, 3)
     with open_broker("embedded") as broker:
         range_ = Range(broker, tmp_path)
         full = range_.full([kind], [[kind.channel]] * 3, connections=2, seconds=0.2, warm_up_s=0.05)

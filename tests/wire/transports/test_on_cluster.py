@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from sim.errors import BrokerError
-from sim.grounds import open_broker
+from sim.grounds.catalogue import open_broker
 from sim.grounds.cluster import ClusterBroker
 from sim.grounds.cluster_formation import await_whole, owner
 from sim.pods.blocking_client import BusClient

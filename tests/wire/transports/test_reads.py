@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sim.bus.envelope import decode_read
 from sim.wire.connection import Wire, pack, wire_size
 from sim.wire.read_memo import ReadMemo
-from sim.wire.subscription import CLASSIC, Subscription
+from sim.wire.subscription import CLASSIC, ChannelSubscription
 
 PAYLOADS = [
     b"",
@@ -58,7 +58,7 @@ def test_every_pod_hears_the_stream_however_it_is_cut(run_async: Run, payloads: 
         memo = ReadMemo(Heard)
         for places in pods:
             heard: list[bytes] = []
-            subscription = Subscription(Wire(), CLASSIC, memo, lambda chunk, at_ns, heard=heard: heard.extend(chunk.events))
+            subscription = ChannelSubscription(Wire(), CLASSIC, memo, lambda chunk, at_ns, heard=heard: heard.extend(chunk.events))
             for read in cut(frames(payloads), places):
                 subscription._read(read)
             assert heard == payloads
@@ -75,7 +75,7 @@ def test_two_streams_that_begin_alike_are_never_taken_for_each_other(run_async: 
         for number, places in enumerate(pods):
             payloads = [b"x" * 1_000 + b"%d" % (number % 2), b"%d" % (number % 3)]
             heard: list[bytes] = []
-            subscription = Subscription(Wire(), CLASSIC, memo, lambda chunk, at_ns, heard=heard: heard.extend(chunk.events))
+            subscription = ChannelSubscription(Wire(), CLASSIC, memo, lambda chunk, at_ns, heard=heard: heard.extend(chunk.events))
             for read in cut(frames(payloads), places):
                 subscription._read(read)
             assert heard == payloads
@@ -121,7 +121,7 @@ def test_the_memo_is_bounded_in_reads_and_in_bytes() -> None:
 def test_bytes_that_are_no_event_are_counted_and_the_connection_stays(run_async: Run) -> None:
     async def scene() -> None:
         malformed = []
-        subscription = Subscription(Wire(), CLASSIC, ReadMemo(decode_read), lambda chunk, at_ns: malformed.append(chunk.malformed))
+        subscription = ChannelSubscription(Wire(), CLASSIC, ReadMemo(decode_read), lambda chunk, at_ns: malformed.append(chunk.malformed))
         subscription._read(frames([b"\xff", b"{", b"[" * 100_000]))
         assert malformed == [3]
 

@@ -4,7 +4,7 @@ A member is a file with one `Claim` or a few that share their runs (see `claim.p
 trials to run, and a rule that turns the opened runs into a finding. The verdict follows from what the rule measured. A rule
 reads run folders and nothing else, so an old run can be judged again.
 
-To add one: write a `Claim` in ``sim/claims/<what it is about>.py`` and list it in `CLAIMS` under the next number.
+To add one: write a `Claim` in ``sim/experiments/claims/catalogue/<what it is about>.py`` and list it in `CLAIMS` under the next number.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ FIELDS = {  # event type -> field of its data, what its recorded subject begins 
 }
 
 
-class Step(NamedTuple):
+class PodStep(NamedTuple):
     """Hold one thing that happened in a pod: the subject of an invalidation of some type, or the key of a read (no type)."""
 
     at_ns: int
@@ -42,22 +42,22 @@ class Played(NamedTuple):
     missing: int
 
 
-def steps_of(run: Run) -> dict[str, list[Step]]:
+def steps_of(run: Run) -> dict[str, list[PodStep]]:
     """Return what each pod that reads configuration heard and read, in the order of time."""
     told = run.publishes.set_index("event")[["channel", "subject"]]
     told = told[~told.index.duplicated()]
     heard = run.deliveries[run.deliveries["outcome"] == "handled"].join(told, on="event", how="inner")
     heard = heard[heard["subject"].astype(str) != ""]
-    found: dict[str, list[Step]] = {str(pod): [] for pod in run.reads["pod"].unique()}
+    found: dict[str, list[PodStep]] = {str(pod): [] for pod in run.reads["pod"].unique()}
     for pod, at, kind, subject in heard[["pod", "handled_ns", "channel", "subject"]].itertuples(index=False, name=None):
         if pod in found:
-            found[pod].append(Step(int(at), str(kind), str(subject)))
+            found[pod].append(PodStep(int(at), str(kind), str(subject)))
     for pod, at, subject in run.reads[["pod", "at_ns", "subject"]].itertuples(index=False, name=None):
-        found[str(pod)].append(Step(int(at), "", str(subject)))
+        found[str(pod)].append(PodStep(int(at), "", str(subject)))
     return {pod: sorted(steps) for pod, steps in found.items()}
 
 
-def play(steps: list[Step]) -> Played:
+def play(steps: list[PodStep]) -> Played:
     """Let a subscriber live through the steps."""
     one = ConfigSubscriber()
     handlers, served, loads, stale, missing = one.handlers(), [], 0, 0, 0
@@ -78,11 +78,11 @@ def play(steps: list[Step]) -> Played:
     return Played(served, loads, stale, caches, missing)
 
 
-def _late(steps: list[Step]) -> list[Step]:
+def _late(steps: list[PodStep]) -> list[PodStep]:
     return sorted([*steps, *(step._replace(at_ns=step.at_ns + LATE_NS) for step in steps if step.kind)])
 
 
-def _twice(steps: list[Step]) -> Iterator[Step]:
+def _twice(steps: list[PodStep]) -> Iterator[PodStep]:
     for step in steps:
         yield step
         if step.kind:

@@ -10,7 +10,7 @@ from sim.results.outages import read_beliefs, read_outages
 KILLED = Trial("killed", "restart_redis")
 STAMPEDE = Trial("stampede", "reconnect_stampede")
 SITUATIONS = {"killed": "after Redis was killed", "stampede": "after every pod lost its connections at once"}
-CLIENTS = {"automatic": "a client that always re-attaches", "once": "a client that re-attaches only if it was connected before"}
+REATTACHES = {"automatic": "a client that always re-attaches", "once": "a client that re-attaches only if it was connected before"}
 PODS = {"up": "for a pod that was up", "started": "for a pod that started in the outage"}
 
 
@@ -41,9 +41,9 @@ def _restart(evidence: Mapping[str, Evidence]) -> Finding:
         ends = {pod: belief.at(end_ns) for pod, belief in read_beliefs(one.run).items()}
         for kind, pods in (("up", ends.keys() - started), ("started", ends.keys() & started)):
             away = sum(ends[pod] != "connected" for pod in pods)
-            cases[f"{PODS[kind]} with {CLIENTS[name]}"] = away > 0 if pods else None
+            cases[f"{PODS[kind]} with {REATTACHES[name]}"] = away > 0 if pods else None
             numbers |= {f"away_{kind}_{name}": away, f"pods_{kind}_{name}": len(pods)}
-            parts.append(f"{PODS[kind]} with {CLIENTS[name]}: {away} of {len(pods)} still away 6 s after Redis is back")
+            parts.append(f"{PODS[kind]} with {REATTACHES[name]}: {away} of {len(pods)} still away 6 s after Redis is back")
     unit = f"of {numbers['pods_started_once']} pods that started in the outage stay away"
     return Finding(cases, numbers["away_started_once"], unit, "; ".join(parts), numbers)
 
