@@ -24,7 +24,7 @@ RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
 
 
 class FiniteRange(click.FloatRange):
-    """Take a number of a range; nan lies in every range for click."""
+    """A number within a range; click alone would accept nan in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number, or refuse it."""
@@ -35,7 +35,7 @@ class FiniteRange(click.FloatRange):
 
 
 def check_out(path: Path, option: str = "--out") -> None:
-    """Refuse a file that cannot be written before it is measured for, not after."""
+    """Refuse an output file that cannot be written, before anything is measured for it."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")

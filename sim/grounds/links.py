@@ -30,10 +30,10 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class Links(Protocol):
-    """Shape the links of pods, by the pods' numbers: each call replaces what was asked before."""
+    """The links of pods, shaped by the pods' numbers; each call replaces what was asked before."""
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so, connections to come included."""
+        """Make these pods' links behave so, later connections included."""
 
     async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
         """Reset these pods' connections and refuse new ones, until told otherwise."""
@@ -42,26 +42,26 @@ class Links(Protocol):
         """Reset the open connections of these pods, on both sides."""
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of what the broker sends next; or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of what the broker sends next; or spare those that heard nothing since."""
 
     def address(self, pod: int) -> Address:
         """Return the address by which a pod reaches the broker."""
 
     async def close(self) -> None:
-        """End it; connections through it end too."""
+        """Close all links; connections through them end."""
 
 
 class SharedLinks:
-    """Let several faults lie on one link at a time, each to be taken off by itself, in any order."""
+    """The loads of several faults on each link, which may be taken off one by one, in any order."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._laid: dict[int, tuple[frozenset[int], LinkLoad]] = {}
-        self._now: dict[int, LinkLoad | None] = {}  # what was carried out last, of each pod that was ever loaded
+        self._now: dict[int, LinkLoad | None] = {}  # what was carried out last, per pod that was ever loaded; None: not known
         self._one_at_a_time = asyncio.Lock()
 
     async def load(self, who: int, pods: Sequence[int], load: LinkLoad) -> None:
-        """Lay a load of `who` on these pods' links, besides what lies on them; in place of who's own.
+        """Lay a load of `who` on these pods' links; it replaces who's own and adds to those of others.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class SharedLinks:
         await self._links.reset(pods)
 
     async def _carry_out(self, pods: Collection[int]) -> None:
-        """Bring these pods' links to the sum of what lies on each; those that change alike in one order."""
+        """Bring these pods' links to the sum of what lies on each; one order for all that change alike."""
         changes: dict[tuple[LinkLoad | None, LinkLoad], list[int]] = {}
         unsure = [pod for pod, was in self._now.items() if was is None]
         for pod in sorted({*pods, *unsure}):
@@ -104,7 +104,7 @@ class SharedLinks:
             if wanted != was:
                 changes.setdefault((was, wanted), []).append(pod)
         for alike in changes.values():
-            self._now.update(dict.fromkeys(alike))  # not known, until every order was answered
+            self._now.update(dict.fromkeys(alike))  # not known until every order was answered
         for (was, wanted), alike in changes.items():
             if was is None or (wanted.to_broker, wanted.to_pod) != (was.to_broker, was.to_pod):
                 await self._links.shape(alike, to_broker=wanted.to_broker, to_pod=wanted.to_pod)
@@ -119,7 +119,7 @@ class SharedLinks:
 
 
 class ModelLinks:
-    """Shape the links of the model's network."""
+    """The links of the model's network."""
 
     def __init__(self, network: Network, broker: Address, *, pods: int) -> None:
         self._doors = [network.door((broker.host, broker.port)) for _ in range(pods)]
@@ -132,7 +132,7 @@ class ModelLinks:
         return [self._doors[pod] for pod in pods]
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so."""
+        """Make these pods' links behave so."""
         for door in self._of(pods):
             door.shape(to_listener=to_broker, from_listener=to_pod)
 
@@ -149,16 +149,16 @@ class ModelLinks:
             door.reset()
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of a frame, or spare those that heard nothing since."""
         for door in self._of(pods):
             door.cut(cutting)
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the links end with the loop."""
 
 
 class ProxyLinks:
-    """Own the proxy's process, and give it orders; use `ProxyLinks.open`."""
+    """The links through a proxy, and the proxy's process; use `ProxyLinks.open`."""
 
     def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._child = child
@@ -216,7 +216,7 @@ class ProxyLinks:
         return [self._ports[pod] for pod in pods]
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so."""
+        """Make these pods' links behave so."""
         await self._order(Shape(self._of(pods), to_broker, to_pod))
 
     async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
@@ -228,7 +228,7 @@ class ProxyLinks:
         await self._order(Reset(self._of(pods)))
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of a frame, or spare those that heard nothing since."""
         await self._order(Cut(self._of(pods), cutting))
 
     async def close(self) -> None:

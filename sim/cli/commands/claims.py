@@ -8,7 +8,7 @@ import click
 
 from sim.cli.printing import check_out, print_table
 
-EXPLAINED = 5  # claims: with no more than so many each is told in words
+EXPLAINED = 5  # with at most so many claims, each is explained in words
 
 
 @click.command()

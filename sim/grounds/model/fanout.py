@@ -1,7 +1,7 @@
-"""A steady fan-out computed as arrays: what `redis_model` does event by event, for loads that no loop of events can carry.
+"""A steady fan-out computed as arrays: what `server` does event by event, for loads that no loop of events can carry.
 
 One channel, one payload size, publishers that publish at given times, subscribers that read at once. The rules are those of
-`redis_model` and `link`:
+`server` and `sim.faults.link`:
 
 1. A turn reads what waits of every publisher (`READ_BYTES` of each at most), queues the copies, and then writes once per subscriber,
    in the order of subscription; what comes meanwhile waits for the next turn.
@@ -9,7 +9,7 @@ One channel, one payload size, publishers that publish at given times, subscribe
    a rate limit no copy is ever looked at: quantiles are found by counting how many members of all progressions lie below a value.
 3. With jitter or a rate limit a link is the recursion ``free = max(at, free) + size / rate``, in blocks of turns x subscribers.
 
-`tests/grounds/model/test_fanout.py` holds it against the events themselves, copy for copy.
+`tests/grounds/model/test_fanout.py` compares it with the events themselves, copy for copy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Fanout:
-    """Say what becomes of a fan-out.
+    """The outcome of a fan-out.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Fanout:
 
 @dataclass(frozen=True)
 class Turns:
-    """Hold the server's turns, one entry a turn unless said otherwise; times in ns.
+    """The server's turns, one entry a turn unless said otherwise; times in ns.
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ def _arrivals(publish_ns: Array, sender: Array, frame: int, link: LinkPlan, rng:
 
 
 class _Links:
-    """Take pieces over many links at once, block by block."""
+    """Many links at once, which take pieces block by block."""
 
     def __init__(self, count: int, plan: LinkPlan, rng: np.random.Generator) -> None:
         self._plan = plan
@@ -221,7 +221,7 @@ class _Links:
 
 
 class _Service:
-    """Tell what a turn costs."""
+    """The cost of the server's turns."""
 
     def __init__(self, costs: Costs, subscribers: int, frame: int) -> None:
         self.costs = costs
