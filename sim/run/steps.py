@@ -39,6 +39,7 @@ from sim.machine.process import interruptible
 from sim.record.checksum import file_checksum, with_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.schema import FORMAT
+from sim.run.fit import check_ground, fit_time, peopled
 from sim.run.fleet import Fleet
 from sim.run.folder import free_folder, make_folder
 from sim.run.generator import Generator, start_generator, until
@@ -46,7 +47,7 @@ from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
 from sim.run.reporter import Onlooker
 from sim.run.sampler import BrokerSampler
-from sim.run.stage import check_ground, fit_time, open_links, peopled, staged
+from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
 from sim.scenario.file import Scenario
 
