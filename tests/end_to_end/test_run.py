@@ -263,7 +263,7 @@ def test_a_run_inside_a_running_event_loop_gets_a_thread_of_its_own(small: Small
     async def cell() -> Path:
         return run_scenario(small("load.driver=pods", "load.run_s=0.2"), out=tmp_path / "run")
 
-    assert info(run_async(cell()))["state"] == "complete"
+    assert info(run_async(cell())).state == "complete"
 
 
 def test_a_folder_that_holds_something_is_refused(small: Small, tmp_path: Path) -> None:
