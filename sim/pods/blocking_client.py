@@ -23,8 +23,8 @@ from sim.machine.clock import now_ns, wall_offset_ns
 from sim.pods.caller import Caller
 from sim.record.recorder import Recorder
 from sim.wire.address import Address
-from sim.wire.owners import read_owners
 from sim.wire.refusals import refusal, reply_text, unreachable
+from sim.wire.slots import read_owners
 from sim.wire.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 
 from sim.record.reader import FOREVER_NS
 from sim.results.checkers.fallback import reachability
-from sim.results.opened_run import FATE, Run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run
 from sim.results.outages import read_beliefs, read_outages
 from sim.results.plots import BLUE, RED, bins, make_axes, rates, zero_ns
 

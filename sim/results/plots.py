@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
-from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.copies import CAUSE, FATE
+from sim.results.opened_run import Run
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)

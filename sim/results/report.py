@@ -42,9 +42,9 @@ def write_report(run: Run, verdict: Verdict) -> Path:
     A figure that cannot be drawn is replaced by the reason; the page is written all the same.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    head = {key: run.info.get(key, "") for key in ("scenario", "ground", "seed", "driver", "started_at", "notes")}
     text = environment.get_template("report.html").render(
-        head=head | {"title": run.scenario.get("title", "")},
+        head=run.info,
+        title=run.scenario.get("title", ""),
         verdict=verdict,
         sentence=sentence(verdict),
         limits=[_limit_row(limit) for limit in verdict.slo],
@@ -56,7 +56,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         phases=[(name, *_seconds(run, *times)) for name, times in run.phases.items()],
         faults=[(f["fault"], f["target"], *_seconds(run, f["begin_ns"], f["end_ns"])) for f in run.faults.to_dict("records")],
         environment=list(_flat(run.environment)),
-        command=f"buslab run {shlex.quote(str(head['scenario']) + '.toml')} --on {shlex.quote(str(head['ground']))}",
+        command=f"buslab run {shlex.quote(run.info.scenario + '.toml')} --on {shlex.quote(run.info.ground)}",
         scenario=(run.folder / "scenario.toml").read_text(encoding="utf-8"),
     )
     path, unfinished = run.folder / "report.html", run.folder / "report.html.unfinished"

@@ -17,6 +17,7 @@ from sim.errors import BrokerError, BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.refusals import explain, refusal, silent
+from sim.wire.resp import pack
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
@@ -142,26 +143,6 @@ class Wire(asyncio.BufferedProtocol):
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.abort()
-
-
-def pack(*words: bytes) -> bytes:
-    """Return a command as RESP."""
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
-
-def wire_size(frame: Any) -> int:
-    """Return how many bytes a parsed RESP frame took on the wire."""
-    if isinstance(frame, list):
-        return len(b"*%d\r\n" % len(frame)) + sum(map(wire_size, frame))
-    if isinstance(frame, bytes):
-        return len(b"$%d\r\n\r\n" % len(frame)) + len(frame)
-    return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
-
-
-def message_size(kind: bytes, channel: bytes, payload: bytes) -> int:
-    """Return `wire_size` of ``[kind, channel, payload]``; the kind is ``message`` or ``smessage``."""
-    channel_size, size = len(channel), len(payload)
-    return 20 + len(kind) + len(str(channel_size)) + channel_size + len(str(size)) + size
 
 
 async def open_wire(address: Address, *, client_name: str, freezer: Freezer | None = None) -> Wire:

@@ -11,8 +11,7 @@ from sim.errors import BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
-from sim.wire.owners import Owners, find_owners
-from sim.wire.slots import read_moved
+from sim.wire.slots import Owners, find_owners, read_moved
 
 MAX_MOVES = 5
 

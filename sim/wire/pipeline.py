@@ -18,7 +18,8 @@ from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Wire, open_wire, pack
+from sim.wire.connection import Wire, open_wire
+from sim.wire.resp import pack
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 NOT_SAID = -1  # receivers, where the answer is no count

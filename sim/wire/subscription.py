@@ -20,9 +20,10 @@ from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Command, Denied, Wire, message_size, open_confirmed, pack, wire_size
+from sim.wire.connection import Command, Denied, Wire, open_confirmed
 from sim.wire.pipeline import NOT_SAID
 from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.resp import message_size, pack, wire_size
 
 
 class PubSubWords(NamedTuple):

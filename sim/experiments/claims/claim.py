@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from sim.errors import RunFolderError
-from sim.record.reader import read_json
+from sim.record.checksum import read_json
 from sim.results.checkers.verdict import Result
 from sim.results.opened_run import Run, open_run
 

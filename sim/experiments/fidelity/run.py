@@ -166,7 +166,7 @@ def measure(run: Run) -> GroundRow:
     ledger, lag, harness = (verdict.checkers[name].counts for name in ("ledger", "lag", "harness"))
     begin_ns, end_ns = run.phases["run"]
     return GroundRow(
-        intended_calls=int(run.info["load"]["offered_calls"]),
+        intended_calls=run.info.load.offered_calls or 0,
         publishes=int(ledger["events"]),
         expected=int(ledger["expected"]),
         delivered=int(ledger["delivered"]),

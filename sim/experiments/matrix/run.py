@@ -34,7 +34,7 @@ from msgspec.structs import replace
 from sim.errors import Interrupted, RunFolderError, UsageError, did_you_mean
 from sim.experiments.many_runs import Cell, Outcome, default_jobs, run_cells
 from sim.faults.catalogue import FAULTS
-from sim.record.reader import read_json
+from sim.record.checksum import read_json
 from sim.record.schema import CAUSES
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import worst

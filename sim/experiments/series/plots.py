@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.record.reader import Array, codes_in, codes_of
-from sim.results.opened_run import FATE, Run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run
 from sim.results.plots import BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, SKY, STYLES, make_axes
 
 SLOWEST = 0.99  # the last bar of `lag_parts` is of the copies above this quantile

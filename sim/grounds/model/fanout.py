@@ -24,6 +24,7 @@ import numpy as np
 from sim.errors import UsageError
 from sim.faults.link import NS_PER_S, LinkPlan
 from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, Costs, OutputBufferLimit
+from sim.wire.resp import message_bytes, wire_size
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 BLOCK_COPIES = 1 << 18  # of one block of arrays: they stay in the processor's cache
@@ -165,11 +166,6 @@ def predict_fanout(
     )
 
 
-def message_bytes(channel_bytes: int, payload_bytes: int) -> int:
-    """Return the length of a copy on the wire, which is also that of its PUBLISH: both words have seven letters."""
-    return len(f"*3\r\n$7\r\nPUBLISH\r\n${channel_bytes}\r\n\r\n${payload_bytes}\r\n\r\n") + channel_bytes + payload_bytes
-
-
 def _check(publish_ns: Array, subscribers: int, link: LinkPlan) -> None:
     if not len(publish_ns) or subscribers < 1:
         raise UsageError(
@@ -228,7 +224,7 @@ class _Service:
         self.subscribers = subscribers
         self.frame = frame
         self.each_ns = int(costs.command_ns) + int(subscribers * costs.copy_ns)
-        self.answer = len(f":{subscribers}\r\n")
+        self.answer = wire_size(subscribers)
         self.most = -(-READ_BYTES // frame)  # publishes of one connection in one turn
 
     def write_ns(self, publishes: int) -> int:

@@ -32,8 +32,8 @@ from sim.pods.hosts.meters import LiveLag
 from sim.pods.pod import Pod, PodContext
 from sim.record.recorder import Recorder
 from sim.wire.address import parse_address
-from sim.wire.connection import pack
 from sim.wire.read_memo import ReadMemo
+from sim.wire.resp import pack
 
 C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
 SERVICE = "analytics-service"

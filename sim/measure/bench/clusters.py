@@ -126,7 +126,7 @@ def _cost(run: Run, *, masters: int, transport: str, rest: float) -> Cost:
     slo = verdict.checkers["lag"].metrics
     return Cost(
         masters,
-        int(run.info["nodes"]),
+        run.info.nodes,
         transport,
         copies_per_s=copies / seconds,
         cpu_us=(sum(used) - rest * seconds) / copies * 1e6,

@@ -17,7 +17,7 @@ from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.process import Child
 from sim.measure.bench.children import CHANNEL, PATIENCE_S, RAW, C, events
 from sim.wire.address import Address
-from sim.wire.connection import pack
+from sim.wire.resp import encode, message_size, pack
 
 ACKNOWLEDGING = 10  # so many subscribers tell the publisher what they heard; the others are nearly as far
 START_TIMEOUT_S = 30.0
@@ -161,12 +161,12 @@ class Line:
 
 def frame_bytes(event_bytes: int) -> int:
     """Return how many bytes a subscriber reads for one event."""
-    return len(pack(b"message", CHANNEL, next(events(event_bytes)).payload))
+    return message_size(b"message", CHANNEL, next(events(event_bytes)).payload)
 
 
 def subscribed_sockets(address: Address, count: int) -> list[socket.socket]:
     """Return sockets that have nothing to read but messages."""
-    confirmation = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)
+    confirmation = encode([b"subscribe", CHANNEL, 1])
     sockets = []
     for _ in range(count):
         one = socket.create_connection((address.host, address.port), timeout=PATIENCE_S)

@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 from redis.connection import ConnectionPool
 
-from sim.wire.connection import pack
+from sim.wire.resp import message_size, pack
 
 FULL_BYTES = 16 * 1024  # what the server reads from one connection in one turn
 TICK_S = 0.001
@@ -193,8 +193,8 @@ class Speaker:
         self.at = [frame.tobytes().index(MARK) + len(MARK) - DIGITS for frame in self.frames]
 
     def copied_bytes(self) -> float:
-        """Return what all subscribers read for one event, on average; a copy is as long as its PUBLISH, both words have seven letters."""
-        sizes = [len(frame) * kind.receivers for kind, frame in zip(self.plan.kinds, self.frames, strict=True)]
+        """Return what all subscribers read for one event, on average."""
+        sizes = [message_size(b"message", kind.channel.encode(), kind.payload) * kind.receivers for kind in self.plan.kinds]
         return float(self.shares @ sizes)
 
     def check_receivers(self) -> None:

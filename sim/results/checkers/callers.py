@@ -32,7 +32,7 @@ def check(run: Run) -> Result:
     bus = in_run & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1)
     nothing = dict.fromkeys((*METRICS.values(), "calls_failed"), float("nan"))
     if not in_run.any():
-        if (run.info.get("load") or {}).get("offered_calls"):
+        if run.info.load.offered_calls:
             return Result("unknown", "no data: calls were meant, and none is recorded in the run phase", metrics=nothing)
         return Result("valid", "the load means no calls", metrics=nothing)
     failed = codes_in(calls["outcome"], {"failed": 1}) == 1
@@ -79,7 +79,7 @@ def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
 
 def _sentence(run: Run, counts: dict[str, int | float], faults: list[str]) -> str:
     failed = f"{_number(counts['failed'])} of {counts['calls']:,} calls failed"
-    if run.info.get("ground") == "model" and not counts["took_us.max"]:
+    if run.info.ground == "model" and not counts["took_us.max"]:
         return f"{failed}; none waited (in virtual time code takes no time, so only waiting would show)"
     text = f"{failed}; the caller waited {counts['took_us.p50']:,.0f} us in the median, p99.9 {counts['took_us.p999']:,.0f} us, "
     text += f"max {counts['took_us.max']:,.0f} us"

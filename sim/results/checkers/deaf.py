@@ -26,7 +26,8 @@ import numpy as np
 from sim.record.reader import FOREVER_NS, Array, codes_in
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
-from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.copies import CAUSE, FATE
+from sim.results.opened_run import Run
 from sim.results.outages import Belief, Outage, promised_faults, read_beliefs, read_outages, told
 
 DEAF_CAUSES = ("deaf", "cut", "cut-link")

@@ -30,7 +30,8 @@ import pandas as pd
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
-from sim.results.opened_run import CAUSE, FATE, OUTCOME, Run
+from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.opened_run import Run
 from sim.results.outages import NO_SPANS, Belief, Outage, load_end, meet, promised_faults, read_beliefs, read_outages, seconds, told, union
 
 BLIND_CAUSES = ("deaf", "cut", "cut-link")

@@ -25,10 +25,9 @@ from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Command
-from sim.wire.owners import Owners, find_owners
 from sim.wire.pipeline import MAX_IN_FLIGHT, Pipeline, open_pipeline
 from sim.wire.read_memo import C, Heard, ReadMemo
-from sim.wire.slots import Moved, read_moved
+from sim.wire.slots import Moved, Owners, find_owners, read_moved
 from sim.wire.subscription import SHARDED, counted, open_subscription
 from sim.wire.subscription import ChannelSubscription as Part
 

@@ -30,9 +30,10 @@ from sim.errors import BrokerRefused
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Command, Wire, open_confirmed, pack
+from sim.wire.connection import Command, Wire, open_confirmed
 from sim.wire.pipeline import Pipeline, open_pipeline
 from sim.wire.read_memo import C, Handling, Heard, ReadMemo
+from sim.wire.resp import pack
 from sim.wire.stream_store import StreamStore
 
 FIELD = b"e"  # of an entry, holds the envelope

@@ -24,7 +24,7 @@ from sim.grounds.model.server import Client, ModelRedis
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
-from sim.wire.connection import pack
+from sim.wire.resp import pack
 
 CHANNEL = b"aiponge:events:config.template.invalidated"
 ZERO_NS = START_NS + NS_PER_S  # when all have subscribed

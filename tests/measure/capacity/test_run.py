@@ -20,7 +20,7 @@ from sim.measure.capacity.run import TINY, Window, measure_capacity, why_not, wi
 from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.measure.capacity.unfinished import WINDOW
 from sim.scenario.file import load_scenario
-from sim.wire.connection import pack
+from sim.wire.resp import pack
 from tests.support.scenes import BOUND_S
 
 SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))

@@ -124,7 +124,7 @@ def test_pods_that_no_fault_ends_share_processes(small: Small) -> None:
 
 def test_the_model_runs_it_in_one_process_and_says_so(small: Small, tmp_path: Path) -> None:
     run = open_run(run_scenario(small("hosts.kind=local"), on="model", out=tmp_path / "run"))
-    assert run.info["notes"] == ["virtual time is that of one process: hosts.kind = 'local' was not used"]
+    assert run.info.notes == ["virtual time is that of one process: hosts.kind = 'local' was not used"]
     assert run.scenario["hosts"]["kind"] == "inline"
     assert set(run.pods["host"]) == {"inline"}
 

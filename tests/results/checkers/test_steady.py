@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -23,12 +22,11 @@ def plan(tmp_path: Path) -> RunFolder:
     return plan
 
 
-def judged(plan: RunFolder, *, reattach: str = "automatic", **info: object) -> Run:
+def judged(plan: RunFolder, *, reattach: str = "automatic", recovered: bool | None = True) -> Run:
+    plan.info.recovered = recovered
     folder = plan.write()
     scenario = folder / "scenario.toml"
     scenario.write_text(scenario.read_text().replace("[bus]", f'[bus]\nreattach = "{reattach}"'))
-    path = folder / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | info))
     return open_run(folder)
 
 

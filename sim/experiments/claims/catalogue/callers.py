@@ -21,7 +21,7 @@ def _never_blocks(evidence: Mapping[str, Evidence]) -> Finding:
     counts, ledger = one.counts("callers"), one.counts("ledger")
     inside = {key.removeprefix("took_us.in.").removesuffix(".p999"): value / 1e3 for key, value in counts.items() if _in_a_fault(key)}
     worst = max(inside, key=lambda fault: inside[fault])
-    raised = int(one.run.info["load"]["calls"]) - len(one.run.calls)  # a call that returns is recorded, whatever it says
+    raised = (one.run.info.load.calls or 0) - len(one.run.calls)  # a call that returns is recorded, whatever it says
     detail = f"of {counts['calls']:,} calls {raised:,} raised and {counts['failed']:,} were refused; p99.9 in the worst fault, {worst}, "
     detail += f"{inside[worst]:.2f} ms; nobody told the caller that {ledger['missing']:,} of {ledger['expected']:,} copies were lost"
     cases: dict[str, bool | None] = {f"in {fault}": took_ms <= BLOCKED_MS and not raised for fault, took_ms in inside.items()}
