@@ -29,8 +29,9 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.endpoints import endpoints
-from sim.pods.pod import Pod, PodContext
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import Address, parse_address
 from sim.wire.read_memo import ReadMemo
@@ -134,12 +135,10 @@ class StandalonePod:
         publisher, nonce = secrets.randbits(16), secrets.randbits(15)  # no other pod may have the same event ids
         name = f"{service}-{nonce:x}-{publisher:x}"
         self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
+        logic = SERVICES[service]()
         self.pod = Pod(
-            name,
-            number=0,
-            service=service,
-            logic=(logic := SERVICES[service]()),
-            channels=tuple(logic.handlers),
+            PodIdentity(name, 0, service, tuple(logic.handlers), seed=publisher),
+            logic=logic,
             node=BusNode(
                 service,
                 nonce=nonce,
@@ -148,17 +147,15 @@ class StandalonePod:
                 batch_interval_ms=settings.batch_interval_ms,
                 wall_offset_ns=wall_offset_ns(),
             ),
-            place=PodContext(
+            context=PodContext(
                 host="standalone",
-                address=settings.address,
-                channel_prefix=CHANNEL_PREFIX,
+                run_id="pod",
+                broker=BrokerAccess(settings.address, CHANNEL_PREFIX),
                 recorder=self._recorder,
                 memo=ReadMemo(decode_read),
                 probed=lambda number, kind, round: None,
-                run_id="pod",
                 entered=self._entered,
             ),
-            seed=publisher,
         )
         metrics = create_metrics(service)
         routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)

@@ -5,7 +5,7 @@ Rules
 1. A pod that a fault, or the kubelet, may end or freeze has a process of its own, a new one for each of its incarnations. The others
    are spread evenly over `hosts.processes`.
 2. A process of its own keeps a journal (`sim.record.journal`): when it was killed, the run writes what it had recorded,
-   and what it had begun (`sim.pods.journaled_pod`). Whatever else dies by itself fails the run.
+   and what it had begun (`sim.pods.pod_journal`). Whatever else dies by itself fails the run.
 3. A killed pod is dead when its process is gone, a frozen one stands still when the kernel says so; the run records both.
 4. Processes have names for the tables: ``local-0``, ``local-1``, …; ``<pod>.1``, ``<pod>.2``, … by incarnation; ``local`` is the run.
 """
@@ -28,8 +28,8 @@ from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hol
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
-from sim.pods.journaled_pod import calls_made, inherit
 from sim.pods.pod import ENDED
+from sim.pods.pod_journal import calls_made, inherit
 from sim.pods.replica import GRACE_S, next_publisher
 from sim.record.journal import JOURNALS, Journal
 from sim.record.recorder import Recorder, Tamper

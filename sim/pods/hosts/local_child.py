@@ -2,7 +2,7 @@
 
 `sim.pods.hosts.local` starts it; what they say to each other stands in `sim.pods.hosts.local_messages`. The pods, and all that they do,
 are those of the host `inline`; what this file adds is the line, and the ends of the process. A process that may be killed records into a
-journal, and its pods write down what they are about to do (`sim.pods.journaled_pod`).
+journal, and its pods write down what they are about to do (`sim.pods.pod_journal`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,9 +45,7 @@ from sim.pods.hosts.local_messages import (
     pack_line,
     read_order,
 )
-from sim.pods.http_calls import HttpCalls
-from sim.pods.journaled_pod import JournaledPod, MortalPoster
-from sim.pods.pod import Pod
+from sim.pods.pod_journal import PodJournal, UnderWayJournal
 from sim.record.journal import JournalRecorder
 from sim.record.recorder import Recorder
 from sim.scenario.settings import Scenario
@@ -67,8 +67,7 @@ class Hosted:
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         names = [name for name, _ in self._scenario.pods()]
-        new_recorder = JournalRecorder if hold.mortal else Recorder
-        recorder = new_recorder(Path(hold.folder), source=hold.name, pods=names)
+        recorder, new_journal = _new_record(hold, names)
         share = HostedPods(
             name=hold.name,
             recorder=recorder,
@@ -76,8 +75,7 @@ class Hosted:
             address=self._address_of,
             entered=lambda pod, state, bus: self._say(Entered(pod, state)),
             ports=lambda: self._analytics_ports,
-            new_pod=JournaledPod if hold.mortal else Pod,
-            new_poster=MortalPoster if hold.mortal else HttpCalls,
+            new_journal=new_journal,
         )
         self._address = parse_address(hold.urls)
         self._host = InlineHost(
@@ -197,6 +195,14 @@ class Hosted:
         while True:
             await asyncio.sleep(PROGRESS_PERIOD_S)
             self._say(self._how_far())
+
+
+def _new_record(hold: Hold, names: list[str]) -> tuple[Recorder, Callable[[str], PodJournal | None]]:
+    """Return the recorder of the process, and what gives its pods their journals."""
+    if not hold.mortal:
+        return Recorder(Path(hold.folder), source=hold.name, pods=names), lambda pod: None
+    recorder = JournalRecorder(Path(hold.folder), source=hold.name, pods=names)
+    return recorder, partial(UnderWayJournal, recorder)
 
 
 async def serve(control: socket.socket) -> int:
