@@ -360,7 +360,7 @@ class Pod(Caller[None]):
             self._carry_out(send)
 
     def _deliver_here(self, send: Send, sent_ns: int) -> None:
-        """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
+        """Pass an event to this pod's own handler, as the reference's in-memory subscribers get it."""
         self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
         if send.type not in self.channels:
             return

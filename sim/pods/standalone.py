@@ -47,7 +47,7 @@ Log = Callable[..., None]
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold what the environment says; `address` is None without REDIS_URL: memory mode."""
+    """What the environment says; `address` is None without REDIS_URL: memory mode."""
 
     address: Address | None = None
     batch_size: int = 100
@@ -124,7 +124,7 @@ def log_line(service: str) -> Log:
 
 
 class StandalonePod:
-    """Own one pod, its HTTP server, and what they need of the process."""
+    """One pod, its HTTP server, and what they need of the process."""
 
     def __init__(self, service: str, settings: Settings, *, log: Log) -> None:
         self._settings = settings
@@ -164,7 +164,7 @@ class StandalonePod:
         register_refusals(metrics, lambda: self.http.refused)
 
     def call(self, kind: str, data: dict[str, Any]) -> None:
-        """Make one call of the application, and see that a part-full batch leaves in time."""
+        """Make one call of the application, and set the alarm for a part-full batch."""
         self.pod.call(kind, data, intended_ns=now_ns())
         self._arm()
 

@@ -29,7 +29,7 @@ _last_read = b""  # for as long as reads are alike, one object is handed on: no 
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a freezer, neither happens while it is frozen.
+    """One socket: each read goes to `on_read`, its end once to `on_lost`. With a freezer, neither is called while that is frozen.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Wire(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def resume(self, why: str) -> None:
-        """Take one reason away, and go on reading when it was the last."""
+        """Remove one reason to pause, and go on reading when it was the last."""
         self._paused_for.discard(why)
         if not self._paused_for and not self.is_gone:
             assert self.transport is not None
@@ -126,7 +126,7 @@ class Wire(asyncio.BufferedProtocol):
             self.give_up(str(error))
 
     def close(self) -> None:
-        """Close without a word; `on_lost` is not called any more."""
+        """Close the connection; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.close()
@@ -199,7 +199,7 @@ async def _open_one(address: Address, *, client_name: str, freezer: Freezer | No
 
 
 class Denied(Exception):
-    """Say which channel the broker refused, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
+    """The broker's refusal of one channel, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
 
     def __init__(self, channel: str, reply: str) -> None:
         super().__init__(reply)
@@ -209,7 +209,7 @@ class Denied(Exception):
 async def open_confirmed(
     address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], freezer: Freezer | None = None
 ) -> tuple[Wire, T]:
-    """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
+    """Connect, and return the connection and what `confirm` made of it: a subscription that the broker has confirmed.
 
     Raises
     ------

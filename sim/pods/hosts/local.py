@@ -43,7 +43,7 @@ SETTLE_GRACE_S = 5.0
 
 
 class LocalHost:
-    """Own the processes of pods, and what the run itself records beside them.
+    """The processes of pods, and what the run itself records beside them.
 
     `containers`: by pod name, in the order of the pods' numbers.
     """
@@ -121,7 +121,7 @@ class LocalHost:
         return faults + ([self._scenario.kubelet.grace_s] if self._scenario.kubelet.enabled else [])
 
     async def up(self, process: HostProcess) -> None:
-        """Return when the pods of a process run, and let it do what the others do."""
+        """Wait until the pods of a process run, then give it the orders that the others have."""
         answer = await process.started()
         for name, port in answer.ports.items():
             self.containers[name].port = port
@@ -157,7 +157,7 @@ class LocalHost:
         self._failed(error)
 
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
-        """Keep what is needed to inherit a process that is gone; record its pod's end, if it did not."""
+        """Note what is needed to inherit a process that is gone, and record the end of its pod unless the pod did."""
         self._processes.pop(process.name, None)
         self._past.append(process)
         self._dead.append((process.name, pod.first_key, died_ns))
@@ -209,7 +209,7 @@ class LocalHost:
             raise group_error.exceptions[0] from None
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
-        """Let the pods make their calls, those that start later from then on; return how many were made by the end."""
+        """Make the pods' calls, those of a pod that starts later from then on; return how many were made by the end."""
         self._schedule = schedule
         self._driving = Drive(zero_ns, end_ns)
         for process in self._processes.values():
@@ -220,7 +220,7 @@ class LocalHost:
         return self.counts().calls
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Let the pods read their configuration at these times, those that start later from then on."""
+        """Read the pods' configuration at these times, that of a pod that starts later from then on."""
         self._reading = Read(zero_ns)
         for process in self._processes.values():
             process.send(self._reading)
@@ -275,7 +275,7 @@ class LocalHost:
             self._meter.close()
 
     async def close(self) -> None:
-        """Leave no process behind, and write what those that kept a journal recorded.
+        """End every process that is left, and write what those that kept a journal recorded.
 
         Raises
         ------

@@ -55,7 +55,7 @@ PROGRESS_PERIOD_S = 0.25
 
 
 class Hosted:
-    """Hold this process's share of the pods, and carry out the orders of the run."""
+    """This process's pods, and the end of the line that takes the run's orders."""
 
     def __init__(self, hold: Hold, writer: asyncio.StreamWriter) -> None:
         self._hold = hold
@@ -206,7 +206,7 @@ def _new_record(hold: Hold, names: list[str]) -> tuple[Recorder, Callable[[str],
 
 
 async def serve(control: socket.socket) -> int:
-    """Hold pods until the run wants no more; return the exit code."""
+    """Run pods until the run wants no more; return the exit code."""
     reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
     if not (line := await reader.readline()):
         return 0

@@ -112,7 +112,7 @@ class Subscription(Generic[C]):
         self._paused_for.add(why)
 
     def resume(self, why: str = BUSY) -> None:
-        """Take one reason away; after the last, what was kept is heard in a later turn."""
+        """Remove one reason to pause; after the last, what was kept is heard in a later turn."""
         self._paused_for.discard(why)
         if self._unheard and not self._paused_for:
             asyncio.get_running_loop().call_soon(self._catch_up)

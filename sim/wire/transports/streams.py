@@ -287,7 +287,7 @@ def _payload(content: list[bytes]) -> bytes:
 
 
 def _begin(keys: Sequence[bytes], group: bytes, consumer: bytes, *, begin: bytes) -> Iterator[tuple[bytes, ...]]:
-    """Give the commands after which the group and the consumer are there, whether or not they were before."""
+    """Yield the commands after which the group and the consumer exist, whether or not they did before."""
     for key in keys:
         yield (b"XGROUP", b"CREATE", key, group, begin, b"MKSTREAM")
         yield (b"XGROUP", b"CREATECONSUMER", key, group, consumer)
