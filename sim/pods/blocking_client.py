@@ -100,7 +100,7 @@ class BusClient(Caller[Published]):
         UsageError
             A file of the TLS options is missing.
         """
-        _ = self._address.ssl_context  # redis-py would name no file
+        _ = self._address.ssl_context  # an error of redis-py would not name the file
         try:
             self._nodes.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:

@@ -22,7 +22,7 @@ from sim.record.schema import HTTP_CALL
 
 PATH = "/api/events/batch"
 TIMEOUT_S = 10.0
-CONNECTIONS = 16  # of one pod; a call beyond waits
+CONNECTIONS = 16  # of one pod; further calls wait for a free one
 
 
 class HttpCalls:

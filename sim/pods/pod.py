@@ -354,7 +354,7 @@ class Pod(Caller[None]):
     def _send_kept(self) -> None:
         self._holding = None
         if self.fallback.route() != "broker":
-            return  # gone again: the next return sends them
+            return  # the broker is gone again; they are sent when it is back
         kept, self._kept = self._kept, deque()
         for send in kept:
             self._carry_out(send)

@@ -25,7 +25,7 @@ from sim.pods.pod import ENDED, Pod
 from sim.record.recorder import Recorder
 
 GRACE_S = 30.0  # Kubernetes' terminationGracePeriodSeconds
-MAX_PUBLISHERS = 32_768  # in event keys; those above are Locust's and the prober's
+MAX_PUBLISHERS = 32_768  # numbers in event keys; those above belong to Locust and the prober
 
 
 def next_publisher(name: str, publishers: Iterator[int]) -> int:
@@ -186,7 +186,7 @@ class InlineReplica:
     async def kill(self) -> None:
         """End at once, as on SIGKILL."""
         self.abort()
-        async with self._changing:  # a start that was under way is over now, and its pod must not live
+        async with self._changing:  # a start that was under way is over by now; its pod must end too
             await self._close()
 
     async def _close(self) -> None:

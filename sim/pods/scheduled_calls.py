@@ -71,7 +71,7 @@ class ScheduledCalls:
             if self._next == len(at_ns) or at_ns[self._next] > now:
                 break
             row = self._next
-            self._tick_until(at_ns[row])  # what was due before this call leaves without it, however late this loop is
+            self._tick_until(at_ns[row])  # a batch that was due before this call leaves without its item, even when this loop is late
             self._next += 1
             container = containers[self._pod[row]]
             if container.pod.state not in AWAY and not container.stopping:

@@ -129,8 +129,8 @@ class SlowHandling:
         self._command = reading.command
         self._pause, self._resume = reading.pause, reading.resume
         self._rows: deque[_HeldRow] = deque()
-        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
-        self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began; a set would have another order in each run
+        self._waiting: deque[asyncio.Future[None]] = deque()  # one for each event that waits for its turn
         self._begun = 0
         self._paused = False
         self._now_ns = running_clock()
@@ -147,7 +147,7 @@ class SlowHandling:
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= self._limit:
             self._paused = True
-            self._pause()  # each time: the connection may be another one than before
+            self._pause()  # each time, because the connection may be a new one
         return task
 
     @property

@@ -25,7 +25,7 @@ Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gi
 
 _bytes = bytearray(READ_BYTES)
 _buffer = memoryview(_bytes)
-_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
+_last_read = b""  # equal reads in a row are handed on as one object: no copy, and a reader knows it by its identity
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -72,7 +72,7 @@ class Wire(asyncio.BufferedProtocol):
         self._freezer.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         self._fail_replies(reason, exc)
-        self._freezer.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+        self._freezer.then(lambda: self.on_lost(reason))  # looked up when it is called: whoever aborted it meanwhile is not told
 
     def _fail_replies(self, reason: str, cause: Exception | None) -> None:
         for reply in self._replies:
@@ -121,7 +121,7 @@ class Wire(asyncio.BufferedProtocol):
                 waiting = self._replies.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
-        except hiredis.ProtocolError as error:  # no Redis server; raised any further, the loop would print a traceback
+        except hiredis.ProtocolError as error:  # not a Redis server; if this went any further, the loop would print a traceback
             self._fail_replies(str(error), error)
             self.give_up(str(error))
 

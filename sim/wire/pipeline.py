@@ -127,6 +127,6 @@ async def open_pipeline(
     BrokerUnreachable, BrokerRefused
     """
     wire = await open_wire(address, client_name=client_name, freezer=freezer)
-    if wire.is_gone:  # it went between its last answer and now: nobody would be told
+    if wire.is_gone:  # it closed after its last answer, so `lost` would never be called
         raise BrokerUnreachable(f"{address} closed the connection after letting us in")
     return Pipeline(wire, frame=frame, callbacks=callbacks)

@@ -62,7 +62,7 @@ class Hosted:
         self._writer = writer
         self._scenario = msgspec.convert(hold.scenario, Scenario)
         self._pods = sorted(hold.publishers)
-        self._schedule = self._scenario.schedule().of_pods(self._pods)  # now: later it would hold up pods that connect
+        self._schedule = self._scenario.schedule().of_pods(self._pods)  # computed now, because later it would delay pods that connect
         self._reads = self._scenario.reads().of_pods(self._pods)
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()

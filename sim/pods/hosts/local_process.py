@@ -43,7 +43,7 @@ Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are an
 def _fail(waiting: asyncio.Future[Answer], error: HostError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
-        waiting.exception()  # taken here, so that an unread one is no warning
+        waiting.exception()  # read here, so that asyncio does not warn when nobody else reads it
 
 
 class HostProcess:

@@ -98,7 +98,7 @@ class LocalReplica:
     async def kill(self) -> None:
         """Kill it (SIGKILL)."""
         self.kill_now()
-        async with self._changing:  # a start that was under way is over now, and its pod must not live
+        async with self._changing:  # a start that was under way is over by now; its pod must end too
             self.kill_now()
 
     def kill_now(self) -> None:

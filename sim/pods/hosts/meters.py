@@ -15,7 +15,7 @@ from sim.record.recorder import ROWS_PER_PART, Recorder
 
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
-LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
+LAG_ROW_NS = 250 * NS_PER_MS  # how often a row of `hosts` is written
 
 
 @dataclass(frozen=True)

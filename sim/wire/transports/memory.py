@@ -39,7 +39,7 @@ class _Bus:
     def __init__(self) -> None:
         self.subscriptions: dict[Subscription[Any], frozenset[bytes]] = {}
         self._sent: list[tuple[Publisher, bytes, bytes, Any]] = []
-        self._decoded: dict[tuple[int, int], Any] = {}  # of this turn
+        self._decoded: dict[tuple[int, int], Any] = {}  # (memo, payloads) -> chunk, of this turn of the loop
 
     def decoded(self, memo: ReadMemo[C], payloads: list[bytes]) -> C:
         key = (id(memo), id(payloads))
@@ -76,7 +76,7 @@ _buses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Bus]] = 
 
 
 def _bus(address: Address) -> _Bus:
-    nodes = " ".join(sorted(map(str, address.nodes)))  # whichever of them stands first
+    nodes = " ".join(sorted(map(str, address.nodes)))  # the same bus, whichever node is first
     return _buses.setdefault(asyncio.get_running_loop(), {}).setdefault(nodes, _Bus())
 
 

@@ -123,7 +123,7 @@ class Publisher:
     ) -> None:
         self._owners = owners
         self._lines = lines
-        self._line_of: dict[bytes, Pipeline] = {}  # channel -> its master's
+        self._line_of: dict[bytes, Pipeline] = {}  # channel -> the connection to its master
         self._out: Counter[bytes] = Counter()  # publishes of a channel that its master has not answered
         self._moving: dict[bytes, _Moving] = {}
         self._tell_answered, self._tell_refused = answered, refused

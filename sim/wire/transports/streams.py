@@ -65,7 +65,7 @@ class Subscription(Generic[C]):
         self._due_ns = 0  # when the last of them is overdue
         self._was_overdue = False
         self._busy = False  # a read, a claim or a repair has no answer yet
-        self._own_from = dict.fromkeys(keys, b"0")  # where to go on in what this consumer was given before; a key that is through is gone
+        self._own_from = dict.fromkeys(keys, b"0")  # where to read on in what this consumer was given before, by key, until all is read
         self._claims: deque[tuple[bytes, bytes]] = deque()  # (key, cursor) still to be claimed from in this round
         self._claim_at_ns = now_ns() + self._claim_ns
         self._handling: set[Entry] = set()
@@ -126,7 +126,7 @@ class Subscription(Generic[C]):
     def _acknowledge(self) -> None:
         done, self._done = self._done, {}
         for key, ids in done.items():
-            self._ask(b"XACK", key, self._group, *ids, then=lambda reply, at_ns: None)  # refused: the entry is read again some time
+            self._ask(b"XACK", key, self._group, *ids, then=lambda reply, at_ns: None)  # if it is refused, the entry is read again later
 
     def _read(self, data: bytes) -> None:
         at_ns = now_ns()
