@@ -66,7 +66,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     url = environment.get("REDIS_URL", "")
     try:
         address = parse_address(url) if url else None
-        _ = address and address.ssl_context  # a missing file ends the pod now, as an outage would not
+        _ = address and address.ssl_context  # read now, so that a missing file ends the pod at its start
     except UsageError as error:
         raise UsageError(f"REDIS_URL: {error}") from None
     return Settings(
