@@ -34,29 +34,30 @@ from sim.record.schema import HTTP_CALL, TABLES
 
 
 class PodJournal(Protocol):
-    """What a pod and its calls by HTTP tell before they do something, and after they recorded what they heard.
+    """A journal as a pod and its calls by HTTP see it.
 
-    Each `begin_...` comes before anything of it can be seen outside the pod, and before it is recorded.
+    Each `begin_...` is called before anything of it can be seen outside the pod, and before it is recorded; `commit` when the
+    deliveries of a read are recorded.
     """
 
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
-        """Write down that a publish is about to leave; 0: it waits for the end of an outage."""
+        """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
 
     def begin_batch(self, batch: Batcher) -> None:
-        """Write down the part-full batch as it stands now."""
+        """Write down the part-full batch as it is now."""
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
         """Write down that a call by HTTP is about to be made."""
 
     def begin_handling(self, event: int, received_ns: int, *, path: int) -> None:
-        """Write down that an event was heard, and waits for its handler or is about to be handled; `path` as in `DeliveryBuffer`."""
+        """Write down that an event was heard and waits for its handler; `path` is an index into `DeliveryBuffer.PATHS`."""
 
     def commit(self) -> None:
-        """Write down the deliveries that were recorded since the last time."""
+        """Write down the deliveries of the reads since the last time; one that is added by itself (`DeliveryBuffer.add`) needs none."""
 
 
 class UnderWayJournal:
-    """The journal of one pod whose process may be killed: what is under way stands in it as if the process were killed now."""
+    """The journal of one pod whose process may be killed: it has what is under way as it would stand if that were killed now."""
 
     def __init__(self, recorder: JournalRecorder, pod: str) -> None:
         self._pod = pod
@@ -66,13 +67,13 @@ class UnderWayJournal:
         self._deliveries = recorder.journal
 
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
-        """Write down that a publish is about to leave; 0: it waits for the end of an outage."""
+        """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
         times = (send.first_item_ns, send.items_wait_ns, send.intended_ns, sent_ns, 0)
         outcome = "unknown" if sent_ns else "never-sent"
         self._add_publish(send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject)
 
     def begin_batch(self, batch: Batcher) -> None:
-        """Write down the part-full batch as it stands now."""
+        """Write down the part-full batch as it is now."""
         times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
         self._add_publish(0, BATCH, self._pod, len(batch), 0, *times, "never-sent", -1, "")
 
@@ -81,11 +82,11 @@ class UnderWayJournal:
         self._add_call(intended_ns, self._pod, HTTP_CALL, began_ns, "failed")
 
     def begin_handling(self, event: int, received_ns: int, *, path: int) -> None:
-        """Write down that an event was heard, and waits for its handler or is about to be handled."""
+        """Write down that an event was heard and waits for its handler."""
         self._add_delivery(event, self._pod, received_ns, received_ns, DeliveryBuffer.PATHS[path], "failed")
 
     def commit(self) -> None:
-        """Write down the deliveries that were recorded since the last time."""
+        """Write down the deliveries of the reads since the last time."""
         self._deliveries.commit()
 
 

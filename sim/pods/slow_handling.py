@@ -54,7 +54,7 @@ class Pace:
     at_once: int = 0
 
 
-class Reading(Protocol):
+class HandlingConnections(Protocol):
     """The connections of a pod, as far as handling needs them."""
 
     async def command(self, *words: str) -> Any:
@@ -118,7 +118,9 @@ class SlowHandling:
         While it is frozen, no handler goes on.
     """
 
-    def __init__(self, reading: Reading, *, record: DeliveryRecord, pace: Pace, claim: OnceClaim, seed: int, freezer: Freezer) -> None:
+    def __init__(
+        self, connections: HandlingConnections, *, record: DeliveryRecord, pace: Pace, claim: OnceClaim, seed: int, freezer: Freezer
+    ) -> None:
         self._freezer = freezer
         self._number = record.number
         self._deliveries = record.deliveries
@@ -126,8 +128,8 @@ class SlowHandling:
         self._pace = pace
         self._steps = claim.steps
         self._random = random.Random(seed)
-        self._command = reading.command
-        self._pause, self._resume = reading.pause, reading.resume
+        self._command = connections.command
+        self._pause, self._resume = connections.pause, connections.resume
         self._rows: deque[_HeldRow] = deque()
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began; a set would have another order in each run
         self._waiting: deque[asyncio.Future[None]] = deque()  # one for each event that waits for its turn
