@@ -8,7 +8,7 @@ Rules
 4. Disk space is taken before it is mapped: a full disk raises `RecordError`, and never ends the process by SIGBUS.
 
 Beside the tables there is one of what is *under way*: what the process has begun, and of which nobody will tell when it is killed
-(see `sim.pods.journaled_pod`). Where nothing is killed, `sim.record.recorder` is faster and compresses.
+(see `sim.pods.pod_journal`). Where nothing is killed, `sim.record.recorder` is faster and compresses.
 """
 
 from __future__ import annotations

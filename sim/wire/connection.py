@@ -26,11 +26,11 @@ Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gi
 
 _bytes = bytearray(READ_BYTES)
 _buffer = memoryview(_bytes)
-_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
+_last_read = b""  # equal reads in a row are handed on as one object: no copy, and a reader knows it by its identity
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a freezer, neither happens while it is frozen.
+    """One socket: each read goes to `on_read`, its end once to `on_lost`. With a freezer, neither is called while that is frozen.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Wire(asyncio.BufferedProtocol):
         self._freezer.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         self._fail_replies(reason, exc)
-        self._freezer.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+        self._freezer.then(lambda: self.on_lost(reason))  # looked up when it is called: whoever aborted it meanwhile is not told
 
     def _fail_replies(self, reason: str, cause: Exception | None) -> None:
         for reply in self._replies:
@@ -91,7 +91,7 @@ class Wire(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def resume(self, why: str) -> None:
-        """Take one reason away, and go on reading when it was the last."""
+        """Remove one reason to pause, and go on reading when it was the last."""
         self._paused_for.discard(why)
         if not self._paused_for and not self.is_gone:
             assert self.transport is not None
@@ -122,12 +122,12 @@ class Wire(asyncio.BufferedProtocol):
                 waiting = self._replies.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
-        except hiredis.ProtocolError as error:  # no Redis server; raised any further, the loop would print a traceback
+        except hiredis.ProtocolError as error:  # not a Redis server; if this went any further, the loop would print a traceback
             self._fail_replies(str(error), error)
             self.give_up(str(error))
 
     def close(self) -> None:
-        """Close without a word; `on_lost` is not called any more."""
+        """Close the connection; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.close()
@@ -180,7 +180,7 @@ async def _open_one(address: Address, *, client_name: str, freezer: Freezer | No
 
 
 class Denied(Exception):
-    """Say which channel the broker refused, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
+    """The broker's refusal of one channel, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
 
     def __init__(self, channel: str, reply: str) -> None:
         super().__init__(reply)
@@ -190,7 +190,7 @@ class Denied(Exception):
 async def open_confirmed(
     address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], freezer: Freezer | None = None
 ) -> tuple[Wire, T]:
-    """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
+    """Connect, and return the connection and what `confirm` made of it: a subscription that the broker has confirmed.
 
     Raises
     ------

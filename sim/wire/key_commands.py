@@ -17,7 +17,7 @@ MAX_MOVES = 5
 
 
 class KeyCommands:
-    """Own a connection to each node that was needed, opened when it first is."""
+    """A connection to each node that was needed, opened when it first is."""
 
     def __init__(self, address: Address, *, client_name: str, freezer: Freezer | None = None) -> None:
         self._address = address

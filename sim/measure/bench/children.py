@@ -28,8 +28,9 @@ from sim.bus.envelope import CHANNEL_PREFIX, Event
 from sim.bus.node import BusNode, Send
 from sim.bus.services import SERVICES
 from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.hosts.meters import LiveLag
-from sim.pods.pod import Pod, PodContext
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import parse_address
 from sim.wire.read_memo import ReadMemo
@@ -159,12 +160,12 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
     recorder = Recorder(Path(words[4]), source="bench", pods=names)
     address = parse_address(f"redis://127.0.0.1:{port}")
     memo = ReadMemo(LiveLag().decode)
-    place = PodContext("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
+    context = PodContext("bench", "bench", BrokerAccess(address, CHANNEL_PREFIX), recorder, memo, lambda pod, kind, number: None)
     pods = []
     for number, name in enumerate(names):
         logic = _Acknowledging(acks) if number < watched else SERVICES[SERVICE]()
         node = BusNode(SERVICE, nonce=2, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
-        pod = Pod(name, number=number, service=SERVICE, logic=logic, channels=(EVENT_TYPE,), node=node, place=place, seed=number)
+        pod = Pod(PodIdentity(name, number, SERVICE, (EVENT_TYPE,), seed=number), logic=logic, node=node, context=context)
         await pod.start()
         pods.append(pod)
     cpu_ns = await _until_all_heard(control, lambda: len(recorder.deliveries))

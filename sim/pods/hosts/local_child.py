@@ -2,7 +2,7 @@
 
 `sim.pods.hosts.local` starts it; what they say to each other stands in `sim.pods.hosts.local_messages`. The pods, and all that they do,
 are those of the host `inline`; what this file adds is the line, and the ends of the process. A process that may be killed records into a
-journal, and its pods write down what they are about to do (`sim.pods.journaled_pod`).
+journal, and its pods write down what they are about to do (`sim.pods.pod_journal`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,9 +45,7 @@ from sim.pods.hosts.local_messages import (
     pack_line,
     read_order,
 )
-from sim.pods.http_calls import HttpCalls
-from sim.pods.journaled_pod import JournaledPod, MortalPoster
-from sim.pods.pod import Pod
+from sim.pods.pod_journal import PodJournal, UnderWayJournal
 from sim.record.journal import JournalRecorder
 from sim.record.recorder import Recorder
 from sim.scenario.settings import Scenario
@@ -55,20 +55,19 @@ PROGRESS_PERIOD_S = 0.25
 
 
 class Hosted:
-    """Hold this process's share of the pods, and carry out the orders of the run."""
+    """This process's pods, and the end of the line that takes the run's orders."""
 
     def __init__(self, hold: Hold, writer: asyncio.StreamWriter) -> None:
         self._hold = hold
         self._writer = writer
         self._scenario = msgspec.convert(hold.scenario, Scenario)
         self._pods = sorted(hold.publishers)
-        self._schedule = self._scenario.schedule().of_pods(self._pods)  # now: later it would hold up pods that connect
+        self._schedule = self._scenario.schedule().of_pods(self._pods)  # computed now, because later it would delay pods that connect
         self._reads = self._scenario.reads().of_pods(self._pods)
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         names = [name for name, _ in self._scenario.pods()]
-        new_recorder = JournalRecorder if hold.mortal else Recorder
-        recorder = new_recorder(Path(hold.folder), source=hold.name, pods=names)
+        recorder, new_journal = _new_record(hold, names)
         share = HostedPods(
             name=hold.name,
             recorder=recorder,
@@ -76,8 +75,7 @@ class Hosted:
             address=self._address_of,
             entered=lambda pod, state, bus: self._say(Entered(pod, state)),
             ports=lambda: self._analytics_ports,
-            new_pod=JournaledPod if hold.mortal else Pod,
-            new_poster=MortalPoster if hold.mortal else HttpCalls,
+            new_journal=new_journal,
         )
         self._address = parse_address(hold.urls)
         self._host = InlineHost(
@@ -199,8 +197,16 @@ class Hosted:
             self._say(self._how_far())
 
 
+def _new_record(hold: Hold, names: list[str]) -> tuple[Recorder, Callable[[str], PodJournal | None]]:
+    """Return the recorder of the process, and what gives its pods their journals."""
+    if not hold.mortal:
+        return Recorder(Path(hold.folder), source=hold.name, pods=names), lambda pod: None
+    recorder = JournalRecorder(Path(hold.folder), source=hold.name, pods=names)
+    return recorder, partial(UnderWayJournal, recorder)
+
+
 async def serve(control: socket.socket) -> int:
-    """Hold pods until the run wants no more; return the exit code."""
+    """Run pods until the run wants no more; return the exit code."""
     reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
     if not (line := await reader.readline()):
         return 0

@@ -43,11 +43,11 @@ Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are an
 def _fail(waiting: asyncio.Future[Answer], error: HostError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
-        waiting.exception()  # taken here, so that an unread one is no warning
+        waiting.exception()  # read here, so that asyncio does not warn when nobody else reads it
 
 
 class HostProcess:
-    """Own one child and the line to it; use `HostProcess.open`.
+    """One child and the line to it; use `HostProcess.open`.
 
     Attributes
     ----------
@@ -160,41 +160,41 @@ class HostProcess:
         return await self._answer(self._start)
 
     def drive(self, order: Drive) -> None:
-        """Let its pods make their calls."""
+        """Send the order that its pods make their calls."""
         self.driven = self._ask(order)
 
     # -- signals -----------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """End it at once (SIGKILL); return when it is gone."""
+        """Kill it (SIGKILL); return when it is gone."""
         self.ending = True
         self._child.kill()
 
     async def freeze(self) -> None:
-        """Let it stand still (SIGSTOP); return when it does."""
+        """Freeze it (SIGSTOP); return when it stands still."""
         os.kill(self.pid, signal.SIGSTOP)
         while self._child.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
             await asyncio.sleep(POLL_S)
 
     def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Thaw it (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """Let it end in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
+        """Stop it in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
         self.ending = True
         if self._child.poll() is None:
             self._child.process.terminate()
         return await self.gone(timeout_s)
 
     def drop(self) -> None:
-        """Let it drop its connections at once and keep its record: the line ends."""
+        """End the line: it drops its connections at once and writes its record."""
         self.ending = True
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.write_eof()
 
     async def gone(self, timeout_s: float) -> bool:
-        """Return when it is gone, killed when time is up; whether it ended in order."""
+        """Wait until it is gone, and kill it when time is up; return whether it ended in order."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while (code := self._child.poll()) is None and loop.time() < deadline:
