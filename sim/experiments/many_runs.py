@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. A run is made, judged, and its verdict.json written. One that fails is an outcome with its error; the others go on.
+1. A run is made, judged, and its verdict.json written. One that fails is an outcome with its error; the others go on. An error that is
+   none of ours leaves its traceback on stderr, which of workers is the file workers.log beside the run folders.
 2. One at a time, runs are made in this process. Several at a time, each is made in a worker: this module as a process of its own. It takes
    one job after another over an inherited socket and answers with the content of verdict.json. It dies with its parent, and its broker
    with it. A worker that dies by itself fails its job and is replaced.
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the verdict, or the error that it has none for; and the seconds it took, judgement included."""
+    """What became of a job: its verdict, or the error for which it has none; and the seconds it took, judgement included."""
 
     job: Job
     folder: Path
@@ -193,7 +195,8 @@ def _carry_out(order: _Order, watch: Watch = lambda status: None) -> _Answer:
         raise
     except BuslabError as error:
         return _Answer(error=str(error), kind=type(error).__name__)
-    except Exception as error:  # one job's accident is not the others'
+    except Exception as error:  # one job's accident is not the others'; it is a bug, so where it came from is told
+        traceback.print_exc()
         return _Answer(error=f"{type(error).__name__}: {error}")
 
 

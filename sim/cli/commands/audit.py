@@ -1,4 +1,4 @@
-"""Let the instrument find what was planted in its record."""
+"""Test the instrument on what is planted in its record."""
 
 from __future__ import annotations
 
