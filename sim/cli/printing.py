@@ -17,9 +17,6 @@ LOG_WIDTH = 140
 if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help should not
     from rich.console import RenderableType
 
-    from sim.results.checkers import Verdict
-    from sim.results.opened_run import Run
-
 RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -55,22 +52,19 @@ def print_table(table: RenderableType) -> None:
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
 
 
-def judge_folder(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
-    """Judge a folder, write what was asked for, print the table and where things lie."""
-    from sim.results.checkers import CHECKERS, judge, write_verdict
-    from sim.results.opened_run import open_run
+def print_judgement(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
+    """Judge a folder, write what was asked for, print the table and where things lie; return the verdict's exit code."""
+    from sim.results.checkers import CHECKERS
+    from sim.results.judged_run import judge_folder
     from sim.results.report import verdict_table, write_report
 
     for name in only:
         if name not in CHECKERS:
             raise UsageError(f"--only {name!r}: no such checker; known: {', '.join(CHECKERS)}")
-    opened: Run = open_run(folder)
-    verdict: Verdict = judge(opened, only=only or None)
-    if write:
-        write_verdict(opened, verdict)
-    print_table(verdict_table(verdict))
-    click.echo(f"verdict  {verdict.verdict}")
+    judged = judge_folder(folder, only=only or None, write=write)
+    print_table(verdict_table(judged.verdict))
+    click.echo(f"verdict  {judged.verdict.verdict}")
     click.echo(f"run      {folder}")
     if report:
-        click.echo(f"report   {folder / write_report(opened, verdict).name}")
-    return verdict.exit_code
+        click.echo(f"report   {folder / write_report(judged.run, judged.verdict).name}")
+    return judged.verdict.exit_code

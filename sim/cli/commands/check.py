@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.printing import RUN_ARGUMENT, judge_folder
+from sim.cli.printing import RUN_ARGUMENT, print_judgement
 
 
 @click.command()
@@ -14,4 +14,4 @@ from sim.cli.printing import RUN_ARGUMENT, judge_folder
 @click.option("--only", multiple=True, metavar="CHECKER", help="Run only this checker; may be repeated. Nothing is written then.")
 def check(run: Path, only: tuple[str, ...]) -> int:
     """Judge a run folder again, new or old, and write its verdict.json and junit.xml."""
-    return judge_folder(run, report=False, write=not only, only=only)
+    return print_judgement(run, report=False, write=not only, only=only)

@@ -19,7 +19,8 @@ from sim.cli.printing import check_out, print_table
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports/fidelity.md"), show_default=True, help="File: .md or .json.")
 def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...], on: str, out: Path) -> int:
     """Run scenarios on the model and on an embedded server, and tell how far they differ."""
-    from sim.experiments.fidelity.run import fidelity_table, run_fidelity, write_fidelity
+    from sim.experiments.fidelity.run import run_fidelity
+    from sim.experiments.fidelity.table import fidelity_table, write_fidelity
 
     tell = lambda line: click.echo(line, err=True)  # noqa: E731
     check_out(out)

@@ -44,7 +44,6 @@ def matrix(
     from sim.faults.catalogue import FAULTS
     from sim.machine.clock import utc_now
     from sim.results.checkers.verdict import EXIT_CODES
-    from sim.run.display import Countdown
     from sim.run.folder import empty_folder, runs_folder
     from sim.scenario.buses import BUSES
 
@@ -53,10 +52,9 @@ def matrix(
         check_out(report / "matrix.md")
     folder = empty_folder(out or runs_folder() / "matrix" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     began_s = time.monotonic()
-    countdown = Countdown(lambda line: click.echo(line, err=True))
     found = run_matrix(
         on=on, buses=buses or tuple(BUSES), faults=faults or tuple(FAULTS), seed=seed, jobs=jobs, image=image,
-        out=folder / "runs", told=countdown.tell,
+        out=folder / "runs", tell=lambda line: click.echo(line, err=True),
     )  # fmt: skip
     took_s = time.monotonic() - began_s
     files = write_matrix(found, folder, took_s=took_s, against=other)

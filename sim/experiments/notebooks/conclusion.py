@@ -1,4 +1,4 @@
-"""Say what a notebook came to: one sentence for people, one verdict for whoever ran it.
+"""What a notebook came to: one sentence for people, one verdict for whoever ran it.
 
 The last cell of a notebook calls `conclude`. By hand it shows the sentence. `buslab notebooks` names a file in the variable
 `BUSLAB_CONCLUSION` and reads there what was concluded; a notebook that ends without a conclusion is unknown.
@@ -28,7 +28,7 @@ STYLE = {"valid": "solid #009E73", "invalid": "double #D55E00", "unknown": "dash
 
 @dataclass(frozen=True)
 class Conclusion:
-    """Hold a verdict and the sentence that answers the notebook's question."""
+    """A verdict and the sentence that answers the notebook's question."""
 
     verdict: str
     sentence: str

@@ -45,7 +45,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class Notebook:
-    """Hold a notebook before it runs: its cells, its question, its parameters with their defaults."""
+    """A notebook before it runs: its cells, its question, its parameters with their defaults."""
 
     name: str
     path: Path
@@ -56,7 +56,7 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Executed:
-    """Hold what a notebook came to. `error` is why it did not end, in a few lines; `sentence` is then that error's first."""
+    """What a notebook came to. `error` is why it did not end, in a few lines; `sentence` is then that error's first."""
 
     name: str
     title: str
@@ -225,7 +225,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 class _Running:
-    """Own one notebook's process, from its start to its result."""
+    """One notebook's process, from its start to its result."""
 
     def __init__(self, book: Notebook, parameters: Mapping[str, Any], folder: Path) -> None:
         import nbformat

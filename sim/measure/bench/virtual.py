@@ -43,7 +43,7 @@ Settings = tuple[str, ...]
 
 @dataclass(frozen=True)
 class VirtualRun:
-    """Hold one run in virtual time.
+    """One run in virtual time.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class VirtualRun:
 
 @dataclass(frozen=True)
 class LoadRow:
-    """Hold the rounds of one load."""
+    """The rounds of one load."""
 
     what: str
     virtual_s: float
@@ -82,7 +82,7 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class VirtualReport:
-    """Hold one bench of virtual time."""
+    """One bench of virtual time."""
 
     rows: tuple[LoadRow, ...]
     conclusions: tuple[str, ...]
@@ -173,7 +173,7 @@ def _in_child(settings: Settings) -> VirtualRun:
 
 
 def main(settings: Sequence[str]) -> None:
-    """Be the child: run the baseline with some settings, and print a `VirtualRun` as JSON."""
+    """Run the baseline with some settings, as the child, and print a `VirtualRun` as JSON."""
     loops: list[JumpingLoop] = []
 
     def watch(status: Status) -> None:
@@ -205,7 +205,7 @@ def _balanced(folder: Path) -> int:
 
 
 class _BareLoop:
-    """Be an event loop of nothing but a heap: each event sets the next one."""
+    """An event loop of nothing but a heap: each event sets the next one."""
 
     def __init__(self, events: int) -> None:
         self.at_ns = 0
