@@ -10,14 +10,11 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +25,8 @@ from typing import Any
 import msgspec
 
 from sim.errors import BuslabError, Interrupted
-from sim.machine.line import CONTROL_FD
-from sim.machine.process import Child, interruptible
+from sim.machine.line import inherited_line, start_child
+from sim.machine.process import interruptible
 from sim.scenario.file import Scenario, check_tree
 
 END_TIMEOUT_S = 20.0  # a worker that is told to end heals its faults, drains and seals
@@ -85,11 +82,8 @@ class _Worker:
     """Own one worker process and the cell it is at."""
 
     def __init__(self, log: Path) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            self.child = Child([sys.executable, "-m", "sim.experiments.many_runs"], log=log, env=environment, pass_fds=[theirs.fileno()])
-        self._lines = self.socket.makefile("rb")
+        self.line = start_child("sim.experiments.many_runs", name="its process", log=log)
+        self.child = self.line.child
         self.cell: Cell | None = None
         self.folder = Path()
         self.began_s = 0.0
@@ -97,23 +91,15 @@ class _Worker:
 
     def give(self, cell: Cell, folder: Path, *, image: str | None, load_this_server: bool) -> None:
         self.cell, self.folder, self.began_s = cell, folder, time.monotonic()
-        job = _Job(msgspec.to_builtins(cell.scenario), cell.on, str(folder.absolute()), image, load_this_server)
-        with contextlib.suppress(OSError):  # a worker that has died is found by its silence
-            self.socket.sendall(msgspec.json.encode(job) + b"\n")
+        self.line.send(_Job(msgspec.to_builtins(cell.scenario), cell.on, str(folder.absolute()), image, load_this_server))
 
     def take(self) -> Outcome:
-        """Read the answer that has come; a closed line is a worker that died."""
+        """Read the answer that has come; a line that fails is a worker that died."""
         assert self.cell is not None
         try:
-            line = self._lines.readline()
-        except OSError:  # reset: it died with a job unread
-            line = b""
-        self.dead = not line
-        answer = (
-            msgspec.json.decode(line, type=_Answer)
-            if line
-            else _Answer(error=f"its process died with exit code {self.child.end()}: {self.child.tail()}")
-        )
+            answer = self.line.receive(_Answer, timeout_s=END_TIMEOUT_S)
+        except BuslabError as error:
+            self.dead, answer = True, _Answer(error=str(error))
         outcome = Outcome(self.cell, self.folder, answer.verdict, answer.error, time.monotonic() - self.began_s)
         self.cell = None
         return outcome
@@ -125,8 +111,7 @@ class _Worker:
 
     def close(self) -> None:
         """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
-        self._lines.close()
-        self.socket.close()
+        self.line.close()
         try:
             self.child.process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -206,7 +191,7 @@ class _Crew:
         if self._waiting:
             worker = _Worker(self._out / "workers.log")
             self._workers.append(worker)
-            self._eyes.register(worker.socket, selectors.EVENT_READ, worker)
+            self._eyes.register(worker.line.socket, selectors.EVENT_READ, worker)
             self._give(worker)
 
     def _give(self, worker: _Worker) -> None:
@@ -224,7 +209,7 @@ class _Crew:
                 continue
             outcome = worker.take()
             if worker.dead:
-                self._eyes.unregister(worker.socket)
+                self._eyes.unregister(worker.line.socket)
                 self.hire()
             else:
                 self._give(worker)
@@ -237,9 +222,8 @@ def _work() -> None:
     from sim.results.opened_run import open_run
     from sim.run.steps import run_scenario
 
-    line = socket.socket(fileno=int(os.environ[CONTROL_FD]))
-    for text in line.makefile("rb"):
-        job = msgspec.json.decode(text, type=_Job)
+    line = inherited_line(name="the command")
+    for job in line.messages(_Job):
         try:
             scenario = check_tree(job.scenario, where="of a cell")
             folder = run_scenario(scenario, on=job.on, out=Path(job.out), image=job.image, load_this_server=job.load_this_server)
@@ -253,7 +237,7 @@ def _work() -> None:
             answer = _Answer(error=str(error))
         except Exception as error:  # one cell's accident is not the others'
             answer = _Answer(error=f"{type(error).__name__}: {error}")
-        line.sendall(msgspec.json.encode(answer) + b"\n")
+        line.send(answer)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,6 @@ class ProxyLinks:
             It did not start; the message ends with its log.
         """
         line = start_child("sim.grounds.proxy", name="the proxy", log=folder / "proxy.log", error=BrokerError)
-        assert line.child is not None
         links = cls(line.child, await line.to_async())
         with contextlib.ExitStack() as undo:
             undo.callback(links._child.kill)

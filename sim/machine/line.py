@@ -69,21 +69,26 @@ class _End:
     ----------
     name
         The other side, in the words of an error.
-    child
-        Its process, where we started it.
     """
 
     def __init__(self, *, name: str, child: Child | None, error: type[BuslabError]) -> None:
         self.name = name
-        self.child = child
+        self._child = child
         self._error = error
+
+    @property
+    def child(self) -> Child:
+        """The process at the other end, where we started it."""
+        assert self._child is not None, f"{self.name} was not started by us"
+        return self._child
 
     def tail(self) -> str:
         """Return ``: `` and the last lines of the child's log; nothing where the other side is no child of ours."""
-        return "" if self.child is None else f": {self.child.tail()}"
+        return "" if self._child is None else f": {self._child.tail()}"
 
     def _is_gone(self) -> BuslabError:
-        return self._error(f"{self.name} is gone{self.tail()}")
+        code = None if self._child is None else self._child.poll()
+        return self._error(f"{self.name} is gone{self.tail()}" + ("" if code is None else f" (exit code {code})"))
 
     def _is_silent(self, timeout_s: float) -> BuslabError:
         return self._error(f"{self.name} did not answer within {timeout_s:g} s{self.tail()}")
@@ -164,10 +169,10 @@ class Line(_End):
 
     def gone(self) -> BuslabError:
         """Return the error that says that the other side is gone, and why: a child has a while to write that down, and must then end."""
-        if self.child is not None:
+        if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.process.wait(LAST_WORDS_S)
-            self.child.end(timeout_s=1.0)
+                self._child.process.wait(LAST_WORDS_S)
+            self._child.end(timeout_s=1.0)
         return self._is_gone()
 
     async def to_async(self) -> AsyncLine:
@@ -175,10 +180,10 @@ class Line(_End):
         try:
             reader, writer = await asyncio.open_connection(sock=self.socket, limit=LINE_BYTES)
         except BaseException:
-            if self.child is not None:
-                self.child.kill()
+            if self._child is not None:
+                self._child.kill()
             raise
-        return AsyncLine(reader, writer, name=self.name, child=self.child, error=self._error)
+        return AsyncLine(reader, writer, name=self.name, child=self._child, error=self._error)
 
     def close(self) -> None:
         """Close this end; a child that waits for orders ends."""
@@ -235,7 +240,7 @@ class AsyncLine(_End):
     async def gone(self) -> BuslabError:
         """Return the error that says that the other side is gone, and why: a child has a while to write that down."""
         deadline_s = time.monotonic() + LAST_WORDS_S
-        while self.child is not None and self.child.poll() is None and time.monotonic() < deadline_s:
+        while self._child is not None and self._child.poll() is None and time.monotonic() < deadline_s:
             await asyncio.sleep(LOOK_S)
         return self._is_gone()
 
@@ -252,6 +257,12 @@ class AsyncLine(_End):
     def close(self) -> None:
         """Close this end; a child that waits for orders ends."""
         self._writer.close()
+
+
+def open_line(*, name: str, error: type[BuslabError] = BuslabError) -> tuple[Line, socket.socket]:
+    """Return our end, and the socket that a child is to inherit: for who must start it in a way of its own."""
+    ours, theirs = socket.socketpair()
+    return Line(ours, name=name, error=error), theirs
 
 
 def start_child(
@@ -293,13 +304,13 @@ def start_program(
     module: str = "",
 ) -> Line:
     """Start a program of any language with a line to it; the rest as `start_child`."""
-    ours, theirs = socket.socketpair()
+    line, theirs = open_line(name=name, error=error)
     with contextlib.ExitStack() as undo, theirs:
-        undo.callback(ours.close)
+        undo.callback(line.close)
         environment = child_environment(**env or {}) | {CONTROL_FD: str(theirs.fileno())}
-        child = Child(argv, log=log, env=environment, pass_fds=(theirs.fileno(), *pass_fds), name=module)
+        line._child = Child(argv, log=log, env=environment, pass_fds=(theirs.fileno(), *pass_fds), name=module)
         undo.pop_all()
-    return Line(ours, name=name, child=child, error=error)
+    return line
 
 
 def inherited_line(*, name: str, error: type[BuslabError] = BuslabError) -> Line:

@@ -237,7 +237,7 @@ class LocustGenerator:
         if self._line is not None and not self._done.done():
             self._line.send(Stop())
             await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
-        if self._line is not None and self._line.child is not None:
+        if self._line is not None and self._caller is None:
             await self._end(self._line.child)
         if self._listening is not None:
             self._listening.cancel()

@@ -82,7 +82,6 @@ class HostProcess:
             Called once when it is gone although it was not told to go.
         """
         line = start_child("sim.pods.hosts.local_child", name=f"the process {hold.name} of pods", log=log, error=HostError)
-        assert line.child is not None
         process = cls(hold, line.child, await line.to_async())
         process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
@@ -144,7 +143,8 @@ class HostProcess:
     @property
     def has_started(self) -> bool:
         """Whether its pods ran."""
-        return self._start.done() and self._start.exception() is None and not self._start.result().error
+        start = self._start
+        return start.done() and not start.cancelled() and start.exception() is None and not start.result().error
 
     def tail(self) -> str:
         """Return the last lines of its log as one."""
