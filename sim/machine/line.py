@@ -244,11 +244,6 @@ class AsyncLine(_End):
             await asyncio.sleep(LOOK_S)
         return self._is_gone()
 
-    async def drain(self) -> None:
-        """Return when what was sent has left, or nobody reads it any more."""
-        with contextlib.suppress(OSError):
-            await self._writer.drain()
-
     def end_sending(self) -> None:
         """Tell the other side that no more will be sent; what it says is still heard."""
         with contextlib.suppress(OSError, RuntimeError):
@@ -257,6 +252,13 @@ class AsyncLine(_End):
     def close(self) -> None:
         """Close this end; a child that waits for orders ends."""
         self._writer.close()
+
+    async def finish(self) -> None:
+        """Close this end when what was sent has left, or nobody reads it any more."""
+        self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._writer.wait_closed()
 
 
 def open_line(*, name: str, error: type[BuslabError] = BuslabError) -> tuple[Line, socket.socket]:

@@ -100,7 +100,7 @@ class Drove(msgspec.Struct, frozen=True, tag="drove"):
     cpu_s: float
     waited_s: float = 0.0
     cut: int = 0
-    rate: dict[str, float] = {}
+    rate: dict[str, int | float] = {}
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
@@ -382,7 +382,7 @@ class _Found:
     def look(self, now_s: float, answered: int) -> None:
         self.backlog.append((now_s, int(np.searchsorted(self.due_s, now_s)) - answered))
 
-    def summary(self, from_s: float, sent: int) -> dict[str, float]:
+    def summary(self, from_s: float, sent: int) -> dict[str, int | float]:
         judged = (self.due_s >= from_s) & (np.arange(len(self.due_s)) < sent)
         lag_s = (self.heard_s - self.due_s)[:, judged]
         lag_s = lag_s[~np.isnan(lag_s)]

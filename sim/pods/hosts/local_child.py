@@ -114,8 +114,7 @@ class Hosted:
         except BuslabError as error:
             self._say(Failed(str(error)))
         self._say(self._how_far())
-        await self._line.drain()
-        self._line.close()
+        await self._line.finish()
 
     def _begin(self, work: asyncio._CoroutineLike[None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
