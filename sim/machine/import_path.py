@@ -47,7 +47,10 @@ def _here() -> str:
 
 
 def _is_here(folder: str, here: str) -> bool:
-    return folder in ("", ".") or os.path.realpath(folder) == os.path.realpath(here)
+    """Return whether an entry means the working directory; where there is none any more, no relative one means anything."""
+    if not here:
+        return not os.path.isabs(folder)
+    return os.path.realpath(folder) == os.path.realpath(here)
 
 
 def _main() -> None:

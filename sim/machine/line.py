@@ -129,7 +129,8 @@ class Line(_End):
         BuslabError
             Of the line's class: the other side is gone, says nothing in time, or something else.
         """
-        if not (line := self._next_line(timeout_s)):
+        line = self._next_line(timeout_s)
+        if line is None:
             raise self.gone()
         return self._read(line, kind)
 
@@ -139,11 +140,11 @@ class Line(_End):
     def messages(self, kind: UnionType) -> Iterator[Any]: ...
     def messages(self, kind: Any) -> Iterator[Any]:
         """Yield what comes until the other side is gone."""
-        while line := self._next_line(None):
+        while (line := self._next_line(None)) is not None:
             yield self._read(line, kind)
 
-    def _next_line(self, timeout_s: float | None) -> bytes:
-        """Return the next line, or nothing at the end."""
+    def _next_line(self, timeout_s: float | None) -> bytes | None:
+        """Return the next line, None at the end; half a line is no message."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         looked_at = 0
         while (end := self._unread.find(b"\n", looked_at)) < 0:
@@ -159,9 +160,9 @@ class Line(_End):
             except TimeoutError:
                 continue
             except OSError:  # reset: it died with something unread
-                return b""
+                return None
             if not data:
-                return b""
+                return None
             self._unread += data
         line = bytes(self._unread[:end])
         del self._unread[: end + 1]
@@ -215,7 +216,7 @@ class AsyncLine(_End):
                 line = await self._next_line()
         except TimeoutError:
             raise self._is_silent(timeout_s or 0.0) from None
-        if not line:
+        if line is None:
             raise await self.gone()
         return self._read(line, kind)
 
@@ -225,17 +226,17 @@ class AsyncLine(_End):
     def messages(self, kind: UnionType) -> AsyncIterator[Any]: ...
     async def messages(self, kind: Any) -> AsyncIterator[Any]:
         """Yield what comes until the other side is gone."""
-        while line := await self._next_line():
+        while (line := await self._next_line()) is not None:
             yield self._read(line, kind)
 
-    async def _next_line(self) -> bytes:
+    async def _next_line(self) -> bytes | None:
         try:
             line = await self._reader.readline()
         except ValueError:
             raise self._is_too_long() from None
-        except OSError:  # reset: it died with something unread
-            return b""
-        return line if line.endswith(b"\n") else b""  # what it was at when it died is no message
+        except OSError:
+            return None
+        return line[:-1] if line.endswith(b"\n") else None
 
     async def gone(self) -> BuslabError:
         """Return the error that says that the other side is gone, and why: a child has a while to write that down."""

@@ -409,12 +409,12 @@ def _ms(values_s: np.ndarray, rank: float) -> float:
 def main() -> None:
     """Be one of the two, as the order says."""
     line = inherited_line(name="the command")
-    plan = line.receive(DriveOrder | DrainOrder, timeout_s=None)
-    if isinstance(plan, DrainOrder):
-        drain(line, plan)
-    else:
-        (drive_rate if plan.rate_per_s else drive_full)(line, plan)
-    os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
+    for plan in line.messages(DriveOrder | DrainOrder):
+        if isinstance(plan, DrainOrder):
+            drain(line, plan)
+        else:
+            (drive_rate if plan.rate_per_s else drive_full)(line, plan)
+        os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
 
 
 if __name__ == "__main__":
