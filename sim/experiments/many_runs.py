@@ -20,9 +20,7 @@ import os
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -36,8 +34,8 @@ import msgspec
 from sim import errors
 from sim.errors import BuslabError, Interrupted, UsageError, did_you_mean
 from sim.machine.clock import in_a_loop
-from sim.machine.line import CONTROL_FD
-from sim.machine.process import Child, interruptible
+from sim.machine.line import inherited_line, start_child
+from sim.machine.process import interruptible
 from sim.results.checkers import Verdict
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.results.opened_run import open_run
@@ -293,7 +291,7 @@ class _Crew:
         if job is not None:
             worker = _Worker(self._out / "workers.log")
             self._workers.append(worker)
-            self._eyes.register(worker.socket, selectors.EVENT_READ, worker)
+            self._eyes.register(worker.line.socket, selectors.EVENT_READ, worker)
             self._give(worker, job)
 
     def _give(self, worker: _Worker, job: Job) -> None:
@@ -309,7 +307,7 @@ class _Crew:
             outcome = worker.take()
             try:
                 if worker.dead:
-                    self._eyes.unregister(worker.socket)
+                    self._eyes.unregister(worker.line.socket)
                     self.hire()
                 elif (job := next(self._waiting, None)) is not None:
                     self._give(worker, job)
@@ -321,11 +319,8 @@ class _Worker:
     """One worker process, and the job it is at."""
 
     def __init__(self, log: Path) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            self.child = Child([sys.executable, "-m", "sim.experiments.many_runs"], log=log, env=environment, pass_fds=[theirs.fileno()])
-        self._lines = self.socket.makefile("rb")
+        self.line = start_child("sim.experiments.many_runs", name="its process", log=log)
+        self.child = self.line.child
         self.job: Job | None = None
         self.order: _Order | None = None
         self.began_s = 0.0
@@ -334,22 +329,15 @@ class _Worker:
     def give(self, job: Job, order: _Order) -> None:
         """Send it the order for a job."""
         self.job, self.order, self.began_s = job, order, time.monotonic()
-        with contextlib.suppress(OSError):  # a worker that has died is found by its silence
-            self.socket.sendall(msgspec.json.encode(order) + b"\n")
+        self.line.send(order)
 
     def take(self) -> Outcome:
-        """Read the answer that has come; a closed line is a worker that died."""
+        """Read the answer that has come; a line that fails is a worker that died."""
         assert self.job is not None and self.order is not None
         try:
-            line = self._lines.readline()
-        except OSError:  # reset: it died with a job unread
-            line = b""
-        self.dead = not line
-        answer = (
-            msgspec.json.decode(line, type=_Answer)
-            if line
-            else _Answer(error=f"its process died with exit code {self.child.end()}: {self.child.tail()}")
-        )
+            answer = self.line.receive(_Answer, timeout_s=END_TIMEOUT_S)
+        except BuslabError as error:
+            self.dead, answer = True, _Answer(error=str(error))
         outcome = _outcome(self.job, self.order, answer, began_s=self.began_s)
         self.job = None
         return outcome
@@ -361,8 +349,7 @@ class _Worker:
 
     def close(self) -> None:
         """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
-        self._lines.close()
-        self.socket.close()
+        self.line.close()
         try:
             self.child.process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -371,13 +358,13 @@ class _Worker:
 
 def _work() -> None:
     """Carry out orders until the line closes."""
-    line = socket.socket(fileno=int(os.environ[CONTROL_FD]))
-    for text in line.makefile("rb"):
+    line = inherited_line(name="the command")
+    for order in line.messages(_Order):
         try:
-            answer = _carry_out(msgspec.json.decode(text, type=_Order))
+            answer = _carry_out(order)
         except Interrupted:
             return
-        line.sendall(msgspec.json.encode(answer) + b"\n")
+        line.send(answer)
 
 
 if __name__ == "__main__":

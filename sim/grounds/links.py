@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
 from sim.grounds.model.network import ModelDoor, Network
-from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
-from sim.machine.line import CONTROL_FD
+from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape
+from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
 from sim.wire.address import Address, parse_address
 
@@ -160,9 +155,9 @@ class ModelLinks:
 class ProxyLinks:
     """The links through a proxy, and the proxy's process; use `ProxyLinks.open`."""
 
-    def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, child: Child, line: AsyncLine) -> None:
         self._child = child
-        self._reader, self._writer = reader, writer
+        self._line = line
         self._one_order = asyncio.Lock()
         self._ports: list[int] = []
 
@@ -175,30 +170,18 @@ class ProxyLinks:
         BrokerError
             It did not start; the message ends with its log.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            argv = [sys.executable, "-m", "sim.grounds.proxy"]
-            child = Child(argv, log=folder / "proxy.log", env=environment, pass_fds=[theirs.fileno()])
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 24)
-        links = cls(child, reader, writer)
+        line = start_child("sim.grounds.proxy", name="the proxy", log=folder / "proxy.log", error=BrokerError)
+        links = cls(line.child, await line.to_async())
         with contextlib.ExitStack() as undo:
-            undo.callback(child.kill)
+            undo.callback(links._child.kill)
             links._ports = (await links._order(Open(broker.host, broker.port, pods, seed))).ports
             undo.pop_all()
         return links
 
     async def _order(self, order: Order) -> Opened:
         async with self._one_order:
-            try:
-                self._writer.write(msgspec.json.encode(order) + b"\n")
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    line = await self._reader.readline()
-            except (OSError, TimeoutError) as error:
-                raise BrokerError(f"the proxy does not answer: {error or 'timeout'}; {self._child.tail()}") from None
-            if not line:
-                raise BrokerError(f"the proxy is gone: {self._child.tail()}")
-        answer = opened_decoder.decode(line)
+            self._line.send(order)
+            answer = await self._line.receive(Opened, timeout_s=ANSWER_TIMEOUT_S)
         if answer.error:
             raise BrokerError(f"the proxy {answer.error}")
         return answer
@@ -233,5 +216,5 @@ class ProxyLinks:
 
     async def close(self) -> None:
         """End the proxy's process."""
-        self._writer.close()
+        self._line.close()
         self._child.end(timeout_s=1.0)

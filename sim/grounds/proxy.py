@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import os
 import random
 import socket
 import struct
@@ -28,7 +27,7 @@ import msgspec
 
 from sim.faults.link import Link, LinkPlan
 from sim.machine.clock import Alarm, new_event_loop, now_ns
-from sim.machine.line import CONTROL_FD
+from sim.machine.line import Line, inherited_line
 
 READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
@@ -82,8 +81,6 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
 
 
 Order = Open | Shape | Reset | Refuse | Cut
-order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
-opened_decoder: msgspec.json.Decoder[Opened] = msgspec.json.Decoder(Opened)
 
 
 @dataclass
@@ -318,16 +315,14 @@ class Proxy:
         broker_side.release()
 
 
-async def serve(control: socket.socket) -> None:
+async def serve(line: Line) -> None:
     """Take orders until the other side closes."""
-    reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
+    to_run = await line.to_async()
     proxy = Proxy()
-    with contextlib.suppress(ConnectionError):
-        while line := await reader.readline():
-            answer = await proxy.carry_out(order_decoder.decode(line))
-            writer.write(msgspec.json.encode(answer) + b"\n")
+    async for order in to_run.messages(Order):
+        to_run.send(await proxy.carry_out(order))
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(socket.socket(fileno=int(os.environ[CONTROL_FD]))))
+        runner.run(serve(inherited_line(name="the run")))

@@ -46,7 +46,14 @@ class Child:
     """One child process and the file that its output goes to."""
 
     def __init__(
-        self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = (), cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
+        name: str = "",
     ) -> None:
         self.log = log
         with log.open("ab") as output, signals_wait():
@@ -61,11 +68,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
-        note_process(self.process.pid, self._name(argv))
-
-    @staticmethod
-    def _name(argv: Sequence[str]) -> str:
-        return argv[2] if list(argv[1:2]) == ["-m"] else Path(argv[0]).name
+        note_process(self.process.pid, name or Path(argv[0]).name)
 
     @property
     def pid(self) -> int:

@@ -29,6 +29,7 @@ import psutil
 from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_you_mean
 from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion, worst
 from sim.machine.clock import utc_now
+from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, interruptible
 from sim.run.folder import runs_folder
 
@@ -236,9 +237,9 @@ class _Running:
         source, values = folder / "source.ipynb", folder / "parameters.yaml"
         source.write_text(nbformat.writes(book.node), "utf-8")  # type: ignore[no-untyped-call]
         values.write_text(json.dumps(self._parameters, allow_nan=False), "utf-8")  # YAML reads it
-        # A backend named in the environment would keep pictures out of the notebook.
-        env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | {CONCLUSION_ENV: str(self._conclusion)}
-        argv = [sys.executable, "-c", LAUNCH, str(source), str(self._made), "--kernel", KERNEL, "--no-progress-bar"]
+        env = child_environment(JUPYTER_PATH=_kernels(folder / "jupyter"), **{CONCLUSION_ENV: str(self._conclusion)})
+        env.pop("MPLBACKEND", None)  # a backend named in the environment would keep pictures out of the notebook
+        argv = [sys.executable, "-P", "-c", LAUNCH, str(source), str(self._made), "--kernel", KERNEL, "--no-progress-bar"]
         argv += ["--parameters_file", str(values), "--cwd", str(book.path.parent.resolve()), "--log-level", "ERROR"]
         self.child = Child(argv, log=folder / "log", env=env)
         self._began_s = self._told_s = time.monotonic()
@@ -304,6 +305,18 @@ class _Running:
         values = self.book.parameters | self._parameters
         ground, book = str(values.get("ground", "-")), self.book
         return Executed(book.name, book.title, verdict, sentence, took_s, values, list(error), ground, self._ran_at)
+
+
+def _kernels(folder: Path) -> str:
+    """Write down how a kernel of ours is started; return the JUPYTER_PATH that has it first.
+
+    What lies in the notebook's folder can be imported there, but does not come before what is installed, as it would in Jupyter's own.
+    """
+    kernel = folder / "kernels" / KERNEL / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    argv = [*python_child("ipykernel_launcher", "-f"), "{connection_file}", "--IPKernelApp.ignore_cwd=True"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}), "utf-8")
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("JUPYTER_PATH"))))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import json
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from rich.text import Text
 from sim.errors import BuslabError
 from sim.grounds.model.loop import JumpingLoop
 from sim.machine.clock import in_a_loop
+from sim.machine.import_path import child_environment, python_child
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
@@ -165,8 +165,8 @@ def _conclusions(hour: LoadRow) -> tuple[str, ...]:
 
 
 def _in_child(settings: Settings) -> VirtualRun:
-    argv = [sys.executable, "-m", "sim.measure.bench", "virtual", *settings]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False)
+    argv, env = python_child("sim.measure.bench", "virtual", *settings), child_environment()
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False, env=env)
     if done.returncode:
         raise BuslabError(f"a run of the bench failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}")
     return VirtualRun(**json.loads(done.stdout))

@@ -148,7 +148,7 @@ class LocalHost:
         elif isinstance(word, Failed):
             self._failed(HostError(word.error))
 
-    def _lost(self, process: HostProcess, error: HostError) -> None:
+    def _lost(self, process: HostProcess, error: BuslabError) -> None:
         for pod in self._pods:
             if pod.process is process and process.mortal:
                 pod.bury("aborted")
@@ -257,7 +257,7 @@ class LocalHost:
 
     async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
         if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
-            raise HostError(f"the process {process.name} of pods did not end in order: what it had not written is lost")
+            raise HostError(f"the process {process.name} of pods did not end in order, what it had not written is lost: {process.tail()}")
         self._past.append(self._processes.pop(process.name))
 
     def abort(self) -> None:
@@ -280,16 +280,17 @@ class LocalHost:
         Raises
         ------
         HostError
-            A process had to be killed that had not written what it recorded.
+            A process had to be killed, or failed, that had not written what it recorded. One whose pods never ran had nothing to write.
         RecordError
         """
-        killed = [process.name for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S)]
+        killed = [process for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S) and process.has_started]
         for process in (*self._processes.values(), *self._past):
             await process.close()
         self._processes.clear()
         await asyncio.to_thread(self._inherit)
         if killed:
-            raise HostError(f"the processes {', '.join(killed)} of pods did not end in order: what they had not written is lost")
+            names = ", ".join(process.name for process in killed)
+            raise HostError(f"the processes {names} of pods did not end in order, what they had not written is lost: {killed[0].tail()}")
 
     def _inherit(self) -> None:
         journals = self._folder / JOURNALS

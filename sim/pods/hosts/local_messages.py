@@ -9,7 +9,6 @@ SIGTERM           the child ends in order: its pods stop, what was recorded is w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -154,12 +153,3 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 Order = Hold | Handlers | Failing | Skew | Drive | Read | Settle | Ports | ForgetLag
 Word = Answer | ProbeHeard | Entered | PodProgress | Failed
-
-_encoder = msgspec.json.Encoder()
-read_order: Callable[[bytes], Order] = msgspec.json.Decoder(Order).decode
-read_word: Callable[[bytes], Word] = msgspec.json.Decoder(Word).decode
-
-
-def pack_line(message: Order | Word) -> bytes:
-    """Return a message as one line."""
-    return _encoder.encode(message) + b"\n"

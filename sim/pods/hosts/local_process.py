@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
-import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from sim.errors import BrokerRefused, BrokerUnreachable, HostError
-from sim.machine.line import CONTROL_FD
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, HostError
+from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
 from sim.pods.hosts.local_messages import (
     Answer,
@@ -28,19 +25,15 @@ from sim.pods.hosts.local_messages import (
     Settle,
     Skew,
     Word,
-    pack_line,
-    read_word,
 )
 
 POLL_S = 0.002
-LINE_BYTES = 1 << 24
 
-
-Lost = Callable[["HostProcess", HostError], None]
+Lost = Callable[["HostProcess", BuslabError], None]
 Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are answered
 
 
-def _fail(waiting: asyncio.Future[Answer], error: HostError) -> None:
+def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
         waiting.exception()  # read here, so that asyncio does not warn when nobody else reads it
@@ -63,16 +56,16 @@ class HostProcess:
         Done when its pods have made their calls; None before it was told to let them.
     """
 
-    def __init__(self, hold: Hold, child: Child, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
         self.name = hold.name
         self.mortal = hold.mortal
         self.progress = PodProgress()
         self.ending = False
         self._child = child
-        self._writer = writer
+        self._line = line
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._gone: HostError | None = None
+        self._gone: BuslabError | None = None
         self._listening: asyncio.Task[None] | None = None
         self.driven: asyncio.Future[Answer] | None = None
         self._start = self._ask(hold)
@@ -88,17 +81,9 @@ class HostProcess:
         lost
             Called once when it is gone although it was not told to go.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            child = Child([sys.executable, "-m", "sim.pods.hosts.local_child"], log=log, env=environment, pass_fds=[theirs.fileno()])
-        try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
-        except BaseException:
-            child.kill()
-            raise
-        process = cls(hold, child, writer)
-        process._listening = asyncio.get_running_loop().create_task(process._listen(reader, take, lost))
+        line = start_child("sim.pods.hosts.local_child", name=f"the process {hold.name} of pods", log=log, error=HostError)
+        process = cls(hold, line.child, await line.to_async())
+        process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
 
     @property
@@ -106,17 +91,18 @@ class HostProcess:
         """The process id."""
         return self._child.pid
 
-    async def _listen(self, reader: asyncio.StreamReader, take: Callable[[Word], None], lost: Lost) -> None:
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                word = read_word(line)
+    async def _listen(self, take: Callable[[Word], None], lost: Lost) -> None:
+        try:
+            async for word in self._line.messages(Word):
                 if isinstance(word, Answer):
                     self._answers.pop(word.id).set_result(word)
                 elif isinstance(word, PodProgress):
                     self.progress = word
                 else:
                     take(word)
-        self._gone = HostError(f"the process {self.name} of pods is gone: {self._child.tail()}")
+            self._gone = await self._line.gone()
+        except BuslabError as error:  # it speaks garbage
+            self._gone = error
         for waiting in self._answers.values():
             _fail(waiting, self._gone)
         self._answers.clear()
@@ -126,8 +112,7 @@ class HostProcess:
 
     def send(self, order: Order) -> None:
         """Send an order that has no answer."""
-        if not self._writer.is_closing():
-            self._writer.write(pack_line(order))
+        self._line.send(order)
 
     async def ask(self, order: Asking) -> Answer:
         """Send an order and return its answer.
@@ -154,6 +139,16 @@ class HostProcess:
         if answer.error:
             raise (BrokerRefused if answer.refused else BrokerUnreachable)(answer.error)
         return answer
+
+    @property
+    def has_started(self) -> bool:
+        """Whether its pods ran."""
+        start = self._start
+        return start.done() and not start.cancelled() and start.exception() is None and not start.result().error
+
+    def tail(self) -> str:
+        """Return the last lines of its log as one."""
+        return self._child.tail()
 
     async def started(self) -> Answer:
         """Return when its pods run; raise as `ask` does."""
@@ -190,8 +185,7 @@ class HostProcess:
     def drop(self) -> None:
         """End the line: it drops its connections at once and writes its record."""
         self.ending = True
-        with contextlib.suppress(OSError, RuntimeError):
-            self._writer.write_eof()
+        self._line.end_sending()
 
     async def gone(self, timeout_s: float) -> bool:
         """Wait until it is gone, and kill it when time is up; return whether it ended in order."""
@@ -209,4 +203,4 @@ class HostProcess:
             await asyncio.wait({self._listening}, timeout=1.0)
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
-        self._writer.close()
+        self._line.close()

@@ -7,11 +7,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from sim.errors import HostError, ScenarioError, UsageError
+from sim.machine.line import Line, start_child
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.status import Status
@@ -90,6 +92,21 @@ def test_a_process_that_dies_by_itself_fails_the_run(small: Small, tmp_path: Pat
         run_scenario(small("hosts.kind=local", "load.driver=pods", *fault), out=tmp_path / "run", watch=watch)
     sealed(tmp_path / "run", "failed")
     assert len(rows(tmp_path / "run", "deliveries")) > 0
+
+
+@pytest.mark.broker
+def test_a_process_that_does_not_start_fails_the_run_with_its_own_error(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had nothing to write, so nothing is lost with it."""
+
+    def start(module: str, **more: Any) -> Line:
+        return start_child("no_such_module", **more)
+
+    monkeypatch.setattr("sim.pods.hosts.local_process.start_child", start)
+    with pytest.raises(HostError, match=r"the process local-\d of pods is gone: .*No module named no_such_module \(exit code 1\)"):
+        run_scenario(small("hosts.kind=local", "load.driver=pods"), out=tmp_path / "run")
+    sealed(tmp_path / "run", "failed")
 
 
 @pytest.mark.broker
