@@ -41,7 +41,7 @@ def capacity(
     """
     from sim.measure.capacity.plan import make_plan
     from sim.measure.capacity.plan_table import plan_table
-    from sim.measure.capacity.report import read_capacity, tables, write_capacity
+    from sim.measure.capacity.report import read_capacity, tables, write_capacity, write_windows
     from sim.measure.capacity.run import DEEP, QUICK, Window, measure_capacity, with_pods, workload_of
     from sim.scenario.file import load_scenario
 
@@ -49,7 +49,6 @@ def capacity(
     workload = workload_of(loaded)
     if source is None:
         from sim.measure.capacity.plots import write_picture
-        from sim.measure.capacity.unfinished import write_windows
 
         check_out(out / "capacity.json")
         windows: list[Window] = []

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.errors import UsageError
+from sim.machine.files import write_whole
 from sim.record.schema import CAUSES
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
@@ -301,7 +302,7 @@ def write_fidelity(fidelity: Fidelity, path: Path) -> None:
     text = json.dumps(_finite(asdict(fidelity)), indent=2, allow_nan=False) if path.suffix == ".json" else to_markdown(fidelity)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.rstrip() + "\n", encoding="utf-8")
+        write_whole(path, text.rstrip() + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
+from sim.machine.files import whole_files, write_whole
 from sim.record.recorder import write_json
 from sim.scenario.buses import BUSES
 
@@ -183,9 +184,10 @@ def write_matrix(matrix: Matrix, folder: Path, *, took_s: float, against: Matrix
     """Write matrix.md, .png, .csv and .json into a folder, and return their paths; `against` as in `matrix_page`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"matrix.{kind}" for kind in ("md", "png", "csv", "json")]
-    paths[0].write_text(matrix_page(matrix, took_s=took_s, against=against), "utf-8")
-    draw_matrix(matrix).savefig(paths[1], dpi=100)
-    matrix.frame().to_csv(paths[2], index=False)
+    write_whole(paths[0], matrix_page(matrix, took_s=took_s, against=against))
+    with whole_files(*paths[1:3]) as (picture, table):
+        draw_matrix(matrix).savefig(picture, format="png", dpi=100)
+        matrix.frame().to_csv(table, index=False)
     rows, costs = ([_plain(asdict(one)) for one in many] for many in (matrix.rows, matrix.costs))
     write_json(paths[3], {"verdict": matrix.verdict, "ground": matrix.ground, "seed": matrix.seed, "rows": rows, "costs": costs})
     return paths

@@ -29,6 +29,7 @@ import psutil
 from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_you_mean
 from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion, worst
 from sim.machine.clock import utc_now
+from sim.machine.files import write_whole
 from sim.machine.process import Child, interruptible
 from sim.run.folder import runs_folder
 
@@ -341,9 +342,7 @@ def _cell_error(path: Path) -> list[str]:
 
 
 def _write_index(path: Path, executed: Sequence[Executed]) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(json.dumps([asdict(one) for one in executed], indent=2) + "\n", "utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, json.dumps([asdict(one) for one in executed], indent=2) + "\n")
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --out") from None

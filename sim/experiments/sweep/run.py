@@ -37,6 +37,7 @@ from sim.experiments.sweep.plan import Axis, GridCell, make_cells, plain_value, 
 from sim.experiments.sweep.row import KEEP, Task, row_of, run_task
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
+from sim.machine.files import whole_file
 from sim.machine.process import interruptible
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
@@ -356,10 +357,9 @@ def _write_table(folder: Path, cells: Sequence[GridCell]) -> pd.DataFrame:
             numbers = values.dropna().map(lambda value: isinstance(value, int | float) and not isinstance(value, bool)).all()
             table[column] = pd.to_numeric(values) if numbers else values.map(str)
     for name in ("sweep.parquet", "sweep.csv"):
-        unfinished = folder / f".{name}"
-        if name.endswith("csv"):
-            table.to_csv(unfinished, index=False)
-        else:
-            table.to_parquet(unfinished, index=False)
-        unfinished.replace(folder / name)
+        with whole_file(folder / name) as unfinished:
+            if name.endswith("csv"):
+                table.to_csv(unfinished, index=False)
+            else:
+                table.to_parquet(unfinished, index=False)
     return table
