@@ -82,7 +82,7 @@ class GroundCosts:
 
 
 class CostInterval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold a mean and its 95 % interval over the rounds."""
+    """The mean of one cost over the rounds and its 95 % interval, by the names of the file."""
 
     mean: float
     low: float

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import t as student
 
 from sim.errors import UsageError
 from sim.machine.files import whole_file, write_all
-from sim.measure.capacity.fit import CostModel, HeldOut, Interval, Point, Usl, hold_against
+from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, hold_against
 from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
 from sim.record.checksum import KEY, is_whole, with_checksum
+from sim.results.interval import Interval, mean_interval
 
 FILE_FORMAT = 1
 FILE = "capacity.json"
@@ -122,15 +122,6 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sorted(found, key=lambda limit: limit.calls_per_s.value)
 
 
-def mean_of(values: list[float]) -> Interval:
-    """Return the mean and its 95 % interval; of one value nothing is known but the value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return Interval(mean, max(0.0, mean - half), mean + half)
-
-
 def answer(found: Capacity) -> str:
     """Return the answer in some sentences."""
     load, carried = found.workload, found.carried
@@ -143,7 +134,7 @@ def answer(found: Capacity) -> str:
             f"{least.why_not}. {_noise(found)}"
         )
     rate = carried.calls_per_s
-    core = mean_of([100 * step.core for step in found.at_answer or (carried,)])
+    core = mean_interval([100 * step.core for step in found.at_answer or (carried,)])
     between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
     says_up = f"({sum(step.sustained for step in found.at_answer)} of {len(found.at_answer)} repeats held)"
     down = [step for step in found.one_down if step.sustained]
