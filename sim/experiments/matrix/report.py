@@ -15,9 +15,9 @@ from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
 from sim.machine.files import whole_files, write_whole
 from sim.record.recorder import write_json
+from sim.results.report import COLOURS
 from sim.scenario.buses import BUSES
 
-WORDS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
 NEAR, FEW, NEAR_S = 0.25, 10.0, 0.25  # how far two grounds may be apart and say the same: a share, a count, seconds
 REASONS = {
     "lost": "which copies fall into a gap depends on milliseconds: when a fault is done, which of a pod's connections breaks first, and "
@@ -95,7 +95,7 @@ def matrix_table(matrix: Matrix) -> Table:
             table.add_row(row.fault, row.bus, *[""] * (len(COLUMNS) - 3), escape(f"not run: {row.why_not}"))
             continue
         words = {name: escape(write(row)) for name, write in COLUMNS.items()}
-        words["verdict"] = f"[{WORDS[row.verdict]}]{row.verdict}[/]"
+        words["verdict"] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(*words.values(), end_section=row.bus == matrix.buses[-1])
     return table
 

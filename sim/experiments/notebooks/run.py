@@ -27,10 +27,11 @@ from typing import Any
 import psutil
 
 from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_you_mean
-from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion, worst
+from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
 from sim.machine.process import Child, interruptible
+from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 
 NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
@@ -152,7 +153,7 @@ def run_notebooks(
 
 def exit_code(executed: Sequence[Executed]) -> int:
     """Return 0 when all are valid, 1 when one is invalid, else 2."""
-    return {"valid": 0, "invalid": 1, "unknown": 2}[worst([one.verdict for one in executed])]
+    return EXIT_CODES[worst([one.verdict for one in executed])]
 
 
 def load_notebook(name: str) -> Notebook:

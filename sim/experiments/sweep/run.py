@@ -41,8 +41,7 @@ from sim.machine.files import whole_file
 from sim.machine.process import interruptible
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
-from sim.results.checkers import worst
-from sim.results.checkers.verdict import EXIT_CODES
+from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 from sim.run.status import Status, Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
@@ -170,7 +169,7 @@ def read_sweep(folder: str | Path) -> pd.DataFrame:
 
 def exit_code(table: pd.DataFrame) -> int:
     """Return that of the worst verdict: 0 valid, 1 invalid, 2 unknown."""
-    return EXIT_CODES[worst(list(table["verdict"]))] if len(table) else EXIT_CODES["unknown"]
+    return EXIT_CODES[worst(list(table["verdict"]) if len(table) else [])]
 
 
 def _stop(number: int) -> None:

@@ -29,7 +29,7 @@ from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
 from sim.record.schema import SLO_METRICS
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
-from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, Word, finite
+from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, finite, worst
 from sim.results.opened_run import Run
 
 __all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
@@ -82,11 +82,6 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     info = run.info
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
     return Verdict(worst(words), str(info.get("scenario", "")), str(info.get("ground", "")), info.get("seed"), results, slo)
-
-
-def worst(words: Sequence[Word]) -> Word:
-    """Return invalid if there is one, else unknown if there is one, else valid."""
-    return "invalid" if "invalid" in words else "unknown" if "unknown" in words else "valid"
 
 
 def _check(name: str, run: Run) -> Result:

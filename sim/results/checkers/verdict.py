@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Word = Literal["valid", "invalid", "unknown"]
+VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
 EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
 MAX_WITNESSES = 3
 
@@ -73,6 +74,11 @@ class Verdict:
         slo = [{"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail} for s in self.slo]
         head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
         return {**head, "checkers": checkers, "slo": slo}
+
+
+def worst(words: Collection[str]) -> Word:
+    """Return the worst of some verdicts: invalid if there is one, else unknown if there is one, else valid; unknown of none at all."""
+    return next((word for word in VERDICTS if word in words), "unknown")
 
 
 def finite(value: float) -> float | None:
