@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help shou
     from sim.results.checkers import Verdict
     from sim.results.opened_run import Run
 
-RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
-
 
 class FiniteRange(click.FloatRange):
     """Take a number of a range; nan lies in every range for click."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.cli.printing import RUN_ARGUMENT, judge_folder
+from sim.cli.options import RUN_ARGUMENT
+from sim.cli.printing import judge_folder
 
 
 @click.command()
