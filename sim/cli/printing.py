@@ -17,8 +17,6 @@ LOG_WIDTH = 140
 if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help should not
     from rich.console import RenderableType
 
-RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
-
 
 class FiniteRange(click.FloatRange):
     """A number within a range; click alone would accept nan in every range."""

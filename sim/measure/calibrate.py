@@ -40,6 +40,7 @@ from sim.grounds.embedded import EmbeddedBroker, embedded
 from sim.grounds.model.costs import COLD_MAX_MS, FILE_FORMAT, SERVER_VALUES, VALUES, CostInterval, CostsFile, Fit
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
+from sim.results.interval import mean_interval
 from sim.wire.address import Address
 from sim.wire.resp import message_bytes, pack, wire_size
 
@@ -53,11 +54,6 @@ WINDOW_MAX_BYTES = 32 * 1024 * 1024
 MIN_ROUNDS, MAX_ROUNDS = 3, 31
 COUNTED = ("eventloop_cycles", "total_reads_processed", "total_writes_processed", "total_commands_processed", "total_net_output_bytes")
 COLUMNS = (*SERVER_VALUES, "stop", "info", "second")
-# Quantile 0.975 of Student's t, for 2 to 30 degrees of freedom
-T975 = (
-    *(4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120),
-    *(2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 Values = np.ndarray
 
@@ -278,9 +274,8 @@ def fit(rows: Values) -> Values:
 
 def interval(values: Sequence[float]) -> CostInterval:
     """Return the mean of the rounds and its 95 % interval, not below 0."""
-    mean = statistics.fmean(values)
-    half = T975[len(values) - MIN_ROUNDS] * statistics.stdev(values) / len(values) ** 0.5
-    return CostInterval(mean=mean, low=max(0.0, mean - half), high=mean + half)
+    found = mean_interval(values)
+    return CostInterval(mean=found.value, low=found.low, high=found.high)
 
 
 def link_of(round_trips_ns: Sequence[int], server_ns: float) -> tuple[float, float]:

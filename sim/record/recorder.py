@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import json
-import os
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 
 from sim.errors import RecordError
 from sim.machine.clock import is_virtual
+from sim.machine.files import whole_file, write_whole
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OTHERS, TABLES
@@ -298,11 +298,10 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
     """
     names = [column for column, kind in TABLES[table].items() if kind == "name"]
     deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "float64")}
-    unfinished = path.with_suffix(".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
 
@@ -358,9 +357,7 @@ def write_json(path: Path, content: Any) -> None:
     RecordError
         It could not be written.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None

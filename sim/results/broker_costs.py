@@ -26,31 +26,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.record.reader import Array
+from sim.results.interval import UNKNOWN, Interval, student_t
 from sim.results.opened_run import Run
 
 MIN_WINDOWS = 10
 MAX_CORRELATION = 0.995  # between publishes and copies over the windows: beyond it their costs are not told apart
 METRICS = ("used_cpu_user_s", "used_cpu_sys_s")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Hold a fitted number and its 95 % interval; NaN where the samples do not tell."""
-
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-    @property
-    def known(self) -> bool:
-        """Whether the samples tell."""
-        return not math.isnan(self.value)
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})" if self.known else "not known"
-
-
-UNKNOWN = Estimate()
 
 
 @dataclass(frozen=True)
@@ -82,10 +63,10 @@ class BrokerCosts:
     copies: int = 0
     cpu_share: float = math.nan
     all_in_copy_us: float = math.nan
-    publish_us: Estimate = UNKNOWN
-    copy_us: Estimate = UNKNOWN
-    joint_copy_us: Estimate = UNKNOWN
-    idle_share: Estimate = UNKNOWN
+    publish_us: Interval = UNKNOWN
+    copy_us: Interval = UNKNOWN
+    joint_copy_us: Interval = UNKNOWN
+    idle_share: Interval = UNKNOWN
     fan_out: float = math.nan
     reason: str = ""
 
@@ -123,7 +104,7 @@ def _fitted(total: BrokerCosts, seconds: Array, cpu_us: Array, publishes: Array,
         idle, publish, copy = least_squares(np.column_stack((seconds, publishes, copies)), cpu_us)
     else:
         reason = f"publishes and copies rise and fall together (correlation {correlation:.3f}): only their joint cost is known"
-    share = Estimate(idle.value / 1e6, idle.low / 1e6, idle.high / 1e6)
+    share = Interval(idle.value / 1e6, idle.low / 1e6, idle.high / 1e6)
     return BrokerCosts(**known, publish_us=publish, copy_us=copy, joint_copy_us=joint, idle_share=share, reason=reason)
 
 
@@ -159,8 +140,8 @@ def _copies(run: Run) -> Array:
     return counts
 
 
-def least_squares(columns: Array, values: Array) -> list[Estimate]:
-    """Return one estimate a column; all unknown when the columns depend on each other or there are too few rows."""
+def least_squares(columns: Array, values: Array) -> list[Interval]:
+    """Return one interval a column; all unknown when the columns depend on each other or there are too few rows."""
     rows, wanted = columns.shape
     scale = np.linalg.norm(columns, axis=0)
     if rows <= wanted or not scale.all() or np.linalg.matrix_rank(columns / scale, tol=1e-6) < wanted:
@@ -170,11 +151,4 @@ def least_squares(columns: Array, values: Array) -> list[Estimate]:
     freedom = rows - wanted
     variance = float(((values - (columns / scale) @ found) ** 2).sum()) / freedom
     half = student_t(freedom) * np.sqrt(np.diag(inverse) * variance) / scale
-    return [Estimate(float(v), float(v - h), float(v + h)) for v, h in zip(found / scale, half, strict=True)]
-
-
-def student_t(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, by its expansion about the normal one: to 1 % from 4 degrees of freedom on."""
-    z, n = 1.959964, freedom
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + float(sum(term / n**power for power, term in enumerate(terms, start=1)))
+    return [Interval(float(v), float(v - h), float(v + h)) for v, h in zip(found / scale, half, strict=True)]

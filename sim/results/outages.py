@@ -14,6 +14,7 @@ import numpy as np
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.opened_run import Run
 
+UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # of copies that the broker or the network had, and the pod did not hear
 NO_SPANS = np.zeros((0, 2), dtype=np.int64)
 
 

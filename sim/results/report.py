@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.markup import escape
 from rich.table import Table
 
+from sim.machine.files import write_whole
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, FATES, SLO_METRICS
 from sim.results.broker_costs import broker_costs
@@ -59,9 +59,8 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         command=f"buslab run {shlex.quote(run.info.scenario + '.toml')} --on {shlex.quote(run.info.ground)}",
         scenario=(run.folder / "scenario.toml").read_text(encoding="utf-8"),
     )
-    path, unfinished = run.folder / "report.html", run.folder / "report.html.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    path = run.folder / "report.html"
+    write_whole(path, text)
     return path
 
 

@@ -57,7 +57,7 @@ def test_a_cost_that_would_be_negative_is_none() -> None:
 
 def test_an_interval_is_students() -> None:
     assert (interval([1.0, 2.0, 3.0]).mean, interval([5.0] * 31).low) == (2.0, 5.0)
-    assert interval([11.0, 12.0, 13.0]).high == pytest.approx(12 + 4.303 / 3**0.5)
+    assert interval([11.0, 12.0, 13.0]).high == pytest.approx(12 + 4.302653 / 3**0.5)
     assert interval([0.0, 0.0, 9.0]).low == 0, "no cost is below 0"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.results.broker_costs import BrokerCosts, broker_costs, least_squares, student_t
+from sim.results.broker_costs import BrokerCosts, broker_costs, least_squares
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.results.report import write_report
@@ -124,11 +124,6 @@ def test_copies_of_which_no_publish_was_answered_are_not_work(tmp_path: Path) ->
     costs = broker_costs(open_run(plan.write()))
     assert costs.copies == 2 * costs.publishes
     assert costs.publishes == 20
-
-
-@pytest.mark.parametrize(("freedom", "table"), [(4, 2.776), (7, 2.365), (10, 2.228), (30, 2.042), (120, 1.980), (10**6, 1.960)])
-def test_student_s_t_is_that_of_the_tables(freedom: int, table: float) -> None:
-    assert student_t(freedom) == pytest.approx(table, rel=0.01)
 
 
 @pytest.mark.broker

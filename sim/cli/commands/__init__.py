@@ -2,7 +2,7 @@
 
 A member is a file with one click command of its name, thin: it calls one function that a notebook can call with the same name, and
 imports it where it is used, so that --help stays quick. To add one: write ``sim/cli/commands/<name>.py`` and list it in `COMMANDS`. What
-several print or refuse alike is in `sim.cli.printing`. A command returns its exit code.
+several take is in `sim.cli.options`, what they print or refuse alike in `sim.cli.printing`. A command returns its exit code.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import out_option
+
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/audit/<UTC time>]")
+@out_option("The run folder to make. [default: reports/runs/audit/<UTC time>]")
 def audit(out: Path | None) -> int:
     """Plant a loss, a duplicate, a swap and a delay in the record of a short run, and demand exactly those in the verdict."""
     from sim.experiments.audit import run_audit

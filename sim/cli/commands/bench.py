@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
+from sim.cli.options import rounds_option, tell
 from sim.cli.printing import FiniteRange, print_table
 
 
 @click.command()
 @click.option("--pods", default=100, show_default=True, type=click.IntRange(1, 5000), help="Subscribers in the one host process.")
 @click.option("--seconds", default=2.0, show_default=True, type=FiniteRange(0.1, 60), help="Length of each measurement.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Measurements of each client; the median counts.")
+@rounds_option("Measurements of each client; the median counts.", default=3, least=1, most=20)
 @click.option("--virtual", is_flag=True, help="Measure virtual time instead: an hour of 12 pods, ten minutes of 10,000.")
 @click.option("--clusters", is_flag=True, help="Measure instead what a copy costs a cluster: classic and sharded, 1 and 3 masters.")
 def bench(pods: int, seconds: float, rounds: int, virtual: bool, clusters: bool) -> int:
     """Measure the lab's own receive path against a raw drain and redis-py, in one run."""
-    tell = lambda line: click.echo(line, err=True)  # noqa: E731
     if clusters:
         from sim.measure.bench.clusters import clusters_table, measure_clusters
 

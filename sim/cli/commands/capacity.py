@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import image_option, load_option, on_option, out_option, set_option, tell
 from sim.cli.printing import FiniteRange, check_out, print_table
 
 OPTIONS_SHOWN = 5  # of those accepted, and of those refused
@@ -13,23 +14,18 @@ OPTIONS_SHOWN = 5  # of those accepted, and of those refused
 
 @click.command()
 @click.argument("scenario", default="baseline")
-@click.option(
-    "--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True,
-    help="Where: embedded, container or redis://…",
-)  # fmt: skip
-@click.option("--image", metavar="IMAGE", help="What --on container runs. [default: BUSLAB_REDIS_IMAGE, else an official image]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
+@on_option(help="Where: embedded, container or redis://…")
+@image_option()
+@set_option()
 @click.option("--pods-per-service", type=click.IntRange(1, 500), help="So many replicas of every service. [default: as in the scenario]")
 @click.option("--lag-ms-p99", default=50.0, show_default=True, type=FiniteRange(0.1, 60_000), help="The limit on p99 of lag.")
 @click.option("--target-rate", type=FiniteRange(0, min_open=True), help="Calls per second to plan for; exit code 1 if refused.")
 @click.option("--all-options", is_flag=True, help="Show every option of the plan, not only the first few.")
 @click.option("--link-mbit", default=0.0, type=FiniteRange(0), help="What a broker's network link carries, for the plan.")
 @click.option("--deep", is_flag=True, help="Measure longer: a quarter of an hour instead of four minutes.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for capacity.json, .md, .png."
-)
+@out_option("Folder for capacity.json, .md, .png.", default="reports")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Measure nothing: plan with the capacity.json of this folder.")
-@click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@load_option()
 def capacity(
     scenario: str, on: str, image: str | None, settings: tuple[str, ...], pods_per_service: int | None, lag_ms_p99: float,
     target_rate: float | None, all_options: bool, link_mbit: float, deep: bool, out: Path, source: Path | None, yes_load_this_server: bool,
@@ -41,7 +37,7 @@ def capacity(
     """
     from sim.measure.capacity.plan import make_plan
     from sim.measure.capacity.plan_table import plan_table
-    from sim.measure.capacity.report import read_capacity, tables, write_capacity
+    from sim.measure.capacity.report import read_capacity, tables, write_capacity, write_windows
     from sim.measure.capacity.run import DEEP, QUICK, Window, measure_capacity, with_pods, workload_of
     from sim.scenario.file import load_scenario
 
@@ -49,14 +45,13 @@ def capacity(
     workload = workload_of(loaded)
     if source is None:
         from sim.measure.capacity.plots import write_picture
-        from sim.measure.capacity.unfinished import write_windows
 
         check_out(out / "capacity.json")
         windows: list[Window] = []
         try:
             found = measure_capacity(
                 loaded, on=on, lag_ms_p99=lag_ms_p99, effort=DEEP if deep else QUICK, load_this_server=yes_load_this_server, image=image,
-                tell=lambda line: click.echo(line, err=True), keep=windows.append,
+                tell=tell, keep=windows.append,
             )  # fmt: skip
         except KeyboardInterrupt:
             if windows:

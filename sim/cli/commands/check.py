@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.cli.printing import RUN_ARGUMENT, print_judgement
+from sim.cli.options import RUN_ARGUMENT
+from sim.cli.printing import print_judgement
 
 
 @click.command()

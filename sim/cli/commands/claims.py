@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import jobs_option, on_option, out_option, report_option, tell
 from sim.cli.printing import check_out, print_table
 
 EXPLAINED = 5  # with at most so many claims, each is explained in words
@@ -13,10 +14,10 @@ EXPLAINED = 5  # with at most so many claims, each is explained in words
 
 @click.command()
 @click.argument("numbers", nargs=-1, metavar="[N]...")
-@click.option("--on", default="", metavar="GROUND", help="Another ground than each claim's own, where it can run there.")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder to make. [default: reports/runs/claims/<UTC time>]")
-@click.option("--jobs", default=2, show_default=True, type=int, help="Runs on the model at a time.")
-@click.option("--report", type=click.Path(path_type=Path), help="Also write the page in Markdown, as reports/claims.md is.")
+@on_option(help="Another ground than each claim's own, where it can run there.", default="", variable=False)
+@out_option("The folder to make. [default: reports/runs/claims/<UTC time>]")
+@jobs_option("Runs on the model at a time.", default=2)
+@report_option("Also write the page in Markdown, as reports/claims.md is.")
 def claims(numbers: tuple[str, ...], on: str, out: Path | None, jobs: int, report: Path | None) -> int:
     """Re-run the experiment of each claim N, or of all, and tell whether it is true, false, or on what it depends.
 
@@ -28,7 +29,7 @@ def claims(numbers: tuple[str, ...], on: str, out: Path | None, jobs: int, repor
     if report is not None:
         report = report.resolve() if report.is_symlink() else report
         check_out(report, "--report")
-    answers = run_claims(numbers, on=on, out=out, jobs=jobs, tell=lambda line: click.echo(line, err=True))
+    answers = run_claims(numbers, on=on, out=out, jobs=jobs, tell=tell)
     print_table(claims_table(answers))
     for answer in answers.answers:
         if len(answers.answers) <= EXPLAINED or not answer.as_expected:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sim.cli.printing import RUN_ARGUMENT, check_out, print_table
+from sim.cli.options import RUN_ARGUMENT, out_option
+from sim.cli.printing import check_out, print_table
 
 
 @click.command()
@@ -20,7 +21,7 @@ from sim.cli.printing import RUN_ARGUMENT, check_out, print_table
     metavar="[METRIC=]N%",
     help="How much worse is tolerated; of one metric or, without one, of all. [default: 10%]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for compare.json and compare.xml. [default: none is written]")
+@out_option("Folder for compare.json and compare.xml. [default: none is written]")
 def compare(
     run: Path, baseline: Path, more_runs: tuple[Path, ...], more_baselines: tuple[Path, ...], tolerance: tuple[str, ...], out: Path | None
 ) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import tell
 from sim.cli.printing import FiniteRange, print_table
 
 SERVERS = ("valkey", "redis")
@@ -50,6 +51,6 @@ def cut(
     from sim.measure.buffers.run import CASES, Case, program_of, verify_cuts, verify_table
 
     cases = CASES if case is None else (Case(*case),)
-    verified = verify_cuts(cases, binary=program_of(server), tell=lambda line: click.echo(line, err=True))
+    verified = verify_cuts(cases, binary=program_of(server), tell=tell)
     print_table(verify_table(verified))
     return 0 if verified.as_predicted else 1

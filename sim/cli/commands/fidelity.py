@@ -6,23 +6,21 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import on_option, out_option, repeats_option, set_option, tell
 from sim.cli.printing import check_out, print_table
 
 
 @click.command()
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="Compare this one; may be repeated. [default: all built-in]")
-@click.option(
-    "--repeats", default=1, show_default=True, type=click.IntRange(1, 20), help="Pairs of runs of each, with one seed after another."
-)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of every scenario; may be repeated.")
-@click.option("--on", default="model", show_default=True, metavar="GROUND", help="The model: model, or model:FILE with measured costs.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("reports/fidelity.md"), show_default=True, help="File: .md or .json.")
+@repeats_option("Pairs of runs of each", most=20)
+@set_option("every scenario")
+@on_option(help="The model: model, or model:FILE with measured costs.", default="model", variable=False)
+@out_option("File: .md or .json.", default="reports/fidelity.md")
 def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...], on: str, out: Path) -> int:
     """Run scenarios on the model and on an embedded server, and tell how far they differ."""
     from sim.experiments.fidelity.run import run_fidelity
     from sim.experiments.fidelity.table import fidelity_table, write_fidelity
 
-    tell = lambda line: click.echo(line, err=True)  # noqa: E731
     check_out(out)
     compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, tell=tell)
     write_fidelity(compared, out)

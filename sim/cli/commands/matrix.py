@@ -7,18 +7,19 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option
 from sim.cli.printing import check_out, print_table
 
 
 @click.command()
-@click.option("--on", default="model", show_default=True, metavar="GROUND", help="Where: model, embedded, container, cluster.")
+@on_option(help="Where: model, embedded, container, cluster.", default="model", variable=False)
 @click.option("--bus", "buses", multiple=True, metavar="BUS", help="reference, hardened or streams; may be repeated. [default: all]")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Only this fault; may be repeated. [default: all]")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of every run.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Runs at a time. [default: one a core on the model, else two]")
-@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results and runs. [default: reports/runs/matrix/<UTC time>]")
-@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Write matrix.md and matrix.png there, too.")
+@jobs_option("Runs at a time. [default: one a core on the model, else two]")
+@image_option()
+@out_option("Folder for results and runs. [default: reports/runs/matrix/<UTC time>]")
+@report_option("Write matrix.md and matrix.png there, too.", metavar="DIR")
 @click.option("--against", type=click.Path(path_type=Path), metavar="DIR", help="Results of another ground: tell where they differ.")
 @click.option("--keep-runs/--no-keep-runs", default=True, show_default=True, help="Keep the run folders beside the results.")
 def matrix(

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import jobs_option, out_option, tell
 from sim.cli.printing import FiniteRange, check_out
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the executed notebooks. [default: reports/runs/notebooks]")
+@out_option("Folder for the executed notebooks. [default: reports/runs/notebooks]")
 @click.option("--html", type=click.Path(path_type=Path), metavar="DIR", help="Also write pages with an index into this folder.")
-@click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Notebooks at a time; those that measure disturb each other."
-)
+@jobs_option("Notebooks at a time; those that measure disturb each other.", default=1)
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, type=FiniteRange(1), help="Seconds that one may take.")
 def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | None, html: Path | None, jobs: int, timeout_s: float) -> int:
     """Run notebooks (by default all) in kernels of their own, and keep them with what they showed.
@@ -28,8 +27,7 @@ def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | N
 
     if html is not None:
         check_out(html / "index.html", "--html")
-    told = lambda line: click.echo(line, err=True)  # noqa: E731
-    executed = run_notebooks(names, parameters=parameters, out=out, jobs=jobs, timeout_s=timeout_s, tell=told)
+    executed = run_notebooks(names, parameters=parameters, out=out, jobs=jobs, timeout_s=timeout_s, tell=tell)
     for one in executed:
         click.echo(f"{one.verdict:<8} {one.name:<28} {one.took_s:4.0f} s  {one.sentence}")
         for line in one.error[1:]:

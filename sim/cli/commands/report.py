@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.printing import RUN_ARGUMENT
+from sim.cli.options import RUN_ARGUMENT
 
 
 @click.command()

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import image_option, load_option, on_option, out_option, set_option
 from sim.cli.printing import print_judgement
 from sim.errors import BuslabError
 
 
 @click.command()
 @click.argument("scenario")
-@click.option(
-    "--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True,
-    help="Where: embedded or container, either with :PORT, cluster or container-cluster, model[:FILE], redis://… or rediss://… ; "
-    "a URL with a password is safer in the variable.",
-)  # fmt: skip
-@click.option("--image", metavar="IMAGE", help="What the grounds of containers run. [default: BUSLAB_REDIS_IMAGE, else an official image]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the scenario; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
-@click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@on_option()
+@image_option()
+@set_option()
+@out_option("The run folder to make. [default: reports/runs/SCENARIO/<UTC time>]")
+@load_option()
 @click.option(
     "--fleet", type=click.Choice(["ours", "none"]), default="ours", show_default=True,
     help="none: start no pods, load a fleet that is there already; only publishes are recorded and judged.",

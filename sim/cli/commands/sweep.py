@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from sim.cli.options import image_option, jobs_option, load_option, on_option, out_option, repeats_option, tell
 from sim.cli.printing import print_table
 
 
@@ -15,14 +16,14 @@ from sim.cli.printing import print_table
     "--set", "settings", multiple=True, metavar="KEY=VALUE,…",
     help="A setting; commas between values make an axis, except inside quotes, brackets and braces. May be repeated.",
 )  # fmt: skip
-@click.option("--repeats", default=1, show_default=True, help="Runs of each cell, with one seed after another.")
-@click.option("--on", default="embedded", show_default=True, metavar="GROUND", envvar="BUSLAB_ON", show_envvar=True, help="As of `run`.")
-@click.option("--image", metavar="IMAGE", help="What the grounds of containers run.")
-@click.option("--out", type=click.Path(path_type=Path), help="The sweep's folder. [default: reports/sweeps/SCENARIO/<UTC time>]")
-@click.option("--jobs", type=int, help="Cells at a time. [default: 2 on the model, 1 elsewhere: real runs disturb each other]")
+@repeats_option("Runs of each cell", most=1000)
+@on_option(help="As of `run`.")
+@image_option()
+@out_option("The sweep's folder. [default: reports/sweeps/SCENARIO/<UTC time>]")
+@jobs_option("Cells at a time. [default: 2 on the model, 1 elsewhere: real runs disturb each other]")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in --out, by default the latest: finished cells are not run again.")
 @click.option("--keep", default="not-valid", show_default=True, metavar="WHICH", help="Run folders that stay: all, not-valid, or none.")
-@click.option("--yes-load-this-server", is_flag=True, help="Allow --on to name a server on another machine.")
+@load_option()
 def sweep(
     scenario: str,
     settings: tuple[str, ...],
@@ -45,7 +46,7 @@ def sweep(
     with Display(Console(stderr=True)) as display:
         table = run_sweep(
             scenario, settings=settings, repeats=repeats, on=on, out=out, jobs=jobs, resume=resume, keep=keep,
-            load_this_server=yes_load_this_server, image=image, tell=lambda line: click.echo(line, err=True), watch=display.show,
+            load_this_server=yes_load_this_server, image=image, tell=tell, watch=display.show,
         )  # fmt: skip
     print_table(sweep_table(table))
     click.echo(f"table    {Path(table.attrs['folder']) / 'sweep.parquet'}, sweep.csv")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sim.errors import UsageError
 from sim.experiments.batching.theory import batch_costs
+from sim.results.checkers.verdict import worst
 
 LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
 AGE, AT_RISK, PUBLISHES, BYTES = "item_age_ms_p99", "batching.at_risk.max", "batching.batches_per_s", "batching.batch_bytes_per_s"
@@ -127,7 +128,7 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     best = judged[judged["recommended"]]
     if not len(default):
         return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {DEFAULT_INTERVAL_MS:,} ms"
-    verdict = "invalid" if "invalid" in words or error > MAX_THEORY_ERROR else "unknown" if words != {"valid"} else "valid"
+    verdict = worst(words | ({"invalid"} if error > MAX_THEORY_ERROR else set()))
     costs = "; ".join(f"at {r[LOAD]:g} items/s {r[AGE] / 1e3:,.1f} s old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records"))
     advice = ", ".join(
         f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()

@@ -23,6 +23,7 @@ from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
 from sim.experiments.many_runs import Job, run_many
 from sim.machine.clock import utc_now
+from sim.machine.files import write_whole
 from sim.results.checkers.verdict import finite
 from sim.run.folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario.file import load_scenario
@@ -253,7 +254,4 @@ def again(answer: ClaimAnswer) -> str:
 
 
 def _write_json(answers: ClaimAnswers) -> None:
-    path = answers.folder / "claims.json"
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(to_json(answers), indent=2, allow_nan=False) + "\n", "utf-8")
-    os.replace(unfinished, path)
+    write_whole(answers.folder / "claims.json", json.dumps(to_json(answers), indent=2, allow_nan=False) + "\n")

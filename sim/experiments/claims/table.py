@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sim.errors import RecordError
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, again
+from sim.machine.files import write_whole
 
 TALLY = {"true": "are true", "false": "are false", "depends": "depend on the case", "unknown": "are unknown"}
 EXAMPLES = 3
@@ -117,11 +118,9 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
 
 def write_page(answers: ClaimAnswers, path: Path) -> None:
     """Write the page, whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(claims_page(answers), "utf-8")
-        unfinished.replace(path)
+        write_whole(path, claims_page(answers))
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --report") from None
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.record.reader import Array
+from sim.results.interval import student_t
 
 BLOCKS = 30
 RESAMPLES = 1000
@@ -92,7 +93,7 @@ def draw(runs: Sequence[Blocked], rng: np.random.Generator) -> Array:
     return mean
 
 
-def welch(first: Sequence[float], second: Sequence[float], *, student_t: Callable[[int], float]) -> float:
+def welch(first: Sequence[float], second: Sequence[float]) -> float:
     """Return half the width of the 95 % interval of the difference of means; NaN for fewer than two values on a side."""
     if min(len(first), len(second)) < 2:
         return math.nan
@@ -100,4 +101,4 @@ def welch(first: Sequence[float], second: Sequence[float], *, student_t: Callabl
     if not sum(parts):
         return 0.0
     freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (first, second), strict=True))
-    return (12.706 if freedom < 2 else 4.303 if freedom < 3 else 3.182 if freedom < 4 else student_t(int(freedom))) * math.sqrt(sum(parts))
+    return student_t(max(1, int(freedom))) * math.sqrt(sum(parts))

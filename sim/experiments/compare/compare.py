@@ -32,7 +32,7 @@ import numpy as np
 from sim.errors import RunFolderError, UsageError, did_you_mean
 from sim.experiments.compare.bootstrap import BLOCKS, LEVEL, Blocked, block_of, draw, quantile, ratio, welch
 from sim.record.reader import FOREVER_NS, Array
-from sim.results.broker_costs import cpu_samples, student_t, work_between
+from sim.results.broker_costs import cpu_samples, work_between
 from sim.results.checkers import judge
 from sim.results.copies import FATE
 from sim.results.opened_run import Run, open_run
@@ -342,7 +342,7 @@ def _difference(
     metric, sign = METRICS[name], -1.0 if METRICS[name].high else 1.0
     values = [[_value(one) for one in side] for side in (runs, baselines)]
     run, base = (_mean(side) for side in values)
-    spread = welch(*values, student_t=student_t)
+    spread = welch(*values)
     half = 0.0 if math.isnan(spread) else spread
     blocked = [[one for one in side if isinstance(one, Blocked)] for side in (runs, baselines)]
     if len(blocked[0]) == len(runs) and len(blocked[1]) == len(baselines):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sim.errors import UsageError
 from sim.experiments.compare.compare import Comparison, Difference
+from sim.machine.files import write_all
 from sim.results.junit import cases_to_junit
 
 JUNIT = {"worse": "invalid", "unknown": "unknown"}
@@ -51,21 +52,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     """
     cases = [(one.metric, JUNIT.get(one.verdict, "valid"), one.detail) for one in comparison.differences]
     cases += [(f"comparable {number}", "unknown", text) for number, text in enumerate(comparison.cannot, start=1)]
-    texts = {
-        "compare.json": json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n",
-        "compare.xml": cases_to_junit(f"buslab.{comparison.scenario}", "compare", cases),
+    texts = {  # the XML first: where it cannot lie, the JSON does not either
+        folder / "compare.xml": cases_to_junit(f"buslab.{comparison.scenario}", "compare", cases),
+        folder / "compare.json": json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = {folder / f"{name}.unfinished": folder / name for name in texts}
-        try:
-            for path, text in zip(unfinished, texts.values(), strict=True):
-                path.write_text(text, encoding="utf-8")
-            for path, target in sorted(unfinished.items(), reverse=True):  # the XML first: where it cannot lie, the JSON does not either
-                path.replace(target)
-        finally:
-            for path in unfinished:
-                path.unlink(missing_ok=True)
+        write_all(texts)
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with --out") from None
     return folder / "compare.json"

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sim.errors import UsageError
 from sim.experiments.fidelity.run import EMBEDDED, MODEL, Fidelity, causes
+from sim.machine.files import write_whole
 
 REASONS = (
     "A pod of the model has a core of its own and its code takes no time; on embedded all pods, their load and the recorder share "
@@ -75,7 +76,7 @@ def write_fidelity(fidelity: Fidelity, path: Path) -> None:
     text = json.dumps(_finite(asdict(fidelity)), indent=2, allow_nan=False) if path.suffix == ".json" else to_markdown(fidelity)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.rstrip() + "\n", encoding="utf-8")
+        write_whole(path, text.rstrip() + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
 

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
+from sim.machine.files import whole_files, write_whole
 from sim.record.recorder import write_json
+from sim.results.report import COLOURS
 from sim.scenario.buses import BUSES
 
-WORDS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
 NEAR, FEW, NEAR_S = 0.25, 10.0, 0.25  # how far two grounds may be apart and say the same: a share, a count, seconds
 REASONS = {
     "lost": "which copies fall into a gap depends on milliseconds: when a fault is done, which of a pod's connections breaks first, and "
@@ -94,7 +95,7 @@ def matrix_table(matrix: Matrix) -> Table:
             table.add_row(row.fault, row.bus, *[""] * (len(COLUMNS) - 3), escape(f"not run: {row.why_not}"))
             continue
         words = {name: escape(write(row)) for name, write in COLUMNS.items()}
-        words["verdict"] = f"[{WORDS[row.verdict]}]{row.verdict}[/]"
+        words["verdict"] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
         table.add_row(*words.values(), end_section=row.bus == matrix.buses[-1])
     return table
 
@@ -183,9 +184,10 @@ def write_matrix(matrix: Matrix, folder: Path, *, took_s: float, against: Matrix
     """Write matrix.md, .png, .csv and .json into a folder, and return their paths; `against` as in `matrix_page`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"matrix.{kind}" for kind in ("md", "png", "csv", "json")]
-    paths[0].write_text(matrix_page(matrix, took_s=took_s, against=against), "utf-8")
-    draw_matrix(matrix).savefig(paths[1], dpi=100)
-    matrix.frame().to_csv(paths[2], index=False)
+    write_whole(paths[0], matrix_page(matrix, took_s=took_s, against=against))
+    with whole_files(*paths[1:3]) as (picture, table):
+        draw_matrix(matrix).savefig(picture, format="png", dpi=100)
+        matrix.frame().to_csv(table, index=False)
     rows, costs = ([_plain(asdict(one)) for one in many] for many in (matrix.rows, matrix.costs))
     write_json(paths[3], {"verdict": matrix.verdict, "ground": matrix.ground, "seed": matrix.seed, "rows": rows, "costs": costs})
     return paths

@@ -37,7 +37,7 @@ from sim.faults.catalogue import FAULTS
 from sim.record.checksum import read_json
 from sim.record.schema import CAUSES
 from sim.results.broker_costs import broker_costs
-from sim.results.checkers import worst
+from sim.results.checkers.verdict import worst
 from sim.run.display import Countdown
 from sim.scenario.buses import BUSES, on_bus
 from sim.scenario.file import load_scenario
@@ -111,7 +111,7 @@ class Matrix:
     def verdict(self) -> str:
         """The worst of all: unknown when some copy has no cause or some run cannot be judged, else invalid when a promise was broken."""
         words = [row.verdict for row in self.rows if not row.why_not] + ["unknown"] * (self.interrupted is not None)
-        return "unknown" if "unknown" in words or not words else worst(words)  # type: ignore[arg-type]
+        return "unknown" if "unknown" in words else worst(words)
 
     def frame(self) -> pd.DataFrame:
         """Return the rows as a frame, one row a fault and bus."""

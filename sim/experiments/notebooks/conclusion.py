@@ -10,14 +10,13 @@ import html
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sim.errors import RecordError, UsageError, did_you_mean
+from sim.results.checkers.verdict import VERDICTS, worst
 
 CONCLUSION_ENV = "BUSLAB_CONCLUSION"
-VERDICTS = ("invalid", "unknown", "valid")  # the worst first
 MEANING = {
     "valid": "the answer is what this notebook expects",
     "invalid": "the answer breaks what this notebook expects",
@@ -109,11 +108,6 @@ def read_conclusion(path: Path) -> Conclusion | None:
         return min(made, key=lambda one: VERDICTS.index(one.verdict), default=None)
     except (TypeError, ValueError) as error:
         raise RecordError(f"cannot read the conclusions in {path}: {error}; only `sim.conclude` may write there") from None
-
-
-def worst(verdicts: Sequence[str]) -> str:
-    """Return the worst of some verdicts: invalid before unknown before valid, as of one run's checkers; unknown when there are none."""
-    return min(verdicts, key=VERDICTS.index, default="unknown")
 
 
 def _show(made: Conclusion) -> None:

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sim.errors import RecordError, RunFolderError, UsageError
 from sim.experiments.notebooks.run import INDEX, Executed
 from sim.machine.facts import environment
+from sim.machine.files import write_whole
 
 MAX_PAGE_BYTES = 700_000
 TITLE = "What the lab answers"
@@ -60,9 +61,7 @@ def write_pages(executed: Sequence[Executed], *, notebooks: Path, out: Path) -> 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            unfinished = out / f"{name}.unfinished"
-            unfinished.write_text(_without_paths(text).rstrip() + "\n", "utf-8")
-            os.replace(unfinished, out / name)
+            write_whole(out / name, _without_paths(text).rstrip() + "\n")
     except OSError as error:
         raise RecordError(f"cannot write the pages into {out}: {error.strerror or error}; choose another --html") from None
     return out / "index.html"

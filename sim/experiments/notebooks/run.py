@@ -27,10 +27,12 @@ from typing import Any
 import psutil
 
 from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_you_mean
-from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion, worst
+from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion
 from sim.machine.clock import utc_now
+from sim.machine.files import write_whole
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, interruptible
+from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 
 NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
@@ -152,7 +154,7 @@ def run_notebooks(
 
 def exit_code(executed: Sequence[Executed]) -> int:
     """Return 0 when all are valid, 1 when one is invalid, else 2."""
-    return {"valid": 0, "invalid": 1, "unknown": 2}[worst([one.verdict for one in executed])]
+    return EXIT_CODES[worst([one.verdict for one in executed])]
 
 
 def load_notebook(name: str) -> Notebook:
@@ -354,9 +356,7 @@ def _cell_error(path: Path) -> list[str]:
 
 
 def _write_index(path: Path, executed: Sequence[Executed]) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(json.dumps([asdict(one) for one in executed], indent=2) + "\n", "utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, json.dumps([asdict(one) for one in executed], indent=2) + "\n")
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another --out") from None

@@ -36,11 +36,11 @@ from sim.experiments.sweep.plan import Axis, GridCell, make_cells, plain_value, 
 from sim.experiments.sweep.row import sweep_row
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
+from sim.machine.files import whole_file
 from sim.machine.process import interruptible
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
-from sim.results.checkers import worst
-from sim.results.checkers.verdict import EXIT_CODES
+from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
@@ -171,7 +171,7 @@ def read_sweep(folder: str | Path) -> pd.DataFrame:
 
 def exit_code(table: pd.DataFrame) -> int:
     """Return that of the worst verdict: 0 valid, 1 invalid, 2 unknown."""
-    return EXIT_CODES[worst(list(table["verdict"]))] if len(table) else EXIT_CODES["unknown"]
+    return EXIT_CODES[worst(list(table["verdict"]) if len(table) else [])]
 
 
 def _stop(number: int) -> None:
@@ -337,10 +337,9 @@ def _write_table(folder: Path, cells: Sequence[GridCell]) -> pd.DataFrame:
             numbers = values.dropna().map(lambda value: isinstance(value, int | float) and not isinstance(value, bool)).all()
             table[column] = pd.to_numeric(values) if numbers else values.map(str)
     for name in ("sweep.parquet", "sweep.csv"):
-        unfinished = folder / f".{name}"
-        if name.endswith("csv"):
-            table.to_csv(unfinished, index=False)
-        else:
-            table.to_parquet(unfinished, index=False)
-        unfinished.replace(folder / name)
+        with whole_file(folder / name) as unfinished:
+            if name.endswith("csv"):
+                table.to_csv(unfinished, index=False)
+            else:
+                table.to_parquet(unfinished, index=False)
     return table

@@ -15,6 +15,7 @@ import msgspec
 
 from sim.errors import UsageError
 from sim.faults.link import LinkPlan
+from sim.machine.files import write_whole
 
 FILE_FORMAT = 1
 COLD_MAX_MS = 10.0
@@ -81,7 +82,7 @@ class GroundCosts:
 
 
 class CostInterval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mean and its 95 % interval over the rounds."""
+    """The mean of one cost over the rounds and its 95 % interval, by the names of the file."""
 
     mean: float
     low: float
@@ -126,10 +127,10 @@ def write_costs(costs: CostsFile, path: Path) -> None:
     UsageError
         The file cannot be written.
     """
-    text = msgspec.json.format(msgspec.json.encode(costs), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(costs), indent=2).decode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text + b"\n")
+        write_whole(path, text + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
 

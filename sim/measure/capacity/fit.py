@@ -26,35 +26,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import msgspec
 import numpy as np
 from scipy.optimize import least_squares, nnls
-from scipy.stats import t as student
 
 from sim.errors import UsageError
+from sim.results.interval import Interval, student_t
 
 DRAWS = 200
 WIDTH = 6  # columns of the fan-out model
 MIN_POINTS = 8
 
 Array = np.ndarray
-
-
-class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold a number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:,.3g} ({self.low:,.3g} .. {self.high:,.3g})"
-
-    def inverse(self, over: float = 1.0) -> Interval:
-        """Return `over` / this."""
-        return Interval(over / self.value, over / self.high, over / self.low if self.low > 0 else math.inf)
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,12 +134,6 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the fitted numbers by name, with the intervals of the draws."""
         low, high = np.quantile(np.array(self.draws), (0.025, 0.975), axis=0)
         return {name: Interval(*each) for name, *each in zip(NAMES, self.values, low.tolist(), high.tolist(), strict=True)}
-
-
-@lru_cache
-def student_t(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t."""
-    return float(student.ppf(0.975, freedom))
 
 
 NAMES = ("event", "event_byte", "copy", "copy_byte", "large_copy", "large_copy_byte")

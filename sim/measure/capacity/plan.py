@@ -24,7 +24,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from sim.measure.capacity.fit import CostModel, Interval
+from sim.measure.capacity.fit import CostModel
+from sim.results.interval import Interval
 
 HEADROOM_AT_ONE, HEADROOM_POWER = 0.712, 0.448
 BATCHES = (1, 10, 30, 100, 300, 1000)

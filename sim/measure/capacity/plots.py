@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.errors import UsageError
+from sim.machine.files import whole_file
 from sim.measure.capacity.report import Capacity
 from sim.results.plots import BLUE, COLOURS, MARKERS, RED, STYLES, make_axes
 
@@ -79,7 +80,8 @@ def write_picture(found: Capacity, path: Path) -> None:
     predicted_against_measured(found, left)
     rate_against_pods(found, right)
     try:
-        figure.savefig(path, dpi=90)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, format="png", dpi=90)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another folder with --out") from None
 

@@ -1,10 +1,12 @@
 """What a measurement of capacity found, as a file and as words: capacity.json, capacity.md, and the answer in some sentences.
 
-Offline: `buslab capacity --from DIR` plans anew from the file, on any machine.
+Offline: `buslab capacity --from DIR` plans anew from the file, on any machine. Of a measurement that was interrupted its windows are
+kept, a row each, and no answer to plan with.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -15,15 +17,21 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import t as student
 
 from sim.errors import UsageError
-from sim.measure.capacity.fit import CostModel, HeldOut, Interval, Point, Usl, hold_against
+from sim.machine.files import whole_file, write_all
+from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, hold_against
 from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
 from sim.record.checksum import KEY, is_whole, with_checksum
+from sim.results.interval import Interval, mean_interval
 
 FILE_FORMAT = 1
 FILE = "capacity.json"
+INTERRUPTED_FILE = "capacity.interrupted.csv"
+WINDOW = (
+    *("at_s", "what", "pods", "payload_bytes", "batch", "calls_per_s"),
+    *("events_per_s", "us_per_event", "core", "lag_ms_p99", "why_not"),
+)
 FULL_CORE = 0.9  # a broker that used less of its core was not full
 LINK_MBIT_PER_S = 1000.0
 LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
@@ -114,15 +122,6 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sorted(found, key=lambda limit: limit.calls_per_s.value)
 
 
-def mean_of(values: list[float]) -> Interval:
-    """Return the mean and its 95 % interval; of one value nothing is known but the value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return Interval(mean, max(0.0, mean - half), mean + half)
-
-
 def answer(found: Capacity) -> str:
     """Return the answer in some sentences."""
     load, carried = found.workload, found.carried
@@ -135,7 +134,7 @@ def answer(found: Capacity) -> str:
             f"{least.why_not}. {_noise(found)}"
         )
     rate = carried.calls_per_s
-    core = mean_of([100 * step.core for step in found.at_answer or (carried,)])
+    core = mean_interval([100 * step.core for step in found.at_answer or (carried,)])
     between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
     says_up = f"({sum(step.sustained for step in found.at_answer)} of {len(found.at_answer)} repeats held)"
     down = [step for step in found.one_down if step.sustained]
@@ -207,12 +206,29 @@ def write_capacity(found: Capacity, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(with_checksum(msgspec.json.decode(msgspec.json.encode(found))), indent=1)
-        for target, content in ((path, text.encode() + b"\n"), (folder / "capacity.md", markdown(found).encode())):
-            part = target.with_name(target.name + ".part")
-            part.write_bytes(content)
-            part.replace(target)
+        write_all({folder / "capacity.md": markdown(found), path: text + "\n"})
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror or error}; choose another folder with --out") from None
+    return path
+
+
+def write_windows(windows: list[dict[str, float | str]], folder: Path) -> Path:
+    """Write the windows of a measurement that was interrupted, a row each with the columns `WINDOW`, beside what an earlier one found.
+
+    Raises
+    ------
+    UsageError
+        It cannot be written.
+    """
+    path = folder / INTERRUPTED_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, WINDOW)
+            writer.writeheader()
+            writer.writerows(windows)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another folder with --out") from None
     return path
 
 

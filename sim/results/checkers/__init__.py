@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sim.errors import UsageError, did_you_mean
+from sim.machine.files import write_all
 from sim.record.schema import SLO_METRICS
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
-from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, Word, finite
+from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, finite, worst
 from sim.results.opened_run import Run
 
 __all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
@@ -83,11 +83,6 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
 
 
-def worst(words: Sequence[Word]) -> Word:
-    """Return invalid if there is one, else unknown if there is one, else valid."""
-    return "invalid" if "invalid" in words else "unknown" if "unknown" in words else "valid"
-
-
 def _check(name: str, run: Run) -> Result:
     try:
         return CHECKERS[name](run)
@@ -122,16 +117,9 @@ def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Call
 
 
 def write_verdict(run: Run, verdict: Verdict) -> Path:
-    """Write verdict.json and junit.xml into the run folder, each whole or not at all, and return the path of the former."""
+    """Write verdict.json and junit.xml into the run folder, both whole or neither, and return the path of the former."""
     from sim.results.junit import to_junit
 
-    content = verdict.to_json()
-    _replace(run.folder / "junit.xml", to_junit(content))
-    return _replace(run.folder / "verdict.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _replace(path: Path, text: str) -> Path:
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    content, path = verdict.to_json(), run.folder / "verdict.json"
+    write_all({run.folder / "junit.xml": to_junit(content), path: json.dumps(content, indent=2, allow_nan=False) + "\n"})
     return path

@@ -28,9 +28,7 @@ from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
-from sim.results.outages import Belief, Outage, promised_faults, read_beliefs, read_outages, told
-
-DEAF_CAUSES = ("deaf", "cut", "cut-link")
+from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults, read_beliefs, read_outages, told
 
 
 class _Pod(NamedTuple):
@@ -102,7 +100,7 @@ def _times(run: Run) -> list[_Pod]:
     sent = publishes["sent_ns"].to_numpy()
     received = run.deliveries["received_ns"].to_numpy()
     through = codes_in(run.deliveries["path"], {"broker": 1}) == 1
-    lost = np.flatnonzero((copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in DEAF_CAUSES]))
+    lost = np.flatnonzero((copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES]))
     lost = lost[np.lexsort((sent[copies.publish[lost]], copies.pod[lost]))]
     bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.pod_histories) + 1))
     index, found = run.index, []

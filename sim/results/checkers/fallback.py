@@ -32,9 +32,21 @@ from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
-from sim.results.outages import NO_SPANS, Belief, Outage, load_end, meet, promised_faults, read_beliefs, read_outages, seconds, told, union
+from sim.results.outages import (
+    NO_SPANS,
+    UNHEARD_CAUSES,
+    Belief,
+    Outage,
+    load_end,
+    meet,
+    promised_faults,
+    read_beliefs,
+    read_outages,
+    seconds,
+    told,
+    union,
+)
 
-BLIND_CAUSES = ("deaf", "cut", "cut-link")
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
 RECOVERED = "recover_s"
@@ -132,7 +144,7 @@ def blind_spans(run: Run, beliefs: dict[str, Belief]) -> dict[str, Array]:
 def _lost_rows(run: Run, beliefs: dict[str, Belief]) -> tuple[Array, Array, Array]:
     """Return pod, begin and end of each unbroken row of lost copies; a delivery or a new subscription breaks it."""
     copies, publishes = run.copies, run.publishes
-    lost = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in BLIND_CAUSES])
+    lost = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
     concerned = np.isin(copies.pod, np.unique(copies.pod[lost]))
     heard = (copies.fate == FATE["delivered"]) & concerned
     heard[heard] = codes_in(run.deliveries["path"], {"broker": 1})[copies.delivery[heard]] == 1

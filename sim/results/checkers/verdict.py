@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Word = Literal["valid", "invalid", "unknown"]
+VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
 EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
 MAX_WITNESSES = 3
 
@@ -82,6 +83,11 @@ class Verdict:
             for name, one in content["checkers"].items()
         }
         return cls(**{**content, "checkers": checkers, "slo": [JudgedLimit(**one) for one in content["slo"]]})
+
+
+def worst(words: Collection[str]) -> Word:
+    """Return the worst of some verdicts: invalid if there is one, else unknown if there is one, else valid; unknown of none at all."""
+    return next((word for word in VERDICTS if word in words), "unknown")
 
 
 def finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import RecordError, UsageError
-from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, Conclusion, conclude, read_conclusion, worst
+from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, Conclusion, conclude, read_conclusion
 
 
 def test_by_hand_it_shows_the_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,10 +49,3 @@ def test_a_file_that_cannot_be_written_or_read_is_one_clear_error(tmp_path: Path
         (tmp_path / "foreign").write_text(content, "utf-8")
         with pytest.raises(RecordError, match="cannot read the conclusions"):
             read_conclusion(tmp_path / "foreign")
-
-
-def test_the_worst_of_several() -> None:
-    assert worst(["valid", "unknown", "valid"]) == "unknown"
-    assert worst(["unknown", "invalid", "valid"]) == "invalid"
-    assert worst(["valid", "valid"]) == "valid"
-    assert worst([]) == "unknown"

@@ -84,3 +84,8 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
             read_costs(path)
     with pytest.raises(UsageError, match="cannot write"):
         write_costs(CostsFile(FILE_FORMAT, "", 3, {}, {}, {}), tmp_path)
+
+
+def test_the_committed_calibration_is_still_read() -> None:
+    costs = read_costs(Path(__file__).parents[3] / "reports" / "costs.json")
+    assert costs.server.turn_ns > 0 and costs.window_bytes > 0 and costs.link.delay_ns > 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import UsageError
-from sim.measure.capacity.fit import CostModel, Hull, Interval, Point, columns_of, fit_costs, fit_usl, hold_against, spread_of_rounds
+from sim.measure.capacity.fit import CostModel, Hull, Point, columns_of, fit_costs, fit_usl, hold_against, spread_of_rounds
 
 KINK = 16_384
 TRUE = (1.5, 0.001, 0.5, 0.0006, 1.0, 0.00025)
@@ -139,8 +139,3 @@ def test_errors_are_predicted_over_measured_in_the_same_unit() -> None:
     (held,) = hold_against(model, usl, [twice])
     assert held.error == pytest.approx(1.0, rel=1e-6) and held.wall_error == pytest.approx(1.0, rel=1e-6) and not held.covered
     assert held.measured == pytest.approx(1e6 / twice.cost_us)
-
-
-def test_an_interval_is_turned_around_with_its_ends() -> None:
-    assert Interval(2, 1, 4).inverse(8) == Interval(4, 2, 8)
-    assert Interval(2, 0, 4).inverse(8) == Interval(4, 2, math.inf)

@@ -16,9 +16,9 @@ from sim.bus.envelope import BATCH, EVENT_TYPES, decode
 from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.measure.capacity.children import MARK, EventKind, Watched
+from sim.measure.capacity.report import WINDOW
 from sim.measure.capacity.run import TINY, Window, measure_capacity, why_not, with_pods, workload_of
 from sim.measure.capacity.saturate import Range, Shot, payload_of
-from sim.measure.capacity.unfinished import WINDOW
 from sim.scenario.file import load_scenario
 from sim.wire.resp import pack
 from tests.support.scenes import BOUND_S

@@ -1,0 +1,59 @@
+"""Write a file whole or not at all: who reads it finds what stood there before, or all of what was meant to be there.
+
+It is written beside its place, as ``<name>.unfinished``, and moved there at the end. What was begun is removed again when the disk is
+full, the writing fails or is interrupted; only a process that is killed leaves it, and the next one writes over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+SUFFIX = ".unfinished"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give the file to write in place of `path`, and move it there when the block ends; remove it when that fails or is interrupted."""
+    with whole_files(path) as (unfinished,):
+        yield unfinished
+
+
+@contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Give files to write in place of `paths`: none is moved before all are written, and then the first comes first."""
+    unfinished = tuple(path.with_name(path.name + SUFFIX) for path in paths)
+    try:
+        yield unfinished
+        for made, path in zip(unfinished, paths, strict=True):
+            os.replace(made, path)
+    finally:
+        for made in unfinished:
+            with contextlib.suppress(OSError):  # the reason why it failed is the one to tell
+                made.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It could not be written.
+    """
+    write_all({path: text})
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Write several text files in UTF-8: none when one of them cannot be written, the first one first.
+
+    Raises
+    ------
+    OSError
+        One could not be written.
+    """
+    with whole_files(*texts) as unfinished:
+        for path, text in zip(unfinished, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
