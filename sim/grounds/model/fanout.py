@@ -300,7 +300,7 @@ def _counted(after: Array, write: Array, subscribers: int, quantiles: Sequence[f
 
     found = {}
     for quantile in quantiles:
-        wanted = max(1, int(np.ceil(quantile * len(after) * subscribers)))
+        wanted = max(1, int(np.ceil(quantile * (len(after) * subscribers))))
         low, high = int((after + write).min()), int((after + subscribers * write).max())
         while low < high:
             middle = (low + high) // 2
