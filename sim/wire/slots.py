@@ -32,7 +32,7 @@ def slot_of(key: bytes) -> int:
 
 
 class Moved(NamedTuple):
-    """Say which node has a slot; no host means the one that was asked."""
+    """Where a slot is, as a node says; no host means the one that was asked."""
 
     slot: int
     host: str
@@ -50,7 +50,7 @@ def read_moved(error: str) -> Moved | None:
 
 @dataclass(frozen=True)
 class Owners:
-    """Hold the masters and their slots."""
+    """The masters of a cluster and their slots."""
 
     ranges: tuple[tuple[int, int, Address], ...]  # first and last slot
 
