@@ -29,6 +29,7 @@ from typing import Any
 
 import msgspec
 import pandas as pd
+from msgspec.structs import replace
 
 from sim.errors import Interrupted, RecordError, RunFolderError, UsageError
 from sim.experiments.many_runs import Job, check_keep, run_many
@@ -115,13 +116,7 @@ def run_sweep(
     plan = _plan(name, axes, repeats=repeats, on=on, scenarios=scenarios)
     folder = _folder(name, out, resume=resume)
     planned = {
-        cell: Job(
-            cell.name,
-            msgspec.structs.replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat),
-            on,
-            image,
-            load_this_server,
-        )
+        cell: Job(cell.name, replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat), on, image, load_this_server)
         for cell in shuffle(cells, seed=scenarios[0].seed)
     }
     with _held(folder, plan, resume=resume), _to_the_table(folder, cells):
