@@ -177,7 +177,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
 
-    def mortal_pods(self) -> set[str]:
+    def killable_pods(self) -> set[str]:
         """Return the pods that a fault, or the kubelet, may end or freeze."""
         chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
         return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
