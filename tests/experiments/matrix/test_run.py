@@ -217,7 +217,7 @@ def test_a_worker_that_is_killed_fails_its_cell_and_the_next_one_is_run(tmp_path
     killer.start()
     first, second = outcomes
     killer.join()
-    assert killed and "its process died" in first.error and first.verdict is None
+    assert killed and "its process is gone" in first.error and first.verdict is None
     assert second.error == "" and second.verdict is not None and second.verdict["verdict"] == "valid"
 
 
