@@ -28,7 +28,8 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from sim.errors import BuslabError
-from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop, pack_line, read_line
+from sim.machine.line import Line
+from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
 
 TICK_S = 0.5
 HOST_NAME = "locust"
@@ -111,10 +112,10 @@ class Lead:
     """Speak to the run for all hands, from its job to its end."""
 
     def __init__(
-        self, environment: Environment, control: socket.socket, *, began: Callable[[LoadJob], None], ended: Callable[[], None], waits: bool
+        self, environment: Environment, line: Line, *, began: Callable[[LoadJob], None], ended: Callable[[], None], waits: bool
     ) -> None:
         self._environment = environment
-        self._control = control
+        self._line = line
         self._began, self._ended = began, ended
         self._waits = waits  # for the run to judge, where it is our child
         self._inbox: gevent.queue.Queue = gevent.queue.Queue()
@@ -140,9 +141,12 @@ class Lead:
         self._inbox.put((what, hand, data or {}))
 
     def _listen(self) -> None:
-        with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
-            for line in lines:
-                self._inbox.put(("line", "", read_line(line)))
+        try:
+            for message in self._line.messages(Message):
+                self._inbox.put(("line", "", message))
+        except BuslabError as error:  # it speaks garbage: without a line it ends
+            log.error("%s", error)
+            self._line.close()
         self._inbox.put(("gone", "", {}))
 
     def _beat(self) -> None:
@@ -239,8 +243,7 @@ class Lead:
                 self._tell("stop")
 
     def _send(self, message: Message) -> None:
-        with contextlib.suppress(OSError):  # the run is gone; `_listen` says so
-            self._control.sendall(pack_line(message))
+        self._line.send(message)
 
     def _tell(self, what: str, **data: Any) -> None:
         for hand in self._hands:

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -32,6 +31,8 @@ from locust.html import get_html_report
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
 from sim.errors import UsageError
+from sim.machine.import_path import child_environment, python_child
+from sim.machine.line import open_line
 from sim.run.folder import empty_folder
 from sim.scenario.file import load_scenario
 from sim.scenario.schedule import SHAPES
@@ -152,18 +153,8 @@ class Child:
 
     def __init__(self, environment: Environment, *, run_s: float | None) -> None:
         options = environment.parsed_options
-        self.control, theirs = socket.socketpair()
-        argv = [
-            sys.executable,
-            "-m",
-            "sim.cli",
-            "run",
-            options.scenario,
-            "--driven-by",
-            str(theirs.fileno()),
-            "--fleet",
-            options.fleet,
-        ]
+        self.line, theirs = open_line(name="the run")
+        argv = python_child("sim.cli", "run", options.scenario, "--driven-by", theirs.fileno(), "--fleet", options.fleet)
         for setting in settings(options, run_s=run_s):
             argv += ["--set", setting]
         for name, value in (("--out", options.out), ("--image", options.image)):
@@ -175,20 +166,24 @@ class Child:
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"BUSLAB_ON": on},  # it may hold a password, and a command line is everybody's to read
+                env=child_environment(BUSLAB_ON=on),  # it may hold a password, and a command line is everybody's to read
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         self.said = ""
         self._asked = False
 
-    def wait(self) -> int:
-        """Return its exit code once it has ended; `said` is what it printed."""
+    def wait(self, folder: Path | None) -> int:
+        """Return its exit code once it has ended; `said` is what it printed, `folder` that of the run, once there is one.
+
+        A Python that dies of an error ends with 1 as well as a run that is invalid, but only the latter has a verdict.
+        """
         said, _ = self.process.communicate()
         self.said = said.decode("utf-8", "replace")
         if self._asked and self.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
             return INTERRUPTED
-        return self.process.returncode if self.process.returncode >= 0 else 2
+        judged = folder is not None and (folder / "verdict.json").exists()
+        return 2 if self.process.returncode < 0 or (self.process.returncode == 1 and not judged) else self.process.returncode
 
     def interrupt(self, *, begun: bool) -> None:
         """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once.

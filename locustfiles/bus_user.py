@@ -16,12 +16,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import _path  # noqa: F401  - before whatever the working directory may hold in the place of what comes below
 import gevent
 from _crew import Hand, Lead, join_crew
 from _launch import (
@@ -45,7 +45,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.machine.line import CONTROL_FD
+from sim.machine.line import CONTROL_FD, inherited_line
 from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob
 from sim.scenario.schedule import Schedule, content
@@ -138,19 +138,20 @@ class State:
 
     def begin(self) -> None:
         """Start the run, or take the line to the one that started this process."""
-        fd = os.environ.get(CONTROL_FD)
-        if fd is not None:
-            self.lead = Lead(self.environment, socket.socket(fileno=int(fd)), began=lambda job: None, ended=self._leave, waits=False)
+        if CONTROL_FD in os.environ:
+            line = inherited_line(name="the run")
+            self.lead = Lead(self.environment, line, began=lambda job: None, ended=self._leave, waits=False)
             return
         self.child = Child(self.environment, run_s=self.run_s)
-        self.lead = Lead(self.environment, self.child.control, began=self._keep_tables, ended=self._ended, waits=True)
+        self.lead = Lead(self.environment, self.child.line, began=self._keep_tables, ended=self._ended, waits=True)
 
     def _keep_tables(self, job: LoadJob) -> None:
         self.tables = Tables(self.environment, Path(job.folder))
 
     def _ended(self) -> None:
-        assert self.child is not None
-        self.environment.process_exit_code = self.child.wait()
+        assert self.child is not None and self.lead is not None
+        job = self.lead.job
+        self.environment.process_exit_code = self.child.wait(None if job is None else Path(job.folder))
         self._leave()
 
     def _leave(self) -> None:

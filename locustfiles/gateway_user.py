@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import _path  # noqa: F401  - before whatever the working directory may hold in the place of what comes below
 from _launch import end_workers
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
@@ -33,6 +34,7 @@ from locust.runners import WorkerRunner
 from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker
+from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child
 from sim.scenario.schedule import SHAPES, content, share_of_peak
 
@@ -125,9 +127,9 @@ class Pods:
             broker = self._last_first.enter_context(open_broker(on, tell=log.info))
             folder = Path(self._last_first.enter_context(tempfile.TemporaryDirectory(prefix="buslab-pods-")))
             for service in SERVICES:
-                environment = os.environ | {"REDIS_URL": broker.address.urls, "ADMIN_TOKEN": token}
-                argv = [sys.executable, "-m", "sim.cli", "pod", service, "--port", "0"]
-                pod = Child(argv, log=folder / f"{service}.log", env=environment)
+                environment = child_environment(REDIS_URL=broker.address.urls, ADMIN_TOKEN=token)
+                argv = python_child("sim.cli", "pod", service, "--port", 0)
+                pod = Child(argv, log=folder / f"{service}.log", env=environment, name=f"the pod {service}")
                 self._last_first.callback(pod.end)
                 self.urls[service] = f"http://127.0.0.1:{_port(service, pod)}"
         except BaseException:

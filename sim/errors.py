@@ -32,51 +32,51 @@ class BuslabError(Exception):
 
 
 class ScenarioError(BuslabError):
-    """Say which key of which scenario is wrong, its value, and what is allowed."""
+    """A scenario that is wrong: the key, its value, and what is allowed."""
 
 
 class UsageError(BuslabError):
-    """Say which argument or environment variable is wrong."""
+    """An argument or an environment variable that is wrong."""
 
 
 class BrokerError(BuslabError):
-    """Say which broker could not be started or used."""
+    """A broker that could not be started or used."""
 
 
 class BrokerUnreachable(BrokerError):
-    """Say that nothing answers at the broker's address."""
+    """A broker's address at which nothing answers."""
 
 
 class BrokerRefused(BrokerError):
-    """Say that the broker answers but refuses this client."""
+    """A broker that answers but refuses this client."""
 
 
 class GeneratorError(BuslabError):
-    """Say that the load generator could not start, or died."""
+    """A load generator that could not start, or died."""
 
 
 class HostError(BuslabError):
-    """Say which process of pods could not start, or ended by itself, with the end of its log."""
+    """A process of pods that could not start, or ended by itself, with the end of its log."""
 
 
 class RecordError(BuslabError):
-    """Say which file of the run folder could not be written."""
+    """A file of the run folder that could not be written."""
 
 
 class RunFolderError(BuslabError):
-    """Say what is wrong with a run folder."""
+    """A run folder that is missing, foreign or damaged."""
 
 
 class UnsupportedVersion(BuslabError):
-    """Say which schema version an event has."""
+    """An event of a schema version that is not read here."""
 
 
 class NotEncodable(BuslabError):
-    """Say what cannot be published, and why."""
+    """Something that cannot be published, and why."""
 
 
 class Interrupted(BuslabError):
-    """Carry the signal that ended the run, once its data is safe."""
+    """An interruption: the signal that ended the run, once its data is safe."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

@@ -17,7 +17,7 @@ _MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Hold the items of one event.
+    """The items of one event.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Batcher:
-    """Hold the part-full batch of one publisher."""
+    """The part-full batch of one publisher."""
 
     def __init__(self, *, size: int, interval_ms: int) -> None:
         self.size = size
@@ -91,7 +91,7 @@ class Batcher:
         return self._leave(max(now_ns, self._last_ns)) if self._items else None
 
     def _leave(self, intended_ns: int) -> Batch:
-        # A late generator may add an item whose intended time lies behind the batch's own due time.
+        # A late generator may add an item that was intended for a time after the batch was due.
         intended_ns = max(intended_ns, self._last_ns)
         waited_ns = intended_ns * len(self._items) - self._intended_sum_ns
         batch = Batch(tuple(self._items), self._first_ns, waited_ns, intended_ns)

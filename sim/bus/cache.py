@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """Keep at most `limit` entries; the one unused for longest leaves first."""
+    """A map of at most `limit` entries; when it is full, the one unused for longest leaves."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -78,7 +78,7 @@ def subject_of(kind: str, data: dict[str, Any]) -> str:
 
 
 class ConfigSubscriber:
-    """Keep a service's copies of configuration, and drop them when an event says so (the reference's ConfigEventSubscriber).
+    """A service's copies of configuration, dropped when an event says so (the reference's ConfigEventSubscriber).
 
     Every handler is idempotent: dropping what is not there changes nothing. An event without the expected field is an error.
     A copy is represented by the time at which it was loaded from the database: that is all that decides whether it is stale.
@@ -100,7 +100,7 @@ class ConfigSubscriber:
         }
 
     def read(self, key: str, *, now_ns: int) -> tuple[int, bool]:
-        """Return when the copy that is served was loaded, and whether it was in the cache; one that was not is loaded now."""
+        """Return when the served copy was loaded, and whether it was in the cache; one that was not is loaded now."""
         if not self.serves:
             return now_ns, False
         cache = self.providers if key.startswith(PROVIDERS) else self.templates
@@ -111,7 +111,7 @@ class ConfigSubscriber:
         return now_ns, False
 
     def forget(self) -> None:
-        """Drop every copy: what was missed while nobody listened is not known. It is no invalidation that was carried out."""
+        """Drop every copy, because nobody knows what was missed while nobody listened. It does not count as an invalidation."""
         self.templates, self.providers = LruCache(self.templates.limit), LruCache(self.providers.limit)
 
     def template_invalidated(self, event: Event) -> None:

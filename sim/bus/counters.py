@@ -9,7 +9,7 @@ PUBLISHED = frozenset({"acknowledged", "memory"})  # outcomes of a publish that 
 
 
 class Counters:
-    """Count what a pod or a client did since it was made.
+    """The counts of what a pod or a client did since it was made.
 
     Attributes
     ----------

@@ -61,11 +61,11 @@ class Event(msgspec.Struct, rename="camel", frozen=True, gc=False, forbid_unknow
 class ExtendedEvent(Event, rename="camel", frozen=True, gc=False, forbid_unknown_fields=True):
     """One event with fields that this version does not know, in the order in which they came."""
 
-    extra: dict[str, Any]  # a field here, where the plain event has nothing to keep
+    extra: dict[str, Any]  # stored here only: a plain event has no unknown field to keep
 
 
 class Chunk:
-    """Hold the events of one read from a socket, in order: parsed once, heard by many pods.
+    """The events of one read from a socket, in order: parsed once, heard by many pods.
 
     Attributes
     ----------
@@ -169,7 +169,7 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
             if event.version != VERSION and not is_supported(event.version):
                 unsupported += 1
                 continue
-        except (ValueError, RecursionError) as error:  # JSON nested a thousand deep is another program's doing
+        except (ValueError, RecursionError) as error:  # another program may send JSON nested a thousand deep
             if not isinstance(error, msgspec.ValidationError):
                 malformed += 1
                 continue

@@ -57,7 +57,7 @@ HEARING: tuple[State, ...] = ("connected", "mute")
 
 @dataclass(frozen=True)
 class Policy:
-    """Decide what the reference leaves open."""
+    """The choices that the reference leaves open."""
 
     fallback: Literal["on-failure", "no-url"] = "on-failure"
     reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
@@ -65,7 +65,7 @@ class Policy:
 
 
 class Fallback:
-    """Hold the state of one pod's bus.
+    """The state of one pod's bus.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class BusCounts:
-    """Hold what one pod's bus has counted since it started.
+    """The counts of one pod's bus since it started.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class BusCounts:
 
 
 class Metrics:
-    """Own what one service shows at ``GET /metrics``."""
+    """The metrics that one service shows at ``GET /metrics``."""
 
     def __init__(self, service: str) -> None:
         self.service = service

@@ -17,7 +17,7 @@ from sim.record.schema import compose_key, event_id
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Instruct the driver to publish one encoded event.
+    """An instruction to the driver: publish one encoded event.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Send:
 
 
 class BusNode:
-    """Decide for one publisher: one connection, one sequence of events, one part-full batch.
+    """The decisions of one publisher: one connection, one sequence of events, one part-full batch.
 
     Parameters
     ----------

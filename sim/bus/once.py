@@ -73,7 +73,7 @@ def two_key(event_id: str, *, token: str, ttl_s: int = TTL_S) -> Generator[Comma
     lock, done = LOCK_PREFIX + event_id, DONE_PREFIX + event_id
     if (yield _set_if_free(lock, token, ttl_s)) is None:
         return "skipped"
-    # Looked for under the lock: before it, another pod could finish between the look and the lock.
+    # Look for the marker only while we have the lock: without it, another pod could finish between the look and the lock.
     if (yield ("GET", done)) is not None:
         yield ("EVAL", DELETE_IF_MINE, "1", lock, token)
         return "skipped"

@@ -16,7 +16,7 @@ from sim.bus.envelope import BATCH
 
 
 class EventPublisher(ABC):
-    """Offer the calls of an application; the same in every driver of the bus.
+    """The calls of an application, the same in every driver of the bus.
 
     `intended_ns` is when a schedule meant the call to be made; without it, now.
     """

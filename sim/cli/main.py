@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError):  # a full disk, a folder in a file's place: the command had nothing better to say
+    if isinstance(error, OSError):  # a full disk, a folder in a file's place: the command itself had no better message
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; free the disk or the place, or choose another folder"
     return f"unexpected {type(error).__name__}: {error}; set BUSLAB_DEBUG=1 for the traceback and report it"

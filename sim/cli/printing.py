@@ -17,12 +17,9 @@ LOG_WIDTH = 140
 if TYPE_CHECKING:  # imported where used: pandas takes a second, and --help should not
     from rich.console import RenderableType
 
-    from sim.results.checkers import Verdict
-    from sim.results.opened_run import Run
-
 
 class FiniteRange(click.FloatRange):
-    """Take a number of a range; nan lies in every range for click."""
+    """A number within a range; click alone would accept nan in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number, or refuse it."""
@@ -33,7 +30,7 @@ class FiniteRange(click.FloatRange):
 
 
 def check_out(path: Path, option: str = "--out") -> None:
-    """Refuse a file that cannot be written before it is measured for, not after."""
+    """Refuse an output file that cannot be written, before anything is measured for it."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -53,22 +50,19 @@ def print_table(table: RenderableType) -> None:
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
 
 
-def judge_folder(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
-    """Judge a folder, write what was asked for, print the table and where things lie."""
-    from sim.results.checkers import CHECKERS, judge, write_verdict
-    from sim.results.opened_run import open_run
+def print_judgement(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
+    """Judge a folder, write what was asked for, print the table and where things lie; return the verdict's exit code."""
+    from sim.results.checkers import CHECKERS
+    from sim.results.judged_run import judge_folder
     from sim.results.report import verdict_table, write_report
 
     for name in only:
         if name not in CHECKERS:
             raise UsageError(f"--only {name!r}: no such checker; known: {', '.join(CHECKERS)}")
-    opened: Run = open_run(folder)
-    verdict: Verdict = judge(opened, only=only or None)
-    if write:
-        write_verdict(opened, verdict)
-    print_table(verdict_table(verdict))
-    click.echo(f"verdict  {verdict.verdict}")
+    judged = judge_folder(folder, only=only or None, write=write)
+    print_table(verdict_table(judged.verdict))
+    click.echo(f"verdict  {judged.verdict.verdict}")
     click.echo(f"run      {folder}")
     if report:
-        click.echo(f"report   {folder / write_report(opened, verdict).name}")
-    return verdict.exit_code
+        click.echo(f"report   {folder / write_report(judged.run, judged.verdict).name}")
+    return judged.verdict.exit_code

@@ -19,8 +19,7 @@ import pyarrow as pa
 from sim.machine.clock import NS_PER_S
 from sim.record.recorder import arrow_table
 from sim.record.schema import TABLES, event_id
-from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
+from sim.results.judged_run import JudgedRun, judge_folder
 from sim.run.fleet import PROBER_NUMBER
 from sim.run.status import Watch
 from sim.run.steps import run_scenario
@@ -39,7 +38,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class PlantedError:
-    """Say what one planted error should look like in the verdict."""
+    """One planted error, and what the verdict reports of it."""
 
     what: str
     planted: float
@@ -53,7 +52,7 @@ class PlantedError:
 
 @dataclass(frozen=True)
 class Audit:
-    """Hold the outcome of a self-audit."""
+    """The outcome of a self-audit."""
 
     rows: tuple[PlantedError, ...]
     folder: Path
@@ -76,7 +75,7 @@ class Audit:
 
 @dataclass
 class Planter:
-    """Plant the four errors in the first part that holds enough deliveries."""
+    """The four errors, planted in the first part that holds enough deliveries."""
 
     lost: tuple[int, str] | None = None
     twice: tuple[int, str] | None = None
@@ -140,12 +139,11 @@ def run_audit(
     planted = Planter()
     scenario = msgspec.structs.replace(load_scenario("baseline", settings=SETTINGS), name="audit")
     folder = run_scenario(scenario, out=out, watch=watch, tamper=planter or planted)
-    run = open_run(folder)
-    return Audit(tuple(_compare(run, planted)), folder)
+    return Audit(tuple(_compare(judge_folder(folder, write=False), planted)), folder)
 
 
-def _compare(run: Run, planted: Planter) -> list[PlantedError]:
-    verdict = judge(run)
+def _compare(judged: JudgedRun, planted: Planter) -> list[PlantedError]:
+    run, verdict = judged.run, judged.verdict
     counts = {name: result.counts for name, result in verdict.checkers.items()}
     ledger = run.ledger()
     missing = ledger[ledger["fate"] == "missing"]

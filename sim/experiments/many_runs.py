@@ -1,185 +1,269 @@
-"""Run many scenarios, some at a time, each whole in a worker process, and give what became of each when it ends.
+"""Make many runs, one after another or several at a time, and give what became of each when it ends.
 
 Rules
 -----
-1. A worker is this module as a process of its own. It takes one job after another over an inherited socket, runs it, judges it, and
-   answers with the content of verdict.json. It dies with its parent, and its broker with it.
-2. A cell that fails is an answer with its reason; the others go on. A worker that dies fails its cell and is replaced.
-3. Ctrl-C or SIGTERM: every worker is told to end, heals and seals its run; what was done before is kept, then `Interrupted` is raised.
+1. A run is made, judged, and its verdict.json written. One that fails is an outcome with its error; the others go on. An error that is
+   none of ours leaves its traceback on stderr, which of workers is the file workers.log beside the run folders.
+2. One at a time, runs are made in this process. Several at a time, each is made in a worker: this module as a process of its own. It takes
+   one job after another over an inherited socket and answers with the content of verdict.json. It dies with its parent, and its broker
+   with it. A worker that dies by itself fails its job and is replaced.
+3. Ctrl-C or SIGTERM: each run that is under way heals and is sealed; what was done before is kept, then `Interrupted` is raised.
+4. A run folder that does not stay is there until the next outcome is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
-import sys
+import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sim.errors import BuslabError, Interrupted
-from sim.machine.line import CONTROL_FD
-from sim.machine.process import Child, interruptible
+from sim import errors
+from sim.errors import BuslabError, Interrupted, UsageError, did_you_mean
+from sim.machine.clock import in_a_loop
+from sim.machine.line import inherited_line, start_child
+from sim.machine.process import interruptible
+from sim.results.checkers import Verdict
+from sim.results.judged_run import JudgedRun, judge_folder
+from sim.results.opened_run import open_run
+from sim.run.status import Watch
+from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, check_tree
 
 END_TIMEOUT_S = 20.0  # a worker that is told to end heals its faults, drains and seals
 LOOK_S = 0.2
 
+KEEP = {
+    "all": "every run folder",
+    "not-valid": "the folders of runs that are not valid",
+    "none": "no run folder",
+}
+
 
 @dataclass(frozen=True)
-class Cell:
-    """Say what to run where; `key` names it, and is the name of its run folder."""
+class Job:
+    """One run to make: what, and where as `run_scenario` takes it; `key` names it, and is the name of its run folder."""
 
     key: str
     scenario: Scenario
     on: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Say what became of a cell: the content of its verdict.json, or why there is none; and the seconds it took."""
-
-    cell: Cell
-    folder: Path
-    verdict: dict[str, Any] | None
-    error: str
-    seconds: float
-
-    def metric(self, name: str) -> float:
-        """Return what some checker measured, NaN when it was not measured."""
-        for checker in (self.verdict or {"checkers": {}})["checkers"].values():
-            if (value := checker["metrics"].get(name)) is not None:
-                return float(value)
-        return float("nan")
-
-    def count(self, checker: str, name: str, default: float = 0.0) -> float:
-        """Return a count of one checker."""
-        value = self.verdict["checkers"].get(checker, {}).get("counts", {}).get(name) if self.verdict else None
-        return default if value is None else float(value)
-
-
-class _Job(msgspec.Struct, frozen=True):
-    scenario: dict[str, Any]
-    on: str
-    out: str
     image: str | None = None
     load_this_server: bool = False
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    verdict: dict[str, Any] | None = None
-    error: str = ""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its verdict, or the error for which it has none; and the seconds it took, judgement included."""
+
+    job: Job
+    folder: Path
+    verdict: Verdict | None
+    error: BuslabError | None
+    took_s: float
+
+    def judged(self) -> JudgedRun:
+        """Open the run folder and return it with the verdict.
+
+        Raises
+        ------
+        BuslabError
+            The error, where there is no verdict.
+        """
+        if self.verdict is None:
+            raise self.error or BuslabError(f"{self.job.key} has no verdict")
+        return JudgedRun(open_run(self.folder), self.verdict)
+
+    def stays(self, keep: str) -> bool:
+        """Return whether the run folder is kept; that of a run without a verdict always is."""
+        return self.verdict is None or keep == "all" or (keep == "not-valid" and self.verdict.verdict != "valid")
+
+    def metric(self, name: str) -> float:
+        """Return what some checker measured, NaN when it was not measured."""
+        for result in self.verdict.checkers.values() if self.verdict else ():
+            if not math.isnan(value := result.metrics.get(name, math.nan)):
+                return value
+        return math.nan
+
+    def count(self, checker: str, name: str) -> float:
+        """Return a count of one checker, 0 when there is none."""
+        found = self.verdict.checkers.get(checker) if self.verdict else None
+        value = found.counts.get(name, math.nan) if found else math.nan
+        return 0.0 if math.isnan(value) else float(value)
 
 
-class _Worker:
-    """Own one worker process and the cell it is at."""
-
-    def __init__(self, log: Path) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            self.child = Child([sys.executable, "-m", "sim.experiments.many_runs"], log=log, env=environment, pass_fds=[theirs.fileno()])
-        self._lines = self.socket.makefile("rb")
-        self.cell: Cell | None = None
-        self.folder = Path()
-        self.began_s = 0.0
-        self.dead = False
-
-    def give(self, cell: Cell, folder: Path, *, image: str | None, load_this_server: bool) -> None:
-        self.cell, self.folder, self.began_s = cell, folder, time.monotonic()
-        job = _Job(msgspec.to_builtins(cell.scenario), cell.on, str(folder.absolute()), image, load_this_server)
-        with contextlib.suppress(OSError):  # a worker that has died is found by its silence
-            self.socket.sendall(msgspec.json.encode(job) + b"\n")
-
-    def take(self) -> Outcome:
-        """Read the answer that has come; a closed line is a worker that died."""
-        assert self.cell is not None
-        try:
-            line = self._lines.readline()
-        except OSError:  # reset: it died with a job unread
-            line = b""
-        self.dead = not line
-        answer = (
-            msgspec.json.decode(line, type=_Answer)
-            if line
-            else _Answer(error=f"its process died with exit code {self.child.end()}: {self.child.tail()}")
-        )
-        outcome = Outcome(self.cell, self.folder, answer.verdict, answer.error, time.monotonic() - self.began_s)
-        self.cell = None
-        return outcome
-
-    def dismiss(self) -> None:
-        """Tell it to end: at once when it is idle, in order when it runs something."""
-        if self.child.poll() is None:
-            self.child.process.terminate()
-
-    def close(self) -> None:
-        """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
-        self._lines.close()
-        self.socket.close()
-        try:
-            self.child.process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
+def check_keep(keep: str) -> None:
+    """Refuse what is no key of `KEEP`."""
+    if keep not in KEEP:
+        raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")
 
 
 def default_jobs(on: str) -> int:
-    """Return how many cells may run at a time: one per core on the model, where time is not real; one on a real ground."""
+    """Return how many runs may go on at a time: one per core on the model, where time is not real; one on a real ground."""
     return os.cpu_count() or 1 if on.partition(":")[0] == "model" else 1
 
 
-def run_cells(
-    cells: Iterable[Cell],
+def run_many(
+    jobs: Iterable[Job],
     *,
-    out: Path,
-    jobs: int,
-    image: str | None = None,
-    load_this_server: bool = False,
-    told: Callable[[Outcome], None] = lambda outcome: None,
+    out: Path | None = None,
+    at_once: int = 1,
+    keep: str = "all",
+    begin: Callable[[Job], None] = lambda job: None,
+    watch: Watch = lambda status: None,
 ) -> Iterator[Outcome]:
-    """Run every cell in the order given and yield each outcome as it ends.
+    """Make every run in the order given and yield each outcome as it ends.
 
     Parameters
     ----------
     out
-        The folder for the run folders, one named after each cell's key; one that is left over from an earlier try is replaced.
-    jobs
-        How many at a time. On a real ground they share this machine's cores, and disturb each other's lag.
+        The folder for the run folders, one named after each job's key; one that is left over from an earlier try is replaced. Without it
+        they are made in a temporary one, and none stays.
+    at_once
+        How many at a time: one in this process, more in processes of their own. On a real ground they share this machine's cores, and
+        disturb each other's lag.
+    keep
+        Which run folders stay: a key of `KEEP`.
+    begin
+        Called with a job before its run begins; what it raises ends the series.
+    watch
+        As of `run_scenario`; only with one at a time.
 
     Raises
     ------
     Interrupted
         Ctrl-C or SIGTERM; outcomes yielded before that stand.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    check_keep(keep)
+    with contextlib.ExitStack() as last_first:
+        folder = out or Path(last_first.enter_context(tempfile.TemporaryDirectory(prefix="buslab-runs-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        made = _run_here(jobs, folder, begin, watch) if at_once <= 1 else _run_in_workers(jobs, folder, begin, at_once)
+        last_first.enter_context(contextlib.closing(made))
+        try:
+            for outcome in made:
+                try:
+                    yield outcome
+                finally:
+                    if not outcome.stays(keep if out else "none"):
+                        shutil.rmtree(outcome.folder, ignore_errors=True)
+        except Interrupted as error:
+            kept = f"what was done is in {out}" if out else "nothing was kept"
+            raise Interrupted(error.signal_number, f"interrupted by {signal.Signals(error.signal_number).name}; {kept}") from None
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """A job as a worker is given it, with the folder for its run."""
+
+    scenario: dict[str, Any]
+    on: str
+    folder: str
+    image: str | None
+    load_this_server: bool
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What a worker answers: the content of verdict.json, or the text of an error and the name of its class."""
+
+    verdict: dict[str, Any] | None = None
+    error: str = ""
+    kind: str = "BuslabError"
+
+
+def _carry_out(order: _Order, watch: Watch = lambda status: None) -> _Answer:
+    """Make a run and judge it, here or in a worker: what comes of it is the same."""
+    folder = Path(order.folder)
+    try:
+        scenario = check_tree(order.scenario, where="of a cell")
+        run_scenario(scenario, on=order.on, out=folder, image=order.image, load_this_server=order.load_this_server, watch=watch)
+        return _Answer(judge_folder(folder).verdict.to_json())
+    except Interrupted:
+        raise
+    except BuslabError as error:
+        return _Answer(error=str(error), kind=type(error).__name__)
+    except Exception as error:  # one job's accident is not the others'; it is a bug, so where it came from is told
+        traceback.print_exc()
+        return _Answer(error=f"{type(error).__name__}: {error}")
+
+
+def _order(job: Job, out: Path) -> _Order:
+    """Return the order for a job; what an earlier try left in its folder is removed."""
+    folder = (out / job.key).absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    return _Order(msgspec.to_builtins(job.scenario), job.on, str(folder), job.image, job.load_this_server)
+
+
+def _outcome(job: Job, order: _Order, answer: _Answer, *, began_s: float) -> Outcome:
+    verdict = None if answer.verdict is None else Verdict.from_json(answer.verdict)
+    error = None if verdict else getattr(errors, answer.kind, BuslabError)(answer.error)
+    return Outcome(job, Path(order.folder), verdict, error, time.monotonic() - began_s)
+
+
+def _run_here(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None], watch: Watch) -> Generator[Outcome, None, None]:
+    """Make one run after another in this process.
+
+    An interruption ends a run, or its judgement, at once. Between two runs it waits, so that whoever takes an outcome can finish.
+    """
     asked: list[int] = []
-    with interruptible(asked.append), _Crew(deque(cells), out=out, image=image, load_this_server=load_this_server) as crew:
-        for _ in range(jobs):
+    under_way = False
+
+    def interrupt(number: int) -> None:
+        asked.append(number)
+        if under_way:
+            raise KeyboardInterrupt
+
+    # In a notebook Ctrl-C stays what it is there: asked for twice it must not end the kernel.
+    with contextlib.nullcontext() if in_a_loop() else interruptible(interrupt):
+        for job in itertools.takewhile(lambda job: not asked, jobs):
+            begin(job)
+            order, began_s = _order(job, out), time.monotonic()
+            try:
+                under_way = True
+                if asked:  # before it would have been raised
+                    break
+                answer = _carry_out(order, watch)
+            except Interrupted as end:
+                asked.append(end.signal_number)
+            except KeyboardInterrupt:
+                asked.append(signal.SIGINT)
+            finally:
+                under_way = False
+            if asked:
+                break
+            yield _outcome(job, order, answer, began_s=began_s)
+        if asked:
+            raise Interrupted(asked[0], "interrupted")
+
+
+def _run_in_workers(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None], at_once: int) -> Generator[Outcome, None, None]:
+    """Make some runs at a time, each in a worker."""
+    asked: list[int] = []
+    with interruptible(asked.append), _Crew(iter(jobs), out, begin) as crew:
+        for _ in range(at_once):
             crew.hire()
         while crew.busy and not asked:
-            for outcome in crew.look():
-                told(outcome)
-                yield outcome
+            yield from crew.look()
         if asked:
-            name = signal.Signals(asked[0]).name
-            raise Interrupted(asked[0], f"interrupted by {name}; what was done is in {out}")
+            raise Interrupted(asked[0], "interrupted")
 
 
 class _Crew:
-    """Own the workers and what waits for them. On leaving, all are told to end before one is waited for: each may have to heal and seal."""
+    """The workers, and the jobs that wait for them. On leaving, all are told to end before one is waited for: each may have to heal."""
 
-    def __init__(self, waiting: deque[Cell], *, out: Path, image: str | None, load_this_server: bool) -> None:
-        self._waiting, self._out, self._image, self._load_this_server = waiting, out, image, load_this_server
+    def __init__(self, waiting: Iterator[Job], out: Path, begin: Callable[[Job], None]) -> None:
+        self._waiting, self._out, self._begin = waiting, out, begin
         self._eyes = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
 
@@ -198,62 +282,89 @@ class _Crew:
 
     @property
     def busy(self) -> bool:
-        """Whether some cell is under way."""
-        return any(worker.cell is not None for worker in self._workers)
+        """Whether some run is under way."""
+        return any(worker.job is not None for worker in self._workers)
 
     def hire(self) -> None:
         """Start one more worker, if there is something for it to do."""
-        if self._waiting:
+        job = next(self._waiting, None)
+        if job is not None:
             worker = _Worker(self._out / "workers.log")
             self._workers.append(worker)
-            self._eyes.register(worker.socket, selectors.EVENT_READ, worker)
-            self._give(worker)
+            self._eyes.register(worker.line.socket, selectors.EVENT_READ, worker)
+            self._give(worker, job)
 
-    def _give(self, worker: _Worker) -> None:
-        if self._waiting:
-            cell = self._waiting.popleft()
-            folder = self._out / cell.key
-            shutil.rmtree(folder, ignore_errors=True)
-            worker.give(cell, folder, image=self._image, load_this_server=self._load_this_server)
+    def _give(self, worker: _Worker, job: Job) -> None:
+        self._begin(job)
+        worker.give(job, _order(job, self._out))
 
     def look(self) -> Iterator[Outcome]:
-        """Wait a moment for answers, and give who has answered the next cell; who has died is replaced."""
+        """Wait a moment for answers, and give who has answered the next job; who has died is replaced."""
         for key, _ in self._eyes.select(LOOK_S):
             worker: _Worker = key.data
-            if worker.cell is None:
+            if worker.job is None:
                 continue
             outcome = worker.take()
-            if worker.dead:
-                self._eyes.unregister(worker.socket)
-                self.hire()
-            else:
-                self._give(worker)
-            yield outcome
+            try:
+                if worker.dead:
+                    self._eyes.unregister(worker.line.socket)
+                    self.hire()
+                elif (job := next(self._waiting, None)) is not None:
+                    self._give(worker, job)
+            finally:  # also when the next job could not begin
+                yield outcome
+
+
+class _Worker:
+    """One worker process, and the job it is at."""
+
+    def __init__(self, log: Path) -> None:
+        self.line = start_child("sim.experiments.many_runs", name="its process", log=log)
+        self.child = self.line.child
+        self.job: Job | None = None
+        self.order: _Order | None = None
+        self.began_s = 0.0
+        self.dead = False
+
+    def give(self, job: Job, order: _Order) -> None:
+        """Send it the order for a job."""
+        self.job, self.order, self.began_s = job, order, time.monotonic()
+        self.line.send(order)
+
+    def take(self) -> Outcome:
+        """Read the answer that has come; a line that fails is a worker that died."""
+        assert self.job is not None and self.order is not None
+        try:
+            answer = self.line.receive(_Answer, timeout_s=END_TIMEOUT_S)
+        except BuslabError as error:
+            self.dead, answer = True, _Answer(error=str(error))
+        outcome = _outcome(self.job, self.order, answer, began_s=self.began_s)
+        self.job = None
+        return outcome
+
+    def dismiss(self) -> None:
+        """Tell it to end: at once when it is idle, in order when it runs something."""
+        if self.child.poll() is None:
+            self.child.process.terminate()
+
+    def close(self) -> None:
+        """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
+        self.line.close()
+        try:
+            self.child.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
 
 
 def _work() -> None:
-    """Carry out jobs until the line closes."""
-    from sim.results.checkers import judge, write_verdict
-    from sim.results.opened_run import open_run
-    from sim.run.steps import run_scenario
-
-    line = socket.socket(fileno=int(os.environ[CONTROL_FD]))
-    for text in line.makefile("rb"):
-        job = msgspec.json.decode(text, type=_Job)
+    """Carry out orders until the line closes."""
+    line = inherited_line(name="the command")
+    for order in line.messages(_Order):
         try:
-            scenario = check_tree(job.scenario, where="of a cell")
-            folder = run_scenario(scenario, on=job.on, out=Path(job.out), image=job.image, load_this_server=job.load_this_server)
-            run = open_run(folder)
-            verdict = judge(run)
-            write_verdict(run, verdict)
-            answer = _Answer(verdict.to_json())
+            answer = _carry_out(order)
         except Interrupted:
             return
-        except BuslabError as error:
-            answer = _Answer(error=str(error))
-        except Exception as error:  # one cell's accident is not the others'
-            answer = _Answer(error=f"{type(error).__name__}: {error}")
-        line.sendall(msgspec.json.encode(answer) + b"\n")
+        line.send(answer)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """Say how a direction behaves.
+    """The behaviour of one direction.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class LinkPlan:
 
 @dataclass(frozen=True)
 class LinkLoad:
-    """Say what one fault does to a link.
+    """The effect of one fault on a link.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ FREE = LinkLoad()
 
 
 class Link:
-    """Tell when each piece of one direction arrives.
+    """One direction of a connection, which tells when each piece arrives.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Link:
 
 
 def that_fit(pieces: Iterable[bytes], room_bytes: int) -> Iterator[bytes]:
-    """Give the first pieces that fit into a room together: what a kernel has taken of what a program wrote."""
+    """Yield the first pieces that fit into a room together: what a kernel has taken of what a program wrote."""
     for piece in pieces:
         room_bytes -= len(piece)
         if room_bytes < 0:

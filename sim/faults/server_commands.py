@@ -4,7 +4,7 @@ Rules
 -----
 1. Only connections of pods are ended, known by the names under which the server lists them (`Connections`).
 2. A setting that several faults change at a time is what the last of them made it, and what it was at first when all have ended.
-3. What is done again and again takes a server that is not there for one with nothing to hurt. What heals waits for it.
+3. What is done again and again skips a server that is not there, as there is nothing to hurt. What heals waits for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ USES = ("sub", "pub", "cmd")  # what a pod's connections are for, as their names
 HEAL_S = 10.0
 RETRY_S = 0.05
 MAX_SPIN_MS = 1000  # below a server's own limit of 5 s for scripts, and our patience of 2 s for an answer
-# Processor time, as a busy thread has it. Not on TIME: servers since Redis 7 freeze that inside a script, and it would spin for ever.
+# It spins for processor time, as a busy thread does, and does not wait for a TIME: since Redis 7 that stands still within a script.
 SPIN = "local e=os.clock()+ARGV[1]/1000 for n=1,1e9 do if os.clock()>=e then break end end return 'done'"
 _CLIENT = re.compile(rb"^id=(\d+) .*? name=buslab-[^- ]+-(\S+)", re.MULTILINE)
 
@@ -44,7 +44,7 @@ async def end_connections(world: World, pods: Sequence[str], uses: Iterable[str]
 
 
 async def each(world: World, *words: str) -> None:
-    """Give every server one command, all at the same time.
+    """Send every server one command, all at the same time.
 
     Raises
     ------
@@ -54,7 +54,7 @@ async def each(world: World, *words: str) -> None:
 
 
 async def each_master(world: World, *words: str) -> None:
-    """Give every server that may write one command; a replica gets it from its master.
+    """Send every server that may write one command; a replica gets it from its master.
 
     Raises
     ------
@@ -72,7 +72,7 @@ async def each_master(world: World, *words: str) -> None:
 
 
 def keep_on(world: World, act: Callable[[], Awaitable[object]], *, every_s: float) -> None:
-    """Act now and every so often, until `leave_off`."""
+    """Call `act` now and every so often, until `leave_off`."""
     world.kept["acting"] = asyncio.get_running_loop().create_task(_repeat(act, every_s))
 
 
@@ -87,7 +87,7 @@ async def _repeat(act: Callable[[], Awaitable[object]], every_s: float) -> None:
 
 
 async def leave_off(world: World) -> None:
-    """Act no more, and raise what the acting raised; nothing when it was left off before.
+    """Stop acting, and raise what the acting raised; nothing when it was stopped before.
 
     Raises
     ------
@@ -118,7 +118,7 @@ async def change_setting(world: World, name: str, value: str) -> None:
 
 
 async def restore_settings(world: World, *, within_s: float = HEAL_S) -> None:
-    """Take back what this occasion changed; nothing when it was taken back before.
+    """Undo what this occasion of the fault changed; nothing when it was undone before.
 
     Raises
     ------

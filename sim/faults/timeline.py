@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A fault begins at its times after the start of the run phase (`occasion`) and ends `for_s` later. Faults may overlap,
+1. A fault begins at its times after the start of the run phase (`times.FaultTimes`) and ends `for_s` later. Faults may overlap,
    but two of one kind on one target only where what they do adds up (`problems`).
 2. Whatever happens, `heal` ends every fault that began and has not ended; it may be called twice.
 3. Each occasion is one row of the `faults` table: when its beginning started, when its end was done.
@@ -34,7 +34,7 @@ class _Occasion:
 
 
 class Timeline:
-    """Own the faults of one run.
+    """The faults of one run, each begun and ended at its times.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Timeline:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, run_ns: int) -> None:
-        """Let every fault begin and end at its times after `run_ns`."""
+        """Schedule every fault to begin and end at its times after `run_ns`."""
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._live(one, run_ns)) for one in self._occasions]
 
@@ -76,7 +76,7 @@ class Timeline:
         self._recorder.tables["faults"].add(name, target, one.begun_ns, now_ns())
 
     async def heal(self) -> None:
-        """End every fault that has not ended, and let none begin any more.
+        """End every fault that has not ended, and begin no more.
 
         Raises
         ------

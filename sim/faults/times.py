@@ -10,7 +10,7 @@ from msgspec import Meta
 
 
 class FaultTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Say when a fault begins, how long it is on, and how often. Every fault has these fields.
+    """The times of a fault: when it begins, how long it is on, and how often. Every fault has these fields.
 
     Attributes
     ----------

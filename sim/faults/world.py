@@ -10,7 +10,7 @@ from sim.faults.link import LinkLoad
 
 
 class BrokerControl(Protocol):
-    """Hurt and mend a broker."""
+    """What hurts and mends a broker."""
 
     async def kill(self) -> None:
         """End it at once, as SIGKILL does; nothing when it does not run."""
@@ -22,15 +22,15 @@ class BrokerControl(Protocol):
         """Start it again at the same address, empty; nothing when it runs. Return when it answers."""
 
     async def freeze(self) -> None:
-        """Let it stand still, as SIGSTOP does: the kernel keeps its connections; nothing when it does not run."""
+        """Freeze it, as SIGSTOP does: the kernel keeps its connections; nothing when it does not run."""
 
     async def thaw(self) -> None:
-        """Let it go on; nothing when it does."""
+        """Thaw it; nothing when it is not frozen."""
 
 
 @runtime_checkable
 class ClusterControl(BrokerControl, Protocol):
-    """Hurt and mend a cluster, one master at a time too."""
+    """What hurts and mends a cluster, one master at a time too."""
 
     async def kill_master(self, channel: str = ...) -> object:
         """End at once the master that owns a channel (with its prefix)."""
@@ -40,7 +40,7 @@ class ClusterControl(BrokerControl, Protocol):
 
 
 class Server(Protocol):
-    """Give one server of the broker commands, on a connection of our own that no fault means to end."""
+    """One server of the broker, reached on a connection of our own that no fault means to end."""
 
     async def ask(self, *words: str) -> Any:
         """Send one command and return its reply; raise `BrokerError`, also for a refusal."""
@@ -49,20 +49,20 @@ class Server(Protocol):
         """Send commands in one write, so that the server carries them out at once, and return their replies; errors as `ask`."""
 
     def let_in_by(self, password: str | None) -> None:
-        """Connect with this password from now on, None = as at first; what is connected stays."""
+        """Connect with this password from now on, None = with the one we began with; a connection that is open stays."""
 
 
 class PodControl(Protocol):
-    """Hurt and mend one pod."""
+    """What hurts and mends one pod."""
 
     async def kill(self) -> None:
         """End it at once, as on SIGKILL; nothing when it does not run."""
 
     async def freeze(self) -> None:
-        """Let it stand still, as on SIGSTOP; nothing when it does not run."""
+        """Freeze it, as SIGSTOP does; nothing when it does not run."""
 
     async def thaw(self) -> None:
-        """Let it go on; nothing when it does."""
+        """Thaw it; nothing when it is not frozen."""
 
     async def stop(self, *, grace_s: float = ...) -> None:
         """End it as on SIGTERM, and kill it after the grace period."""
@@ -71,20 +71,20 @@ class PodControl(Protocol):
         """Start it anew; nothing when it runs."""
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
-        """Let its handlers take so long, at most so many at a time, until told otherwise; 0 and 0: as its service's settings say."""
+        """Make its handlers take so long, at most so many at a time, until told otherwise; 0 and 0: as its service's settings say."""
 
     async def fail(self, failing: bool) -> None:
-        """Let its handlers raise, until told otherwise."""
+        """Make its handlers raise, until told otherwise."""
 
     async def skew(self, skew_ms: float) -> None:
         """Put its wall clock ahead by so much (negative: behind), until told otherwise; time does not pass at another speed."""
 
 
 class LinkControl(Protocol):
-    """Make the links between pods and broker bad; pods by their numbers. What several faults do to one link at a time adds up."""
+    """What makes the links between pods and broker bad; pods by their numbers. What several faults do to one link adds up."""
 
     async def load(self, who: int, pods: Sequence[int], load: LinkLoad) -> None:
-        """Lay a load of `who` on these pods' links, connections to come included, besides what lies on them; in place of who's own."""
+        """Lay a load of `who` on these pods' links, later connections included; it replaces who's own and adds to those of others."""
 
     async def unload(self, who: int) -> None:
         """Take off what `who` laid on links; nothing when it was taken off before. What others laid on them stays."""
@@ -95,7 +95,7 @@ class LinkControl(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """Hold what the faults of one run may touch.
+    """What the faults of one run may touch.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class World:
 
     @property
     def who(self) -> int:
-        """Tells one occasion of a fault from all others of its run."""
+        """A number that tells one occasion of a fault from all others of its run."""
         return id(self.kept)
 
     def names(self, chosen: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ class Broker(Protocol):
 
     @property
     def ground(self) -> str:
-        """The ground's name; never holds a secret."""
+        """The ground's name, without any secret."""
 
     @property
     def control(self) -> BrokerControl | None:

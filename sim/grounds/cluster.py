@@ -47,17 +47,17 @@ class Node(Protocol):
         """End it in order."""
 
     async def freeze(self) -> None:
-        """Let it stand still."""
+        """Freeze it."""
 
     async def thaw(self) -> None:
-        """Let it go on."""
+        """Thaw it."""
 
     async def start(self) -> None:
         """Start it again; nothing when it runs. Return when it answers."""
 
 
 class ClusterBroker:
-    """Own the nodes; a fault may kill all of them or one master, and start again what does not run."""
+    """A cluster of our own nodes; a fault may kill all of them or one master, and start again what does not run."""
 
     pid: None = None  # there are several
     new_loop = staticmethod(new_event_loop)
@@ -72,7 +72,7 @@ class ClusterBroker:
 
     @property
     def control(self) -> ClusterBroker:
-        """The cluster itself can be hurt and mended."""
+        """The cluster itself: it can be hurt and mended."""
         return self
 
     async def kill(self) -> None:
@@ -86,11 +86,11 @@ class ClusterBroker:
         await asyncio.gather(*(node.stop() for node in self._nodes))
 
     async def freeze(self) -> None:
-        """Let every node stand still (SIGSTOP)."""
+        """Freeze every node (SIGSTOP)."""
         await asyncio.gather(*(node.freeze() for node in self._nodes))
 
     async def thaw(self) -> None:
-        """Let every node go on; return when all serve as one cluster again, unless some do not run."""
+        """Thaw every node; return when all serve as one cluster again, unless some do not run."""
         await asyncio.gather(*(node.thaw() for node in self._nodes))
         if not self._dead:
             await asyncio.to_thread(await_whole, self.address.nodes, replicas=len(self._nodes) - self.masters)
@@ -146,7 +146,7 @@ def cluster(text: str = "") -> Iterator[ClusterBroker]:
 
 
 def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[Node]:
-    """Start all at once and return them when each answers; they are ended when `until` closes, those of a failed attempt now."""
+    """Start all nodes at once and return them when each answers; closing `until` ends them, a failed attempt ends its own now."""
     with contextlib.ExitStack() as mine:
         nodes = []
         for port in ports:
@@ -154,7 +154,7 @@ def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[N
             own.mkdir(exist_ok=True)
             server = launch(port, folder=own, extra=ARGUMENTS)
             node = EmbeddedBroker(server, port, own, extra=ARGUMENTS)
-            mine.callback(node.close, at_once=True)  # asked politely, each master waits for its replica
+            mine.callback(node.close, at_once=True)  # SIGKILL: on SIGTERM each master would wait for its replica
             nodes.append((node, server))
         for node, server in nodes:
             await_answer(server, node.address.port)

@@ -1,4 +1,4 @@
-"""Make a cluster out of servers that answer, and tell when it is whole. Blocking: for the grounds, never for a pod.
+"""Make a cluster out of servers that answer, and find out when it is whole. Blocking: for the grounds, never for a pod.
 
 Rules
 -----
@@ -92,7 +92,7 @@ def owner(addresses: Sequence[Address], slot: int) -> Address:
 
 @dataclass(frozen=True)
 class _NodeRow:
-    """Hold one line of CLUSTER NODES."""
+    """One line of CLUSTER NODES."""
 
     port: int
     flags: frozenset[str]
@@ -117,7 +117,7 @@ def _text(reply: Any) -> str:
 
 
 def _apart(clients: Sequence[Any], addresses: Sequence[Address]) -> str:
-    """Say which node does not know or reach another one, empty when all do."""
+    """Return which node does not know or reach another one, empty when all do."""
     wanted = {address.port for address in addresses}
     for client, address in zip(clients, addresses, strict=True):
         met = {row.port for row in _look(client) if row.connected and not row.flags & {"handshake", "noaddr", "fail", "fail?"}}
@@ -127,7 +127,7 @@ def _apart(clients: Sequence[Any], addresses: Sequence[Address]) -> str:
 
 
 def _broken(clients: Sequence[Any], addresses: Sequence[Address], replicas: int) -> str:
-    """Say what keeps the cluster from being whole, empty when nothing does."""
+    """Return what keeps the cluster from being whole, empty when nothing does."""
     if apart := _apart(clients, addresses):
         return apart
     views, in_step = set(), 0

@@ -44,7 +44,7 @@ _PORT_INSIDE = 6379  # where the port is published; the container has a network 
 
 
 class ContainerBroker:
-    """Own one server in a container; a fault may kill, freeze and start it at the same address."""
+    """One server in a container; a fault may kill, freeze and start it at the same address."""
 
     ground = "container"
     new_loop = staticmethod(new_event_loop)
@@ -57,7 +57,7 @@ class ContainerBroker:
 
     @property
     def control(self) -> ContainerBroker:
-        """The broker itself can be hurt and mended."""
+        """The broker itself: it can be hurt and mended."""
         return self
 
     async def kill(self) -> None:
@@ -77,7 +77,7 @@ class ContainerBroker:
         await asyncio.to_thread(self._freeze)
 
     async def thaw(self) -> None:
-        """Let a frozen container go on; nothing when it is not frozen."""
+        """Thaw a frozen container; nothing when it is not frozen."""
         await asyncio.to_thread(self._thaw)
 
     def _freeze(self) -> None:
@@ -175,7 +175,7 @@ def start_server(client: DockerClient, image: str, port: int, *, until: contextl
     )
     asked.waiting_for(OurAnswer())
     note_container(name)
-    until.callback(remove, client, name)  # by its name, before it exists: whatever fails from here on, it is found
+    until.callback(remove, client, name)  # by its name, and before it exists: whatever fails from here on, it is removed
     try:
         with asking(f"cannot start a container of {image}"):
             asked.start()

@@ -41,7 +41,7 @@ def container_cluster(
 
 
 def _start(client: DockerClient, image: dict[str, str], ports: Sequence[int], *, until: contextlib.ExitStack) -> list[ContainerBroker]:
-    """Start all at once and return them when each answers; they are removed when `until` closes, those of a failed attempt now."""
+    """Start all nodes at once and return them when each answers; closing `until` removes them, a failed attempt removes its own now."""
 
     def start(port: int) -> tuple[ContainerBroker, contextlib.ExitStack]:
         with contextlib.ExitStack() as mine:

@@ -45,7 +45,7 @@ _SETTINGS = {  # read by testcontainers when it is imported
 
 @contextlib.contextmanager
 def engine() -> Iterator[DockerClient]:
-    """Reach the engine and give the client that speaks to it.
+    """Reach the engine and yield a client of it.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def asking(what: str) -> Iterator[None]:
 
 
 def shares_loopback(client: DockerClient) -> bool:
-    """Whether a container with host networking listens on the loopback that this process sees.
+    """Return whether a container with host networking listens on the loopback that this process sees.
 
     It does on Linux, but not where the engine has a machine or a network namespace of its own.
     """
@@ -133,7 +133,7 @@ def owner_label() -> str:
 
 
 def is_left_over(owner: str) -> bool:
-    """Whether the process that an owner label names ran here and is dead."""
+    """Return whether the process that an owner label names ran here and is dead."""
     where, _, process = owner.partition(":")
     pid, _, started = process.partition(":")
     if where != place() or not pid.isdigit() or not started.isdigit():

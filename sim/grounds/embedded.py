@@ -27,7 +27,7 @@ FOLDER_PREFIX = "buslab-broker-"  # then the process id of who made it
 
 
 class EmbeddedBroker:
-    """Own our server; a fault may kill it and start it again at the same address."""
+    """A server of our own; a fault may kill it and start it again at the same address."""
 
     ground = "embedded"
     new_loop = staticmethod(new_event_loop)
@@ -47,7 +47,7 @@ class EmbeddedBroker:
 
     @property
     def control(self) -> EmbeddedBroker:
-        """The broker itself can be hurt and mended."""
+        """The broker itself: it can be hurt and mended."""
         return self
 
     async def kill(self) -> None:
@@ -60,12 +60,12 @@ class EmbeddedBroker:
             await asyncio.to_thread(self._server.end)
 
     async def freeze(self) -> None:
-        """Let the server stand still (SIGSTOP)."""
+        """Freeze the server (SIGSTOP)."""
         if self._server.poll() is None:
             self._server.process.send_signal(signal.SIGSTOP)
 
     async def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Thaw the server (SIGCONT)."""
         if self._server.poll() is None:
             self._server.process.send_signal(signal.SIGCONT)
 

@@ -23,7 +23,7 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ExternalBroker:
-    """Hold the address of somebody else's server."""
+    """The address of somebody else's server."""
 
     address: Address
     ground: str
@@ -58,7 +58,7 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
 
 
 def check(client: redis.Redis, address: Address) -> None:
-    """PING once; a user who may not PING was let in all the same.
+    """PING once; a user who is refused only the PING was let in all the same.
 
     Raises
     ------

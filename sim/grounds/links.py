@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
 from sim.grounds.model.network import ModelDoor, Network
-from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape, opened_decoder
-from sim.machine.line import CONTROL_FD
+from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape
+from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
 from sim.wire.address import Address, parse_address
 
@@ -30,10 +25,10 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class Links(Protocol):
-    """Shape the links of pods, by the pods' numbers: each call replaces what was asked before."""
+    """The links of pods, shaped by the pods' numbers; each call replaces what was asked before."""
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so, connections to come included."""
+        """Make these pods' links behave so, later connections included."""
 
     async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
         """Reset these pods' connections and refuse new ones, until told otherwise."""
@@ -42,26 +37,26 @@ class Links(Protocol):
         """Reset the open connections of these pods, on both sides."""
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of what the broker sends next; or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of what the broker sends next; or spare those that heard nothing since."""
 
     def address(self, pod: int) -> Address:
         """Return the address by which a pod reaches the broker."""
 
     async def close(self) -> None:
-        """End it; connections through it end too."""
+        """Close all links; connections through them end."""
 
 
 class SharedLinks:
-    """Let several faults lie on one link at a time, each to be taken off by itself, in any order."""
+    """The loads of several faults on each link, which may be taken off one by one, in any order."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._laid: dict[int, tuple[frozenset[int], LinkLoad]] = {}
-        self._now: dict[int, LinkLoad | None] = {}  # what was carried out last, of each pod that was ever loaded
+        self._now: dict[int, LinkLoad | None] = {}  # what was carried out last, per pod that was ever loaded; None: not known
         self._one_at_a_time = asyncio.Lock()
 
     async def load(self, who: int, pods: Sequence[int], load: LinkLoad) -> None:
-        """Lay a load of `who` on these pods' links, besides what lies on them; in place of who's own.
+        """Lay a load of `who` on these pods' links; it replaces who's own and adds to those of others.
 
         Raises
         ------
@@ -96,7 +91,7 @@ class SharedLinks:
         await self._links.reset(pods)
 
     async def _carry_out(self, pods: Collection[int]) -> None:
-        """Bring these pods' links to the sum of what lies on each; those that change alike in one order."""
+        """Bring these pods' links to the sum of what lies on each; one order for all that change alike."""
         changes: dict[tuple[LinkLoad | None, LinkLoad], list[int]] = {}
         unsure = [pod for pod, was in self._now.items() if was is None]
         for pod in sorted({*pods, *unsure}):
@@ -104,7 +99,7 @@ class SharedLinks:
             if wanted != was:
                 changes.setdefault((was, wanted), []).append(pod)
         for alike in changes.values():
-            self._now.update(dict.fromkeys(alike))  # not known, until every order was answered
+            self._now.update(dict.fromkeys(alike))  # not known until every order was answered
         for (was, wanted), alike in changes.items():
             if was is None or (wanted.to_broker, wanted.to_pod) != (was.to_broker, was.to_pod):
                 await self._links.shape(alike, to_broker=wanted.to_broker, to_pod=wanted.to_pod)
@@ -119,7 +114,7 @@ class SharedLinks:
 
 
 class ModelLinks:
-    """Shape the links of the model's network."""
+    """The links of the model's network."""
 
     def __init__(self, network: Network, broker: Address, *, pods: int) -> None:
         self._doors = [network.door((broker.host, broker.port)) for _ in range(pods)]
@@ -132,7 +127,7 @@ class ModelLinks:
         return [self._doors[pod] for pod in pods]
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so."""
+        """Make these pods' links behave so."""
         for door in self._of(pods):
             door.shape(to_listener=to_broker, from_listener=to_pod)
 
@@ -149,20 +144,20 @@ class ModelLinks:
             door.reset()
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of a frame, or spare those that heard nothing since."""
         for door in self._of(pods):
             door.cut(cutting)
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the links end with the loop."""
 
 
 class ProxyLinks:
-    """Own the proxy's process, and give it orders; use `ProxyLinks.open`."""
+    """The links through a proxy, and the proxy's process; use `ProxyLinks.open`."""
 
-    def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, child: Child, line: AsyncLine) -> None:
         self._child = child
-        self._reader, self._writer = reader, writer
+        self._line = line
         self._one_order = asyncio.Lock()
         self._ports: list[int] = []
 
@@ -175,30 +170,18 @@ class ProxyLinks:
         BrokerError
             It did not start; the message ends with its log.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            argv = [sys.executable, "-m", "sim.grounds.proxy"]
-            child = Child(argv, log=folder / "proxy.log", env=environment, pass_fds=[theirs.fileno()])
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 24)
-        links = cls(child, reader, writer)
+        line = start_child("sim.grounds.proxy", name="the proxy", log=folder / "proxy.log", error=BrokerError)
+        links = cls(line.child, await line.to_async())
         with contextlib.ExitStack() as undo:
-            undo.callback(child.kill)
+            undo.callback(links._child.kill)
             links._ports = (await links._order(Open(broker.host, broker.port, pods, seed))).ports
             undo.pop_all()
         return links
 
     async def _order(self, order: Order) -> Opened:
         async with self._one_order:
-            try:
-                self._writer.write(msgspec.json.encode(order) + b"\n")
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    line = await self._reader.readline()
-            except (OSError, TimeoutError) as error:
-                raise BrokerError(f"the proxy does not answer: {error or 'timeout'}; {self._child.tail()}") from None
-            if not line:
-                raise BrokerError(f"the proxy is gone: {self._child.tail()}")
-        answer = opened_decoder.decode(line)
+            self._line.send(order)
+            answer = await self._line.receive(Opened, timeout_s=ANSWER_TIMEOUT_S)
         if answer.error:
             raise BrokerError(f"the proxy {answer.error}")
         return answer
@@ -216,7 +199,7 @@ class ProxyLinks:
         return [self._ports[pod] for pod in pods]
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
-        """Let these pods' links behave so."""
+        """Make these pods' links behave so."""
         await self._order(Shape(self._of(pods), to_broker, to_pod))
 
     async def refuse(self, pods: Sequence[int], refusing: bool) -> None:
@@ -228,10 +211,10 @@ class ProxyLinks:
         await self._order(Reset(self._of(pods)))
 
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
-        """End the open connections of these pods in the middle of a frame, or let be those that heard nothing since."""
+        """End the open connections of these pods in the middle of a frame, or spare those that heard nothing since."""
         await self._order(Cut(self._of(pods), cutting))
 
     async def close(self) -> None:
         """End the proxy's process."""
-        self._writer.close()
+        self._line.close()
         self._child.end(timeout_s=1.0)

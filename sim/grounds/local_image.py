@@ -27,7 +27,7 @@ _ELF = b"\x7fELF"
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """Say what image there is now.
+    """The local image as it is now.
 
     Attributes
     ----------

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import os
 import random
 import socket
 import struct
@@ -28,7 +27,7 @@ import msgspec
 
 from sim.faults.link import Link, LinkPlan
 from sim.machine.clock import Alarm, new_event_loop, now_ns
-from sim.machine.line import CONTROL_FD
+from sim.machine.line import Line, inherited_line
 
 READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
@@ -38,7 +37,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Listen on so many ports of 127.0.0.1, each leading to the broker. Answered by `Opened`."""
+    """An order to listen on so many ports of 127.0.0.1, each leading to the broker. Answered by `Opened`."""
 
     host: str
     port: int
@@ -47,7 +46,7 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Shape(msgspec.Struct, frozen=True, tag="shape"):
-    """Let the connections of some listeners behave so from now on."""
+    """An order that the connections of some listeners behave so from now on."""
 
     ports: list[int]
     to_broker: LinkPlan
@@ -55,40 +54,38 @@ class Shape(msgspec.Struct, frozen=True, tag="shape"):
 
 
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """Reset every open connection of some listeners, on both sides."""
+    """An order to reset every open connection of some listeners, on both sides."""
 
     ports: list[int]
 
 
 class Refuse(msgspec.Struct, frozen=True, tag="refuse"):
-    """Refuse new connections of some listeners by a reset, or accept them again; refusing resets those that are open."""
+    """An order to refuse new connections of some listeners by a reset, or to accept them again; refusing resets those that are open."""
 
     ports: list[int]
     refusing: bool
 
 
 class Cut(msgspec.Struct, frozen=True, tag="cut"):
-    """Pass on half of the next read from the broker, then reset: a frame ends in its middle. Or let be who had no read since."""
+    """An order to pass on half of the next read from the broker and then reset, in mid-frame; or to spare who had no read since."""
 
     ports: list[int]
     cutting: bool
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """Say on which ports it listens, and what went wrong, if anything."""
+    """The answer to an order: on which ports the proxy listens, and what went wrong, if anything."""
 
     ports: list[int]
     error: str = ""
 
 
 Order = Open | Shape | Reset | Refuse | Cut
-order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
-opened_decoder: msgspec.json.Decoder[Opened] = msgspec.json.Decoder(Opened)
 
 
 @dataclass
 class ProxyDoor:
-    """Hold one listener's plans and open connections."""
+    """One listener's plans and open connections."""
 
     to_broker: LinkPlan = field(default_factory=LinkPlan)
     to_pod: LinkPlan = field(default_factory=LinkPlan)
@@ -97,7 +94,7 @@ class ProxyDoor:
 
 
 class Clockwork:
-    """Write pieces on at their times: one timer for all connections."""
+    """One timer for all connections, which writes pieces on at their times."""
 
     def __init__(self) -> None:
         self._due: list[tuple[int, int, ProxySide]] = []
@@ -105,7 +102,7 @@ class Clockwork:
         self._alarm = Alarm(self._wake)
 
     def add(self, at_ns: int, side: ProxySide) -> None:
-        """Let a side pass on its first waiting piece at a time."""
+        """Set the time at which a side passes on its first waiting piece."""
         self._order += 1
         heapq.heappush(self._due, (at_ns, self._order, side))
         if self._due[0][1] == self._order:
@@ -242,7 +239,7 @@ class ProxySide(asyncio.BufferedProtocol):
 
 
 class Proxy:
-    """Carry out orders."""
+    """The listeners of a proxy, changed by orders."""
 
     def __init__(self) -> None:
         self._doors: dict[int, ProxyDoor] = {}
@@ -318,16 +315,14 @@ class Proxy:
         broker_side.release()
 
 
-async def serve(control: socket.socket) -> None:
+async def serve(line: Line) -> None:
     """Take orders until the other side closes."""
-    reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
+    to_run = await line.to_async()
     proxy = Proxy()
-    with contextlib.suppress(ConnectionError):
-        while line := await reader.readline():
-            answer = await proxy.carry_out(order_decoder.decode(line))
-            writer.write(msgspec.json.encode(answer) + b"\n")
+    async for order in to_run.messages(Order):
+        to_run.send(await proxy.carry_out(order))
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(socket.socket(fileno=int(os.environ[CONTROL_FD]))))
+        runner.run(serve(inherited_line(name="the run")))

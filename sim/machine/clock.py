@@ -1,7 +1,7 @@
 """Time for the live half: one clock for all processes of a machine, timers finer than a millisecond, and the event loop.
 
 `now_ns` reads CLOCK_MONOTONIC, which every process of one machine shares, so times of the broker's side, the pods and Locust can
-be subtracted from one another. On a `jumping.JumpingLoop` it reads that loop's virtual time instead.
+be subtracted from one another. On a `JumpingLoop` it reads that loop's virtual time instead.
 
 epoll, and so asyncio, uvloop and gevent, wakes on whole milliseconds. A publisher that is up to 1 ms late would hide
 a Redis that answers in 0.1 ms, so `PreciseTimer` uses a Linux timerfd: a file descriptor that becomes readable at
@@ -23,7 +23,7 @@ from typing import Any
 
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
-VIRTUAL_EPOCH_S = 1_767_225_600  # 2026-01-01: the date of a run in virtual time is no accident
+VIRTUAL_EPOCH_S = 1_767_225_600  # 2026-01-01: every run in virtual time has this date
 
 _CLOCK_MONOTONIC = 1
 _TFD_FLAGS = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
@@ -65,7 +65,7 @@ def utc_now() -> datetime:
 
 
 class PreciseTimer:
-    """Hold one timerfd. `fd` becomes readable at the time given to `set`; call `clear` after it did.
+    """One timerfd: `fd` becomes readable at the time given to `set`; call `clear` after it did.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 class Alarm:
-    """Call a function on an event loop at a `now_ns` time, to the microsecond where the platform can.
+    """One call of a function on an event loop at a `now_ns` time, to the microsecond where the platform can.
 
     One alarm holds one time: `set` replaces the time before.
     """
@@ -121,7 +121,7 @@ class Alarm:
         self._handle: asyncio.TimerHandle | None = None
         self._timer: PreciseTimer | None = None
         self._set_virtual: Callable[..., None] | None = getattr(self._loop, "at_ns", None)
-        self._newest = 0  # of the times set in virtual time, where a timer cannot be cancelled
+        self._newest = 0  # the newest time that was set, in virtual time, where a timer cannot be cancelled
         if self._set_virtual is not None:
             return
         try:
@@ -153,7 +153,7 @@ class Alarm:
         self._callback()
 
     def close(self) -> None:
-        """Call nothing any more; may be called twice."""
+        """Cancel the call; may be called twice."""
         self._newest += 1
         if self._handle is not None:
             self._handle.cancel()

@@ -1,4 +1,4 @@
-"""Let everything that one pod does stand still and go on, inside a process that goes on: what SIGSTOP and SIGCONT do to a process.
+"""Freeze all that one pod does, and thaw it, inside a process that goes on: what SIGSTOP and SIGCONT do to a process.
 
 Rules
 -----
@@ -34,7 +34,7 @@ class Readable(Protocol):
 
 
 class Freezer:
-    """Hold the coroutines, the streams and the callbacks of one pod.
+    """The coroutines, the streams and the callbacks of one pod, frozen and thawed together.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Freezer:
         self._callbacks: deque[Callable[[], None]] = deque()
 
     def freeze(self) -> None:
-        """Let everything behind it stand still; nothing when it has ended."""
+        """Freeze everything behind it; nothing when it has ended."""
         if self.ended or self.frozen:
             return
         self.frozen = True
@@ -62,7 +62,7 @@ class Freezer:
             stream.pause(FROZEN)
 
     def thaw(self) -> None:
-        """Let everything go on: first the callbacks that wait, then what is read, then the coroutines."""
+        """Thaw everything: first the callbacks that wait, then what is read, then the coroutines."""
         if not self.frozen:
             return
         self.frozen = False
@@ -75,7 +75,7 @@ class Freezer:
         self._thawed.set()
 
     def end(self) -> None:
-        """Hold nothing any more, and forget the callbacks that wait."""
+        """Thaw for good, and forget the callbacks that wait."""
         self.frozen, self.ended = False, True
         self._callbacks.clear()
         self._streams.clear()
@@ -89,7 +89,7 @@ class Freezer:
             callback()
 
     def add(self, stream: Readable) -> None:
-        """Hold a stream too, from now on."""
+        """Put a stream behind the freezer, from now on."""
         if self.ended:
             return
         self._streams.add(stream)
@@ -97,7 +97,7 @@ class Freezer:
             stream.pause(FROZEN)
 
     def discard(self, stream: Readable) -> None:
-        """Hold a stream no more: it is closed."""
+        """Forget a stream: it is closed."""
         self._streams.discard(stream)
 
     async def hold(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **named: P.kwargs) -> T:

@@ -21,19 +21,19 @@ HOST = "127.0.0.1"
 
 
 class HttpFailure(Exception):
-    """Say why there was no answer: a word of `schema.NO_ANSWER`."""
+    """The reason why there was no answer: a word of `schema.NO_ANSWER`."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Hold one answer."""
+    """One answer."""
 
     status: int
     body: bytes
 
 
 class HttpConnection:
-    """Own one connection to a port of this machine."""
+    """One connection to a port of this machine."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
         self.port = port
@@ -75,7 +75,7 @@ class HttpConnection:
         HttpFailure
             ``closed``: the connection ended before the answer did, or what came is not HTTP.
         """
-        self.reusable = False  # until a whole answer was read: also when the caller gives up
+        self.reusable = False  # and stays so until a whole answer was read, also when the caller gives up
         headers = [("Host", HOST), ("Content-Length", str(len(body))), *(() if keep else (("Connection", "close"),))]
         request = self._http.send(h11.Request(method=method, target=path, headers=headers))
         data = self._http.send(h11.Data(data=body))
@@ -115,7 +115,7 @@ class HttpConnection:
 
 
 class HttpPool:
-    """Keep connections open, a bounded number of them for all ports together, and reuse them.
+    """Connections that are kept open and used again, a bounded number of them for all ports together.
 
     Parameters
     ----------

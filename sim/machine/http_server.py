@@ -33,7 +33,7 @@ UNREADABLE = 0  # a refusal without an answer
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """Bound what one client, and all together, may take.
+    """The bounds on what one client, and all together, may take.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class HttpLimits:
 
 @dataclass(frozen=True)
 class Request:
-    """Hold one request; header names are in lower case, and of a repeated header the last counts."""
+    """One request; header names are in lower case, and of a repeated header the last counts."""
 
     method: str
     path: str
@@ -65,7 +65,7 @@ class Request:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """Hold one answer."""
+    """One answer."""
 
     status: int
     body: bytes
@@ -74,7 +74,7 @@ class HttpAnswer:
 
 
 class Refusal(Exception):
-    """End a request with an error status and one sentence for the client."""
+    """A request refused with an error status and one sentence for the client."""
 
     def __init__(self, status: int, reason: str, *, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(reason)
@@ -105,7 +105,7 @@ def from_json(body: bytes) -> Any:
 
 
 class HttpServer:
-    """Serve routes on one port; while the freezer is frozen, connections are taken and not answered.
+    """A server of routes on one port; while the freezer is frozen, connections are taken and not answered.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class HttpServer:
         connection = _Connection(self, reader, writer, self._limits)
         try:
             if len(self._connections) > 2 * self._limits.connections:
-                connection.broken = True  # too many even to say so
+                connection.broken = True  # too many even for a 503
                 self.refused[UNREADABLE] += 1
             elif len(self._connections) > self._limits.connections:
                 await connection.refuse(Refusal(503, f"more than {self._limits.connections} connections").answer)
@@ -200,7 +200,7 @@ class HttpServer:
 
 @dataclass
 class _Connection:
-    """Read requests of one connection, one after another, and answer them."""
+    """One connection, whose requests are read and answered one after another."""
 
     server: HttpServer
     reader: asyncio.StreamReader

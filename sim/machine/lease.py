@@ -31,7 +31,7 @@ _mine: tuple[int, Path] | None = None  # of this process; another one after a fo
 
 @dataclass
 class Left:
-    """Tell what a process that is dead had started; processes as (pid, identity, name)."""
+    """What a dead process had started; processes as (pid, identity, name)."""
 
     owner: int = 0
     processes: list[tuple[int, str, str]] = field(default_factory=list)
@@ -55,7 +55,7 @@ def note_folder(folder: Path) -> None:
 
 
 def left_over() -> Iterator[tuple[Path, Left]]:
-    """Give the file of each dead process, and what it had started; nobody else is given it meanwhile.
+    """Yield the file of each dead process, and what it had started; nobody else is given it meanwhile.
 
     Files of living processes, and of other machines and process namespaces, are passed over.
     """
@@ -64,7 +64,7 @@ def left_over() -> Iterator[tuple[Path, Left]]:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 found = read(path)
-                if path.exists() and found is not None:  # not: another one was done with it just now
+                if path.exists() and found is not None:  # it is gone where another command has just dealt with it
                     yield path, found
 
 

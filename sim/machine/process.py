@@ -43,10 +43,17 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 class Child:
-    """Own one child process and the file that its output goes to."""
+    """One child process and the file that its output goes to."""
 
     def __init__(
-        self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = (), cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
+        name: str = "",
     ) -> None:
         self.log = log
         with log.open("ab") as output, signals_wait():
@@ -61,11 +68,7 @@ class Child:
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
-        note_process(self.process.pid, self._name(argv))
-
-    @staticmethod
-    def _name(argv: Sequence[str]) -> str:
-        return argv[2] if list(argv[1:2]) == ["-m"] else Path(argv[0]).name
+        note_process(self.process.pid, name or Path(argv[0]).name)
 
     @property
     def pid(self) -> int:
@@ -102,9 +105,9 @@ class Child:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let the handlers of SIGINT and SIGTERM run after the block, not in it.
+    """Delay the handlers of SIGINT and SIGTERM until after the block.
 
-    A fork calls hooks of other modules, and what a handler raises in one of those is printed and lost: so was a Ctrl-C now and then.
+    A fork calls hooks of other modules, and what a handler raises in one of those is printed and lost, as a Ctrl-C was now and then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -126,7 +129,7 @@ def signals_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `interrupt`, and let the second end the process at once.
+    """Turn the first SIGINT or SIGTERM into `interrupt`; the second ends the process at once.
 
     Whoever blocks for long inside asks `asked_to_end` now and then. Children are killed by the kernel when this process
     ends. Outside the main thread nothing is installed.

@@ -42,7 +42,7 @@ from sim.machine.clock import utc_now
 from sim.machine.facts import environment
 from sim.results.interval import mean_interval
 from sim.wire.address import Address
-from sim.wire.connection import pack
+from sim.wire.resp import message_bytes, pack, wire_size
 
 SUBSCRIBERS = 100
 EVENT_BYTES, BATCH_BYTES = 300, 20_000
@@ -117,7 +117,7 @@ class Bench:
         """Connect everybody, and subscribe."""
         asker, *lines = (ServerSocket(broker.address) for _ in range(1 + 2 * SUBSCRIBERS))
         for line in lines[:SUBSCRIBERS]:
-            line.ask(pack(b"SUBSCRIBE", CHANNEL), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)))
+            line.ask(pack(b"SUBSCRIBE", CHANNEL), wire_size([b"subscribe", CHANNEL, 1]))
         return cls(broker, asker, lines[SUBSCRIBERS:], lines[:SUBSCRIBERS])
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Bench:
     def publish(self, size: int, depth: int, *, heard: bool) -> None:
         """Publish so many events in one write, and read every copy."""
         channel, receivers = (CHANNEL, len(self.subscribers)) if heard else (NOBODYS, 0)
-        self.asker.ask(pack(b"PUBLISH", channel, bytes(size)) * depth, len(b":%d\r\n" % receivers) * depth)
+        self.asker.ask(pack(b"PUBLISH", channel, bytes(size)) * depth, wire_size(receivers) * depth)
         if heard:
             for line in self.subscribers:
                 line.skip(frame_bytes(size) * depth)
@@ -185,10 +185,10 @@ def window_bytes(address: Address, asker: ServerSocket) -> int:
     deaf, channel = ServerSocket(address), b"aiponge:deaf"
     try:
         mine = f" addr=127.0.0.1:{deaf.socket.getsockname()[1]} "
-        deaf.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
+        deaf.ask(pack(b"SUBSCRIBE", channel), wire_size([b"subscribe", channel, 1]))
         frame = frame_bytes(STEP_BYTES, channel)
         for pushed in range(0, WINDOW_MAX_BYTES, frame):
-            asker.ask(pack(b"PUBLISH", channel, bytes(STEP_BYTES)), len(b":1\r\n"))
+            asker.ask(pack(b"PUBLISH", channel, bytes(STEP_BYTES)), wire_size(1))
             clients = asker.bulk(b"CLIENT", b"LIST", b"TYPE", b"pubsub").splitlines()
             words = next(line.split() for line in clients if mine in line)
             if "omem=0" not in words or "obl=0" not in words:
@@ -200,7 +200,7 @@ def window_bytes(address: Address, asker: ServerSocket) -> int:
 
 def frame_bytes(size: int, channel: bytes = CHANNEL) -> int:
     """Return how many bytes a subscriber reads for one event."""
-    return len(pack(b"message", channel, bytes(size)))
+    return message_bytes(len(channel), size)
 
 
 def experiments(bench: Bench) -> dict[str, Experiment]:

@@ -23,8 +23,8 @@ from sim.machine.clock import now_ns, wall_offset_ns
 from sim.pods.caller import Caller
 from sim.record.recorder import Recorder
 from sim.wire.address import Address
-from sim.wire.owners import read_owners
 from sim.wire.refusals import refusal, reply_text, unreachable
+from sim.wire.slots import read_owners
 from sim.wire.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
@@ -33,7 +33,7 @@ MAX_MOVES = 5  # from node to node for one publish
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Say what became of one publish; `error` is empty when the broker took it."""
+    """One publish and what became of it; `error` is empty when the broker took it."""
 
     send: Send
     sent_ns: int
@@ -44,7 +44,7 @@ class Published:
 
 
 class BusClient(Caller[Published]):
-    """Publish as one service; the application's calls are those of `EventPublisher`, and wait for PUBLISH (see the module).
+    """One service that publishes; the application's calls are those of `EventPublisher`, and wait for PUBLISH (see the module).
 
     `call` returns what became of the publish that it caused, None when it caused none.
 
@@ -100,7 +100,7 @@ class BusClient(Caller[Published]):
         UsageError
             A file of the TLS options is missing.
         """
-        _ = self._address.ssl_context  # redis-py would name no file
+        _ = self._address.ssl_context  # an error of redis-py would not name the file
         try:
             self._nodes.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
@@ -135,7 +135,7 @@ class BusClient(Caller[Published]):
         return published
 
     def _publish(self, send: Send) -> Published:
-        """Publish where the channel is: a node that does not have it has not published, so asking the right one is no repetition."""
+        """Publish at the node that has the channel: one that does not have it has not published, so the next attempt repeats nothing."""
         channel = self._prefix + send.type
         words = self._publish_words(channel, send.payload)
         for _ in range(1 + MAX_MOVES):
@@ -145,7 +145,7 @@ class BusClient(Caller[Published]):
         return Published(send, now_ns(), now_ns(), "refused", -1, f"no node has {channel}: each says that another one does")
 
     def _publish_once(self, send: Send, channel: str, words: tuple[str | bytes, ...]) -> Published | None:
-        """Publish once; None when the node said that another one has the channel."""
+        """Publish once; return None when the node said that another one has the channel."""
         try:
             connection = self._nodes.connect(channel)
         except (redis.RedisError, OSError) as error:
@@ -171,7 +171,7 @@ class BusClient(Caller[Published]):
 
 
 class _Nodes:
-    """Own a connection to each node that was needed, and remember which node has which channel.
+    """A connection to each node that was needed, and which node has which channel.
 
     A channel's master is asked for before the first publish: its replica would take a sharded event too, and pass it on, but count none
     of the master's subscribers. redis-py types its connections in part only, so for mypy they are Any.

@@ -36,7 +36,7 @@ def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: i
 
 
 class Caller(EventPublisher, Generic[R]):
-    """Take calls for one bus node and carry them out by `_carry_out`, which returns what became of a publish, if it knows.
+    """The application's side of one bus node: its calls end in `_carry_out`, which returns what became of a publish, if it knows.
 
     Parameters
     ----------

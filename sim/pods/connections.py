@@ -9,115 +9,66 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sim.bus.envelope import Chunk
-from sim.bus.fallback import Effect, Fallback, Policy, Stimulus
+from sim.bus.fallback import Effect, Fallback, Stimulus
 from sim.errors import BrokerError
 from sim.machine.freezer import Freezer
-from sim.record.recorder import Recorder
-from sim.wire.address import Address
+from sim.pods.context import PodContext, PodIdentity, group_name
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.key_commands import KeyCommands
-from sim.wire.read_memo import Handling, ReadMemo
+from sim.wire.read_memo import Heard
 from sim.wire.refusals import NO_WORDS
-from sim.wire.transports import TRANSPORTS, Publisher, Subscription, Transport
+from sim.wire.transports import Publisher, Subscription
 
 BACKOFF_FIRST_S = 0.05
 
 
-@dataclass(frozen=True)
-class PodContext:
-    """Hold what the pods of one process share.
-
-    Attributes
-    ----------
-    address
-        The broker, or None: no REDIS_URL.
-    keep_alive_s
-        PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
-    reconnect_max_s, outage_hold_s, resync
-        See `sim.scenario.settings.Bus`.
-    probed
-        Called with (pod number, event type, probe round) when a pod hears a probe.
-    entered
-        Called with (pod state, bus state) at each change of either, if given.
-    """
-
-    host: str
-    address: Address | None
-    channel_prefix: str
-    recorder: Recorder
-    memo: ReadMemo[Chunk]
-    probed: Callable[[int, str, int], None]
-    run_id: str
-    policy: Policy = field(default_factory=Policy)
-    outage_queue_limit: int = 1000
-    reconnect_max_s: float = 2.0
-    outage_hold_s: float = 0.0
-    resync: str = "none"
-    keep_alive_s: float = 0.0
-    once: str = "none"
-    once_ttl_s: int = 300
-    entered: Callable[[str, str], None] | None = None
-    transport: Transport = field(default_factory=TRANSPORTS["pubsub"])
-
-
-def group_name(run_id: str, service: str) -> str:
-    """Return the name under which the pods of a service share events, where the transport shares them; no other run has it."""
-    return f"buslab-{run_id}-{service}"
-
-
 class ConnectionOwner(Protocol):
-    """What the connections tell the pod that owns them."""
+    """A pod as its connections see it: whom they tell what they hear and what changes."""
 
-    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
-        """Take the events of one read; return what of them is still being handled."""
+    @property
+    def heard(self) -> Heard[Chunk]:
+        """What takes the events of one read; asked for once a subscription."""
 
     def answered(self, token: Any, receivers: int, at_ns: int) -> None:
-        """Take the broker's answer to one publish."""
+        """Record the broker's answer to one publish."""
 
     def refused(self, token: Any, reason: str, at_ns: int) -> None:
-        """Take the broker's refusal of one publish."""
+        """Record the broker's refusal of one publish."""
 
     def unanswered(self, tokens: list[Any]) -> None:
-        """Take publishes whose answer will never come."""
+        """Record publishes whose answer will never come."""
 
     def changed(self) -> None:
-        """Take note that the state changed."""
+        """Record that the state changed."""
 
     def may_publish(self) -> None:
         """Publish what was kept through an outage."""
 
 
 class Connections:
-    """Own the connections of one pod: one to hear, one to speak, and one for commands where a recipe needs it.
+    """The connections of one pod: one to hear, one to speak, and one for commands where a recipe needs it.
 
     Parameters
     ----------
-    name
-        The pod's, for the names under which the broker lists its clients.
-    service
-        Whose events it shares with its other pods, where the transport shares them.
-    channels
-        Event types to subscribe to; without any, nothing is opened for hearing.
-    seed
-        For the jitter of reconnections.
     freezer
         While it is frozen, nothing is read, repaired or pinged.
     """
 
-    def __init__(
-        self, owner: ConnectionOwner, *, name: str, service: str, channels: tuple[str, ...], place: PodContext, seed: int, freezer: Freezer
-    ) -> None:
+    def __init__(self, owner: ConnectionOwner, *, identity: PodIdentity, context: PodContext, freezer: Freezer) -> None:
         self._freezer = freezer
-        self.fallback = Fallback(place.policy, has_url=place.address is not None)
+        self._broker = context.broker
+        self._outage = context.outage
+        self.fallback = Fallback(context.outage.policy, has_url=context.broker.address is not None)
         self._owner = owner
-        self._name = name
-        self._group = group_name(place.run_id, service)
-        self._channels = [place.channel_prefix + channel for channel in channels]
-        self._place = place
-        self._random = random.Random(seed)
+        self._name = identity.name
+        self._group = group_name(context.run_id, identity.service)
+        self._channels = [context.broker.channel_prefix + channel for channel in identity.channels]
+        self._run_id = context.run_id
+        self._memo = context.memo
+        self._random = random.Random(identity.seed)
         self._subscription: Subscription | None = None
         self._has_subscribed = False
         self._publisher: Publisher | None = None
@@ -148,7 +99,7 @@ class Connections:
         BrokerUnreachable, BrokerRefused
             What the policy says of a start in an outage goes on all the same.
         """
-        if self._place.address is None:
+        if self._broker.address is None:
             return
         try:
             await self._subscribe()
@@ -162,11 +113,11 @@ class Connections:
                 self._repair("open-publisher")
             raise
         finally:
-            if self._place.keep_alive_s > 0 and self.fallback.state != "stopped":
+            if self._outage.keep_alive_s > 0 and self.fallback.state != "stopped":
                 self._keep_alive = asyncio.get_running_loop().create_task(self._freezer.hold(self._ping))
 
     async def finish_hearing(self) -> None:
-        """Hear no more; return when all that was heard is handled and, where the transport does so, acknowledged."""
+        """Stop hearing; return when all that was heard is handled and, where the transport does so, acknowledged."""
         if self._subscription is not None:
             await self._subscription.finish()
 
@@ -183,7 +134,7 @@ class Connections:
         self._drop_publisher()
 
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one PUBLISH; False when it cannot be sent now."""
+        """Send one PUBLISH; return False when it cannot be sent now."""
         return self._publisher is not None and self._publisher.send(channel, payload, token)
 
     async def command(self, *words: str) -> Any:
@@ -194,9 +145,9 @@ class Connections:
         BrokerUnreachable, BrokerRefused
         """
         if self._commands is None:
-            if self._place.address is None:
+            if self._broker.address is None:
                 raise BrokerError("there is no broker: the pod has no REDIS_URL")
-            self._commands = KeyCommands(self._place.address, client_name=self._client_name("cmd"), freezer=self._freezer)
+            self._commands = KeyCommands(self._broker.address, client_name=self._client_name("cmd"), freezer=self._freezer)
         return await self._commands.command(*words)
 
     def pause(self) -> None:
@@ -234,10 +185,10 @@ class Connections:
     async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
         """Try again with exponential backoff and full jitter until it works or the pod ends."""
         NO_WORDS.set(True)  # in this task alone
-        ceiling_s = min(BACKOFF_FIRST_S, self._place.reconnect_max_s)
+        ceiling_s = min(BACKOFF_FIRST_S, self._outage.reconnect_max_s)
         while True:
             await asyncio.sleep(self._random.uniform(0, ceiling_s))
-            ceiling_s = min(2 * ceiling_s, self._place.reconnect_max_s)
+            ceiling_s = min(2 * ceiling_s, self._outage.reconnect_max_s)
             try:
                 await reopen()
             except BrokerError:
@@ -246,36 +197,24 @@ class Connections:
             return
 
     def _client_name(self, use: str) -> str:
-        return f"buslab-{self._place.run_id}-{self._name}-{use}"
+        return f"buslab-{self._run_id}-{self._name}-{use}"
 
     async def _subscribe(self) -> None:
-        place = self._place
         if not self._channels:
             return
-        assert place.address is not None
-        self._subscription = await place.transport.subscribe(
-            place.address,
-            self._channels,
-            client_name=self._client_name("sub"),
-            group=self._group,
-            consumer=self._name,
-            returning=self._has_subscribed,
-            memo=place.memo,
-            heard=self._owner.heard,
-            lost=self._lost_subscription,
-            freezer=self._freezer,
+        assert self._broker.address is not None
+        client = SubscribingClient(self._client_name("sub"), self._group, self._name, self._has_subscribed, self._freezer)
+        callbacks = SubscriptionCallbacks(self._memo, self._owner.heard, self._lost_subscription)
+        self._subscription = await self._broker.transport.subscribe(
+            self._broker.address, self._channels, client=client, callbacks=callbacks
         )
         self._has_subscribed = True
 
     async def _open_publisher(self) -> None:
-        assert self._place.address is not None
-        self._publisher = await self._place.transport.open_publisher(
-            self._place.address,
-            client_name=self._client_name("pub"),
-            answered=self._owner.answered,
-            refused=self._owner.refused,
-            lost=self._lost_publisher,
-            freezer=self._freezer,
+        assert self._broker.address is not None
+        callbacks = PublishCallbacks(self._owner.answered, self._owner.refused, self._lost_publisher)
+        self._publisher = await self._broker.transport.open_publisher(
+            self._broker.address, client_name=self._client_name("pub"), callbacks=callbacks, freezer=self._freezer
         )
 
     def _lost_subscription(self, reason: str) -> None:
@@ -297,7 +236,7 @@ class Connections:
 
     async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(self._place.keep_alive_s)
+            await asyncio.sleep(self._outage.keep_alive_s)
             for connection in (self._subscription, self._publisher):
                 if connection is not None and not connection.ping():
-                    connection.give_up(f"no answer to PING within {self._place.keep_alive_s:g} s")
+                    connection.give_up(f"no answer to PING within {self._outage.keep_alive_s:g} s")

@@ -62,7 +62,7 @@ def readiness(pod: Pod) -> HttpAnswer:
 
 
 def check_token(request: Request, token: str) -> None:
-    """Let a request with ``Authorization: Bearer <token>`` pass.
+    """Check that a request has the header ``Authorization: Bearer <token>``.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _cache_clear(request: Request, call: Call, token: str) -> HttpAnswer:
 
 
 def _lab_call(request: Request, call: Call, token: str) -> HttpAnswer:
-    """Make one call of the application: the lab's own way to let a pod publish, not the reference's."""
+    """Make one call of the application: the lab's own way to make a pod publish, not the reference's."""
     check_token(request, token)
     body = _object(request)
     kind, data = body.get("type"), body.get("data")

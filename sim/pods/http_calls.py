@@ -15,31 +15,42 @@ import msgspec
 from sim.machine.clock import now_ns
 from sim.machine.freezer import Freezer
 from sim.machine.http_client import HttpFailure, HttpPool
+from sim.pods.context import PodIdentity
+from sim.pods.pod_journal import PodJournal
 from sim.record.recorder import Recorder
 from sim.record.schema import HTTP_CALL
 
 PATH = "/api/events/batch"
 TIMEOUT_S = 10.0
-CONNECTIONS = 16  # of one pod; a call beyond waits
+CONNECTIONS = 16  # of one pod; further calls wait for a free one
 
 
 class HttpCalls:
-    """Make one pod's calls by HTTP.
+    """The calls by HTTP of one pod.
 
     Parameters
     ----------
-    name, number, service
-        Of the calling pod; the number says with which analytics pod it begins.
+    identity
+        Of the calling pod; its number says with which analytics pod it begins.
     ports
         Where the analytics pods that run now listen.
+    journal
+        Is told of each call before it is made; None where nobody would read it.
     """
 
     def __init__(
-        self, name: str, *, number: int, service: str, freezer: Freezer, recorder: Recorder, ports: Callable[[], Sequence[int]]
+        self,
+        identity: PodIdentity,
+        *,
+        freezer: Freezer,
+        recorder: Recorder,
+        ports: Callable[[], Sequence[int]],
+        journal: PodJournal | None = None,
     ) -> None:
-        self._name = name
-        self._turn = number
-        self._service = service
+        self._name = identity.name
+        self._turn = identity.number
+        self._service = identity.service
+        self._journal = journal
         self._freezer = freezer
         self._calls = recorder.tables["calls"]
         self._ports = ports
@@ -49,6 +60,8 @@ class HttpCalls:
     def post(self, item: dict[str, Any], *, intended_ns: int) -> None:
         """Begin one call; it is recorded when it is answered or has failed."""
         began_ns = now_ns()
+        if self._journal is not None:
+            self._journal.begin_call(intended_ns=intended_ns, began_ns=began_ns)
         task = asyncio.get_running_loop().create_task(self._freezer.hold(self._post, item))
         self._under_way[task] = (intended_ns, began_ns)
         task.add_done_callback(self._ended)

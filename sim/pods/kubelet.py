@@ -42,14 +42,14 @@ class Probed(Protocol):
         """The pod's name."""
 
     async def stop(self, *, grace_s: float) -> None:
-        """End it as on SIGTERM, and kill it after the grace period."""
+        """Stop it as on SIGTERM, and kill it after the grace period."""
 
     async def start(self) -> None:
-        """Start it anew; nothing when it runs."""
+        """Start it anew; do nothing when it runs."""
 
 
 class Streak:
-    """Hold whether a probe's state is good: it changes after so many equal outcomes in a row."""
+    """The state of one probe, good or not: it changes after so many equal outcomes in a row."""
 
     def __init__(self, *, good: bool, successes: int, failures: int) -> None:
         self.good = good
@@ -58,7 +58,7 @@ class Streak:
         self._count = 0
 
     def take(self, success: bool) -> bool:
-        """Take one outcome and return the state."""
+        """Count one outcome, and return the state after it."""
         self._count = self._count + 1 if success == self._last else 1
         self._last = success
         if self._count >= self._needed[success]:
@@ -67,7 +67,7 @@ class Streak:
 
 
 class BackOff:
-    """Say how long each restart of one container waits."""
+    """The waits before the restarts of one container, each longer than the one before."""
 
     def __init__(self, settings: Kubelet) -> None:
         self._settings = settings
@@ -82,7 +82,7 @@ class BackOff:
 
 
 class FleetKubelet:
-    """Probe the pods of a fleet and keep them running.
+    """The kubelet of a fleet: it probes the pods and keeps them running.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ def next_tick_s(due_s: float, *, period_s: float, now_s: float) -> float:
 
 
 class _Ticks:
-    """Come at a fixed rate; a tick that was missed because the one before took long is left out."""
+    """Ticks at a fixed rate; one that was missed because the work before it took long is left out."""
 
     def __init__(self, delay_s: float, period_s: float) -> None:
         self._loop = asyncio.get_running_loop()

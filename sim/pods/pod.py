@@ -1,7 +1,10 @@
 """One simulated pod on an event loop: a service, a bus node, a subscribing and a publishing connection.
 
 The bus decides (`sim/bus`), the transport moves bytes, this file carries the decisions out and records what happened.
-The receive path (`heard`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
+The receive path (`_hear`) runs once a read, for every pod: it appends to typed buffers and calls handlers, nothing else.
+
+A pod whose process may be killed has a journal (`sim.pods.pod_journal`), which is told of each thing before it is done. A pod without one
+pays nothing for it where it hears: which path a read takes is chosen once a subscription.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from sim.bus.once import RECIPES, RUN_PREFIX
 from sim.bus.services import ConfigReader, ServiceLogic
 from sim.machine.freezer import Freezer
 from sim.pods.caller import Caller
-from sim.pods.connections import Connections, PodContext
-from sim.pods.slow_handling import Pace, SlowHandling
+from sim.pods.connections import Connections
+from sim.pods.context import PodContext, PodIdentity
+from sim.pods.pod_journal import PodJournal
+from sim.pods.slow_handling import DeliveryRecord, OnceClaim, Pace, SlowHandling
 from sim.record.recorder import DeliveryBuffer
-from sim.wire.read_memo import Handling
-
-__all__ = ["Pod", "PodContext"]
+from sim.wire.read_memo import Handling, Heard
 
 _PATH_BROKER = DeliveryBuffer.PATHS.index("broker")
 _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
@@ -42,50 +45,44 @@ def _broken_handler(event: Event) -> None:
 
 
 class Pod(Caller[None]):
-    """Run one replica of a service; the application's calls are those of `EventPublisher`, and never block.
+    """One replica of a service; the application's calls are those of `EventPublisher`, and never block.
 
-    `counters` holds what it counted of itself. Behind `freezer` stands everything that it does by itself; who makes its calls asks
-    the freezer first.
+    `counters` has what it counted of itself. Everything that it does by itself stands still while `freezer` is frozen; who makes its
+    calls asks the freezer first.
 
     Parameters
     ----------
-    number
-        Its place in the fleet, and its code in the `deliveries` table.
-    channels
-        Event types it subscribes to.
-    seed
-        For the jitter of its reconnections.
+    journal
+        Is told what the pod is about to do; None where nobody would read it.
     """
 
     def __init__(
         self,
-        name: str,
+        identity: PodIdentity,
         *,
-        number: int,
-        service: str,
         logic: ServiceLogic,
-        channels: tuple[str, ...],
         node: BusNode,
-        place: PodContext,
-        seed: int,
+        context: PodContext,
         pace: Pace = Pace(),  # noqa: B008 - frozen
+        journal: PodJournal | None = None,
     ) -> None:
-        super().__init__(name, node=node, recorder=place.recorder)
-        self.name = name
-        self.number = number
-        self.service = service
+        super().__init__(identity.name, node=node, recorder=context.recorder)
+        self.identity = identity
+        self.name = identity.name
+        self.number = identity.number
+        self.service = identity.service
+        self.channels = identity.channels
         self.logic = logic
-        self.channels = channels
+        self.journal = journal
         self.state = "new"
         self.freezer = Freezer()
-        self._place = place
-        self._deliveries = place.recorder.deliveries
+        self._context = context
+        self._deliveries = context.recorder.deliveries
         self._handlers = {**logic.handlers, PROBE: self._probe}
-        self._connections = Connections(self, name=name, service=service, channels=channels, place=place, seed=seed, freezer=self.freezer)
-        self._seed = seed
+        self._connections = Connections(self, identity=identity, context=context, freezer=self.freezer)
         self._pace = pace
-        self._slow = self._slow_handling(pace) if place.once != "none" or pace != Pace() else None
-        self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; bounded by `place.outage_queue_limit`
+        self._slow = self._slow_handling(pace) if context.once.recipe != "none" or pace != Pace() else None
+        self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; at most `OutageRules.queue_limit`
         self._holding: asyncio.TimerHandle | None = None  # set while they wait for the others to subscribe
         self._channel_bytes: dict[str, bytes] = {}
         self._thawed_state = ""
@@ -110,20 +107,13 @@ class Pod(Caller[None]):
         )
 
     def _slow_handling(self, pace: Pace) -> SlowHandling:
-        place = self._place
+        once = self._context.once
         return SlowHandling(
-            number=self.number,
-            deliveries=self._deliveries,
-            counters=self.counters,
+            self._connections,
+            record=DeliveryRecord(self._deliveries, self.number, self.counters),
             pace=pace,
-            recipe=RECIPES[place.once],
-            ttl_s=place.once_ttl_s,
-            scope=f"{RUN_PREFIX}{place.run_id}:{self.service}",
-            token=self.name,
-            seed=self._seed,
-            command=self._connections.command,
-            pause=self._connections.pause,
-            resume=self._connections.resume,
+            claim=OnceClaim(RECIPES[once.recipe], once.ttl_s, f"{RUN_PREFIX}{self._context.run_id}:{self.service}", self.name),
+            seed=self.identity.seed,
             freezer=self.freezer,
         )
 
@@ -154,14 +144,14 @@ class Pod(Caller[None]):
         self._end("aborted")
 
     def freeze(self) -> None:
-        """Let it stand still, as SIGSTOP does; nothing when it does already, or has ended."""
+        """Freeze the pod, as SIGSTOP does; do nothing when it is frozen already, or has ended."""
         if self.state not in ("new", "frozen", *ENDED):
             self._thawed_state = self.state
             self._enter("frozen")
             self.freezer.freeze()
 
     def thaw(self) -> None:
-        """Let it go on, as SIGCONT does; nothing when it does."""
+        """Thaw the pod, as SIGCONT does; do nothing when it is not frozen."""
         if self.state == "frozen":
             self._enter(self._thawed_state)
             self.freezer.thaw()
@@ -169,27 +159,27 @@ class Pod(Caller[None]):
     # -- what faults change ------------------------------------------------------------------------------------
 
     def slow(self, *, handler_ms: float, at_once: int) -> None:
-        """Let handlers take so long from now on, at most so many at a time; 0 and 0: as its pace says."""
+        """Slow the handlers down: so long for each event from now on, at most so many at a time; 0 and 0: as its pace says."""
         pace = replace(self._pace, handler_ms=handler_ms, at_once=at_once) if handler_ms or at_once else self._pace
         if self._slow is not None:
             self._slow.change(pace)
-        elif pace != Pace():  # it stays until the pod ends: what is heard later may not be recorded before what waits there
+        elif pace != Pace():  # it stays until the pod ends: what is heard later must not be recorded before what waits there
             self._slow = self._slow_handling(pace)
 
     def fail(self, failing: bool) -> None:
-        """Let every handler raise from now on, or work again; a probe of the lab is heard all the same."""
+        """Make every handler raise from now on, or work again; a probe of the lab is heard all the same."""
         handlers = dict.fromkeys(self.logic.handlers, _broken_handler) if failing else self.logic.handlers
         self._handlers = {**handlers, PROBE: self._probe}
 
     def skew(self, skew_ms: float) -> None:
-        """Put the wall clock ahead by so much; what is recorded does not come from it."""
+        """Set the wall clock ahead by so much; recorded times do not come from it."""
         self.node.skew_ns = int(skew_ms * 1e6)
 
     async def drain(self, *, timeout_s: float) -> bool:
-        """Flush the batch and wait until every publish has its answer; False when time ran out."""
+        """Flush the batch and wait until every publish has its answer; return False when time ran out."""
         deadline_ns = self._now_ns() + int(timeout_s * 1e9)
         while self._connections.full and self._now_ns() < deadline_ns:
-            await asyncio.sleep(0.001)  # a batch that is flushed into a full pipe would be refused
+            await asyncio.sleep(0.001)  # a batch that is flushed into a full connection would be refused
         if self._holding:
             self._holding.cancel()
             self._send_kept()
@@ -197,7 +187,7 @@ class Pod(Caller[None]):
         return await self.settle(timeout_s=max(0.0, (deadline_ns - self._now_ns()) / 1e9))
 
     async def settle(self, *, timeout_s: float) -> bool:
-        """Wait until every publish has its answer; False when time ran out."""
+        """Wait until every publish has its answer; return False when time ran out."""
         deadline_ns = self._now_ns() + int(timeout_s * 1e9)
         while self._connections.in_flight:
             if self._now_ns() > deadline_ns:
@@ -230,24 +220,36 @@ class Pod(Caller[None]):
     def changed(self) -> None:
         """Record that a connection came or went; a pod that hears again does not know what it missed."""
         hears = self.fallback.state in HEARING
-        if self._place.resync != "none" and isinstance(self.logic, ConfigReader):
-            self.logic.config.serves = hears or self._place.resync == "drop-caches"
+        resync = self._context.outage.resync
+        if resync != "none" and isinstance(self.logic, ConfigReader):
+            self.logic.config.serves = hears or resync == "drop-caches"
             if hears and self.state == "disconnected":
                 self.logic.config.forget()
         self._enter("subscribed" if hears else "disconnected")
 
     def _enter(self, state: str) -> None:
         self.state = state
-        place = self._place
+        context = self._context
         channels = ",".join(self.channels)
         bus = "stopped" if state in ENDED else self.fallback.state
-        place.recorder.tables["pods"].add(self.name, self.service, place.host, channels, self._now_ns(), state, bus)
-        if place.entered is not None:
-            place.entered(state, bus)
+        context.recorder.tables["pods"].add(self.name, self.service, context.host, channels, self._now_ns(), state, bus)
+        if context.entered is not None:
+            context.entered(state, bus)
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
-    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
+    @property
+    def heard(self) -> Heard[Chunk]:
+        """What handles the events of one read and records it; with a journal, that is also written down."""
+        return self._hear if self.journal is None else self._hear_and_commit
+
+    def _hear_and_commit(self, chunk: Chunk, received_ns: int) -> Handling | None:
+        assert self.journal is not None
+        handling = self._hear(chunk, received_ns)
+        self.journal.commit()
+        return handling
+
+    def _hear(self, chunk: Chunk, received_ns: int) -> Handling | None:
         """Handle the events of one read, and record it: the path that runs once a read, for every pod.
 
         Returns what is still being handled, None when nothing is.
@@ -290,11 +292,13 @@ class Pod(Caller[None]):
                 self._deliveries.add(key, self.number, received_ns, self._now_ns())
                 self._probe(event)
             else:
+                if self.journal is not None:
+                    self.journal.begin_handling(key, received_ns, path=path)
                 handling.append(slow.take(self._handlers.get(kind, _no_handler), event, key, received_ns, path=path))
         return handling
 
     def _probe(self, event: Event) -> None:
-        self._place.probed(self.number, event.type, event.data["round"])
+        self._context.probed(self.number, event.type, event.data["round"])
 
     # -- publishing --------------------------------------------------------------------------------------------
 
@@ -307,47 +311,56 @@ class Pod(Caller[None]):
         self._carry_out(self.node.flush(self._now_ns()))
 
     def _carry_out(self, send: Send | None) -> None:
-        if send is None:
+        if send is None:  # an item was gathered, or nothing is due
+            if self.journal is not None and len(self.node.batcher):
+                self.journal.begin_batch(self.node.batcher)
             return
         channel = self._channel_bytes.get(send.type)
         if channel is None:
-            channel = self._channel_bytes[send.type] = (self._place.channel_prefix + send.type).encode()
+            channel = self._channel_bytes[send.type] = (self._context.broker.channel_prefix + send.type).encode()
         route = self.fallback.route()
         if route == "broker" and self._holding:
             route = "queue"  # behind what is kept, so that events keep their order
+        sent_ns = self._now_ns()
+        if self.journal is not None:
+            self.journal.begin_publish(send, sent_ns=sent_ns)
         if route == "broker":
-            sent_ns = self._now_ns()
             if not self._connections.send(channel, send.payload, (send, sent_ns)):
                 self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
         elif route == "memory":
-            self._deliver_here(send)
-        elif route == "queue" and len(self._kept) < self._place.outage_queue_limit:
-            self._kept.append(send)
+            self._deliver_here(send, sent_ns)
+        elif route == "queue" and len(self._kept) < self._context.outage.queue_limit:
+            self._keep(send)
         else:
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+
+    def _keep(self, send: Send) -> None:
+        """Keep a publish until the outage is over."""
+        self._kept.append(send)
+        if self.journal is not None:
+            self.journal.begin_publish(send, sent_ns=0)
 
     def may_publish(self) -> None:
         """Publish what was kept through the outage, in its order: now, or when the others have had time to subscribe."""
         if self._holding:
             self._holding.cancel()
             self._holding = None
-        if self._kept and self._place.outage_hold_s:
+        if self._kept and self._context.outage.hold_s:
             loop = asyncio.get_running_loop()
-            self._holding = loop.call_later(self._place.outage_hold_s, self.freezer.then, self._send_kept)
+            self._holding = loop.call_later(self._context.outage.hold_s, self.freezer.then, self._send_kept)
         else:
             self._send_kept()
 
     def _send_kept(self) -> None:
         self._holding = None
         if self.fallback.route() != "broker":
-            return  # gone again: the next return sends them
+            return  # the broker is gone again; they are sent when it is back
         kept, self._kept = self._kept, deque()
         for send in kept:
             self._carry_out(send)
 
-    def _deliver_here(self, send: Send) -> None:
-        """Give an event to this pod's own handler, as the reference's in-memory subscribers get it."""
-        sent_ns = self._now_ns()
+    def _deliver_here(self, send: Send, sent_ns: int) -> None:
+        """Pass an event to this pod's own handler, as the reference's in-memory subscribers get it."""
         self._record(send, sent_ns=sent_ns, acked_ns=sent_ns, outcome="memory", receivers=int(send.type in self.channels))
         if send.type not in self.channels:
             return
@@ -357,10 +370,12 @@ class Pod(Caller[None]):
             buffer = self._deliveries
             before = len(buffer.handled_ns)
             failures = self.counters.failures
-            self.heard(decode_read([send.payload]), sent_ns)
+            self._hear(decode_read([send.payload]), sent_ns)
             if self.counters.failures > failures:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.counters.failures > failures else _HANDLED))
+            if self.journal is not None:  # not before: until here the row says that the event came from the broker
+                self.journal.commit()
 
     def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
         """Record that the broker took a publish."""

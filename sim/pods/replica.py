@@ -25,7 +25,7 @@ from sim.pods.pod import ENDED, Pod
 from sim.record.recorder import Recorder
 
 GRACE_S = 30.0  # Kubernetes' terminationGracePeriodSeconds
-MAX_PUBLISHERS = 32_768  # in event keys; those above are Locust's and the prober's
+MAX_PUBLISHERS = 32_768  # numbers in event keys; those above belong to Locust and the prober
 
 
 def next_publisher(name: str, publishers: Iterator[int]) -> int:
@@ -43,7 +43,7 @@ def next_publisher(name: str, publishers: Iterator[int]) -> int:
 
 
 class InlineReplica:
-    """Own one pod's incarnations, one after another.
+    """One pod of the fleet in this process: its incarnations, one after another.
 
     Attributes
     ----------
@@ -68,8 +68,6 @@ class InlineReplica:
         Whether it serves HTTP.
     ports
         Where the analytics pods that run now listen.
-    new_poster
-        Makes what makes an incarnation's calls by HTTP.
     """
 
     def __init__(
@@ -79,7 +77,6 @@ class InlineReplica:
         recorder: Recorder,
         serves: bool = False,
         ports: Callable[[], Sequence[int]] = tuple,
-        new_poster: Callable[..., HttpCalls] = HttpCalls,
     ) -> None:
         self.port = 0
         self.started_ns = 0
@@ -88,7 +85,6 @@ class InlineReplica:
         self._recorder = recorder
         self._serves = serves
         self._ports = ports
-        self._new_poster = new_poster
         self._changing = asyncio.Lock()  # a start waits for a stop and the other way round; a kill waits for nothing
         self._starting: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
@@ -100,9 +96,7 @@ class InlineReplica:
         self.stopping = False
         for tell in self._told.values():
             tell(pod)
-        self.poster = self._new_poster(
-            pod.name, number=pod.number, service=pod.service, freezer=pod.freezer, recorder=self._recorder, ports=self._ports
-        )
+        self.poster = HttpCalls(pod.identity, freezer=pod.freezer, recorder=self._recorder, ports=self._ports, journal=pod.journal)
 
     @property
     def name(self) -> str:
@@ -120,7 +114,7 @@ class InlineReplica:
         return self.pod.state == "frozen"
 
     async def begin(self, *, patient: bool = False) -> None:
-        """Start the first incarnation; return when the broker confirmed its subscriptions, or, if `patient`, as `start` does.
+        """Start the first incarnation; return when the broker confirmed its subscriptions or, if `patient`, when `start` would.
 
         Raises
         ------
@@ -133,7 +127,7 @@ class InlineReplica:
             await self.pod.start()
 
     async def start(self) -> None:
-        """Start a new incarnation; nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
+        """Start a new incarnation; do nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
         async with self._changing:
             if not self.ended.is_set():
                 return
@@ -192,7 +186,7 @@ class InlineReplica:
     async def kill(self) -> None:
         """End at once, as on SIGKILL."""
         self.abort()
-        async with self._changing:  # a start that was under way is over now, and its pod must not live
+        async with self._changing:  # a start that was under way is over by now; its pod must end too
             await self._close()
 
     async def _close(self) -> None:
@@ -201,23 +195,23 @@ class InlineReplica:
             await self._http.close()
 
     async def freeze(self) -> None:
-        """Let the pod stand still, as on SIGSTOP."""
+        """Freeze the pod, as on SIGSTOP."""
         self.pod.freeze()
 
     async def thaw(self) -> None:
-        """Let it go on, as on SIGCONT."""
+        """Thaw the pod, as on SIGCONT."""
         self.pod.thaw()
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
-        """Let its handlers take so long, at most so many at a time; 0 and 0: as its service's settings say."""
+        """Slow its handlers down: so long for each event, at most so many at a time; 0 and 0: as its service's settings say."""
         self._tell("slow", lambda pod: pod.slow(handler_ms=handler_ms, at_once=at_once))
 
     async def fail(self, failing: bool) -> None:
-        """Let its handlers raise."""
+        """Make its handlers raise, or work again."""
         self._tell("fail", lambda pod: pod.fail(failing))
 
     async def skew(self, skew_ms: float) -> None:
-        """Put its wall clock ahead by so much."""
+        """Set its wall clock ahead by so much."""
         self._tell("skew", lambda pod: pod.skew(skew_ms))
 
     def _tell(self, what: str, tell: Callable[[Pod], None]) -> None:

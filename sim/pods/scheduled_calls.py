@@ -23,7 +23,7 @@ AWAY = frozenset(("new", "frozen", *ENDED))  # states in which a pod makes no ca
 
 
 class ScheduledCalls:
-    """Let pods make scheduled calls at their intended times, by one precise alarm for all of them.
+    """The scheduled calls of the pods of one process, each made at its intended time by one precise alarm for all.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class ScheduledCalls:
             if self._next == len(at_ns) or at_ns[self._next] > now:
                 break
             row = self._next
-            self._tick_until(at_ns[row])  # what was due before this call leaves without it, however late this loop is
+            self._tick_until(at_ns[row])  # a batch that was due before this call leaves without its item, even when this loop is late
             self._next += 1
             container = containers[self._pod[row]]
             if container.pod.state not in AWAY and not container.stopping:
@@ -113,6 +113,6 @@ class ScheduledCalls:
         self._alarm.set(min(next_ns, self._due[0][0]) if self._due else next_ns)
 
     def close(self) -> None:
-        """Make no more calls, but for those that frozen pods still owe."""
+        """Stop making calls, save for those that frozen pods make when they thaw."""
         self._closed = True
         self._alarm.close()

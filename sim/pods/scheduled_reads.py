@@ -1,4 +1,4 @@
-"""Let pods read their configuration at scheduled times, so that the stale copies which a cache serves can be counted.
+"""Read the pods' configuration at scheduled times, so that the stale copies which a cache serves can be counted.
 
 A read is what a service does on each request: it asks its cache for a template or a provider, and on a miss loads it from the
 database, which always has the newest. Loading takes no time here, so an invalidation cannot overtake the load that it is about.
@@ -22,7 +22,7 @@ BURST = 64  # reads made before the loop may hear again
 
 
 class ScheduledReads:
-    """Make scheduled reads at their intended times, from the process that holds the pods, by one precise alarm.
+    """The scheduled reads of the pods of one process, each made at its intended time by one precise alarm for all.
 
     A read that is late is made late: its row holds the time at which it was made, which is what the copy is judged by.
     """
@@ -61,5 +61,5 @@ class ScheduledReads:
             self._alarm.set(self._at_ns[self._next])
 
     def close(self) -> None:
-        """Read no more; may be called twice."""
+        """Stop reading; may be called twice."""
         self._alarm.close()

@@ -16,15 +16,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
 from sim.bus.counters import Counters
 from sim.bus.envelope import Event
-from sim.bus.once import RUN, Recipe
+from sim.bus.once import RUN, Command, Outcome, Recipe
 from sim.errors import BrokerError
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
@@ -37,7 +37,7 @@ _FAILED = DeliveryBuffer.RESULTS.index("failed")
 
 @dataclass(frozen=True)
 class Pace:
-    """Say how long handling takes.
+    """How long handling takes.
 
     Attributes
     ----------
@@ -54,6 +54,50 @@ class Pace:
     at_once: int = 0
 
 
+class HandlingConnections(Protocol):
+    """The connections of a pod, as far as handling needs them."""
+
+    async def command(self, *words: str) -> Any:
+        """Send one command to the broker and return its reply; raise `BrokerError` when there is none."""
+
+    def pause(self) -> None:
+        """Read no more for now."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+
+@dataclass(frozen=True)
+class DeliveryRecord:
+    """Where a pod records what it handled: the table, its number there, and its counters."""
+
+    deliveries: DeliveryBuffer
+    number: int
+    counters: Counters
+
+
+@dataclass(frozen=True)
+class OnceClaim:
+    """How a pod claims an event for itself, so that no other pod handles it.
+
+    Attributes
+    ----------
+    scope
+        Among whom an event is handled once: the pods of one service.
+    token
+        Who claims it: the pod.
+    """
+
+    recipe: Recipe
+    ttl_s: int
+    scope: str
+    token: str
+
+    def steps(self, event_id: str) -> Generator[Command, Any, Outcome]:
+        """Return the steps by which one event is claimed and handled."""
+        return self.recipe(f"{self.scope}:{event_id}", token=f"{self.token}:{event_id}", ttl_s=self.ttl_s)
+
+
 @dataclass
 class _HeldRow:
     key: int
@@ -64,52 +108,31 @@ class _HeldRow:
 
 
 class SlowHandling:
-    """Own the events of one pod that are being handled.
+    """The events of one pod that are being handled.
 
     Parameters
     ----------
-    command
-        Sends one command to the broker and returns its reply; raises `BrokerError`.
-    scope
-        Among whom an event is handled once: the pods of one service.
-    pause, resume
-        Stop and go on reading from the broker.
+    seed
+        For the start skew.
     freezer
         While it is frozen, no handler goes on.
     """
 
     def __init__(
-        self,
-        *,
-        number: int,
-        deliveries: DeliveryBuffer,
-        counters: Counters,
-        pace: Pace,
-        recipe: Recipe,
-        ttl_s: int,
-        scope: str,
-        token: str,
-        seed: int,
-        command: Callable[..., Awaitable[Any]],
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-        freezer: Freezer,
+        self, connections: HandlingConnections, *, record: DeliveryRecord, pace: Pace, claim: OnceClaim, seed: int, freezer: Freezer
     ) -> None:
         self._freezer = freezer
-        self._number = number
-        self._deliveries = deliveries
-        self._counters = counters
+        self._number = record.number
+        self._deliveries = record.deliveries
+        self._counters = record.counters
         self._pace = pace
-        self._recipe = recipe
-        self._ttl_s = ttl_s
-        self._scope = scope
-        self._token = token
+        self._steps = claim.steps
         self._random = random.Random(seed)
-        self._command = command
-        self._pause, self._resume = pause, resume
+        self._command = connections.command
+        self._pause, self._resume = connections.pause, connections.resume
         self._rows: deque[_HeldRow] = deque()
-        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began: a set's order is of addresses
-        self._waiting: deque[asyncio.Future[None]] = deque()  # for their turn
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began; a set would have another order in each run
+        self._waiting: deque[asyncio.Future[None]] = deque()  # one for each event that waits for its turn
         self._begun = 0
         self._paused = False
         self._now_ns = running_clock()
@@ -126,7 +149,7 @@ class SlowHandling:
         task.add_done_callback(lambda done: self._finished(done, row))
         if len(self._tasks) >= self._limit:
             self._paused = True
-            self._pause()  # each time: the connection may be another one than before
+            self._pause()  # each time, because the connection may be a new one
         return task
 
     @property
@@ -139,7 +162,7 @@ class SlowHandling:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Let those go on whose turn it is, and read on when few are left."""
+        """Begin the events whose turn it is, and read on when few are left."""
         while self._waiting and (not self._pace.at_once or self._begun < self._pace.at_once):
             turn = self._waiting.popleft()
             if not turn.done():
@@ -167,7 +190,7 @@ class SlowHandling:
     async def _handle_now(self, handler: Callable[[Event], None], event: Event, row: _HeldRow) -> None:
         if self._pace.skew_ms:
             await asyncio.sleep(self._random.uniform(0, self._pace.skew_ms / 1000))
-        steps = self._recipe(f"{self._scope}:{event.event_id}", token=f"{self._token}:{event.event_id}", ttl_s=self._ttl_s)
+        steps = self._steps(event.event_id)
         row.handled_ns = self._now_ns()
         outcome = "failed"
         try:
@@ -221,6 +244,6 @@ class SlowHandling:
             await asyncio.wait(list(self._tasks))
 
     def abort(self) -> None:
-        """Let no handler go on; what it had begun counts as failed."""
+        """Cancel every handler; an event that it had begun counts as failed."""
         for task in list(self._tasks):
             task.cancel()

@@ -29,8 +29,9 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.endpoints import endpoints
-from sim.pods.pod import Pod, PodContext
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import Address, parse_address
 from sim.wire.read_memo import ReadMemo
@@ -46,7 +47,7 @@ Log = Callable[..., None]
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold what the environment says; `address` is None without REDIS_URL: memory mode."""
+    """What the environment says; `address` is None without REDIS_URL: memory mode."""
 
     address: Address | None = None
     batch_size: int = 100
@@ -65,7 +66,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     url = environment.get("REDIS_URL", "")
     try:
         address = parse_address(url) if url else None
-        _ = address and address.ssl_context  # a missing file ends the pod now; an outage would not
+        _ = address and address.ssl_context  # read now, so that a missing file ends the pod at its start
     except UsageError as error:
         raise UsageError(f"REDIS_URL: {error}") from None
     return Settings(
@@ -123,7 +124,7 @@ def log_line(service: str) -> Log:
 
 
 class StandalonePod:
-    """Own one pod, its HTTP server, and what they need of the process."""
+    """One pod, its HTTP server, and what they need of the process."""
 
     def __init__(self, service: str, settings: Settings, *, log: Log) -> None:
         self._settings = settings
@@ -134,12 +135,10 @@ class StandalonePod:
         publisher, nonce = secrets.randbits(16), secrets.randbits(15)  # no other pod may have the same event ids
         name = f"{service}-{nonce:x}-{publisher:x}"
         self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
+        logic = SERVICES[service]()
         self.pod = Pod(
-            name,
-            number=0,
-            service=service,
-            logic=(logic := SERVICES[service]()),
-            channels=tuple(logic.handlers),
+            PodIdentity(name, 0, service, tuple(logic.handlers), seed=publisher),
+            logic=logic,
             node=BusNode(
                 service,
                 nonce=nonce,
@@ -148,17 +147,15 @@ class StandalonePod:
                 batch_interval_ms=settings.batch_interval_ms,
                 wall_offset_ns=wall_offset_ns(),
             ),
-            place=PodContext(
+            context=PodContext(
                 host="standalone",
-                address=settings.address,
-                channel_prefix=CHANNEL_PREFIX,
+                run_id="pod",
+                broker=BrokerAccess(settings.address, CHANNEL_PREFIX),
                 recorder=self._recorder,
                 memo=ReadMemo(decode_read),
                 probed=lambda number, kind, round: None,
-                run_id="pod",
                 entered=self._entered,
             ),
-            seed=publisher,
         )
         metrics = create_metrics(service)
         routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)
@@ -167,7 +164,7 @@ class StandalonePod:
         register_refusals(metrics, lambda: self.http.refused)
 
     def call(self, kind: str, data: dict[str, Any]) -> None:
-        """Make one call of the application, and see that a part-full batch leaves in time."""
+        """Make one call of the application, and set the alarm for a part-full batch."""
         self.pod.call(kind, data, intended_ns=now_ns())
         self._arm()
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sim.errors import RunFolderError
+
 CHUNK_BYTES = 1 << 20
 KEY = "crc32"
 
@@ -22,6 +24,17 @@ def file_checksum(path: Path) -> int:
         while chunk := file.read(CHUNK_BYTES):
             found = zlib.crc32(chunk, found)
     return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or raise `RunFolderError`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
+    return value
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Rules
 4. Disk space is taken before it is mapped: a full disk raises `RecordError`, and never ends the process by SIGBUS.
 
 Beside the tables there is one of what is *under way*: what the process has begun, and of which nobody will tell when it is killed
-(see `sim.pods.journaled_pod`). Where nothing is killed, `sim.record.recorder` is faster and compresses.
+(see `sim.pods.pod_journal`). Where nothing is killed, `sim.record.recorder` is faster and compresses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LENGTH = struct.Struct("=q")
 
 
 class JournalFile:
-    """Append bytes to a file through a mapping that grows; the file is made by the first of them."""
+    """A file that bytes are appended to through a mapping that grows; the first bytes make the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,13 +72,13 @@ class JournalFile:
             raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space or choose another --out") from None
 
     def close(self) -> None:
-        """Give the mapping back; what was written stays."""
+        """Unmap the file; what was written stays."""
         if self._map is not None:
             self._map.close()
 
 
 class JournalNames(Names):
-    """Number words as `Names` does, and write each new one down."""
+    """Numbers for words as in `Names`, with each new word written down."""
 
     def __init__(self, words: JournalFile, table: str, column: str) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class JournalNames(Names):
 
 
 class JournalTable(TableBuffer):
-    """Hold the rows of one table in a file; `name` is the file's, where it is not the table's."""
+    """The rows of one table in a file; `name` is the file's, where it is not the table's."""
 
     def __init__(self, table: str, folder: Path, words: JournalFile, *, name: str = "") -> None:
         super().__init__(table)
@@ -103,12 +103,12 @@ class JournalTable(TableBuffer):
         self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
 
     def close(self) -> None:
-        """Give the mapping back."""
+        """Unmap the file."""
         self._rows.close()
 
 
 class JournalDeliveries(DeliveryBuffer):
-    """Hold deliveries as its parent does until `commit` writes them down; the last of them stay in memory for the display."""
+    """Deliveries that are kept as the parent keeps them until `commit` writes them down; the last stay in memory for the display."""
 
     def __init__(self, pods: Sequence[str], rows: JournalTable) -> None:
         super().__init__(pods)
@@ -137,7 +137,7 @@ class JournalDeliveries(DeliveryBuffer):
 
 
 class JournalRecorder(Recorder):
-    """Own the journal of one process, in the folder ``journals/<source>`` of a run.
+    """The journal of one process, in the folder ``journals/<source>`` of a run.
 
     Attributes
     ----------
@@ -169,13 +169,13 @@ class JournalRecorder(Recorder):
         """Do nothing: every row is written down."""
 
     def close(self) -> None:
-        """Give the mappings back."""
+        """Unmap the files."""
         for one in self._files:
             one.close()
 
 
 class Journal:
-    """Read what a process wrote down, alive, ended or killed."""
+    """What a process wrote down, alive, ended or killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

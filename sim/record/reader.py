@@ -5,7 +5,6 @@ What they mean is in `results`; this file knows names, sizes and columns only.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.errors import RunFolderError
-from sim.record.checksum import file_checksum, is_whole
-from sim.record.schema import FORMAT, RUN_STATES, TABLES
+from sim.record.checksum import file_checksum
+from sim.record.run_info import SealedTable
+from sim.record.schema import TABLES
 
 Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
@@ -33,7 +33,7 @@ def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
     return {name: int(value) for name, value in zip(ranks, found, strict=True)}
 
 
-def read_scenario(path: Path, *, promised: Any = None) -> dict[str, Any]:
+def read_scenario(path: Path, *, promised: int | None = None) -> dict[str, Any]:
     """Return the resolved scenario, or raise `RunFolderError`; `promised` is its checksum, None where none is known."""
     try:
         scenario = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,50 +46,16 @@ def read_scenario(path: Path, *, promised: Any = None) -> dict[str, Any]:
     return scenario
 
 
-def check_sealed(path: Path, table: str, *, promised: Any) -> None:
+def check_sealed(path: Path, table: str, *, promised: SealedTable | None) -> None:
     """Raise `RunFolderError` when a sealed table is not there, or is not what run.json says of it."""
     if not path.is_file():
         raise RunFolderError(f"{path} is missing; the run folder is incomplete, copy it again or repeat the run")
-    size, said = path.stat().st_size, promised.get("bytes") if isinstance(promised, dict) else None
-    if size != said:
+    size, said = path.stat().st_size, None if promised is None else promised.bytes
+    if promised is None or size != said:
         raise RunFolderError(f"{path} has {size} bytes, run.json says {said}; it was truncated or changed, copy it again")
-    if "crc32" in promised and file_checksum(path) != promised["crc32"]:
+    if promised.crc32 is not None and file_checksum(path) != promised.crc32:
         raise RunFolderError(f"{path} is not what run.json says: its checksum differs; it was damaged or changed, copy it again")
     _check_columns(path, table)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or raise `RunFolderError`."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} holds a {type(value).__name__}, not an object; it is not from a run of this lab")
-    return value
-
-
-def read_info(path: Path) -> dict[str, Any]:
-    """Return run.json, checked, or raise `RunFolderError`."""
-    info = read_json(path)
-    if not is_whole(info):
-        raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
-    if info.get("format") != FORMAT:
-        raise RunFolderError(f"{path} is of format {info.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
-    if info.get("state") not in RUN_STATES:
-        raise RunFolderError(f"{path}: state is {info.get('state')!r}, not one of {', '.join(RUN_STATES)}; the file is damaged")
-    try:
-        read_phases(info["phases"])
-        dict(info.get("tables", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{path}: cannot read its phases or tables ({error!r}); the file is damaged, repeat the run") from error
-    return info
-
-
-def read_phases(rows: list[Any]) -> dict[str, tuple[int, int]]:
-    """Return the phases of run.json: name -> (start_ns, end_ns), `FOREVER_NS` for one that had not ended."""
-    triples = [(row["name"], row["start_ns"], row.get("end_ns")) if isinstance(row, dict) else row for row in rows]
-    return {str(name): (int(start), int(end) if end else FOREVER_NS) for name, start, end in triples}
 
 
 def _check_columns(path: Path, table: str) -> None:

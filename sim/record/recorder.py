@@ -27,6 +27,7 @@ from sim.errors import RecordError
 from sim.machine.clock import is_virtual
 from sim.machine.files import whole_file, write_whole
 from sim.record.checksum import file_checksum
+from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OTHERS, TABLES
 
 PARTS = "parts"
@@ -305,7 +306,7 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
         raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
 
 
-def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
+def seal_tables(folder: Path) -> dict[str, SealedTable]:
     """Join the parts of each table into one read-only file and return rows, bytes and checksum (CRC-32) of each.
 
     Parts are joined in the order of source and number, so the rows of a pod keep their order.
@@ -323,7 +324,7 @@ def seal_tables(folder: Path) -> dict[str, dict[str, int]]:
         path = folder / f"{table}.parquet"
         write_table(path, table, _bounded(rows).unify_dictionaries())
         path.chmod(0o444)
-        sealed[table] = {"rows": rows.num_rows, "bytes": path.stat().st_size, "crc32": file_checksum(path)}
+        sealed[table] = SealedTable(rows.num_rows, path.stat().st_size, file_checksum(path))
     for part in (folder / PARTS).glob("*"):
         part.unlink()
     if (folder / PARTS).exists():

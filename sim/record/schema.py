@@ -15,24 +15,7 @@ Event keys
 An event id that this lab made is ``evt_`` and 16 hex digits: a 63-bit key, ``run nonce (15) | publisher (16) |
 sequence (32)``. The sequence rises by one per event of a publisher. Any other id (another program's) is hashed and has the top bit set.
 
-run.json
---------
-What is true of the whole run:
-
-- ``format``, ``scenario``, ``ground``, ``seed``, ``driver``
-- ``nodes``: of how many servers the broker is made; absent means one
-- ``state`` (see RUN_STATES) and ``reason`` (of an interruption or failure, else empty)
-- ``started_at`` (ISO, UTC) and ``wall_offset_ns`` (wall clock minus CLOCK_MONOTONIC)
-- ``nonce``: the upper 15 bits of this run's event keys
-- ``phases``: a list of ``name, start_ns, end_ns``, in order (see PHASES)
-- ``load``: ``offered_calls`` (application calls that the schedule meant to make in warm-up and run), ``calls_not_made`` (those of
-  them whose pod was not running: its application was gone too), ``offered_reads`` (reads of configuration, likewise), ``generator``
-  (the name in `hosts.host` of the process that published; `local`: every process that holds pods did)
-- ``links_us``: where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
-  (``direct_p50``, ``through_p50``, …, in microseconds); empty else
-- ``notes``: sentences for the reader
-- ``tables``, once sealed: rows, bytes and CRC-32 of each table; and ``scenario_crc32``, of scenario.toml
-- ``crc32``: of all the rest of run.json (see `sim.record.checksum`)
+What is true of the whole run stands in run.json: `sim.record.run_info`.
 """
 
 from __future__ import annotations

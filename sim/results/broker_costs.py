@@ -131,7 +131,7 @@ def work_between(run: Run, at_s: Array) -> tuple[Array, Array]:
 def _copies(run: Run) -> Array:
     """Return how many copies each publish made: what PUBLISH returned, or what was heard where that is of one node or says nothing."""
     said = run.publishes["receivers"].to_numpy()
-    if run.info.get("nodes", 1) == 1 and (said >= 0).any():
+    if run.info.nodes == 1 and (said >= 0).any():
         counted: Array = np.maximum(said, 0)
         return counted
     copies = run.copies

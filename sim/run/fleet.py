@@ -18,12 +18,13 @@ from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.pods.caller import record_publish
-from sim.pods.connections import group_name
+from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
 from sim.pods.kubelet import FleetKubelet
 from sim.record.recorder import Recorder, Tamper
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks
 from sim.wire.connection import Command
 from sim.wire.refusals import refusal
 from sim.wire.transports import Publisher
@@ -190,9 +191,11 @@ class Fleet:
         prober = self._probers[number] = await self.transport.open_publisher(
             self.address.from_node(number),
             client_name=f"buslab-{self._run_id}-prober",
-            answered=lambda token, receivers, at_ns: self._answered_probe(number, token, receivers, at_ns),
-            refused=self._refused_probe,
-            lost=lambda reason, unanswered: self._lost_prober(number, unanswered),
+            callbacks=PublishCallbacks(
+                answered=lambda token, receivers, at_ns: self._answered_probe(number, token, receivers, at_ns),
+                refused=self._refused_probe,
+                lost=lambda reason, unanswered: self._lost_prober(number, unanswered),
+            ),
         )
         return prober
 

@@ -1,4 +1,4 @@
-"""Where a run folder goes, and how it begins: empty, with the resolved scenario in it, and `latest` beside it."""
+"""Where a run folder goes, how it begins (empty, with the resolved scenario in it, and `latest` beside it), and its run.json."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sim.errors import RecordError, UsageError
 from sim.machine.clock import utc_now
+from sim.record.recorder import write_json
+from sim.record.run_info import RunInfo, content_of
 from sim.scenario.file import Scenario, to_toml
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -44,6 +46,17 @@ def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
             point_latest_to(folder)
     except OSError as error:
         raise RecordError(f"cannot make the run folder {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def write_info(folder: Path, info: RunInfo) -> None:
+    """Write run.json, whole or not at all.
+
+    Raises
+    ------
+    RecordError
+        It could not be written.
+    """
+    write_json(folder / "run.json", content_of(info))
 
 
 def point_latest_to(folder: Path) -> None:

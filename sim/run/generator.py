@@ -7,21 +7,18 @@ flushed), `close`. `hosts` are the names under which the generator's processes r
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import sys
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from sim.errors import GeneratorError
+from sim.errors import BuslabError, GeneratorError
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.machine.line import CONTROL_FD
+from sim.machine.line import AsyncLine, Line, start_child
 from sim.machine.process import Child
 from sim.pods.hosts import Host
-from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop, pack_line, read_line
+from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
 
@@ -142,35 +139,31 @@ class LocustGenerator:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._job = LoadJob(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
         self._caller = caller
-        self._child: Child | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._line: AsyncLine | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the child, unless there is a caller, and send the job; `ready` says when every user is connected."""
-        reader, self._writer = await asyncio.open_connection(sock=self._caller or self._start_child(), limit=1 << 20)
-        self._writer.write(pack_line(self._job))
-        self._listening = asyncio.get_running_loop().create_task(self._listen(reader))
+        caller = self._caller
+        line = self._start_child() if caller is None else Line(caller, name="the Locust that started this run", error=GeneratorError)
+        self._line = await line.to_async()
+        self._line.send(self._job)
+        self._listening = asyncio.get_running_loop().create_task(self._listen(self._line))
 
-    def _start_child(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
+    def _start_child(self) -> Line:
         users = len(set(self._scenario.schedule().pod.tolist()))
-        argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users)]
-        argv += ["--csv", str(self._folder / "locust"), "--only-summary", "--exit-code-on-error", "0", "--stop-timeout", "5"]
-        with theirs:
-            self._child = Child(
-                argv,
-                log=self._folder / "locust.log",
-                env=os.environ | {CONTROL_FD: str(theirs.fileno()), "LOCUST_SKIP_UPDATE_CHECK": "1"},
-                pass_fds=[theirs.fileno()],
-            )
-        return ours
+        args = ["-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users), "--csv", str(self._folder / "locust")]
+        args += ["--only-summary", "--exit-code-on-error", "0", "--stop-timeout", "5"]
+        log, env = self._folder / "locust.log", {"LOCUST_SKIP_UPDATE_CHECK": "1"}
+        return start_child("locust", *args, name="the Locust process", log=log, error=GeneratorError, env=env)
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(ConnectionError):  # reset, when it dies with our line unread
-            while line := await reader.readline():
-                self._take(read_line(line))
-        self._fail(f"the Locust process is gone: {self._tail()}")
+    async def _listen(self, line: AsyncLine) -> None:
+        try:
+            async for message in line.messages(Message):
+                self._take(message)
+            self._fail(await line.gone())
+        except BuslabError as error:  # it speaks garbage
+            self._fail(error)
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Ready):
@@ -182,20 +175,18 @@ class LocustGenerator:
         elif isinstance(message, Done):
             self.calls = message.calls
             if message.error:
-                self._fail(message.error)
+                self._fail(GeneratorError(message.error))
             elif not self._done.done():
                 self._done.set_result(None)
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, error: BuslabError) -> None:
         for future in (self._ready, self._done):
             if not future.done():
-                future.set_exception(GeneratorError(text))
+                future.set_exception(error)
                 future.exception()  # taken here, so that an unread one is no warning
 
     def _tail(self) -> str:
-        if self._caller is not None:
-            return "it had started this run"
-        return self._child.tail() if self._child is not None else "it was not started"
+        return "" if self._line is None else self._line.tail()
 
     @property
     def kept(self) -> bool:
@@ -204,8 +195,8 @@ class LocustGenerator:
 
     def heard(self, lags_ms: tuple[float, ...]) -> None:
         """Tell Locust some of them, for its tables."""
-        if self._caller is not None and lags_ms and self._writer is not None and not self._done.done():
-            self._writer.write(pack_line(LagSample(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)])))
+        if self._caller is not None and lags_ms and self._line is not None and not self._done.done():
+            self._line.send(LagSample(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)]))
 
     async def ready(self) -> None:
         """Return when every user is connected.
@@ -220,12 +211,12 @@ class LocustGenerator:
             async with asyncio.timeout(bound_s):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise GeneratorError(f"Locust was not ready within {bound_s:g} s: {self._tail()}") from None
+            raise GeneratorError(f"Locust was not ready within {bound_s:g} s{self._tail()}") from None
 
     async def go(self, zero_ns: int) -> None:
         """Send time zero."""
-        assert self._writer is not None
-        self._writer.write(pack_line(Go(zero_ns)))
+        assert self._line is not None
+        self._line.send(Go(zero_ns))
 
     async def finished(self) -> None:
         """Return when the child has made its calls and written its record.
@@ -239,19 +230,19 @@ class LocustGenerator:
             async with asyncio.timeout(self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S):
                 await asyncio.shield(self._done)
         except TimeoutError:
-            raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end: {self._tail()}") from None
+            raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end{self._tail()}") from None
 
     async def close(self) -> None:
         """Ask Locust to stop and keep its record; then make a child of ours."""
-        if self._writer is not None and not self._done.done():
-            self._writer.write(pack_line(Stop()))
+        if self._line is not None and not self._done.done():
+            self._line.send(Stop())
             await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
-        if self._child is not None:
-            await self._end(self._child)
+        if self._line is not None and self._caller is None:
+            await self._end(self._line.child)
         if self._listening is not None:
             self._listening.cancel()
-        if self._writer is not None:
-            self._writer.close()
+        if self._line is not None:
+            self._line.close()
 
     async def _end(self, child: Child) -> None:
         deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S

@@ -7,18 +7,16 @@ one meant.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from sim.errors import BrokerError, RecordError
+from sim.errors import BrokerError, RecordError, RunFolderError
 from sim.grounds.container_engine import engine, remove
 from sim.machine.lease import Left, identity, left_over
-from sim.record.checksum import with_checksum
-from sim.record.recorder import write_json
+from sim.record.run_info import read_info
+from sim.run.folder import write_info
 
 END_TIMEOUT_S = 5.0
 
@@ -85,15 +83,14 @@ def _remove(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def mark_killed(folder: Path, owner: int) -> bool:
-    """Say in a run folder that its run was killed; False when the folder is gone, or its run had ended."""
-    path = folder / "run.json"
+    """Say in a run folder that its run was killed; False when the folder is gone, is of another version, or its run had ended."""
     try:
-        info: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        info = read_info(folder / "run.json")
+    except RunFolderError:
         return False
-    if info.get("state") != "running":
+    if info.state != "running":
         return False
-    phase = info["phases"][-1]["name"] if info.get("phases") else "provision"
-    reason = f"its process {owner} was killed in phase {phase}; what was written by then is kept"
-    write_json(path, with_checksum(info | {"state": "killed", "reason": reason}))
+    phase = info.phases[-1].name if info.phases else "provision"
+    info.state, info.reason = "killed", f"its process {owner} was killed in phase {phase}; what was written by then is kept"
+    write_info(folder, info)
     return True

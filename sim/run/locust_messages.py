@@ -61,16 +61,3 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 Message = LoadJob | Go | Stop | LagSample | Ready | LoadProgress | Done
-
-_encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
-
-
-def pack_line(message: Message) -> bytes:
-    """Return a message as one line."""
-    return _encoder.encode(message) + b"\n"
-
-
-def read_line(line: bytes) -> Message:
-    """Return the message on a line."""
-    return _decoder.decode(line)

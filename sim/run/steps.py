@@ -23,9 +23,9 @@ import gc
 import secrets
 import signal
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.faults.timeline import Timeline
@@ -36,17 +36,19 @@ from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end
 from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.process import interruptible
-from sim.record.checksum import file_checksum, with_checksum
+from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
+from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
+from sim.run.fit import check_ground, fit_time, peopled
 from sim.run.fleet import Fleet
-from sim.run.folder import free_folder, make_folder
+from sim.run.folder import free_folder, make_folder, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
 from sim.run.reporter import Onlooker
 from sim.run.sampler import BrokerSampler
-from sim.run.stage import check_ground, fit_time, open_links, peopled, staged
+from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
 from sim.scenario.file import Scenario
 
@@ -111,7 +113,8 @@ def run_scenario(
         watch=watch,
         tamper=tamper,
         virtual=virtual,
-        about={"fleet": fleet, "notes": notes},
+        fleet=fleet,
+        notes=notes,
     )
     if not in_a_loop():
         one.run_here()
@@ -141,7 +144,8 @@ class _RunSteps:
         watch: Watch,
         tamper: Tamper | None,
         virtual: bool,
-        about: dict[str, Any],
+        fleet: str,
+        notes: Sequence[str],
     ) -> None:
         self.scenario = scenario
         self._peopled = peopled  # with the pods that are ours
@@ -157,31 +161,32 @@ class _RunSteps:
         self._task: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         self._links: Links | None = None
-        self.info: dict[str, Any] = {
-            "format": FORMAT,
-            "scenario": scenario.name,
-            "ground": "",
-            "nodes": 1,
-            "seed": scenario.seed,
-            "driver": scenario.load.driver,
-            "nonce": self.nonce,
-            "state": "running",
-            "reason": "",
-            "started_at": utc_now().isoformat(timespec="milliseconds"),
-            "wall_offset_ns": wall_offset_ns(),
-            "phases": [],
-            "load": {},
-            **about,
-        }
+        self.info = RunInfo(
+            format=FORMAT,
+            scenario=scenario.name,
+            ground="",
+            nodes=1,
+            seed=scenario.seed,
+            driver=scenario.load.driver,
+            nonce=self.nonce,
+            state="running",
+            reason="",
+            started_at=utc_now().isoformat(timespec="milliseconds"),
+            wall_offset_ns=wall_offset_ns(),
+            phases=[],
+            load=LoadInfo(),
+            fleet=fleet,
+            notes=list(notes),
+        )
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------
 
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        self.info["notes"] += heal_left_over(tell=lambda text: self._onlooker.watch(Status(text, stays=True)))
+        self.info.notes += heal_left_over(tell=lambda text: self._onlooker.watch(Status(text, stays=True)))
         with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
-            self.info.update(ground=broker.ground, nodes=len(broker.address.nodes))
+            self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
@@ -189,17 +194,17 @@ class _RunSteps:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
                     runner.run(self._run(broker))
-                self.info["state"] = "complete"
+                self.info.state = "complete"
             except (asyncio.CancelledError, KeyboardInterrupt):
                 number = self._signal or signal.SIGINT
                 failure = Interrupted(
                     number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
                 )
-                self.info.update(state="interrupted", reason=str(failure))
+                self.info.state, self.info.reason = "interrupted", str(failure)
             except Exception as error:
                 failure = error
-                reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
-                self.info.update(state="failed", reason=reason)
+                self.info.state = "failed"
+                self.info.reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
             self._seal(failure)
         if failure is None and self._signal is not None:
             failure = Interrupted(self._signal, f"interrupted by {self._signal.name} after the run was complete; it is in {self.folder}")
@@ -217,11 +222,11 @@ class _RunSteps:
     def _seal(self, failure: BaseException | None) -> None:
         self._onlooker.watch(Status("seal"))
         end_ns = now_ns()
-        for phase in self.info["phases"]:
-            phase.setdefault("end_ns", end_ns)
+        for phase in self.info.phases:
+            _end_of(phase, end_ns)
         try:
-            self.info["tables"] = seal_tables(self.folder)
-            self.info["scenario_crc32"] = file_checksum(self.folder / "scenario.toml")
+            self.info.tables = seal_tables(self.folder)
+            self.info.scenario_crc32 = file_checksum(self.folder / "scenario.toml")
             self._write_info()
         except BuslabError:
             if failure is None:
@@ -229,7 +234,7 @@ class _RunSteps:
             # The failure is what to tell; the parts that were written stay readable.
 
     def _write_info(self) -> None:
-        write_json(self.folder / "run.json", with_checksum(self.info))
+        write_info(self.folder, self.info)
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class _RunSteps:
         if self._signal is not None:
             raise asyncio.CancelledError
         self._enter("provision")
-        self._links, self.info["links_us"] = await open_links(self.scenario, broker, folder=self.folder)
+        self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
         fleet = self._onlooker.fleet = Fleet(
             self._peopled,
             address=broker.address,
@@ -260,7 +265,7 @@ class _RunSteps:
         finally:
             display.cancel()
             await to_the_end(self._stop(fleet, sampler))
-            self.info["phases"][-1].setdefault("end_ns", now_ns())  # here, on the run's own clock
+            _end_of(self.info.phases[-1], now_ns())  # here, on the run's own clock
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
@@ -268,10 +273,10 @@ class _RunSteps:
         await fleet.look(sampler.command)
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if any(foreign.values()):
-            self.info["notes"].append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
+            self.info.notes.append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
-        self.info["load"]["offered_calls"] = len(self.scenario.schedule())
+        self.info.load.offered_calls = len(self.scenario.schedule())
         generator = self._onlooker.generator = await start_generator(
             self.scenario,
             fleet.host,
@@ -284,7 +289,7 @@ class _RunSteps:
         self._enter("start", limits.start_s)
         await fleet.start()
         await generator.ready()
-        self.info["load"]["generators"] = list(generator.hosts)
+        self.info.load.generators = list(generator.hosts)
 
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
@@ -300,22 +305,22 @@ class _RunSteps:
 
         self._enter("drain", limits.drain_s)
         await generator.finished()
-        self.info["load"] |= {"calls": generator.calls, "calls_not_made": generator.calls_not_made}
+        self.info.load.calls, self.info.load.calls_not_made = generator.calls, generator.calls_not_made
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
-            self.info["recovered"] = True
+            self.info.recovered = True
         except BrokerUnreachable as error:
             if not self.scenario.faults:
                 raise
-            self.info["recovered"] = False
-            self.info["notes"].append(f"the bus did not recover: {error}")
+            self.info.recovered = False
+            self.info.notes.append(f"the bus did not recover: {error}")
 
     async def _load(self, generator: Generator, sampler: BrokerSampler, fleet: Fleet, timeline: Timeline) -> None:
         load = self.scenario.load
         reads = self._peopled.reads()
-        self.info["load"]["offered_reads"] = len(reads)
+        self.info.load.offered_reads = len(reads)
         zero_ns = now_ns() + ZERO_DELAY_NS
         run_ns = zero_ns + int(load.warm_up_s * NS_PER_S)
         end_ns = run_ns + int(load.run_s * NS_PER_S)
@@ -330,11 +335,11 @@ class _RunSteps:
         with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
             await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub", transport=fleet.transport)
         await until(end_ns, generator)
-        self.info["phases"][-1]["end_ns"] = end_ns
+        self.info.phases[-1].end_ns = end_ns
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started. A failure does not keep the rest from ending."""
-        self.info["notes"] += fleet.notes
+        self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
             if self._links is not None:
@@ -348,29 +353,36 @@ class _RunSteps:
             if self._onlooker.generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._onlooker.generator.close()
-                self.info["load"]["record_kept"] = self._onlooker.generator.kept
+                self.info.load.record_kept = self._onlooker.generator.kept
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""
         try:
             await fleet.clear(sampler.command)
         except BrokerError as error:
-            self.info["notes"].append(f"what the broker kept of this run was not removed: {error}")
+            self.info.notes.append(f"what the broker kept of this run was not removed: {error}")
         await sampler.close()
-        self.info["notes"].extend(sampler.notes)
+        self.info.notes.extend(sampler.notes)
         if self.scenario.bus.once != "none" and (left := await delete_leftovers(fleet.address, run_id=self.run_id)):
-            self.info["notes"].append(left)
+            self.info.notes.append(left)
 
     # -- the phases --------------------------------------------------------------------------------------------
 
     def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
         at_ns = now_ns() if start_ns is None else start_ns
-        if self.info["phases"]:
-            at_ns = max(at_ns, self.info["phases"][-1].setdefault("end_ns", at_ns))  # timers may be early
-        self.info["phases"].append({"name": phase, "start_ns": at_ns})
+        if self.info.phases:
+            at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # timers may be early
+        self.info.phases.append(Phase(phase, at_ns))
         self._onlooker.phase, self._onlooker.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
         self._write_info()
         self._onlooker.show()
 
     def _phase_name(self) -> str:
-        return self.info["phases"][-1]["name"] if self.info["phases"] else "provision"
+        return self.info.phases[-1].name if self.info.phases else "provision"
+
+
+def _end_of(phase: Phase, at_ns: int) -> int:
+    """End a phase that has not ended yet, and return when it ended."""
+    if phase.end_ns is None:
+        phase.end_ns = at_ns
+    return phase.end_ns

@@ -27,7 +27,7 @@ from sim.scenario.settings import Scenario
 
 @dataclass(frozen=True)
 class BusProfile:
-    """Say in one sentence what a bus is, and which settings of `[bus]` make it; `once` replaces a recipe that a scenario uses."""
+    """One bus in a sentence, and the settings of `[bus]` that make it; `once` replaces a recipe that a scenario uses."""
 
     text: str
     settings: Mapping[str, object] = field(default_factory=dict)

@@ -54,7 +54,7 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
 
 
 def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
-    """Turn a TOML tree into a scenario, or say what is wrong with it."""
+    """Turn a TOML tree into a scenario, or raise what is wrong with it."""
     faults = tree.get("faults", [])
     for place, fault in enumerate(faults if isinstance(faults, list) else []):
         kind = fault.get("kind") if isinstance(fault, dict) else None
@@ -107,7 +107,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
 def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:
     for key, value in change.items():
         if value == {} and isinstance(tree.get(key), dict):
-            tree[key] = {}  # `slo={}`: none of those that were there
+            tree[key] = {}  # `slo={}` means none of those that were there
         elif isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
             _merge(tree.setdefault(key, {}), value, setting)
         elif isinstance(tree.get(key), dict):

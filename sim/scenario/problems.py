@@ -16,7 +16,7 @@ from sim.wire.transports import TRANSPORTS
 
 
 def problems(scenario: Scenario) -> Iterator[str]:
-    """Give one sentence for each problem; it names the key, the value and what to do."""
+    """Yield one sentence for each problem; it names the key, the value and what to do."""
     yield from _service_problems(scenario)
     yield from _load_problems(scenario)
     yield from _mix_problems(scenario)
@@ -128,7 +128,7 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _overlap_problems(scenario: Scenario) -> Iterator[str]:
-    """Two of one kind at once on one target, unless what they do adds up: the first that ends would heal both, unseen by the record."""
+    """Yield two of one kind at once on one target, unless what they do adds up: the first end would heal both, unseen by the record."""
     pods = scenario.pods()
     touched = [
         {name for name, service in pods if not fault.pods or {name, service} & set(fault.pods)} if hasattr(fault, "pods") else {"broker"}

@@ -41,7 +41,7 @@ def share_of_peak(shape: str, passed: float) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Hold every intended call of a run, in time order.
+    """Every intended call of a run, in time order.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class IntendedReads:
-    """Hold every intended read of configuration, in time order.
+    """Every intended read of configuration, in time order.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ PARTS = ("host", "port", "username", "password", "db", "connection_class")
 
 @dataclass(frozen=True)
 class Address:
-    """Hold where a broker is and how to be let in.
+    """Where a broker is, and how to be let in.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Address:
 
 
 def _context(tls: dict[str, Any]) -> ssl.SSLContext:
-    """Do as `redis.SSLConnection` does with the same options."""
+    """Return the TLS context that `redis.SSLConnection` would make of the same options."""
     context = ssl.create_default_context()
     mode = CERT_REQS[tls.get("ssl_cert_reqs", "required")]
     context.check_hostname = tls.get("ssl_check_hostname", True) and mode != ssl.CERT_NONE
@@ -181,7 +181,7 @@ def parse_address(url: str) -> Address:
 
 
 class PortTaken(Exception):
-    """Say that another process listens on the port."""
+    """The failure to start on a port because another process listens there."""
 
 
 def on_a_port(text: str, *, ground: str, start: Callable[[int], T]) -> tuple[T, int]:

@@ -17,7 +17,7 @@ ANSWER_TIMEOUT_S = 2.0
 
 
 class CommandClient:
-    """Own the connection.
+    """A client of one broker that sends one command, or several in one write, and waits for the replies.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class CommandClient:
         return replies
 
     def let_in_by(self, password: str | None) -> None:
-        """Connect with this password from now on, None = that of the address; what is connected stays."""
+        """Set the password for connections to come, None = that of the address; what is connected stays."""
         self._password = password
 
     def close(self) -> None:

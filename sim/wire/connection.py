@@ -17,6 +17,7 @@ from sim.errors import BrokerError, BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.refusals import explain, refusal, silent
+from sim.wire.resp import pack
 
 CONNECT_TIMEOUT_S = 5.0
 READ_BYTES = 256 * 1024
@@ -25,11 +26,11 @@ Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gi
 
 _bytes = bytearray(READ_BYTES)
 _buffer = memoryview(_bytes)
-_last_read = b""  # for as long as reads are alike, one object is handed on: no copy, and known by its identity
+_last_read = b""  # equal reads in a row are handed on as one object: no copy, and a reader knows it by its identity
 
 
 class Wire(asyncio.BufferedProtocol):
-    """Own one socket: hand each read to `on_read`, and say once when it is gone. With a freezer, neither happens while it is frozen.
+    """One socket: each read goes to `on_read`, its end once to `on_lost`. With a freezer, neither is called while that is frozen.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class Wire(asyncio.BufferedProtocol):
         self._freezer.discard(self)
         reason = str(exc) if exc else "closed by the broker"
         self._fail_replies(reason, exc)
-        self._freezer.then(lambda: self.on_lost(reason))  # looked up then: who aborted it meanwhile is not told
+        self._freezer.then(lambda: self.on_lost(reason))  # looked up when it is called: whoever aborted it meanwhile is not told
 
     def _fail_replies(self, reason: str, cause: Exception | None) -> None:
         for reply in self._replies:
@@ -90,7 +91,7 @@ class Wire(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def resume(self, why: str) -> None:
-        """Take one reason away, and go on reading when it was the last."""
+        """Remove one reason to pause, and go on reading when it was the last."""
         self._paused_for.discard(why)
         if not self._paused_for and not self.is_gone:
             assert self.transport is not None
@@ -121,12 +122,12 @@ class Wire(asyncio.BufferedProtocol):
                 waiting = self._replies.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
-        except hiredis.ProtocolError as error:  # no Redis server; raised any further, the loop would print a traceback
+        except hiredis.ProtocolError as error:  # not a Redis server; if this went any further, the loop would print a traceback
             self._fail_replies(str(error), error)
             self.give_up(str(error))
 
     def close(self) -> None:
-        """Close without a word; `on_lost` is not called any more."""
+        """Close the connection; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.close()
@@ -142,26 +143,6 @@ class Wire(asyncio.BufferedProtocol):
         self.on_lost = lambda reason: None
         if self.transport is not None:
             self.transport.abort()
-
-
-def pack(*words: bytes) -> bytes:
-    """Return a command as RESP."""
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
-
-def wire_size(frame: Any) -> int:
-    """Return how many bytes a parsed RESP frame took on the wire."""
-    if isinstance(frame, list):
-        return len(b"*%d\r\n" % len(frame)) + sum(map(wire_size, frame))
-    if isinstance(frame, bytes):
-        return len(b"$%d\r\n\r\n" % len(frame)) + len(frame)
-    return 5 if frame is None else len(f":{frame}\r\n".encode())  # a null is `$-1`; an integer, an error
-
-
-def message_size(kind: bytes, channel: bytes, payload: bytes) -> int:
-    """Return `wire_size` of ``[kind, channel, payload]``; the kind is ``message`` or ``smessage``."""
-    channel_size, size = len(channel), len(payload)
-    return 20 + len(kind) + len(str(channel_size)) + channel_size + len(str(size)) + size
 
 
 async def open_wire(address: Address, *, client_name: str, freezer: Freezer | None = None) -> Wire:
@@ -199,7 +180,7 @@ async def _open_one(address: Address, *, client_name: str, freezer: Freezer | No
 
 
 class Denied(Exception):
-    """Say which channel the broker refused, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
+    """The broker's refusal of one channel, in its own words; `open_confirmed` turns it into a `BrokerRefused`."""
 
     def __init__(self, channel: str, reply: str) -> None:
         super().__init__(reply)
@@ -209,7 +190,7 @@ class Denied(Exception):
 async def open_confirmed(
     address: Address, *, client_name: str, confirm: Callable[[Wire], Awaitable[T]], freezer: Freezer | None = None
 ) -> tuple[Wire, T]:
-    """Connect, and let `confirm` make of it a subscription that the broker has confirmed.
+    """Connect, and return the connection and what `confirm` made of it: a subscription that the broker has confirmed.
 
     Raises
     ------

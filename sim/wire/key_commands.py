@@ -11,14 +11,13 @@ from sim.errors import BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
-from sim.wire.owners import Owners, find_owners
-from sim.wire.slots import read_moved
+from sim.wire.slots import Owners, find_owners, read_moved
 
 MAX_MOVES = 5
 
 
 class KeyCommands:
-    """Own a connection to each node that was needed, opened when it first is."""
+    """A connection to each node that was needed, opened when it first is."""
 
     def __init__(self, address: Address, *, client_name: str, freezer: Freezer | None = None) -> None:
         self._address = address

@@ -18,7 +18,9 @@ from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Wire, open_wire, pack
+from sim.wire.clients import PublishCallbacks
+from sim.wire.connection import Wire, open_wire
+from sim.wire.resp import pack
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
 NOT_SAID = -1  # receivers, where the answer is no count
@@ -28,32 +30,22 @@ Frame = Callable[[bytes, bytes], bytes]
 
 
 class Pipeline:
-    """Publish on one connection without waiting.
+    """One connection to publish on without waiting.
 
     Parameters
     ----------
     frame
         Turns channel and payload into the bytes of one command. Its answer is a number of receivers, or says nothing of them.
-    answered, refused, lost
-        See `open_pipeline`.
     """
 
-    def __init__(
-        self,
-        wire: Wire,
-        *,
-        frame: Frame,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-    ) -> None:
+    def __init__(self, wire: Wire, *, frame: Frame, callbacks: PublishCallbacks) -> None:
         self._now_ns = running_clock()
         self._wire = wire
         self._frame = frame
         self._reader = hiredis.Reader()
         self._waiting: deque[Any] = deque()
         self._pinged = False
-        self._answered, self._refused, self._lost = answered, refused, lost
+        self._answered, self._refused, self._lost = callbacks.answered, callbacks.refused, callbacks.lost
         wire.on_read, wire.on_lost = self._read, self._gone
 
     @property
@@ -72,7 +64,7 @@ class Pipeline:
         return self._wire.is_gone
 
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one publish; False when the connection is closing or has too many without an answer."""
+        """Send one publish; return False when the connection is closing or has too many without an answer."""
         transport = self._wire.transport
         if transport is None or transport.is_closing() or len(self._waiting) >= MAX_IN_FLIGHT:
             return False
@@ -103,7 +95,7 @@ class Pipeline:
         return waiting
 
     def ping(self) -> bool:
-        """Send PING; False when the one before has no answer yet."""
+        """Send PING; return False when the one before has no answer yet."""
         if self._pinged or self._wire.transport is None:
             return False
         self._pinged = True
@@ -127,33 +119,15 @@ class Pipeline:
 
 
 async def open_pipeline(
-    address: Address,
-    *,
-    client_name: str,
-    frame: Frame,
-    answered: Callable[[Any, int, int], None],
-    refused: Callable[[Any, str, int], None],
-    lost: Callable[[str, list[Any]], None],
-    freezer: Freezer | None = None,
+    address: Address, *, client_name: str, frame: Frame, callbacks: PublishCallbacks, freezer: Freezer | None = None
 ) -> Pipeline:
-    """Open a connection to publish on.
-
-    Parameters
-    ----------
-    answered
-        Called with (token, receivers, at_ns) for each publish that the broker took; receivers is -1 where its answer does not say.
-    refused
-        Called with (token, the broker's words, at_ns) for each that it did not.
-    lost
-        Called once with (reason, tokens without an answer).
-    freezer
-        While it is frozen, nothing is read and nothing is called.
+    """Open a connection to publish on; while the freezer is frozen, nothing is read and nothing is called.
 
     Raises
     ------
     BrokerUnreachable, BrokerRefused
     """
     wire = await open_wire(address, client_name=client_name, freezer=freezer)
-    if wire.is_gone:  # it went between its last answer and now: nobody would be told
+    if wire.is_gone:  # it closed after its last answer, so `lost` would never be called
         raise BrokerUnreachable(f"{address} closed the connection after letting us in")
-    return Pipeline(wire, frame=frame, answered=answered, refused=refused, lost=lost)
+    return Pipeline(wire, frame=frame, callbacks=callbacks)

@@ -26,7 +26,7 @@ Heard = Callable[[C, int], Handling | None]  # given a chunk and when it was rea
 
 
 class ReadMemo(Generic[C]):
-    """Remember the chunk of each recent read, for all connections of this process."""
+    """The chunks of recent reads, shared by all connections of this process."""
 
     MAX_READS = 512
     MAX_BYTES = 64 * 1024  # of one read
@@ -46,7 +46,7 @@ class ReadMemo(Generic[C]):
         return entry[1]
 
     def put(self, data: bytes, chunk: C) -> None:
-        """Remember a read that held whole frames only."""
+        """Store the chunk of a read that held whole frames only."""
         if len(data) <= self.MAX_BYTES:
             if len(self._chunks) >= self.MAX_READS:
                 self._chunks.clear()

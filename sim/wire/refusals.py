@@ -33,7 +33,7 @@ _CLIENT_CERTIFICATE = "add ?ssl_certfile=CERT.pem&ssl_keyfile=KEY.pem to the URL
 
 
 def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
-    """Say which step the broker refused; `reply` is its error reply, for example ``NOPERM …``."""
+    """Return the error that names the step which the broker refused; `reply` is its error reply, for example ``NOPERM …``."""
     user = f"user {address.username!r}" if address.username else "user 'default'"
     code = reply.partition(" ")[0]
     if MAX_CLIENTS in reply:
@@ -59,12 +59,12 @@ def reply_text(error: Exception) -> str:
 
 
 def full(address: Address) -> BrokerRefused:
-    """Say that the broker has as many clients as it takes."""
+    """Return the error of a broker that has as many clients as it takes."""
     return BrokerRefused(f"{address} has reached its maxclients and takes no more: raise it there, or run fewer pods")
 
 
 def unreachable(address: Address, error: BaseException) -> BrokerError:
-    """Say why a connection failed before the broker answered anything.
+    """Return the error that tells why a connection failed before the broker answered anything.
 
     May block for some `HANDSHAKE_TIMEOUT_S`: where the broker just hung up, it is asked once more, to tell why.
     """
@@ -88,14 +88,14 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
 
 
 async def explain(address: Address, error: BaseException) -> BrokerError:
-    """Say the same without blocking the loop; a bare reason where nobody will read it (`NO_WORDS`), and in virtual time."""
+    """Return the same without blocking the loop; a bare reason where nobody will read it (`NO_WORDS`), and in virtual time."""
     if NO_WORDS.get() or is_virtual():
         return BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}")
     return await asyncio.to_thread(unreachable, address, error)
 
 
 def silent(address: Address, seconds: float = 5.0) -> BrokerUnreachable:
-    """Say that nothing came back in time."""
+    """Return the error of a broker that did not answer in time."""
     hint = "; does this port speak TLS? If not, write redis://" if address.tls is not None else ""
     return BrokerUnreachable(f"{address} does not answer within {seconds:g} s{hint}")
 

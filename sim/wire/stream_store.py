@@ -14,7 +14,7 @@ def _pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
 
 
 class StreamStore:
-    """Look after the streams and groups of a run."""
+    """The streams and groups of a run."""
 
     async def groups(self, command: Command, channel: str) -> list[dict[bytes, Any]]:
         """Return what XINFO GROUPS says, nothing when there is no such stream."""

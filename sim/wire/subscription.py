@@ -18,15 +18,16 @@ import hiredis
 
 from sim.errors import BrokerUnreachable
 from sim.machine.clock import running_clock
-from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Command, Denied, Wire, message_size, open_confirmed, pack, wire_size
+from sim.wire.clients import SubscribingClient, SubscriptionCallbacks
+from sim.wire.connection import Command, Denied, Wire, open_confirmed
 from sim.wire.pipeline import NOT_SAID
 from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.resp import message_size, pack, wire_size
 
 
 class PubSubWords(NamedTuple):
-    """Name the words of one kind of Pub/Sub; `taken` is what a broker says when it ends a subscription by itself."""
+    """The words of one kind of Pub/Sub; `taken` is what a broker says when it ends a subscription by itself."""
 
     subscribe: bytes
     message: bytes
@@ -40,7 +41,7 @@ SHARDED = PubSubWords(b"ssubscribe", b"smessage", b"sunsubscribe")
 
 
 class ChannelSubscription(Generic[C]):
-    """Hear channels on one connection."""
+    """One connection that hears channels."""
 
     def __init__(self, wire: Wire, kind: PubSubWords, memo: ReadMemo[C], heard: Heard[C]) -> None:
         self._now_ns = running_clock()
@@ -127,11 +128,11 @@ class ChannelSubscription(Generic[C]):
         return self._wire.is_gone
 
     def on_lost(self, lost: Callable[[str], None]) -> None:
-        """Say whom to tell when the connection is gone."""
+        """Set who is told when the connection is gone."""
         self._wire.on_lost = lost
 
     def ping(self) -> bool:
-        """Send PING; False when the one before has no answer yet."""
+        """Send PING; return False when the one before has no answer yet."""
         if self._pinged or self._wire.transport is None:
             return False
         self._pinged = True
@@ -167,12 +168,12 @@ async def open_subscription(
     channels: Sequence[str],
     *,
     kind: PubSubWords,
-    client_name: str,
-    memo: ReadMemo[C],
-    heard: Heard[C],
-    freezer: Freezer | None = None,
+    client: SubscribingClient,
+    callbacks: SubscriptionCallbacks[C],
 ) -> ChannelSubscription[C]:
-    """Connect and subscribe; return once the broker confirmed every channel. Nobody is told yet when the connection is lost.
+    """Connect and subscribe; return once the broker confirmed every channel.
+
+    Nobody is told yet when the connection is lost: whoever opens it calls `ChannelSubscription.on_lost`.
 
     Raises
     ------
@@ -180,11 +181,11 @@ async def open_subscription(
     """
 
     async def confirm(wire: Wire) -> ChannelSubscription[C]:
-        subscription = ChannelSubscription(wire, kind, memo, heard)
+        subscription = ChannelSubscription(wire, kind, callbacks.memo, callbacks.heard)
         await subscription.subscribe(channels)
         return subscription
 
-    _, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, freezer=freezer)
+    _, subscription = await open_confirmed(address, client_name=client.name, confirm=confirm, freezer=client.freezer)
     return subscription
 
 

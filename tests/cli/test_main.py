@@ -213,7 +213,7 @@ def test_an_interrupted_run_keeps_its_data_and_leaves_nothing_running(tmp_path: 
     assert "Traceback" not in errors
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     run = open_run(tmp_path / "run")
-    assert run.info["state"] == "interrupted"
+    assert run.info.state == "interrupted"
     assert len(run.deliveries) > 0
     assert len(run.publishes) > 0
     assert buslab("check", "run", cwd=tmp_path).returncode == 2, "an interrupted run is unknown"

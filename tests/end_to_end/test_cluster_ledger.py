@@ -15,7 +15,8 @@ from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
 @pytest.fixture
 def plan(tmp_path: Path) -> RunFolder:
     """Two publishers on two channels, heard by two pods; web-0 loses its connections at 12 s for a second."""
-    plan = RunFolder(tmp_path / "run", info={"nodes": 6}).service("web", replicas=2, channels="config.updated,template.updated")
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2, channels="config.updated,template.updated")
+    plan.info.nodes = 6
     plan.state("web-0", 12 * SECOND, "disconnected").state("web-0", 13 * SECOND, "subscribed")
     return plan
 
@@ -54,14 +55,14 @@ def test_only_what_came_the_same_way_proves_that_a_pod_still_heard(
 
 @pytest.mark.parametrize("newer", [{"channel": "template.updated"}, {"publisher": "locust-1"}])
 def test_one_node_has_one_way(plan: RunFolder, newer: dict[str, str]) -> None:
-    plan.info = {}
+    plan.info.nodes = 1
     lose_one_before_the_connection_went(plan, with_newer_of=newer)
     assert missing(open_run(plan.write())) == {("config.updated", "unexplained"): 1}
 
 
 @pytest.mark.parametrize(("nodes", "cause"), [(6, "not-whole"), (1, "unexplained")])
 def test_what_a_hurt_cluster_did_not_pass_on_has_a_cause(plan: RunFolder, nodes: int, cause: str) -> None:
-    plan.info = {"nodes": nodes}
+    plan.info.nodes = nodes
     events = plan.publish(3, start_ns=15 * SECOND, step_ns=SECOND)
     plan.faults.append(("broker_down", "broker", 15 * SECOND - MS, 15 * SECOND + MS))
     for event in events[:2]:
@@ -73,7 +74,7 @@ def test_what_a_hurt_cluster_did_not_pass_on_has_a_cause(plan: RunFolder, nodes:
 
 @pytest.mark.parametrize(("nodes", "transport", "fewer"), [(6, "pubsub", 0), (6, "sharded", 1), (1, "pubsub", 1)])
 def test_that_publish_said_fewer_is_a_finding_only_where_it_counts_all(plan: RunFolder, nodes: int, transport: str, fewer: int) -> None:
-    plan.info, plan.transport = {"nodes": nodes}, transport
+    plan.info.nodes, plan.transport = nodes, transport
     events = plan.publish(10)
     events[0].receivers = 1
     result = check(open_run(plan.write()))

@@ -109,4 +109,4 @@ def test_the_runs_numbers_equal_an_independent_count(lived: Lived) -> None:
     assert len(run.deliveries) == sum(copies[channel] for channel, _ in overheard)
     verdict = judge(run)
     assert verdict.checkers["ledger"].counts["missing"] == 0
-    assert any("not ours" in note for note in run.info["notes"]), "the run says that somebody else listens"
+    assert any("not ours" in note for note in run.info.notes), "the run says that somebody else listens"

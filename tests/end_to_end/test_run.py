@@ -25,6 +25,7 @@ import redis
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, UsageError
 from sim.grounds.catalogue import open_broker
+from sim.record.run_info import RunInfo, read_info
 from sim.record.schema import TABLES, event_id
 from sim.results.opened_run import open_run
 from sim.run.status import Status
@@ -43,9 +44,8 @@ def rows(folder: Path, table: str) -> list[dict[str, Any]]:
     return read
 
 
-def info(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return read
+def info(folder: Path) -> RunInfo:
+    return read_info(folder / "run.json")
 
 
 # -- a run that nothing disturbs, with a witness ---------------------------------------------------------------
@@ -92,7 +92,7 @@ class Ran:
 
     @property
     def zero_ns(self) -> int:
-        return next(phase["start_ns"] for phase in info(self.folder)["phases"] if phase["name"] == "warm-up")
+        return next(phase.start_ns for phase in info(self.folder).phases if phase.name == "warm-up")
 
     def published(self) -> list[dict[str, Any]]:
         """Everything but probes."""
@@ -119,19 +119,19 @@ def ran(request: pytest.FixtureRequest, small: Small, tmp_path_factory: pytest.T
 
 def test_the_folder_is_complete_and_sealed(ran: Ran) -> None:
     said = info(ran.folder)
-    assert (said["state"], said["reason"], said["driver"]) == ("complete", "", ran.scenario.load.driver)
-    assert {table: said["tables"][table]["rows"] for table in TABLES} == {table: len(rows(ran.folder, table)) for table in TABLES}
-    phases = said["phases"]
-    assert [phase["name"] for phase in phases] == ["provision", "start", "probe", "warm-up", "run", "drain"]
-    assert all(phase["start_ns"] <= phase["end_ns"] for phase in phases)
-    assert all(before["end_ns"] <= after["start_ns"] for before, after in pairwise(phases))
+    assert (said.state, said.reason, said.driver) == ("complete", "", ran.scenario.load.driver)
+    assert {table: (said.tables or {})[table].rows for table in TABLES} == {table: len(rows(ran.folder, table)) for table in TABLES}
+    phases = said.phases
+    assert [phase.name for phase in phases] == ["provision", "start", "probe", "warm-up", "run", "drain"]
+    assert all(phase.end_ns is not None and phase.start_ns <= phase.end_ns for phase in phases)
+    assert all((before.end_ns or 0) <= after.start_ns for before, after in pairwise(phases))
     assert not list(ran.folder.rglob("*.unfinished")) + list(ran.folder.glob("parts"))
 
 
 def test_every_call_was_made_and_every_publish_acknowledged(ran: Ran) -> None:
     assert {row["outcome"] for row in rows(ran.folder, "publishes")} == {"acknowledged"}
-    assert sum(row["items"] for row in ran.published()) == len(ran.scenario.schedule()) == info(ran.folder)["load"]["offered_calls"]
-    assert info(ran.folder)["load"]["calls"] == len(ran.scenario.schedule())
+    assert sum(row["items"] for row in ran.published()) == len(ran.scenario.schedule()) == info(ran.folder).load.offered_calls
+    assert info(ran.folder).load.calls == len(ran.scenario.schedule())
 
 
 def test_every_call_is_recorded_at_its_intended_time_by_its_pod(ran: Ran) -> None:
@@ -167,7 +167,7 @@ def test_the_broker_counted_the_witness_beside_every_pod(ran: Ran) -> None:
     subscribers = Counter(kind for _, service in ran.scenario.pods() for kind in ran.scenario.services[service].subscribes)
     for row in rows(ran.folder, "publishes"):
         assert row["receivers"] == subscribers[row["channel"]] + 1
-    assert any("6 subscriptions on these channels are not ours" in note for note in info(ran.folder)["notes"])
+    assert any("6 subscriptions on these channels are not ours" in note for note in info(ran.folder).notes)
 
 
 def test_times_are_in_the_order_in_which_things_happened(ran: Ran) -> None:
@@ -247,7 +247,7 @@ def test_a_run_without_a_single_call_ends_well(small: Small, tmp_path: Path, dri
     scenario = small(f"load.driver={driver}", "load.rate_per_s=0.01", "load.arrivals=uniform", "load.run_s=0.3")
     assert len(scenario.schedule()) == 0
     folder = run_scenario(scenario, out=tmp_path / "run")
-    assert info(folder)["state"] == "complete"
+    assert info(folder).state == "complete"
 
 
 def test_a_batch_that_falls_due_after_the_last_call_leaves_on_time(small: Small, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_run_inside_a_running_event_loop_gets_a_thread_of_its_own(small: Small
     async def cell() -> Path:
         return run_scenario(small("load.driver=pods", "load.run_s=0.2"), out=tmp_path / "run")
 
-    assert info(run_async(cell()))["state"] == "complete"
+    assert info(run_async(cell())).state == "complete"
 
 
 def test_a_folder_that_holds_something_is_refused(small: Small, tmp_path: Path) -> None:
@@ -306,12 +306,12 @@ def once_in(phase: str, act: Callable[[], object]) -> Callable[[Status], None]:
     return watch
 
 
-def sealed(folder: Path, state: str) -> dict[str, Any]:
+def sealed(folder: Path, state: str) -> RunInfo:
     """What run.json says, after checking that the folder is sealed and every table can be read."""
     said = info(folder)
-    assert said["state"] == state
-    assert said["reason"]
-    assert {table: len(rows(folder, table)) for table in TABLES} == {table: said["tables"][table]["rows"] for table in TABLES}
+    assert said.state == state
+    assert said.reason
+    assert {table: len(rows(folder, table)) for table in TABLES} == {table: (said.tables or {})[table].rows for table in TABLES}
     assert not (folder / "parts").exists()
     return said
 
@@ -339,7 +339,7 @@ def test_a_broker_that_is_killed_gives_a_clear_error_and_a_sealed_folder(small: 
     assert "\n" not in str(failed.value)
     said = sealed(folder, "failed")
     if phase == "run":
-        assert said["phases"][-1]["name"] in ("run", "drain")
+        assert said.phases[-1].name in ("run", "drain")
         assert "disconnected" in {row["state"] for row in rows(folder, "pods")}
 
 
@@ -411,7 +411,7 @@ def test_an_interruption_in_any_phase_is_told_and_seals_what_there_is(tmp_path: 
     assert (stopped.code, stopped.errors) == (130, "")
     assert f"interrupted by SIGINT in phase {phase}" in stopped.said
     said = sealed(stopped.folder, "interrupted")
-    assert said["phases"][-1]["name"] == phase
+    assert said.phases[-1].name == phase
     if phase in ("warm-up", "run", "drain"):
         assert len(rows(stopped.folder, "deliveries")) > 0
         assert {row["state"] for row in rows(stopped.folder, "pods")} >= {"starting", "subscribed"}
@@ -432,8 +432,8 @@ try:
 def test_an_interruption_while_everything_is_stopped_loses_nothing(tmp_path: Path, driver: str) -> None:
     stopped = interrupt(tmp_path / "run", phase="stop", driver=driver, script=STOPPING)
     assert (stopped.code, stopped.errors) == (130, "")
-    said = sealed(stopped.folder, "interrupted") if info(stopped.folder)["state"] == "interrupted" else info(stopped.folder)
-    assert sum(row["items"] for row in rows(stopped.folder, "publishes")) == said["load"]["offered_calls"]
+    said = sealed(stopped.folder, "interrupted") if info(stopped.folder).state == "interrupted" else info(stopped.folder)
+    assert sum(row["items"] for row in rows(stopped.folder, "publishes")) == said.load.offered_calls
     assert {row["state"] for row in rows(stopped.folder, "pods")} >= {"stopped"}
 
 

@@ -30,7 +30,7 @@ def test_nothing_is_lost_on_a_whole_cluster_and_every_node_is_sampled(tmp_path: 
     run = open_run(folder)
     verdict = judge(run)
     ledger = verdict.checkers["ledger"]
-    assert (verdict.verdict, run.info["ground"], run.info["nodes"]) == ("valid", "cluster", 6)
+    assert (verdict.verdict, run.info.ground, run.info.nodes) == ("valid", "cluster", 6)
     assert ledger.counts["delivered"] == ledger.counts["expected"] > 0 and ledger.warnings == []
     cpu = run.broker[run.broker["metric"] == "node_used_cpu_user_s"]
     assert cpu["subject"].nunique() == 6
@@ -52,7 +52,7 @@ def test_when_a_master_dies_every_loss_has_a_cause_and_all_is_heard_afterwards(
     settings = (f"bus.transport={transport}", "load.run_s=7", "faults=[{kind = 'broker_down', at_s = 1, for_s = 2.5}]")
     run = open_run(run_scenario(load_scenario("restart_redis", settings=settings), on="cluster", out=tmp_path / "run"))
     ledger = run.ledger()
-    assert judge(run).verdict == "valid" and run.info["notes"] == []
+    assert judge(run).verdict == "valid" and run.info.notes == []
     later = ledger[(ledger["phase"] == "drain") | (ledger["phase"] == "heal")]
     assert len(later) and set(later["fate"]) == {"delivered"}
     assert "unexplained" not in set(ledger["cause"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import redis
 
 from sim.bus.envelope import CHANNEL_PREFIX
 from sim.errors import BrokerUnreachable
+from sim.record.run_info import read_info
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.fleet import Fleet
@@ -72,7 +72,7 @@ def test_a_run_that_fails_leaves_no_key_either(small: Small, own_server: Server,
     monkeypatch.setattr(streams.Subscription, "_acknowledge", lambda self: None)
     with pytest.raises(BrokerUnreachable, match="not heard, or not acknowledged"):
         run_scenario(small(*STREAMS, "load.driver=pods", "limits.drain_s=3"), on=address.url, out=tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+    assert read_info(tmp_path / "run" / "run.json").state == "failed"
     assert client.dbsize() == 0
 
 

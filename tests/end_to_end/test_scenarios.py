@@ -110,7 +110,7 @@ def stale_reads(run: Run) -> list[tuple[int, str, float]]:
 def batch_size(run: Run, counts: dict[str, float]) -> None:
     """Full batches leave while the load runs, the rest with the flush; no item is lost."""
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
-    assert batches["items"].sum() == run.info["load"]["offered_calls"]
+    assert batches["items"].sum() == run.info.load.offered_calls
     assert set(batches["items"].iloc[:-1]) == {100}
 
 
@@ -125,7 +125,7 @@ def graceful_shutdown(run: Run, counts: dict[str, float]) -> None:
     calls = run.calls
     offered = calls[calls["channel"] == BATCH]
     assert heard["items"].sum() == len(offered) > 500
-    assert len(calls) == run.info["load"]["offered_calls"]
+    assert len(calls) == run.info.load.offered_calls
     assert set(calls["outcome"]) == {"ok"}
     assert counts["missing"] == 0
     assert (run.ledger()["fate"] == "delivered").all()
@@ -135,11 +135,11 @@ def http_vs_bus(run: Run, counts: dict[str, float]) -> None:
     """A caller by HTTP waits for a round trip, one by the bus for its own code; both ways every call is made and succeeds."""
     calls = run.calls
     assert set(calls["outcome"]) == {"ok"}
-    assert len(calls) == run.info["load"]["offered_calls"]
+    assert len(calls) == run.info.load.offered_calls
     took_ns = calls.groupby("channel", observed=True)["took_ns"].median()
     assert set(took_ns.index) == {BATCH, HTTP_CALL}
     assert took_ns[HTTP_CALL] > 3 * took_ns[BATCH]
-    assert (took_ns[BATCH] == 0) == (run.info["ground"] == "model"), "in virtual time a pod's own code takes none"
+    assert (took_ns[BATCH] == 0) == (run.info.ground == "model"), "in virtual time a pod's own code takes none"
     assert counts["delivered"] == counts["expected"] > 0
 
 
@@ -149,7 +149,7 @@ def lock_lab(run: Run, counts: dict[str, float]) -> None:
     A busy machine makes handlers take longer: how many is certain in virtual time only.
     """
     once = judge(run).checkers["once"].counts
-    assert once["twice_or_more"] > once["pairs"] * (0.9 if run.info["ground"] == "model" else 0.1)
+    assert once["twice_or_more"] > once["pairs"] * (0.9 if run.info.ground == "model" else 0.1)
     assert once["never"] == 0
 
 
@@ -296,7 +296,7 @@ def reconnect_stampede(run: Run, counts: dict[str, float]) -> None:
     assert len(lost) == 11
     assert (lost >= 3).all()
     assert counts["sent-in-memory-mode"] > 0
-    if run.info["ground"] == "model":  # elsewhere it is a matter of milliseconds who is first
+    if run.info.ground == "model":  # elsewhere it is a matter of milliseconds who is first
         assert counts["deaf"] > 0
     all_is_heard_again(run)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import redis
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.pods.blocking_client import BusClient
+from sim.record.run_info import read_info
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
@@ -244,10 +244,10 @@ def test_a_user_limited_to_the_bus_can_run_and_the_run_says_what_it_could_not_as
     address, client = own_server
     limited_user(client, commands=("+pubsub|numsub",))
     run = open_run(run_scenario(small(f"load.driver={driver}"), on=login(address), out=tmp_path / "run"))
-    notes = " ".join(run.info["notes"])
+    notes = " ".join(run.info.notes)
     for command in ("INFO", "CLIENT LIST", "CLIENT SETNAME"):
         assert command in notes
-    assert run.info["state"] == "complete"
+    assert run.info.state == "complete"
     assert set(run.broker["metric"]) == {"numsub", "numsub_foreign"}
     verdict = judge(run)
     assert verdict.checkers["ledger"].verdict == verdict.checkers["harness"].verdict == "valid", verdict.reasons
@@ -259,7 +259,7 @@ def test_without_numsub_what_publish_said_of_the_probes_proves_the_subscriptions
     address, client = own_server
     limited_user(client)
     run = open_run(run_scenario(small("load.driver=pods"), on=login(address), out=tmp_path / "run"))
-    assert "PUBSUB NUMSUB" in " ".join(run.info["notes"])
+    assert "PUBSUB NUMSUB" in " ".join(run.info.notes)
     verdict = judge(run)
     assert verdict.checkers["harness"].verdict == "valid"
     proven = run.broker[run.broker["metric"] == "numsub"]
@@ -323,9 +323,9 @@ def test_a_whole_run_over_tls_as_a_limited_user_shows_its_secret_nowhere(strict:
         over.set()
         watcher.join()
     assert process.returncode == 0, said + errors
-    info = json.loads((folder / "run.json").read_text())
-    assert (info["state"], info["ground"]) == ("complete", f"rediss://127.0.0.1:{strict.tls_port}")
-    assert not info["notes"], "this user may be asked everything"
+    info = read_info(folder / "run.json")
+    assert (info.state, info.ground) == ("complete", f"rediss://127.0.0.1:{strict.tls_port}")
+    assert not info.notes, "this user may be asked everything"
     run = open_run(folder)
     assert {"used_cpu_user_s", "numsub", "output_buffer_bytes_sum"} <= set(run.broker["metric"])
     assert any("sim.cli" in line for line in arguments)

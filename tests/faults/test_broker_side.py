@@ -16,7 +16,7 @@ from sim.faults.catalogue import FAULTS, Fault
 from sim.faults.world import World
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import now_ns
-from sim.run.stage import check_ground
+from sim.run.fit import check_ground
 from sim.scenario.file import load_scenario
 from sim.wire.address import join_nodes, parse_address
 from sim.wire.command_client import CommandClient

@@ -230,7 +230,7 @@ def test_a_pod_that_started_in_an_outage_stays_alone_if_that_is_how_the_referenc
     _, end_ns, pods = of_fault(run)
     alone = pods if reattach == "if-connected-once" else {life.pod for life in run.pod_histories}
     assert {life.pod for life in run.pod_histories if bus_states(run, life.pod)[-2] == "outage"} == alone
-    assert any("did not recover" in note for note in run.info["notes"])
+    assert any("did not recover" in note for note in run.info.notes)
     rows = copies(run)
     late = rows[(rows["intended_ns"] > end_ns + 3_000_000_000) & (rows["phase"] == "run")]
     for_them = late[late["pod"].isin(alone) & ~(late["publisher"].astype(str) == late["pod"].astype(str))]

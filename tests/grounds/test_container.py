@@ -21,11 +21,12 @@ import psutil
 import pytest
 import redis
 
-from sim.errors import BrokerError, BrokerRefused
+from sim.errors import BrokerError, BrokerRefused, RunFolderError
 from sim.grounds.catalogue import open_broker
 from sim.grounds.container import start_server
 from sim.grounds.container_engine import IMAGE_ENV, LABEL, engine, local_image, owner_label, shares_loopback
 from sim.grounds.local_image import build_image, pack
+from sim.record.run_info import read_info
 from sim.wire.address import Address, PortTaken, free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.container]
@@ -62,8 +63,8 @@ def buslab_run(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def phase_of(folder: Path) -> str:
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, IndexError):
-        return str(json.loads((folder / "run.json").read_text())["phases"][-1]["name"])
+    with contextlib.suppress(RunFolderError, IndexError):
+        return read_info(folder / "run.json").phases[-1].name
     return ""
 
 
@@ -77,7 +78,7 @@ def test_nothing_is_left_after_a_run_that_is_valid_or_not_and_the_folder_names_t
     assert about["image"]["name"] == os.environ[IMAGE_ENV]
     assert about["image"]["id"].startswith("sha256:")
     assert about.get("valkey_version") or about["redis_version"]
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["ground"] == "container"
+    assert read_info(tmp_path / "run" / "run.json").ground == "container"
 
 
 @pytest.mark.parametrize("end", ["group", "process", "SIGTERM"])

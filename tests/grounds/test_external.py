@@ -85,7 +85,7 @@ def test_a_once_recipe_sets_keys_of_its_run_only_and_they_are_gone_at_its_end(
     after = state(client)
     after.scripts = before.scripts  # EVAL caches the text of a lock's release: memory of the server, no key
     assert after == before
-    assert run.info["notes"] == []
+    assert run.info.notes == []
 
 
 def test_an_interrupted_run_takes_its_keys_with_it(theirs: tuple[Address, redis.Redis], tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_where_scan_is_not_allowed_the_run_says_what_it_leaves(theirs: tuple[Add
     client.acl_setuser("ann", enabled=True, passwords=["+secret"], commands=commands, keys=["aiponge:*"], channels=["*"], reset=True)
     url = f"redis://ann:secret@127.0.0.1:{address.port}"
     run: Any = open_run(run_scenario(once_run("keep-marker"), on=url, out=tmp_path / "run"))
-    (note,) = run.info["notes"]
+    (note,) = run.info.notes
     assert "may be left" in note and f"aiponge:locks:buslab-{run.info['nonce']:x}:*" in note and "SCAN" in note
     left = [key for key in client.keys("*") if key.decode() not in OTHERS]
     assert left

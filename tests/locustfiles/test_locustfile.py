@@ -21,6 +21,7 @@ import pytest
 import redis
 
 from sim.bus.envelope import EVENT_TYPES
+from sim.record.run_info import RunInfo, read_info
 from sim.wire.address import Address, free_port
 
 LOCUSTFILES = Path(__file__).parents[2] / "locustfiles"
@@ -67,8 +68,8 @@ def until(process: subprocess.Popen[str], start: str) -> str:
     raise AssertionError(f"it ended without {start!r}: {said}")
 
 
-def run_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return json.loads((folder / "run.json").read_text()), json.loads((folder / "verdict.json").read_text())
+def run_of(folder: Path) -> tuple[RunInfo, dict[str, Any]]:
+    return read_info(folder / "run.json"), json.loads((folder / "verdict.json").read_text())
 
 
 def test_the_process_of_the_tests_is_not_patched() -> None:
@@ -84,7 +85,7 @@ def test_a_headless_run_judges_itself_and_its_tables_lie_in_the_run_folder(tmp_p
     done = locust("-u", "3", "-t", "3s", "--shape", "ramp", "--json", "--csv", str(tmp_path / "mine"), "--out", str(out), *QUICK)
     assert done.returncode == 0, done.stderr
     info, verdict = run_of(out)
-    assert (verdict["verdict"], info["state"], info["load"]["generators"]) == ("valid", "complete", ["locust"])
+    assert (verdict["verdict"], info.state, info.load.generators) == ("valid", "complete", ["locust"])
     assert 'shape = "ramp"' in (out / "scenario.toml").read_text()
     table = json.loads(done.stdout)  # the verdict does not stand between its braces
     assert "verdict  valid" in done.stderr
@@ -111,8 +112,8 @@ def test_two_processes_record_all_calls_and_an_slo_that_fails_gives_1_and_names_
     assert "lag_ms_p50" in done.stdout
     harness = verdict["checkers"]["harness"]
     assert harness["verdict"] == "valid"
-    assert harness["counts"]["calls_made"] == info["load"]["offered_calls"]
-    assert info["load"]["generators"] == ["locust-0", "locust-1"]
+    assert harness["counts"]["calls_made"] == info.load.offered_calls
+    assert info.load.generators == ["locust-0", "locust-1"]
 
 
 @pytest.mark.broker
@@ -123,7 +124,7 @@ def test_a_killed_worker_takes_its_record_along_so_the_run_is_unknown(tmp_path: 
         said, _ = process.communicate(timeout=BOUND_S)
         assert process.returncode == 2
     info, verdict = run_of(tmp_path / "run")
-    assert (info["state"], info["load"]["record_kept"], verdict["verdict"]) == ("failed", False, "unknown")
+    assert (info.state, info.load.record_kept, verdict["verdict"]) == ("failed", False, "unknown")
     assert "is lost" in verdict["checkers"]["harness"]["detail"]
     assert "is lost" in said
 
@@ -145,7 +146,7 @@ def test_a_stall_breaks_a_limit_on_lag_only_where_it_was_not_the_generator_s(fro
         until(process, "run ")
         server = next(one for one in psutil.Process(process.pid).children(recursive=True) if one.name().startswith(("valkey", "redis")))
         stalled = server if frozen == "broker" else psutil.Process(process.pid)
-        while json.loads((tmp_path / "run" / "run.json").read_text())["phases"][-1]["name"] != "run":  # the test's own timeout bounds it
+        while read_info(tmp_path / "run" / "run.json").phases[-1].name != "run":  # the test's own timeout bounds it
             time.sleep(0.05)
         stalled.suspend()
         time.sleep(2.0)  # a call under way in a stall looks held up by the bus: one of eight users, so not the median
@@ -176,9 +177,9 @@ def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, n
         process.communicate(timeout=BOUND_S)
         assert process.returncode == code
         assert psutil.wait_procs(children, timeout=BOUND_S)[1] == []
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert info["state"] in ("interrupted", "failed")  # after a kill the run may see first that its line is closed
-    assert info["load"]["record_kept"] == (number != signal.SIGKILL)
+    info = read_info(tmp_path / "run" / "run.json")
+    assert info.state in ("interrupted", "failed")  # after a kill the run may see first that its line is closed
+    assert info.load.record_kept == (number != signal.SIGKILL)
     if number != signal.SIGKILL:
         verdict = run_of(tmp_path / "run")[1]
         assert verdict["verdict"] == "unknown", verdict
@@ -193,7 +194,7 @@ def test_a_fleet_that_runs_already_is_judged_by_the_publishes_alone(address: Add
         done = locust("--host", address.url, "--fleet", "none", "-u", "4", "-t", "2s", "--out", str(tmp_path / "run"), *ours)
     assert done.returncode == 0, done.stderr
     info, verdict = run_of(tmp_path / "run")
-    assert (info["fleet"], set(verdict["checkers"])) == ("none", {"harness", "lag", "callers"})
+    assert (info.fleet, set(verdict["checkers"])) == ("none", {"harness", "lag", "callers"})
     assert verdict["checkers"]["harness"]["counts"]["receivers.max"] == 1
     assert "who heard" in verdict["checkers"]["lag"]["detail"]
 
@@ -271,5 +272,5 @@ def test_what_cannot_work_ends_with_one_clear_line_and_2(args: list[str], says: 
     assert says.format(port=port) in errors[0]
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
-    workers = [one for one in psutil.process_iter(["cmdline"]) if out in (one.info["cmdline"] or ())]
+    workers = [one for one in psutil.process_iter(["cmdline"]) if out in (one.info.cmdline or ())]
     assert psutil.wait_procs(workers, timeout=BOUND_S)[1] == []

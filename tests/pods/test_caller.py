@@ -16,7 +16,8 @@ from sim.grounds.catalogue import open_broker
 from sim.machine.clock import now_ns
 from sim.pods.blocking_client import BusClient
 from sim.pods.caller import Caller
-from sim.pods.pod import Pod, PodContext
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
+from sim.pods.pod import Pod
 from sim.pods.slow_handling import Pace
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire import pipeline
@@ -29,18 +30,17 @@ Run = Callable[..., Any]
 
 def pod(folder: Path, address: Address | None = None, *, batch_size: int = 3, pace: Pace = Pace()) -> Pod:  # noqa: B008 - frozen
     """One pod of analytics-service, which also publishes; without an address it hears itself."""
-    place = PodContext(
+    context = PodContext(
         host="test",
-        address=address,
-        channel_prefix="aiponge:events:",
+        run_id="test",
+        broker=BrokerAccess(address, "aiponge:events:"),
         recorder=Recorder(folder, source="test", pods=["pod-0"]),
         memo=ReadMemo(decode_read),
         probed=lambda pod, channel, round: None,
-        run_id="test",
     )
     node = BusNode("analytics-service", nonce=1, publisher=0, batch_size=batch_size, batch_interval_ms=60_000, wall_offset_ns=0)
-    logic, channels = SERVICES["analytics-service"](), EVENT_TYPES[:3]
-    return Pod("pod-0", number=0, service="analytics-service", logic=logic, channels=channels, node=node, place=place, seed=1, pace=pace)
+    identity = PodIdentity("pod-0", 0, "analytics-service", EVENT_TYPES[:3], seed=1)
+    return Pod(identity, logic=SERVICES["analytics-service"](), node=node, context=context, pace=pace)
 
 
 def written(caller: Caller[Any], folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -244,10 +244,10 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     assert run.publishes["event"].is_unique
     heard = run.deliveries[(run.deliveries["pod"] == VICTIM) & (run.deliveries["received_ns"] > times["aborted"])]
     assert len(heard) > 0
-    load = run.info["load"]
-    assert load["calls_not_made"] > 0
-    assert load["calls"] + load["calls_not_made"] == load["offered_calls"]
-    assert run.info["notes"] == [f"restarted by the kubelet: {VICTIM} (1)"]
+    load = run.info.load
+    assert load.calls_not_made > 0
+    assert load.calls + load.calls_not_made == load.offered_calls
+    assert run.info.notes == [f"restarted by the kubelet: {VICTIM} (1)"]
 
 
 def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tm
     assert sent["intended_ns"].between(begin, end, inclusive="neither").any(), "and made its calls afterwards"
     calls = run.calls[run.calls["publisher"] == VICTIM]
     assert calls["intended_ns"].is_monotonic_increasing
-    assert run.info["load"]["calls_not_made"] == 0
+    assert run.info.load.calls_not_made == 0
     probes = run.probes[(run.probes["pod"] == VICTIM) & (run.probes["at_ns"].between(begin, end))]
     assert set(probes["body"]) <= {LIVE, READY, *NO_ANSWER}
 
@@ -341,7 +341,7 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
     last = run.publishes[run.publishes["outcome"] == "acknowledged"].iloc[-1]
     assert last["receivers"] < 12
     assert len(run.probes) == 0
-    assert run.info["load"]["calls_not_made"] > 0
+    assert run.info.load.calls_not_made > 0
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_the_books_balance_whatever_is_done_to_the_pods(
     run = Hurt(monkeypatch, hurt).run(scenario, tmp_path / "run", on=on)
     counts = books(run)
     assert counts["delivered"] > 0 < counts["pod-down"] + counts["deaf"]
-    load = run.info["load"]
-    assert load["calls"] + load["calls_not_made"] == load["offered_calls"]
-    assert len(run.calls) == load["calls"]
+    load = run.info.load
+    assert load.calls + load.calls_not_made == load.offered_calls
+    assert len(run.calls) == load.calls
     assert run.publishes["event"].is_unique
     assert run.publishes.loc[run.publishes["sent_ns"] > 0, "items"].sum() > 0
 
@@ -395,8 +395,8 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
     run = Hurt(monkeypatch, hurt).run(load_scenario("http_vs_bus", settings=settings), tmp_path / "run", on=on)
     books(run)
     calls = run.calls[run.calls["channel"] == HTTP_CALL]
-    load = run.info["load"]
-    assert load["calls"] + load["calls_not_made"] == load["offered_calls"] > load["calls"] == len(run.calls)
+    load = run.info.load
+    assert load.calls + load.calls_not_made == load.offered_calls > load.calls == len(run.calls)
     back = run.pods.loc[(run.pods["pod"] == "analytics-service-0") & (run.pods["state"] == "starting"), "at_ns"].iloc[-1]
     killed = run.pods.loc[(run.pods["pod"] == "analytics-service-1") & (run.pods["state"] == "aborted"), "at_ns"].iloc[0]
     alone = calls[calls["intended_ns"].between(killed + 100_000_000, back - 100_000_000)]
@@ -457,7 +457,7 @@ def test_an_interruption_in_the_middle_leaves_nothing_listening(tmp_path: Path, 
         run_scenario(lively(*BUSY, "load.run_s=60"), out=tmp_path / "run", watch=hurt.watch)
     assert listening() == before
     run = open_run(tmp_path / "run")
-    assert run.info["state"] == "interrupted"
+    assert run.info.state == "interrupted"
     assert len(run.probes) > 0
     assert judge(run).checkers["ledger"].counts["unexplained"] == 0
     assert json.loads(run.probes["body"].iloc[0])

@@ -17,7 +17,8 @@ from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, 
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
-from sim.pods.pod import Pod, PodContext
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.record.schema import compose_key, event_id
 from sim.wire.read_memo import ReadMemo
@@ -36,17 +37,16 @@ class Stage:
 
     @contextlib.asynccontextmanager
     async def pod(self, service: str = "music-service", channels: tuple[str, ...] = (TEMPLATE, CACHE)) -> AsyncIterator[Pod]:
-        place = PodContext(
+        context = PodContext(
             host="test",
-            address=self.ground.address,
-            channel_prefix=CHANNEL_PREFIX,
+            run_id="1",
+            broker=BrokerAccess(self.ground.address, CHANNEL_PREFIX),
             recorder=self.recorder,
             memo=ReadMemo(decode_read),
             probed=lambda *what: self.probed.append(what),
-            run_id="1",
         )
         node = BusNode(service, nonce=1, publisher=0, batch_size=3, batch_interval_ms=1000, wall_offset_ns=0)
-        pod = Pod("p-0", number=0, service=service, logic=SERVICES[service](), channels=channels, node=node, place=place, seed=1)
+        pod = Pod(PodIdentity("p-0", 0, service, channels, seed=1), logic=SERVICES[service](), node=node, context=context)
         await pod.start()
         try:
             yield pod

@@ -17,7 +17,8 @@ from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.errors import BrokerError
 from sim.machine.clock import now_ns
-from sim.pods.pod import Pod, PodContext
+from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire.read_memo import ReadMemo
 from tests.support.scenes import Ground, on_both
@@ -39,25 +40,18 @@ class Lab:
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.folder, source="test", pods=["system-service-0"])
         self.pod = Pod(
-            "system-service-0",
-            number=0,
-            service="system-service",
+            PodIdentity("system-service-0", 0, "system-service", (CHANNEL,), seed=1),
             logic=SERVICES["system-service"](),
-            channels=(CHANNEL,),
             node=BusNode("system-service", nonce=1, publisher=0, batch_size=10, batch_interval_ms=1000, wall_offset_ns=0),
-            place=PodContext(
+            context=PodContext(
                 host="test",
-                address=self.ground.address,
-                channel_prefix="aiponge:events:",
+                run_id="test",
+                broker=BrokerAccess(self.ground.address, "aiponge:events:"),
                 recorder=self.recorder,
                 memo=ReadMemo(decode_read),
                 probed=lambda pod, channel, round: None,
-                run_id="test",
-                policy=self.policy,
-                outage_queue_limit=self.limit,
-                keep_alive_s=self.keep_alive_s,
+                outage=OutageRules(self.policy, queue_limit=self.limit, keep_alive_s=self.keep_alive_s),
             ),
-            seed=1,
         )
 
     def publish(self) -> None:

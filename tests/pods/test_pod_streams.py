@@ -14,8 +14,8 @@ from sim.bus.envelope import CHANNEL_PREFIX, Event, decode_read, encode
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
-from sim.pods.connections import group_name
-from sim.pods.pod import Pod, PodContext
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity, group_name
+from sim.pods.pod import Pod
 from sim.pods.slow_handling import Pace
 from sim.record.recorder import Recorder
 from sim.wire.connection import open_wire
@@ -43,25 +43,19 @@ class Service:
         self.pods: list[Pod] = []
 
     async def start(self, number: int, *, service: str = "analytics-service", handler_ms: float = 0.0) -> Pod:
-        place = PodContext(
+        context = PodContext(
             host="test",
-            address=self.ground.address,
-            channel_prefix=CHANNEL_PREFIX,
+            run_id="1",
+            broker=BrokerAccess(self.ground.address, CHANNEL_PREFIX, self.transport),
             recorder=self.recorder,
             memo=ReadMemo(decode_read),
             probed=lambda *what: None,
-            run_id="1",
-            transport=self.transport,
         )
         pod = Pod(
-            self.recorder.deliveries.pods[number],
-            number=number,
-            service=service,
+            PodIdentity(self.recorder.deliveries.pods[number], number, service, (METRIC,) if number < 2 else (), seed=number),
             logic=SERVICES[service](),
-            channels=(METRIC,) if number < 2 else (),
             node=BusNode(service, nonce=1, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0),
-            place=place,
-            seed=number,
+            context=context,
             pace=Pace(handler_ms=handler_ms),
         )
         self.pods.append(pod)

@@ -16,7 +16,8 @@ from sim.bus.envelope import decode_read
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import NS_PER_MS, now_ns
-from sim.pods.pod import Pod, PodContext
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
+from sim.pods.pod import Pod
 from sim.pods.replica import InlineReplica
 from sim.pods.scheduled_reads import BURST, ScheduledReads
 from sim.record.recorder import Recorder
@@ -36,18 +37,17 @@ def reads(*rows: tuple[int, int, int]) -> IntendedReads:
 
 def alone(recorder: Recorder, service: str, number: int) -> Pod:
     """A pod without a REDIS_URL: what it publishes, it hears itself."""
-    place = PodContext(
+    context = PodContext(
         host="test",
-        address=None,
-        channel_prefix="",
+        run_id="1",
+        broker=BrokerAccess(None, ""),
         recorder=recorder,
         memo=ReadMemo(decode_read),
         probed=lambda *what: None,
-        run_id="1",
     )
     node = BusNode(service, nonce=1, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
     channels = ("config.template.invalidated", "config.cache.invalidate")
-    return Pod(f"p-{number}", number=number, service=service, logic=SERVICES[service](), channels=channels, node=node, place=place, seed=1)
+    return Pod(PodIdentity(f"p-{number}", number, service, channels, seed=1), logic=SERVICES[service](), node=node, context=context)
 
 
 @pytest.fixture

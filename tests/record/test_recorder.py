@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sim.errors import RecordError
 from sim.record.reader import codes_of, read_table
 from sim.record.recorder import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
+from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OTHERS, TABLES
 
 PODS = ["a-0", "a-1", "b-0"]
@@ -105,7 +106,7 @@ def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: li
             recorder.close()
         sealed = seal_tables(folder)
         assert read_sealed(folder, "deliveries") == wanted["inline"] + wanted["locust"]
-        assert sealed["deliveries"]["rows"] == len(wanted["inline"] + wanted["locust"])
+        assert sealed["deliveries"].rows == len(wanted["inline"] + wanted["locust"])
 
 
 def pod_row(number: int) -> tuple[Any, ...]:
@@ -168,7 +169,7 @@ def test_a_sealed_folder_holds_every_table_read_only_and_no_parts(tmp_path: Path
     for table in TABLES:
         path = tmp_path / f"{table}.parquet"
         assert path.stat().st_mode & 0o777 == 0o444
-        assert sealed[table] == {"rows": 0, "bytes": path.stat().st_size, "crc32": zlib.crc32(path.read_bytes())}
+        assert sealed[table] == SealedTable(rows=0, bytes=path.stat().st_size, crc32=zlib.crc32(path.read_bytes()))
         assert read_sealed(tmp_path, table) == []
 
 
@@ -186,7 +187,7 @@ def test_closing_twice_writes_nothing_twice(tmp_path: Path) -> None:
     recorder.tables["pods"].add(*pod_row(1))
     recorder.close()
     recorder.close()
-    assert seal_tables(tmp_path)["pods"]["rows"] == 1
+    assert seal_tables(tmp_path)["pods"].rows == 1
 
 
 @pytest.fixture(params=["a file in the way", "a folder that is gone and cannot be made"])

@@ -143,7 +143,7 @@ def test_a_real_broker_costs_something_and_less_than_a_core(tmp_path: Path) -> N
 def test_in_a_cluster_copies_are_what_was_heard_because_publish_counts_one_node(tmp_path: Path) -> None:
     run = planted(tmp_path / "run", fan_out=lambda n: 1)
     alone = broker_costs(run)
-    run.info["nodes"] = 3
+    run.info.nodes = 3
     cluster = broker_costs(run)
     assert alone.copies == alone.publishes
     assert cluster.publishes == alone.publishes

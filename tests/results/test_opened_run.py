@@ -1,292 +1,26 @@
-"""The ledger's words on runs whose every copy is known, stories, and run folders that are not what they should be."""
+"""Run folders that are whole, unsealed, or not what they should be."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum, with_checksum
-from sim.record.schema import TABLES, compose_key, event_key
+from sim.record.schema import TABLES
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder
+from sim.results.opened_run import open_run
+from tests.results.test_copies import fates
+from tests.support.run_folders import RunFolder
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run").service("web", replicas=3)
-
-
-def fates(run: Run) -> dict[str, int]:
-    counts = run.ledger()["fate"].value_counts()
-    return {str(fate): int(count) for fate, count in counts.items() if count}
-
-
-def causes(run: Run, event: Event | None = None) -> dict[str, int]:
-    ledger = run.ledger()
-    rows = ledger if event is None else ledger[ledger["event"] == event.key]
-    counts = rows["cause"].value_counts()
-    return {str(cause): int(count) for cause, count in counts.items() if count and cause}
-
-
-def test_the_ledger_has_one_row_a_copy_and_categorical_words(plan: RunFolder) -> None:
-    plan.publish(10)
-    ledger = open_run(plan.write()).ledger()
-    assert list(ledger) == ["event", "channel", "publisher", "phase", "pod", "service", "fate", "cause", "lag_us", "path"]
-    assert len(ledger) == 30
-    assert ledger["event"].dtype == np.uint64
-    assert all(
-        isinstance(ledger[c].dtype, pd.CategoricalDtype) for c in ("channel", "publisher", "phase", "pod", "service", "fate", "cause")
-    )
-    assert set(ledger["lag_us"]) == {250.0}
-    assert set(ledger["phase"]) == {"run"}
-
-
-def test_duplicates_do_not_hide_losses(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.drop(events[3], "web-0").repeat(events[3], "web-1").repeat(events[4], "web-0")
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 29, "duplicate": 2, "missing": 1}
-    row = run.ledger().query("fate == 'missing'").iloc[0]
-    assert (row["event"], row["pod"], row["service"]) == (events[3].key, "web-0", "web")
-    assert np.isnan(row["lag_us"])
-
-
-def test_every_further_delivery_is_a_duplicate(plan: RunFolder) -> None:
-    events = plan.publish(3)
-    plan.repeat(events[1], "web-2", times=4)
-    assert fates(open_run(plan.write())) == {"delivered": 9, "duplicate": 4}
-
-
-def test_a_pod_is_expected_to_hear_only_its_channels(plan: RunFolder) -> None:
-    plan.pod("analytics-0", service="analytics", channels="a.b,config.updated").pod("mute", channels="")
-    plan.publish(5)
-    plan.publish(7, channel="a.b", publisher="other")
-    assert fates(open_run(plan.write())) == {"delivered": 5 * 4 + 7}
-
-
-@pytest.mark.parametrize(
-    ("outcome", "cause"), [("never-sent", "never-sent"), ("refused", "publish-refused"), ("memory", "sent-in-memory-mode")]
-)
-def test_what_the_publisher_knew_is_the_cause(plan: RunFolder, outcome: str, cause: str) -> None:
-    times = {"sent_ns": 0, "acked_ns": 0} if outcome == "never-sent" else {}
-    plan.event(RUN_NS, outcome=outcome, **times)
-    run = open_run(plan.write())
-    assert fates(run) == {"missing": 3}
-    assert causes(run) == {cause: 3}
-
-
-@pytest.mark.parametrize("outcome", ["never-sent", "refused"])
-def test_hearing_what_was_not_published_is_unexpected_and_missing(plan: RunFolder, outcome: str) -> None:
-    event = plan.event(RUN_NS, outcome=outcome)
-    plan.hear(event, "web-1")
-    assert fates(open_run(plan.write())) == {"missing": 3, "unexpected": 1}
-
-
-def test_an_unknown_outcome_is_neither_lost_nor_hidden(plan: RunFolder) -> None:
-    event = plan.event(RUN_NS, outcome="unknown", acked_ns=0)
-    plan.hear(event, "web-0")
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 1, "unknown": 2}
-    assert causes(run) == {}
-
-
-def test_unexpected_are_strangers_and_events_of_other_channels(plan: RunFolder) -> None:
-    plan.pod("analytics-0", channels="a.b")
-    events = plan.publish(4)
-    plan.hear(events[0], "analytics-0")
-    plan.foreign(event_key("somebody-elses-id"), "web-0").foreign(compose_key(nonce=9, publisher=0, sequence=0), "web-1")
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 12, "unexpected": 3}
-    assert run.ledger()["channel"].isna().sum() == 2
-
-
-def test_a_pod_that_is_not_running_is_not_expected_to_hear(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.end("web-2", events[5].sent_ns)  # running up to, not at, the moment it was sent
-    for event in events[5:]:
-        plan.drop(event, "web-2")
-    assert fates(open_run(plan.write())) == {"delivered": 25}
-
-
-def test_a_copy_heard_by_a_pod_that_came_alive_before_the_answer_is_expected(plan: RunFolder) -> None:
-    plan.pods["late"] = ("web", "config.updated")
-    event = plan.event(RUN_NS, acked_ns=RUN_NS + 5 * MS)
-    plan.state("late", RUN_NS + MS, "starting").state("late", RUN_NS + 2 * MS, "subscribed")
-    for pod in plan.pods:
-        plan.hear(event, pod, lag_ns=6 * MS)
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 4}
-    assert judge(run, only=["ledger"]).verdict == "valid"
-
-
-def test_a_pod_is_deaf_from_the_last_it_heard_to_its_next_subscription(plan: RunFolder) -> None:
-    events = plan.publish(100)
-    plan.state("web-1", events[50].sent_ns + 100 * US, "disconnected").state("web-1", events[70].sent_ns - 10 * US, "subscribed")
-    for event in events[48:70]:  # the connection died before the pod knew
-        plan.drop(event, "web-1")
-    run = open_run(plan.write())
-    assert causes(run) == {"deaf": 22}
-
-
-def test_the_loss_of_the_other_connection_is_no_new_subscription(plan: RunFolder) -> None:
-    """A pod that slept through an outage first notices that it cannot publish, and says once more that it is subscribed."""
-    events = plan.publish(100)
-    plan.state("web-1", events[60].sent_ns, "subscribed")
-    plan.state("web-1", events[65].sent_ns, "disconnected").state("web-1", events[70].sent_ns - 10 * US, "subscribed")
-    for event in events[48:70]:
-        plan.drop(event, "web-1")
-    assert causes(open_run(plan.write())) == {"deaf": 22}
-
-
-def test_what_came_while_a_pod_stood_still_died_with_it(plan: RunFolder) -> None:
-    events = plan.publish(3000)
-    plan.state("web-1", events[100].sent_ns + 500 * US, "frozen").end("web-1", events[2900].sent_ns + 500 * US)
-    for event in events[101:]:
-        plan.drop(event, "web-1")
-    run = open_run(plan.write())
-    assert causes(run) == {"pod-down": 2800}, "also what was sent long before its end; afterwards nothing is expected"
-
-
-def test_a_pod_that_stood_still_and_went_on_explains_no_loss(plan: RunFolder) -> None:
-    events = plan.publish(100)
-    plan.state("web-1", events[10].sent_ns, "frozen").state("web-1", events[40].sent_ns, "subscribed")
-    plan.drop(events[20], "web-1")
-    assert causes(open_run(plan.write())) == {"unexplained": 1}
-
-
-def test_a_loss_before_the_last_event_heard_is_not_excused_by_deafness(plan: RunFolder) -> None:
-    events = plan.publish(100)
-    plan.state("web-1", events[50].sent_ns + 500 * US, "disconnected").state("web-1", events[50].sent_ns + 600 * US, "subscribed")
-    plan.drop(events[40], "web-1").drop(events[60], "web-1")
-    assert causes(open_run(plan.write())) == {"unexplained": 2}
-
-
-def test_a_pod_that_starts_in_the_run_is_deaf_until_it_subscribed(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.pods["new"] = ("web", "config.updated")
-    plan.state("new", events[3].sent_ns - 1, "starting").state("new", events[6].sent_ns - 1, "subscribed")
-    for event in events[6:]:
-        plan.hear(event, "new")
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 34, "missing": 3}
-    assert causes(run) == {"deaf": 3}
-
-
-def test_a_buffer_cut_takes_precedence_over_deaf(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.state("web-0", events[4].sent_ns, "disconnected").state("web-0", events[6].sent_ns, "subscribed")
-    plan.state("web-1", events[4].sent_ns, "disconnected").state("web-1", events[6].sent_ns, "subscribed")
-    plan.drop(events[5], "web-0").drop(events[5], "web-1")
-    plan.broker.append((events[4].sent_ns + MS, "buffer_cuts", "web-0", 1.0))
-    assert causes(open_run(plan.write())) == {"cut": 1, "deaf": 1}
-
-
-def test_a_pod_that_died_before_it_could_hear_explains_the_loss(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.end("web-2", events[9].sent_ns + 100 * US)
-    plan.drop(events[8], "web-2").drop(events[9], "web-2")
-    assert causes(open_run(plan.write())) == {"pod-down": 2}
-
-
-def test_a_death_does_not_excuse_what_was_lost_before_a_later_event_was_heard(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.end("web-2", events[9].sent_ns + 500 * US)
-    plan.drop(events[8], "web-2")
-    assert causes(open_run(plan.write())) == {"unexplained": 1}
-
-
-def test_a_death_long_after_does_not_excuse_a_loss_unless_a_fault_held_the_pod(plan: RunFolder) -> None:
-    events = plan.publish(10)
-    plan.end("web-2", events[9].sent_ns + 5 * SECOND)
-    plan.drop(events[9], "web-2")
-    assert causes(open_run(plan.write())) == {"unexplained": 1}
-    plan.folder = plan.folder.with_name("frozen")
-    plan.faults.append(("freeze", "web-2", events[9].sent_ns - 10 * US, events[9].sent_ns + 5 * SECOND))
-    assert causes(open_run(plan.write())) == {"pod-down": 1}
-
-
-def test_how_all_pods_end_excuses_nothing(plan: RunFolder) -> None:
-    event = plan.publish(1, start_ns=20 * SECOND - MS)[0]
-    plan.end("web-2", 20 * SECOND + MS, "stopped").drop(event, "web-2")
-    assert causes(open_run(plan.write())) == {"unexplained": 1}
-
-
-def test_an_event_that_stands_twice_counts_once_with_its_best_outcome(plan: RunFolder) -> None:
-    event = plan.publish(1)[0]
-    plan.events.insert(0, Event(event.key, event.channel, event.publisher, RUN_NS, RUN_NS, RUN_NS, outcome="refused"))
-    run = open_run(plan.write())
-    assert fates(run) == {"delivered": 3}
-    assert "stand more than once" in " ".join(judge(run).checkers["ledger"].warnings)
-
-
-def test_a_phase_is_the_one_of_the_intended_time_and_nothing_falls_out(plan: RunFolder) -> None:
-    for at in (0, 9 * SECOND, RUN_NS - 1, RUN_NS, 20 * SECOND, 40 * SECOND):
-        plan.event(at, sent_ns=RUN_NS + SECOND)
-    run = open_run(plan.write())
-    assert list(run.publishes["phase"]) == ["provision", "warm-up", "warm-up", "run", "drain", "drain"]
-    assert run.phase("run") == (RUN_NS, 2 * RUN_NS)
-    assert run.phase("heal") is None
-
-
-PLANTS = st.lists(st.tuples(st.sampled_from(["drop", "repeat", "foreign"]), st.integers(0, 19), st.integers(0, 2)), max_size=25)
-
-
-@settings(max_examples=30, deadline=None)
-@given(plants=PLANTS)
-def test_the_ledger_equals_what_was_planted(plants: list[tuple[str, int, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        plan = RunFolder(Path(folder) / "run").service("web", replicas=3)
-        events = plan.publish(20)
-        dropped, repeated, strangers = set(), 0, 0
-        for kind, number, pod in plants:
-            copy = (number, f"web-{pod}")
-            if kind == "foreign":
-                plan.foreign((1 << 63) + number, copy[1])
-                strangers += 1
-            elif kind == "drop" and copy not in dropped:
-                plan.heard = [row for row in plan.heard if (row.key, row.pod) != (events[number].key, copy[1])]
-                dropped.add(copy)
-        for kind, number, pod in plants:
-            if kind == "repeat" and (number, f"web-{pod}") not in dropped:
-                plan.repeat(events[number], f"web-{pod}")
-                repeated += 1
-        run = open_run(plan.write())
-        found = {"delivered": 60 - len(dropped), "duplicate": repeated, "missing": len(dropped), "unexpected": strangers}
-        assert fates(run) == {fate: count for fate, count in found.items() if count}
-        counts = judge(run).checkers["ledger"].counts
-        assert {fate: counts[fate] for fate in found} == found
-        assert "books" not in judge(run).checkers["ledger"].detail
-
-
-def test_a_story_tells_every_station(plan: RunFolder) -> None:
-    events = plan.publish(10, items=4, first_item_ns=RUN_NS - 5 * MS)
-    plan.state("web-1", events[4].sent_ns, "disconnected").state("web-1", events[6].sent_ns, "subscribed")
-    plan.drop(events[5], "web-1")
-    story = str(open_run(plan.write()).story(events[5].id))
-    assert "4 items, the oldest waited 10,000 us" in story
-    assert "+50 us sent" in story
-    assert "+150 us acknowledged" in story and "PUBLISH said 3 receivers" in story
-    assert "+240 us web-0 received, handled +250 us: delivered" in story
-    assert "web-1 missing, deaf" in story and "(silent from -1,950 us to +1,050 us)" in story
-
-
-def test_a_story_of_a_stranger_and_of_nothing(plan: RunFolder) -> None:
-    first = plan.publish(1)[0]
-    plan.foreign(compose_key(nonce=9, publisher=0, sequence=1), "web-0")
-    run = open_run(plan.write())
-    assert "nobody in this run published it" in run.story("evt_0009000000000001")
-    with pytest.raises(RunFolderError, match=f"no event 'evt_nope' .* one that is there: {first.id}"):
-        run.story("evt_nope")
 
 
 def test_a_link_is_followed(plan: RunFolder, tmp_path: Path) -> None:
@@ -323,6 +57,12 @@ def break_json(folder: Path, **changes: object) -> None:
     (folder / "run.json").write_text(json.dumps({**info, **changes}))
 
 
+def drop_key(folder: Path, key: str) -> None:
+    info = json.loads((folder / "run.json").read_text())
+    del info[key]
+    (folder / "run.json").write_text(json.dumps(info))
+
+
 def rewrite(folder: Path, table: str, content: bytes) -> None:
     path = folder / f"{table}.parquet"
     path.unlink()
@@ -351,8 +91,13 @@ BROKEN = {
     "another program's": (lambda f: (f / "run.json").write_text('{"name": "x"}'), "format None"),
     "another format": (lambda f: break_json(f, format=99), "format 99"),
     "another state": (lambda f: break_json(f, state="fine"), "state is 'fine'"),
-    "garbled phases": (lambda f: break_json(f, phases=[{"name": "run"}]), "phases or tables"),
-    "garbled tables": (lambda f: break_json(f, tables=3), "phases or tables"),
+    "garbled phases": (lambda f: break_json(f, phases=[{"name": "run"}]), r"missing required field `start_ns` - at `\$\.phases\[0\]`"),
+    "garbled tables": (lambda f: break_json(f, tables=3), r"Expected `object \| null`, got `int` - at `\$\.tables`"),
+    "garbled seal": (lambda f: break_json(f, tables={"pods": {"rows": 1}}), "missing required field `bytes`"),
+    "no seal of a table": (lambda f: break_json(f, tables={}), "publishes.parquet has .* bytes, run.json says None"),
+    "a key is missing": (lambda f: drop_key(f, "seed"), "cannot read .*run.json: Object missing required field `seed`"),
+    "another type": (lambda f: break_json(f, seed="1"), r"cannot read .*run.json: Expected `int`, got `str` - at `\$\.seed`"),
+    "load of another type": (lambda f: break_json(f, load={"calls": "many"}), r"got `str` - at `\$\.load\.calls`"),
     "no run.json": (lambda f: (f / "run.json").unlink(), "not a run folder"),
     "no scenario": (lambda f: (f / "scenario.toml").unlink(), "scenario.toml"),
     "garbled scenario": (lambda f: (f / "scenario.toml").write_text("= 3"), "scenario.toml"),
@@ -393,7 +138,7 @@ def test_a_table_with_the_wrong_columns_is_refused(change: str, plan: RunFolder)
         table = pd.read_parquet(folder / "pods.parquet").astype({"at_ns": "float64"})
         os.remove(folder / "pods.parquet")
         table.to_parquet(folder / "pods.parquet")
-    sizes = {name: {"bytes": (folder / f"{name}.parquet").stat().st_size} for name in TABLES}
+    sizes = {name: {"rows": 1, "bytes": (folder / f"{name}.parquet").stat().st_size} for name in TABLES}
     break_json(folder, tables=sizes)
     with pytest.raises(RunFolderError, match=r"pods\.parquet: column"):
         open_run(folder)

@@ -123,7 +123,8 @@ def test_a_lag_axis_names_its_ticks_in_one_way(plan: RunFolder) -> None:
 def test_every_figure_draws_any_run_and_names_its_axes(draw: plots.rates, plan: RunFolder, tmp_path: Path) -> None:  # type: ignore[valid-type]
     empty = RunFolder(tmp_path / "empty").write()
     unsealed = RunFolder(tmp_path / "unsealed").write(seal=False, state="running")
-    bare = RunFolder(tmp_path / "bare", info={"phases": []}).service("web", replicas=1)
+    bare = RunFolder(tmp_path / "bare").service("web", replicas=1)
+    bare.info.phases = []
     bare.publish(3)
     for folder in (plan.write(), empty, unsealed, bare.write()):
         ax = draw(open_run(folder), axes())

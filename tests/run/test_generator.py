@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import GeneratorError
+from sim.machine.line import pack_line, read_line
 from sim.run import generator
 from sim.run.generator import LocustGenerator
-from sim.run.locust_messages import Done, Go, LoadJob, LoadProgress, Ready, Stop, pack_line, read_line
+from sim.run.locust_messages import Done, Go, LoadJob, LoadProgress, Message, Ready, Stop
 from sim.scenario.file import Scenario
 from sim.wire.address import Address, free_port, parse_address
 
@@ -38,12 +39,12 @@ def test_a_message_is_one_line_and_comes_back_the_same(message: Any) -> None:
     line = pack_line(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
-    assert read_line(line) == message
+    assert read_line(line, Message) == message
 
 
 def test_a_scenario_survives_the_line(small: Callable[..., Scenario]) -> None:
     job = LoadJob("redis://h", "folder", 1, "1", msgspec.to_builtins(small()))
-    assert msgspec.convert(read_line(pack_line(job)).scenario, Scenario) == small()  # type: ignore[union-attr]
+    assert msgspec.convert(read_line(pack_line(job), LoadJob).scenario, Scenario) == small()
 
 
 @pytest.mark.broker

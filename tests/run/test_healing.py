@@ -16,8 +16,11 @@ import pytest
 
 from sim.grounds.container_engine import IMAGE_ENV, engine
 from sim.machine.lease import identity, left_over, note_process, place, read
+from sim.record.run_info import Phase, read_info
 from sim.results.opened_run import open_run
+from sim.run.folder import write_info
 from sim.run.healing import heal_left_over, mark_killed
+from tests.support.run_folders import synthetic_info
 
 BOUND_S = 60
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -101,9 +104,20 @@ def test_only_a_run_that_did_not_end_is_marked(tmp_path: Path) -> None:
     assert not mark_killed(tmp_path / "gone", 1)
     path = tmp_path / "run.json"
     for state, marked in (("complete", False), ("interrupted", False), ("running", True), ("killed", False)):
-        path.write_text(json.dumps({"state": state, "phases": [{"name": "run"}]}))
+        info = synthetic_info()
+        info.state, info.phases = state, [Phase("start", 1, 2), Phase("run", 2)]
+        write_info(tmp_path, info)
         assert mark_killed(tmp_path, 7) is marked
-        assert json.loads(path.read_text())["state"] == ("killed" if marked else state)
+        if marked:
+            info.state, info.reason = "killed", "its process 7 was killed in phase run; what was written by then is kept"
+        assert read_info(path) == info
+
+
+def test_a_run_of_another_version_is_not_marked(tmp_path: Path) -> None:
+    for text in ("{oops", '{"state": "running", "format": 99}', '{"state": "running"}'):
+        (tmp_path / "run.json").write_text(text)
+        assert not mark_killed(tmp_path, 7)
+        assert (tmp_path / "run.json").read_text() == text
 
 
 @pytest.mark.broker
@@ -137,7 +151,7 @@ def until_running(folder: Path, lab: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + BOUND_S
     while time.monotonic() < deadline_s:
         assert lab.poll() is None
-        if (folder / "run.json").exists() and json.loads((folder / "run.json").read_text())["phases"][-1]["name"] == "run":
+        if (folder / "run.json").exists() and read_info(folder / "run.json").phases[-1].name == "run":
             return
         time.sleep(0.02)
     raise AssertionError("no run phase in time")
@@ -177,7 +191,7 @@ def test_a_lab_killed_in_a_fault_is_healed_by_the_next_command(leases: Path, tmp
     assert (", frozen)" in line) is (alone and scenario == "broker_freeze")
     assert psutil.wait_procs(children, timeout=BOUND_S)[1] == []
     run = open_run(out)
-    assert run.info["state"] == "killed"
+    assert run.info.state == "killed"
     check = [sys.executable, "-m", "sim.cli", "check", str(out)]
     checked = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
     assert checked.returncode == 2

@@ -164,7 +164,7 @@ def pod_freeze(run: Run, counts: dict[str, float]) -> None:
     failed = run.deliveries[run.deliveries["outcome"] == "failed"]
     assert set(failed["pod"]) <= {pod}
     assert once["never"] <= len(failed) < once["pairs"] / 10, "a busy machine lets another pod run some of them"
-    assert once["never"] == len(failed) or run.info["ground"] != "model"
+    assert once["never"] == len(failed) or run.info.ground != "model"
     assert once["twice_or_more"] > 50
     assert once["once"] > 100
     loaded = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]["event"]
@@ -190,7 +190,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
-    assert run.info["load"]["calls_not_made"] > 0
+    assert run.info.load.calls_not_made > 0
     assert_well_after(run)
 
 

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sim.record.recorder import Recorder, seal_tables
+from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT, compose_key, event_id
 
 SECOND = 1_000_000_000
@@ -56,13 +59,36 @@ class Heard:
     outcome: str = "handled"
 
 
+def synthetic_info() -> RunInfo:
+    """What a whole run of these folders says of itself."""
+    return RunInfo(
+        format=FORMAT,
+        scenario="synthetic",
+        ground="embedded",
+        nodes=1,
+        seed=1,
+        driver="locust",
+        nonce=NONCE,
+        state="complete",
+        reason="",
+        started_at="2026-01-01T00:00:00Z",
+        wall_offset_ns=0,
+        phases=[Phase(name, begin * SECOND, end * SECOND) for name, (begin, end) in PHASES.items()],
+        load=LoadInfo(),
+        fleet="ours",
+        notes=[],
+        recovered=True,
+    )
+
+
 @dataclass
 class RunFolder:
     """Collect pods, events and deliveries, plant faults into them, and write them as a run folder."""
 
     folder: Path
     slo: dict[str, Any] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
+    info: RunInfo = field(default_factory=synthetic_info)
+    load: LoadInfo | None = None  # by default what the events are
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
     beliefs: dict[tuple[str, int], str] = field(default_factory=dict)
     states: list[tuple[str, int, str]] = field(default_factory=list)
@@ -177,17 +203,10 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_parts(parts)
         offered = sum(event.items for event in self.events if event.intended_ns >= PHASES["warm-up"][0] * SECOND)
-        info: dict[str, Any] = {
-            "format": FORMAT, "scenario": "synthetic", "ground": "embedded", "seed": 1, "driver": "locust", "state": state,
-            "reason": "" if state in ("complete", "running") else "Ctrl-C", "started_at": "2026-01-01T00:00:00Z", "wall_offset_ns": 0,
-            "recovered": True,
-            "phases": [{"name": n, "start_ns": a * SECOND, "end_ns": b * SECOND} for n, (a, b) in PHASES.items()],
-            "load": {"offered_calls": offered, "generator": "locust"}, "notes": [],
-        }  # fmt: skip
-        info.update(self.info)
-        if seal:
-            info["tables"] = seal_tables(self.folder)
-        (self.folder / "run.json").write_text(json.dumps(info))
+        self.info.state, self.info.reason = state, "" if state in ("complete", "running") else "Ctrl-C"
+        self.info.load = self.load or LoadInfo(offered_calls=offered, generators=["locust"])
+        self.info.tables = seal_tables(self.folder) if seal else None
+        (self.folder / "run.json").write_text(json.dumps(msgspec.to_builtins(self.info)))  # no checksum: tests edit it
         (self.folder / "environment.json").write_text(json.dumps({"python": "3.11", "redis": "7.4"}))
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.read_memo import Handling, ReadMemo
 from sim.wire.transports import Transport
 
@@ -83,23 +84,16 @@ class Ends:
     ) -> Log:
         """Subscribe, as a service of its own unless a group is named: then it gets every event on every transport."""
         log = log or Log()
-        one = await self.transport.subscribe(
-            self.address,
-            channels,
-            client_name=name,
-            group=group or f"g{next(groups)}",
-            consumer=consumer,
-            returning=returning,
-            memo=self.memo,
-            heard=log.hear,
-            lost=log.lose,
-        )
+        client = SubscribingClient(name, group or f"g{next(groups)}", consumer, returning)
+        callbacks = SubscriptionCallbacks(self.memo, log.hear, log.lose)
+        one = await self.transport.subscribe(self.address, channels, client=client, callbacks=callbacks)
         self.opened.append(one)
         return log
 
     async def publisher(self, name: str = "test-pub") -> tuple[Any, Log]:
         log = Log()
-        one = await self.transport.open_publisher(self.address, client_name=name, answered=log.answer, refused=log.refuse, lost=log.lose)
+        callbacks = PublishCallbacks(log.answer, log.refuse, log.lose)
+        one = await self.transport.open_publisher(self.address, client_name=name, callbacks=callbacks)
         self.opened.append(one)
         return one, log
 

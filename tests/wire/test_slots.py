@@ -9,8 +9,7 @@ from redis.crc import key_slot
 
 from sim.errors import BrokerUnreachable
 from sim.wire.address import parse_address
-from sim.wire.owners import Owners, read_owners
-from sim.wire.slots import Moved, read_moved, slot_of
+from sim.wire.slots import Moved, Owners, read_moved, read_owners, slot_of
 
 
 @given(st.binary(max_size=60) | st.from_regex(rb"[a-c{}]{0,12}", fullmatch=True))

@@ -25,7 +25,7 @@ from sim.bus.services.system import SystemService
 
 
 class ServiceLogic(Protocol):
-    """Handle events, one pod's worth."""
+    """What one pod of a service does with the events it hears."""
 
     @property
     def handlers(self) -> dict[str, Callable[[Event], None]]:

@@ -6,7 +6,7 @@ from sim.bus.cache import ConfigSubscriber
 
 
 class AiConfigService:
-    """Keep a read cache in front of the configuration it owns."""
+    """A read cache in front of the configuration that the service owns."""
 
     def __init__(self) -> None:
         self.config = ConfigSubscriber()

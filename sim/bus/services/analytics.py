@@ -10,13 +10,13 @@ from sim.bus.cache import LruCache
 from sim.bus.envelope import Event
 
 MAX_NAMES = 1000  # of item types of a source, metrics, providers and sources each: names come from outside
-OTHERS = "(others)"  # holds what every name beyond would count
+OTHERS = "(others)"  # counts for every name beyond that limit
 
 Counts = defaultdict[str, int]
 
 
 class AnalyticsService:
-    """Count items by type, metrics by name and tokens by provider. It does not deduplicate, as in the reference."""
+    """Counts of items by type, metrics by name and tokens by provider. Nothing is deduplicated, as in the reference."""
 
     def __init__(self) -> None:
         self.sources: defaultdict[str, Counts] = defaultdict(_counts)  # service that sent the batch -> item type -> items
@@ -58,12 +58,12 @@ class AnalyticsService:
         """Add one metric."""
         metrics = self.metrics
         metrics[event.data["name"]] += 1
-        if len(metrics) > MAX_NAMES:  # looked at here and not in a call: every lab measures itself by this handler
+        if len(metrics) > MAX_NAMES:  # checked here and not in a function: the lab measures its own speed by this handler
             _bound(metrics)
 
     def usage(self, event: Event) -> None:
         """Add one use of an AI provider."""
-        provider, tokens = event.data["providerId"], 0 + event.data["tokens"]  # no number: an error before anything is kept
+        provider, tokens = event.data["providerId"], 0 + event.data["tokens"]  # what is no number raises here, before anything is kept
         self.tokens[provider] += tokens
         self.uses[provider] += 1
         _bound(self.tokens)

@@ -10,7 +10,7 @@ from sim.bus.envelope import Event
 
 
 class ApiGateway:
-    """Keep responses by cache key."""
+    """Cached responses by cache key."""
 
     def __init__(self) -> None:
         self.invalidations = 0

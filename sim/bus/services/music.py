@@ -6,7 +6,7 @@ from sim.bus.cache import ConfigSubscriber
 
 
 class MusicService:
-    """Keep templates and provider settings until an event drops them."""
+    """Templates and provider settings, kept until an event drops them."""
 
     def __init__(self) -> None:
         self.config = ConfigSubscriber()

@@ -10,7 +10,7 @@ from sim.bus.envelope import Event
 
 
 class SystemService:
-    """Keep the latest value of each metric."""
+    """The latest value of each metric."""
 
     def __init__(self) -> None:
         self.invalidations = 0
@@ -22,7 +22,7 @@ class SystemService:
         }
 
     def metric(self, event: Event) -> None:
-        """Keep one metric's value."""
+        """Store one metric's value."""
         self.latest.put(event.data["name"], event.data["value"])
 
     def cache_invalidated(self, event: Event) -> None:

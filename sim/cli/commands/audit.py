@@ -1,4 +1,4 @@
-"""Let the instrument find what was planted in its record."""
+"""Check that the instrument finds what was planted in its record."""
 
 from __future__ import annotations
 

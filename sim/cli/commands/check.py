@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sim.cli.options import RUN_ARGUMENT
-from sim.cli.printing import judge_folder
+from sim.cli.printing import print_judgement
 
 
 @click.command()
@@ -15,4 +15,4 @@ from sim.cli.printing import judge_folder
 @click.option("--only", multiple=True, metavar="CHECKER", help="Run only this checker; may be repeated. Nothing is written then.")
 def check(run: Path, only: tuple[str, ...]) -> int:
     """Judge a run folder again, new or old, and write its verdict.json and junit.xml."""
-    return judge_folder(run, report=False, write=not only, only=only)
+    return print_judgement(run, report=False, write=not only, only=only)

@@ -9,7 +9,7 @@ import click
 from sim.cli.options import jobs_option, on_option, out_option, report_option, tell
 from sim.cli.printing import check_out, print_table
 
-EXPLAINED = 5  # claims: with no more than so many each is told in words
+EXPLAINED = 5  # with at most so many claims, each is explained in words
 
 
 @click.command()

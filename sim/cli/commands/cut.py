@@ -1,4 +1,4 @@
-"""Say when a stalled subscriber is cut, and measure it."""
+"""Predict when a stalled subscriber is cut, and measure it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from sim.cli.printing import check_out, print_table
 @out_option("File: .md or .json.", default="reports/fidelity.md")
 def fidelity(scenarios: tuple[str, ...], repeats: int, settings: tuple[str, ...], on: str, out: Path) -> int:
     """Run scenarios on the model and on an embedded server, and tell how far they differ."""
-    from sim.experiments.fidelity.run import fidelity_table, run_fidelity, write_fidelity
+    from sim.experiments.fidelity.run import run_fidelity
+    from sim.experiments.fidelity.table import fidelity_table, write_fidelity
 
     check_out(out)
     compared = run_fidelity(scenarios, repeats=repeats, model_on=on, settings=settings, tell=tell)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option, tell
+from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option
 from sim.cli.printing import check_out, print_table
+from sim.machine.words import count, duration
 
 
 @click.command()
@@ -45,7 +46,6 @@ def matrix(
     from sim.faults.catalogue import FAULTS
     from sim.machine.clock import utc_now
     from sim.results.checkers.verdict import EXIT_CODES
-    from sim.run.display import Countdown
     from sim.run.folder import empty_folder, runs_folder
     from sim.scenario.buses import BUSES
 
@@ -54,10 +54,9 @@ def matrix(
         check_out(report / "matrix.md")
     folder = empty_folder(out or runs_folder() / "matrix" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     began_s = time.monotonic()
-    countdown = Countdown(tell)
     found = run_matrix(
         on=on, buses=buses or tuple(BUSES), faults=faults or tuple(FAULTS), seed=seed, jobs=jobs, image=image,
-        out=folder / "runs", told=countdown.tell,
+        out=folder / "runs", tell=lambda line: click.echo(line, err=True),
     )  # fmt: skip
     took_s = time.monotonic() - began_s
     files = write_matrix(found, folder, took_s=took_s, against=other)
@@ -69,7 +68,7 @@ def matrix(
         shutil.rmtree(folder / "runs")
     print_table(matrix_table(found))
     print_table(cost_table(found))
-    click.echo(f"verdict  {found.verdict}, {len(found.rows)} cells in {took_s:,.0f} s")
+    click.echo(f"verdict  {found.verdict}, {count(len(found.rows), 'cell')} in {duration(took_s)}")
     click.echo(f"results  {folder}: matrix.md, .png, .csv, .json")
     if found.interrupted:
         raise found.interrupted

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from sim.cli.options import image_option, load_option, on_option, out_option, set_option
-from sim.cli.printing import judge_folder
+from sim.cli.printing import print_judgement
 from sim.errors import BuslabError
 
 
@@ -54,6 +54,6 @@ def run(
             )
     except BuslabError as error:
         if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too
-            judge_folder(error.run_folder, report=False, write=True)
+            print_judgement(error.run_folder, report=False, write=True)
         raise
-    return judge_folder(folder, report=not no_report, write=True)
+    return print_judgement(folder, report=not no_report, write=True)

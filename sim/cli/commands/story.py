@@ -1,4 +1,4 @@
-"""Tell one event's life."""
+"""Show one event's life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what a claim is, what an experiment on it is, and how its verdict follows from what was measured.
+"""What a claim is, what an experiment on it is, and how its verdict follows from what was measured.
 
 Rules
 -----
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from sim.errors import RunFolderError
-from sim.record.reader import read_json
+from sim.record.checksum import read_json
 from sim.results.checkers.verdict import Result
 from sim.results.opened_run import Run, open_run
 
@@ -29,7 +29,7 @@ LOST_UNHEARD = ("deaf", "cut", "cut-link")
 
 @dataclass(frozen=True)
 class Trial:
-    """Say how to run one part of an experiment.
+    """One part of an experiment, and how it is run.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ CALM = Trial("calm", "baseline", ("load.run_s=8", "load.warm_up_s=1", "load.driv
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold one sealed run and what the checkers say of it (see `read_evidence`)."""
+    """One sealed run and what the checkers say of it (see `read_evidence`)."""
 
     folder: Path
     checkers: Mapping[str, Result]
@@ -105,7 +105,7 @@ def read_evidence(folder: Path) -> Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """Say what an experiment came to.
+    """What an experiment came to.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """State a claim about the bus, where it stands, what theory expects, and the experiment that decides.
+    """A claim about the bus: where it stands, what theory expects, and the experiment that decides.
 
     Attributes
     ----------

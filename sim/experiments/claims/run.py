@@ -14,15 +14,17 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sim.errors import BuslabError, RecordError, UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
-from sim.experiments.many_runs import Cell, Outcome, run_cells
+from sim.experiments.many_runs import Job, run_many
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
+from sim.machine.words import count, duration
 from sim.results.checkers.verdict import finite
 from sim.run.folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario.file import load_scenario
@@ -35,8 +37,8 @@ MODEL_S = 1.0  # of a trial on the model
 
 
 @dataclass(frozen=True)
-class Job:
-    """Say which trial runs where, and in which folder."""
+class TrialRun:
+    """One run that decides some claims: which trial, where, and in which folder."""
 
     trial: Trial
     on: str
@@ -57,19 +59,19 @@ class Job:
         return load.warm_up_s + load.run_s + more_s
 
     @property
-    def cell(self) -> Cell:
+    def job(self) -> Job:
         """What to run."""
-        return Cell(self.folder.name, load_scenario(self.trial.scenario, settings=self.trial.settings), self.on)
+        return Job(self.folder.name, load_scenario(self.trial.scenario, settings=self.trial.settings), self.on)
 
 
 @dataclass(frozen=True)
 class ClaimAnswer:
-    """Hold what a claim came to, and the runs behind it: trial -> job."""
+    """What a claim came to, and the runs behind it, by the names of the trials."""
 
     number: str
     claim: Claim
     finding: Finding
-    jobs: Mapping[str, Job]
+    runs: Mapping[str, TrialRun]
 
     @property
     def as_expected(self) -> bool:
@@ -79,7 +81,7 @@ class ClaimAnswer:
 
 @dataclass(frozen=True)
 class ClaimAnswers:
-    """Hold what `run_claims` found, in the order of numbers; `left_out` says which claims cannot run on the ground, and why."""
+    """What `run_claims` found, in the order of numbers; `left_out` says which claims cannot run on the ground, and why."""
 
     folder: Path
     on: str
@@ -131,10 +133,10 @@ def run_claims(
         raise UsageError(f"--jobs {jobs}: give 1 to {MAX_JOBS}")
     folder = _make_folder(out)
     plans = _plan(chosen, on=on, folder=folder)
-    work = list({job.folder: job for plan in plans.values() for job in plan.values()}.values())
+    work = list({run.folder: run for plan in plans.values() for run in plan.values()}.values())
     state, errors = "interrupted", dict[str, str]()
     try:
-        _run_all(work, folder=folder, jobs=jobs, errors=errors, tell=tell)
+        _run_all(work, folder=folder, at_once=jobs, errors=errors, tell=tell)
         state = "complete"
     finally:
         answers = ClaimAnswers(folder, on, tuple(_answer(number, plans[number], errors) for number in plans), left_out, state)
@@ -175,49 +177,45 @@ def _make_folder(out: Path | None) -> Path:
     return folder
 
 
-def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[str, Job]]:
-    """Return the jobs of each claim; one trial that several share is one job, in the folder of the first."""
+def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[str, TrialRun]]:
+    """Return the runs of each claim; one trial that several share is one run, in the folder of the first."""
     known: dict[tuple[str, tuple[str, ...], str], Path] = {}
-    plans: dict[str, dict[str, Job]] = {}
+    plans: dict[str, dict[str, TrialRun]] = {}
     for number in numbers:
         plans[number] = {}
         for trial in CLAIMS[number].trials:
             where = trial.where(on)
             assert where is not None
             path = known.setdefault((trial.scenario, trial.settings, where), folder / f"{int(number):02d}-{trial.name}")
-            plans[number][trial.name] = Job(trial, where, path)
+            plans[number][trial.name] = TrialRun(trial, where, path)
     return plans
 
 
-def _run_all(work: Sequence[Job], *, folder: Path, jobs: int, errors: dict[str, str], tell: Callable[[str], None]) -> None:
+def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: dict[str, str], tell: Callable[[str], None]) -> None:
     """Run everything, and note the error of each run folder that has one."""
-    left = {job.folder.name: job.about_s / (min(jobs, len(work)) if job.is_virtual else 1) for job in work}
-
-    def told(outcome: Outcome) -> None:
-        name = outcome.cell.key
+    left = {run.folder.name: run.about_s / (min(at_once, len(work)) if run.is_virtual else 1) for run in work}
+    tell(f"{count(len(work), 'run')}, about {duration(round(max(sum(left.values()), 1)))}")
+    virtual, real = ([run.job for run in work if run.is_virtual is word] for word in (True, False))
+    for outcome in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)):
+        name = outcome.job.key
         del left[name]
-        errors.update({name: outcome.error} if outcome.error else {})
-        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.cell.scenario.name} on {outcome.cell.on}"
-        rest = f", about {max(sum(left.values()), 1):.0f} s left" if left else ""
+        errors.update({name: str(outcome.error)} if outcome.error else {})
+        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.job.scenario.name} on {outcome.job.on}"
+        rest = f", about {duration(round(max(sum(left.values()), 1)))} left" if left else ""
         tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
-    tell(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
-    for virtual, at_once in ((True, jobs), (False, 1)):
-        for _ in run_cells([job.cell for job in work if job.is_virtual is virtual], out=folder, jobs=at_once, told=told):
-            pass
 
-
-def _answer(number: str, plan: Mapping[str, Job], errors: Mapping[str, str]) -> ClaimAnswer:
+def _answer(number: str, plan: Mapping[str, TrialRun], errors: Mapping[str, str]) -> ClaimAnswer:
     evidence: dict[str, Evidence] = {}
     doubts = []
-    for name, job in plan.items():
+    for name, run in plan.items():
         try:
-            if job.folder.name in errors:
-                doubts.append(f"{name}: {errors[job.folder.name]}")
-            elif not (job.folder / "verdict.json").exists():
+            if run.folder.name in errors:
+                doubts.append(f"{name}: {errors[run.folder.name]}")
+            elif not (run.folder / "verdict.json").exists():
                 doubts.append(f"{name}: it was not run to its end")
             else:
-                evidence[name] = read_evidence(job.folder)
+                evidence[name] = read_evidence(run.folder)
         except (BuslabError, TypeError) as error:
             doubts.append(f"{name}: {error}")
     if doubts:
@@ -241,12 +239,12 @@ def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
     trials = [
         {
             "trial": name,
-            "scenario": job.trial.scenario,
-            "settings": list(job.trial.settings),
-            "on": job.on,
-            "run": os.path.relpath(job.folder, folder),
+            "scenario": run.trial.scenario,
+            "settings": list(run.trial.settings),
+            "on": run.on,
+            "run": os.path.relpath(run.folder, folder),
         }
-        for name, job in answer.jobs.items()
+        for name, run in answer.runs.items()
     ]
     return said | found | measured | {"experiment": trials, "again": again(answer)}
 

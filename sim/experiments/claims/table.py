@@ -26,7 +26,7 @@ def claims_table(answers: ClaimAnswers) -> Table:
         word = f"[{STYLES[answer.finding.verdict]}]{answer.finding.verdict}[/]" + (
             "" if answer.as_expected else f", not {answer.claim.expects}"
         )
-        runs = "\n".join(dict.fromkeys(job.folder.name for job in answer.jobs.values()))
+        runs = "\n".join(dict.fromkeys(run.folder.name for run in answer.runs.values()))
         table.add_row(answer.number, answer.claim.words, word, number_of(answer), experiment_of(answer), runs)
     return table
 
@@ -42,7 +42,7 @@ def number_of(answer: ClaimAnswer) -> str:
 
 def experiment_of(answer: ClaimAnswer) -> str:
     """Return scenarios and grounds, each once."""
-    return ", ".join(dict.fromkeys(f"{job.trial.scenario} on {job.on}" for job in answer.jobs.values()))
+    return ", ".join(dict.fromkeys(f"{run.trial.scenario} on {run.on}" for run in answer.runs.values()))
 
 
 def explained(answer: ClaimAnswer) -> str:
@@ -73,7 +73,7 @@ def claims_frame(answers: ClaimAnswers) -> pd.DataFrame:
             "condition": answer.finding.condition,
             "measured": answer.finding.doubt or answer.finding.detail,
             "experiment": experiment_of(answer),
-            "run": ", ".join(dict.fromkeys(job.folder.name for job in answer.jobs.values())),
+            "run": ", ".join(dict.fromkeys(run.folder.name for run in answer.runs.values())),
         }
         for answer in answers.answers
     ]
@@ -111,9 +111,9 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
     if finding.doubt:
         yield f"- unknown because: {finding.doubt}"
     yield f"- again: `{again(answer)}`, which runs"
-    for job in answer.jobs.values():
-        settings = "".join(f' --set "{setting}"' for setting in job.trial.settings)
-        yield f"  - `buslab run {job.trial.scenario} --on {job.on}{settings}`"
+    for run in answer.runs.values():
+        settings = "".join(f' --set "{setting}"' for setting in run.trial.settings)
+        yield f"  - `buslab run {run.trial.scenario} --on {run.on}{settings}`"
 
 
 def write_page(answers: ClaimAnswers, path: Path) -> None:

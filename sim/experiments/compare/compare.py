@@ -34,7 +34,8 @@ from sim.experiments.compare.bootstrap import BLOCKS, LEVEL, Blocked, block_of, 
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.broker_costs import cpu_samples, work_between
 from sim.results.checkers import judge
-from sim.results.opened_run import FATE, Run, open_run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run, open_run
 
 Word = Literal["same", "better", "worse", "maybe worse", "unknown"]
 
@@ -179,7 +180,7 @@ def compare(
         else ""
     )
     names = [tuple(str(one.folder) for one in side) for side in sides]
-    return Comparison(str(sides[0][0].info["scenario"]), names[0], names[1], tuple(differences), tuple(cannot), tuple(differs), note)
+    return Comparison(sides[0][0].info.scenario, names[0], names[1], tuple(differences), tuple(cannot), tuple(differs), note)
 
 
 def find_runs(given: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -204,7 +205,7 @@ def _comparable(runs: list[Run], baselines: list[Run]) -> tuple[list[str], list[
     cannot = [f"{folder.name} is on both sides: a run is no baseline of itself" for folder in sorted(twice)]
     for one in [*runs, *baselines[1:]]:
         pairs: dict[str, tuple[Any, Any]] = {
-            "scenario": (str(one.info["scenario"]), str(first.info["scenario"])),
+            "scenario": (one.info.scenario, first.info.scenario),
             "ground": (_kind(one), _kind(first)),
         }
         mine, theirs = _flat(one.scenario), _flat(first.scenario)
@@ -221,12 +222,12 @@ def _comparable(runs: list[Run], baselines: list[Run]) -> tuple[list[str], list[
 
 def _in_turn(runs: Sequence[Run], baselines: Sequence[Run]) -> bool:
     """Return whether both sides have several runs, and neither had all of its before the other's first."""
-    begun = [sorted(str(one.info["started_at"]) for one in side) for side in (runs, baselines)]
+    begun = [sorted(one.info.started_at for one in side) for side in (runs, baselines)]
     return min(map(len, begun)) >= 2 and begun[0][0] < begun[1][-1] and begun[1][0] < begun[0][-1]
 
 
 def _kind(run: Run) -> str:
-    return str(run.info["ground"]).partition(":")[0].replace("rediss", "redis")
+    return run.info.ground.partition(":")[0].replace("rediss", "redis")
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 from rich.table import Table
 
 from sim.errors import BrokerError
 from sim.experiments.fidelity.run import GroundRow, measure
+from sim.experiments.many_runs import Job, run_many
 from sim.results.broker_costs import BrokerCosts, broker_costs
-from sim.results.opened_run import open_run
-from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario
 
 SIDE_BY_SIDE = ("model", "embedded", "container", "cluster", "container-cluster")
@@ -22,7 +19,7 @@ SIDE_BY_SIDE = ("model", "embedded", "container", "cluster", "container-cluster"
 
 @dataclass(frozen=True)
 class OnGround:
-    """Hold what one run came to; `side` and `costs` are None where the ground could not be had, and `why_not` says why."""
+    """What one run came to; `side` and `costs` are None where the ground could not be had, and `why_not` says why."""
 
     ground: str
     side: GroundRow | None = None
@@ -44,17 +41,14 @@ def run_on_grounds(
     """
     load = msgspec.structs.replace(scenario.load, driver="pods")
     scenario = msgspec.structs.replace(scenario, load=load)
+    jobs = [Job(str(place), scenario, on, image if "container" in on else None) for place, on in enumerate(grounds)]
     found = []
-    with tempfile.TemporaryDirectory(prefix="buslab-grounds-") as folder:
-        for place, on in enumerate(grounds):
-            tell(f"{scenario.name} on {on}")
-            try:
-                path = run_scenario(scenario, on=on, out=Path(folder) / str(place), image=image if "container" in on else None)
-            except BrokerError as error:
-                found.append(OnGround(on, why_not=str(error)))
-                continue
-            run = open_run(path)
-            found.append(OnGround(on, measure(run), broker_costs(run)))
+    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name} on {job.on}")):
+        if isinstance(outcome.error, BrokerError):
+            found.append(OnGround(outcome.job.on, why_not=str(outcome.error)))
+        else:
+            judged = outcome.judged()
+            found.append(OnGround(outcome.job.on, measure(judged), broker_costs(judged.run)))
     return found
 
 

@@ -1,52 +1,36 @@
 """How far is the model from a real server? The same scenarios on both, the same load, and a table of what differs.
 
 Each scenario runs with the same seed on `model` and on `embedded`, its pods making the calls on both. The table gives what was
-measured; the sentences under it are made of ratios of the numbers, no limit is judged here. What always differs is in `REASONS`.
+measured; the sentences under it are made of ratios of the numbers, no limit is judged here. What always differs is in
+`sim.experiments.fidelity.table.REASONS`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from sim.errors import UsageError
-from sim.machine.files import write_whole
+from sim.experiments.many_runs import Job, run_many
+from sim.machine.words import duration
 from sim.record.schema import CAUSES
-from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.judged_run import JudgedRun
+from sim.results.opened_run import Run
 from sim.scenario.file import Scenario, built_in, load_scenario
 
 MODEL, EMBEDDED = "model", "embedded"
 RUN_S, WARM_UP_S = 5.0, 0.5  # at most, of a scenario without faults
 MAX_REPEATS = 20
-REASONS = (
-    "A pod of the model has a core of its own and its code takes no time; on embedded all pods, their load and the recorder share "
-    "one process and one event loop, which shares this machine's cores with the server and all else.",
-    "A timer of the model fires at its nanosecond; a real loop wakes late, so its events are sent late (send delay).",
-    "The model's server pays the same mean cost for the same step each time, and is never without a core; a real one shares its core "
-    "and caches with whatever else runs.",
-    "A pod of the model is awake at once; a real process that slept is woken by the kernel, and pays for cold caches as the server does.",
-    "The model's server has no housekeeping ten times a second, and answers INFO at the price of any command.",
-    "Reconnection draws its waits from the same seed on both; but a real outage begins and ends some milliseconds off, an attempt that "
-    "just misses the server costs a whole further wait, and which of a pod's two connections breaks first decides which wait it draws.",
-)
 
 
 @dataclass(frozen=True)
 class GroundRow:
-    """Hold what one run came to; counts, lag and rates are of its run phase.
+    """What one run came to; counts, lag and rates are of its run phase.
 
     Attributes
     ----------
@@ -82,7 +66,7 @@ class GroundRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """Hold both runs of one scenario and seed, and in a sentence how far they differ."""
+    """Both runs of one scenario and seed, and in a sentence how far they differ."""
 
     scenario: str
     seed: int
@@ -93,7 +77,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Hold a comparison; `about` is the environment.json of a run on the real server."""
+    """A comparison; `about` is the environment.json of a run on the real server."""
 
     model_on: str
     pairs: tuple[Pair, ...]
@@ -133,19 +117,15 @@ def run_fidelity(
     if model_on.partition(":")[0] != MODEL:
         raise UsageError(f"--on {model_on}: the model is compared with the embedded server; give model or model:FILE")
     loaded = [shortened(load_scenario(name, settings=tuple(settings))) for name in scenarios or on_both_grounds()]
-    pairs, about = [], {}
-    with tempfile.TemporaryDirectory(prefix="buslab-fidelity-") as folder:
-        for scenario in loaded:
-            for seed in range(scenario.seed, scenario.seed + repeats):
-                one, sides = msgspec.structs.replace(scenario, seed=seed), {}
-                for on in (model_on, EMBEDDED):
-                    tell(f"{scenario.name}, seed {seed}, on {on}")
-                    ground = on.partition(":")[0]
-                    run = open_run(run_scenario(one, on=on, out=Path(folder) / f"{scenario.name}-{seed}-{ground}"))
-                    sides[ground], about = measure(run), run.environment
-                pair = Pair(scenario.name, seed, sides[MODEL], sides[EMBEDDED])
-                pairs.append(Pair(pair.scenario, pair.seed, pair.model, pair.embedded, sentence(pair)))
-    return Fidelity(model_on, tuple(pairs), about)
+    planned = [msgspec.structs.replace(one, seed=one.seed + number) for one in loaded for number in range(repeats)]
+    jobs = [Job(f"{place}-{on.partition(':')[0]}", one, on) for place, one in enumerate(planned) for on in (model_on, EMBEDDED)]
+    sides, about = list[GroundRow](), dict[str, Any]()
+    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name}, seed {job.scenario.seed}, on {job.on}")):
+        judged = outcome.judged()
+        sides.append(measure(judged))
+        about = judged.run.environment
+    pairs = (Pair(one.name, one.seed, model, real) for one, model, real in zip(planned, sides[::2], sides[1::2], strict=True))
+    return Fidelity(model_on, tuple(replace(pair, sentence=sentence(pair)) for pair in pairs), about)
 
 
 def on_both_grounds() -> list[str]:
@@ -161,13 +141,13 @@ def shortened(scenario: Scenario) -> Scenario:
     return msgspec.structs.replace(scenario, load=load)
 
 
-def measure(run: Run) -> GroundRow:
-    """Judge a run and return what is compared."""
-    verdict = judge(run)
+def measure(judged: JudgedRun) -> GroundRow:
+    """Return what is compared of a run."""
+    run, verdict = judged.run, judged.verdict
     ledger, lag, harness = (verdict.checkers[name].counts for name in ("ledger", "lag", "harness"))
     begin_ns, end_ns = run.phases["run"]
     return GroundRow(
-        intended_calls=int(run.info["load"]["offered_calls"]),
+        intended_calls=run.info.load.offered_calls or 0,
         publishes=int(ledger["events"]),
         expected=int(ledger["expected"]),
         delivered=int(ledger["delivered"]),
@@ -213,7 +193,7 @@ def recovery_s(run: Run) -> float:
 
 
 def sentence(pair: Pair) -> str:
-    """Say how far embedded is from the model, from the numbers alone."""
+    """Return in a sentence how far embedded is from the model, from the numbers alone."""
     model, real = pair.model, pair.embedded
     parts = [f"{real.intended_calls:,} calls were meant on both" if model.intended_calls == real.intended_calls else "THE LOAD DIFFERS"]
     if (model.expected, model.missing) == (real.expected, real.missing):
@@ -222,14 +202,18 @@ def sentence(pair: Pair) -> str:
         parts.append(f"of {model.expected:,} copies the model misses {_share(model)}, of {real.expected:,} the real run {_share(real)}")
     if not math.isnan(model.recovery_s) and not math.isnan(real.recovery_s):
         parts.append(
-            f"half of the pods hear again {model.recovery_s:.2f} s after the fault began on the model, {real.recovery_s:.2f} s here"
+            f"half of the pods hear again {duration(model.recovery_s)} after the fault began on the model, {duration(real.recovery_s)} here"
         )
     for name in ("p50", "p99"):
         parts += [f"lag {name} is {_ratio(real.lag_us[name], model.lag_us[name])}"] if name in real.lag_us and name in model.lag_us else []
     if not math.isnan(real.send_delay_us_p50):  # of what was sent to a broker
-        parts.append(f"the median event is sent {real.send_delay_us_p50:,.0f} us late (model {model.send_delay_us_p50:,.0f})")
+        parts.append(
+            f"the median event is sent {duration(real.send_delay_us_p50 / 1e6)} late (model {duration(model.send_delay_us_p50 / 1e6)})"
+        )
     if not math.isnan(real.bus_us_p50) and not math.isnan(model.bus_us_p50):
-        parts.append(f"the median copy takes {real.bus_us_p50:,.0f} us from sending to handling (model {model.bus_us_p50:,.0f})")
+        parts.append(
+            f"the median copy takes {duration(real.bus_us_p50 / 1e6)} from sending to handling (model {duration(model.bus_us_p50 / 1e6)})"
+        )
     if not math.isnan(real.broker_cpu_us) and not math.isnan(model.broker_cpu_us):
         parts.append(f"broker CPU per publish is {_ratio(real.broker_cpu_us, model.broker_cpu_us)}")
     if not math.isnan(real.host_cpu):
@@ -238,102 +222,17 @@ def sentence(pair: Pair) -> str:
 
 
 def _share(side: GroundRow) -> str:
-    return f"{sum(side.missing.values()) / side.expected:.1%} ({_causes(side)})" if side.expected else "none"
+    return f"{sum(side.missing.values()) / side.expected:.1%} ({causes(side)})" if side.expected else "none"
 
 
-def _causes(side: GroundRow) -> str:
+def causes(side: GroundRow) -> str:
+    """Return the missing copies by cause, in words."""
     return ", ".join(f"{count:,} {cause}" for cause, count in side.missing.items()) or "0"
 
 
 def _ratio(real: float, model: float) -> str:
     return (
-        f"{real / model:,.{0 if real >= 10 * model else 1}f} x the model's"
+        f"{real / model:,.{0 if real >= 10 * model else 1}f} times the model's"
         if model > 0
-        else f"{real:,.0f} us where the model has 0: code takes no time in it"
+        else f"{duration(real / 1e6)} where the model has 0: code takes no time in it"
     )
-
-
-HEADINGS = (
-    *("scenario", "ground", "calls", "publishes", "expected", "delivered", "per s", "missing by cause"),
-    *("lag us p50", "p99", "max", "CPU us", "verdict"),
-)
-
-
-def table_rows(fidelity: Fidelity) -> list[tuple[str, ...]]:
-    """Return the table's cells, two rows a pair, in the order of `HEADINGS`."""
-    rows = []
-    for pair in fidelity.pairs:
-        name = pair.scenario if pair.seed == fidelity.pairs[0].seed else f"{pair.scenario}, seed {pair.seed}"
-        for ground, side in ((MODEL, pair.model), (EMBEDDED, pair.embedded)):
-            counts = (f"{count:,}" for count in (side.intended_calls, side.publishes, side.expected, side.delivered))
-            lags = (f"{side.lag_us[quantile]:,.0f}" if quantile in side.lag_us else "-" for quantile in ("p50", "p99", "max"))
-            cpu = "-" if math.isnan(side.broker_cpu_us) else f"{side.broker_cpu_us:,.0f}"
-            rows.append((name, ground, *counts, f"{side.delivered_per_s:,.0f}", _causes(side), *lags, cpu, side.verdict))
-    return rows
-
-
-def _notes(fidelity: Fidelity) -> list[str]:
-    unsure = {
-        (pair.scenario, ground): side for pair in fidelity.pairs for ground, side in (("model", pair.model), ("embedded", pair.embedded))
-    }
-    why = [f"{name} on {ground} is {side.verdict}: {side.reasons[0]}" for (name, ground), side in unsure.items() if side.reasons]
-    return [*(pair.sentence for pair in fidelity.pairs), *why]
-
-
-def fidelity_table(fidelity: Fidelity) -> Group:
-    """Return the comparison for a rich console."""
-    table = Table(padding=(0, 0), title=f"{fidelity.model_on} against embedded: same seed, same load, pods as drivers")
-    for heading in HEADINGS:
-        words, wide = heading in ("scenario", "ground", "missing by cause", "verdict"), heading == "missing by cause"
-        table.add_column(heading, justify="left" if words else "right", min_width=19 if wide else None, no_wrap=not wide)
-    for place, cells in enumerate(table_rows(fidelity)):
-        table.add_row(*cells, end_section=bool(place % 2))
-    return Group(table, *(Text(note) for note in (*_notes(fidelity), "What always differs:", *REASONS)))
-
-
-def write_fidelity(fidelity: Fidelity, path: Path) -> None:
-    """Write the comparison: as JSON where the name ends in ``.json``, else as Markdown.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be written.
-    """
-    text = json.dumps(_finite(asdict(fidelity)), indent=2, allow_nan=False) if path.suffix == ".json" else to_markdown(fidelity)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.rstrip() + "\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another file with --out") from None
-
-
-def _finite(value: Any) -> Any:
-    """Return the tree with null for every number that does not exist."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_markdown(fidelity: Fidelity) -> str:
-    """Return the comparison as Markdown."""
-    machine, server = fidelity.about["machine"], fidelity.about["broker"]
-    version = server.get("valkey_version", server.get("redis_version", "of unknown version"))
-    lines = [
-        f"# {fidelity.model_on} against embedded",
-        "",
-        f"Made by `buslab fidelity` with Python {fidelity.about['python']}, server {version}, {machine['cores']} cores "
-        f"({machine['processor']}). Counts, lag and rates are of the run phase; CPU is the server's for each publish that it answered.",
-        "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "--|" * len(HEADINGS),
-        *("| " + " | ".join(cells) + " |" for cells in table_rows(fidelity)),
-        "",
-        *(f"- {note}" for note in _notes(fidelity)),
-        "",
-        "What always differs:",
-        "",
-        *(f"- {reason}" for reason in REASONS),
-    ]
-    return "\n".join(lines)

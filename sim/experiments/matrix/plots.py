@@ -20,7 +20,7 @@ SHADES = ("#ffffff", "#dedede", "#b4b4b4", "#6e6e6e")  # nothing, little, much, 
 
 
 class MatrixColumn(NamedTuple):
-    """Say what stands in one group of columns: its heading, its text, and how bad it is, 0 to 3."""
+    """One group of columns: its heading, its text, and how bad it is, 0 to 3."""
 
     heading: str
     text: Callable[[MatrixRow], str]
@@ -101,7 +101,7 @@ def draw_cells(matrix: Matrix, ax: Axes) -> Axes:
 
 
 def finding(matrix: Matrix) -> str:
-    """Say how many copies nobody heard on each bus, and in how many faults."""
+    """Return in words how many copies nobody heard on each bus, and in how many faults."""
     faults = len(_faults(matrix))
     parts = []
     for bus in matrix.buses:

@@ -31,14 +31,14 @@ from typing import Any
 import pandas as pd
 from msgspec.structs import replace
 
-from sim.errors import Interrupted, RunFolderError, UsageError, did_you_mean
-from sim.experiments.many_runs import Cell, Outcome, default_jobs, run_cells
+from sim.errors import BuslabError, Interrupted, RunFolderError, UsageError, did_you_mean
+from sim.experiments.many_runs import Job, Outcome, default_jobs, run_many
 from sim.faults.catalogue import FAULTS
-from sim.record.reader import read_json
+from sim.record.checksum import read_json
 from sim.record.schema import CAUSES
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers.verdict import worst
-from sim.results.opened_run import open_run
+from sim.run.display import Countdown
 from sim.scenario.buses import BUSES, on_bus
 from sim.scenario.file import load_scenario
 from sim.scenario.settings import Scenario
@@ -52,7 +52,7 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """Say what one fault did to one bus; see the module. `why_not` is set where there was no run, and the rest is empty then."""
+    """What one fault did to one bus; see the module. `why_not` is set where there was no run, and the rest is empty then."""
 
     fault: str
     bus: str
@@ -85,7 +85,7 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class BusCost:
-    """Say what a bus costs without a fault; processor time of all the broker's nodes, NaN where it was not measured."""
+    """What a bus costs without a fault; processor time of all the broker's nodes, NaN where it was not measured."""
 
     bus: str
     copy_us: float = NAN
@@ -98,7 +98,7 @@ class BusCost:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Hold the rows, by fault and then by bus, and the costs of the buses; `interrupted` when it ended early."""
+    """The rows, by fault and then by bus, and the costs of the buses; `interrupted` when it ended early."""
 
     ground: str
     seed: int
@@ -139,7 +139,7 @@ def run_matrix(
     jobs: int | None = None,
     out: Path,
     image: str | None = None,
-    told: Callable[[int, int, str], None] = lambda done, all, text: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Matrix:
     """Run every fault on every bus, and each bus once without a fault.
 
@@ -151,8 +151,8 @@ def run_matrix(
         How many runs at a time; by default a run per core on the model, two on a real ground. The costs are measured one by one.
     out
         A folder for the run folders.
-    told
-        Called with how many runs are done, how many there are, and what the last one was.
+    tell
+        Called with a line when a run has ended: how many are done, how long the others will take, and what it was.
 
     Raises
     ------
@@ -164,47 +164,46 @@ def run_matrix(
             if name not in known:
                 raise UsageError(f"no {kind} {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     pairs = [(fault, bus) for fault in dict.fromkeys(faults) for bus in dict.fromkeys(buses)]
-    cells = {f"{fault}-{bus}": Cell(f"{fault}-{bus}", cell_scenario(fault, bus, seed=seed), on) for fault, bus in pairs}
+    cells = [Job(f"{fault}-{bus}", cell_scenario(fault, bus, seed=seed), on, image) for fault, bus in pairs]
     plain = {bus: replace(load_scenario("baseline", settings=COST_SETTINGS), seed=seed, slo={}) for bus in dict.fromkeys(buses)}
-    costs = [Cell(f"cost-{bus}", on_bus(scenario, bus), on) for bus, scenario in plain.items()]
+    costs = [Job(f"cost-{bus}", on_bus(scenario, bus), on, image) for bus, scenario in plain.items()]
     done: dict[str, Outcome] = {}
-
-    def tell(outcome: Outcome) -> None:
-        done[outcome.cell.key] = outcome
-        told(len(done), len(cells) + len(costs), f"{outcome.cell.key}: {outcome.error or (outcome.verdict or {})['verdict']}")
-
+    countdown = Countdown(tell)
     few = jobs or (default_jobs(on) if default_jobs(on) > 1 else REAL_JOBS)
     interrupted = None
     try:
-        for some, at_once in ((costs, 1), (list(cells.values()), few)):
-            for _ in run_cells(some, out=out, jobs=at_once, image=image, told=tell):
-                pass
+        for some, at_once in ((costs, 1), (cells, few)):
+            for outcome in run_many(some, out=out, at_once=at_once):
+                done[outcome.job.key] = outcome
+                word = outcome.error if outcome.verdict is None else outcome.verdict.verdict
+                countdown.tell(len(done), len(cells) + len(costs), f"{outcome.job.key}: {word}")
     except Interrupted as error:
         interrupted = error
-    for cell in [*costs, *cells.values()]:
-        done.setdefault(cell.key, Outcome(cell, out / cell.key, None, "interrupted before it was run", 0.0))
-    rows = [row_of(fault, bus, done[f"{fault}-{bus}"]) for fault, bus in pairs]
+    for job in [*costs, *cells]:
+        done.setdefault(job.key, Outcome(job, out / job.key, None, BuslabError("interrupted before it was run"), 0.0))
+    rows = [matrix_row(fault, bus, done[f"{fault}-{bus}"]) for fault, bus in pairs]
     prices = [cost_of(bus, done[f"cost-{bus}"]) for bus in plain]
     return Matrix(on, seed, tuple(plain), rows, prices, interrupted)
 
 
-def row_of(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
+def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
     """Return what a cell's verdict says."""
     if outcome.verdict is None:
-        return MatrixRow(fault, bus, why_not=outcome.error, seconds=outcome.seconds)
-    ledger = outcome.verdict["checkers"]["ledger"]["counts"]
-    taken = int(ledger.get("taken-by-peer") or 0)
-    causes = {cause: int(count) for cause, count in ledger.items() if cause in CAUSES and count and cause != "taken-by-peer"}
-    reasons = [f"{name}: {one['detail']}" for name, one in outcome.verdict["checkers"].items() if one["verdict"] != "valid"]
+        return MatrixRow(fault, bus, why_not=str(outcome.error), seconds=outcome.took_s)
+    checkers = outcome.verdict.checkers
+    copies = {name: int(outcome.count("ledger", name)) for name in ("expected", "missing", "unknown", *checkers["ledger"].counts)}
+    taken = copies.get("taken-by-peer", 0)
+    causes = {cause: count for cause, count in copies.items() if cause in CAUSES and count and cause != "taken-by-peer"}
+    reasons = [f"{name}: {one.detail}" for name, one in checkers.items() if one.verdict != "valid"]
     return MatrixRow(
         fault,
         bus,
-        verdict=outcome.verdict["verdict"],
-        expected=int(ledger.get("expected") or 0),
-        lost=int(ledger.get("missing") or 0) - taken,
-        in_doubt=int(ledger.get("unknown") or 0),
+        verdict=outcome.verdict.verdict,
+        expected=copies["expected"],
+        lost=copies["missing"] - taken,
+        in_doubt=copies["unknown"],
         causes=", ".join(f"{count:,} {cause}" for cause, count in sorted(causes.items(), key=lambda one: -one[1])),
-        unexplained=int(ledger.get("unexplained") or 0),
+        unexplained=copies.get("unexplained", 0),
         twice=int(outcome.count("duplication", "redelivered") + outcome.count("once", "twice_or_more")),
         never=outcome.metric("handled_never"),
         reads=int(outcome.count("staleness", "reads")),
@@ -217,12 +216,12 @@ def row_of(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
         recover_s=outcome.metric("steady_s_max"),
         truth_gap_s=outcome.metric("truth_gap_s_max"),
         why="; ".join(reasons),
-        seconds=outcome.seconds,
+        seconds=outcome.took_s,
     )
 
 
 def _told(outcome: Outcome) -> str:
-    """Say of how many concerned pods the application was told, by the checker that saw more of them left in the dark; empty for none."""
+    """Tell of how many concerned pods the application was told, by the checker that saw more of them left in the dark; empty for none."""
     sides = [("deaf", "told", "untold"), ("fallback", "noticed", "unnoticed")]
     not_told, knew = max((outcome.count(checker, no), outcome.count(checker, yes)) for checker, yes, no in sides)
     return "" if not knew + not_told else "yes" if not not_told else "no" if not knew else f"{knew:.0f} of {knew + not_told:.0f}"
@@ -254,7 +253,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 def cost_of(bus: str, outcome: Outcome) -> BusCost:
     """Return what a bus costs without a fault."""
     if outcome.verdict is None:
-        return BusCost(bus, why_not=outcome.error)
-    costs = broker_costs(open_run(outcome.folder))
+        return BusCost(bus, why_not=str(outcome.error))
+    costs = broker_costs(outcome.judged().run)
     publish_us = costs.all_in_copy_us * costs.fan_out
     return BusCost(bus, costs.all_in_copy_us, publish_us, costs.cpu_share, outcome.metric("lag_ms_p50"), outcome.metric("lag_ms_p99"))

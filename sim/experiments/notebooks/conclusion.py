@@ -1,4 +1,4 @@
-"""Say what a notebook came to: one sentence for people, one verdict for whoever ran it.
+"""What a notebook came to: one sentence for people, one verdict for whoever ran it.
 
 The last cell of a notebook calls `conclude`. By hand it shows the sentence. `buslab notebooks` names a file in the variable
 `BUSLAB_CONCLUSION` and reads there what was concluded; a notebook that ends without a conclusion is unknown.
@@ -27,7 +27,7 @@ STYLE = {"valid": "solid #009E73", "invalid": "double #D55E00", "unknown": "dash
 
 @dataclass(frozen=True)
 class Conclusion:
-    """Hold a verdict and the sentence that answers the notebook's question."""
+    """A verdict and the sentence that answers the notebook's question."""
 
     verdict: str
     sentence: str
@@ -107,9 +107,7 @@ def read_conclusion(path: Path) -> Conclusion | None:
         made = [Conclusion(**json.loads(line)) for line in lines]
         return min(made, key=lambda one: VERDICTS.index(one.verdict), default=None)
     except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"cannot read the conclusions in {path}: {error}; only `sim.experiments.notebooks.conclusion.conclude` may write there"
-        ) from None
+        raise RecordError(f"cannot read the conclusions in {path}: {error}; only `sim.conclude` may write there") from None
 
 
 def _show(made: Conclusion) -> None:

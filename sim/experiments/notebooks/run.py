@@ -30,7 +30,9 @@ from sim.errors import BuslabError, Interrupted, RecordError, UsageError, did_yo
 from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
+from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, interruptible
+from sim.machine.words import duration
 from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 
@@ -47,7 +49,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class Notebook:
-    """Hold a notebook before it runs: its cells, its question, its parameters with their defaults."""
+    """A notebook before it runs: its cells, its question, its parameters with their defaults."""
 
     name: str
     path: Path
@@ -58,7 +60,7 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Executed:
-    """Hold what a notebook came to. `error` is why it did not end, in a few lines; `sentence` is then that error's first."""
+    """What a notebook came to. `error` is why it did not end, in a few lines; `sentence` is then that error's first."""
 
     name: str
     title: str
@@ -138,7 +140,7 @@ def run_notebooks(
             for one in [one for one in running if one.is_over(timeout_s, tell)]:
                 running.remove(one)
                 ended[one.book.name] = done = one.result(folder)
-                tell(f"{done.name}: {done.verdict} after {done.took_s:.0f} s")
+                tell(f"{done.name}: {done.verdict} after {duration(done.took_s)}")
         count = len(ended)
         for one in running:
             one.end("it was interrupted")
@@ -227,7 +229,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 class _Running:
-    """Own one notebook's process, from its start to its result."""
+    """One notebook's process, from its start to its result."""
 
     def __init__(self, book: Notebook, parameters: Mapping[str, Any], folder: Path) -> None:
         import nbformat
@@ -238,9 +240,9 @@ class _Running:
         source, values = folder / "source.ipynb", folder / "parameters.yaml"
         source.write_text(nbformat.writes(book.node), "utf-8")  # type: ignore[no-untyped-call]
         values.write_text(json.dumps(self._parameters, allow_nan=False), "utf-8")  # YAML reads it
-        # A backend named in the environment would keep pictures out of the notebook.
-        env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | {CONCLUSION_ENV: str(self._conclusion)}
-        argv = [sys.executable, "-c", LAUNCH, str(source), str(self._made), "--kernel", KERNEL, "--no-progress-bar"]
+        env = child_environment(JUPYTER_PATH=_kernels(folder / "jupyter"), **{CONCLUSION_ENV: str(self._conclusion)})
+        env.pop("MPLBACKEND", None)  # a backend named in the environment would keep pictures out of the notebook
+        argv = [sys.executable, "-P", "-c", LAUNCH, str(source), str(self._made), "--kernel", KERNEL, "--no-progress-bar"]
         argv += ["--parameters_file", str(values), "--cwd", str(book.path.parent.resolve()), "--log-level", "ERROR"]
         self.child = Child(argv, log=folder / "log", env=env)
         self._began_s = self._told_s = time.monotonic()
@@ -253,11 +255,11 @@ class _Running:
             return True
         now_s = time.monotonic()
         if now_s - self._began_s > timeout_s:
-            self.end(f"it took longer than {timeout_s:g} s and was ended")
+            self.end(f"it took longer than {duration(timeout_s)} and was ended")
             return True
         if now_s - self._told_s > TOLD_EVERY_S:
             self._told_s = now_s
-            tell(f"{self.book.name}: {_progress(self._made)}, {now_s - self._began_s:.0f} s")
+            tell(f"{self.book.name}: {_progress(self._made)}, {duration(now_s - self._began_s)}")
         return False
 
     def end(self, why: str = "") -> None:
@@ -306,6 +308,18 @@ class _Running:
         values = self.book.parameters | self._parameters
         ground, book = str(values.get("ground", "-")), self.book
         return Executed(book.name, book.title, verdict, sentence, took_s, values, list(error), ground, self._ran_at)
+
+
+def _kernels(folder: Path) -> str:
+    """Write down how a kernel of ours is started; return the JUPYTER_PATH that has it first.
+
+    What lies in the notebook's folder can be imported there, but does not come before what is installed, as it would in Jupyter's own.
+    """
+    kernel = folder / "kernels" / KERNEL / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    argv = [*python_child("ipykernel_launcher", "-f"), "{connection_file}", "--IPKernelApp.ignore_cwd=True"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}), "utf-8")
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("JUPYTER_PATH"))))
 
 
 @contextlib.contextmanager

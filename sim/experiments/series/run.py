@@ -6,23 +6,21 @@ sweep`; this is for a line of a few short runs inside a notebook.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from sim.bus.envelope import CHANNEL_PREFIX
 from sim.errors import UsageError
+from sim.experiments.many_runs import Job, run_many
 from sim.grounds.model.costs import LINK
 from sim.grounds.model.fanout import predict_fanout
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import judge
 from sim.results.checkers.fallback import reachability
-from sim.results.opened_run import Run, open_run
+from sim.results.opened_run import Run
 from sim.results.outages import read_beliefs
-from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 
 NS_PER_S = 1_000_000_000
@@ -54,15 +52,18 @@ def run_each(
     """
     if not values or len(set(values)) < len(values):
         raise UsageError(f"{key} = {list(values)!r}: give at least one value, and each once")
+    loaded = [load_scenario(scenario, settings=(*settings, f"{key}={value}")) for value in values]
+    jobs = [Job(str(place), one, on) for place, one in enumerate(loaded)]
+
+    def begin(job: Job) -> None:
+        tell(f"{scenario}: {key} = {values[int(job.key)]}, on {on}")
+
     runs: dict[float | str, Run] = {}
-    with tempfile.TemporaryDirectory(prefix="buslab-series-") as folder:
-        for place, value in enumerate(values):
-            tell(f"{scenario}: {key} = {value}, on {on}")
-            loaded = load_scenario(scenario, settings=(*settings, f"{key}={value}"))
-            run = open_run(run_scenario(loaded, on=on, out=Path(folder) / str(place)))
-            for table in ("publishes", "deliveries", "calls", "reads", "pods", "faults", "broker", "hosts", "probes"):
-                getattr(run, table)  # read now: the folder does not stay
-            runs[value] = run
+    for value, outcome in zip(values, run_many(jobs, begin=begin), strict=True):
+        run = outcome.judged().run
+        for table in ("publishes", "deliveries", "calls", "reads", "pods", "faults", "broker", "hosts", "probes"):
+            getattr(run, table)  # read now: the folder does not stay
+        runs[value] = run
     return runs
 
 

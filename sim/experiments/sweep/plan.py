@@ -31,7 +31,7 @@ EXAMPLE = "bus.batch_size=1,10,100"
 
 @dataclass(frozen=True)
 class Axis:
-    """Hold one setting and its values, as they were written."""
+    """One setting and its values, as they were written."""
 
     key: str
     values: tuple[str, ...]
@@ -39,7 +39,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class GridCell:
-    """Hold one run to make: its settings, and which repeat of them it is, counted from 0."""
+    """One run to make: its settings, and which repeat of them it is, counted from 0."""
 
     number: int
     repeat: int

@@ -29,21 +29,22 @@ from typing import Any
 
 import msgspec
 import pandas as pd
+from msgspec.structs import replace
 
-from sim.errors import BuslabError, Interrupted, RecordError, RunFolderError, UsageError, did_you_mean
-from sim.experiments.many_runs import Cell as WorkerCell
-from sim.experiments.many_runs import run_cells
+from sim.errors import Interrupted, RecordError, RunFolderError, UsageError
+from sim.experiments.many_runs import Job, check_keep, run_many
 from sim.experiments.sweep.plan import Axis, GridCell, make_cells, plain_value, read_axes, shuffle
-from sim.experiments.sweep.row import KEEP, Task, row_of, run_task
+from sim.experiments.sweep.row import sweep_row
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
 from sim.machine.files import whole_file
 from sim.machine.process import interruptible
+from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
 from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
-from sim.run.status import Status, Watch
+from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
 from sim.scenario.settings import MAX_SEED
 
@@ -88,7 +89,7 @@ def run_sweep(
     resume
         Go on with a folder: finished cells are not run again.
     keep
-        Which run folders stay once their row is written: a key of `sim.experiments.sweep.row.KEEP`.
+        Which run folders stay once their row is written: a key of `sim.experiments.many_runs.KEEP`.
     tell
         Called with a line when a cell begins or ends.
     watch
@@ -110,29 +111,26 @@ def run_sweep(
     cells = make_cells(axes, repeats=repeats)
     scenarios = {cell.number: load_scenario(scenario, settings=cell.arguments()) for cell in cells if not cell.repeat}
     open_broker(on, load_this_server=load_this_server, image=image)  # refuses what is no ground; starts nothing
-    jobs = _jobs(jobs, on)
-    if keep not in KEEP:
-        raise UsageError(f"--keep {keep}: no such choice{did_you_mean(keep, KEEP)}; known: {', '.join(KEEP)}")
+    at_once = _at_once(jobs, on)
+    check_keep(keep)
     name = scenarios[0].name
     plan = _plan(name, axes, repeats=repeats, on=on, scenarios=scenarios)
     folder = _folder(name, out, resume=resume)
-    tasks = {
-        cell: Task(
-            msgspec.structs.replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat),
-            on, (folder / "runs" / cell.name).absolute(), keep, load_this_server, image,
-        )
+    planned = {
+        cell: Job(cell.name, replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat), on, image, load_this_server)
         for cell in shuffle(cells, seed=scenarios[0].seed)
-    }  # fmt: skip
-    with _held(folder, plan, resume=resume):
-        _run_to_the_table(folder, cells, tasks, jobs=jobs, tell=tell, watch=watch)
+    }
+    with _held(folder, plan, resume=resume), _to_the_table(folder, cells):
+        _run_all(folder, planned, at_once=at_once, keep=keep, tell=tell, watch=watch)
     return read_sweep(folder)
 
 
-def _run_to_the_table(folder: Path, cells: Sequence[GridCell], tasks: dict[GridCell, Task], *, jobs: int, tell: Tell, watch: Watch) -> None:
-    """Run what is left and write the table, also when that is interrupted."""
+@contextlib.contextmanager
+def _to_the_table(folder: Path, cells: Sequence[GridCell]) -> Iterator[None]:
+    """Write the table when the runs inside are done, and when they are interrupted."""
     try:
         with interruptible(_stop):
-            _run_all(folder, tasks, jobs=jobs, tell=tell, watch=watch)
+            yield
     except (KeyboardInterrupt, Interrupted) as error:
         done = len(_write_table(folder, cells))
         number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
@@ -176,7 +174,7 @@ def _stop(number: int) -> None:
     raise KeyboardInterrupt
 
 
-def _jobs(jobs: int | None, on: str) -> int:
+def _at_once(jobs: int | None, on: str) -> int:
     if jobs is None:
         return min(MODEL_JOBS, os.cpu_count() or 1) if on.partition(":")[0] == "model" else 1
     if not 1 <= jobs <= MAX_JOBS:
@@ -261,50 +259,29 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         raise UsageError(f"{folder} holds another sweep: the scenario {plan['scenario']} has changed since; choose a new folder")
 
 
-def _run_all(folder: Path, tasks: dict[GridCell, Task], *, jobs: int, tell: Tell, watch: Watch) -> None:
+def _run_all(folder: Path, planned: dict[GridCell, Job], *, at_once: int, keep: str, tell: Tell, watch: Watch) -> None:
     """Run what has no finished row yet, and write a row for each that ends."""
-    places = {cell: place for place, cell in enumerate(tasks)}
-    todo = [cell for cell in tasks if _row(folder, cell).get("state") != "complete"]
-    total, begun_s, ended = len(tasks), time.monotonic(), 0
+    places = {cell.name: place for place, cell in enumerate(planned)}
+    todo = {cell.name: cell for cell in planned if _row(folder, cell).get("state") != "complete"}
+    total, begun_s, at_once = len(planned), time.monotonic(), min(at_once, len(todo))
     if len(todo) < total:
-        tell(f"{total - len(todo)} of {total} runs were done before")
+        tell(f"{total - len(todo)} of {count(total, 'run')} were done before")
 
-    def keep_row(cell: GridCell, row: dict[str, Any] | str) -> None:
-        nonlocal ended
-        ended += 1
-        if isinstance(row, str):
-            row = {"state": "failed", "verdict": "unknown", "reasons": row, "run_folder": cell.name if tasks[cell].folder.exists() else ""}
-        head = {"cell": cell.number, "repeat": cell.repeat, "seed": tasks[cell].scenario.seed, "place": places[cell]}
-        content = with_checksum({key: _finite(value) for key, value in {**head, **row}.items()})
-        write_json(folder / "rows" / f"{cell.name}.json", content)
-        took_s = time.monotonic() - begun_s
-        left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
-        done = total - len(todo) + ended
-        why = f" ({row['reasons']})" if row["verdict"] != "valid" else ""
-        tell(f"{done}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
-
-    if jobs == 1 or len(todo) <= 1:
-        for cell in todo:
-            _check_room(folder)
-            tell(f"{_said(cell, total)} runs")
-            keep_row(cell, _run_here(tasks[cell], watch))
-        return
-    by_name = {cell.name: cell for cell in todo}
-    first = tasks[todo[0]]
-    cells = [WorkerCell(cell.name, tasks[cell].scenario, tasks[cell].on) for cell in todo]
-    for outcome in run_cells(cells, out=folder / "runs", jobs=jobs, image=first.image, load_this_server=first.load_this_server):
-        task = tasks[cell := by_name[outcome.cell.key]]
-        keep_row(cell, outcome.error or row_of(task, outcome.verdict or {}, took_s=outcome.seconds))
+    def begin(job: Job) -> None:
         _check_room(folder)
+        if at_once == 1:
+            tell(f"{_said(todo[job.key], total)} runs")
 
-
-def _run_here(task: Task, watch: Callable[[Status], None]) -> dict[str, Any] | str:
-    try:
-        return run_task(task, watch=watch)
-    except Interrupted:
-        raise
-    except (BuslabError, OSError) as error:
-        return str(error)
+    jobs = [planned[cell] for cell in todo.values()]
+    for ended, outcome in enumerate(run_many(jobs, out=folder / "runs", at_once=at_once, keep=keep, begin=begin, watch=watch), 1):
+        cell = todo[outcome.job.key]
+        head = {"cell": cell.number, "repeat": cell.repeat, "seed": outcome.job.scenario.seed, "place": places[cell.name]}
+        row = {**head, **sweep_row(outcome, keep=keep)}
+        write_json(folder / "rows" / f"{cell.name}.json", with_checksum({key: _finite(value) for key, value in row.items()}))
+        took_s = time.monotonic() - begun_s
+        left = f"about {duration(round(took_s / ended * (len(todo) - ended)))} left" if ended < len(todo) else f"took {duration(took_s)}"
+        why = f" ({row['reasons']})" if row["verdict"] != "valid" else ""
+        tell(f"{total - len(todo) + ended}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
 
 
 def _check_room(folder: Path) -> None:
@@ -316,10 +293,6 @@ def _check_room(folder: Path) -> None:
 def _said(cell: GridCell, total: int) -> str:
     text = " ".join(cell.arguments()) or "as it is"
     return f"{text} repeat {cell.repeat + 1}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _finite(value: Any) -> Any:

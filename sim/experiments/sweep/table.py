@@ -1,4 +1,4 @@
-"""Show a sweep to people: a row a cell, its repeats as least .. most."""
+"""A sweep as people read it: a row a cell, its repeats as least .. most."""
 
 from __future__ import annotations
 

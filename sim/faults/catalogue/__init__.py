@@ -1,6 +1,6 @@
 """What is broken on purpose, and mended again.
 
-A member is a file with one frozen struct, an `Occasion`, whose further fields are its configuration in the scenario, with
+A member is a file with one frozen struct, a `FaultTimes`, whose further fields are its configuration in the scenario, with
 `begin(world)` and `end(world)` and `needs`: which parts of a `World` it touches. It does not know which ground it hurts. `end` heals;
 it is called whatever happened, also when `begin` failed half-way, so it must be safe to call twice. What it must remember
 in between goes into `world.kept`. `adds_up = True` says that several of the kind may be on at once on one target.

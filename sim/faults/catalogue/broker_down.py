@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class BrokerDown(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_down"):
-    """Kill the broker, and start it again when the fault ends."""
+    """A broker that is killed, and started again when the fault ends."""
 
     needs = ("broker",)
 

@@ -8,7 +8,7 @@ from sim.faults.world import ClusterControl, World
 
 
 class BrokerFailover(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_failover"):
-    """Kill the master that owns a channel, and start it again when the fault ends and a replica was promoted.
+    """A cluster's master, the owner of a channel, that is killed, and started again when the fault ends and a replica was promoted.
 
     Attributes
     ----------

@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class BrokerFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_freeze"):
-    """Stop the broker's process (SIGSTOP), and let it go on when the fault ends."""
+    """A broker whose process stands still (SIGSTOP) until the fault ends."""
 
     needs = ("broker",)
 
@@ -17,6 +17,6 @@ class BrokerFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=
         await world.broker.freeze()
 
     async def end(self, world: World) -> None:
-        """Let it go on."""
+        """Thaw the broker."""
         assert world.broker is not None
         await world.broker.thaw()

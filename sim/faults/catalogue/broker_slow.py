@@ -14,7 +14,7 @@ from sim.faults.world import World
 
 
 class BrokerSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_slow"):
-    """Stall every server of the broker, again and again.
+    """Stalls of every server of the broker, again and again.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class BrokerSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         keep_on(world, act, every_s=self.every_ms / 1000)
 
     async def end(self, world: World) -> None:
-        """Stall no more, and return when a stall that had begun is over."""
+        """Stop stalling, and return when a stall that had begun is over."""
         await leave_off(world)
-        with contextlib.suppress(BrokerError):  # who does not answer for another reason does not stall
+        with contextlib.suppress(BrokerError):  # a server that fails to answer for another reason is not stalled by us
             await each(world, "PING")

@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class BrokerStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_stop"):
-    """Stop the broker (SIGTERM, as SHUTDOWN does), and start it again when the fault ends."""
+    """A broker that is stopped (SIGTERM, as SHUTDOWN does), and started again when the fault ends."""
 
     needs = ("broker",)
 

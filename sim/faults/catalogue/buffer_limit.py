@@ -14,7 +14,7 @@ Bytes = Annotated[int, Meta(ge=0, le=1 << 40)]
 
 
 class BufferLimit(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="buffer_limit"):
-    """Lower `client-output-buffer-limit` of class pubsub, and set it to what it was when the fault ends.
+    """A lower `client-output-buffer-limit` of class pubsub, set back to what it was when the fault ends.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ from sim.faults.world import World
 
 
 class ClockSkew(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="clock_skew"):
-    """Put the clock that the envelopes' timestamps come from ahead or behind; the lab measures with another one.
+    """A wrong wall clock for the envelopes' timestamps, ahead or behind; the lab measures with another one.
 
     Attributes
     ----------
@@ -27,11 +27,11 @@ class ClockSkew(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     needs = ("pods",)
 
     async def begin(self, world: World) -> None:
-        """Put the clocks wrong."""
+        """Skew the clocks."""
         for pod in world.chosen(self.pods):
             await pod.skew(self.skew_ms)
 
     async def end(self, world: World) -> None:
-        """Put them right."""
+        """Set the clocks right."""
         for pod in world.chosen(self.pods):
             await pod.skew(0.0)

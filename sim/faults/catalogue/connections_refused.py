@@ -13,7 +13,7 @@ PASSWORD = "buslab-lets-nobody-in"  # of a server of our own, for some seconds
 
 
 class ConnectionsRefused(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="connections_refused"):
-    """Let the broker refuse connections, end those of every pod, and let everybody in again when the fault ends.
+    """A broker that ends every pod's connections and refuses new ones until the fault ends.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class ConnectionsRefused(FaultTimes, frozen=True, forbid_unknown_fields=True, kw
     needs = ("broker", "one-server")
 
     async def begin(self, world: World) -> None:
-        """Refuse, and end the connections."""
+        """Refuse new connections, and end those that are open."""
         if self.how == "maxclients":
             await change_setting(world, "maxclients", "1")  # our own connection is there already, and stays
         else:
@@ -35,7 +35,7 @@ class ConnectionsRefused(FaultTimes, frozen=True, forbid_unknown_fields=True, kw
         await end_connections(world, ())
 
     async def end(self, world: World) -> None:
-        """Let everybody in again; where we are not let in or not answered to say so, a new server does."""
+        """Accept everybody again; where the server does not let us in or does not answer, a new one takes its place."""
         assert world.broker is not None
         try:
             await restore_settings(world, within_s=1.0)

@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class HandlerError(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="handler_error"):
-    """Let every handler of some pods raise while the fault is on.
+    """Handlers of some pods that raise while the fault is on.
 
     Attributes
     ----------
@@ -20,11 +20,11 @@ class HandlerError(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=
     needs = ("pods",)
 
     async def begin(self, world: World) -> None:
-        """Let them raise."""
+        """Make the handlers raise."""
         for pod in world.chosen(self.pods):
             await pod.fail(True)
 
     async def end(self, world: World) -> None:
-        """Let them work again."""
+        """Make the handlers work again."""
         for pod in world.chosen(self.pods):
             await pod.fail(False)

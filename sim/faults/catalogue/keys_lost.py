@@ -12,7 +12,7 @@ from sim.faults.world import World
 
 
 class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="keys_lost"):
-    """Delete every key (FLUSHALL), once or again and again. Subscriptions are no keys and stay.
+    """The loss of every key (FLUSHALL), once or again and again. Subscriptions are no keys and stay.
 
     Attributes
     ----------
@@ -32,5 +32,5 @@ class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True
             await each_master(world, "FLUSHALL")
 
     async def end(self, world: World) -> None:
-        """Delete no more; what is lost stays lost."""
+        """Stop deleting; what is lost stays lost."""
         await leave_off(world)

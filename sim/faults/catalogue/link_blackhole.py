@@ -10,7 +10,7 @@ from sim.faults.world import World
 
 
 class LinkBlackhole(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_blackhole"):
-    """Hold the links of some pods, in one direction or both.
+    """Links of some pods on which bytes vanish, in one direction or both.
 
     Attributes
     ----------
@@ -27,13 +27,13 @@ class LinkBlackhole(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only
     adds_up = True
 
     async def begin(self, world: World) -> None:
-        """Hold the links."""
+        """Block the links."""
         assert world.links is not None
         held, free = LinkPlan(held=True), LinkPlan()
         to_broker, to_pod = (held if self.direction in ("both", way) else free for way in ("to_broker", "to_pod"))
         await world.links.load(world.who, world.numbers(self.pods), LinkLoad(to_broker, to_pod))
 
     async def end(self, world: World) -> None:
-        """Let everything pass, as far as no other fault holds it."""
+        """Unblock the links, as far as no other fault blocks them."""
         assert world.links is not None
         await world.links.unload(world.who)

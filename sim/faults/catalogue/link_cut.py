@@ -8,7 +8,7 @@ from sim.faults.world import World
 
 
 class LinkCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_cut"):
-    """Cut the connections that are open when the fault begins at the next thing that the broker sends on each, while it is on.
+    """A cut of each connection that is open when the fault begins, in the middle of what the broker sends next on it.
 
     Attributes
     ----------
@@ -21,11 +21,11 @@ class LinkCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True,
     needs = ("links",)
 
     async def begin(self, world: World) -> None:
-        """Cut each at what comes next."""
+        """Cut each open connection at what comes next."""
         assert world.links is not None
         await world.links.load(world.who, world.numbers(self.pods), LinkLoad(cutting=True))
 
     async def end(self, world: World) -> None:
-        """Let those live on that heard nothing meanwhile."""
+        """Spare the connections on which nothing came meanwhile."""
         assert world.links is not None
         await world.links.unload(world.who)

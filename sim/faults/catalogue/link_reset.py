@@ -13,14 +13,14 @@ from sim.faults.world import World
 
 
 class LinkReset(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_reset"):
-    """Reset the open connections of some pods when the fault begins; a new connection works at once.
+    """Resets of the open connections of some pods; a new connection works at once.
 
     Attributes
     ----------
     pods
         Names of pods or services; empty = all.
     every_ms
-        Reset those that are open then once more, this often, while the fault is on; 0 = only once.
+        How often the connections that are open then are reset again, while the fault is on; 0 = not again.
     """
 
     pods: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class LinkReset(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return super().problem()
 
     async def begin(self, world: World) -> None:
-        """Reset them, and keep on resetting them where that is asked for."""
+        """Reset the connections, and go on resetting them where that is asked for."""
         assert world.links is not None
         await world.links.reset(world.numbers(self.pods))
         if self.every_ms:
@@ -49,7 +49,7 @@ class LinkReset(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             await world.links.reset(world.numbers(self.pods))
 
     async def end(self, world: World) -> None:
-        """Reset nothing any more.
+        """Stop resetting.
 
         Raises
         ------

@@ -14,7 +14,7 @@ NS_PER_MS = 1_000_000
 
 
 class LinkSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="link_slow"):
-    """Slow the links of some pods down, in one direction or both.
+    """Slow links of some pods, in one direction or both.
 
     Attributes
     ----------
@@ -51,6 +51,6 @@ class LinkSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True
         await world.links.load(world.who, world.numbers(self.pods), LinkLoad(to_broker, to_pod))
 
     async def end(self, world: World) -> None:
-        """Let everything pass at once, as far as no other fault slows it."""
+        """Make the links as quick as before, as far as no other fault slows them."""
         assert world.links is not None
         await world.links.unload(world.who)

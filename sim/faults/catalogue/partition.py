@@ -8,7 +8,7 @@ from sim.faults.world import World
 
 
 class Partition(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="partition"):
-    """Reset the connections of some pods, and refuse new ones until the fault ends.
+    """Pods that are cut off: their connections are reset, and new ones refused until the fault ends.
 
     Attributes
     ----------
@@ -27,6 +27,6 @@ class Partition(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         await world.links.load(world.who, world.numbers(self.pods), LinkLoad(refusing=True))
 
     async def end(self, world: World) -> None:
-        """Let them in again, as far as no other fault keeps them out."""
+        """Accept their connections again, as far as no other fault keeps them out."""
         assert world.links is not None
         await world.links.unload(world.who)

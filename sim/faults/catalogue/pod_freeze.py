@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class PodFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_freeze"):
-    """Freeze some pods, and let them go on when the fault ends.
+    """Pods that stand still until the fault ends.
 
     Attributes
     ----------
@@ -25,6 +25,6 @@ class PodFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             await pod.freeze()
 
     async def end(self, world: World) -> None:
-        """Let them go on."""
+        """Thaw them."""
         for pod in world.chosen(self.pods):
             await pod.thaw()

@@ -9,7 +9,7 @@ from sim.faults.world import World
 
 
 class PodKill(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_kill"):
-    """Kill some pods (SIGKILL), and start them anew when the fault ends.
+    """Pods that are killed (SIGKILL), and started anew when the fault ends.
 
     Attributes
     ----------

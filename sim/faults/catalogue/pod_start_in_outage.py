@@ -7,7 +7,7 @@ from sim.faults.world import World
 
 
 class PodStartInOutage(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_start_in_outage"):
-    """Kill the broker, kill some pods and start them anew without it; the broker comes back, empty, when the fault ends.
+    """Pods that are killed and started anew while the broker is dead; the broker comes back, empty, when the fault ends.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from sim.faults.world import World
 
 
 class PodStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="pod_stop"):
-    """Stop some pods, all at the same time, and start them anew when the fault ends.
+    """Pods that are stopped in order, all at the same time, and started anew when the fault ends.
 
     Attributes
     ----------

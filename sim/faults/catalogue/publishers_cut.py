@@ -12,7 +12,7 @@ from sim.faults.world import World
 
 
 class PublishersCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="publishers_cut"):
-    """End the publishing connections of some pods at the broker (CLIENT KILL), and those that they open anew.
+    """The publishing connections of some pods, ended at the broker (CLIENT KILL) together with those that they open anew.
 
     Attributes
     ----------
@@ -32,5 +32,5 @@ class PublishersCut(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only
         keep_on(world, lambda: end_connections(world, self.pods, ("pub",)), every_s=self.every_ms / 1000)
 
     async def end(self, world: World) -> None:
-        """End no more: the pods connect again by themselves."""
+        """Stop ending connections: the pods connect again by themselves."""
         await leave_off(world)

@@ -8,7 +8,7 @@ from sim.faults.world import World
 
 
 class ReconnectStampede(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="reconnect_stampede"):
-    """End every connection of some pods at the broker once (CLIENT KILL, in one write), whatever it is for.
+    """Every connection of some pods, whatever it is for, ended once at the broker (CLIENT KILL, in one write).
 
     Attributes
     ----------
@@ -25,4 +25,4 @@ class ReconnectStampede(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_
         await end_connections(world, self.pods)
 
     async def end(self, world: World) -> None:
-        """Nothing is left to mend: the pods connect again by themselves."""
+        """Do nothing: the pods connect again by themselves."""

@@ -12,7 +12,7 @@ from sim.faults.world import World
 
 
 class RollingRestart(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="rolling_restart"):
-    """Stop a pod in order, start it anew, wait, and go on with the next; each pod once. `for_s` may be over before the last one's turn.
+    """Restarts of pods one after another, each once: a stop in order, a start, a pause. `for_s` may be over before the last one's turn.
 
     Attributes
     ----------

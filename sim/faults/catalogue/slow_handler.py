@@ -11,7 +11,7 @@ from sim.faults.world import World
 
 
 class SlowHandler(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="slow_handler"):
-    """Let the handlers of some pods take long; when it ends, those that have begun finish, and the rest is handled as before.
+    """Handlers of some pods that take long; when the fault ends, those that have begun finish, and the rest is handled as before.
 
     Attributes
     ----------
@@ -30,11 +30,11 @@ class SlowHandler(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=T
     needs = ("pods",)
 
     async def begin(self, world: World) -> None:
-        """Slow them down."""
+        """Slow the handlers down."""
         for pod in world.chosen(self.pods):
             await pod.slow(handler_ms=self.handler_ms, at_once=self.at_once)
 
     async def end(self, world: World) -> None:
-        """Let them handle as before."""
+        """Make the handlers as quick as before."""
         for pod in world.chosen(self.pods):
             await pod.slow(handler_ms=0.0, at_once=0)

@@ -17,7 +17,7 @@ from sim.wire.resp import NIL, Error, Reply, encode
 
 NS_PER_S = 1_000_000_000
 VERSION = "model"
-# What CLIENT PAUSE with WRITE keeps from being carried out: what changes keys, and PUBLISH, since a replica would be told of it.
+# What CLIENT PAUSE with WRITE holds back: commands that change keys, and PUBLISH, since a replica would be told of it.
 WRITES = frozenset(("DEL", "EVAL", "FLUSHALL", "PUBLISH", "SET", "XACK", "XADD", "XAUTOCLAIM", "XGROUP", "XREADGROUP"))
 
 
@@ -163,7 +163,7 @@ def _eval(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
 
 
 def _scan(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
-    """Give every key that matches, in one go."""
+    """Return every key that matches, in one go."""
     pattern = words[words.index(b"MATCH") + 1].decode() if b"MATCH" in words else "*"
     return [b"0", [key for key in server.keys.names() if fnmatchcase(key.decode("latin-1"), pattern)]]
 

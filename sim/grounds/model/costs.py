@@ -25,7 +25,7 @@ READ_BYTES = 16 * 1024  # of one client in one turn, as PROTO_IOBUF_LEN
 
 @dataclass(frozen=True)
 class Costs:
-    """Say how long each step keeps the server's thread, in nanoseconds.
+    """The time for which each step keeps the server's thread busy, in nanoseconds.
 
     The defaults were measured by `buslab calibrate` on 2026-11-23 (reports/costs.json), rounded: Valkey 9.1.2 on a virtual machine
     with two shared x86_64 cores, clients on loopback. They are processor time of the server, its kernel's part included: a write
@@ -59,7 +59,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class OutputBufferLimit:
-    """Hold client-output-buffer-limit pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
+    """The client-output-buffer-limit of class pubsub: bytes at once, and bytes for so many seconds; 0 = no limit."""
 
     hard_bytes: int = 32 * MIB
     soft_bytes: int = 8 * MIB
@@ -74,7 +74,7 @@ WINDOW_BYTES = 4_000_000
 
 @dataclass(frozen=True)
 class GroundCosts:
-    """Hold all that the model takes from a measurement."""
+    """All that the model takes from a measurement."""
 
     server: Costs = Costs()
     link: LinkPlan = LINK
@@ -90,14 +90,14 @@ class CostInterval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say how well the costs explain one experiment: medians over the rounds of the server's processor time, in microseconds."""
+    """One experiment as explained by the costs: medians over the rounds of the server's processor time, in microseconds."""
 
     measured_us: float
     explained_us: float
 
 
 class CostsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one calibration, as it stands in the file.
+    """One calibration, as it stands in the file.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""A steady fan-out computed as arrays: what `redis_model` does event by event, for loads that no loop of events can carry.
+"""A steady fan-out computed as arrays: what `server` does event by event, for loads that no loop of events can carry.
 
 One channel, one payload size, publishers that publish at given times, subscribers that read at once. The rules are those of
-`redis_model` and `link`:
+`server` and `sim.faults.link`:
 
 1. A turn reads what waits of every publisher (`READ_BYTES` of each at most), queues the copies, and then writes once per subscriber,
    in the order of subscription; what comes meanwhile waits for the next turn.
@@ -9,7 +9,7 @@ One channel, one payload size, publishers that publish at given times, subscribe
    a rate limit no copy is ever looked at: quantiles are found by counting how many members of all progressions lie below a value.
 3. With jitter or a rate limit a link is the recursion ``free = max(at, free) + size / rate``, in blocks of turns x subscribers.
 
-`tests/grounds/model/test_fanout.py` holds it against the events themselves, copy for copy.
+`tests/grounds/model/test_fanout.py` compares it with the events themselves, copy for copy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from sim.errors import UsageError
 from sim.faults.link import NS_PER_S, LinkPlan
 from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, Costs, OutputBufferLimit
+from sim.wire.resp import message_bytes, wire_size
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 BLOCK_COPIES = 1 << 18  # of one block of arrays: they stay in the processor's cache
@@ -34,7 +35,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Fanout:
-    """Say what becomes of a fan-out.
+    """The outcome of a fan-out.
 
     Attributes
     ----------
@@ -71,7 +72,7 @@ class Fanout:
 
 @dataclass(frozen=True)
 class Turns:
-    """Hold the server's turns, one entry a turn unless said otherwise; times in ns.
+    """The server's turns, one entry a turn unless said otherwise; times in ns.
 
     Attributes
     ----------
@@ -165,11 +166,6 @@ def predict_fanout(
     )
 
 
-def message_bytes(channel_bytes: int, payload_bytes: int) -> int:
-    """Return the length of a copy on the wire, which is also that of its PUBLISH: both words have seven letters."""
-    return len(f"*3\r\n$7\r\nPUBLISH\r\n${channel_bytes}\r\n\r\n${payload_bytes}\r\n\r\n") + channel_bytes + payload_bytes
-
-
 def _check(publish_ns: Array, subscribers: int, link: LinkPlan) -> None:
     if not len(publish_ns) or subscribers < 1:
         raise UsageError(
@@ -194,7 +190,7 @@ def _arrivals(publish_ns: Array, sender: Array, frame: int, link: LinkPlan, rng:
 
 
 class _Links:
-    """Take pieces over many links at once, block by block."""
+    """Many links at once, which take pieces block by block."""
 
     def __init__(self, count: int, plan: LinkPlan, rng: np.random.Generator) -> None:
         self._plan = plan
@@ -221,14 +217,14 @@ class _Links:
 
 
 class _Service:
-    """Tell what a turn costs."""
+    """The cost of the server's turns."""
 
     def __init__(self, costs: Costs, subscribers: int, frame: int) -> None:
         self.costs = costs
         self.subscribers = subscribers
         self.frame = frame
         self.each_ns = int(costs.command_ns) + int(subscribers * costs.copy_ns)
-        self.answer = len(f":{subscribers}\r\n")
+        self.answer = wire_size(subscribers)
         self.most = -(-READ_BYTES // frame)  # publishes of one connection in one turn
 
     def write_ns(self, publishes: int) -> int:
@@ -304,7 +300,7 @@ def _counted(after: Array, write: Array, subscribers: int, quantiles: Sequence[f
 
     found = {}
     for quantile in quantiles:
-        wanted = max(1, int(np.ceil(quantile * len(after) * subscribers)))
+        wanted = max(1, int(np.ceil(quantile * (len(after) * subscribers))))
         low, high = int((after + write).min()), int((after + subscribers * write).max())
         while low < high:
             middle = (low + high) // 2

@@ -16,11 +16,11 @@ from sim.grounds.model.streams import STREAM_COMMANDS
 from sim.wire.address import Address, parse_address
 
 URL = "redis://127.0.0.1:6379"  # in the model's own network
-START_NS = 37_000_000  # from SIGKILL's successor to PONG: measured on the embedded server
+START_NS = 37_000_000  # from the start of a new process to its first PONG: measured on the embedded server
 
 
 class ModelBroker:
-    """Own a model of a server, its network and the loop whose clock jumps.
+    """A model of a server, its network and the loop whose clock jumps.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class ModelBroker:
 
     @property
     def control(self) -> ModelBroker:
-        """The model can be hurt and mended."""
+        """The model itself: it can be hurt and mended."""
         return self
 
     async def kill(self) -> None:
@@ -64,11 +64,11 @@ class ModelBroker:
         self.server.end(at_once=False)
 
     async def freeze(self) -> None:
-        """Let the server stand still."""
+        """Freeze the server."""
         self.server.freeze()
 
     async def thaw(self) -> None:
-        """Let it go on."""
+        """Thaw the server."""
         self.server.thaw()
 
     async def start(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Keys:
-    """Hold the keys that expire in virtual time."""
+    """Keys that expire in virtual time."""
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self._now_ns = now_ns

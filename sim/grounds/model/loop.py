@@ -24,11 +24,11 @@ Series = list[tuple[int, int, Callable[[Any], Any], Any]]
 
 
 class Stuck(RuntimeError):
-    """Say that virtual time cannot go on: nothing is ready and no timer is set."""
+    """The error of a virtual time that cannot go on: nothing is ready and no timer is set."""
 
 
 class JumpingLoop(asyncio.BaseEventLoop):
-    """Run callbacks, tasks and timers in virtual time.
+    """An event loop that runs callbacks, tasks and timers in virtual time.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class JumpingLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._timers, (at_ns, self._set, call, argument))
 
     def series(self, calls: Series) -> None:
-        """Make calls each at its time, as timers would, for one entry in the heap."""
+        """Make each of the calls at its time, as timers would, but with one entry in the heap."""
         if calls:
             calls.sort()
             self._in_series += len(calls)
@@ -118,7 +118,7 @@ class JumpingLoop(asyncio.BaseEventLoop):
         return self.call_at(self._at_ns / NS_PER_S + delay, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Leave it in the heap; it is skipped when its time comes."""
+        """Do nothing: it stays in the heap, and is skipped when its time comes."""
 
     # -- turns ----------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class JumpingLoop(asyncio.BaseEventLoop):
         raise AssertionError("a jumping loop watches no descriptor")
 
     def _write_to_self(self) -> None:
-        """Nothing to wake: the loop never sleeps."""
+        """Do nothing: the loop never sleeps, so there is nothing to wake."""
 
     # -- what would leave virtual time -------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ _END = None  # stands for the end of a direction among its pieces
 
 
 class Network:
-    """Own the listeners and the connections of one loop.
+    """The listeners and the connections of one loop.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class Network:
 
 
 class Listener(asyncio.AbstractServer):
-    """Accept the connections to one address; the part of `asyncio.Server` that servers use."""
+    """A listener at one address: the part of `asyncio.Server` that servers use."""
 
     def __init__(self, network: Network, address: Address, factory: Factory) -> None:
         self._network = network
@@ -126,7 +126,7 @@ class Listener(asyncio.AbstractServer):
         """Return at once."""
 
     async def start_serving(self) -> None:
-        """Nothing to do: it serves since it was made."""
+        """Do nothing: it serves since it was made."""
 
     async def serve_forever(self) -> None:
         """Return when cancelled."""
@@ -138,7 +138,7 @@ class Listener(asyncio.AbstractServer):
 
 
 class ModelDoor:
-    """Be an address of one's own that leads to a listener, as a proxy's port does.
+    """A further address that leads to a listener, as a proxy's port does.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class ModelDoor:
         self._apply(here)
 
     def shape(self, *, to_listener: LinkPlan, from_listener: LinkPlan) -> None:
-        """Let every connection through this door behave so, those that are open and those to come."""
+        """Make every connection through this door behave so, those that are open and those to come."""
         self._to_listener, self._from_listener = to_listener, from_listener
         for here in self._open:
             self._apply(here)
@@ -179,7 +179,7 @@ class ModelDoor:
             here.reset()
 
     def cut(self, cutting: bool) -> None:
-        """Let the next piece from the listener pass by half, and reset the connection; or let be those that had no piece since."""
+        """Pass on half of the next piece from the listener, then reset the connection; or spare those that had no piece since."""
         for here in self._open:
             here.other.cut_next = cutting
 
@@ -223,7 +223,7 @@ class Peer(asyncio.Transport):
         self._under_way = 0  # bytes sent and not yet read by the other side
         self._unread: deque[bytes | None] = deque()  # arrived, and the protocol has paused
         self._paused = False
-        self.cut_next = False  # let half of the next piece pass, then reset
+        self.cut_next = False  # pass on half of the next piece, then reset
         self._closing = False
         self._ended = False  # the protocol was told that the connection is lost
 
@@ -253,7 +253,7 @@ class Peer(asyncio.Transport):
         self.waiting_bytes += size
 
     def _send(self, data: bytes | None) -> bool:
-        """Send what waited, or the end, now; False while the link is held."""
+        """Send what waited, or the end, now; return False while the link is held."""
         size = len(data) if data is not None else 0
         if self.cut_next and data is not None:
             return self._cut(data, self._loop.now_ns())
@@ -264,7 +264,7 @@ class Peer(asyncio.Transport):
         return True
 
     def _cut(self, data: bytes, at_ns: int) -> bool:
-        """Let half of a piece pass, then reset; False while the link is held."""
+        """Pass on half of a piece, then reset; return False while the link is held."""
         half = data[: len(data) // 2]
         if (arrival_ns := self.link.arrival_ns(at_ns, len(half))) is None:
             return False
@@ -299,7 +299,7 @@ class Peer(asyncio.Transport):
         return False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing to do: writing is never refused."""
+        """Do nothing: writing is never refused."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ What it models of a real server
 4. A subscriber that does not read fills the kernel's window and then its output buffer; at the limit it is cut. So is one for whom a
    single turn queues more than the hard limit, however fast it reads: nothing is written before the turn's end.
 
-PUBLISH is carried out here; every other command is a function of (server, client, words) that it is given (`model_commands`).
+PUBLISH is carried out here; every other command is a function of (server, client, words) that it is given (`commands`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Client(asyncio.Protocol):
 
 
 class ModelRedis:
-    """Be one server at one address.
+    """A server at one address.
 
     Attributes
     ----------
@@ -128,13 +128,13 @@ class ModelRedis:
         self.busy_ns = 0
         self.spent_ns = 0  # what commands took beyond their cost, until the turn counts it
         self.stats = dict.fromkeys(("commands", "cuts", "bytes_in", "bytes_out", "accepted", "publishes", "copies"), 0)
-        self.blocked: dict[bytes, list[Any]] = {}  # key -> reads that wait for it, see `model_streams`
+        self.blocked: dict[bytes, list[Any]] = {}  # key -> reads that wait for it, see `streams`
         self._ready: dict[Client, None] = {}
         self._to_write: dict[Client, None] = {}
-        self._turning = False  # the next turn is set
+        self._turning = False  # the next turn is on its way
         self._busy_until_ns = self.loop.now_ns()
         self._full: dict[Client, None] = {}  # clients that did not take all that was written to them, some of them since
-        self._life = object()  # of the process: a turn that was set for a dead one does nothing
+        self._life = object()  # of the process: a turn that was planned before the process died does nothing
         self._joined: tuple[list[bytes], bytes] = ([], b"")
 
     # -- the process -------------------------------------------------------------------------------------------
@@ -166,16 +166,16 @@ class ModelRedis:
         self._reset()
 
     def freeze(self) -> None:
-        """Do nothing until `thaw`; the kernel goes on accepting connections and bytes, as after SIGSTOP."""
+        """Stop working until `thaw`; the kernel goes on accepting connections and bytes, as after SIGSTOP."""
         self._frozen = True
 
     def thaw(self) -> None:
-        """Go on."""
+        """Go on after `freeze`."""
         self._frozen = False
         self._turn_soon()
 
     def slow_down(self, factor: float) -> None:
-        """Let every step take so many times as long; 1 = as fast as at first."""
+        """Make every step take so many times as long; 1 = as fast as at first."""
         self.costs = Costs(**{name: cost * factor for name, cost in asdict(self._given_costs).items()})
 
     # -- clients -----------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class ModelRedis:
         self.readable(client)
 
     def serve_blocked(self, *keys: bytes) -> None:
-        """Answer who waits for a key that changed, or is gone, and can be answered now; nobody gets what nobody reads."""
+        """Answer whoever waits for a key that changed or is gone and can be answered now; whoever has gone himself gets nothing."""
         for key in keys:
             waiting = [one for one in self.blocked.pop(key, ()) if not one.over and not one.client.gone]
             for one in waiting:
@@ -235,7 +235,7 @@ class ModelRedis:
             self.blocked[key] = [one for one in waiting if not one.over]
 
     def pause(self, for_ns: int, *, only: Container[str] | None = None) -> None:
-        """Carry out no command for a while, or none of some; whoever sends one waits, and what it says after it."""
+        """Carry out no command for a while, or none of those named; whoever sends one waits, with all that he sends after it."""
         self._paused = pause = object()
         self._paused_commands = only
         self.loop.at_ns(self.loop.now_ns() + for_ns, lambda _: self.unpause() if self._paused is pause else None, None)

@@ -20,7 +20,7 @@ NO_GROUP = "NOGROUP No such key '{}' or consumer group '{}' in XREADGROUP with G
 
 @dataclass
 class Given:
-    """Say to whom an entry was given last, when, and how often."""
+    """The last delivery of an entry: to whom, when, and how often."""
 
     consumer: bytes
     at_ns: int
@@ -29,7 +29,7 @@ class Given:
 
 @dataclass
 class Group:
-    """Hold what a group knows of a stream."""
+    """The state of one consumer group of a stream."""
 
     last: Id
     consumers: dict[bytes, None] = field(default_factory=dict)
@@ -38,14 +38,14 @@ class Group:
 
 @dataclass
 class ModelStream:
-    """Hold the entries in the order of their ids, and the groups."""
+    """The entries of a stream in the order of their ids, and its groups."""
 
     entries: dict[Id, list[bytes]] = field(default_factory=dict)
     last: Id = ZERO
     groups: dict[bytes, Group] = field(default_factory=dict)
 
     def after(self, last: Id) -> Iterator[tuple[Id, list[bytes]]]:
-        """Give the entries beyond an id; reading goes on where it stopped, so this looks from the end."""
+        """Yield the entries beyond an id; reading goes on where it stopped, so this looks from the end."""
         newer = []
         for one in reversed(self.entries):
             if one <= last:
@@ -56,7 +56,7 @@ class ModelStream:
 
 @dataclass
 class Waiting:
-    """Hold a read that waits for entries."""
+    """A read that waits for entries."""
 
     client: Client
     again: Callable[[], Reply]

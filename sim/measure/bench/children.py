@@ -1,9 +1,9 @@
 """The processes of a bench: the publisher and the clients that are written in Python.
 
-``python -m sim.measure.bench KIND PORT CONTROL ...``: CONTROL is an inherited socket to the parent, and the talk on it is
+``python -m sim.measure.bench KIND PORT ...``, started with a line to the parent. Every one says `Prepared`; then
 
-- of a client: it says ``ready``, is told how much to expect, and answers ``RECEIVED READS CPU_NS``, READS being 0 when not known;
-- of the publisher: it says ``ready``, is told to go, and answers ``PUBLISHED NS``.
+- a client is told how much to `Expect`, and answers what it `Heard`;
+- the publisher is told to `Begin`, and answers what was `PublishedInAll`.
 
 Through a pipe the client tells the publisher what it heard, one byte a round.
 """
@@ -18,22 +18,26 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from sim.bus.envelope import CHANNEL_PREFIX, Event
 from sim.bus.node import BusNode, Send
 from sim.bus.services import SERVICES
 from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
+from sim.machine.line import AsyncLine, Line, inherited_line
+from sim.measure.child_messages import Begin, Prepared
+from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.hosts.meters import LiveLag
-from sim.pods.pod import Pod, PodContext
+from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import parse_address
-from sim.wire.connection import pack
 from sim.wire.read_memo import ReadMemo
+from sim.wire.resp import pack
 
 C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
 SERVICE = "analytics-service"
@@ -42,6 +46,27 @@ CHANNEL = (CHANNEL_PREFIX + EVENT_TYPE).encode()
 EVENTS_MADE_BEFORE = 40_000
 READ_BYTES = 256 * 1024
 PATIENCE_S = 10.0  # for copies that are still on their way when the publisher has ended
+
+
+class Expect(msgspec.Struct, frozen=True, tag="expect"):
+    """So much was published in all, in the client's unit: go on until all of it is there."""
+
+    count: int
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """What a client received in all; `reads` is 0 when not known."""
+
+    count: int
+    reads: int
+    cpu_ns: int
+
+
+class PublishedInAll(msgspec.Struct, frozen=True, tag="published"):
+    """What the publisher published, and how long that took until all of it was heard."""
+
+    count: int
+    took_ns: int
 
 
 def events(event_bytes: int) -> Iterator[Send]:
@@ -70,15 +95,15 @@ class Acks:
             os.write(self._fd, b".")
 
 
-def _publish(port: int, control: socket.socket, words: list[str]) -> None:
+def _publish(port: int, line: Line, words: list[str]) -> None:
     """Publish in rounds for some seconds, wait until everything was heard, and say how much and how long."""
     acks, depth, event_bytes, pods = map(int, words[:4])
     made = events(event_bytes)
     before = [_round(made, depth) for _ in range(EVENTS_MADE_BEFORE // depth)]
     answers = b":%d\r\n" % pods * depth
     server = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
-    control.sendall(b"ready\n")
-    control.recv(16)
+    line.send(Prepared())
+    line.receive(Begin, timeout_s=None)
     sent = heard = 0
     start_ns = now_ns()
     end_ns = start_ns + int(float(words[4]) * 1e9)
@@ -92,7 +117,7 @@ def _publish(port: int, control: socket.socket, words: list[str]) -> None:
             sys.exit(f"PUBLISH should be heard by {pods} subscribers: {got[:80]!r}")
         while heard < sent:
             heard += _read_acks(acks)
-    control.sendall(b"%d %d\n" % (sent * depth, now_ns() - start_ns))
+    line.send(PublishedInAll(sent * depth, now_ns() - start_ns))
 
 
 def _round(made: Iterator[Send], depth: int) -> bytes:
@@ -105,7 +130,7 @@ def _read_acks(acks: int) -> int:
     return len(os.read(acks, 4096)) or sys.exit("the client has ended")
 
 
-def _drain_raw(port: int, control: socket.socket, words: list[str]) -> None:
+def _drain_raw(port: int, line: Line, words: list[str]) -> None:
     """Do what bench_drain.c does."""
     said, per_ack, acknowledging, *fds = map(int, words)
     acks = Acks(said, per_ack)
@@ -115,10 +140,10 @@ def _drain_raw(port: int, control: socket.socket, words: list[str]) -> None:
     got = reads = 0
     expected = None
     epoll = select.epoll()
-    for fd in (*fds, control.fileno()):
+    for fd in (*fds, line.socket.fileno()):
         epoll.register(fd, select.EPOLLIN)
     gc.freeze()
-    control.sendall(b"ready\n")
+    line.send(Prepared())
     before_ns = time.process_time_ns()
     while expected is None or got < expected:
         ready = epoll.poll(None if expected is None else PATIENCE_S)
@@ -126,14 +151,14 @@ def _drain_raw(port: int, control: socket.socket, words: list[str]) -> None:
             break
         for fd, _ in ready:
             if fd not in receive:
-                expected = int(control.recv(64))
+                expected = line.receive(Expect, timeout_s=PATIENCE_S).count
                 continue
             count = receive[fd](buffer)
             got += count
             reads += 1
             if fd in watched:
                 acks.heard(count)
-    control.sendall(b"%d %d %d\n" % (got, reads, time.process_time_ns() - before_ns))
+    line.send(Heard(got, reads, time.process_time_ns() - before_ns))
 
 
 class _Acknowledging:
@@ -151,7 +176,7 @@ class _Acknowledging:
         self.invalidations = 0
 
 
-async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None:
+async def _hear_lab(port: int, line: AsyncLine, words: list[str]) -> None:
     """Receive as a run does: pods, their service, the recorder."""
     said, watched, per_ack, count = map(int, words[:4])
     acks = Acks(said, per_ack)
@@ -159,15 +184,15 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
     recorder = Recorder(Path(words[4]), source="bench", pods=names)
     address = parse_address(f"redis://127.0.0.1:{port}")
     memo = ReadMemo(LiveLag().decode)
-    place = PodContext("bench", address, CHANNEL_PREFIX, recorder, memo, lambda pod, kind, number: None, "bench")
+    context = PodContext("bench", "bench", BrokerAccess(address, CHANNEL_PREFIX), recorder, memo, lambda pod, kind, number: None)
     pods = []
     for number, name in enumerate(names):
         logic = _Acknowledging(acks) if number < watched else SERVICES[SERVICE]()
         node = BusNode(SERVICE, nonce=2, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
-        pod = Pod(name, number=number, service=SERVICE, logic=logic, channels=(EVENT_TYPE,), node=node, place=place, seed=number)
+        pod = Pod(PodIdentity(name, number, SERVICE, (EVENT_TYPE,), seed=number), logic=logic, node=node, context=context)
         await pod.start()
         pods.append(pod)
-    cpu_ns = await _until_all_heard(control, lambda: len(recorder.deliveries))
+    cpu_ns = await _until_all_heard(line, lambda: len(recorder.deliveries))
     reads = len(recorder.deliveries.reads_count)
     table = recorder.deliveries.take()
     copies = np.unique(table["event"].to_numpy() << np.uint64(16) | table["pod"].combine_chunks().indices.to_numpy())  # sequence | pod
@@ -176,10 +201,10 @@ async def _hear_lab(port: int, control: socket.socket, words: list[str]) -> None
         pod.abort()
     if failed or len(copies) != table.num_rows:
         sys.exit(f"{failed} deliveries failed, {table.num_rows - len(copies)} rows are recorded twice")
-    control.sendall(b"%d %d %d\n" % (table.num_rows, reads, cpu_ns))
+    line.send(Heard(table.num_rows, reads, cpu_ns))
 
 
-async def _hear_redis_py(port: int, control: socket.socket, words: list[str]) -> None:
+async def _hear_redis_py(port: int, line: AsyncLine, words: list[str]) -> None:
     """Receive as redis-py's documentation shows."""
     from redis.asyncio import Redis
 
@@ -204,22 +229,21 @@ async def _hear_redis_py(port: int, control: socket.socket, words: list[str]) ->
     tasks = [asyncio.create_task(listen(number)) for number in range(count)]
     for _ in tasks:
         await confirmed.acquire()
-    cpu_ns = await _until_all_heard(control, lambda: sum(map(len, heard)))
-    control.sendall(b"%d 0 %d\n" % (sum(map(len, heard)), cpu_ns))
+    cpu_ns = await _until_all_heard(line, lambda: sum(map(len, heard)))
+    line.send(Heard(sum(map(len, heard)), 0, cpu_ns))
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await client.aclose()
 
 
-async def _until_all_heard(control: socket.socket, heard: Callable[[], int]) -> int:
+async def _until_all_heard(line: AsyncLine, heard: Callable[[], int]) -> int:
     """Say that the window may begin, wait for its end and the last copies, and return the processor time it took."""
     gc.collect()
     gc.freeze()  # as a run does
-    control.setblocking(False)
-    control.sendall(b"ready\n")
+    line.send(Prepared())
     before_ns = time.process_time_ns()
-    expected = int(await asyncio.get_running_loop().sock_recv(control, 64))
+    expected = (await line.receive(Expect, timeout_s=None)).count
     deadline_ns = now_ns() + int(PATIENCE_S * 1e9)
     while heard() < expected and now_ns() < deadline_ns:
         await asyncio.sleep(0.001)
@@ -228,12 +252,18 @@ async def _until_all_heard(control: socket.socket, heard: Callable[[], int]) -> 
 
 def main(argv: Sequence[str]) -> None:
     """Be one child of a bench."""
-    kind, port, control_fd, *words = argv
-    with socket.socket(fileno=int(control_fd)) as control:
-        if kind == LAB:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(_hear_lab(int(port), control, words))
-        elif kind == REDIS_PY:
-            asyncio.run(_hear_redis_py(int(port), control, words))
-        else:
-            {RAW: _drain_raw, "publisher": _publish}[kind](int(port), control, words)
+    kind, port, *words = argv
+    line = inherited_line(name="the bench")
+    if kind == LAB:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_on_a_loop(_hear_lab, int(port), line, words))
+    elif kind == REDIS_PY:
+        asyncio.run(_on_a_loop(_hear_redis_py, int(port), line, words))
+    else:
+        {RAW: _drain_raw, "publisher": _publish}[kind](int(port), line, words)
+
+
+async def _on_a_loop(hear: Callable[[int, AsyncLine, list[str]], Awaitable[None]], port: int, line: Line, words: list[str]) -> None:
+    to_bench = await line.to_async()
+    await hear(port, to_bench, words)
+    await to_bench.finish()

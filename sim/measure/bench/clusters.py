@@ -24,8 +24,8 @@ from rich.table import Table
 
 from sim.errors import BuslabError
 from sim.grounds.catalogue import open_broker
-from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
+from sim.results.judged_run import JudgedRun, judge_folder
+from sim.results.opened_run import Run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 from sim.wire.address import Address
@@ -38,7 +38,7 @@ REST_S = 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Hold what one run, or the median of some, comes to.
+    """What one run, or the median of some, comes to.
 
     Attributes
     ----------
@@ -78,8 +78,8 @@ def measure_clusters(*, rounds: int = 3, settings: Sequence[str] = (), tell: Cal
                     for transport in KINDS:
                         out = Path(folder) / f"{number}-{masters}-{transport}"
                         scenario = load_scenario(SCENARIO, settings=(*settings, f"bus.transport={transport}"))
-                        run = open_run(run_scenario(scenario, on=broker.address.urls, out=out))
-                        cost = _cost(run, masters=masters, transport=transport, rest=rest)
+                        judged = judge_folder(run_scenario(scenario, on=broker.address.urls, out=out))
+                        cost = _cost(judged, masters=masters, transport=transport, rest=rest)
                         costs.append(cost)
                         tell(f"round {number + 1}/{rounds}, {masters} masters, {KINDS[transport]}: {cost.cpu_us:.2f} us a copy")
     return [_median([c for c in costs if (c.masters, c.transport) == (m, t)]) for m in MASTERS for t in KINDS]
@@ -113,8 +113,8 @@ def _used_s(address: Address) -> float:
     return used_s
 
 
-def _cost(run: Run, *, masters: int, transport: str, rest: float) -> Cost:
-    verdict = judge(run)
+def _cost(judged: JudgedRun, *, masters: int, transport: str, rest: float) -> Cost:
+    run, verdict = judged.run, judged.verdict
     if verdict.verdict != "valid":
         raise BuslabError(f"{masters} masters, {KINDS[transport]}: the run is {verdict.verdict}: {'; '.join(verdict.reasons)}")
     node_cpu = _cpu_of_nodes(run) or {"": _cpu(run, "used_cpu", "")}
@@ -126,7 +126,7 @@ def _cost(run: Run, *, masters: int, transport: str, rest: float) -> Cost:
     slo = verdict.checkers["lag"].metrics
     return Cost(
         masters,
-        int(run.info["nodes"]),
+        run.info.nodes,
         transport,
         copies_per_s=copies / seconds,
         cpu_us=(sum(used) - rest * seconds) / copies * 1e6,

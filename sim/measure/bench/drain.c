@@ -1,9 +1,10 @@
 /* The ceiling that `buslab bench` compares with: drain subscribed sockets by epoll and do nothing else.
  *
- * bench_drain CONTROL ACKS BYTES_PER_ACK ACKNOWLEDGING FD...
+ * bench_drain ACKS BYTES_PER_ACK ACKNOWLEDGING FD...
  *
- * It says "ready", drains until CONTROL sends how many bytes to expect, goes on until it has them, and answers
- * "BYTES READS CPU_NS". After every BYTES_PER_ACK bytes on the first ACKNOWLEDGING sockets it writes one byte to ACKS. */
+ * It speaks the messages of children.py on the line that it inherits: says "prepared", drains until it is told how many bytes to
+ * expect, goes on until it has them, and says what it heard. After every BYTES_PER_ACK bytes on the first ACKNOWLEDGING sockets it writes one byte to ACKS. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,17 +32,19 @@ static long long cpu_ns(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6) return 2;
-    int control = atoi(argv[1]), acks = atoi(argv[2]), sockets = argc - 5;
-    long long per_ack = atoll(argv[3]), next_ack = per_ack, acknowledging = atoll(argv[4]);
+    char *line = getenv("BUSLAB_CONTROL_FD");
+    if (argc < 5 || line == NULL) return 2;
+    int control = atoi(line), acks = atoi(argv[1]), sockets = argc - 4;
+    long long per_ack = atoll(argv[2]), next_ack = per_ack, acknowledging = atoll(argv[3]);
     long long bytes = 0, reads = 0, heard = 0, expected = -1;
     int epoll = epoll_create1(0);
     struct epoll_event ready[READY_SOCKETS];
     int *fds = malloc(sizeof(int) * sockets);
     if (epoll < 0 || fds == NULL || per_ack < 1) return 3;
-    for (int i = 0; i < sockets; i++) watch(epoll, fds[i] = atoi(argv[5 + i]), i);
+    for (int i = 0; i < sockets; i++) watch(epoll, fds[i] = atoi(argv[4 + i]), i);
     watch(epoll, control, sockets);
-    if (send(control, "ready\n", 6, MSG_NOSIGNAL) != 6) return 3;
+    int length = snprintf(buffer, sizeof buffer, "{\"type\":\"prepared\"}\n");
+    if (send(control, buffer, length, MSG_NOSIGNAL) != length) return 3;
     long long before_ns = cpu_ns();
     while (expected < 0 || bytes < expected) {
         int count = epoll_wait(epoll, ready, READY_SOCKETS, expected < 0 ? -1 : PATIENCE_MS);
@@ -54,7 +57,9 @@ int main(int argc, char **argv) {
             if (got <= 0) return 4;
             if (number == sockets) {
                 buffer[got] = 0;
-                expected = atoll(buffer);
+                char *count = buffer; /* {"type":"expect","count":N} */
+                while (*count && !isdigit((unsigned char)*count)) count++;
+                expected = atoll(count);
                 continue;
             }
             bytes += got;
@@ -64,6 +69,7 @@ int main(int argc, char **argv) {
                 if (write(acks, ".", 1) != 1) return 4;
         }
     }
-    int length = snprintf(buffer, sizeof buffer, "%lld %lld %lld\n", bytes, reads, cpu_ns() - before_ns);
+    char *heard_in_all = "{\"type\":\"heard\",\"count\":%lld,\"reads\":%lld,\"cpu_ns\":%lld}\n";
+    length = snprintf(buffer, sizeof buffer, heard_in_all, bytes, reads, cpu_ns() - before_ns);
     return send(control, buffer, length, MSG_NOSIGNAL) == length ? 0 : 4;
 }

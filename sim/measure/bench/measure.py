@@ -7,17 +7,17 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sim.errors import BuslabError
 from sim.grounds.embedded import EmbeddedBroker
-from sim.machine.process import Child
-from sim.measure.bench.children import CHANNEL, PATIENCE_S, RAW, C, events
+from sim.machine.line import Line, start_child, start_program
+from sim.measure.bench.children import CHANNEL, PATIENCE_S, RAW, C, Expect, Heard, PublishedInAll, events
+from sim.measure.child_messages import Begin, Prepared
 from sim.wire.address import Address
-from sim.wire.connection import pack
+from sim.wire.resp import encode, message_size, pack
 
 ACKNOWLEDGING = 10  # so many subscribers tell the publisher what they heard; the others are nearly as far
 START_TIMEOUT_S = 30.0
@@ -81,21 +81,22 @@ class Setting:
             speaker = stack.enter_context(self._start("publisher", [heard], depth, self.event_bytes, self.pods, self.seconds, core=0))
             pipe_ends.close()
             for line in (listener, speaker):
-                line.hear("ready", timeout_s=START_TIMEOUT_S)
-            speaker.say("go")
+                line.receive(Prepared, timeout_s=START_TIMEOUT_S)
+            speaker.send(Begin())
             try:
-                answer = speaker.hear("", timeout_s=self.seconds + PATIENCE_S)
+                published = speaker.receive(PublishedInAll, timeout_s=self.seconds + PATIENCE_S)
             except BuslabError:
                 if listener.child.poll() is not None:
-                    listener.hear("ready", timeout_s=PATIENCE_S)  # raises with what the client said: the publisher failed for it
+                    raise listener.gone() from None  # with what the client said: the publisher failed for it
                 raise
-            published, taken_ns = map(int, answer.split())
+            copies = published.count * self.pods
             unit = frame_bytes(self.event_bytes) if client in (C, RAW) else 1
-            listener.say(str(published * self.pods * unit))
-            got, reads, cpu_ns = (int(word) for word in listener.hear("", timeout_s=2 * PATIENCE_S).split())
-        if got != published * self.pods * unit:
-            raise BuslabError(f"{client}: {published} events x {self.pods} subscribers were published, {got / unit:.2f} copies received")
-        return ClientRound(client, depth, published * self.pods, taken_ns / 1e9, cpu_ns, reads)
+            listener.send(Expect(copies * unit))
+            heard_in_all = listener.receive(Heard, timeout_s=2 * PATIENCE_S)
+        if (got := heard_in_all.count) != copies * unit:
+            what = f"{published.count} events x {self.pods} subscribers were published, {got / unit:.2f} copies received"
+            raise BuslabError(f"{client}: {what}")
+        return ClientRound(client, depth, copies, published.took_ns / 1e9, heard_in_all.cpu_ns, heard_in_all.reads)
 
     @contextlib.contextmanager
     def _start_client(self, client: str, depth: int, said: int) -> Iterator[Line]:
@@ -118,55 +119,29 @@ class Setting:
     @contextlib.contextmanager
     def _start(self, kind: str, fds: list[int], *words: object, core: int, more_fds: Sequence[int] = ()) -> Iterator[Line]:
         """Start a child that is told by arguments what to do, and end it in any case."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            argv = [str(self.drain)] if kind == C else [sys.executable, "-m", "sim.measure.bench", kind, str(self.broker.address.port)]
-            argv += [str(word) for word in (theirs.fileno(), *fds, *words)]
-            child = Child(argv, log=self.folder / f"{kind}.log", pass_fds=(theirs.fileno(), *fds, *more_fds))
-            theirs.close()
-            try:
-                if self.cores:
-                    os.sched_setaffinity(child.pid, {self.cores[core]})
-                yield Line(kind, child, ours)
-            finally:
-                child.end(timeout_s=1.0)
-
-
-@dataclass(frozen=True)
-class Line:
-    """Hold one child and the socket to it."""
-
-    kind: str
-    child: Child
-    socket: socket.socket
-
-    def say(self, word: str) -> None:
-        """Send one line."""
-        with contextlib.suppress(OSError):  # its end is told by the next `hear`
-            self.socket.sendall(word.encode() + b"\n")
-
-    def hear(self, word: str, *, timeout_s: float) -> str:
-        """Return what the child says next, which must begin with `word`."""
-        self.socket.settimeout(timeout_s)
+        name, log, args = f"the bench's {kind}", self.folder / f"{kind}.log", [str(word) for word in (*fds, *words)]
+        if kind == C:
+            line = start_program([str(self.drain), *args], name=name, log=log, pass_fds=(*fds, *more_fds))
+        else:
+            port = self.broker.address.port
+            line = start_child("sim.measure.bench", kind, port, *args, name=name, log=log, pass_fds=(*fds, *more_fds))
         try:
-            text = self.socket.recv(256).decode()
-        except OSError as error:
-            raise BuslabError(f"the bench's {self.kind} does not answer ({error}): {self.child.tail()}") from None
-        if not text or not text.startswith(word):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.process.wait(1.0)  # for its last words
-            raise BuslabError(f"the bench's {self.kind} failed: {self.child.tail()}")
-        return text
+            if self.cores:
+                os.sched_setaffinity(line.child.pid, {self.cores[core]})
+            yield line
+        finally:
+            line.close()
+            line.child.end(timeout_s=1.0)
 
 
 def frame_bytes(event_bytes: int) -> int:
     """Return how many bytes a subscriber reads for one event."""
-    return len(pack(b"message", CHANNEL, next(events(event_bytes)).payload))
+    return message_size(b"message", CHANNEL, next(events(event_bytes)).payload)
 
 
 def subscribed_sockets(address: Address, count: int) -> list[socket.socket]:
     """Return sockets that have nothing to read but messages."""
-    confirmation = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(CHANNEL), CHANNEL)
+    confirmation = encode([b"subscribe", CHANNEL, 1])
     sockets = []
     for _ in range(count):
         one = socket.create_connection((address.host, address.port), timeout=PATIENCE_S)

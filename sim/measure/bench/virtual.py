@@ -14,7 +14,6 @@ import json
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from rich.text import Text
 from sim.errors import BuslabError
 from sim.grounds.model.loop import JumpingLoop
 from sim.machine.clock import in_a_loop
+from sim.machine.import_path import child_environment, python_child
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
@@ -43,7 +43,7 @@ Settings = tuple[str, ...]
 
 @dataclass(frozen=True)
 class VirtualRun:
-    """Hold one run in virtual time.
+    """One run in virtual time.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class VirtualRun:
 
 @dataclass(frozen=True)
 class LoadRow:
-    """Hold the rounds of one load."""
+    """The rounds of one load."""
 
     what: str
     virtual_s: float
@@ -82,7 +82,7 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class VirtualReport:
-    """Hold one bench of virtual time."""
+    """One bench of virtual time."""
 
     rows: tuple[LoadRow, ...]
     conclusions: tuple[str, ...]
@@ -165,15 +165,15 @@ def _conclusions(hour: LoadRow) -> tuple[str, ...]:
 
 
 def _in_child(settings: Settings) -> VirtualRun:
-    argv = [sys.executable, "-m", "sim.measure.bench", "virtual", *settings]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False)
+    argv, env = python_child("sim.measure.bench", "virtual", *settings), child_environment()
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False, env=env)
     if done.returncode:
         raise BuslabError(f"a run of the bench failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}")
     return VirtualRun(**json.loads(done.stdout))
 
 
 def main(settings: Sequence[str]) -> None:
-    """Be the child: run the baseline with some settings, and print a `VirtualRun` as JSON."""
+    """Run the baseline with some settings, as the child, and print a `VirtualRun` as JSON."""
     loops: list[JumpingLoop] = []
 
     def watch(status: Status) -> None:
@@ -205,7 +205,7 @@ def _balanced(folder: Path) -> int:
 
 
 class _BareLoop:
-    """Be an event loop of nothing but a heap: each event sets the next one."""
+    """An event loop of nothing but a heap: each event sets the next one."""
 
     def __init__(self, events: int) -> None:
         self.at_ns = 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from sim.errors import UsageError
 from sim.grounds.model.costs import MIB, WINDOW_BYTES, OutputBufferLimit
-from sim.grounds.model.fanout import message_bytes
+from sim.wire.resp import bulk_size, message_bytes
 
 OWN_BYTES = 16 * 1024
 TURN_BYTES = 64 * 1024  # a server writes no more than this, and the copy that crosses it, to a client in one turn
@@ -205,7 +205,7 @@ def _copies(stall: Stall, limit_bytes: int, rules: ServerRules, window_bytes: fl
         return int((window_bytes + OWN_BYTES + (nodes - 1) * holds) // frame) + 1
     under_way = payload * (max(1, TURN_BYTES // payload) if early else 1)
     nodes = math.ceil(max(1, limit_bytes - under_way) / counts)
-    words = frame - payload - len(f"${payload}\r\n\r\n")
+    words = frame - bulk_size(payload)
     fit, rest = divmod(rules.node_bytes, words + rules.reference_bytes)
     split = rest >= rules.split_bytes
     return int(window_bytes // frame) + 1 + math.ceil((nodes - 1) / (2 if split else 1)) * (fit + split)

@@ -28,7 +28,7 @@ from sim.grounds.model.costs import MIB, OutputBufferLimit
 from sim.measure.buffers.predict import Cutoff, ServerRules, Stall, predict_cut, rules_of
 from sim.measure.calibrate import ServerSocket, window_bytes
 from sim.wire.address import Address
-from sim.wire.connection import pack
+from sim.wire.resp import pack, wire_size
 
 CHANNEL = b"aiponge:events:config.cache.invalidate"
 TICK_S = 0.001
@@ -200,7 +200,7 @@ def _measure(case: Case, address: Address, control: ServerSocket, rules: ServerR
     reader, publisher = ServerSocket(address), ServerSocket(address)
     try:
         channel = _channel(case.stall)
-        reader.ask(pack(b"SUBSCRIBE", channel), len(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(channel), channel)))
+        reader.ask(pack(b"SUBSCRIBE", channel), wire_size([b"subscribe", channel, 1]))
         rough = predict_cut(case.stall, limit=limit, rules=rules, window_bytes=window)
         until_s = rough.latest_s + PATIENCE_S if rough.latest_s is not None else (rough.full_s or 0.0) + NEVER_S
         run = _Publishing(case.stall, reader.socket, publisher.socket)

@@ -1,8 +1,8 @@
 """The two processes that bring a broker to its limit: one publishes and watches, one drains.
 
-``python -m sim.measure.capacity.children drive CONTROL``, and ``drain CONTROL``: CONTROL is an inherited socket to the parent. The
-parent sends one line of JSON, a `DriveOrder` or a `DrainOrder`; the child says ``ready``; the parent says what to do; the child
-answers one line of JSON.
+`sim.measure.capacity.saturate` starts both and speaks with each over a line. It sends a `DriveOrder` or a `DrainOrder`; the child answers
+`Prepared`. On `Begin` one publishes, tells by `WindowBegan` and, at a rate, `WindowEnded` what is measured, and answers `Drove`; on `End`
+the other answers `Drained`.
 
 Rules
 -----
@@ -18,7 +18,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
@@ -34,7 +33,9 @@ import msgspec
 import numpy as np
 from redis.connection import ConnectionPool
 
-from sim.wire.connection import pack
+from sim.machine.line import Line, inherited_line
+from sim.measure.child_messages import Begin, Prepared
+from sim.wire.resp import message_size, pack
 
 FULL_BYTES = 16 * 1024  # what the server reads from one connection in one turn
 TICK_S = 0.001
@@ -56,7 +57,7 @@ class EventKind(msgspec.Struct, frozen=True):
     receivers: int
 
 
-class DriveOrder(msgspec.Struct, frozen=True):
+class DriveOrder(msgspec.Struct, frozen=True, tag="drive"):
     """Say what to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber."""
 
     url: str
@@ -71,12 +72,46 @@ class DriveOrder(msgspec.Struct, frozen=True):
     subscribers: int = 0
 
 
-class DrainOrder(msgspec.Struct, frozen=True):
+class DrainOrder(msgspec.Struct, frozen=True, tag="drain"):
     """Say who hears: the channels of each subscriber."""
 
     url: str
     subscribers: list[list[str]]
     heard_fd: int = -1
+
+
+class WindowBegan(msgspec.Struct, frozen=True, tag="window-began"):
+    """The warm-up is over: what is published from here on counts."""
+
+
+class WindowEnded(msgspec.Struct, frozen=True, tag="window-ended"):
+    """Nothing more is published at the rate; the answer follows when all of it was heard."""
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """Nothing more is published: drain what is under way, and answer."""
+
+
+class Drove(msgspec.Struct, frozen=True, tag="drove"):
+    """What was published in the window; `waited_s` is known of a full drive, `cut` and `rate` of one at a rate."""
+
+    events: int
+    seconds: float
+    cpu_s: float
+    waited_s: float = 0.0
+    cut: int = 0
+    rate: dict[str, int | float] = {}
+
+
+class Drained(msgspec.Struct, frozen=True, tag="drained"):
+    """What was drained, and how long after its end."""
+
+    bytes: int
+    reads: int
+    cut: int
+    cpu_s: float
+    behind_s: float
+    seconds: float
 
 
 @dataclass
@@ -127,17 +162,17 @@ def shared(fd: int) -> np.ndarray:
 # -- drain ---------------------------------------------------------------------------------------------------------
 
 
-def drain(control: socket.socket, plan: DrainOrder) -> None:
+def drain(line: Line, plan: DrainOrder) -> None:
     """Drop what arrives until the parent speaks, then what is under way; say how much and what it cost."""
     sockets = {one.fileno(): one for one in (connect(plan.url, channels) for channels in plan.subscribers)}
     epoll = select.epoll()
-    for fd in (*sockets, control.fileno()):
+    for fd in (*sockets, line.socket.fileno()):
         epoll.register(fd, select.EPOLLIN)
     buffer = memoryview(bytearray(READ_BYTES))
     receive = {fd: one.recv_into for fd, one in sockets.items()}
     flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_TRUNC", 0)
     heard = shared(plan.heard_fd)
-    control.sendall(b"ready\n")
+    line.send(Prepared())
     reads = got = cut = 0
     ending = False
     begun_cpu, begun = time.process_time(), time.monotonic()
@@ -148,7 +183,7 @@ def drain(control: socket.socket, plan: DrainOrder) -> None:
             break
         for fd, _ in ready:
             if fd not in receive:
-                control.recv(64)
+                line.receive(End, timeout_s=PATIENCE_S)
                 ending = True
                 asked = time.monotonic()
                 epoll.unregister(fd)
@@ -161,15 +196,7 @@ def drain(control: socket.socket, plan: DrainOrder) -> None:
             reads += 1
         heard[0] = got
         last = time.monotonic()
-    answer = {
-        "bytes": got,
-        "reads": reads,
-        "cut": cut,
-        "cpu_s": time.process_time() - begun_cpu,
-        "behind_s": max(0.0, last - asked),
-        "seconds": last - begun,
-    }
-    control.sendall(json.dumps(answer).encode() + b"\n")
+    line.send(Drained(got, reads, cut, time.process_time() - begun_cpu, max(0.0, last - asked), last - begun))
 
 
 # -- drive ---------------------------------------------------------------------------------------------------------
@@ -193,8 +220,8 @@ class Speaker:
         self.at = [frame.tobytes().index(MARK) + len(MARK) - DIGITS for frame in self.frames]
 
     def copied_bytes(self) -> float:
-        """Return what all subscribers read for one event, on average; a copy is as long as its PUBLISH, both words have seven letters."""
-        sizes = [len(frame) * kind.receivers for kind, frame in zip(self.plan.kinds, self.frames, strict=True)]
+        """Return what all subscribers read for one event, on average."""
+        sizes = [message_size(b"message", kind.channel.encode(), kind.payload) * kind.receivers for kind in self.plan.kinds]
         return float(self.shares @ sizes)
 
     def check_receivers(self) -> None:
@@ -231,7 +258,7 @@ class Speaker:
         return b"".join(parts)
 
 
-def drive_full(control: socket.socket, plan: DriveOrder) -> None:
+def drive_full(line: Line, plan: DriveOrder) -> None:
     """Keep every connection full; count what was answered between warm-up and end."""
     speaker = Speaker(plan)
     speaker.check_receivers()
@@ -240,8 +267,8 @@ def drive_full(control: socket.socket, plan: DriveOrder) -> None:
     rng = np.random.default_rng(plan.seed)
     kinds = [rng.choice(len(plan.kinds), size=each, p=speaker.shares) for _ in range(64)]
     chunks = [speaker.bytes_of(some, np.zeros(each, dtype=np.int64)) for some in kinds]
-    control.sendall(b"ready\n")
-    control.recv(16)
+    line.send(Prepared())
+    line.receive(Begin, timeout_s=None)
     turn = 0
     sent = dict.fromkeys(speaker.of, 0)
     for fd, one in speaker.of.items():
@@ -266,15 +293,15 @@ def drive_full(control: socket.socket, plan: DriveOrder) -> None:
         now = time.monotonic()
         if not told and now - begun >= plan.warm_up_s:
             told, base, busy = True, sum(speaker.answered.values()), time.process_time()
-            control.sendall(b"begin\n")
+            line.send(WindowBegan())
             began = time.monotonic()
         elif told and now - began >= plan.seconds:
             break
     events, cpu_s = sum(speaker.answered.values()) - base, time.process_time() - busy
-    control.sendall(json.dumps({"events": events, "seconds": now - began, "cpu_s": cpu_s, "waited_s": waited_s}).encode() + b"\n")
+    line.send(Drove(events, now - began, cpu_s, waited_s))
 
 
-def drive_rate(control: socket.socket, plan: DriveOrder) -> None:
+def drive_rate(line: Line, plan: DriveOrder) -> None:
     """Publish at intended times, and tell lag and backlog of the watchers."""
     speaker = Speaker(plan)
     watchers = [Watched(connect(plan.url, channels)) for channels in plan.watchers]
@@ -284,8 +311,8 @@ def drive_rate(control: socket.socket, plan: DriveOrder) -> None:
     count = rng.poisson(plan.rate_per_s * total_s)
     due_s = np.sort(rng.random(count)) * total_s
     kinds = rng.choice(len(plan.kinds), size=count, p=speaker.shares).astype(np.uint8)
-    control.sendall(b"ready\n")
-    control.recv(16)
+    line.send(Prepared())
+    line.receive(Begin, timeout_s=None)
     for watcher in watchers:
         watcher.read()  # the one that was checked with
         watcher.carry = b""
@@ -300,7 +327,7 @@ def drive_rate(control: socket.socket, plan: DriveOrder) -> None:
             sent = upto
         if not told and now_s >= plan.warm_up_s:
             told, base, busy = True, sum(speaker.answered.values()), time.process_time()
-            control.sendall(b"begin\n")
+            line.send(WindowBegan())
         speaker.read_answers(0)
         for place, watcher in enumerate(watchers):
             if numbers := watcher.read():
@@ -311,12 +338,11 @@ def drive_rate(control: socket.socket, plan: DriveOrder) -> None:
         left_s = TICK_S - (time.monotonic() - begun - now_s)
         if left_s > 0:
             time.sleep(left_s)
-    answer = {"events": sum(speaker.answered.values()) - base, "seconds": now_s - plan.warm_up_s, "cpu_s": time.process_time() - busy}
-    control.sendall(b"end\n")
+    events, cpu_s = sum(speaker.answered.values()) - base, time.process_time() - busy
+    line.send(WindowEnded())
     _drain_watchers(speaker, watchers, found, sent, begun)
-    control.sendall(
-        json.dumps(answer | found.summary(plan.warm_up_s, sent) | {"cut": sum(watcher.cut for watcher in watchers)}).encode() + b"\n"
-    )
+    cut = sum(watcher.cut for watcher in watchers)
+    line.send(Drove(events, now_s - plan.warm_up_s, cpu_s, cut=cut, rate=found.summary(plan.warm_up_s, sent)))
 
 
 def _send(speaker: Speaker, kinds: np.ndarray, begin: int, end: int) -> None:
@@ -356,7 +382,7 @@ class _Found:
     def look(self, now_s: float, answered: int) -> None:
         self.backlog.append((now_s, int(np.searchsorted(self.due_s, now_s)) - answered))
 
-    def summary(self, from_s: float, sent: int) -> dict[str, Any]:
+    def summary(self, from_s: float, sent: int) -> dict[str, int | float]:
         judged = (self.due_s >= from_s) & (np.arange(len(self.due_s)) < sent)
         lag_s = (self.heard_s - self.due_s)[:, judged]
         lag_s = lag_s[~np.isnan(lag_s)]
@@ -380,18 +406,16 @@ def _ms(values_s: np.ndarray, rank: float) -> float:
     return float(np.quantile(values_s, rank)) * 1e3 if len(values_s) else 0.0
 
 
-def main(argv: Sequence[str]) -> None:
-    """Be one of the two."""
-    kind, control_fd = argv
-    with socket.socket(fileno=int(control_fd)) as control, control.makefile("rb") as lines:
-        text = lines.readline()
-        if kind == "drain":
-            drain(control, msgspec.json.decode(text, type=DrainOrder))
+def main() -> None:
+    """Be one of the two, as the order says."""
+    line = inherited_line(name="the command")
+    for plan in line.messages(DriveOrder | DrainOrder):
+        if isinstance(plan, DrainOrder):
+            drain(line, plan)
         else:
-            plan = msgspec.json.decode(text, type=DriveOrder)
-            (drive_rate if plan.rate_per_s else drive_full)(control, plan)
-    os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
+            (drive_rate if plan.rate_per_s else drive_full)(line, plan)
+        os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

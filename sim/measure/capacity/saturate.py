@@ -11,11 +11,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +23,20 @@ import redis
 from sim.bus.envelope import BATCH, VERSION, Event, encode
 from sim.errors import BuslabError
 from sim.grounds.broker import Broker
-from sim.machine.process import END_TIMEOUT_S, Child
-from sim.measure.capacity.children import MARK, PATIENCE_S, DrainOrder, DriveOrder, EventKind
+from sim.machine.line import Line, start_child
+from sim.measure.capacity.children import (
+    MARK,
+    PATIENCE_S,
+    Drained,
+    DrainOrder,
+    DriveOrder,
+    Drove,
+    End,
+    EventKind,
+    WindowBegan,
+    WindowEnded,
+)
+from sim.measure.child_messages import Begin, Prepared
 from sim.record.schema import event_id
 from sim.scenario.schedule import content
 
@@ -133,30 +141,28 @@ class Range:
             stack.callback(os.close, heard_fd)
             os.ftruncate(heard_fd, 8)
             hearing, driving = (stack.enter_context(self._start(kind, heard_fd)) for kind in ("drain", "drive"))
-            hearing.ready(msgspec.structs.replace(drain, heard_fd=heard_fd))
-            driving.ready(msgspec.structs.replace(drive, heard_fd=heard_fd))
-            driving.say("go")
-            driving.hear("begin", timeout_s=drive.warm_up_s + PATIENCE_S)
+            self._prepare(hearing, msgspec.structs.replace(drain, heard_fd=heard_fd), place=2)
+            self._prepare(driving, msgspec.structs.replace(drive, heard_fd=heard_fd), place=1)
+            driving.send(Begin())
+            driving.receive(WindowBegan, timeout_s=drive.warm_up_s + PATIENCE_S)
             before = self._cpu_s()
             if drive.rate_per_s:
-                driving.hear("end", timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
+                driving.receive(WindowEnded, timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
                 used = self._cpu_s() - before
-                said = json.loads(driving.hear("{", timeout_s=PATIENCE_S * 3))
+                drove = driving.receive(Drove, timeout_s=PATIENCE_S * 3)
             else:
-                said = json.loads(driving.hear("{", timeout_s=drive.seconds + PATIENCE_S))
+                drove = driving.receive(Drove, timeout_s=drive.seconds + PATIENCE_S)
                 used = self._cpu_s() - before
-            hearing.say("end")
-            drained = json.loads(hearing.hear("{", timeout_s=PATIENCE_S * 3))
-        events, seconds, cpu_s = int(said.pop("events")), said.pop("seconds"), said.pop("cpu_s")
-        if not events:
+            hearing.send(End())
+            drained = hearing.receive(Drained, timeout_s=PATIENCE_S * 3)
+        if not drove.events:
             raise BuslabError("the server answered no publish while it was measured: is it blocked, or another program's?")
-        cut = int(said.pop("cut", 0)) + drained["cut"]
+        cut = drove.cut + drained.cut
         if cut and not drive.rate_per_s:
             raise BuslabError(f"the broker cut {cut} subscribers while it was kept full: the machine is too busy for them; try again later")
-        if drive.rate_per_s:
-            said["cut"] = cut
-        waited = said.pop("waited_s", 0.0) / seconds
-        return Shot(events, seconds, used, cpu_s / seconds, drained["cpu_s"] / drained["seconds"], drained["behind_s"], waited, said)
+        rate, seconds = {**drove.rate, "cut": cut} if drive.rate_per_s else {}, drove.seconds
+        drain_core = drained.cpu_s / drained.seconds
+        return Shot(drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate)
 
     def _cpu_s(self) -> float:
         said: dict[str, Any] = self.asker.info("cpu")
@@ -164,53 +170,23 @@ class Range:
         return float(said[f"used_cpu_user{suffix}"]) + float(said[f"used_cpu_sys{suffix}"])
 
     @contextlib.contextmanager
-    def _start(self, kind: str, heard_fd: int) -> Iterator[_Line]:
+    def _start(self, kind: str, heard_fd: int) -> Iterator[Line]:
         """Start a child, which then waits for its plan, and end it in any case."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            argv = [sys.executable, "-m", "sim.measure.capacity.children", kind, str(theirs.fileno())]
-            child = Child(argv, log=self.folder / f"{kind}.log", pass_fds=(theirs.fileno(), heard_fd))
-            theirs.close()
-            try:
-                core = self.cores[1 if kind == "drive" else min(2, len(self.cores) - 1)] if self.cores else None
-                yield _Line(kind, child, ours, core)
-            finally:
-                child.end(timeout_s=1.0)
+        name, log = f"the process that should {kind}", self.folder / f"{kind}.log"
+        line = start_child("sim.measure.capacity.children", name=name, log=log, pass_fds=[heard_fd])
+        try:
+            yield line
+        finally:
+            line.close()
+            line.child.end(timeout_s=1.0)
+
+    def _prepare(self, line: Line, plan: DriveOrder | DrainOrder, *, place: int) -> None:
+        """Hand the child its plan, wait until it is ready, then put it on its core: it starts wherever there is room."""
+        line.send(plan)
+        line.receive(Prepared, timeout_s=START_TIMEOUT_S)
+        if self.cores:
+            os.sched_setaffinity(line.child.pid, {self.cores[min(place, len(self.cores) - 1)]})
 
     def close(self) -> None:
         """Close our own connection."""
         self.asker.close()
-
-
-class _Line:
-    """Speak with one child, line by line."""
-
-    def __init__(self, kind: str, child: Child, ours: socket.socket, core: int | None) -> None:
-        self._kind, self._child, self._socket, self._core = kind, child, ours, core
-        self._lines = ours.makefile("rb")
-
-    def ready(self, plan: DriveOrder | DrainOrder) -> None:
-        """Hand the child its plan, wait until it is ready, then put it on its core: it starts wherever there is room."""
-        with contextlib.suppress(OSError):  # as in `say`
-            self._socket.sendall(msgspec.json.encode(plan) + b"\n")
-        self.hear("ready", timeout_s=START_TIMEOUT_S)
-        if self._core is not None:
-            os.sched_setaffinity(self._child.pid, {self._core})
-
-    def say(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # its end is told by the next `hear`
-            self._socket.sendall(word.encode() + b"\n")
-
-    def hear(self, word: str, *, timeout_s: float) -> str:
-        """Return what the child says next, which must begin with `word`."""
-        self._socket.settimeout(timeout_s)
-        try:
-            text = self._lines.readline().decode()
-        except OSError as error:
-            raise BuslabError(f"the process that should {self._kind} does not answer ({error}): {self._child.tail()}") from None
-        if not text.startswith(word):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.process.wait(END_TIMEOUT_S)  # it closes its line before it writes down why
-            self._child.end(timeout_s=1.0)
-            raise BuslabError(f"the process that should {self._kind} failed: {self._child.tail()}")
-        return text

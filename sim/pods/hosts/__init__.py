@@ -31,7 +31,7 @@ class Replica(PodControl, Protocol):
 
 
 class Host(Protocol):
-    """Hold the pods of the fleet.
+    """Where the pods of the fleet live.
 
     Attributes
     ----------
@@ -55,10 +55,10 @@ class Host(Protocol):
         """Start every pod; return when the broker confirmed every subscription."""
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
-        """Let the pods make these calls at their times and send what falls due until the end; return how many were made."""
+        """Make these calls of the pods at their times, and send what falls due until the end; return how many were made."""
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+        """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait for the answers."""
@@ -70,7 +70,7 @@ class Host(Protocol):
         """Drop every connection at once."""
 
     async def close(self) -> None:
-        """Leave no process behind, and have written what was recorded in others than this one."""
+        """End every process that is left, and write what was recorded in other processes than this one."""
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""

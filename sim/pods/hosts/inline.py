@@ -16,9 +16,10 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
+from sim.pods.context import BrokerAccess, OnceRules, OutageRules, PodContext, PodIdentity
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
-from sim.pods.http_calls import HttpCalls
-from sim.pods.pod import Pod, PodContext
+from sim.pods.pod import Pod
+from sim.pods.pod_journal import PodJournal
 from sim.pods.replica import InlineReplica, next_publisher
 from sim.pods.scheduled_calls import ScheduledCalls
 from sim.pods.scheduled_reads import ScheduledReads
@@ -35,7 +36,7 @@ CONNECTING_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class HostedPods:
-    """Say which pods of the fleet a process of its own holds, for `sim.pods.hosts.local_child`.
+    """The pods of the fleet that a process of its own holds, for `sim.pods.hosts.local_child`.
 
     Attributes
     ----------
@@ -51,8 +52,8 @@ class HostedPods:
         Called with (pod number, pod state, bus state) at each change of either.
     ports
         Where the analytics pods of the whole fleet listen.
-    new_pod, new_poster
-        Make its pods, and what makes their calls by HTTP.
+    new_journal
+        Gives the journal of a pod, by its name; None where nothing is killed.
     """
 
     name: str
@@ -61,15 +62,14 @@ class HostedPods:
     address: Callable[[int], Address]
     entered: Callable[[int, str, str], None]
     ports: Callable[[], Sequence[int]]
-    new_pod: Callable[..., Pod]
-    new_poster: Callable[..., HttpCalls]
+    new_journal: Callable[[str], PodJournal | None]
 
 
 class InlineHost:
-    """Own the pods of one process, their recorder and the measure of the process itself.
+    """The pods of one process, their recorder and the measure of the process itself.
 
-    `containers`: by pod name, in the order of the pods' numbers; who hurts or restarts a pod does it there. Without a `share` these are
-    all pods of the fleet.
+    `containers`: by pod name, in the order of the pods' numbers; whoever hurts or restarts a pod does it there. Without a `share` these
+    are all pods of the fleet.
     """
 
     def __init__(
@@ -92,27 +92,26 @@ class InlineHost:
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
         self._share = share
         self._live = LiveLag()
-        place = PodContext(
+        bus = scenario.bus
+        self._context = PodContext(
             host=self.name,
-            address=address if scenario.bus.redis_url else None,
-            channel_prefix=scenario.bus.channel_prefix,
+            run_id=run_id,
+            broker=BrokerAccess(address if bus.redis_url else None, bus.channel_prefix, scenario.transport()),
             recorder=self.recorder,
             memo=ReadMemo(self._live.decode),
             probed=probed,
-            run_id=run_id,
-            policy=Policy(scenario.bus.fallback, scenario.bus.reattach, scenario.bus.outage_queue),
-            outage_queue_limit=scenario.bus.outage_queue_limit,
-            reconnect_max_s=scenario.bus.reconnect_max_s,
-            outage_hold_s=scenario.bus.outage_hold_s,
-            resync=scenario.bus.resync,
-            keep_alive_s=scenario.bus.keep_alive_s,
-            once=scenario.bus.once,
-            once_ttl_s=scenario.bus.once_ttl_s,
-            transport=scenario.transport(),
+            outage=OutageRules(
+                policy=Policy(bus.fallback, bus.reattach, bus.outage_queue),
+                queue_limit=bus.outage_queue_limit,
+                reconnect_max_s=bus.reconnect_max_s,
+                hold_s=bus.outage_hold_s,
+                resync=bus.resync,
+                keep_alive_s=bus.keep_alive_s,
+            ),
+            once=OnceRules(bus.once, bus.once_ttl_s),
         )
         self._scenario = scenario
         self._nonce = nonce
-        self._place = place
         self._links = links
         self._offset_ns = wall_offset_ns()
         self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
@@ -130,7 +129,6 @@ class InlineHost:
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
-                new_poster=HttpCalls if share is None else share.new_poster,
             )
             if analytics:
                 self._analytics.append(container)
@@ -143,13 +141,9 @@ class InlineHost:
     def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
         scenario, publisher = self._scenario, next_publisher(name, publishers)
         settings = scenario.services[service]
-        new_pod = Pod if self._share is None else self._share.new_pod
-        return new_pod(
-            name,
-            number=number,
-            service=service,
+        return Pod(
+            PodIdentity(name, number, service, settings.subscribes, seed=scenario.seed + publisher),
             logic=SERVICES[service](),
-            channels=settings.subscribes,
             node=BusNode(
                 service,
                 nonce=self._nonce,
@@ -158,24 +152,26 @@ class InlineHost:
                 batch_interval_ms=scenario.bus.batch_interval_ms,
                 wall_offset_ns=self._offset_ns,
             ),
-            place=self._place_of(number),
-            seed=scenario.seed + publisher,
+            context=self._context_of(number),
             pace=Pace(settings.handler_ms, settings.skew_ms),
+            journal=None if self._share is None else self._share.new_journal(name),
         )
 
-    def _place_of(self, number: int) -> PodContext:
-        """Return the place with the pod's own way to the broker: its link, or its node of a cluster first.
+    def _context_of(self, number: int) -> PodContext:
+        """Return the context with the pod's own way to the broker: its link, or the nodes of a cluster from another one on.
 
         A client library begins at one of its seed nodes by chance.
         """
-        place, address = self._place, self._place.address
+        context, address = self._context, self._context.broker.address
         if self._share is not None:
-            place = replace(place, entered=partial(self._share.entered, number))
+            context = replace(context, entered=partial(self._share.entered, number))
         if address is None:
-            return place
+            return context
         if self._share is not None:
-            return replace(place, address=self._share.address(number))
-        return replace(place, address=address.from_node(number) if self._links is None else self._links.address(number))
+            own = self._share.address(number)
+        else:
+            own = address.from_node(number) if self._links is None else self._links.address(number)
+        return replace(context, broker=replace(context.broker, address=own))
 
     def _analytics_ports(self) -> list[int]:
         return [container.port for container in self._analytics if container.running]
@@ -222,7 +218,7 @@ class InlineHost:
         return driver.made
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Let the pods read their configuration at these times, from now on, until all is read or the host ends."""
+        """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
         self._reader = ScheduledReads(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float) -> None:

@@ -5,7 +5,7 @@ Rules
 1. A pod that a fault, or the kubelet, may end or freeze has a process of its own, a new one for each of its incarnations. The others
    are spread evenly over `hosts.processes`.
 2. A process of its own keeps a journal (`sim.record.journal`): when it was killed, the run writes what it had recorded,
-   and what it had begun (`sim.pods.journaled_pod`). Whatever else dies by itself fails the run.
+   and what it had begun (`sim.pods.pod_journal`). Whatever else dies by itself fails the run.
 3. A killed pod is dead when its process is gone, a frozen one stands still when the kernel says so; the run records both.
 4. Processes have names for the tables: ``local-0``, ``local-1``, …; ``<pod>.1``, ``<pod>.2``, … by incarnation; ``local`` is the run.
 """
@@ -28,8 +28,8 @@ from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hol
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
-from sim.pods.journaled_pod import calls_made, inherit
 from sim.pods.pod import ENDED
+from sim.pods.pod_journal import calls_made, inherit
 from sim.pods.replica import GRACE_S, next_publisher
 from sim.record.journal import JOURNALS, Journal
 from sim.record.recorder import Recorder, Tamper
@@ -43,7 +43,7 @@ SETTLE_GRACE_S = 5.0
 
 
 class LocalHost:
-    """Own the processes of pods, and what the run itself records beside them.
+    """The processes of pods, and what the run itself records beside them.
 
     `containers`: by pod name, in the order of the pods' numbers.
     """
@@ -121,7 +121,7 @@ class LocalHost:
         return faults + ([self._scenario.kubelet.grace_s] if self._scenario.kubelet.enabled else [])
 
     async def up(self, process: HostProcess) -> None:
-        """Return when the pods of a process run, and let it do what the others do."""
+        """Wait until the pods of a process run, then give it the orders that the others have."""
         answer = await process.started()
         for name, port in answer.ports.items():
             self.containers[name].port = port
@@ -148,7 +148,7 @@ class LocalHost:
         elif isinstance(word, Failed):
             self._failed(HostError(word.error))
 
-    def _lost(self, process: HostProcess, error: HostError) -> None:
+    def _lost(self, process: HostProcess, error: BuslabError) -> None:
         for pod in self._pods:
             if pod.process is process and process.mortal:
                 pod.bury("aborted")
@@ -157,7 +157,7 @@ class LocalHost:
         self._failed(error)
 
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
-        """Keep what is needed to inherit a process that is gone; record its pod's end, if it did not."""
+        """Note what is needed to inherit a process that is gone, and record the end of its pod unless the pod did."""
         self._processes.pop(process.name, None)
         self._past.append(process)
         self._dead.append((process.name, pod.first_key, died_ns))
@@ -209,7 +209,7 @@ class LocalHost:
             raise group_error.exceptions[0] from None
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
-        """Let the pods make their calls, those that start later from then on; return how many were made by the end."""
+        """Make the pods' calls, those of a pod that starts later from then on; return how many were made by the end."""
         self._schedule = schedule
         self._driving = Drive(zero_ns, end_ns)
         for process in self._processes.values():
@@ -220,7 +220,7 @@ class LocalHost:
         return self.counts().calls
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Let the pods read their configuration at these times, those that start later from then on."""
+        """Read the pods' configuration at these times, that of a pod that starts later from then on."""
         self._reading = Read(zero_ns)
         for process in self._processes.values():
             process.send(self._reading)
@@ -257,7 +257,7 @@ class LocalHost:
 
     async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
         if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
-            raise HostError(f"the process {process.name} of pods did not end in order: what it had not written is lost")
+            raise HostError(f"the process {process.name} of pods did not end in order, what it had not written is lost: {process.tail()}")
         self._past.append(self._processes.pop(process.name))
 
     def abort(self) -> None:
@@ -275,21 +275,22 @@ class LocalHost:
             self._meter.close()
 
     async def close(self) -> None:
-        """Leave no process behind, and write what those that kept a journal recorded.
+        """End every process that is left, and write what those that kept a journal recorded.
 
         Raises
         ------
         HostError
-            A process had to be killed that had not written what it recorded.
+            A process had to be killed, or failed, that had not written what it recorded. One whose pods never ran had nothing to write.
         RecordError
         """
-        killed = [process.name for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S)]
+        killed = [process for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S) and process.has_started]
         for process in (*self._processes.values(), *self._past):
             await process.close()
         self._processes.clear()
         await asyncio.to_thread(self._inherit)
         if killed:
-            raise HostError(f"the processes {', '.join(killed)} of pods did not end in order: what they had not written is lost")
+            names = ", ".join(process.name for process in killed)
+            raise HostError(f"the processes {names} of pods did not end in order, what they had not written is lost: {killed[0].tail()}")
 
     def _inherit(self) -> None:
         journals = self._folder / JOURNALS

@@ -2,25 +2,23 @@
 
 `sim.pods.hosts.local` starts it; what they say to each other stands in `sim.pods.hosts.local_messages`. The pods, and all that they do,
 are those of the host `inline`; what this file adds is the line, and the ends of the process. A process that may be killed records into a
-journal, and its pods write down what they are about to do (`sim.pods.journaled_pod`).
+journal, and its pods write down what they are about to do (`sim.pods.pod_journal`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import os
 import signal
-import socket
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from sim.errors import BrokerRefused, BuslabError
 from sim.machine.clock import new_event_loop
-from sim.machine.line import CONTROL_FD
+from sim.machine.line import AsyncLine, Line, inherited_line
 from sim.pods.hosts.inline import HostedPods, InlineHost
 from sim.pods.hosts.local_messages import (
     Answer,
@@ -40,12 +38,8 @@ from sim.pods.hosts.local_messages import (
     Skew,
     Told,
     Word,
-    pack_line,
-    read_order,
 )
-from sim.pods.http_calls import HttpCalls
-from sim.pods.journaled_pod import JournaledPod, MortalPoster
-from sim.pods.pod import Pod
+from sim.pods.pod_journal import PodJournal, UnderWayJournal
 from sim.record.journal import JournalRecorder
 from sim.record.recorder import Recorder
 from sim.scenario.settings import Scenario
@@ -55,20 +49,19 @@ PROGRESS_PERIOD_S = 0.25
 
 
 class Hosted:
-    """Hold this process's share of the pods, and carry out the orders of the run."""
+    """This process's pods, and the end of the line that takes the run's orders."""
 
-    def __init__(self, hold: Hold, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hold: Hold, line: AsyncLine) -> None:
         self._hold = hold
-        self._writer = writer
+        self._line = line
         self._scenario = msgspec.convert(hold.scenario, Scenario)
         self._pods = sorted(hold.publishers)
-        self._schedule = self._scenario.schedule().of_pods(self._pods)  # now: later it would hold up pods that connect
+        self._schedule = self._scenario.schedule().of_pods(self._pods)  # computed now, because later it would delay pods that connect
         self._reads = self._scenario.reads().of_pods(self._pods)
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         names = [name for name, _ in self._scenario.pods()]
-        new_recorder = JournalRecorder if hold.mortal else Recorder
-        recorder = new_recorder(Path(hold.folder), source=hold.name, pods=names)
+        recorder, new_journal = _new_record(hold, names)
         share = HostedPods(
             name=hold.name,
             recorder=recorder,
@@ -76,8 +69,7 @@ class Hosted:
             address=self._address_of,
             entered=lambda pod, state, bus: self._say(Entered(pod, state)),
             ports=lambda: self._analytics_ports,
-            new_pod=JournaledPod if hold.mortal else Pod,
-            new_poster=MortalPoster if hold.mortal else HttpCalls,
+            new_journal=new_journal,
         )
         self._address = parse_address(hold.urls)
         self._host = InlineHost(
@@ -97,15 +89,15 @@ class Hosted:
         return self._address.from_node(pod)
 
     def _say(self, word: Word) -> None:
-        self._writer.write(pack_line(word))
+        self._line.send(word)
 
-    async def run(self, reader: asyncio.StreamReader) -> None:
+    async def run(self) -> None:
         """Carry out orders until the run wants no more, and keep the record; return when nothing is left to do."""
         terminated = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         self._begin(self._progress())
         self._begin(self._carry_out(self._hold))
-        listening = asyncio.ensure_future(self._listen(reader))
+        listening = asyncio.ensure_future(self._listen())
         asked = asyncio.ensure_future(terminated.wait())
         await asyncio.wait({listening, asked}, return_when=asyncio.FIRST_COMPLETED)
         if terminated.is_set():
@@ -120,9 +112,7 @@ class Hosted:
         except BuslabError as error:
             self._say(Failed(str(error)))
         self._say(self._how_far())
-        with contextlib.suppress(OSError):
-            await self._writer.drain()
-        self._writer.close()
+        await self._line.finish()
 
     def _begin(self, work: asyncio._CoroutineLike[None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -134,14 +124,12 @@ class Hosted:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._say(Failed(str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"))
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                order = read_order(line)
-                if isinstance(order, Drive | Settle):
-                    self._begin(self._carry_out(order))
-                else:
-                    await self._carry_out(order)
+    async def _listen(self) -> None:
+        async for order in self._line.messages(Order):
+            if isinstance(order, Drive | Settle):
+                self._begin(self._carry_out(order))
+            else:
+                await self._carry_out(order)
 
     async def _carry_out(self, order: Order) -> None:
         host = self._host
@@ -199,17 +187,22 @@ class Hosted:
             self._say(self._how_far())
 
 
-async def serve(control: socket.socket) -> int:
-    """Hold pods until the run wants no more; return the exit code."""
-    reader, writer = await asyncio.open_connection(sock=control, limit=1 << 24)
-    if not (line := await reader.readline()):
-        return 0
-    hold = read_order(line)
-    assert isinstance(hold, Hold)
-    await Hosted(hold, writer).run(reader)
-    return 0
+def _new_record(hold: Hold, names: list[str]) -> tuple[Recorder, Callable[[str], PodJournal | None]]:
+    """Return the recorder of the process, and what gives its pods their journals."""
+    if not hold.mortal:
+        return Recorder(Path(hold.folder), source=hold.name, pods=names), lambda pod: None
+    recorder = JournalRecorder(Path(hold.folder), source=hold.name, pods=names)
+    return recorder, partial(UnderWayJournal, recorder)
+
+
+async def serve(line: Line) -> None:
+    """Run pods until the run wants no more."""
+    to_run = await line.to_async()
+    async for hold in to_run.messages(Hold):
+        await Hosted(hold, to_run).run()
+        return
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        sys.exit(runner.run(serve(socket.socket(fileno=int(os.environ[CONTROL_FD])))))
+        runner.run(serve(inherited_line(name="the run")))

@@ -9,14 +9,13 @@ SIGTERM           the child ends in order: its pods stop, what was recorded is w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 
 class Handlers(msgspec.Struct, frozen=True, tag="handlers"):
-    """Let a pod's handlers take so long, at most so many at a time."""
+    """The order to slow a pod's handlers down: so long for each event, at most so many at a time."""
 
     pod: str
     handler_ms: float
@@ -25,7 +24,7 @@ class Handlers(msgspec.Struct, frozen=True, tag="handlers"):
 
 
 class Failing(msgspec.Struct, frozen=True, tag="failing"):
-    """Let a pod's handlers raise, or work again."""
+    """The order that makes a pod's handlers raise, or work again."""
 
     pod: str
     failing: bool
@@ -33,7 +32,7 @@ class Failing(msgspec.Struct, frozen=True, tag="failing"):
 
 
 class Skew(msgspec.Struct, frozen=True, tag="skew"):
-    """Put a pod's wall clock ahead by so much."""
+    """The order that sets a pod's wall clock ahead by so much."""
 
     pod: str
     skew_ms: float
@@ -44,7 +43,7 @@ Told = Handlers | Failing | Skew  # what a fault says of a pod; it holds for its
 
 
 class Hold(msgspec.Struct, frozen=True, tag="hold"):
-    """Hold these pods, and start them. Answered when they are subscribed; if `patient`, when HTTP answers.
+    """The order to hold these pods, and to start them. Answered when they are subscribed; if `patient`, when HTTP answers.
 
     Attributes
     ----------
@@ -81,7 +80,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
 
 
 class Drive(msgspec.Struct, frozen=True, tag="drive"):
-    """Let the pods make their calls from `since_ns` on. Answered when all are made and the end has come."""
+    """The order to make the pods' calls from `since_ns` on. Answered when all are made and the end has come."""
 
     zero_ns: int
     end_ns: int
@@ -90,27 +89,27 @@ class Drive(msgspec.Struct, frozen=True, tag="drive"):
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):
-    """Let the pods read their configuration from `since_ns` on."""
+    """The order to read the pods' configuration from `since_ns` on."""
 
     zero_ns: int
     since_ns: int = 0
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
-    """Flush every pod's batch. Answered when every publish has its answer."""
+    """The order to flush every pod's batch. Answered when every publish has its answer."""
 
     timeout_s: float
     id: int = 0
 
 
 class Ports(msgspec.Struct, frozen=True, tag="ports"):
-    """Say where the analytics pods of the fleet listen now."""
+    """The news of where the analytics pods of the fleet listen now."""
 
     ports: list[int]
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """Say that an order was carried out, or what went wrong; `ports`: pod -> where it serves HTTP."""
+    """The answer to an order: that it was carried out, or what went wrong; `ports`: pod -> where it serves HTTP."""
 
     id: int
     error: str = ""
@@ -119,7 +118,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
-    """Say that a pod heard the probe of a round."""
+    """The news that a pod heard the probe of a round."""
 
     pod: int
     channel: str
@@ -127,14 +126,14 @@ class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Entered(msgspec.Struct, frozen=True, tag="entered"):
-    """Say that a pod's state changed."""
+    """The news that a pod's state changed."""
 
     pod: int
     state: str
 
 
 class PodProgress(msgspec.Struct, frozen=True, tag="progress"):
-    """Say how far the pods are, as `sim.pods.hosts.meters.Counts` does."""
+    """How far the pods are, as in `sim.pods.hosts.meters.Counts`."""
 
     published: int = 0
     delivered: int = 0
@@ -143,23 +142,14 @@ class PodProgress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class ForgetLag(msgspec.Struct, frozen=True, tag="forget-lag"):
-    """Start the sampled lag anew."""
+    """The order to start the sampled lag anew."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Say why this process cannot go on."""
+    """The reason why this process cannot go on."""
 
     error: str
 
 
 Order = Hold | Handlers | Failing | Skew | Drive | Read | Settle | Ports | ForgetLag
 Word = Answer | ProbeHeard | Entered | PodProgress | Failed
-
-_encoder = msgspec.json.Encoder()
-read_order: Callable[[bytes], Order] = msgspec.json.Decoder(Order).decode
-read_word: Callable[[bytes], Word] = msgspec.json.Decoder(Word).decode
-
-
-def pack_line(message: Order | Word) -> bytes:
-    """Return a message as one line."""
-    return _encoder.encode(message) + b"\n"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
-import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from sim.errors import BrokerRefused, BrokerUnreachable, HostError
-from sim.machine.line import CONTROL_FD
+from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, HostError
+from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
 from sim.pods.hosts.local_messages import (
     Answer,
@@ -28,26 +25,22 @@ from sim.pods.hosts.local_messages import (
     Settle,
     Skew,
     Word,
-    pack_line,
-    read_word,
 )
 
 POLL_S = 0.002
-LINE_BYTES = 1 << 24
 
-
-Lost = Callable[["HostProcess", HostError], None]
+Lost = Callable[["HostProcess", BuslabError], None]
 Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are answered
 
 
-def _fail(waiting: asyncio.Future[Answer], error: HostError) -> None:
+def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
-        waiting.exception()  # taken here, so that an unread one is no warning
+        waiting.exception()  # read here, so that asyncio does not warn when nobody else reads it
 
 
 class HostProcess:
-    """Own one child and the line to it; use `HostProcess.open`.
+    """One child and the line to it; use `HostProcess.open`.
 
     Attributes
     ----------
@@ -63,16 +56,16 @@ class HostProcess:
         Done when its pods have made their calls; None before it was told to let them.
     """
 
-    def __init__(self, hold: Hold, child: Child, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
         self.name = hold.name
         self.mortal = hold.mortal
         self.progress = PodProgress()
         self.ending = False
         self._child = child
-        self._writer = writer
+        self._line = line
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._gone: HostError | None = None
+        self._gone: BuslabError | None = None
         self._listening: asyncio.Task[None] | None = None
         self.driven: asyncio.Future[Answer] | None = None
         self._start = self._ask(hold)
@@ -88,17 +81,9 @@ class HostProcess:
         lost
             Called once when it is gone although it was not told to go.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = os.environ | {CONTROL_FD: str(theirs.fileno())}
-            child = Child([sys.executable, "-m", "sim.pods.hosts.local_child"], log=log, env=environment, pass_fds=[theirs.fileno()])
-        try:
-            reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
-        except BaseException:
-            child.kill()
-            raise
-        process = cls(hold, child, writer)
-        process._listening = asyncio.get_running_loop().create_task(process._listen(reader, take, lost))
+        line = start_child("sim.pods.hosts.local_child", name=f"the process {hold.name} of pods", log=log, error=HostError)
+        process = cls(hold, line.child, await line.to_async())
+        process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
 
     @property
@@ -106,17 +91,18 @@ class HostProcess:
         """The process id."""
         return self._child.pid
 
-    async def _listen(self, reader: asyncio.StreamReader, take: Callable[[Word], None], lost: Lost) -> None:
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                word = read_word(line)
+    async def _listen(self, take: Callable[[Word], None], lost: Lost) -> None:
+        try:
+            async for word in self._line.messages(Word):
                 if isinstance(word, Answer):
                     self._answers.pop(word.id).set_result(word)
                 elif isinstance(word, PodProgress):
                     self.progress = word
                 else:
                     take(word)
-        self._gone = HostError(f"the process {self.name} of pods is gone: {self._child.tail()}")
+            self._gone = await self._line.gone()
+        except BuslabError as error:  # it speaks garbage
+            self._gone = error
         for waiting in self._answers.values():
             _fail(waiting, self._gone)
         self._answers.clear()
@@ -126,8 +112,7 @@ class HostProcess:
 
     def send(self, order: Order) -> None:
         """Send an order that has no answer."""
-        if not self._writer.is_closing():
-            self._writer.write(pack_line(order))
+        self._line.send(order)
 
     async def ask(self, order: Asking) -> Answer:
         """Send an order and return its answer.
@@ -155,46 +140,55 @@ class HostProcess:
             raise (BrokerRefused if answer.refused else BrokerUnreachable)(answer.error)
         return answer
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its pods ran."""
+        start = self._start
+        return start.done() and not start.cancelled() and start.exception() is None and not start.result().error
+
+    def tail(self) -> str:
+        """Return the last lines of its log as one."""
+        return self._child.tail()
+
     async def started(self) -> Answer:
         """Return when its pods run; raise as `ask` does."""
         return await self._answer(self._start)
 
     def drive(self, order: Drive) -> None:
-        """Let its pods make their calls."""
+        """Send the order that its pods make their calls."""
         self.driven = self._ask(order)
 
     # -- signals -----------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """End it at once (SIGKILL); return when it is gone."""
+        """Kill it (SIGKILL); return when it is gone."""
         self.ending = True
         self._child.kill()
 
     async def freeze(self) -> None:
-        """Let it stand still (SIGSTOP); return when it does."""
+        """Freeze it (SIGSTOP); return when it stands still."""
         os.kill(self.pid, signal.SIGSTOP)
         while self._child.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
             await asyncio.sleep(POLL_S)
 
     def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Thaw it (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """Let it end in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
+        """Stop it in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
         self.ending = True
         if self._child.poll() is None:
             self._child.process.terminate()
         return await self.gone(timeout_s)
 
     def drop(self) -> None:
-        """Let it drop its connections at once and keep its record: the line ends."""
+        """End the line: it drops its connections at once and writes its record."""
         self.ending = True
-        with contextlib.suppress(OSError, RuntimeError):
-            self._writer.write_eof()
+        self._line.end_sending()
 
     async def gone(self, timeout_s: float) -> bool:
-        """Return when it is gone, killed when time is up; whether it ended in order."""
+        """Wait until it is gone, and kill it when time is up; return whether it ended in order."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while (code := self._child.poll()) is None and loop.time() < deadline:
@@ -209,4 +203,4 @@ class HostProcess:
             await asyncio.wait({self._listening}, timeout=1.0)
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
-        self._writer.close()
+        self._line.close()

@@ -17,7 +17,7 @@ from sim.pods.replica import GRACE_S
 
 
 class ReplicaOwner(Protocol):
-    """What a pod needs of its host."""
+    """A host as its pods see it."""
 
     closing: bool
 
@@ -28,14 +28,14 @@ class ReplicaOwner(Protocol):
         """Return when the pods of a process run."""
 
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
-        """Take note that the process of a pod is gone."""
+        """Record that the process of a pod is gone."""
 
     def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
 
 
 class LocalReplica:
-    """Be one pod in a process of its own, or in one that it shares: then only its handlers and its clock can be changed.
+    """One pod in a process of its own, or in one that it shares: then only its handlers and its clock can be changed.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class LocalReplica:
         return process
 
     async def start(self) -> None:
-        """Start a new incarnation; nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
+        """Start a new incarnation; do nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
         async with self._changing:
             if not self.ended.is_set() or self._host.closing:
                 return
@@ -96,55 +96,55 @@ class LocalReplica:
                     raise
 
     async def kill(self) -> None:
-        """End it at once (SIGKILL)."""
+        """Kill it (SIGKILL)."""
         self.kill_now()
-        async with self._changing:  # a start that was under way is over now, and its pod must not live
+        async with self._changing:  # a start that was under way is over by now; its pod must end too
             self.kill_now()
 
     def kill_now(self) -> None:
-        """End it at once (SIGKILL), and wait for nothing but the kernel."""
+        """Kill it (SIGKILL), and wait for nothing but the kernel."""
         if not self.ended.is_set() and self.process is not None:
             self._own().kill()
             self.bury("aborted")
 
     def bury(self, state: str) -> None:
-        """Take note that its process is gone."""
+        """Mark it as ended, because its process is gone, and tell its host."""
         if not self.ended.is_set():
             self.ended.set()
             self.port, self.frozen, self.state = 0, False, state
             self._host.buried(self, self._own(), now_ns())
 
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
-        """End it in order (SIGTERM), and kill it when that takes longer than the grace period."""
+        """Stop it in order (SIGTERM), and kill it when that takes longer than the grace period."""
         async with self._changing:
             if not self.ended.is_set():
                 in_order = await self._own().stop(timeout_s=grace_s)
                 self.bury("stopped" if in_order else "aborted")
 
     async def freeze(self) -> None:
-        """Let it stand still (SIGSTOP); nothing when it does, or does not run."""
+        """Freeze it (SIGSTOP); do nothing when it is frozen, or does not run."""
         if not self.ended.is_set() and not self.frozen:
             await self._own().freeze()
             self.frozen = True
             self._host.record_state(self, "frozen", now_ns())
 
     async def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Thaw it (SIGCONT)."""
         if not self.ended.is_set() and self.frozen:
             self._host.record_state(self, "", now_ns())
             self.frozen = False
             self._own().thaw()
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
-        """Let its handlers take so long, at most so many at a time; 0 and 0: as its service's settings say."""
+        """Slow its handlers down: so long for each event, at most so many at a time; 0 and 0: as its service's settings say."""
         await self._tell(Handlers(self.name, handler_ms, at_once))
 
     async def fail(self, failing: bool) -> None:
-        """Let its handlers raise."""
+        """Make its handlers raise, or work again."""
         await self._tell(Failing(self.name, failing))
 
     async def skew(self, skew_ms: float) -> None:
-        """Put its wall clock ahead by so much."""
+        """Set its wall clock ahead by so much."""
         await self._tell(Skew(self.name, skew_ms))
 
     async def _tell(self, told: Told) -> None:

@@ -15,12 +15,12 @@ from sim.record.recorder import ROWS_PER_PART, Recorder
 
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
-LAG_ROW_NS = 250 * NS_PER_MS  # one row of `hosts` per
+LAG_ROW_NS = 250 * NS_PER_MS  # how often a row of `hosts` is written
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Say how far the pods of a host are; `lag_ms_p99` is sampled, for the eye only, and None before anything was heard.
+    """How far the pods of a host are; `lag_ms_p99` is sampled, for the display only, and None before anything was heard.
 
     `calls_not_made`: calls whose time has come while their pod did not run.
     """
@@ -34,7 +34,7 @@ class Counts:
 
 
 class LoopMeter:
-    """Measure how late this process's event loop is, and what processor time it uses."""
+    """A meter of this process: how late its event loop is, and what processor time it uses."""
 
     def __init__(self, recorder: Recorder, host: str, failed: Callable[[BuslabError], None]) -> None:
         self._recorder = recorder
@@ -67,12 +67,12 @@ class LoopMeter:
         self._alarm.set(next_ns)
 
     def close(self) -> None:
-        """Measure no more; may be called twice."""
+        """Stop measuring; may be called twice."""
         self._alarm.close()
 
 
 class LiveLag:
-    """Estimate the lag so far for the display, from a sample of what was heard. The checkers use every row instead."""
+    """The lag so far for the display, estimated from a sample of what was heard. The checkers use every row instead."""
 
     SAMPLE = 400
     REMEMBERED = 20_000

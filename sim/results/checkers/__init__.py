@@ -68,7 +68,7 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     UsageError
         A name in `only` is not a checker.
     """
-    everything = WITHOUT_FLEET if run.info.get("fleet") == "none" else tuple(CHECKERS)
+    everything = WITHOUT_FLEET if run.info.fleet == "none" else tuple(CHECKERS)
     names = list(everything if only is None else dict.fromkeys(only))
     for name in names:
         if name not in CHECKERS:
@@ -79,9 +79,8 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
     wanted = {key: value for key, value in run.slo.items() if only is None or key in metrics or key not in SLO_METRICS}
     slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results)) for metric, value in wanted.items()]
-    info = run.info
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
-    return Verdict(worst(words), str(info.get("scenario", "")), str(info.get("ground", "")), info.get("seed"), results, slo)
+    return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
 
 
 def _check(name: str, run: Run) -> Result:
@@ -95,7 +94,7 @@ def _doubt(run: Run, results: Mapping[str, Result], metric: str, limit: float) -
     """Return why a limit that seems broken may be the instrument's doing, or an empty string."""
     if "harness" in results and results["harness"].verdict == "unknown":
         return "the harness cannot vouch for the measurement"
-    if metric in lag.SLO_METRICS and "lag" in results and run.info.get("driver") == "locust":
+    if metric in lag.SLO_METRICS and "lag" in results and run.info.driver == "locust":
         return lag.generator_s_own(metric, limit, results["lag"].counts)
     return ""
 

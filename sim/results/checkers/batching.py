@@ -26,7 +26,8 @@ from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
-from sim.results.opened_run import FATE, OUTCOME, Run
+from sim.results.copies import FATE, OUTCOME
+from sim.results.opened_run import Run
 
 BATCH = "analytics.events.batch"
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}

@@ -33,7 +33,7 @@ def check(run: Run) -> Result:
     bus = in_run & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1)
     nothing = dict.fromkeys((*METRICS.values(), "calls_failed"), float("nan"))
     if not in_run.any():
-        if (run.info.get("load") or {}).get("offered_calls"):
+        if run.info.load.offered_calls:
             return Result("unknown", "no data: calls were meant, and none is recorded in the run phase", metrics=nothing)
         return Result("valid", "the load means no calls", metrics=nothing)
     failed = codes_in(calls["outcome"], {"failed": 1}) == 1
@@ -80,7 +80,7 @@ def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
 
 def _sentence(run: Run, counts: dict[str, int | float], faults: list[str]) -> str:
     failed = f"{amount(counts['failed']) if counts['failed'] else 'none'} of {count(counts['calls'], 'call')} failed"
-    if run.info.get("ground") == "model" and not counts["took_us.max"]:
+    if run.info.ground == "model" and not counts["took_us.max"]:
         return f"{failed}; none waited (in virtual time code takes no time, so only waiting would show)"
     took = {name: duration(value / 1e6) for name, value in counts.items() if name.startswith("took_us")}
     text = f"{failed}; the caller waited {took['took_us.p50']} in the median, p99.9 {took['took_us.p999']}, max {took['took_us.max']}"

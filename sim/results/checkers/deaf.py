@@ -27,7 +27,8 @@ from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, codes_in
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
-from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.copies import CAUSE, FATE
+from sim.results.opened_run import Run
 from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults, read_beliefs, read_outages
 
 

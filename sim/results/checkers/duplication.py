@@ -15,7 +15,8 @@ from sim.machine.words import amount, count
 from sim.record.reader import codes_in
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
-from sim.results.opened_run import FATE, Run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run
 
 AT_LEAST_ONCE = ("streams",)  # transports that may deliver again
 

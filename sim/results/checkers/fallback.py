@@ -31,7 +31,8 @@ from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
-from sim.results.opened_run import CAUSE, FATE, OUTCOME, Run
+from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.opened_run import Run
 from sim.results.outages import (
     NO_SPANS,
     UNHEARD_CAUSES,

@@ -19,7 +19,8 @@ from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import ALIVE_STATES, HTTP_CALL
 from sim.results.checkers.verdict import Result
-from sim.results.opened_run import FATE, Run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
@@ -41,7 +42,7 @@ def check(run: Run) -> Result:
     """Audit the run's end, the subscriptions, the offered load, processors, loops and clocks."""
     audit = _Audit()
     _audit_end(run, audit)
-    (_audit_receivers if run.info.get("fleet") == "none" else _audit_subscriptions)(run, audit)
+    (_audit_receivers if run.info.fleet == "none" else _audit_subscriptions)(run, audit)
     ratio = _audit_load(run, audit)
     _audit_processors(run, audit)
     _audit_lag_share(run, audit)
@@ -49,7 +50,7 @@ def check(run: Run) -> Result:
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
-    heard = "the broker has subscribers" if run.info.get("fleet") == "none" else "the broker counts the subscribers that the fleet claims"
+    heard = "the broker has subscribers" if run.info.fleet == "none" else "the broker counts the subscribers that the fleet claims"
     made, offered = audit.counts["calls_made"], audit.counts["calls_offered"]
     share = f"all {amount(made)}" if made == offered > 1 else f"{amount(made)} of {amount(offered)}"
     detail = f"the run is whole, {heard}, and {share} offered calls were made"
@@ -57,7 +58,7 @@ def check(run: Run) -> Result:
 
 
 def _audit_end(run: Run, audit: _Audit) -> None:
-    state, reason = run.info["state"], run.info.get("reason") or "no reason was recorded"
+    state, reason = run.info.state, run.info.reason or "no reason was recorded"
     if state == "killed":
         audit.faults.append(f"the run is not whole, it was killed: {reason}")
     elif not run.sealed:
@@ -111,14 +112,14 @@ def _audit_receivers(run: Run, audit: _Audit) -> None:
 
 def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
-    publishes, load = run.publishes, run.info.get("load") or {}
+    publishes, load = run.publishes, run.info.load
     rows = publishes.drop_duplicates("event")
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
-    absent = load.get("calls_not_made") or 0
-    offered = (load.get("offered_calls") or 0) - absent
-    audit.counts |= {"calls_offered": int(offered), "calls_made": made}
+    absent = load.calls_not_made or 0
+    offered = (load.offered_calls or 0) - absent
+    audit.counts |= {"calls_offered": offered, "calls_made": made}
     if absent:
-        audit.counts["calls_not_made"] = int(absent)
+        audit.counts["calls_not_made"] = absent
         audit.warnings.append(
             f"{count(absent, 'more call was', 'more calls were')} due while their pods did not run: nobody made them, and no copy of "
             "theirs is missing"
@@ -133,9 +134,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
 
 def _audit_processors(run: Run, audit: _Audit) -> None:
     """Name every process that used too much of a core, or whose use is not known."""
-    load = run.info.get("load") or {}
-    generators = set(load.get("generators") or ([load["generator"]] if load.get("generator") else []))
-    if run.info.get("ground") == "model":
+    generators = set(run.info.load.generators)
+    if run.info.ground == "model":
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)

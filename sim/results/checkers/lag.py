@@ -22,7 +22,8 @@ import numpy as np
 from sim.machine.words import count, duration, measured
 from sim.record.reader import Array, codes_in, codes_of, quantiles
 from sim.results.checkers.verdict import Result
-from sim.results.opened_run import FATE, OUTCOME, Run
+from sim.results.copies import FATE, OUTCOME
+from sim.results.opened_run import Run
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
@@ -38,7 +39,7 @@ def check(run: Run) -> Result:
     lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
     delay = send_delays(run)
     in_run, outcome = (publishes["phase"] == "run").to_numpy(), codes_in(publishes["outcome"], OUTCOME)
-    if run.info.get("fleet") == "none":
+    if run.info.fleet == "none":
         return _without_fleet(lag, delay)
     if not len(first):
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))

@@ -1,6 +1,6 @@
 """Account for every copy: what was expected, what was heard, and why the rest is missing.
 
-The words are defined in `sim.results.opened_run`. Counts are of the `run` phase; the books are balanced over the whole run, because a
+The words are defined in `sim.results.copies`. Counts are of the `run` phase; the books are balanced over the whole run, because a
 delivery belongs to it whatever its phase, and so are unexplained and unexpected copies outside the probe.
 
 The books are kept twice, and must agree:
@@ -24,7 +24,8 @@ from sim.machine.words import amount, count
 from sim.record.reader import Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, FOREIGN_BIT, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, Word
-from sim.results.opened_run import CAUSE, FATE, OUTCOME, Run
+from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.opened_run import Run
 
 
 def check(run: Run) -> Result:
@@ -84,7 +85,7 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
 
 def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
     """Return how many of these copies are of our own events that the generator took along when it was lost; nothing when it was not."""
-    if (run.info.get("load") or {}).get("record_kept", True):
+    if run.info.load.record_kept is not False:
         return {}
     return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
 

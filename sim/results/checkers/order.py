@@ -15,7 +15,8 @@ from sim.machine.words import count
 from sim.record.reader import codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
-from sim.results.opened_run import FATE, Run
+from sim.results.copies import FATE
+from sim.results.opened_run import Run
 
 
 def check(run: Run) -> Result:

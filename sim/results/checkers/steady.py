@@ -20,7 +20,8 @@ from sim.machine.words import count, duration
 from sim.record.reader import Array
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
-from sim.results.opened_run import CAUSE, FATE, Run
+from sim.results.copies import CAUSE, FATE
+from sim.results.opened_run import Run
 from sim.results.outages import Belief, load_end, read_beliefs, read_outages
 
 MARGIN_NS = 250_000_000
@@ -45,7 +46,7 @@ def check(run: Run) -> Result:
     away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
     counts["away_after"] = len(away)
     policy = str(run.scenario.get("bus", {}).get("reattach", "automatic"))
-    recovered = run.info.get("recovered")
+    recovered = run.info.recovered
     if recovered is None:
         return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing)
     if not recovered:

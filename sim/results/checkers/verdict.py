@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,6 +77,15 @@ class Verdict:
         head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
         return {**head, "checkers": checkers, "slo": slo}
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that has this content of a verdict.json; a number that is null there is NaN."""
+        checkers = {
+            name: Result(**{**one, "counts": _with_nan(one["counts"]), "metrics": _with_nan(one["metrics"])})
+            for name, one in content["checkers"].items()
+        }
+        return cls(**{**content, "checkers": checkers, "slo": [JudgedLimit(**one) for one in content["slo"]]})
+
 
 def worst(words: Collection[str]) -> Word:
     """Return the worst of some verdicts: invalid if there is one, else unknown if there is one, else valid; unknown of none at all."""
@@ -97,6 +106,10 @@ def beside_limit(metric: str, value: float, limit: float) -> str:
 def finite(value: float) -> float | None:
     """Return the number, None when it is NaN or infinite."""
     return value if math.isfinite(value) else None
+
+
+def _with_nan(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: math.nan if value is None else value for key, value in numbers.items()}
 
 
 def greatest(ended: Sequence[float], unended: Sequence[float], *, limit: object) -> float:

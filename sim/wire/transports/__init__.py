@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Command
-from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.read_memo import C
 from sim.wire.transports.memory import Memory
 from sim.wire.transports.pubsub import PubSub
 from sim.wire.transports.sharded import Sharded
@@ -30,10 +31,10 @@ from sim.wire.transports.streams import Streams
 
 
 class Subscription(Protocol):
-    """Hear channels."""
+    """An open connection that hears channels."""
 
     def ping(self) -> bool:
-        """Ask for a sign of life; False when the one before was not answered."""
+        """Ask the broker for a sign of life; return False when the request before was not answered."""
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -55,7 +56,7 @@ class Subscription(Protocol):
 
 
 class Publisher(Protocol):
-    """Publish without waiting."""
+    """An open connection to publish on without waiting."""
 
     @property
     def in_flight(self) -> int:
@@ -66,10 +67,10 @@ class Publisher(Protocol):
         """Whether so many have no answer that the next would be turned down."""
 
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one publish; False when it cannot be sent now."""
+        """Send one publish; return False when it cannot be sent now."""
 
     def ping(self) -> bool:
-        """Ask for a sign of life; False when the one before was not answered."""
+        """Ask the broker for a sign of life; return False when the request before was not answered."""
 
     def give_up(self, reason: str) -> None:
         """Drop the connection and call `lost`."""
@@ -82,7 +83,7 @@ class Publisher(Protocol):
 
 
 class Store(Protocol):
-    """Look after what a broker keeps of the events. Keys are channels with their prefix."""
+    """The keys in which a broker keeps events. Each is a channel with its prefix."""
 
     async def backlog(self, command: Command, channels: Sequence[str], groups: Sequence[str]) -> int:
         """Return how many events these groups have not been given, or not acknowledged."""
@@ -95,7 +96,7 @@ class Store(Protocol):
 
 
 class Transport(Protocol):
-    """Carry events between pods."""
+    """A way for events from one pod to others."""
 
     @property
     def one_per_service(self) -> bool:
@@ -110,27 +111,9 @@ class Transport(Protocol):
         """How to look after what the broker keeps, None when it keeps nothing."""
 
     async def subscribe(
-        self,
-        address: Address,
-        channels: Sequence[str],
-        *,
-        client_name: str,
-        group: str,
-        consumer: str,
-        returning: bool,
-        memo: ReadMemo[C],
-        heard: Heard[C],
-        lost: Callable[[str], None],
-        freezer: Freezer | None = None,
+        self, address: Address, channels: Sequence[str], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C]
     ) -> Subscription:
         """Open a connection that hears channels; return once the broker confirmed them all.
-
-        Parameters
-        ----------
-        group, consumer
-            Who shares the events (a service), and who this is among them (a pod).
-        returning
-            Whether it heard before: then what was published meanwhile is meant for it, if the broker still has it.
 
         Raises
         ------
@@ -138,16 +121,9 @@ class Transport(Protocol):
         """
 
     async def open_publisher(
-        self,
-        address: Address,
-        *,
-        client_name: str,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-        freezer: Freezer | None = None,
+        self, address: Address, *, client_name: str, callbacks: PublishCallbacks, freezer: Freezer | None = None
     ) -> Publisher:
-        """Open a connection to publish on (parameters as in `sim.wire.pipeline.open_pipeline`).
+        """Open a connection to publish on; while the freezer is frozen, nothing is read and nothing is called.
 
         Raises
         ------

@@ -24,21 +24,22 @@ from sim.errors import BrokerError
 from sim.machine.clock import now_ns
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Command
 from sim.wire.pipeline import MAX_IN_FLIGHT
-from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.read_memo import C, ReadMemo
 
 BUSY = "busy"  # why a subscription pauses itself
 MAX_UNHEARD_BYTES = 32 * 1024 * 1024  # of one paused subscriber: a broker's own limit for it
 
 
 class _Bus:
-    """Hold who is on one address, and what was published in this turn."""
+    """The subscriptions on one address, and what was published there in this turn of the loop."""
 
     def __init__(self) -> None:
         self.subscriptions: dict[Subscription[Any], frozenset[bytes]] = {}
         self._sent: list[tuple[Publisher, bytes, bytes, Any]] = []
-        self._decoded: dict[tuple[int, int], Any] = {}  # of this turn
+        self._decoded: dict[tuple[int, int], Any] = {}  # (memo, payloads) -> chunk, of this turn of the loop
 
     def decoded(self, memo: ReadMemo[C], payloads: list[bytes]) -> C:
         key = (id(memo), id(payloads))
@@ -75,17 +76,17 @@ _buses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Bus]] = 
 
 
 def _bus(address: Address) -> _Bus:
-    nodes = " ".join(sorted(map(str, address.nodes)))  # whichever of them stands first
+    nodes = " ".join(sorted(map(str, address.nodes)))  # the same bus, whichever node is first
     return _buses.setdefault(asyncio.get_running_loop(), {}).setdefault(nodes, _Bus())
 
 
 class Subscription(Generic[C]):
-    """Hear channels of one bus."""
+    """A subscription to channels of one bus."""
 
-    def __init__(self, bus: _Bus, memo: ReadMemo[C], heard: Heard[C], lost: Callable[[str], None]) -> None:
+    def __init__(self, bus: _Bus, callbacks: SubscriptionCallbacks[C]) -> None:
         self._bus = bus
-        self._memo = memo
-        self._heard, self._lost = heard, lost
+        self._memo = callbacks.memo
+        self._heard, self._lost = callbacks.heard, callbacks.lost
         self._unheard: list[bytes] = []
         self._unheard_bytes = 0
         self._paused_for: set[str] = set()
@@ -107,11 +108,11 @@ class Subscription(Generic[C]):
         return True
 
     def pause(self, why: str = BUSY) -> None:
-        """Hear no more until each reason to pause is gone."""
+        """Stop hearing until each reason to pause is gone."""
         self._paused_for.add(why)
 
     def resume(self, why: str = BUSY) -> None:
-        """Take one reason away; after the last, what was kept is heard in a later turn."""
+        """Remove one reason to pause; after the last, what was kept is heard in a later turn."""
         self._paused_for.discard(why)
         if self._unheard and not self._paused_for:
             asyncio.get_running_loop().call_soon(self._catch_up)
@@ -137,7 +138,7 @@ class Subscription(Generic[C]):
 
 
 class Publisher:
-    """Publish on one bus."""
+    """An open end of one bus to publish on."""
 
     def __init__(self, bus: _Bus, answered: Callable[[Any, int, int], None], lost: Callable[[str, list[Any]], None]) -> None:
         self.closed = False
@@ -156,7 +157,7 @@ class Publisher:
         return len(self._waiting) >= MAX_IN_FLIGHT
 
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Publish; False when closed or when too many have no answer."""
+        """Publish; return False when it is closed, or when too many publishes have no answer."""
         if self.closed or self.full:
             return False
         self._waiting.append(token)
@@ -190,48 +191,31 @@ class Publisher:
 
 @dataclass(frozen=True)
 class Memory:
-    """Hand each event to every subscriber on this event loop."""
+    """The transport that hands each event to every subscriber on the same event loop."""
 
     one_per_service = False
     any_node = False
     store = None
 
     async def subscribe(
-        self,
-        address: Address,
-        channels: Sequence[str],
-        *,
-        client_name: str,
-        group: str,
-        consumer: str,
-        returning: bool,
-        memo: ReadMemo[C],
-        heard: Heard[C],
-        lost: Callable[[str], None],
-        freezer: Freezer | None = None,
+        self, address: Address, channels: Sequence[str], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C]
     ) -> Subscription[C]:
-        """Subscribe. Names, group and consumer mean nothing here."""
+        """Subscribe; the client's name, group and consumer mean nothing here."""
         bus = _bus(address)
-        subscription = Subscription(bus, memo, heard, lost)
+        subscription = Subscription(bus, callbacks)
         bus.subscriptions[subscription] = frozenset(channel.encode() for channel in channels)
-        if freezer is not None:
-            freezer.add(subscription)
+        if client.freezer is not None:
+            client.freezer.add(subscription)
         return subscription
 
     async def open_publisher(
-        self,
-        address: Address,
-        *,
-        client_name: str,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-        freezer: Freezer | None = None,
+        self, address: Address, *, client_name: str, callbacks: PublishCallbacks, freezer: Freezer | None = None
     ) -> Publisher:
         """Return a publisher; nothing it sends is refused."""
+        answered = callbacks.answered
         if freezer is None:
-            return Publisher(_bus(address), answered, lost)
-        return Publisher(_bus(address), lambda *answer: freezer.then(lambda: answered(*answer)), lost)
+            return Publisher(_bus(address), answered, callbacks.lost)
+        return Publisher(_bus(address), lambda *answer: freezer.then(lambda: answered(*answer)), callbacks.lost)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Raise: another process is not on this bus.

@@ -10,15 +10,15 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Command
 from sim.wire.pipeline import Pipeline, open_pipeline
-from sim.wire.read_memo import C, Heard, ReadMemo
+from sim.wire.read_memo import C
 from sim.wire.subscription import CLASSIC, ChannelSubscription, counted, open_subscription
 
 
@@ -29,47 +29,25 @@ def frame(channel: bytes, payload: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class PubSub:
-    """Copy each event to every subscriber."""
+    """The transport that copies each event to every subscriber."""
 
     one_per_service = False
     any_node = True
     store = None
 
     async def subscribe(
-        self,
-        address: Address,
-        channels: Sequence[str],
-        *,
-        client_name: str,
-        group: str,
-        consumer: str,
-        returning: bool,
-        memo: ReadMemo[C],
-        heard: Heard[C],
-        lost: Callable[[str], None],
-        freezer: Freezer | None = None,
+        self, address: Address, channels: Sequence[str], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C]
     ) -> ChannelSubscription[C]:
         """Subscribe; return once the broker confirmed every channel. Group and consumer mean nothing here."""
-        subscription = await open_subscription(
-            address, channels, kind=CLASSIC, client_name=client_name, memo=memo, heard=heard, freezer=freezer
-        )
-        subscription.on_lost(lost)
+        subscription = await open_subscription(address, channels, kind=CLASSIC, client=client, callbacks=callbacks)
+        subscription.on_lost(callbacks.lost)
         return subscription
 
     async def open_publisher(
-        self,
-        address: Address,
-        *,
-        client_name: str,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-        freezer: Freezer | None = None,
+        self, address: Address, *, client_name: str, callbacks: PublishCallbacks, freezer: Freezer | None = None
     ) -> Pipeline:
         """Open a connection to publish on; the answer is how many subscribers of that node the event was queued for."""
-        return await open_pipeline(
-            address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, freezer=freezer
-        )
+        return await open_pipeline(address, client_name=client_name, frame=frame, callbacks=callbacks, freezer=freezer)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

@@ -24,11 +24,11 @@ from typing import Any, Generic, NamedTuple
 from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Command
-from sim.wire.owners import Owners, find_owners
 from sim.wire.pipeline import MAX_IN_FLIGHT, Pipeline, open_pipeline
-from sim.wire.read_memo import C, Heard, ReadMemo
-from sim.wire.slots import Moved, read_moved
+from sim.wire.read_memo import C
+from sim.wire.slots import Moved, Owners, find_owners, read_moved
 from sim.wire.subscription import SHARDED, counted, open_subscription
 from sim.wire.subscription import ChannelSubscription as Part
 
@@ -41,7 +41,7 @@ def frame(channel: bytes, payload: bytes) -> bytes:
 
 
 class Subscription(Generic[C]):
-    """Hear channels on one connection to each of their masters."""
+    """A subscription that has one connection to each master of its channels."""
 
     def __init__(self, parts: Sequence[Part[C]], lost: Callable[[str], None]) -> None:
         self._parts = parts
@@ -50,14 +50,14 @@ class Subscription(Generic[C]):
             part.on_lost(self.give_up)
 
     def ping(self) -> bool:
-        """Send PING to each master; False when one of them has not answered the one before."""
+        """Send PING to each master; return False when one of them has not answered the one before."""
         return all([part.ping() for part in self._parts])
 
     async def finish(self) -> None:
         """Return at once: nothing that was heard waits for an acknowledgement."""
 
     def give_up(self, reason: str) -> None:
-        """Drop every connection and call `lost`, the first time."""
+        """Drop every connection, and call `lost` unless it was called before."""
         lost, self._lost = self._lost, None
         self.abort()
         if lost is not None:
@@ -85,7 +85,7 @@ class Subscription(Generic[C]):
 
 
 class _Sent(NamedTuple):
-    """Hold a publish until it is answered: it may have to be sent again, elsewhere."""
+    """One publish without an answer; it may have to be sent again, to another master."""
 
     channel: bytes
     payload: bytes
@@ -94,7 +94,7 @@ class _Sent(NamedTuple):
 
 
 class _Moving(NamedTuple):
-    """Hold the publishes of a channel that wait until its old owner has answered all it was given: first those it sent back."""
+    """The publishes of a channel that wait until its old owner has answered all it was given: first those it sent back."""
 
     to: Pipeline
     again: list[_Sent]
@@ -102,14 +102,14 @@ class _Moving(NamedTuple):
 
 
 class Publisher:
-    """Publish on one connection to each master.
+    """An end to publish on that has one connection to each master.
 
     Parameters
     ----------
     lines
         (host, port) of each master and the connection to it; may be filled after this was made, but before anything is sent.
     answered, refused
-        As in `sim.wire.pipeline.open_pipeline`.
+        As in `PublishCallbacks`.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Publisher:
     ) -> None:
         self._owners = owners
         self._lines = lines
-        self._line_of: dict[bytes, Pipeline] = {}  # channel -> its master's
+        self._line_of: dict[bytes, Pipeline] = {}  # channel -> the connection to its master
         self._out: Counter[bytes] = Counter()  # publishes of a channel that its master has not answered
         self._moving: dict[bytes, _Moving] = {}
         self._tell_answered, self._tell_refused = answered, refused
@@ -130,7 +130,7 @@ class Publisher:
         self._is_gone = False
 
     def on_lost(self, lost: Callable[[str, list[Any]], None]) -> None:
-        """Say whom to tell when a connection is gone."""
+        """Set who is told when a connection is gone."""
         self._tell_lost = lost
 
     @property
@@ -146,7 +146,7 @@ class Publisher:
         return self.in_flight >= MAX_IN_FLIGHT
 
     def send(self, channel: bytes, payload: bytes, token: Any) -> bool:
-        """Send one publish to the channel's master; False when it cannot be sent now."""
+        """Send one publish to the channel's master; return False when it cannot be sent now."""
         sent = _Sent(channel, payload, token)
         moving = self._moving.get(channel)
         if moving is None:
@@ -170,14 +170,14 @@ class Publisher:
         return True
 
     def answered(self, sent: _Sent, receivers: int, at_ns: int) -> None:
-        """Take a master's answer."""
+        """Pass a master's answer on."""
         self._out[sent.channel] -= 1
         self._tell_answered(sent.token, receivers, at_ns)
         if self._moving:
             self._go_on(sent.channel, at_ns)
 
     def refused(self, sent: _Sent, reason: str, at_ns: int) -> None:
-        """Take a master's refusal: follow it where it says who has the channel now."""
+        """Send the publish to where a master says that the channel is now; pass any other refusal on."""
         self._out[sent.channel] -= 1
         moved = read_moved(reason)
         if moved is None or sent.moves >= MAX_MOVES:
@@ -207,18 +207,18 @@ class Publisher:
                 self._tell_refused(sent.token, "the connection to the channel's new master is gone", at_ns)
 
     def lost(self, reason: str, unanswered: list[Any]) -> None:
-        """Take the loss of one connection: all are given up."""
+        """Give all connections up because one is lost."""
         tell, self._tell_lost = self._tell_lost, None
         tokens = [sent.token for sent in unanswered] + self.abort()
         if tell is not None:
             tell(reason, tokens)
 
     def ping(self) -> bool:
-        """Send PING to each master; False when one of them has not answered the one before."""
+        """Send PING to each master; return False when one of them has not answered the one before."""
         return all([line.ping() for line in self._lines.values()])
 
     def give_up(self, reason: str) -> None:
-        """Drop every connection and call `lost`, the first time."""
+        """Drop every connection, and call `lost` unless it was called before."""
         self.lost(reason, [])
 
     def close(self) -> list[Any]:
@@ -238,29 +238,18 @@ class Publisher:
 
 @dataclass(frozen=True)
 class Sharded:
-    """Copy each event to every subscriber of its channel's master."""
+    """The transport that copies each event to every subscriber of its channel's master."""
 
     one_per_service = False
     any_node = False
     store = None
 
     async def subscribe(
-        self,
-        address: Address,
-        channels: Sequence[str],
-        *,
-        client_name: str,
-        group: str,
-        consumer: str,
-        returning: bool,
-        memo: ReadMemo[C],
-        heard: Heard[C],
-        lost: Callable[[str], None],
-        freezer: Freezer | None = None,
+        self, address: Address, channels: Sequence[str], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C]
     ) -> Subscription[C]:
         """Subscribe at every channel's master; return once all are confirmed. Group and consumer mean nothing here."""
-        owners = await find_owners(address, client_name=client_name, freezer=freezer)
-        open_one = partial(open_subscription, kind=SHARDED, client_name=client_name, memo=memo, heard=heard, freezer=freezer)
+        owners = await find_owners(address, client_name=client.name, freezer=client.freezer)
+        open_one = partial(open_subscription, kind=SHARDED, client=client, callbacks=callbacks)
         for _ in range(MAX_MOVES):
             with contextlib.ExitStack() as undo:
                 parts = []
@@ -278,34 +267,26 @@ class Sharded:
                 if any(part.is_gone for part in parts):
                     raise BrokerUnreachable(f"{address}: a master closed the connection while the others were opened")
                 undo.pop_all()
-                return Subscription(parts, lost)
+                return Subscription(parts, callbacks.lost)
         raise BrokerUnreachable(f"{address}: no master has the channels, each says that another one does")
 
     async def open_publisher(
-        self,
-        address: Address,
-        *,
-        client_name: str,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-        freezer: Freezer | None = None,
+        self, address: Address, *, client_name: str, callbacks: PublishCallbacks, freezer: Freezer | None = None
     ) -> Publisher:
         """Open a connection to every master; the answer is how many subscribers the event was queued for."""
         owners = await find_owners(address, client_name=client_name, freezer=freezer)
         lines: dict[tuple[str, int], Pipeline] = {}
-        publisher = Publisher(owners, lines, answered=answered, refused=refused)
-        open_one = partial(
-            open_pipeline, frame=frame, answered=publisher.answered, refused=publisher.refused, lost=publisher.lost, freezer=freezer
-        )
+        publisher = Publisher(owners, lines, answered=callbacks.answered, refused=callbacks.refused)
+        to_publisher = PublishCallbacks(publisher.answered, publisher.refused, publisher.lost)
+        open_one = partial(open_pipeline, client_name=client_name, frame=frame, callbacks=to_publisher, freezer=freezer)
         with contextlib.ExitStack() as undo:
             undo.callback(publisher.abort)
             for master in owners.masters:
-                lines[master.host, master.port] = await open_one(master, client_name=client_name)
+                lines[master.host, master.port] = await open_one(master)
             if any(line.is_gone for line in lines.values()):
                 raise BrokerUnreachable(f"{address}: a master closed the connection while the others were opened")
             undo.pop_all()
-        publisher.on_lost(lost)
+        publisher.on_lost(callbacks.lost)
         return publisher
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:

@@ -30,9 +30,11 @@ from sim.errors import BrokerRefused
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.freezer import Freezer
 from sim.wire.address import Address
-from sim.wire.connection import Command, Wire, open_confirmed, pack
+from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
+from sim.wire.connection import Command, Wire, open_confirmed
 from sim.wire.pipeline import Pipeline, open_pipeline
-from sim.wire.read_memo import C, Handling, Heard, ReadMemo
+from sim.wire.read_memo import C, Handling
+from sim.wire.resp import pack
 from sim.wire.stream_store import StreamStore
 
 FIELD = b"e"  # of an entry, holds the envelope
@@ -49,22 +51,22 @@ Reply = Callable[[Any, int], None]
 
 
 class Subscription(Generic[C]):
-    """Hear streams as one consumer of a group."""
+    """A connection that reads streams as one consumer of a group."""
 
     def __init__(
-        self, wire: Wire, keys: Sequence[bytes], *, group: bytes, consumer: bytes, claim_s: float, memo: ReadMemo[C], heard: Heard[C]
+        self, wire: Wire, keys: Sequence[bytes], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C], claim_s: float
     ) -> None:
         self._wire = wire
         self._keys = keys
-        self._group, self._consumer = group, consumer
+        self._group, self._consumer = client.group.encode(), client.consumer.encode()
         self._claim_ns = int(claim_s * NS_PER_S)
-        self._decode, self._heard = memo.decode, heard
+        self._decode, self._heard = callbacks.memo.decode, callbacks.heard
         self._reader = hiredis.Reader()
         self._replies: deque[Reply] = deque()  # what to do with each answer that is still to come
         self._due_ns = 0  # when the last of them is overdue
         self._was_overdue = False
         self._busy = False  # a read, a claim or a repair has no answer yet
-        self._own_from = dict.fromkeys(keys, b"0")  # where to go on in what this consumer was given before; a key that is through is gone
+        self._own_from = dict.fromkeys(keys, b"0")  # where to read on in what this consumer was given before, by key, until all is read
         self._claims: deque[tuple[bytes, bytes]] = deque()  # (key, cursor) still to be claimed from in this round
         self._claim_at_ns = now_ns() + self._claim_ns
         self._handling: set[Entry] = set()
@@ -125,7 +127,7 @@ class Subscription(Generic[C]):
     def _acknowledge(self) -> None:
         done, self._done = self._done, {}
         for key, ids in done.items():
-            self._ask(b"XACK", key, self._group, *ids, then=lambda reply, at_ns: None)  # refused: the entry is read again some time
+            self._ask(b"XACK", key, self._group, *ids, then=lambda reply, at_ns: None)  # if it is refused, the entry is read again later
 
     def _read(self, data: bytes) -> None:
         at_ns = now_ns()
@@ -168,7 +170,7 @@ class Subscription(Generic[C]):
         self._take([(key, [entry for entry in reply[1] if entry is not None])], at_ns)
 
     def _take(self, streams: Sequence[tuple[bytes, Sequence[Any]]], at_ns: int) -> None:
-        """Have the entries of one answer handled; one that was trimmed meanwhile comes without content and is only acknowledged."""
+        """Pass the entries of one answer on to be handled; one that was trimmed meanwhile has no content and is only acknowledged."""
         payloads: list[bytes] = []
         taken: list[Entry] = []
         for key, entries in streams:
@@ -205,7 +207,7 @@ class Subscription(Generic[C]):
             self._done.setdefault(key, []).append(entry_id)
 
     def _failed(self, error: Exception) -> None:
-        """Make the group anew when it is gone, else give the connection up."""
+        """Create the group again when it is gone; give the connection up for any other error."""
         if not str(error).startswith(("NOGROUP", "UNBLOCKED")) or self._anew >= MAX_ANEW:
             self._wire.give_up(str(error))
             return
@@ -227,9 +229,9 @@ class Subscription(Generic[C]):
     # -- what the owner may ask --------------------------------------------------------------------------------
 
     def ping(self) -> bool:
-        """Return False when an answer was overdue at the last call and is still; the read that always waits is the heartbeat.
+        """Return False when an answer was overdue at the last call and still is: the read that always waits is the heartbeat.
 
-        While paused there is no such read: then a PING is sent.
+        While paused there is no such read, and a PING is sent instead.
         """
         if self._wire.is_gone:
             return False
@@ -286,7 +288,7 @@ def _payload(content: list[bytes]) -> bytes:
 
 
 def _begin(keys: Sequence[bytes], group: bytes, consumer: bytes, *, begin: bytes) -> Iterator[tuple[bytes, ...]]:
-    """Give the commands after which the group and the consumer are there, whether or not they were before."""
+    """Yield the commands after which the group and the consumer exist, whether or not they did before."""
     for key in keys:
         yield (b"XGROUP", b"CREATE", key, group, begin, b"MKSTREAM")
         yield (b"XGROUP", b"CREATECONSUMER", key, group, consumer)
@@ -298,7 +300,7 @@ def _is_failure(reply: Any) -> bool:
 
 @dataclass(frozen=True)
 class Streams:
-    """Keep each event in a stream, and hand it to one pod of each service.
+    """The transport that keeps each event in a stream, and hands it to one pod of each service.
 
     Attributes
     ----------
@@ -316,45 +318,26 @@ class Streams:
     store = StreamStore()
 
     async def subscribe(
-        self,
-        address: Address,
-        channels: Sequence[str],
-        *,
-        client_name: str,
-        group: str,
-        consumer: str,
-        returning: bool,
-        memo: ReadMemo[C],
-        heard: Heard[C],
-        lost: Callable[[str], None],
-        freezer: Freezer | None = None,
+        self, address: Address, channels: Sequence[str], *, client: SubscribingClient, callbacks: SubscriptionCallbacks[C]
     ) -> Subscription[C]:
         """Join the group on every channel; return once the broker counts the consumer on all of them."""
         keys = [channel.encode() for channel in channels]
+        group, consumer, begin = client.group.encode(), client.consumer.encode(), b"0" if client.returning else b"$"
 
         async def confirm(wire: Wire) -> Subscription[C]:
-            for words in _begin(keys, group.encode(), consumer.encode(), begin=b"0" if returning else b"$"):
+            for words in _begin(keys, group, consumer, begin=begin):
                 reply = await wire.command(*(word.decode() for word in words))
                 if _is_failure(reply):
                     raise BrokerRefused(str(reply))
-            return Subscription(
-                wire, keys, group=group.encode(), consumer=consumer.encode(), claim_s=self.stream_claim_s, memo=memo, heard=heard
-            )
+            return Subscription(wire, keys, client=client, callbacks=callbacks, claim_s=self.stream_claim_s)
 
-        wire, subscription = await open_confirmed(address, client_name=client_name, confirm=confirm, freezer=freezer)
-        wire.on_lost = lost
+        wire, subscription = await open_confirmed(address, client_name=client.name, confirm=confirm, freezer=client.freezer)
+        wire.on_lost = callbacks.lost
         subscription.start()
         return subscription
 
     async def open_publisher(
-        self,
-        address: Address,
-        *,
-        client_name: str,
-        answered: Callable[[Any, int, int], None],
-        refused: Callable[[Any, str, int], None],
-        lost: Callable[[str, list[Any]], None],
-        freezer: Freezer | None = None,
+        self, address: Address, *, client_name: str, callbacks: PublishCallbacks, freezer: Freezer | None = None
     ) -> Pipeline:
         """Open a connection to add to streams; the answer is the entry's id and says nothing of receivers."""
         length = b"%d" % self.stream_max_len
@@ -362,9 +345,7 @@ class Streams:
         def frame(channel: bytes, payload: bytes) -> bytes:
             return pack(b"XADD", channel, b"MAXLEN", b"~", length, b"*", FIELD, payload)
 
-        return await open_pipeline(
-            address, client_name=client_name, frame=frame, answered=answered, refused=refused, lost=lost, freezer=freezer
-        )
+        return await open_pipeline(address, client_name=client_name, frame=frame, callbacks=callbacks, freezer=freezer)
 
     def publish_words(self, channel: str, payload: bytes) -> tuple[str | bytes, ...]:
         """Return the command that publishes."""

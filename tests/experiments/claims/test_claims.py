@@ -23,7 +23,7 @@ from sim.errors import UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Evidence, Finding, Trial, find
 from sim.experiments.claims.catalogue.idempotence import PodStep, play
 from sim.experiments.claims.plots import claims_overview
-from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, Job, choose, run_claims, to_json
+from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, TrialRun, choose, run_claims, to_json
 from sim.experiments.claims.table import claims_frame, claims_page, concluded, explained, write_page
 from sim.results.checkers.verdict import Result
 from sim.scenario.file import load_scenario
@@ -225,7 +225,7 @@ def planted_answers() -> ClaimAnswers:
         "3": ({"in this": None}, None, ""),
     }
     answers = tuple(
-        ClaimAnswer(number, claim(number), Finding(cases, value, unit, f"detail {number}"), {"one": job(number)})
+        ClaimAnswer(number, claim(number), Finding(cases, value, unit, f"detail {number}"), {"one": run(number)})
         for number, (cases, value, unit) in claims.items()
     )
     return ClaimAnswers(Path("runs"), "", answers)
@@ -235,8 +235,8 @@ def claim(number: str) -> Claim:
     return Claim(f"Words {number}", f"Where {number}", f"Theory {number}", "depends", (), lambda evidence: Finding({}, None, "", ""))
 
 
-def job(number: str) -> Job:
-    return Job(Trial("one", "baseline", ("load.run_s=8",)), "model", Path(f"runs/0{number}-one"))
+def run(number: str) -> TrialRun:
+    return TrialRun(Trial("one", "baseline", ("load.run_s=8",)), "model", Path(f"runs/0{number}-one"))
 
 
 def test_the_picture_and_the_page_hold_every_claim(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sim.errors import BrokerUnreachable
-from sim.experiments.fidelity import grounds as side_by_side
+from sim.experiments import many_runs
 from sim.experiments.fidelity.grounds import exit_code, grounds_table, run_on_grounds
 from sim.scenario.file import load_scenario
 
@@ -24,14 +24,14 @@ def shown(*what: Any) -> str:
 
 
 def test_a_ground_that_cannot_be_had_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = side_by_side.run_scenario
+    real = many_runs.run_scenario
 
     def run(scenario: Any, *, on: str, **more: Any) -> Any:
         if on == "container":
             raise BrokerUnreachable("no container engine answers")
         return real(scenario, on=on, **more)
 
-    monkeypatch.setattr(side_by_side, "run_scenario", run)
+    monkeypatch.setattr(many_runs, "run_scenario", run)
     scenario = load_scenario("baseline", settings=SHORT)
     found = run_on_grounds(scenario, grounds=("model", "container"))
     assert exit_code(found) == 2

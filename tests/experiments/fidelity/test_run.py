@@ -16,16 +16,14 @@ from sim.experiments.fidelity.run import (
     Fidelity,
     GroundRow,
     Pair,
-    fidelity_table,
     measure,
     on_both_grounds,
     run_fidelity,
     sentence,
     shortened,
-    table_rows,
-    write_fidelity,
 )
-from sim.results.opened_run import open_run
+from sim.experiments.fidelity.table import fidelity_table, table_rows, write_fidelity
+from sim.results.judged_run import judge_folder
 from sim.run.steps import run_scenario
 from sim.scenario.file import built_in, load_scenario
 
@@ -121,8 +119,7 @@ def test_two_scenarios_have_the_same_load_and_copies_on_both_grounds(tmp_path: P
 
 
 def test_a_recovery_counts_from_the_fault_to_hearing_again(tmp_path: Path) -> None:
-    run = open_run(run_scenario(shortened(load_scenario("restart_redis")), on="model", out=tmp_path / "run"))
-    side = measure(run)
+    side = measure(judge_folder(run_scenario(shortened(load_scenario("restart_redis")), on="model", out=tmp_path / "run")))
     assert 3.037 < side.recovery_s < 6, "three seconds and the server's start, then each pod's wait"
     assert side.missing["deaf"] > 0
     assert 50 < side.broker_cpu_us < 500
@@ -131,7 +128,7 @@ def test_a_recovery_counts_from_the_fault_to_hearing_again(tmp_path: Path) -> No
 def test_the_model_is_compared_as_it_runs_alone(tmp_path: Path) -> None:
     """A comparison must not change what it compares: the model's side equals a run of its own."""
     scenario = shortened(load_scenario("baseline", settings=("load.run_s=1",)))
-    one, other = (measure(open_run(run_scenario(scenario, on="model", out=tmp_path / str(n)))) for n in range(2))
+    one, other = (measure(judge_folder(run_scenario(scenario, on="model", out=tmp_path / str(n)))) for n in range(2))
     assert str(one) == str(other)
     assert math.isnan(one.host_cpu)
 

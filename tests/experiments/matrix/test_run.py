@@ -9,10 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import psutil
 import pytest
@@ -21,10 +19,11 @@ from matplotlib.figure import Figure
 
 from sim.cli.main import cli
 from sim.errors import RunFolderError, UsageError
-from sim.experiments.many_runs import Cell, Outcome, run_cells
+from sim.experiments.many_runs import Job, Outcome, run_many
 from sim.experiments.matrix.plots import draw_cells, draw_matrix, finding
 from sim.experiments.matrix.report import differences, matrix_page, matrix_table, write_matrix
-from sim.experiments.matrix.run import Matrix, MatrixRow, cell_scenario, open_matrix, row_of, run_matrix
+from sim.experiments.matrix.run import Matrix, MatrixRow, cell_scenario, matrix_row, open_matrix, run_matrix
+from sim.results.checkers import Result, Verdict
 from sim.scenario.file import load_scenario
 
 
@@ -117,12 +116,11 @@ def test_an_unexplained_copy_makes_the_whole_unknown_and_a_broken_promise_invali
 
 
 def test_what_a_peer_took_is_not_lost_and_what_came_again_is_counted() -> None:
-    cell = Cell("a", load_scenario("broker_stop"), "model")
+    job = Job("a", load_scenario("broker_stop"), "model")
     counts = {"expected": 10, "missing": 6, "taken-by-peer": 5, "deaf": 1, "unexplained": 0}
-    again = {"verdict": "valid", "counts": {"redelivered": 3}, "metrics": {}, "detail": ""}
-    ledger = {"verdict": "valid", "counts": counts, "metrics": {}, "detail": ""}
-    verdict = {"verdict": "valid", "checkers": {"ledger": ledger, "duplication": again}}
-    row = row_of("a", "streams", Outcome(cell, Path("x"), verdict, "", 1.0))
+    checkers = {"ledger": Result("valid", "", counts=counts), "duplication": Result("valid", "", counts={"redelivered": 3})}
+    verdict = Verdict("valid", "broker_stop", "model", 1, checkers, [])
+    row = matrix_row("a", "streams", Outcome(job, Path("x"), verdict, None, 1.0))
     assert (row.lost, row.causes) == (1, "1 deaf")
     assert row.twice == 3, "a copy that a pod heard again"
     assert math.isnan(row.never), "a bus without a recipe promises no single run"
@@ -160,8 +158,8 @@ def test_the_command_writes_its_results_and_ends_by_the_verdict(tmp_path: Path) 
 @pytest.mark.broker
 def test_on_a_real_server_every_loss_of_a_cell_has_a_cause(tmp_path: Path) -> None:
     scenario = cell_scenario("subscribers_cut", "hardened", seed=1)
-    (outcome,) = run_cells([Cell("cell", scenario, "embedded")], out=tmp_path, jobs=1)
-    row = row_of("subscribers_cut", "hardened", outcome)
+    (outcome,) = run_many([Job("cell", scenario, "embedded")], out=tmp_path)
+    row = matrix_row("subscribers_cut", "hardened", outcome)
     assert (row.verdict, row.unexplained, row.recovered, row.why_not) == ("valid", 0, "yes", "")
     assert row.lost > 0 and row.causes == f"{row.lost:,} deaf", "what is published while a subscriber is away is gone"
 
@@ -200,29 +198,3 @@ def test_an_interruption_heals_and_ends_everything_and_keeps_what_was_done(tmp_p
     content = json.loads((tmp_path / "m" / "matrix.json").read_text())
     assert content["verdict"] == "unknown" and content["costs"][0]["copy_us"] > 0
     assert content["rows"][0]["why_not"] == "interrupted before it was run"
-
-
-@pytest.mark.broker
-def test_a_worker_that_is_killed_fails_its_cell_and_the_next_one_is_run(tmp_path: Path) -> None:
-    cells = [Cell(name, load_scenario("broker_stop", settings=("load.driver=pods",)), "model") for name in ("one", "other")]
-    killed = []
-    outcomes = run_cells(cells, out=tmp_path, jobs=1)
-
-    def kill_first() -> None:
-        child = next(one for one in psutil.Process().children() if "sim.experiments.many_runs" in one.cmdline())
-        killed.append(child.pid)
-        child.kill()
-
-    killer = Thread(target=lambda: _when(lambda: (tmp_path / "one" / "run.json").exists(), kill_first))
-    killer.start()
-    first, second = outcomes
-    killer.join()
-    assert killed and "its process died" in first.error and first.verdict is None
-    assert second.error == "" and second.verdict is not None and second.verdict["verdict"] == "valid"
-
-
-def _when(true: Callable[[], bool], then: Callable[[], None]) -> None:
-    deadline = time.monotonic() + 30
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.001)  # polls another process
-    then()

@@ -42,7 +42,7 @@ def test_every_scenario_gives_the_same_tables_from_its_seed(tmp_path: Path) -> N
         for table in TABLES:
             one, other = ((tmp_path / seed / name / f"{table}.parquet").read_bytes() for seed in ("1", "2"))
             assert one == other, f"{table} of {name} differs"
-            compared += open_run(tmp_path / "1" / name).info["tables"][table]["rows"]
+            compared += open_run(tmp_path / "1" / name).info.tables[table].rows
     assert compared > 10_000
 
 
@@ -52,13 +52,13 @@ def test_another_seed_gives_another_run(tmp_path: Path) -> None:
         run_scenario(scenario, on="model", out=tmp_path / str(seed))
     one, other = (open_run(tmp_path / str(seed)) for seed in (1, 2))
     assert one.publishes["sent_ns"].tolist() != other.publishes["sent_ns"].tolist()
-    assert one.info["nonce"] != other.info["nonce"]
+    assert one.info.nonce != other.info.nonce
 
 
 def test_the_pods_drive_where_locust_cannot(tmp_path: Path) -> None:
     run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / "run"))
-    assert run.info["driver"] == run.scenario["load"]["driver"] == "pods"
-    assert run.info["ground"] == "model"
+    assert run.info.driver == run.scenario["load"]["driver"] == "pods"
+    assert run.info.ground == "model"
     assert len(run.hosts) == 0
 
 
@@ -85,7 +85,7 @@ def test_an_interrupt_in_virtual_time_keeps_what_was_recorded(tmp_path: Path) ->
     with pytest.raises(Interrupted):
         run_scenario(scenario, on="model", out=tmp_path / "run", watch=interrupt)
     run = open_run(tmp_path / "run")
-    assert run.info["state"] == "interrupted"
+    assert run.info.state == "interrupted"
     assert len(run.deliveries) > 100
 
 
@@ -114,7 +114,7 @@ def test_a_costs_file_sets_the_speed_of_the_model(tmp_path: Path) -> None:
     for on in ("model", f"model:{tmp_path}/costs.json"):
         run = open_run(run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on=on, out=tmp_path / str(len(lags))))
         lags.append(run.ledger()["lag_us"].min())
-        assert run.info["ground"] == "model"
+        assert run.info.ground == "model"
         costs = run.environment["broker"]["model_costs"]
         assert f"write_ns={(1 if len(lags) == 1 else 10) * Costs().write_ns:g}" in costs
     assert lags[0] < 1000, "two links of some microseconds"

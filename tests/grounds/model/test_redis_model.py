@@ -19,7 +19,7 @@ from sim.grounds.model.ground import model
 from sim.grounds.model.loop import NS_PER_S
 from sim.machine.clock import new_event_loop, now_ns
 from sim.wire.address import Address
-from sim.wire.connection import pack
+from sim.wire.resp import pack
 
 CLIENTS = 3
 Script = list[tuple[int, tuple[str, ...]]]  # (client, words)

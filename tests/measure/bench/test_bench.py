@@ -74,7 +74,7 @@ def test_a_copy_too_few_is_an_error_and_no_process_stays(monkeypatch: pytest.Mon
 @pytest.mark.broker
 def test_a_client_that_dies_is_an_error_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.measure.bench.CLIENTS", {"no-such-client": ""})
-    with pytest.raises(BuslabError, match=r"bench's no-such-client failed: .*KeyError"):
+    with pytest.raises(BuslabError, match=r"bench's no-such-client is gone: .*KeyError"):
         run_bench(depths=(1,), **TINY)
 
 

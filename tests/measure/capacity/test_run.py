@@ -20,7 +20,7 @@ from sim.measure.capacity.report import WINDOW
 from sim.measure.capacity.run import TINY, Window, measure_capacity, why_not, with_pods, workload_of
 from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.scenario.file import load_scenario
-from sim.wire.connection import pack
+from sim.wire.resp import pack
 from tests.support.scenes import BOUND_S
 
 SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))

@@ -7,11 +7,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from sim.errors import HostError, ScenarioError, UsageError
+from sim.machine.line import Line, start_child
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.status import Status
@@ -93,6 +95,21 @@ def test_a_process_that_dies_by_itself_fails_the_run(small: Small, tmp_path: Pat
 
 
 @pytest.mark.broker
+def test_a_process_that_does_not_start_fails_the_run_with_its_own_error(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had nothing to write, so nothing is lost with it."""
+
+    def start(module: str, **more: Any) -> Line:
+        return start_child("no_such_module", **more)
+
+    monkeypatch.setattr("sim.pods.hosts.local_process.start_child", start)
+    with pytest.raises(HostError, match=r"the process local-\d of pods is gone: .*No module named no_such_module \(exit code 1\)"):
+        run_scenario(small("hosts.kind=local", "load.driver=pods"), out=tmp_path / "run")
+    sealed(tmp_path / "run", "failed")
+
+
+@pytest.mark.broker
 def test_an_interruption_leaves_no_process_and_keeps_what_was_recorded(tmp_path: Path) -> None:
     fault = f'faults=[{{kind="pod_freeze",pods=["{KILLED}"],at_s=0,for_s=1}}]'
     script = INTERRUPTED.replace('f"load.driver={driver}")', f'f"load.driver={{driver}}", "hosts.kind=local", {fault!r})')
@@ -124,7 +141,7 @@ def test_pods_that_no_fault_ends_share_processes(small: Small) -> None:
 
 def test_the_model_runs_it_in_one_process_and_says_so(small: Small, tmp_path: Path) -> None:
     run = open_run(run_scenario(small("hosts.kind=local"), on="model", out=tmp_path / "run"))
-    assert run.info["notes"] == ["virtual time is that of one process: hosts.kind = 'local' was not used"]
+    assert run.info.notes == ["virtual time is that of one process: hosts.kind = 'local' was not used"]
     assert run.scenario["hosts"]["kind"] == "inline"
     assert set(run.pods["host"]) == {"inline"}
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sim.record.run_info import LoadInfo
 from sim.record.schema import HTTP_CALL
 from sim.results.checkers import judge
 from sim.results.checkers.callers import check
@@ -59,7 +60,7 @@ def test_failed_calls_come_first_among_the_witnesses_and_name_their_event(plan: 
     result = verdict.checkers["callers"]
     assert result.witnesses == [
         f"{events[2].id} on config.updated: locust-0 waited 3 us, failed",
-        "a call of config.updated: locust-0 waited 1,000,000 us",
+        "a call of config.updated: locust-0 waited 1 s",
         f"{events[9].id} on config.updated: locust-0 waited 10 us",
     ]
     assert result.detail.startswith("1 of 11 calls failed")
@@ -69,7 +70,7 @@ def test_failed_calls_come_first_among_the_witnesses_and_name_their_event(plan: 
 def test_calls_that_were_meant_and_are_not_recorded_are_unknown(tmp_path: Path) -> None:
     plan = RunFolder(tmp_path / "run").pod("web-0")
     assert check(open_run(plan.write())).detail == "the load means no calls"
-    plan.info = {"load": {"offered_calls": 5, "generator": "locust"}}
+    plan.load = LoadInfo(offered_calls=5, generators=["locust"])
     result = check(open_run(plan.write()))
     assert result.verdict == "unknown"
     assert all(math.isnan(value) for value in result.metrics.values())

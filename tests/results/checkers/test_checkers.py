@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sim.errors import UsageError
+from sim.record.run_info import LoadInfo, Phase
 from sim.record.schema import SLO_METRICS, compose_key
 from sim.results import checkers
 from sim.results.checkers import CHECKERS, Result, Verdict, judge, write_verdict
@@ -184,7 +185,7 @@ def test_quantiles_are_exact_and_values_that_occurred(plan: RunFolder) -> None:
 
 def test_a_tail_of_few_rows_says_so(plan: RunFolder) -> None:
     plan.publish(100)
-    assert "p999 and above are of only 300 rows" in judged(plan).checkers["lag"].detail
+    assert "p99.9 and above are the maximum, of so few" in judged(plan).checkers["lag"].detail
 
 
 def test_lag_counts_from_the_intended_time_so_a_late_generator_shows(plan: RunFolder) -> None:
@@ -207,12 +208,12 @@ def test_a_negative_lag_is_counted_and_makes_lag_unknown(plan: RunFolder) -> Non
     assert result.counts["negative"] == 1
 
 
-def offer(plan: RunFolder, **load: object) -> None:
-    plan.info["load"] = load
+def offer(plan: RunFolder, *, calls: int | None) -> None:
+    plan.load = LoadInfo(offered_calls=calls, generators=["locust"] if calls else [])
 
 
 def end_in_run(plan: RunFolder) -> None:
-    plan.info["phases"] = [{"name": "run", "start_ns": RUN_NS, "end_ns": 2 * RUN_NS}]
+    plan.info.phases = [Phase("run", RUN_NS, 2 * RUN_NS)]
 
 
 def claim_too_many(plan: RunFolder) -> None:
@@ -222,13 +223,13 @@ def claim_too_many(plan: RunFolder) -> None:
 HARNESS = {
     "interrupted": (lambda plan: None, {"state": "interrupted"}, "interrupted: Ctrl-C"),
     "failed": (lambda plan: None, {"state": "failed"}, "the run was failed"),
-    "generator late": (lambda plan: offer(plan, offered_calls=102, generator="locust"), {}, "generator saturated: it made 100 of 102"),
-    "nothing offered": (lambda plan: offer(plan), {}, "names no offered calls"),
+    "generator late": (lambda plan: offer(plan, calls=102), {}, "generator saturated: it made 100 of 102"),
+    "nothing offered": (lambda plan: offer(plan, calls=None), {}, "names no offered calls"),
     "generator busy": (lambda plan: plan.cpu_share.update(locust=0.95), {}, "generator saturated: locust used 95%"),
     "host busy": (lambda plan: plan.cpu_share.update(h0=0.9), {}, "measured itself: h0 used 90%"),
     "no samples": (lambda plan: setattr(plan, "hosts", []), {}, "no processor samples of h0"),
     "no numsub": (lambda plan: setattr(plan, "numsub", False), {}, "no NUMSUB was sampled for config.updated"),
-    "numsub differs": (claim_too_many, {}, "50000 subscribers, the fleet claims 3"),
+    "numsub differs": (claim_too_many, {}, "50,000 subscribers, the fleet claims 3"),
     "no drain": (end_in_run, {}, "did not reach its drain phase"),
     "not sealed": (lambda plan: None, {"state": "running", "seal": False}, "was not sealed"),
 }
@@ -255,7 +256,7 @@ def test_failed_publishes_are_calls_made_but_not_deliveries(plan: RunFolder) -> 
 
 def test_calls_that_nobody_made_because_their_pod_was_down_are_told(plan: RunFolder) -> None:
     plan.publish(100)
-    plan.info["load"] = {"offered_calls": 120, "calls_not_made": 20, "generator": "h0"}
+    plan.load = LoadInfo(offered_calls=120, calls_not_made=20, generators=["h0"])
     result = judged(plan).checkers["harness"]
     assert (result.verdict, result.counts["calls_not_made"]) == ("valid", 20)
     assert "20 more calls were due while their pods did not run" in result.warnings[0]
@@ -285,7 +286,7 @@ def test_busy_loops_are_noted_beside_lag(plan: RunFolder) -> None:
 
 def test_virtual_time_has_no_processor_time(plan: RunFolder) -> None:
     plan.publish(10)
-    plan.info["ground"], plan.hosts = "model", []
+    plan.info.ground, plan.hosts = "model", []
     assert judged(plan).verdict == "valid"
 
 
@@ -345,7 +346,7 @@ def test_a_limit_on_lag_is_not_broken_by_a_generator_that_is_late_of_itself(
         event.acked_ns = event.sent_ns + MS // 2
         plan.calls.append((event.intended_ns, "locust-0", "config.updated", round(took_ms * MS), "ok"))
         plan.calls.append((event.intended_ns + 100 * MS, "locust-0", "config.updated", round(took_ms * MS), "ok"))
-    plan.slo, plan.info = {"lag_ms_p99": 50}, {"driver": driver}
+    plan.slo, plan.info.driver = {"lag_ms_p99": 50}, driver
     (limit,) = judged(plan).slo
     assert limit.verdict == word
     assert ("the generator was late by itself: without that it is at most 5.1" in limit.detail) == (word == "unknown")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -23,12 +22,11 @@ def plan(tmp_path: Path) -> RunFolder:
     return plan
 
 
-def judged(plan: RunFolder, *, reattach: str = "automatic", **info: object) -> Run:
+def judged(plan: RunFolder, *, reattach: str = "automatic", recovered: bool | None = True) -> Run:
+    plan.info.recovered = recovered
     folder = plan.write()
     scenario = folder / "scenario.toml"
     scenario.write_text(scenario.read_text().replace("[bus]", f'[bus]\nreattach = "{reattach}"'))
-    path = folder / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | info))
     return open_run(folder)
 
 
@@ -77,7 +75,7 @@ def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan:
     plan.state("web-1", BEGIN + MS, "disconnected", "outage")
     result = check(judged(plan, reattach=reattach, recovered=False))
     assert result.verdict == word
-    assert "did not recover after the last fault: 1 pods are away, web-1 first" in result.detail
+    assert "did not recover after the last fault: 1 pod is away, web-1 first" in result.detail
 
 
 def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(plan: RunFolder) -> None:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import hiredis
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim.bus.envelope import decode_read
-from sim.wire.connection import Wire, pack, wire_size
+from sim.wire.connection import Wire
 from sim.wire.read_memo import ReadMemo
+from sim.wire.resp import pack
 from sim.wire.subscription import CLASSIC, ChannelSubscription
 
 PAYLOADS = [
@@ -83,30 +82,6 @@ def test_two_streams_that_begin_alike_are_never_taken_for_each_other(run_async: 
     run_async(scene())
 
 
-resp = st.recursive(st.none() | st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=30), lambda inner: st.lists(inner, max_size=4))
-
-
-def encode(frame: Any) -> bytes:
-    if isinstance(frame, list):
-        return b"*%d\r\n" % len(frame) + b"".join(map(encode, frame))
-    if isinstance(frame, bytes):
-        return b"$%d\r\n%b\r\n" % (len(frame), frame)
-    return b"$-1\r\n" if frame is None else b":%d\r\n" % frame
-
-
-@given(resp)
-def test_the_size_of_a_frame_is_what_it_took_on_the_wire(frame: Any) -> None:
-    reader = hiredis.Reader()
-    reader.feed(encode(frame))
-    assert wire_size(reader.gets()) == len(encode(frame))
-
-
-def test_the_size_of_an_error_is_what_it_took_on_the_wire() -> None:
-    reader = hiredis.Reader()
-    reader.feed(b"-ERR no\r\n")
-    assert wire_size(reader.gets()) == 9
-
-
 def test_the_memo_is_bounded_in_reads_and_in_bytes() -> None:
     memo = ReadMemo(Heard)
     chunk = Heard([b"x"])
@@ -126,11 +101,6 @@ def test_bytes_that_are_no_event_are_counted_and_the_connection_stays(run_async:
         assert malformed == [3]
 
     run_async(scene())
-
-
-@pytest.mark.parametrize(("words", "packed"), [((b"PING",), b"*1\r\n$4\r\nPING\r\n"), ((b"a", b""), b"*2\r\n$1\r\na\r\n$0\r\n\r\n")])
-def test_a_command_is_packed_as_resp(words: tuple[bytes, ...], packed: bytes) -> None:
-    assert pack(*words) == packed
 
 
 def test_what_waits_for_an_answer_is_told_when_the_connection_goes(run_async: Run) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from sim.wire.address import parse_address
-from sim.wire.owners import Owners
 from sim.wire.pipeline import MAX_IN_FLIGHT
-from sim.wire.slots import SLOTS, slot_of
+from sim.wire.slots import SLOTS, Owners, slot_of
 from sim.wire.transports.sharded import MAX_MOVES, Publisher
 
 OLD, NEW = parse_address("redis://h:1"), parse_address("redis://h:2")

@@ -25,7 +25,7 @@ FIELDS = {  # event type -> field of its data, what its recorded subject begins 
 
 
 class PodStep(NamedTuple):
-    """Hold one thing that happened in a pod: the subject of an invalidation of some type, or the key of a read (no type)."""
+    """One thing that happened in a pod: the subject of an invalidation of some type, or the key of a read (no type)."""
 
     at_ns: int
     kind: str
@@ -33,7 +33,7 @@ class PodStep(NamedTuple):
 
 
 class Played(NamedTuple):
-    """Hold what a play came to: the copy that each read served, how many reads loaded one, the caches, deletions of missing keys."""
+    """What a play came to: the copy that each read served, how many reads loaded one, the caches, deletions of missing keys."""
 
     served: list[int]
     loads: int
@@ -58,7 +58,7 @@ def steps_of(run: Run) -> dict[str, list[PodStep]]:
 
 
 def play(steps: list[PodStep]) -> Played:
-    """Let a subscriber live through the steps."""
+    """Take a subscriber through the steps."""
     one = ConfigSubscriber()
     handlers, served, loads, stale, missing = one.handlers(), [], 0, 0, 0
     dropped_ns: dict[str, int] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sim.experiments.claims.claim import CALM, Claim, Evidence, Finding, Trial
-from sim.results.opened_run import FATE
+from sim.results.copies import FATE
 
 HEARD = {"calm": "as heard, nothing broken", "resets": "as heard, connections reset"}
 HANDLED = "as handled, handlers starting 0-5 ms later"

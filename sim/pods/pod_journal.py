@@ -1,7 +1,8 @@
-"""A pod that writes down what it is about to do, because its process may be killed; and what is made of that when it was.
+"""What a pod writes down before it does it, because its process may be killed; and what is made of that when it was.
 
-A pod that is dropped inside a process that goes on (`Pod.abort`) says itself what becomes of what it had begun. A killed process says
-nothing more. So this pod writes each thing down as it would stand if it were killed at once, before it does it:
+A pod that is dropped inside a process that goes on (`Pod.abort`) records itself what becomes of what it had begun. A killed process
+records nothing more. So a pod that may be killed has a journal. It tells the journal of each thing before it does it, and the journal
+writes it down as it would stand if the process were killed at once:
 
 ==========================  ======================  ==================================================================
 what                        table                   as
@@ -13,8 +14,8 @@ a call by HTTP              calls                   `failed`
 an event being handled      deliveries              `failed`
 ==========================  ======================  ==================================================================
 
-What was done after all has a row in the table itself; the rest is taken over by `inherit`. The newest row of an event holds, and the
-part-full batch is the newest row of its channel, unless that is a batch that left.
+What was done after all has a row in the table itself; the rest is taken over by `inherit`. Of several rows of one event the newest
+counts, and the part-full batch is the newest row of its channel, unless that is a batch that left.
 """
 
 from __future__ import annotations
@@ -22,87 +23,71 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sim.bus.envelope import BATCH, PROBE, Chunk
+from sim.bus.batcher import Batcher
+from sim.bus.envelope import BATCH
 from sim.bus.node import Send
-from sim.machine.clock import now_ns
-from sim.pods.http_calls import HttpCalls
-from sim.pods.pod import Pod
-from sim.pods.slow_handling import SlowHandling
 from sim.record.journal import Journal, JournalRecorder
 from sim.record.recorder import PARTS, ROWS_PER_PART, DeliveryBuffer, TableBuffer, arrow_table, write_table
 from sim.record.schema import HTTP_CALL, TABLES
-from sim.wire.read_memo import Handling
-
-_BROKER = DeliveryBuffer.PATHS.index("broker")
 
 
-class JournaledPod(Pod):
-    """Be a pod whose process may be killed; its place's recorder is a `JournalRecorder`."""
+class PodJournal(Protocol):
+    """A journal as a pod and its calls by HTTP see it.
 
-    def __init__(self, name: str, **more: Any) -> None:
-        super().__init__(name, **more)
-        recorder = self._place.recorder
-        assert isinstance(recorder, JournalRecorder)
-        self._journal = recorder.journal
-        self._under_way = recorder.under_way
-        self._inside = False  # whether an event is on its way within the pod: its row is not complete when it was heard
+    Each `begin_...` is called before anything of it can be seen outside the pod, and before it is recorded; `commit` when the
+    deliveries of a read are recorded.
+    """
 
-    def heard(self, chunk: Chunk, received_ns: int) -> Handling | None:
-        """Handle the events of one read, and write down that it did."""
-        handling = super().heard(chunk, received_ns)
-        if not self._inside:
-            self._journal.commit()
-        return handling
+    def begin_publish(self, send: Send, *, sent_ns: int) -> None:
+        """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
 
-    def _heard_slowly(self, slow: SlowHandling, chunk: Chunk, received_ns: int, *, path: int = _BROKER) -> Handling:
-        word, add = DeliveryBuffer.PATHS[path], self._under_way["deliveries"].add
-        for (kind, _), key in zip(chunk.events, chunk.keys, strict=True):
-            if kind != PROBE:
-                add(key, self.name, received_ns, received_ns, word, "failed")
-        return super()._heard_slowly(slow, chunk, received_ns, path=path)
+    def begin_batch(self, batch: Batcher) -> None:
+        """Write down the part-full batch as it is now."""
 
-    def _deliver_here(self, send: Send) -> None:
-        self._inside = True
-        try:
-            super()._deliver_here(send)
-        finally:
-            self._inside = False
-            self._journal.commit()
+    def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
+        """Write down that a call by HTTP is about to be made."""
 
-    def _carry_out(self, send: Send | None) -> None:
-        if send is None:
-            return
-        self._begin(send, self._now_ns(), "unknown")
-        super()._carry_out(send)
-        if self._kept and self._kept[-1] is send:
-            self._begin(send, 0, "never-sent")
+    def begin_handling(self, event: int, received_ns: int, *, path: int) -> None:
+        """Write down that an event was heard and waits for its handler; `path` is an index into `DeliveryBuffer.PATHS`."""
 
-    def _begin(self, send: Send, sent_ns: int, outcome: str) -> None:
+    def commit(self) -> None:
+        """Write down the deliveries of the reads since the last time; one that is added by itself (`DeliveryBuffer.add`) needs none."""
+
+
+class UnderWayJournal:
+    """The journal of one pod whose process may be killed: it has what is under way as it would stand if that were killed now."""
+
+    def __init__(self, recorder: JournalRecorder, pod: str) -> None:
+        self._pod = pod
+        self._add_publish = recorder.under_way["publishes"].add
+        self._add_call = recorder.under_way["calls"].add
+        self._add_delivery = recorder.under_way["deliveries"].add
+        self._deliveries = recorder.journal
+
+    def begin_publish(self, send: Send, *, sent_ns: int) -> None:
+        """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
         times = (send.first_item_ns, send.items_wait_ns, send.intended_ns, sent_ns, 0)
-        size = len(send.payload)
-        self._under_way["publishes"].add(send.event, send.type, self.name, send.items, size, *times, outcome, -1, send.subject)
+        outcome = "unknown" if sent_ns else "never-sent"
+        self._add_publish(send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject)
 
-    def _call_one(self, kind: str, data: dict[str, Any], began_ns: int, due_ns: int) -> None:
-        super()._call_one(kind, data, began_ns, due_ns)
-        batch = self.node.batcher
-        if kind == BATCH and len(batch):
-            times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
-            self._under_way["publishes"].add(0, BATCH, self.name, len(batch), 0, *times, "never-sent", -1, "")
+    def begin_batch(self, batch: Batcher) -> None:
+        """Write down the part-full batch as it is now."""
+        times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
+        self._add_publish(0, BATCH, self._pod, len(batch), 0, *times, "never-sent", -1, "")
 
+    def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
+        """Write down that a call by HTTP is about to be made: in place of how long it took, when it began."""
+        self._add_call(intended_ns, self._pod, HTTP_CALL, began_ns, "failed")
 
-class MortalPoster(HttpCalls):
-    """Write down each call by HTTP before it is made."""
+    def begin_handling(self, event: int, received_ns: int, *, path: int) -> None:
+        """Write down that an event was heard and waits for its handler."""
+        self._add_delivery(event, self._pod, received_ns, received_ns, DeliveryBuffer.PATHS[path], "failed")
 
-    def __init__(self, name: str, *, recorder: JournalRecorder, **more: Any) -> None:
-        super().__init__(name, recorder=recorder, **more)
-        self._begun = recorder.under_way["calls"]
-
-    def post(self, item: dict[str, Any], *, intended_ns: int) -> None:
-        """Begin one call."""
-        self._begun.add(intended_ns, self._name, HTTP_CALL, now_ns(), "failed")  # from when, instead of how long
-        super().post(item, intended_ns=intended_ns)
+    def commit(self) -> None:
+        """Write down the deliveries of the reads since the last time."""
+        self._deliveries.commit()
 
 
 def calls_made(journal: Journal) -> int:

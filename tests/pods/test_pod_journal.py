@@ -15,8 +15,10 @@ from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
-from sim.pods.journaled_pod import JournaledPod, MortalPoster, calls_made, inherit
-from sim.pods.pod import PodContext
+from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
+from sim.pods.http_calls import HttpCalls
+from sim.pods.pod import Pod
+from sim.pods.pod_journal import UnderWayJournal, calls_made, inherit
 from sim.pods.slow_handling import Pace
 from sim.record.journal import JOURNALS, Journal, JournalRecorder
 from sim.record.recorder import seal_tables
@@ -35,25 +37,21 @@ class Lab:
         self.ground = ground
         self.folder = folder
         self.recorder = JournalRecorder(folder, source="p-0.1", pods=["p-0"])
-        self.pod = JournaledPod(
-            "p-0",
-            number=0,
-            service="music-service",
+        self.pod = Pod(
+            PodIdentity("p-0", 0, "music-service", (TEMPLATE,), seed=1),
             logic=SERVICES["music-service"](),
-            channels=(TEMPLATE,),
             node=BusNode("music-service", nonce=1, publisher=4, batch_size=batch_size, batch_interval_ms=60_000, wall_offset_ns=0),
-            place=PodContext(
+            context=PodContext(
                 host="p-0.1",
-                address=ground.address,
-                channel_prefix=CHANNEL_PREFIX,
+                run_id="1",
+                broker=BrokerAccess(ground.address, CHANNEL_PREFIX),
                 recorder=self.recorder,
                 memo=ReadMemo(decode_read),
                 probed=lambda pod, channel, round: None,
-                run_id="1",
-                policy=Policy(outage_queue="keep" if keep else "none"),
+                outage=OutageRules(Policy(outage_queue="keep" if keep else "none")),
             ),
-            seed=1,
             pace=pace,
+            journal=UnderWayJournal(self.recorder, "p-0"),
         )
 
     def call(self, kind: str, number: int = 0) -> None:
@@ -187,7 +185,8 @@ def test_events_that_are_being_handled_have_failed(ground: Ground, tmp_path: Pat
 def test_a_call_by_http_that_has_no_answer_has_failed(ground: Ground, tmp_path: Path) -> None:
     async def scene() -> None:
         lab = Lab(ground, tmp_path)
-        poster = MortalPoster("p-0", number=0, service="music-service", freezer=lab.pod.freezer, recorder=lab.recorder, ports=lambda: [1])
+        pod = lab.pod
+        poster = HttpCalls(pod.identity, freezer=pod.freezer, recorder=lab.recorder, ports=lambda: [1], journal=pod.journal)
         poster.post({"id": 1}, intended_ns=now_ns())
         await poster.settle()
         at_ns = now_ns() + 5

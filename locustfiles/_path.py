@@ -1,0 +1,16 @@
+"""Put the import path in order before anything else is imported: Locust puts the working directory first, and it is the user's.
+
+Locust takes this folder off the front again once the locustfile is loaded; so it stays where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, _ours)
+from sim.machine.import_path import put_working_folder_last  # noqa: E402
+
+sys.path.remove(_ours)
+put_working_folder_last()

@@ -1,0 +1,115 @@
+"""What a pod is told when it is made: which pod of the fleet it is, and what all pods of its process share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sim.bus.envelope import Chunk
+from sim.bus.fallback import Policy
+from sim.record.recorder import Recorder
+from sim.wire.address import Address
+from sim.wire.read_memo import ReadMemo
+from sim.wire.transports import TRANSPORTS, Transport
+
+
+@dataclass(frozen=True)
+class PodIdentity:
+    """One pod of the fleet, the same in all its incarnations but for the seed.
+
+    Attributes
+    ----------
+    number
+        Its index in the fleet, and its code in the `deliveries` table.
+    service
+        Whose events it shares with its other pods, where the transport shares them.
+    channels
+        Event types it subscribes to; without any, nothing is opened for hearing.
+    seed
+        For the jitter of its reconnections, and for the start skew of its handlers.
+    """
+
+    name: str
+    number: int
+    service: str
+    channels: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class BrokerAccess:
+    """The way of a pod to its broker.
+
+    Attributes
+    ----------
+    address
+        The broker, or None: no REDIS_URL.
+    channel_prefix
+        Of every channel's name at the broker.
+    """
+
+    address: Address | None
+    channel_prefix: str
+    transport: Transport = field(default_factory=TRANSPORTS["pubsub"])
+
+
+@dataclass(frozen=True)
+class OutageRules:
+    """What a pod does when the broker is away, and when it is back (`sim.scenario.settings.Bus` describes each).
+
+    Attributes
+    ----------
+    queue_limit
+        Publishes that are kept through an outage, where the policy keeps any.
+    hold_s
+        How long they wait after it, so that the others can subscribe first.
+    resync
+        What a pod that hears again does with its caches.
+    keep_alive_s
+        PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    queue_limit: int = 1000
+    reconnect_max_s: float = 2.0
+    hold_s: float = 0.0
+    resync: str = "none"
+    keep_alive_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class OnceRules:
+    """How the pods of a service see to it that only one of them handles an event: the recipe's name and how long its keys live."""
+
+    recipe: str = "none"
+    ttl_s: int = 300
+
+
+@dataclass(frozen=True)
+class PodContext:
+    """What the pods of one process share.
+
+    Attributes
+    ----------
+    host
+        The process, as in the tables.
+    probed
+        Called with (pod number, event type, probe round) when a pod hears a probe.
+    entered
+        Called with (pod state, bus state) at each change of either, if given.
+    """
+
+    host: str
+    run_id: str
+    broker: BrokerAccess
+    recorder: Recorder
+    memo: ReadMemo[Chunk]
+    probed: Callable[[int, str, int], None]
+    entered: Callable[[str, str], None] | None = None
+    outage: OutageRules = field(default_factory=OutageRules)
+    once: OnceRules = field(default_factory=OnceRules)
+
+
+def group_name(run_id: str, service: str) -> str:
+    """Return the name under which the pods of a service share events, where the transport shares them; no other run has it."""
+    return f"buslab-{run_id}-{service}"

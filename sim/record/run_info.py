@@ -1,0 +1,147 @@
+"""What is true of a whole run, as run.json holds it: one struct that the live half fills in and the offline half reads.
+
+Rules
+-----
+1. The fields are the keys of run.json, in its order. A field that is None is not known (yet), and its key is not in the file.
+2. A key that is not a field is passed over: a newer writer of this format may add some. A key that is missing, or of another type,
+   makes the file unreadable: it was damaged or edited.
+3. What a run of this format wrote before a key was added is read as what was true then (`_as_written_now`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sim.errors import RunFolderError
+from sim.record.checksum import is_whole, read_json, with_checksum
+from sim.record.schema import FORMAT, RUN_STATES
+
+
+class Phase(msgspec.Struct, omit_defaults=True):
+    """One phase of a run (see `schema.PHASES`); without an end it had not ended."""
+
+    name: str
+    start_ns: int
+    end_ns: int | None = None
+
+
+class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a run's load was meant to be, and what became of it.
+
+    Attributes
+    ----------
+    offered_calls, offered_reads
+        Application calls and reads of configuration that the schedule meant to make in warm-up and run.
+    generators
+        The processes that published, by their names in `hosts.host`.
+    calls
+        Calls that were made.
+    calls_not_made
+        Calls whose pod was not running: its application was gone too.
+    record_kept
+        Whether the generator lived to hand over what it recorded.
+    """
+
+    offered_calls: int | None = None
+    generators: list[str] = []
+    offered_reads: int | None = None
+    calls: int | None = None
+    calls_not_made: int | None = None
+    record_kept: bool | None = None
+
+
+class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Size and checksum of a sealed table; the oldest runs of this format have no checksum."""
+
+    rows: int
+    bytes: int
+    crc32: int | None = None
+
+
+class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The content of run.json. It is not frozen: a run fills it in from its first step to its seal.
+
+    Attributes
+    ----------
+    nodes
+        Of how many servers the broker is made.
+    nonce
+        The upper 15 bits of the run's event keys.
+    state, reason
+        See `schema.RUN_STATES`; the reason of an interruption or a failure, else empty.
+    started_at, wall_offset_ns
+        ISO time in UTC; wall clock minus CLOCK_MONOTONIC.
+    phases
+        In order.
+    fleet
+        ``ours``, or ``none`` where the pods were there already.
+    notes
+        Sentences for the reader.
+    links_us
+        Where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
+        (``direct_p50``, ``through_p50``, …); empty else.
+    recovered
+        Whether, after the load, every pod that runs heard a probe again.
+    tables, scenario_crc32
+        Once sealed: what each table is, and the checksum of scenario.toml.
+    """
+
+    format: int
+    scenario: str
+    ground: str
+    nodes: int
+    seed: int
+    driver: str
+    nonce: int
+    state: str
+    reason: str
+    started_at: str
+    wall_offset_ns: int
+    phases: list[Phase]
+    load: LoadInfo
+    fleet: str
+    notes: list[str]
+    links_us: dict[str, float] | None = None
+    recovered: bool | None = None
+    tables: dict[str, SealedTable] | None = None
+    scenario_crc32: int | None = None
+
+
+def content_of(info: RunInfo) -> dict[str, Any]:
+    """Return what goes into run.json: the struct, and the checksum of all of it (`sim.record.checksum`)."""
+    content: dict[str, Any] = msgspec.to_builtins(info)
+    return with_checksum(content)
+
+
+def read_info(path: Path) -> RunInfo:
+    """Return what a run.json says.
+
+    Raises
+    ------
+    RunFolderError
+        It is missing, of another format, or was damaged or edited.
+    """
+    content = read_json(path)
+    if not is_whole(content):
+        raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
+    if content.get("format") != FORMAT:
+        raise RunFolderError(f"{path} is of format {content.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
+    try:
+        info = msgspec.convert(_as_written_now(content), RunInfo)
+    except msgspec.ValidationError as error:
+        raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, copy it again or repeat the run") from error
+    if info.state not in RUN_STATES:
+        raise RunFolderError(f"{path}: state is {info.state!r}, not one of {', '.join(RUN_STATES)}; the file is damaged")
+    return info
+
+
+def _as_written_now(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a run.json of this format as a run of today would have written it."""
+    content = {"nodes": 1, "fleet": "ours", **content}
+    load = content.get("load")
+    if isinstance(load, dict) and "generators" not in load and "generator" in load:  # when there was one at most
+        content["load"] = load | {"generators": [load["generator"]]}
+    return content

@@ -1,0 +1,186 @@
+"""Account for every copy of every event.
+
+A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive
+when the event was sent (at its intended time, if it never left), or came alive before the answer and did hear it. An event
+that stands twice in `publishes` counts once, with its best outcome. On a transport that hands an event to one pod of each service
+(`bus.transport = "streams"`) every pod of the service is expected to hear it all the same, and one that came alive later may.
+
+- **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
+- **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
+  publisher calls refused or never-sent.
+- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published.
+- **missing**: every other expected copy that was not heard. It has one cause: what its publisher knew (never-sent,
+  publish-refused, sent-in-memory-mode), else **taken-by-peer** (on such a transport: another pod of the service heard it, also when
+  the publisher does not know whether it was published), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
+
+A **silent window** opens when the newest event was sent that the pod heard before its connection or its life ended (one
+connection keeps its order: what was answered before that must have arrived), or at `starting`, and closes at `subscribed`.
+The cause is **pod-down** when the pod ended in it, **cut** when the broker reported a buffer cut of the pod in it, **cut-link** as
+far as a fault that loses what is on the pod's link explains it, else **deaf**. `sim.results.silent_windows` has the rules.
+
+A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
+one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
+Where the broker keeps events, what was on its way while its keys were lost is **keys-lost**.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions
+from sim.record.schema import CAUSES, FATES
+from sim.results.pod_histories import SilentWindow, read_ways
+from sim.results.run_tables import RunTables
+from sim.results.silent_windows import DOWN_GRACE_NS, PodFault, read_windows
+
+FATE = {word: code for code, word in enumerate(FATES)}
+CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
+KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
+OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
+
+
+class Copies(NamedTuple):
+    """Every copy, one entry each: the compact form of `Run.ledger`.
+
+    Pod by pod; of a pod first what it heard, in that order, then what it did not hear. `publish` and `delivery` are row
+    numbers, -1 for none; `pod` numbers `Run.pod_histories`; `fate` and `cause` are codes of `FATE` and `CAUSE`.
+    """
+
+    publish: Array
+    delivery: Array
+    pod: Array
+    fate: Array
+    cause: Array
+
+
+class CopyIndex(NamedTuple):
+    """Events by key and deliveries by pod, with one more entry in each event column for "nobody published it"."""
+
+    row: Array
+    channel: Array
+    outcome: Array
+    due_ns: Array
+    sent_ns: Array
+    answered_ns: Array
+    event_of: Array  # of each delivery
+    proves: Array  # of each delivery: it came through the broker and its event was published
+    by_pod: Array
+    bounds: Array
+    cuts: dict[str, list[int]]
+    faults: list[PodFault]
+    hurt: list[SilentWindow]  # faults on the broker
+    way: Array  # of each event: events of one way keep their order
+    heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
+
+
+def make_index(run: RunTables) -> CopyIndex:
+    """Return where each event and each pod's deliveries stand, and what may explain a loss."""
+    publishes, deliveries, broker = run.publishes, run.deliveries, run.broker
+    key, outcome = publishes["event"].to_numpy(), codes_in(publishes["outcome"], OUTCOME)
+    order = np.lexsort((outcome, key))
+    row = order[np.diff(key[order], prepend=~key[order[:1]]) != 0].astype(np.int32)
+    sent, intended = publishes["sent_ns"].to_numpy()[row], publishes["intended_ns"].to_numpy()[row]
+    left = (outcome[row] < OUTCOME["refused"]) & (sent > 0)
+    names = {history.pod: number for number, history in enumerate(run.pod_histories)}
+    pod = codes_in(deliveries["pod"], names)
+    by_pod = np.argsort(pod, kind="stable").astype(np.int32)
+    event_of = positions(key[row], deliveries["event"].to_numpy())
+    proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
+    cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
+    faults = [
+        PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(",")))
+        for f in run.faults.to_dict("records")
+    ]
+    return CopyIndex(
+        row=np.append(row, np.int32(-1)),
+        channel=np.append(codes_of(publishes["channel"])[0][row], -1),
+        outcome=np.append(outcome[row], -1),
+        due_ns=np.append(np.where(left, sent, intended), 0),
+        sent_ns=np.append(sent, 0),
+        answered_ns=np.append(np.maximum(publishes["acked_ns"].to_numpy()[row], sent), 0),
+        event_of=event_of,
+        proves=proves,
+        by_pod=by_pod,
+        bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
+        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
+        faults=faults,
+        hurt=list(_hurt(faults, many_nodes=run.many_nodes, kept=run.one_per_service)),
+        way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
+        heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
+    )
+
+
+def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[SilentWindow]:
+    """Give the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
+    for fault in faults:
+        if many_nodes and "broker" in fault.pods:
+            yield SilentWindow(fault.begin_ns, fault.end_ns, "not-whole")
+        if kept and fault.fault == "keys_lost":  # what was kept and not read yet had come at most so long before
+            yield SilentWindow(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
+
+
+def _heard_by_service(run: RunTables, pod: Array, event: Array, events: int) -> dict[str, Array]:
+    heard = {history.service: np.zeros(events, dtype=bool) for history in run.pod_histories}
+    for number, history in enumerate(run.pod_histories):
+        heard[history.service][event[pod == number]] = True
+    return heard
+
+
+def account(run: RunTables, index: CopyIndex) -> Copies:
+    """Return every copy with its fate: pod by pod, so that memory beyond the result is that of one pod's cells."""
+    pods = [_account_pod(run, index, number) for number in range(len(run.pod_histories))]
+    empty = np.array([], dtype=np.int32)
+    publish, delivery, fate, cause = (np.concatenate([empty, *column]) for column in zip(*pods, strict=True)) if pods else (empty,) * 4
+    pod = np.repeat(np.arange(len(pods), dtype=np.int16), [len(columns[0]) for columns in pods])
+    return Copies(publish, delivery, pod, fate.astype(np.int8), cause.astype(np.int8))
+
+
+def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Array, Array, Array]:
+    history = run.pod_histories[pod]
+    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
+    event = index.event_of[rows]
+    wanted = np.array([*(word in history.channels for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
+    expected = wanted & history.alive(index.due_ns)
+    possible = wanted & (index.outcome < OUTCOME["refused"])
+    meant = (expected & possible)[event]
+    late = np.flatnonzero(~meant & possible[event])
+    late = late[history.alive(index.answered_ns[event[late]]) | run.one_per_service]
+    meant[late] = expected[event[late]] = True
+    first = np.full(len(index.row), -1, dtype=np.int32)
+    first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so the first delivery stays
+    fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
+    lost = np.flatnonzero(expected & (first < 0))
+    cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
+    taken = index.heard_by[history.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
+    unknown = (index.outcome[lost] == OUTCOME["unknown"]) & ~taken
+    cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
+    cause[taken] = CAUSE["taken-by-peer"]
+    sent, answered = index.sent_ns[lost], index.answered_ns[lost]
+    for way in np.unique(index.way[lost[cause == CAUSE["unexplained"]]]).tolist():
+        for window in silent_windows(run, index, pod, way):
+            here = window.touches(sent, answered) & (index.way[lost] == way)
+            cause[here & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+    for window in index.hurt:
+        cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+    lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
+    none = np.full(len(lost), -1, dtype=np.int32)
+    publish = np.concatenate([index.row[event], index.row[lost]])
+    return publish, np.concatenate([rows, none]), np.concatenate([fate, lost_fate]), np.concatenate([fate * 0, cause])
+
+
+def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list[SilentWindow]:
+    """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.pod_histories`."""
+    history = run.pod_histories[pod]
+    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
+    rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
+    return read_windows(
+        history,
+        received_ns=np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows]),
+        sent_ns=index.sent_ns[index.event_of[rows]],
+        cuts_ns=index.cuts.get(history.pod, ()),
+        faults=[fault for fault in index.faults if history.pod in fault.pods],
+        drain_ns=run.phases.get("drain", (FOREVER_NS, 0))[0],
+    )

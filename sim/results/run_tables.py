@@ -1,0 +1,88 @@
+"""What stands in an open run folder: run.json, the scenario, the tables, the phases, and who lived when."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sim.errors import RunFolderError
+from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
+from sim.record.run_info import RunInfo
+from sim.record.schema import TABLES
+from sim.results.pod_histories import PodHistory, read_pod_histories
+
+ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
+
+
+def _lazy(table: str) -> cached_property[pd.DataFrame]:
+    return cached_property(lambda run: run._table(table))
+
+
+class RunTables:
+    """One run's tables, each read when it is asked for.
+
+    `info` is run.json; `scenario` and `environment` are scenario.toml and environment.json as dicts; `slo` is the scenario's `[slo]`;
+    `phases` maps a name to (start_ns, end_ns), in order, `FOREVER_NS` for one that had not ended; `sealed` is False when the run's
+    process ended before it could join its tables (what it wrote is still read).
+    """
+
+    def __init__(self, folder: Path, *, info: RunInfo, scenario: dict[str, Any], environment: dict[str, Any]) -> None:
+        self.folder, self.info, self.scenario, self.environment = folder, info, scenario, environment
+        self.slo: dict[str, Any] = scenario.get("slo", {})
+        self.sealed = info.tables is not None and info.state != "running"
+        self.phases = {phase.name: (phase.start_ns, phase.end_ns or FOREVER_NS) for phase in info.phases}
+        self.unreadable_parts: list[str] = []
+
+    deliveries, pods, faults, reads = _lazy("deliveries"), _lazy("pods"), _lazy("faults"), _lazy("reads")
+    broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
+
+    @cached_property
+    def publishes(self) -> pd.DataFrame:
+        """One row a publish, with its phase by intended time."""
+        rows = self._table("publishes")
+        return rows.assign(phase=categorical(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
+
+    @cached_property
+    def pod_histories(self) -> list[PodHistory]:
+        """Every pod of the pods table, then those that only deliveries name (never alive)."""
+        return read_pod_histories(self.pods, self.deliveries)
+
+    @property
+    def one_per_service(self) -> bool:
+        """Whether the transport hands an event to one pod of each service."""
+        return self.transport in ONE_PER_SERVICE
+
+    @property
+    def transport(self) -> str:
+        """How events travelled."""
+        return str(self.scenario.get("bus", {}).get("transport", "pubsub"))
+
+    @property
+    def many_nodes(self) -> bool:
+        """Whether the broker is a cluster of several nodes."""
+        return self.info.nodes > 1
+
+    def _table(self, table: str) -> pd.DataFrame:
+        whole, parts = self.folder / f"{table}.parquet", []
+        if self.sealed or whole.exists():
+            return read_table(whole, table)
+        for part in sorted((self.folder / "parts").glob(f"{table}-*.parquet")):
+            try:
+                parts.append(read_table(part, table))
+            except RunFolderError:
+                self.unreadable_parts.append(part.name)
+        empty = pd.DataFrame({c: pd.Series([], dtype="category" if kind == "name" else kind) for c, kind in TABLES[table].items()})
+        return join_parts(parts) if parts else empty
+
+    def phase(self, name: str) -> tuple[int, int] | None:
+        """Return (start_ns, end_ns) of a phase, None when the run did not reach it."""
+        return self.phases.get(name)
+
+    def phase_codes(self, at_ns: Array) -> Array:
+        """Return the number of the phase of each time; a gap belongs to the phase before it, what precedes all to the first."""
+        starts = np.array([start for start, _ in self.phases.values()], dtype=np.int64)
+        return np.maximum(np.searchsorted(starts, at_ns, side="right") - 1, 0).astype(np.int8)

@@ -1,0 +1,71 @@
+"""What of a scenario can run here: with which pods, in which kind of time, and on this ground at all."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from sim.errors import UsageError
+from sim.grounds.broker import Broker
+from sim.scenario.file import Scenario
+from sim.scenario.settings import Kubelet
+
+FLEETS = ("ours", "none")
+
+
+def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
+    """Return the scenario of the pods that a run starts: as it is, or for the fleet ``none`` without any.
+
+    Raises
+    ------
+    UsageError
+        The fleet is neither, or the scenario wants something of pods that are not ours.
+    """
+    if fleet not in FLEETS:
+        raise UsageError(f"the fleet {fleet!r} is none of {', '.join(FLEETS)}")
+    if fleet == "ours":
+        return scenario
+    if scenario.load.driver == "pods":
+        raise UsageError("load.driver = 'pods' and no fleet: nobody would publish; use load.driver = 'locust'")
+    if scenario.faults:
+        raise UsageError("faults are for a fleet of ours: leave them out with --set 'faults=[]', or start the fleet with --fleet ours")
+    return replace(scenario, services={}, load=replace(scenario.load, reads_per_s=0.0), kubelet=Kubelet())
+
+
+def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
+    """Return the scenario as it can run in virtual time, which is that of one process, and a note where the host changes."""
+    if not virtual:
+        return scenario, []
+    scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
+    if scenario.hosts.kind == "inline":
+        return scenario, []
+    note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
+
+
+def check_ground(scenario: Scenario, broker: Broker) -> None:
+    """Refuse a scenario that this ground cannot run.
+
+    Raises
+    ------
+    UsageError
+    """
+    several = len(broker.address.nodes) > 1
+    if scenario.transport().store is not None and several:
+        name = scenario.bus.transport
+        raise UsageError(
+            f"{broker.ground} has several nodes, and bus.transport = {name!r} keeps events on one: use --on embedded or cluster:1"
+        )
+    for fault in scenario.faults:
+        kind = type(fault).__struct_config__.tag
+        if set(fault.needs) & {"broker", "links"} and broker.control is None:
+            raise UsageError(
+                f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
+            )
+        if "failover" in fault.needs and not several:
+            raise UsageError(f"{broker.ground} has no replica that could take over: run {kind} with --on cluster or container-cluster")
+        if "one-server" in fault.needs and several:
+            raise UsageError(f"{broker.ground} has several nodes, which could not reach each other any more: run {kind} with --on embedded")
+        if "links" in fault.needs and several:
+            raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
+        if "links" in fault.needs and scenario.load.driver != "pods":
+            raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
