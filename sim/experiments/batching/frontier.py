@@ -134,7 +134,8 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     advice = ", ".join(
         f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
     )
+    setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     return verdict, (
-        f"The default of {DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)} keeps the limits at {len(kept)} of {len(default)} loads "
-        f"of a pod ({costs}); recommended are {advice}; theory and measurement of the mean wait differ by {error:.1%} at most."
+        f"The default of {setting} keeps the limits at {len(kept)} of {len(default)} loads of a pod ({costs}); recommended are {advice}; "
+        f"theory and measurement of the mean wait differ by {error:.1%} at most."
     )

@@ -151,7 +151,7 @@ def lag_parts(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
     if len(table):
         whole = table.loc["all copies", list(PARTS)].astype(float)
         biggest = str(whole.idxmax())
-        ax.set_title(f"{whole.max() / whole.sum():.0%} of {duration(float(whole.sum()) / 1e3)} mean lag pass {_phrase(biggest)}")
+        ax.set_title(f"{whole.max() / whole.sum():.0%} of {duration(float(whole.to_numpy().sum()) / 1e3)} mean lag pass {_phrase(biggest)}")
     else:
         ax.set_title("No copy was delivered through the broker")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4, frameon=False, fontsize=9)

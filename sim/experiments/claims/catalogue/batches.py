@@ -48,9 +48,8 @@ def _defaults(evidence: Mapping[str, Evidence]) -> Finding:
         age_s, at_risk = counts["age_ms.p99"] / 1e3, int(counts["at_risk.max"])
         cases[f"at {per_s} items/s a pod"] = age_s <= FRESH_S
         numbers |= {f"age_s_p99_{rate}": age_s, f"wait_s_mean_{rate}": counts["wait_ms.mean"] / 1e3, f"at_risk_{rate}": at_risk}
-        parts.append(
-            f"at {per_s} items/s a pod the oldest item of a batch is {duration(age_s)} old and {count(at_risk, 'item dies', 'items die')} with a pod"
-        )
+        die = count(at_risk, "item dies", "items die")
+        parts.append(f"at {per_s} items/s a pod the oldest item of a batch is {duration(age_s)} old and {die} with a pod")
     quick = evidence["quick"].counts("batching")
     more_per_s = quick["batches_per_s"] - evidence["low"].counts("batching")["batches_per_s"]
     detail = "; ".join(parts) + f"; an interval of 1 s makes it {duration(quick['age_ms.p99'] / 1e3)} at 1 item/s, for {more_per_s:.2g} "
