@@ -39,8 +39,8 @@ def _faster(evidence: Mapping[str, Evidence]) -> Finding:
     counts = evidence["both"].counts("callers")
     bus, http = (counts[f"took_us.channel.{word}.p50"] / 1e3 for word in (BUS, HTTP))
     waited = evidence["both"].counts("batching")["wait_ms.mean"]
-    detail = f"the caller waits {duration(http / 1e3)} for a POST in the median and {duration(bus / 1e3)} for the bus; in turn an item waits {duration(waited / 1e3)} in "
-    detail += "its batch on average, at an interval of 500 ms"
+    detail = f"the caller waits {duration(http / 1e3)} for a POST in the median and {duration(bus / 1e3)} for the bus; in turn an item "
+    detail += f"waits {duration(waited / 1e3)} in its batch on average, at an interval of 500 ms"
     cases: dict[str, bool | None] = {"for the caller of one item": bus * FASTER < http}
     return Finding(cases, http - bus, "ms saved by each call, median", detail, {"bus_ms": bus, "http_ms": http, "wait_ms": waited})
 
