@@ -12,7 +12,7 @@ UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 MOST_DIGITS = 17  # no two floats are written alike with so many
 
 
-def number(value: float, *, digits: int = DIGITS) -> str:
+def amount(value: float, *, digits: int = DIGITS) -> str:
     """Return a number with so many digits, and never fewer than all of its whole part: 0.162, 80.5, 1,234,567."""
     if not math.isfinite(value):
         return "not known" if math.isnan(value) else "no end" if value > 0 else "no beginning"
@@ -32,13 +32,13 @@ def duration(time_s: float) -> str:
         Seconds.
     """
     if not math.isfinite(time_s) or not time_s:
-        return number(time_s) if time_s else "0 s"
+        return amount(time_s) if time_s else "0 s"
     if time_s < 0:
         return f"-{duration(-time_s)}"
     rounded = float(f"{time_s:.{DIGITS}g}")
     if rounded < 60:
         unit, size = next(((unit, size) for unit, size in reversed(UNITS_S.items()) if rounded >= size * (1 - 1e-9)), ("ns", 1e-9))
-        return f"{number(rounded / size)} {unit}"
+        return f"{amount(rounded / size)} {unit}"
     if round(time_s) < 3600:
         minutes, rest = divmod(round(time_s), 60)
         return f"{minutes} min" + (f" {rest} s" if rest else "")
@@ -46,18 +46,18 @@ def duration(time_s: float) -> str:
     return f"{hours:,} h" + (f" {rest} min" if rest else "")
 
 
-def count(amount: float, noun: str, plural: str = "") -> str:
+def count(many: float, noun: str, plural: str = "") -> str:
     """Return a count with its noun: 1 pod, 2 pods, 1,190 batches; `plural` where it is not the noun and an s (or es)."""
     ends = ("s", "x", "ch", "sh")
     several = plural or (
         f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + ("es" if noun.endswith(ends) else "s")
     )
-    return f"{number(amount)} {noun if amount == 1 else several}"
+    return f"{amount(many)} {noun if many == 1 else several}"
 
 
-def times(amount: int) -> str:
+def times(many: int) -> str:
     """Return how often: once, twice, 3 times."""
-    return {1: "once", 2: "twice"}.get(amount) or f"{number(amount)} times"
+    return {1: "once", 2: "twice"}.get(many) or f"{amount(many)} times"
 
 
 def listed(parts: list[str]) -> str:
@@ -80,7 +80,7 @@ def measured(metric: str, value: float, *, beside: float = math.nan) -> str:
     """
     digits = DIGITS
     while (
-        math.isfinite(value) and value != beside and number(value, digits=digits) == number(beside, digits=digits) and digits < MOST_DIGITS
+        math.isfinite(value) and value != beside and amount(value, digits=digits) == amount(beside, digits=digits) and digits < MOST_DIGITS
     ):
         digits += 1
-    return f"{number(value, digits=digits)} {unit_of(metric)}".rstrip()
+    return f"{amount(value, digits=digits)} {unit_of(metric)}".rstrip()

@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from sim.machine.words import number
+from sim.machine.words import amount
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +35,7 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         if not self.known:
             return "not known"
-        return number(self.value) + ("" if math.isnan(self.low) else f" ({number(self.low)} to {number(self.high)})")
+        return amount(self.value) + ("" if math.isnan(self.low) else f" ({amount(self.low)} to {amount(self.high)})")
 
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)

@@ -116,11 +116,6 @@ def meet(first: Array, second: Array) -> Array:
     return np.column_stack([np.maximum(first[mine, 0], second[other, 0]), np.minimum(first[mine, 1], second[other, 1])])
 
 
-def told(time_s: float) -> str:
-    """Return a time as a sentence tells it."""
-    return f"{time_s * 1e6:,.0f} us" if time_s < 0.9995e-3 else f"{time_s * 1e3:,.0f} ms" if time_s < 0.9995 else f"{time_s:,.2f} s"
-
-
 def seconds(spans: Array) -> float:
     """Return how long spans that do not overlap are together, in seconds."""
     return float((spans[:, 1] - spans[:, 0]).sum()) / 1e9

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
@@ -44,7 +45,7 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
     sent = int((publishes["phase"] == "run").sum())
     heard = int((_in_run(run) & (copies.fate == FATE["delivered"])).sum())
     ax.set(xlabel="time since the run phase began (s)", ylabel="per second", ylim=(0, None))
-    ax.set_title(f"{sent / seconds:,.0f} events/s became {heard / seconds:,.0f} copies/s; {_copies(lost)} missing")
+    ax.set_title(f"{sent / seconds:,.0f} events/s became {heard / seconds:,.0f} copies/s; {count(lost, 'copy is', 'copies are')} missing")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
     return ax
 
@@ -70,7 +71,7 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
     mark(ax, run)
     _us_axis(ax)
     ax.set(xlabel="time since the run phase began (s)", ylabel="lag of the copies meant then (log)")
-    ax.set_title(_lag_title("Lag", lag_us[in_run]) + f", over {width_s:g} s intervals")
+    ax.set_title(_lag_title("Lag", lag_us[in_run]) + f", over intervals of {duration(width_s)}")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
     return ax
 
@@ -133,10 +134,10 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="again")
     ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods")
     for x, value in zip(at, np.add(first, repeated), strict=True):
-        ax.annotate(f"{value:.4g}", (x, value / 2), ha="center", va="center")
+        ax.annotate(amount(value), (x, value / 2), ha="center", va="center")
     ax.set_xticks(at, services, rotation=20, ha="right")
     ax.set(xlabel="service", ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
-    ax.set_title(f"Handled copies per event; {_copies(int(again.sum()))} heard again by the same pod")
+    ax.set_title(f"Handled copies per event; {count(int(again.sum()), 'copy was', 'copies were')} heard again by the same pod")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=3, frameon=False)
     return ax
 
@@ -281,21 +282,13 @@ def _us_axis(ax: Axes) -> None:
     if 0 < low < high < 10 * low:  # a log axis of less than a decade has hardly a tick
         ax.set_ylim(low / 2, high * 2)
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value / 1e6)))
     ax.yaxis.set_minor_formatter(NullFormatter())  # else 6 x 10^3 stands between 5 ms and 10 ms
     ax.grid(True, axis="y", color="0.9")
-
-
-def _copies(count: int) -> str:
-    return f"{count:,} {'copy is' if count == 1 else 'copies are'}"
-
-
-def _time(us: float) -> str:
-    return f"{us:,.0f} us" if us < 1_000 else f"{us / 1e3:,.0f} ms" if us < 1e6 else f"{us / 1e6:,.0f} s"
 
 
 def _lag_title(what: str, lag_us: Array) -> str:
     if not len(lag_us):
         return "No copy was delivered in the run phase"
     p50, p99, top = np.quantile(lag_us, (0.5, 0.99, 1.0), method="higher")
-    return f"{what}: median {p50:,.0f} us, p99 {p99:,.0f} us, max {top:,.0f} us"
+    return f"{what}: median {duration(p50 / 1e6)}, p99 {duration(p99 / 1e6)}, max {duration(top / 1e6)}"

@@ -18,10 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim.machine.files import write_whole
+from sim.machine.words import amount, count, duration, measured
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, FATES, SLO_METRICS
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import JudgedLimit, Verdict
+from sim.results.checkers.verdict import beside_limit, bound
 from sim.results.opened_run import Run
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
@@ -86,20 +88,19 @@ def verdict_table(verdict: Verdict) -> Table:
             table.add_row("", "[yellow]note[/]", escape(warning))
     table.add_section()
     for limit in verdict.slo:
-        why = limit.detail if limit.verdict == "unknown" else f"{limit.measured:,.6g}, {_bound(limit)}"
+        why = (
+            limit.detail
+            if limit.verdict == "unknown" or limit.measured is None
+            else beside_limit(limit.metric, limit.measured, limit.limit)
+        )
         table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
     return table
 
 
-def _bound(limit: JudgedLimit) -> str:
-    number = f"{limit.limit:,.6g}" if isinstance(limit.limit, int | float) else str(limit.limit)
-    return f"{'at least' if limit.metric.endswith('_min') else 'at most'} {number}"
-
-
 def _limit_row(limit: JudgedLimit) -> tuple[str, ...]:
-    measured = "not measured" if limit.measured is None else f"{limit.measured:,.6g}"
+    found = "not measured" if limit.measured is None else measured(limit.metric, limit.measured, beside=limit.limit)
     meaning = SLO_METRICS.get(limit.metric, limit.detail) if limit.verdict != "unknown" else limit.detail
-    return limit.metric, limit.verdict, _bound(limit), measured, meaning
+    return limit.metric, limit.verdict, bound(limit.metric, limit.limit), found, meaning
 
 
 def _figures(run: Run) -> Iterator[dict[str, str]]:
@@ -139,7 +140,7 @@ def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
     rows = []
     for name in names:
         label = shown.get(name) or " ".join(name.removeprefix("lag_us.").split(".", 1))
-        rows.append((label, *(f"{counts[f'{name}.{quantile}']:,.0f}" for quantile in QUANTILES)))
+        rows.append((label, *(duration(counts[f"{name}.{quantile}"] / 1e6) for quantile in QUANTILES)))
     return rows
 
 
@@ -147,9 +148,15 @@ def _broker(run: Run) -> dict[str, Any]:
     costs = broker_costs(run)
     if not costs.cpu_share >= 0:
         return {"rows": [], "reason": costs.reason}
-    rows = [("of a core, in all", f"{costs.cpu_share:.2%}", f"{costs.publishes:,} publishes, {costs.copies:,} copies in the run phase")]
+    rows = [
+        (
+            "of a core, in all",
+            f"{costs.cpu_share:.2%}",
+            f"{count(costs.publishes, 'publish')}, {count(costs.copies, 'copy')} in the run phase",
+        )
+    ]
     if costs.copies:
-        rows.append(("all of it per copy, us", f"{costs.all_in_copy_us:.3g}", f"{costs.fan_out:.3g} copies per publish"))
+        rows.append(("all of it per copy, us", amount(costs.all_in_copy_us), f"{count(costs.fan_out, 'copy')} per publish"))
     fitted = {
         "per publish, us": (costs.publish_us, "least squares over the samples, with the 95 % interval"),
         "per copy, us": (costs.copy_us, "beside its publish"),

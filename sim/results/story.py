@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.errors import RunFolderError
+from sim.machine.words import count, duration
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, OUTCOMES, event_id, event_key
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, silent_windows
@@ -22,19 +23,21 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, event: str) -> st
     zero = int(run.publishes["intended_ns"].iloc[rows[0]] if len(rows) else deliveries["received_ns"].iloc[heard[0]])
     lines = [] if len(rows) else [f"{event}: nobody in this run published it; times from its first delivery"]
     for row in run.publishes.iloc[rows].to_dict("records"):
-        lines += [f"{event}: {row['channel']} from {row['publisher']}, {row['items']} items, {row['bytes']} bytes, phase {row['phase']}"]
+        lines += [
+            f"{event}: {row['channel']} from {row['publisher']}, {count(row['items'], 'item')}, {count(row['bytes'], 'byte')}, phase {row['phase']}"
+        ]
         lines += [f"{_at(row['intended_ns'], zero)} intended"]
-        waited = f"{(row['intended_ns'] - row['first_item_ns']) / 1e3:,.0f} us"
+        waited = duration((row["intended_ns"] - row["first_item_ns"]) / 1e9)
         lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
         lines += [f"{_at(row['sent_ns'], zero)} sent"] if row["sent_ns"] else []
-        said = f"; PUBLISH said {row['receivers']} receivers" if row["receivers"] >= 0 else ""
+        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 else ""
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
     for copy in np.flatnonzero(((copies.publish >= 0) & np.isin(copies.publish, rows)) | np.isin(copies.delivery, heard)):
         pod, fate = run.pod_histories[copies.pod[copy]].pod, list(FATE)[copies.fate[copy]]
         if copies.delivery[copy] >= 0:
             received, handled = deliveries[["received_ns", "handled_ns"]].iloc[copies.delivery[copy]]
-            lines += [f"{_at(received, zero)} {pod} received, handled {_at(handled, zero).strip()}: {fate}"]
+            lines += [f"{_at(received, zero)} {pod} received, handled {duration((handled - received) / 1e9)} later: {fate}"]
         else:
             lines += [f"{'':>16} {pod} {fate}{_evidence(run, index, copies, int(copy), zero)}"]
     return "\n".join(lines)
@@ -50,4 +53,7 @@ def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_
 
 
 def _at(at_ns: int, zero_ns: int) -> str:
-    return "the end" if at_ns == FOREVER_NS else f"{(int(at_ns) - zero_ns) / 1e3:>+13,.0f} us"
+    if at_ns == FOREVER_NS:
+        return "the end"
+    told = duration((int(at_ns) - zero_ns) / 1e9)
+    return f"{told if told.startswith('-') else f'+{told}':>16}"

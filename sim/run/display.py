@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from sim.machine.words import duration
 from sim.run.status import Status
 
 PLAIN_PERIOD_S = 2.0  # of the reader's time: a run in virtual time has its own
@@ -65,7 +66,7 @@ class Display:
             parts.append(f"published {max(0, status.published - first.published) / seconds:,.0f}/s")
             parts.append(f"delivered {max(0, status.delivered - first.delivered) / seconds:,.0f}/s")
         if status.lag_ms_p99 is not None:
-            parts.append(f"lag p99 ~{status.lag_ms_p99:.2f} ms")
+            parts.append(f"lag p99 ~{duration(status.lag_ms_p99 / 1e3)}")
         if status.pods:
             parts.append("pods " + " ".join(f"{count} {state}" for state, count in sorted(status.pods.items())))
         return " | ".join(parts)
@@ -81,8 +82,4 @@ class Countdown:
     def tell(self, done: int, all: int, text: str) -> None:
         """Say one line: `done` of `all` are done, the last of them is told by `text`."""
         left_s = (time.monotonic() - self._began_s) / done * (all - done)
-        self._say(f"{done:>4} of {all}  {_minutes(left_s):>7} left  {text}")
-
-
-def _minutes(time_s: float) -> str:
-    return f"{time_s:.0f} s" if time_s < 90 else f"{time_s / 60:.0f} min"
+        self._say(f"{done:>4} of {all}  {duration(round(left_s)):>11} left  {text}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.machine.words import UNITS_S, count, duration, listed, measured, number, times, unit_of
+from sim.machine.words import UNITS_S, amount, count, duration, listed, measured, times, unit_of
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_told_time_is_the_time_to_half_of_its_last_digit(time_s: float) -> Non
     ],
 )
 def test_a_number_has_three_digits_and_all_of_its_whole_part(value: float, text: str) -> None:
-    assert number(value) == text
+    assert amount(value) == text
 
 
 def test_a_count_agrees_with_its_noun() -> None:

@@ -222,7 +222,7 @@ def test_an_event_that_stands_twice_counts_once_with_its_best_outcome(plan: RunF
     plan.events.insert(0, Event(event.key, event.channel, event.publisher, RUN_NS, RUN_NS, RUN_NS, outcome="refused"))
     run = open_run(plan.write())
     assert fates(run) == {"delivered": 3}
-    assert "stand more than once" in " ".join(judge(run).checkers["ledger"].warnings)
+    assert "stands more than once" in " ".join(judge(run).checkers["ledger"].warnings)
 
 
 def test_a_phase_is_the_one_of_the_intended_time_and_nothing_falls_out(plan: RunFolder) -> None:

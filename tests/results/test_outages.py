@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.record.reader import Array
 from sim.results.opened_run import open_run
-from sim.results.outages import NO_SPANS, meet, read_beliefs, read_outages, seconds, told, union
+from sim.results.outages import NO_SPANS, meet, read_beliefs, read_outages, seconds, union
 from tests.support.run_folders import MS, SECOND, RunFolder
 
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8)
@@ -58,14 +58,3 @@ def test_a_belief_is_known_at_any_time(tmp_path: Path) -> None:
     assert [belief.at(at) for at in times] == ["", "outage", "connected", "outage", "connected", "stopped"]
     assert (belief.spans(("connected",)) // SECOND).tolist() == [[1, 12], [14, 30]]
     assert belief.spans(("mute",)).tolist() == NO_SPANS.tolist()
-
-
-def test_times_are_told_in_words() -> None:
-    assert [told(at) for at in (0.0, 0.0000062, 0.012, 0.9, 1.297, 1234.5)] == [
-        "0 us",
-        "6 us",
-        "12 ms",
-        "900 ms",
-        "1.30 s",
-        "1,234.50 s",
-    ]

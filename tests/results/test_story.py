@@ -22,11 +22,11 @@ def test_a_story_tells_every_station(plan: RunFolder) -> None:
     plan.state("web-1", events[4].sent_ns, "disconnected").state("web-1", events[6].sent_ns, "subscribed")
     plan.drop(events[5], "web-1")
     story = str(open_run(plan.write()).story(events[5].id))
-    assert "4 items, the oldest waited 10,000 us" in story
+    assert "4 items, the oldest waited 10 ms" in story
     assert "+50 us sent" in story
     assert "+150 us acknowledged" in story and "PUBLISH said 3 receivers" in story
-    assert "+240 us web-0 received, handled +250 us: delivered" in story
-    assert "web-1 missing, deaf" in story and "(silent from -1,950 us to +1,050 us)" in story
+    assert "+240 us web-0 received, handled 10 us later: delivered" in story
+    assert "web-1 missing, deaf" in story and "(silent from -1.95 ms to +1.05 ms)" in story
 
 
 def test_a_story_of_a_stranger_and_of_nothing(plan: RunFolder) -> None:

@@ -8,6 +8,7 @@ import click
 
 from sim.cli.options import image_option, load_option, on_option, out_option, set_option, tell
 from sim.cli.printing import FiniteRange, check_out, print_table
+from sim.machine.words import count
 
 OPTIONS_SHOWN = 5  # of those accepted, and of those refused
 
@@ -55,7 +56,7 @@ def capacity(
             )  # fmt: skip
         except KeyboardInterrupt:
             if windows:
-                click.echo(f"no answer; what {len(windows)} windows measured is in {write_windows(windows, out)}", err=True)
+                click.echo(f"no answer; what {count(len(windows), 'window')} measured is in {write_windows(windows, out)}", err=True)
             raise
         path = write_capacity(found, out)
         write_picture(found, out / "capacity.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from sim.cli.options import tell
+from sim.machine.words import duration
 
 
 @click.command()
@@ -13,5 +14,5 @@ def image() -> int:
     from sim.grounds.local_image import build_image
 
     one = build_image(tell=tell)
-    click.echo(f"{one.name}  {one.size_bytes / 1e6:.1f} MB  {'built' if one.built else 'already there'}, {one.took_s:.1f} s")
+    click.echo(f"{one.name}  {one.size_bytes / 1e6:.1f} MB  {'built' if one.built else 'already there'}, {duration(one.took_s)}")
     return 0

@@ -9,6 +9,7 @@ import click
 
 from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option
 from sim.cli.printing import check_out, print_table
+from sim.machine.words import count, duration
 
 
 @click.command()
@@ -67,7 +68,7 @@ def matrix(
         shutil.rmtree(folder / "runs")
     print_table(matrix_table(found))
     print_table(cost_table(found))
-    click.echo(f"verdict  {found.verdict}, {len(found.rows)} cells in {took_s:,.0f} s")
+    click.echo(f"verdict  {found.verdict}, {count(len(found.rows), 'cell')} in {duration(took_s)}")
     click.echo(f"results  {folder}: matrix.md, .png, .csv, .json")
     if found.interrupted:
         raise found.interrupted

@@ -8,6 +8,7 @@ import click
 
 from sim.cli.options import jobs_option, out_option, tell
 from sim.cli.printing import FiniteRange, check_out
+from sim.machine.words import duration
 
 
 @click.command()
@@ -29,9 +30,9 @@ def notebooks(names: tuple[str, ...], parameters: tuple[str, ...], out: Path | N
         check_out(html / "index.html", "--html")
     executed = run_notebooks(names, parameters=parameters, out=out, jobs=jobs, timeout_s=timeout_s, tell=tell)
     for one in executed:
-        click.echo(f"{one.verdict:<8} {one.name:<28} {one.took_s:4.0f} s  {one.sentence}")
+        click.echo(f"{one.verdict:<8} {one.name:<28} {duration(one.took_s):>10}  {one.sentence}")
         for line in one.error[1:]:
-            click.echo(f"{'':<46}{line}")
+            click.echo(f"{'':<50}{line}")
     if html is not None:
         from sim.experiments.notebooks.pages import write_pages
 

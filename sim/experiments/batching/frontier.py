@@ -16,6 +16,7 @@ import pandas as pd
 
 from sim.errors import UsageError
 from sim.experiments.batching.theory import batch_costs
+from sim.machine.words import duration
 from sim.results.checkers.verdict import worst
 
 LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
@@ -81,7 +82,7 @@ def _beats(judged: pd.DataFrame, one: int, other: int) -> bool:
 
 
 def _said(row: pd.Series) -> str:
-    return f"{int(row[SIZE]):,} / {int(row[INTERVAL]):,} ms"
+    return f"{int(row[SIZE]):,} / {duration(row[INTERVAL] / 1e3)}"
 
 
 def against_theory(table: pd.DataFrame, *, arrivals: str = "poisson") -> pd.DataFrame:
@@ -127,13 +128,14 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     default, kept = judged[judged["default"]], judged[judged["default"] & judged["keeps_limits"]]
     best = judged[judged["recommended"]]
     if not len(default):
-        return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {DEFAULT_INTERVAL_MS:,} ms"
+        return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     verdict = worst(words | ({"invalid"} if error > MAX_THEORY_ERROR else set()))
-    costs = "; ".join(f"at {r[LOAD]:g} items/s {r[AGE] / 1e3:,.1f} s old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records"))
+    costs = "; ".join(f"at {r[LOAD]:g} items/s {duration(r[AGE] / 1e3)} old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records"))
     advice = ", ".join(
         f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
     )
+    setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     return verdict, (
-        f"The default of {DEFAULT_SIZE} items / {DEFAULT_INTERVAL_MS:,} ms keeps the limits at {len(kept)} of {len(default)} loads of a "
-        f"pod ({costs}); recommended are {advice}; theory and measurement of the mean wait differ by {error:.1%} at most."
+        f"The default of {setting} keeps the limits at {len(kept)} of {len(default)} loads of a pod ({costs}); recommended are {advice}; "
+        f"theory and measurement of the mean wait differ by {error:.1%} at most."
     )

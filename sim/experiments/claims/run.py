@@ -24,6 +24,7 @@ from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
 from sim.experiments.many_runs import Job, run_many
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
+from sim.machine.words import count, duration
 from sim.results.checkers.verdict import finite
 from sim.run.folder import empty_folder, point_latest_to, runs_folder
 from sim.scenario.file import load_scenario
@@ -193,14 +194,14 @@ def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[st
 def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: dict[str, str], tell: Callable[[str], None]) -> None:
     """Run everything, and note the error of each run folder that has one."""
     left = {run.folder.name: run.about_s / (min(at_once, len(work)) if run.is_virtual else 1) for run in work}
-    tell(f"{len(work)} runs, about {max(sum(left.values()), 1):.0f} s")
+    tell(f"{count(len(work), 'run')}, about {duration(round(max(sum(left.values()), 1)))}")
     virtual, real = ([run.job for run in work if run.is_virtual is word] for word in (True, False))
     for outcome in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)):
         name = outcome.job.key
         del left[name]
         errors.update({name: str(outcome.error)} if outcome.error else {})
         word = f"failed: {outcome.error}" if outcome.error else f"{outcome.job.scenario.name} on {outcome.job.on}"
-        rest = f", about {max(sum(left.values()), 1):.0f} s left" if left else ""
+        rest = f", about {duration(round(max(sum(left.values()), 1)))} left" if left else ""
         tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from sim.errors import UsageError
 from sim.experiments.compare.compare import Comparison, Difference
 from sim.machine.files import write_all
+from sim.machine.words import count
 from sim.results.junit import cases_to_junit
 
 JUNIT = {"worse": "invalid", "unknown": "unknown"}
@@ -21,8 +22,8 @@ STYLES = {"worse": "bold red", "unknown": "yellow", "maybe worse": "yellow", "be
 
 def compare_table(comparison: Comparison) -> Group:
     """Return the comparison for a rich console."""
-    count = f"{len(comparison.runs)} run(s) against {len(comparison.baselines)} of the baseline"
-    table = Table(title=f"{comparison.scenario}: {count}", caption=comparison.note)
+    sides = f"{count(len(comparison.runs), 'run')} against {len(comparison.baselines)} of the baseline"
+    table = Table(title=f"{comparison.scenario}: {sides}", caption=comparison.note)
     for heading in ("metric", "baseline", "run", "change", "95 % interval", "tolerated", ""):
         table.add_column(heading, justify="left" if heading in ("metric", "") else "right", no_wrap=True)
     for one in comparison.differences:

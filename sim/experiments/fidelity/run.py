@@ -17,6 +17,7 @@ import numpy as np
 
 from sim.errors import UsageError
 from sim.experiments.many_runs import Job, run_many
+from sim.machine.words import duration
 from sim.record.schema import CAUSES
 from sim.results.judged_run import JudgedRun
 from sim.results.opened_run import Run
@@ -201,14 +202,18 @@ def sentence(pair: Pair) -> str:
         parts.append(f"of {model.expected:,} copies the model misses {_share(model)}, of {real.expected:,} the real run {_share(real)}")
     if not math.isnan(model.recovery_s) and not math.isnan(real.recovery_s):
         parts.append(
-            f"half of the pods hear again {model.recovery_s:.2f} s after the fault began on the model, {real.recovery_s:.2f} s here"
+            f"half of the pods hear again {duration(model.recovery_s)} after the fault began on the model, {duration(real.recovery_s)} here"
         )
     for name in ("p50", "p99"):
         parts += [f"lag {name} is {_ratio(real.lag_us[name], model.lag_us[name])}"] if name in real.lag_us and name in model.lag_us else []
     if not math.isnan(real.send_delay_us_p50):  # of what was sent to a broker
-        parts.append(f"the median event is sent {real.send_delay_us_p50:,.0f} us late (model {model.send_delay_us_p50:,.0f})")
+        parts.append(
+            f"the median event is sent {duration(real.send_delay_us_p50 / 1e6)} late (model {duration(model.send_delay_us_p50 / 1e6)})"
+        )
     if not math.isnan(real.bus_us_p50) and not math.isnan(model.bus_us_p50):
-        parts.append(f"the median copy takes {real.bus_us_p50:,.0f} us from sending to handling (model {model.bus_us_p50:,.0f})")
+        parts.append(
+            f"the median copy takes {duration(real.bus_us_p50 / 1e6)} from sending to handling (model {duration(model.bus_us_p50 / 1e6)})"
+        )
     if not math.isnan(real.broker_cpu_us) and not math.isnan(model.broker_cpu_us):
         parts.append(f"broker CPU per publish is {_ratio(real.broker_cpu_us, model.broker_cpu_us)}")
     if not math.isnan(real.host_cpu):
@@ -227,7 +232,7 @@ def causes(side: GroundRow) -> str:
 
 def _ratio(real: float, model: float) -> str:
     return (
-        f"{real / model:,.{0 if real >= 10 * model else 1}f} x the model's"
+        f"{real / model:,.{0 if real >= 10 * model else 1}f} times the model's"
         if model > 0
-        else f"{real:,.0f} us where the model has 0: code takes no time in it"
+        else f"{duration(real / 1e6)} where the model has 0: code takes no time in it"
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
 from sim.machine.files import whole_files, write_whole
+from sim.machine.words import duration
 from sim.record.recorder import write_json
 from sim.results.report import COLOURS
 from sim.scenario.buses import BUSES
@@ -113,7 +114,7 @@ def cost_table(matrix: Matrix) -> Table:
 def matrix_page(matrix: Matrix, *, took_s: float, against: Matrix | None = None) -> str:
     """Return the matrix as a Markdown page; with another matrix it tells where the two differ."""
     head = [f"# {finding(matrix)}", ""]
-    head += [f"`buslab matrix --on {matrix.ground}`, seed {matrix.seed}, {took_s:,.0f} s. Times that end within 50 ms are 0.", ""]
+    head += [f"`buslab matrix --on {matrix.ground}`, seed {matrix.seed}, {duration(took_s)}. Times that end within 50 ms are 0.", ""]
     head += ["![What each fault does to each bus](matrix.png)", ""]
     head += [f"- **{bus}**: {BUSES[bus].text}" for bus in matrix.buses] + ["", LEGEND, ""]
     ran = [row for row in matrix.rows if not row.why_not]

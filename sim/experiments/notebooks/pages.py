@@ -22,6 +22,7 @@ from sim.errors import RecordError, RunFolderError, UsageError
 from sim.experiments.notebooks.run import INDEX, Executed
 from sim.machine.facts import environment
 from sim.machine.files import write_whole
+from sim.machine.words import duration
 
 MAX_PAGE_BYTES = 700_000
 TITLE = "What the lab answers"
@@ -121,7 +122,7 @@ def _template() -> Any:
 
 
 def _seconds(one: dict[str, Any]) -> str:
-    return f"{one['took_s']:.0f} s"
+    return duration(one["took_s"])
 
 
 def _without_paths(text: str) -> str:

@@ -32,6 +32,7 @@ from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, interruptible
+from sim.machine.words import duration
 from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import runs_folder
 
@@ -139,7 +140,7 @@ def run_notebooks(
             for one in [one for one in running if one.is_over(timeout_s, tell)]:
                 running.remove(one)
                 ended[one.book.name] = done = one.result(folder)
-                tell(f"{done.name}: {done.verdict} after {done.took_s:.0f} s")
+                tell(f"{done.name}: {done.verdict} after {duration(done.took_s)}")
         count = len(ended)
         for one in running:
             one.end("it was interrupted")
@@ -254,11 +255,11 @@ class _Running:
             return True
         now_s = time.monotonic()
         if now_s - self._began_s > timeout_s:
-            self.end(f"it took longer than {timeout_s:g} s and was ended")
+            self.end(f"it took longer than {duration(timeout_s)} and was ended")
             return True
         if now_s - self._told_s > TOLD_EVERY_S:
             self._told_s = now_s
-            tell(f"{self.book.name}: {_progress(self._made)}, {now_s - self._began_s:.0f} s")
+            tell(f"{self.book.name}: {_progress(self._made)}, {duration(now_s - self._began_s)}")
         return False
 
     def end(self, why: str = "") -> None:

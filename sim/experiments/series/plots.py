@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sim.machine.words import count, duration
 from sim.record.reader import Array, codes_in, codes_of
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
@@ -44,7 +45,7 @@ def copies_against_replicas(runs: Mapping[int, Run], ax: Axes | None = None, *, 
     ax.set_xticks(at, [str(n) for n in replicas])
     ax.set(xlabel=f"replicas of {service}", ylabel="copies handled per event", ylim=(0, max(replicas) * 1.12))
     total = first + again
-    ax.set_title(f"{replicas[-1]} replicas of {service} count each event {total[-1]:.3g} times; {again.sum():.3g} copies came again")
+    ax.set_title(f"{replicas[-1]} replicas of {service} count each event {total[-1]:.3g} times; {count(again.sum(), 'copy')} came again")
     ax.legend(loc="upper left", frameon=False)
     return ax
 
@@ -84,7 +85,7 @@ def runs_per_event(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="time that the handler takes (ms, log)", ylabel="events that ran more than once (%)", ylim=(-3, 103))
     worst = rows.iloc[int(rows["more"].to_numpy().argmax())]
     kept = sorted(rows.loc[rows.groupby("recipe")["more"].transform("max") == 0, "recipe"].unique())
-    title = f"{worst['recipe']} ran {worst['more']:.0%} of events more than once at {worst['handler_ms']:g} ms"
+    title = f"{worst['recipe']} ran {worst['more']:.0%} of events more than once at {duration(worst['handler_ms'] / 1e3)}"
     ax.set_title(title + (f"; {' and '.join(kept)} none" if kept else ""))
     ax.grid(True, color="0.9")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False, fontsize=9)
@@ -150,7 +151,7 @@ def lag_parts(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
     if len(table):
         whole = table.loc["all copies", list(PARTS)].astype(float)
         biggest = str(whole.idxmax())
-        ax.set_title(f"{whole.max() / whole.sum():.0%} of {whole.sum():.3g} ms mean lag pass {_phrase(biggest)}")
+        ax.set_title(f"{whole.max() / whole.sum():.0%} of {duration(float(whole.to_numpy().sum()) / 1e3)} mean lag pass {_phrase(biggest)}")
     else:
         ax.set_title("No copy was delivered through the broker")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4, frameon=False, fontsize=9)
@@ -192,7 +193,7 @@ def lag_against(
             unsure["value"], unsure["lag_ms_p99"], "o", color="black", markersize=13, fillstyle="none", linestyle="none", label="not valid"
         )
     if limit_ms:
-        ax.axhline(limit_ms, color="0.3", linestyle=(0, (1, 2)), label=f"limit {limit_ms:g} ms")
+        ax.axhline(limit_ms, color="0.3", linestyle=(0, (1, 2)), label=f"limit {duration(limit_ms / 1e3)}")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -204,10 +205,10 @@ def lag_against(
     ax.set(xlabel=f"{what} (log)", ylabel="lag (ms, log)")
     shown = rows if predicted is None else pd.concat([rows, predicted]).sort_values("value", kind="stable")
     low, high = shown.iloc[0], shown.iloc[-1]
-    title = f"p99 lag {low['lag_ms_p99']:.3g} ms at {low['value']:,.0f}, {high['lag_ms_p99']:.3g} ms at {high['value']:,.0f} {what}"
+    title = f"p99 lag {duration(low['lag_ms_p99'] / 1e3)} at {low['value']:,.0f}, {duration(high['lag_ms_p99'] / 1e3)} at {high['value']:,.0f} {what}"
     if limit_ms:
         kept = shown.loc[shown["lag_ms_p99"] <= limit_ms, "value"]
-        title += f"; under {limit_ms:g} ms " + (f"up to {kept.max():,.0f}" if len(kept) else "nowhere")
+        title += f"; under {duration(limit_ms / 1e3)} " + (f"up to {kept.max():,.0f}" if len(kept) else "nowhere")
     ax.set_title(title)
     ax.grid(True, color="0.9")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=4, frameon=False, fontsize=9)

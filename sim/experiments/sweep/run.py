@@ -39,6 +39,7 @@ from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
 from sim.machine.files import whole_file
 from sim.machine.process import interruptible
+from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
 from sim.results.checkers.verdict import EXIT_CODES, worst
@@ -264,7 +265,7 @@ def _run_all(folder: Path, planned: dict[GridCell, Job], *, at_once: int, keep: 
     todo = {cell.name: cell for cell in planned if _row(folder, cell).get("state") != "complete"}
     total, begun_s, at_once = len(planned), time.monotonic(), min(at_once, len(todo))
     if len(todo) < total:
-        tell(f"{total - len(todo)} of {total} runs were done before")
+        tell(f"{total - len(todo)} of {count(total, 'run')} were done before")
 
     def begin(job: Job) -> None:
         _check_room(folder)
@@ -278,7 +279,7 @@ def _run_all(folder: Path, planned: dict[GridCell, Job], *, at_once: int, keep: 
         row = {**head, **sweep_row(outcome, keep=keep)}
         write_json(folder / "rows" / f"{cell.name}.json", with_checksum({key: _finite(value) for key, value in row.items()}))
         took_s = time.monotonic() - begun_s
-        left = f"about {_duration(took_s / ended * (len(todo) - ended))} left" if ended < len(todo) else f"took {_duration(took_s)}"
+        left = f"about {duration(round(took_s / ended * (len(todo) - ended)))} left" if ended < len(todo) else f"took {duration(took_s)}"
         why = f" ({row['reasons']})" if row["verdict"] != "valid" else ""
         tell(f"{total - len(todo) + ended}/{total} {_said(cell, total)}: {row['verdict']}{why} | {left}")
 
@@ -292,10 +293,6 @@ def _check_room(folder: Path) -> None:
 def _said(cell: GridCell, total: int) -> str:
     text = " ".join(cell.arguments()) or "as it is"
     return f"{text} repeat {cell.repeat + 1}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _finite(value: Any) -> Any:

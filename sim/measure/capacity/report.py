@@ -20,6 +20,7 @@ from rich.text import Text
 
 from sim.errors import UsageError
 from sim.machine.files import whole_file, write_all
+from sim.machine.words import duration
 from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, hold_against
 from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
 from sim.record.checksum import KEY, is_whole, with_checksum
@@ -130,7 +131,7 @@ def answer(found: Capacity) -> str:
     if carried is None:
         least = min(found.steps, key=lambda step: step.calls_per_s)
         return (
-            f"No rate that was tried was carried at p99 <= {found.lag_ms_p99:g} ms, the lowest was {least.calls_per_s:,.0f} calls/s: "
+            f"No rate that was tried was carried at p99 <= {duration(found.lag_ms_p99 / 1e3)}, the lowest was {least.calls_per_s:,.0f} calls/s: "
             f"{least.why_not}. {_noise(found)}"
         )
     rate = carried.calls_per_s
@@ -145,7 +146,7 @@ def answer(found: Capacity) -> str:
     sentences = [
         f"This bus ({found.scenario}, {sum(load.replicas.values())} pods, {per_service} a service) carries {rate:,.0f} calls/s = "
         f"{rate * load.events_per_call(rate):,.0f} events/s = {rate * load.copies_per_call(rate):,.0f} copies/s at p99 <= "
-        f"{found.lag_ms_p99:g} ms (measured {carried.lag_ms_p99:.1f} ms) with all pods up {says_up} {says_down}.",
+        f"{duration(found.lag_ms_p99 / 1e3)} (measured {duration(carried.lag_ms_p99 / 1e3)}) with all pods up {says_up} {says_down}.",
         f"The broker's core is then at {core.value:.0f} %{between}.",
         _next_limit(found),
         f"The mix filled the broker at {full:,.0f} calls/s; with {free:.0%} of that kept free (0.712 / cores^0.448, one core), plan for "
@@ -351,7 +352,7 @@ def markdown(found: Capacity) -> str:
         "",
         answer(found),
         "",
-        f"Measured {found.measured_at} in {found.took_s:.0f} s on {found.ground}: {server}, {machine.get('cores', '?')} cores, "
+        f"Measured {found.measured_at} in {duration(found.took_s)} on {found.ground}: {server}, {machine.get('cores', '?')} cores, "
         f"{machine.get('processor', '?')}, {found.connections} publishing connections, loopback. `buslab capacity {found.scenario}` "
         "measures it again, `--from` plans with this.",
     ]

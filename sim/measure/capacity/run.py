@@ -31,6 +31,7 @@ from sim.grounds.catalogue import open_broker
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
+from sim.machine.words import duration
 from sim.measure.bench.children import LAB
 from sim.measure.bench.measure import Setting
 from sim.measure.capacity.children import EventKind as Driven
@@ -346,7 +347,7 @@ class _Measurement:
         )
         self._keep(what, shot, calls_per_s=calls_per_s, lag_ms_p99=step.lag_ms_p99, why_not=step.why_not)
         word = "sustained" if step.sustained else f"not sustained: {step.why_not}"
-        self._say(f"{what}: {calls_per_s:,.0f} calls/s, p99 {step.lag_ms_p99:.1f} ms, core {step.core:.0%}: {word}")
+        self._say(f"{what}: {calls_per_s:,.0f} calls/s, p99 {duration(step.lag_ms_p99 / 1e3)}, core {step.core:.0%}: {word}")
         return step
 
     # -- the lab's own process -----------------------------------------------------------------------------------
@@ -365,7 +366,7 @@ class _Measurement:
 
     def _say(self, text: str) -> None:
         passed = time.monotonic() - self.begun
-        self.tell(f"{passed:4.0f} s, {max(0.0, self.effort.budget_s - passed):4.0f} s left | {text}")
+        self.tell(f"{duration(round(passed)):>10}, {duration(round(max(0.0, self.effort.budget_s - passed))):>10} left | {text}")
 
 
 def why_not(shot: Shot, events_per_s: float, lag_ms_p99: float) -> str:
@@ -376,7 +377,7 @@ def why_not(shot: Shot, events_per_s: float, lag_ms_p99: float) -> str:
     if not said["heard"]:
         return "no watching subscriber heard anything"
     if said["lag_ms_p99"] > lag_ms_p99:
-        return f"p99 of lag is {said['lag_ms_p99']:,.1f} ms, over {lag_ms_p99:g} ms"
+        return f"p99 of lag is {duration(said['lag_ms_p99'] / 1e3)}, over {duration(lag_ms_p99 / 1e3)}"
     if said["backlog_per_s"] > GROWTH * events_per_s:
         return f"the backlog grows by {said['backlog_per_s']:,.0f} events/s"
     if shot.rate_per_s < MIN_ANSWERED * said["meant"] / shot.seconds:

@@ -29,7 +29,7 @@ from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
 from sim.record.schema import SLO_METRICS
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
-from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, finite, worst
+from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, beside_limit, finite, worst
 from sim.results.opened_run import Run
 
 __all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
@@ -107,13 +107,12 @@ def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Call
         return JudgedLimit(metric, limit, measured, "unknown", f"{metric} has the limit {limit!r}, which is not a number")
     if measured is None:
         return JudgedLimit(metric, limit, None, "unknown", f"{metric} was not measured: no data")
-    least = metric.endswith("_min")
-    bound = f"{'at least' if least else 'at most'} {limit:g}"
-    if measured >= limit if least else measured <= limit:
-        return JudgedLimit(metric, limit, measured, "valid", f"{metric} is {measured:g}, {bound} as promised")
+    told = f"{metric} is {beside_limit(metric, measured, limit)}"
+    if measured >= limit if metric.endswith("_min") else measured <= limit:
+        return JudgedLimit(metric, limit, measured, "valid", f"{told} as promised")
     if why := doubt(metric, limit):
-        return JudgedLimit(metric, limit, measured, "unknown", f"{metric} is {measured:g}, {bound} was promised, but {why}")
-    return JudgedLimit(metric, limit, measured, "invalid", f"{metric} is {measured:g}, {bound} was promised")
+        return JudgedLimit(metric, limit, measured, "unknown", f"{told} was promised, but {why}")
+    return JudgedLimit(metric, limit, measured, "invalid", f"{told} was promised")
 
 
 def write_verdict(run: Run, verdict: Verdict) -> Path:

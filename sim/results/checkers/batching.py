@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -30,12 +31,12 @@ from sim.results.opened_run import Run
 
 BATCH = "analytics.events.batch"
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-REASONS = {
-    "never-sent": "died with their publisher",
-    "refused": "were refused",
-    "unknown": "had no answer",
-    "memory": "were published in memory mode",
-    "acknowledged": "came when nobody was subscribed",
+REASONS = {  # of one item, and of several
+    "never-sent": ("died with its publisher", "died with their publisher"),
+    "refused": ("was refused", "were refused"),
+    "unknown": ("had no answer", "had no answer"),
+    "memory": ("was published in memory mode", "were published in memory mode"),
+    "acknowledged": ("came when nobody was subscribed", "came when nobody was subscribed"),
 }
 METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
 
@@ -123,14 +124,16 @@ def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
 
 
 def _sentence(counts: dict[str, int | float]) -> str:
-    text = f"{counts['items']:,} items left in {counts['batches']:,} batches of {counts['items_per_batch']:,.1f}"
-    text += (
-        f"; the oldest of a batch waited {counts['oldest_wait_ms.p50']:,.0f} ms in the median, {counts['oldest_wait_ms.max']:,.0f} ms at "
-    )
-    text += f"most; {counts['at_risk.mean']:,.1f} waited at a time"
+    text = f"{count(counts['items'], 'item')} left in {count(counts['batches'], 'batch')} of {amount(counts['items_per_batch'])}"
+    if counts["oldest_wait_ms.max"]:
+        middle, most = (duration(counts[f"oldest_wait_ms.{quantile}"] / 1e3) for quantile in ("p50", "max"))
+        text += f"; the oldest of a batch waited {middle} in the median, {most} at most; "
+        text += f"on average {count(counts['at_risk.mean'], 'item')} waited at a time"
+    else:
+        text += "; no item waited for its batch"
     if not counts["lost"]:
         return text + "; none was lost"
-    reasons = ", ".join(f"{counts[f'lost.{word}']:,} {said}" for word, said in REASONS.items() if f"lost.{word}" in counts)
+    reasons = ", ".join(count(counts[f"lost.{word}"], *told) for word, told in REASONS.items() if f"lost.{word}" in counts)
     return text + f"; no pod heard {counts['lost']:,} of them: {reasons}"
 
 
@@ -139,4 +142,4 @@ def _witnesses(run: Run, lost: Array) -> list[str]:
     table = run.publishes[["event", "channel", "publisher", "items", "outcome"]]
     worst = lost[np.argsort(-table["items"].to_numpy()[lost].astype(np.int64), kind="stable")][:MAX_WITNESSES]
     rows = table.iloc[worst].to_dict("records")
-    return [f"{event_id(int(r['event']))} on {r['channel']}: {r['items']:,} items of {r['publisher']}, {r['outcome']}" for r in rows]
+    return [f"{event_id(int(r['event']))} on {r['channel']}: {count(r['items'], 'item')} of {r['publisher']}, {r['outcome']}" for r in rows]

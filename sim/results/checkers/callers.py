@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import amount, count, duration
 from sim.record.reader import Array, codes_in, codes_of
 from sim.record.schema import HTTP_CALL, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -78,14 +79,14 @@ def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
 
 
 def _sentence(run: Run, counts: dict[str, int | float], faults: list[str]) -> str:
-    failed = f"{_number(counts['failed'])} of {counts['calls']:,} calls failed"
+    failed = f"{amount(counts['failed']) if counts['failed'] else 'none'} of {count(counts['calls'], 'call')} failed"
     if run.info.ground == "model" and not counts["took_us.max"]:
         return f"{failed}; none waited (in virtual time code takes no time, so only waiting would show)"
-    text = f"{failed}; the caller waited {counts['took_us.p50']:,.0f} us in the median, p99.9 {counts['took_us.p999']:,.0f} us, "
-    text += f"max {counts['took_us.max']:,.0f} us"
-    told = [name for name in faults if f"took_us.in.{name}.max" in counts]
-    text += "".join(f"; in {name} at most {counts[f'took_us.in.{name}.max']:,.0f} us" for name in told)
-    return text + (f", outside at most {counts['took_us.outside.max']:,.0f} us" if told and "took_us.outside.max" in counts else "")
+    took = {name: duration(value / 1e6) for name, value in counts.items() if name.startswith("took_us")}
+    text = f"{failed}; the caller waited {took['took_us.p50']} in the median, p99.9 {took['took_us.p999']}, max {took['took_us.max']}"
+    told = [name for name in faults if f"took_us.in.{name}.max" in took]
+    text += "".join(f"; in {name} at most {took[f'took_us.in.{name}.max']}" for name in told)
+    return text + (f", outside at most {took['took_us.outside.max']}" if told and "took_us.outside.max" in took else "")
 
 
 def _witnesses(run: Run, rows: Array, failed: Array) -> list[str]:
@@ -99,7 +100,7 @@ def _witnesses(run: Run, rows: Array, failed: Array) -> list[str]:
         same = same[(same["publisher"].astype(str) == row["publisher"]) & (same["channel"].astype(str) == row["channel"])]
         name = f"{event_id(int(same['event'].iloc[0]))} on {row['channel']}" if len(same) == 1 else f"a call of {row['channel']}"
         word = ", failed" if row["outcome"] == "failed" else ""
-        texts.append(f"{name}: {row['publisher']} waited {row['took_ns'] / 1e3:,.0f} us{word}")
+        texts.append(f"{name}: {row['publisher']} waited {duration(row['took_ns'] / 1e9)}{word}")
     return texts
 
 
@@ -107,7 +108,3 @@ def _slowest(rows: Array, took: Array) -> Array:
     if len(rows) > MAX_WITNESSES:
         rows = rows[np.argpartition(-took[rows], MAX_WITNESSES)[:MAX_WITNESSES]]
     return rows[np.argsort(-took[rows], kind="stable")]
-
-
-def _number(count: int | float) -> str:
-    return f"{count:,}" if count else "none"

@@ -23,12 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, codes_in
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
-from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults, read_beliefs, read_outages, told
+from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults, read_beliefs, read_outages
 
 
 class _Pod(NamedTuple):
@@ -141,21 +142,26 @@ def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:
     if not counts["deaf"] and not counts["lost"]:
         return "every pod heard as soon as the fault had ended, and none lost a copy by not hearing"
     deaf = [one for one in found if one.deaf_s > 0]
-    text = f"pods were deaf {len(deaf):,} times after a fault had ended"
+    text = f"pods were deaf {times(len(deaf))} after a fault had ended" if deaf else "no pod was deaf after a fault had ended"
     if deaf:
         most = max(deaf, key=lambda one: one.deaf_s)
-        text += f", at most for {told(most.deaf_s)} ({most.pod} after {most.fault})"
-    after = "all" if counts["lost_after"] == counts["lost"] else f"{counts['lost_after']:,}"
-    text += f"; {counts['lost']:,} copies were lost by not hearing" + (f", {after} of them after the end" if counts["lost"] else "")
-    text += f"; {counts['unended']:,} times a pod did not hear again" if counts["unended"] else ""
+        text += f", at most for {duration(most.deaf_s)} ({most.pod} after {most.fault})"
+    text += f"; {count(counts['lost'], 'copy was', 'copies were')} lost by not hearing"
+    text += f", {_share(counts['lost_after'], counts['lost'])} after the end" if counts["lost"] else ""
+    text += f"; a pod did not hear again {times(int(counts['unended']))}" if counts["unended"] else ""
     if counts["untold"]:
         return text + f"; the application was not told in {counts['untold']:,} of {counts['told'] + counts['untold']:,} cases"
     return text + "; the application was told each time"
+
+
+def _share(part: float, whole: float) -> str:
+    return "all of them" if part == whole > 1 else f"{amount(part) if part else 'none'} of them" if whole > 1 else "it" if part else "not"
 
 
 def _witness(run: Run, window: DeafTime) -> str:
     row = int(window.lost[0])
     key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
     silence = "" if window.told else ", and its application was not told"
-    text = f"{event_id(int(key))} on {channel}: the first of {len(window.lost):,} copies that {window.pod} did not hear"
-    return f"{text}; it was deaf for {told(window.deaf_s)} after {window.fault}{silence}"
+    which = f"the first of {len(window.lost):,} copies" if len(window.lost) > 1 else "the one copy"
+    text = f"{event_id(int(key))} on {channel}: {which} that {window.pod} did not hear"
+    return f"{text}; it was deaf for {duration(window.deaf_s)} after {window.fault}{silence}"

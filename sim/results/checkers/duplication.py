@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import amount, count
 from sim.record.reader import codes_in
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -30,11 +31,13 @@ def check(run: Run) -> Result:
     counts = {"redelivered": len(again), **_fan_out(run, judged)}
     metrics = {"duplicates": float(len(again))}
     witnesses = [_witness(run, int(copy)) for copy in again[:MAX_WITNESSES]]
-    factors = ", ".join(f"{name.partition('.')[2]} {value:.4g}" for name, value in counts.items() if name.startswith("handled_per_event."))
-    detail = f"no pod heard an event twice; handled copies per event: {factors or 'none'}"
+    per_event = {name.partition(".")[2]: amount(value) for name, value in counts.items() if name.startswith("handled_per_event.")}
+    factors = ", ".join(f"{service} {value}" for service, value in per_event.items()) or "none"
+    detail = f"no pod heard an event twice; handled copies per event: {factors}"
     if not len(again):
         return Result("valid", detail, counts=counts, metrics=metrics)
-    detail = f"copies heard again by a pod that had heard them: {len(again):,}; handled copies per event: {factors or 'none'}"
+    what = count(len(again), "copy was heard again by a pod that had heard it", "copies were heard again by a pod that had heard them")
+    detail = f"{what}; handled copies per event: {factors}"
     allowed = run.scenario.get("bus", {}).get("transport", "pubsub") in AT_LEAST_ONCE
     return Result("valid" if allowed else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
 

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
@@ -43,7 +44,6 @@ from sim.results.outages import (
     read_beliefs,
     read_outages,
     seconds,
-    told,
     union,
 )
 
@@ -263,27 +263,25 @@ def _absent(run: Run, outages: list[Outage]) -> str:
     return ""
 
 
-def _faults(counts: dict[str, int | float]) -> str:
-    return "the fault" if counts["faults"] == 1 else f"{counts['faults']:,} faults"
-
-
 def _sentence(counts: dict[str, int | float], longest: str) -> str:
-    noticed = counts["noticed"]
+    noticed, one = int(counts["noticed"]), counts["faults"] == 1
     if not counts["faults"]:
         text = "no fault was begun"
     elif not noticed:
-        text = "no pod noticed a fault"
+        text = "no pod noticed the fault" if one else "no pod noticed a fault"
     else:
-        text = f"pods noticed {_faults(counts)} {noticed:,} times, at most {told(counts[f'{NOTICED}.max'])} after it began"
+        text = f"{count(noticed, 'pod')} noticed the fault" if one else f"pods noticed {count(counts['faults'], 'fault')} {times(noticed)}"
+        text += f", at most {duration(counts[f'{NOTICED}.max'])} after it began"
         back = counts.get(f"{RECOVERED}.max")
-        text += f"; they were connected again at most {told(back)} after its end" if back is not None else ""
-        text += f"; {counts['unrecovered']:,} were not connected again" if counts["unrecovered"] else ""
-    text += f"; {counts['unnoticed']:,} pods were blind in a fault and did not notice" if counts["unnoticed"] else ""
+        text += f"; they were connected again at most {duration(back)} after its end" if back is not None else ""
+        text += f"; {count(counts['unrecovered'], 'was', 'were')} not connected again" if counts["unrecovered"] else ""
+    text += f"; {count(counts['unnoticed'], 'pod was', 'pods were')} blind in a fault and did not notice" if counts["unnoticed"] else ""
     if counts["published_inside"]:
-        text += f"; {counts['published_inside']:,} events were published in memory mode, {counts['heard_only_here']:,} of them heard, each "
-        text += "by its own pod alone"
+        text += f"; {count(counts['published_inside'], 'event was', 'events were')} published in memory mode, "
+        heard = counts["heard_only_here"]
+        text += f"{amount(heard)} of them heard, each by its own pod alone" if heard else "none of them heard"
     if counts["truth_gap_s.max"]:
-        gap = told(counts["truth_gap_s.max"])
+        gap = duration(counts["truth_gap_s.max"])
         return f"{text}; {longest} called itself connected for {gap} while it was blind, longer than any other pod"
     return text + "; no pod called itself connected while it was blind"
 
@@ -306,5 +304,5 @@ def _witnesses(run: Run, gaps: dict[str, Array]) -> list[str]:
         if len(rows):
             row = rows[np.argmin(sent[rows])]
             text = f"{event_id(int(events[row]))} on {publishes['channel'].iloc[row]}: {pod} called itself connected and was blind for"
-            texts.append(f"{text} {told(seconds(spans))}, from then on")
+            texts.append(f"{text} {duration(seconds(spans))}, from then on")
     return texts

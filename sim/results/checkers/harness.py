@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import ALIVE_STATES, HTTP_CALL
 from sim.results.checkers.verdict import Result
@@ -50,8 +51,9 @@ def check(run: Run) -> Result:
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
     heard = "the broker has subscribers" if run.info.fleet == "none" else "the broker counts the subscribers that the fleet claims"
-    detail = f"the run is whole, {heard}, and {audit.counts['calls_made']:,} of "
-    detail += f"{audit.counts['calls_offered']:,} offered calls were made"
+    made, offered = audit.counts["calls_made"], audit.counts["calls_offered"]
+    share = f"all {amount(made)}" if made == offered > 1 else f"{amount(made)} of {amount(offered)}"
+    detail = f"the run is whole, {heard}, and {share} offered calls were made"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
 
@@ -67,7 +69,7 @@ def _audit_end(run: Run, audit: _Audit) -> None:
         if name not in run.phases:
             audit.faults.append(f"the run did not reach its {name} phase")
     if run.unreadable_parts:
-        audit.faults.append(f"{len(run.unreadable_parts)} parts of tables cannot be read: {', '.join(run.unreadable_parts[:3])}")
+        audit.faults.append(f"{count(len(run.unreadable_parts), 'part')} of tables cannot be read: {', '.join(run.unreadable_parts[:3])}")
 
 
 def _audit_subscriptions(run: Run, audit: _Audit) -> None:
@@ -85,7 +87,7 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
             claimed = sum(
                 channel in history.channels and history.state(last[channel]["at_ns"]) == "subscribed" for history in run.pod_histories
             )
-            wrong += [f"{channel}: {counted:g} subscribers, the fleet claims {claimed}"] if counted != claimed else []
+            wrong += [f"{channel}: {count(counted, 'subscriber')}, the fleet claims {claimed}"] if counted != claimed else []
     audit.counts |= {"channels_proven": len(channels) - len(unproven) - len(wrong), "channels": len(channels)}
     if not channels:
         audit.faults.append("no pod subscribes to anything")
@@ -94,7 +96,7 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
     if wrong:
         audit.faults.append(f"NUMSUB and the fleet differ: {'; '.join(wrong[:3])}")
     if any(before.values()):
-        audit.warnings.append(f"{sum(before.values()):g} subscribers of other programs were on these channels before the fleet")
+        audit.warnings.append(f"{count(sum(before.values()), 'subscriber')} of other programs on these channels before the fleet")
 
 
 def _audit_receivers(run: Run, audit: _Audit) -> None:
@@ -105,7 +107,7 @@ def _audit_receivers(run: Run, audit: _Audit) -> None:
         if not told.max():
             audit.faults.append("no publish reached a subscriber: there is no fleet, or it listens to other channels")
         elif not told.min():
-            audit.warnings.append(f"{int((told == 0).sum()):,} of {len(told):,} publishes reached no subscriber")
+            audit.warnings.append(f"{int((told == 0).sum()):,} of {count(len(told), 'publish')} reached no subscriber")
 
 
 def _audit_load(run: Run, audit: _Audit) -> float:
@@ -119,7 +121,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     if absent:
         audit.counts["calls_not_made"] = absent
         audit.warnings.append(
-            f"{absent:,} more calls were due while their pods did not run: nobody made them, and no copy of theirs is missing"
+            f"{count(absent, 'more call was', 'more calls were')} due while their pods did not run: nobody made them, and no copy of "
+            "theirs is missing"
         )
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
@@ -208,7 +211,7 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
     # A row of `hosts` holds the worst of some ten samples, so the median row is near the 93rd percentile of the loops' lateness.
     lag_p99, loop_us = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
     if loop_us > lag_p99 / 2:
-        text = f"the loops are often {loop_us:,.0f} us late, lag p99 is {lag_p99:,.0f} us"
+        text = f"the loops are often {duration(loop_us / 1e6)} late, lag p99 is {duration(lag_p99 / 1e6)}"
         audit.warnings.append(f"{text}: busy loops may be what is measured")
 
 

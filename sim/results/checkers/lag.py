@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sim.machine.words import count, duration, measured
 from sim.record.reader import Array, codes_in, codes_of, quantiles
 from sim.results.checkers.verdict import Result
 from sim.results.copies import FATE, OUTCOME
@@ -51,10 +52,11 @@ def check(run: Run) -> Result:
     for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
         for code, word in enumerate(words):
             counts |= _quantiles(f"lag_us.{kind}.{word}", lag[codes == code])
-    detail = f"median lag {counts['lag_us.p50']:,.0f} us, p99 {counts['lag_us.p99']:,.0f} us, max {counts['lag_us.max']:,.0f} us"
-    detail += f" over {len(lag):,} copies" + _caution(len(lag))
+    middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
+    detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
     if counts["negative"]:
-        detail = f"{counts['negative']:,} copies were handled before they were meant or sent: the clocks disagree"
+        many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
+        detail = f"{many} meant or sent: the clocks disagree"
         return Result("unknown", detail, counts=counts, metrics=_metrics(lag, delay))
     return Result("valid", detail, counts=counts, metrics=_metrics(lag, delay))
 
@@ -64,10 +66,9 @@ def _without_fleet(lag: Array, delay: Array) -> Result:
     if not len(delay):
         return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
     counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", delay)
-    detail = f"the fleet is not ours: who heard, and how late, is not known; {len(delay):,} events were sent, p99 "
-    return Result(
-        "valid", detail + f"{counts['send_delay_us.p99']:,.0f} us after they were meant to be", counts, metrics=_metrics(lag, delay)
-    )
+    detail = f"the fleet is not ours: who heard, and how late, is not known; {count(len(delay), 'event was', 'events were')} sent, "
+    detail += f"p99 {duration(counts['send_delay_us.p99'] / 1e6)} after the time that was meant"
+    return Result("valid", detail, counts, metrics=_metrics(lag, delay))
 
 
 def send_delays(run: Run) -> Array:
@@ -117,7 +118,7 @@ def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]
     if counts.get("unanswered") or f"bus_us.{quantile}" not in counts:
         return ""
     rest_ms = (counts[f"bus_us.{quantile}"] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
-    return f"the generator was late by itself: without that it is at most {rest_ms:g}" if rest_ms <= limit else ""
+    return f"the generator was late by itself: without that it is at most {measured(metric, rest_ms)}" if rest_ms <= limit else ""
 
 
 def _quantiles(name: str, values: Array) -> dict[str, int | float]:
@@ -131,6 +132,9 @@ def _metrics(lag: Array, delay: Array) -> dict[str, float]:
     return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
 
 
-def _caution(count: int) -> str:
-    few = [name for name, q in QUANTILES.items() if q < 1 and count * (1 - q) < 1 - 1e-9]
-    return f"; {few[0]} and above are of only {count:,} rows" if few else ""
+def _caution(rows: int) -> str:
+    few = [name for name, q in QUANTILES.items() if q < 1 and rows * (1 - q) < 1 - 1e-9]
+    if not few:
+        return ""
+    which = f"p{100 * QUANTILES[few[0]]:g}" + (" is" if len(few) == 1 else " and above are")
+    return f"; {which} the maximum, of so few"

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import amount, count
 from sim.record.reader import Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, FOREIGN_BIT, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, Word
@@ -90,10 +91,12 @@ def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | fl
 
 
 def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
-    missing = ", ".join(f"{count:,} {cause}" for cause, count in causes.items() if cause and count)
-    text = f"of {expected:,} expected copies {fates['delivered']:,} were delivered"
-    text += f", {fates['missing']:,} are missing ({missing})" if missing else ", none is missing"
-    return text + (f", {fates['unknown']:,} unknown" if fates["unknown"] else "")
+    missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
+    if expected == fates["delivered"] > 1:
+        return f"all {expected:,} expected copies were delivered"
+    text = f"of {count(expected, 'expected copy', 'expected copies')} {count(fates['delivered'], 'was', 'were')} delivered"
+    text += f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing"
+    return text + (f", the fate of {amount(fates['unknown'])} is not known" if fates["unknown"] else "")
 
 
 def _witness(run: Run, copy: int) -> str:
@@ -191,12 +194,16 @@ def _publish_account(run: Run) -> dict[str, int | float]:
 def _warnings(run: Run, counts: dict[str, int | float]) -> list[str]:
     texts = []
     if counts["publish_said_more"]:
-        texts.append(f"PUBLISH reached more subscribers than the fleet has in {counts['publish_said_more']:,} events: someone else listens")
+        texts.append(
+            f"PUBLISH reached more subscribers than the fleet has in {count(counts['publish_said_more'], 'event')}: someone else listens"
+        )
     if counts["publish_said_fewer"]:
-        texts.append(f"PUBLISH said fewer receivers than pods heard it in {counts['publish_said_fewer']:,} events")
+        texts.append(f"PUBLISH said fewer receivers than pods heard it in {count(counts['publish_said_fewer'], 'event')}")
     if counts["foreign"]:
         texts.append("another program or run publishes on these channels: give this run its own channel prefix or broker")
     again = len(run.publishes) + 1 - len(run.index.row)
     if again:
-        texts.append(f"{again:,} events stand more than once in the publishes; each counts once, with its best outcome")
+        texts.append(
+            f"{count(again, 'event stands', 'events stand')} more than once in the publishes; each counts once, with its best outcome"
+        )
     return texts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import count, times
 from sim.record.reader import codes_in
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -47,10 +48,9 @@ def check(run: Run) -> Result:
             counts[f"twice_or_more.{name}"] = int((of_service > 1).sum())
             counts[f"runs_per_event.{name}"] = float(of_service.mean())
     metrics = {"handled_twice": float(counts["twice_or_more"]), "handled_never": float(counts["never"])}
-    detail = (
-        f"{recipe}: of {len(pairs):,} (event, service) pairs {counts['once']:,} ran once, "
-        f"{counts['twice_or_more']:,} more than once (at most {most} times), {counts['never']:,} never"
-    )
+    never, once, more = (f"{counts[name]:,}" for name in ("never", "once", "twice_or_more"))
+    detail = f"{recipe}: of {count(len(pairs), '(event, service) pair')} {once} ran once, {more} more than once"
+    detail += (f" (at most {times(most)})" if most > 1 else "") + f", {never} never"
     suspects = pairs[runs > 1] if (runs > 1).any() else pairs[runs == 0]
     events = run.publishes["event"].to_numpy()
     witnesses = [f"{event_id(int(events[one // len(services)]))} in {services[one % len(services)]}" for one in suspects[:MAX_WITNESSES]]

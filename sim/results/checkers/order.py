@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.machine.words import count
 from sim.record.reader import codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -39,10 +40,10 @@ def check(run: Run) -> Result:
     counts: dict[str, int | float] = {"deliveries": len(first), "out_of_order": len(late), "publishers": len(sources)}
     metrics = {"out_of_order": float(len(late))}
     if not len(late):
-        detail = f"all {len(first):,} deliveries kept the order of their publisher and channel"
+        detail = f"{'all ' if len(first) > 1 else ''}{count(len(first), 'delivery')} kept the order of their publisher and channel"
         return Result("valid", detail, counts=counts, metrics=metrics)
     witnesses = [_witness(run, int(first[order[at]])) for at in late[:MAX_WITNESSES]]
-    detail = f"{len(late):,} of {len(first):,} deliveries came after a later event of their publisher and channel"
+    detail = f"{len(late):,} of {count(len(first), 'delivery')} came after a later event of their publisher and channel"
     return Result("valid" if run.one_per_service else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
 
 

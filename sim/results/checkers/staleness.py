@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions, quantiles
 from sim.record.schema import OTHERS, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
@@ -116,12 +117,14 @@ def check(run: Run) -> Result:
 
 
 def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> str:
-    text = f"{counts['stale_reads']:,} of {counts['reads']:,} reads were stale"
-    text += f", at most for {counts['stale_ms.max']:,.1f} ms" if counts["stale_reads"] else ""
+    if not counts["stale_reads"]:
+        return f"none of {count(counts['reads'], 'read')} was stale"
+    text = f"{amount(counts['stale_reads'])} of {count(counts['reads'], 'read')} {'was' if counts['stale_reads'] == 1 else 'were'} stale"
+    text += f", at most for {duration(counts['stale_ms.max'] / 1e3)}"
     never = ~pairs.heard
     silent = sorted({pods[pod] for pod in pairs.pod[never]})
     names = ", ".join(silent[:MAX_NAMES]) + (f" and {len(silent) - MAX_NAMES:,} more" if len(silent) > MAX_NAMES else "")
-    return text + (f"; {names} never heard of {len(np.unique(pairs.update[never])):,} updates" if silent else "")
+    return text + (f"; {names} never heard of {count(len(np.unique(pairs.update[never])), 'update')}" if silent else "")
 
 
 def _rows(reads: ReadColumns, rows: Array) -> ReadColumns:
@@ -209,7 +212,7 @@ def _witnesses(run: Run, updates: Updates, pairs: Pairs, pods: list[str], subjec
     for pair in np.lexsort((-for_ns, pairs.heard))[:MAX_WITNESSES]:
         row = pairs.update[pair]
         text = f"{event_id(int(events[updates.row[row]]))} of {subjects[updates.subject[row]]}: {pods[pairs.pod[pair]]} served the old copy"
-        texts.append(f"{text} until {for_ns[pair] / 1e6:,.1f} ms after it" + ("" if pairs.heard[pair] else ", and never heard of it"))
+        texts.append(f"{text} until {duration(for_ns[pair] / 1e9)} after it" + ("" if pairs.heard[pair] else ", and never heard of it"))
     return texts
 
 

@@ -16,12 +16,13 @@ import math
 
 import numpy as np
 
+from sim.machine.words import count, duration
 from sim.record.reader import Array
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
-from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told
+from sim.results.outages import Belief, load_end, read_beliefs, read_outages
 
 MARGIN_NS = 250_000_000
 
@@ -39,7 +40,7 @@ def check(run: Run) -> Result:
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
     counts: dict[str, int | float] = {"copies_before": int(before.sum()), "lost_before": len(lost_before), "restless_before": len(restless)}
     if len(lost_before) or restless:
-        who = f"{restless[0]} was not at rest" if restless else f"{len(lost_before):,} of {int(before.sum()):,} copies were lost"
+        who = f"{restless[0]} was not at rest" if restless else f"{len(lost_before):,} of {count(int(before.sum()), 'copy')} were lost"
         text = f"the lab was not in its steady state before the first fault: {who}; what the faults did cannot be told from that"
         return Result("unknown", text, counts=counts, witnesses=_witnesses(run, lost_before), metrics=nothing)
     away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
@@ -49,14 +50,15 @@ def check(run: Run) -> Result:
     if recovered is None:
         return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing)
     if not recovered:
-        text = f"the lab did not recover after the last fault: {len(away)} pods are away" + (f", {away[0]} first" if away else "")
+        who = count(len(away), "pod is", "pods are") + " away" + (f", {away[0]} first" if away else "")
+        text = f"the lab did not recover after the last fault: {who}"
         if policy != "automatic":
             return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing)
         return Result("invalid", text, counts=counts, metrics=nothing)
     after = lost & (meant_ns >= end_ns)
     again_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(meant_ns[after].max(initial=0))])
     counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum()), "steady_s": (again_ns - end_ns) / 1e9}
-    text = f"steady before the first fault, and again {told((again_ns - end_ns) / 1e9)} after the last one's end"
+    text = f"steady before the first fault, and again {duration((again_ns - end_ns) / 1e9)} after the last one's end"
     return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])})
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sim.machine.words import measured
+
 Word = Literal["valid", "invalid", "unknown"]
 VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
 EXIT_CODES = {"valid": 0, "invalid": 1, "unknown": 2}
@@ -88,6 +90,17 @@ class Verdict:
 def worst(words: Collection[str]) -> Word:
     """Return the worst of some verdicts: invalid if there is one, else unknown if there is one, else valid; unknown of none at all."""
     return next((word for word in VERDICTS if word in words), "unknown")
+
+
+def bound(metric: str, limit: object) -> str:
+    """Return a limit in words: at most 50 ms; whatever it is, when it is no number."""
+    text = measured(metric, limit) if isinstance(limit, int | float) and not isinstance(limit, bool) else str(limit)
+    return f"{'at least' if metric.endswith('_min') else 'at most'} {text}"
+
+
+def beside_limit(metric: str, value: float, limit: float) -> str:
+    """Return what was measured beside its limit: 0.162 ms, at most 50 ms."""
+    return f"{measured(metric, value, beside=limit)}, {bound(metric, limit)}"
 
 
 def finite(value: float) -> float | None:

@@ -60,7 +60,7 @@ def test_failed_calls_come_first_among_the_witnesses_and_name_their_event(plan: 
     result = verdict.checkers["callers"]
     assert result.witnesses == [
         f"{events[2].id} on config.updated: locust-0 waited 3 us, failed",
-        "a call of config.updated: locust-0 waited 1,000,000 us",
+        "a call of config.updated: locust-0 waited 1 s",
         f"{events[9].id} on config.updated: locust-0 waited 10 us",
     ]
     assert result.detail.startswith("1 of 11 calls failed")

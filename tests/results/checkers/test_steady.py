@@ -75,7 +75,7 @@ def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan:
     plan.state("web-1", BEGIN + MS, "disconnected", "outage")
     result = check(judged(plan, reattach=reattach, recovered=False))
     assert result.verdict == word
-    assert "did not recover after the last fault: 1 pods are away, web-1 first" in result.detail
+    assert "did not recover after the last fault: 1 pod is away, web-1 first" in result.detail
 
 
 def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(plan: RunFolder) -> None:

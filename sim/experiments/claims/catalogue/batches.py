@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import count, duration
 
 MATTERS = 0.8  # the wait with half of a setting, of that with the whole: at most this much, and the setting matters
 FRESH_S = 5.0  # an item of analytics that comes later than this is stale: an SRE looking at a dashboard in an incident
@@ -31,8 +32,8 @@ def _review(evidence: Mapping[str, Evidence]) -> Finding:
     parts = []
     for rate in ("low", "high"):
         size, interval = wait_s[f"{rate}_half_size"], wait_s[f"{rate}_half_interval"]
-        part = f"at {RATES[rate]} items/s a pod an item waits {wait_s[rate]:.3g} s on average"
-        parts.append(f"{part}, {size:.3g} s with half the batch size, {interval:.3g} s with half the interval")
+        part = f"at {RATES[rate]} items/s a pod an item waits {duration(wait_s[rate])} on average"
+        parts.append(f"{part}, {duration(size)} with half the batch size, {duration(interval)} with half the interval")
         cases[f"at {RATES[rate]} items/s a pod"] = size <= MATTERS * wait_s[rate]
     ratio = wait_s["low_half_size"] / wait_s["low"]
     return Finding(cases, ratio, "x the wait at 1 item/s with half the batch size", "; ".join(parts), wait_s)
@@ -47,10 +48,11 @@ def _defaults(evidence: Mapping[str, Evidence]) -> Finding:
         age_s, at_risk = counts["age_ms.p99"] / 1e3, int(counts["at_risk.max"])
         cases[f"at {per_s} items/s a pod"] = age_s <= FRESH_S
         numbers |= {f"age_s_p99_{rate}": age_s, f"wait_s_mean_{rate}": counts["wait_ms.mean"] / 1e3, f"at_risk_{rate}": at_risk}
-        parts.append(f"at {per_s} items/s a pod the oldest item of a batch is {age_s:.3g} s old and {at_risk} items die with a pod")
+        die = count(at_risk, "item dies", "items die")
+        parts.append(f"at {per_s} items/s a pod the oldest item of a batch is {duration(age_s)} old and {die} with a pod")
     quick = evidence["quick"].counts("batching")
     more_per_s = quick["batches_per_s"] - evidence["low"].counts("batching")["batches_per_s"]
-    detail = "; ".join(parts) + f"; an interval of 1 s makes it {quick['age_ms.p99'] / 1e3:.3g} s at 1 item/s, for {more_per_s:.2g} "
+    detail = "; ".join(parts) + f"; an interval of 1 s makes it {duration(quick['age_ms.p99'] / 1e3)} at 1 item/s, for {more_per_s:.2g} "
     detail += f"publishes/s more of all {PODS} pods"
     return Finding(cases, numbers["age_s_p99_low"], "s, age of the oldest item at 1 item/s", detail, numbers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import count, duration, times
 
 READS = "load.reads_per_s=1000"
 AWAY = "faults=[{kind='broker_down',at_s=2,for_s=3}]"
@@ -17,10 +18,9 @@ def _fresh(evidence: Mapping[str, Evidence]) -> Finding:
     detail = (
         f"with every pod subscribed {calm['stale_reads']:,} of {calm['reads']:,} reads are stale, and no pod misses an update; with Redis "
     )
-    detail += (
-        f"away for 3 s {gap['stale_reads']:,} of {gap['reads']:,} are, {worst_s:.2f} s at most, and {gap['never_heard_pods']} pods never "
-    )
-    detail += f"hear: they still served the old copy when the load ended, or until something else cleared it ({gap['never_heard']} times)"
+    detail += f"away for 3 s {gap['stale_reads']:,} of {gap['reads']:,} are, {duration(worst_s)} at most, and "
+    detail += f"{count(gap['never_heard_pods'], 'pod')} never hear: they still served the old copy when the load ended, or until something "
+    detail += f"else cleared it ({times(int(gap['never_heard']))})"
     cases = {
         "while every pod is subscribed": calm["never_heard"] == 0 if calm["updates"] else None,
         "for a pod in a gap": gap["never_heard"] == 0 if gap["updates"] else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
+from sim.machine.words import duration
 
 BLOCKED_MS = 50.0  # a call that takes longer waited for something; a busy machine alone has been seen to take 20
 FASTER = 1.5  # times, of the medians
@@ -23,7 +24,9 @@ def _never_blocks(evidence: Mapping[str, Evidence]) -> Finding:
     worst = max(inside, key=lambda fault: inside[fault])
     raised = (one.run.info.load.calls or 0) - len(one.run.calls)  # a call that returns is recorded, whatever it says
     detail = f"of {counts['calls']:,} calls {raised:,} raised and {counts['failed']:,} were refused; p99.9 in the worst fault, {worst}, "
-    detail += f"{inside[worst]:.2f} ms; nobody told the caller that {ledger['missing']:,} of {ledger['expected']:,} copies were lost"
+    detail += (
+        f"{duration(inside[worst] / 1e3)}; nobody told the caller that {ledger['missing']:,} of {ledger['expected']:,} copies were lost"
+    )
     cases: dict[str, bool | None] = {f"in {fault}": took_ms <= BLOCKED_MS and not raised for fault, took_ms in inside.items()}
     return Finding(cases, inside[worst], "ms, p99.9 of a call in the worst fault", detail, {f"p999_ms_{k}": v for k, v in inside.items()})
 
@@ -36,10 +39,8 @@ def _faster(evidence: Mapping[str, Evidence]) -> Finding:
     counts = evidence["both"].counts("callers")
     bus, http = (counts[f"took_us.channel.{word}.p50"] / 1e3 for word in (BUS, HTTP))
     waited = evidence["both"].counts("batching")["wait_ms.mean"]
-    detail = (
-        f"the caller waits {http:.3g} ms for a POST in the median and {bus:.3g} ms for the bus; in turn an item waits {waited:,.0f} ms in "
-    )
-    detail += "its batch on average, at an interval of 500 ms"
+    detail = f"the caller waits {duration(http / 1e3)} for a POST in the median and {duration(bus / 1e3)} for the bus; in turn an item "
+    detail += f"waits {duration(waited / 1e3)} in its batch on average, at an interval of 500 ms"
     cases: dict[str, bool | None] = {"for the caller of one item": bus * FASTER < http}
     return Finding(cases, http - bus, "ms saved by each call, median", detail, {"bus_ms": bus, "http_ms": http, "wait_ms": waited})
 

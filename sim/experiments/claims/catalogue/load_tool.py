@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
+from sim.machine.words import duration
 
 NEAR = 1.25  # times, either way
 LEAST_CALLS = 100  # of an event type: with fewer the 99th percentile is the worst call
@@ -33,7 +34,9 @@ def _same(evidence: Mapping[str, Evidence]) -> Finding:
         kind = max(said_ms, key=lambda kind: lag_ms[kind] / max(said_ms[kind], 1.0))  # the one that is furthest off
         cases[SITUATIONS[name]] = all(1 / NEAR <= lag_ms[k] / max(said_ms[k], 1.0) <= NEAR for k in said_ms)
         numbers |= {f"locust_ms_{name}": said_ms[kind], f"lag_ms_{name}": lag_ms[kind]}
-        parts.append(f"{SITUATIONS[name]} Locust says {said_ms[kind]:g} ms for {kind}, and the lag is {lag_ms[kind]:.4g} ms")
+        parts.append(
+            f"{SITUATIONS[name]} Locust says {duration(said_ms[kind] / 1e3)} for {kind}, and the lag is {duration(lag_ms[kind] / 1e3)}"
+        )
     ratio = numbers["lag_ms_slow"] / max(numbers["locust_ms_slow"], 1.0)
     return Finding(cases, ratio, "x Locust's p99 is the lag while analytics is slow", "; ".join(parts), numbers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import duration
 
 GAP_S = 1.0  # a pod that calls itself connected for longer while it is blind is wrong about it
 
@@ -39,8 +40,8 @@ def _status(evidence: Mapping[str, Evidence]) -> Finding:
         touched = counts["noticed"] + counts["unnoticed"]
         cases[SITUATIONS[name]] = longest <= GAP_S if touched else None
         numbers |= {f"gap_s_{name}": longest, f"gap_pod_s_{name}": float(counts["truth_gap_s.sum"])}
-        parts.append(f"{SITUATIONS[name]} a pod is blind and says 1 for {longest:.2f} s at most")
-    detail = "; ".join(parts) + f"; all pods together {numbers['gap_pod_s_frozen']:.1f} s of green while Redis stood still for 3 s"
+        parts.append(f"{SITUATIONS[name]} a pod is blind and says 1 for {duration(longest)} at most")
+    detail = "; ".join(parts) + f"; all pods together {duration(numbers['gap_pod_s_frozen'])} of green while Redis stood still for 3 s"
     return Finding(cases, numbers["gap_s_frozen"], "s of green while blind, at most", detail, numbers)
 
 

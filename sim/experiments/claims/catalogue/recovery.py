@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import duration
 from sim.results.outages import read_beliefs, read_outages
 
 KILLED = Trial("killed", "restart_redis")
@@ -24,8 +25,9 @@ def _reconnects(evidence: Mapping[str, Evidence]) -> Finding:
         numbers |= {f"recover_s_{name}": float(counts.get("recover_s.max", 0.0)), f"lost_{name}": one.lost_unheard}
         inside = int(one.counts("ledger").get("sent-in-memory-mode", 0))
         cases[SITUATIONS[name]] = away == 0 if noticed else None
+        back = duration(numbers[f"recover_s_{name}"])
         parts.append(
-            f"{SITUATIONS[name]} pods come back {noticed - away} of {noticed} times, {numbers[f'recover_s_{name}']:.2f} s after its end at "
+            f"{SITUATIONS[name]} pods come back {noticed - away} of {noticed} times, {back} after its end at "
             f"most; {inside:,} copies stayed in their publisher meanwhile and {numbers[f'lost_{name}']:,} met the deaf"
         )
     return Finding(cases, numbers["recover_s_killed"], "s from Redis' return to the last pod's", "; ".join(parts), numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import duration
 
 HELPS = 0.8  # the lag of four replicas, of that of one: at most this much is help
 LAG = "lag_us.service.analytics-service.p50"
@@ -15,7 +16,9 @@ LOAD = ("load.rate_per_s=100", "load.payload_bytes=100", SLOW)  # 90 metrics/s f
 def _replicas(evidence: Mapping[str, Evidence]) -> Finding:
     one, four = (evidence[name].counts("lag")[LAG] / 1e6 for name in ("one", "four"))
     sent_one, sent_four = (_sent_mb(evidence[name]) for name in ("one", "four"))
-    detail = f"the median event waits {one:.3g} s with one analytics pod that is too slow and {four:.3g} s with four; the broker sends "
+    detail = (
+        f"the median event waits {duration(one)} with one analytics pod that is too slow and {duration(four)} with four; the broker sends "
+    )
     detail += f"{sent_four / sent_one:.1f} times as much"
     cases = {"with four replicas in place of one": four <= HELPS * one}
     return Finding(cases, four / one, "x the lag of one replica", detail, {"lag_s_one": one, "lag_s_four": four})
