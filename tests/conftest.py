@@ -50,7 +50,7 @@ def living_children() -> set[psutil.Process]:
 @pytest.fixture(scope="session", autouse=True)
 def no_process_outlives_the_session() -> Iterator[None]:
     yield
-    assert psutil.wait_procs(living_children(), timeout=5)[1] == []
+    assert psutil.wait_procs(living_children(), timeout=30)[1] == []
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[Non
         return
     before = living_children()
     yield
-    assert psutil.wait_procs(living_children() - before, timeout=5)[1] == []
+    assert psutil.wait_procs(living_children() - before, timeout=30)[1] == []
 
 
 @pytest.fixture(scope="session")

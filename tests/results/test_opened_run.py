@@ -17,25 +17,13 @@ from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum, with_checksum
 from sim.record.schema import TABLES, compose_key, event_key
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder, causes, fates
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run").service("web", replicas=3)
-
-
-def fates(run: Run) -> dict[str, int]:
-    counts = run.ledger()["fate"].value_counts()
-    return {str(fate): int(count) for fate, count in counts.items() if count}
-
-
-def causes(run: Run, event: Event | None = None) -> dict[str, int]:
-    ledger = run.ledger()
-    rows = ledger if event is None else ledger[ledger["event"] == event.key]
-    counts = rows["cause"].value_counts()
-    return {str(cause): int(count) for cause, count in counts.items() if count and cause}
 
 
 def test_the_ledger_has_one_row_a_copy_and_categorical_words(plan: RunFolder) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,14 +51,20 @@ class Starvation:
     def __init__(self, *pids: int, proc: Path = Path("/proc")) -> None:
         self._pids, self._proc = (os.getpid(), *pids), proc
         self._before = self._read()
+        self._last = dict(self._before)
 
     def _read(self) -> dict[tuple[int, str], int]:
         return {who: waited for pid in self._pids for who, waited in waited_ns(pid, proc=self._proc).items()}
 
+    def sample(self) -> None:
+        """Read the account while the processes live: an ended one has none."""
+        self._last |= self._read()
+
     @property
     def withheld_s(self) -> float:
         """How long the thread that waited longest did."""
-        waits = [now - self._before.get(who, 0) for who, now in self._read().items()]
+        self.sample()
+        waits = [now - self._before.get(who, 0) for who, now in self._last.items()]
         return max(waits, default=0) / 1e9
 
     @contextlib.contextmanager
@@ -78,7 +85,8 @@ class Starvation:
             if withheld_s <= slack_s or (late_s is not None and late_s <= slack_s):
                 raise
             loops = "" if late_s is None else f" and a loop of the run was {late_s:.3f} s late at once"
-            said = (str(failed).splitlines() or ["a claim of timing failed"])[0]
+            (*_, where) = traceback.extract_tb(failed.__traceback__)
+            said = f"{where.line} ({' '.join(str(failed).split())[:200]})"
             _end(f"the machine withheld a core for {withheld_s:.3f} s{loops}, {slack_s:g} s would be enough to fail this: {said}")
 
 
