@@ -17,6 +17,10 @@ test: $(READY)
 	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "not broker and not deep" -n $(JOBS)
 	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "broker and not deep" -n $(BROKER_JOBS) --dist worksteal
 
+# What is too long for each change; an hour or more. It prints what it did.
+deep: $(READY)
+	JOBS=$(JOBS) BROKER_JOBS=$(BROKER_JOBS) bash .ci/deep
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -25,13 +25,14 @@ from sim.grounds.local_image import build_image
 from sim.machine.clock import new_event_loop
 from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address
+from tests.support.examples import examples
 from tests.support.scenes import BOUND_S, Ground, ground_of
 from tests.support.unknown import pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks, found by their names
 
 # A busy machine is no finding: nothing here judges by the time it took.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("busy", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 T = TypeVar("T")

@@ -350,7 +350,14 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("seed", "kubelet", "on"),
-    [(1, "true", "model"), (2, "false", "model"), pytest.param(3, "true", "embedded", marks=pytest.mark.broker)],
+    [
+        *[(1, "true", "model"), (2, "false", "model"), pytest.param(3, "true", "embedded", marks=pytest.mark.broker)],
+        *(pytest.param(seed, ("true", "false")[seed % 2], "model", marks=pytest.mark.deep) for seed in range(10, 110)),
+        *(
+            pytest.param(seed, ("true", "false")[seed % 2], "embedded", marks=[pytest.mark.deep, pytest.mark.broker])
+            for seed in range(10, 20)
+        ),
+    ],
 )
 def test_the_books_balance_whatever_is_done_to_the_pods(
     seed: int, kubelet: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from sim.record.checksum import file_checksum, with_checksum
 from sim.record.schema import TABLES, compose_key, event_key
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder, causes, fates
 
 
@@ -229,7 +230,7 @@ def test_a_phase_is_the_one_of_the_intended_time_and_nothing_falls_out(plan: Run
 PLANTS = st.lists(st.tuples(st.sampled_from(["drop", "repeat", "foreign"]), st.integers(0, 19), st.integers(0, 2)), max_size=25)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(plants=PLANTS)
 def test_the_ledger_equals_what_was_planted(plants: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
