@@ -44,6 +44,11 @@ if "BUSLAB_TESTS" not in os.environ:  # leases of tests, and of the processes th
     atexit.register(shutil.rmtree, os.environ["BUSLAB_TESTS"], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: one worker is busy with it while the others share the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 def living_children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
