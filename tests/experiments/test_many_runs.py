@@ -146,8 +146,8 @@ def test_an_interruption_seals_the_run_that_is_under_way(tmp_path: Path, number:
             done.append(outcome.job.key)
     assert error.value.exit_code == 128 + number
     assert done == ["one"] and not (tmp_path / "three").exists()
-    assert open_run(tmp_path / "one").info["state"] == "complete"
-    assert open_run(tmp_path / "two").info["state"] == "interrupted"
+    assert open_run(tmp_path / "one").info.state == "complete"
+    assert open_run(tmp_path / "two").info.state == "interrupted"
 
 
 @BOTH

@@ -20,7 +20,7 @@ from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
 from sim.scenario.settings import MAX_PROCESSES
-from tests.end_to_end.test_run import INTERRUPTED, interrupt, rows, sealed
+from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
 
 Small = Callable[..., Scenario]
 KILLED, FROZEN = "music-service-0", "api-gateway-0"
