@@ -26,17 +26,10 @@ ground = "embedded"
 import pandas as pd
 from rich.console import Console
 
-from sim.experiments.notebooks.conclusion import conclude
-from sim.record.schema import event_id
-from sim.results import plots
-from sim.results.checkers import judge
-from sim.results.opened_run import open_run
-from sim.run.display import Display
-from sim.run.steps import run_scenario
-from sim.scenario.file import load_scenario
+import sim
 
 pd.options.display.max_colwidth = None
-pd.options.display.max_rows = 40
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run it
@@ -44,10 +37,10 @@ pd.options.display.max_rows = 40
 # recorded.
 
 # %%
-with Display(Console()) as display:
-    folder = run_scenario(load_scenario(scenario, settings=settings), on=ground, watch=display.show)
-run = open_run(folder)
-verdict = judge(run)
+with sim.Display(Console()) as display:
+    folder = sim.run_scenario(sim.load_scenario(scenario, settings=settings), on=ground, watch=display.show)
+run = sim.open_run(folder)
+verdict = sim.judge(run)
 pd.DataFrame({"verdict": one.verdict, "what it found": one.detail} for one in verdict.checkers.values()).set_index(
     pd.Index(verdict.checkers)
 )
@@ -57,15 +50,15 @@ pd.DataFrame({"verdict": one.verdict, "what it found": one.detail} for one in ve
 # Lag counts from the time the schedule meant to publish to the start of the handler, so a late generator cannot hide.
 
 # %%
-plots.lag_distribution(run)
+sim.plots.lag_distribution(run)
 # %%
-plots.rates(run)
+sim.plots.rates(run)
 # %% [markdown]
 # ## How many copies of one event?
 # Every replica that subscribes gets its own copy: that is fan-out, not redelivery.
 
 # %%
-plots.copies_per_event(run)
+sim.plots.copies_per_event(run)
 # %% [markdown]
 # ## Is anything lost?
 # The ledger has one row for each copy that some pod should have heard, or heard without cause.
@@ -80,7 +73,7 @@ pd.crosstab(ledger["service"], ledger["fate"], margins=True)
 
 # %%
 invalidations = run.publishes.query("channel == 'config.cache.invalidate' and phase == 'run'")
-print(run.story(event_id(invalidations["event"].iloc[-1])))
+print(run.story(sim.event_id(invalidations["event"].iloc[-1])))
 
 # %% [markdown]
 # ## The answer
@@ -90,7 +83,7 @@ counts = verdict.checkers["ledger"].counts
 lag = verdict.checkers["lag"].counts
 
 # %%
-conclude(
+sim.conclude(
     verdict.verdict,
     f"Of {counts['expected']:,} copies {counts['missing']:,} are missing; "
     f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms.",

@@ -29,13 +29,10 @@ ground = "model"  # "embedded": a real server, in real time
 # %%
 import pandas as pd
 
-from sim.experiments.notebooks.conclusion import conclude, settle
-from sim.experiments.series import plots as series_plots
-from sim.experiments.series import run as series
-from sim.results import plots
-from sim.results.checkers import judge
+import sim
 
-pd.options.display.max_rows = 40
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Replicas multiply counts
@@ -43,19 +40,19 @@ pd.options.display.max_rows = 40
 
 # %%
 short = (f"load.run_s={run_s}", "load.warm_up_s=0.5", "load.driver=pods", "slo.lag_ms_p99=1000")
-runs = series.run_each("baseline", "services.analytics-service.replicas", replicas, on=ground, settings=(*short, "bus.batch_size=1"))
-series_plots.copies_against_replicas(runs, service="analytics-service")
+runs = sim.run_each("baseline", "services.analytics-service.replicas", replicas, on=ground, settings=(*short, "bus.batch_size=1"))
+sim.plots.copies_against_replicas(runs, service="analytics-service")
 
 # %% [markdown]
 # ## Is anything delivered again?
 # Pub/Sub delivers at most once: when connections of subscribers are cut for three seconds, copies are lost, and none comes later.
 
 # %%
-cut = series.run_each("subscribers_cut", "seed", (1,), on=ground)[1]
-plots.ledger_books(cut)
+cut = sim.run_each("subscribers_cut", "seed", (1,), on=ground)[1]
+sim.plots.ledger_books(cut)
 
 # %%
-books = {f"{n} replicas": judge(run) for n, run in runs.items()} | {"subscribers cut": judge(cut)}
+books = {f"{n} replicas": sim.judge(run) for n, run in runs.items()} | {"subscribers cut": sim.judge(cut)}
 counts = pd.DataFrame({name: verdict.checkers["ledger"].counts for name, verdict in books.items()}).T
 counts[["events", "expected", "delivered", "missing", "duplicate", "unexpected", "deaf", "unexplained"]].fillna(0).astype(int)
 
@@ -65,8 +62,8 @@ counts[["events", "expected", "delivered", "missing", "duplicate", "unexpected",
 # that begins after that runs the event again. A marker that stays (`keep-marker`) does not allow it.
 
 # %%
-rows = series.lock_rows(recipes, handler_ms=handler_ms, skew_ms=skew_ms, on=ground, settings=(f"load.run_s={run_s}",))
-series_plots.runs_per_event(rows)
+rows = sim.findings.lock_rows(recipes, handler_ms=handler_ms, skew_ms=skew_ms, on=ground, settings=(f"load.run_s={run_s}",))
+sim.plots.runs_per_event(rows)
 
 # %% [markdown]
 # ## When the handler throws
@@ -74,8 +71,8 @@ series_plots.runs_per_event(rows)
 # keeps after that decides whether the event runs at all.
 
 # %%
-poison = series.run_each("handler_error", "bus.once", (*recipes, "two-key"), on=ground)
-once = pd.DataFrame({name: judge(run).checkers["once"].counts for name, run in poison.items()}).T
+poison = sim.run_each("handler_error", "bus.once", (*recipes, "two-key"), on=ground)
+once = pd.DataFrame({name: sim.judge(run).checkers["once"].counts for name, run in poison.items()}).T
 once[["pairs", "never", "once", "twice_or_more", "most_runs"]].astype(int)
 
 # %% [markdown]
@@ -86,12 +83,12 @@ redelivered, lost = counts["duplicate"].sum(), counts.loc["subscribers cut", "mi
 lock = rows[rows["recipe"] == "finally-del"]
 off = (lock["more"] - lock["expected_more"]).abs().max()
 kept = rows.loc[rows["recipe"] == "keep-marker", "more"].max()
-handled = series_plots.handled_per_event(runs[replicas[-1]], "analytics-service")
+handled = sim.findings.handled_per_event(runs[replicas[-1]], "analytics-service")
 holds = abs(sum(handled) - replicas[-1]) < 0.01 and redelivered == 0 and lost > 0 and off < 0.15 and kept == 0
 
 # %%
-conclude(
-    settle(bool(holds), *(verdict.verdict for verdict in books.values()), *rows["verdict"]),
+sim.conclude(
+    sim.settle(bool(holds), *(verdict.verdict for verdict in books.values()), *rows["verdict"]),
     f"{replicas[-1]} replicas handle each event {sum(handled):.3g} times: fan-out, as {redelivered:.0f} copies came again, not even where "
     f"{lost:,.0f} were lost; the reference's lock still ran up to {lock['more'].max() * 100:.0f} % of events more than once, a marker that "
     f"stays {kept * 100:.0f} %, and {once['never'].max():.0f} of {once['pairs'].max():.0f} events ran nowhere when handlers threw.",

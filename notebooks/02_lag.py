@@ -27,22 +27,19 @@ ground = "embedded"
 # %%
 import pandas as pd
 
-from sim.experiments.notebooks.conclusion import conclude, settle
-from sim.experiments.series import plots as series_plots
-from sim.experiments.series import run as series
-from sim.results import plots
-from sim.results.checkers import judge
+import sim
 
-pd.options.display.max_rows = 40
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run it at several loads
 # The same calls on the real server and on the model; every item is an event of its own.
 
 # %%
-runs = series.run_each(scenario, "load.rate_per_s", rates, on=ground, settings=settings)
-ideal = series.run_each(scenario, "load.rate_per_s", rates, on="model", settings=settings)
-rows, ideal_rows = series.lag_rows(runs), series.lag_rows(ideal)
+runs = sim.run_each(scenario, "load.rate_per_s", rates, on=ground, settings=settings)
+ideal = sim.run_each(scenario, "load.rate_per_s", rates, on="model", settings=settings)
+rows, ideal_rows = sim.findings.lag_rows(runs), sim.findings.lag_rows(ideal)
 pd.concat({ground: rows, "model": ideal_rows}).round(4)
 
 # %% [markdown]
@@ -51,48 +48,48 @@ pd.concat({ground: rows, "model": ideal_rows}).round(4)
 # written before it, and, in one process, read before it.
 
 # %%
-series_plots.lag_parts(runs[rates[1]])
+sim.plots.lag_parts(runs[rates[1]])
 
 # %%
-series_plots.lag_parts(ideal[rates[1]])
+sim.plots.lag_parts(ideal[rates[1]])
 
 # %% [markdown]
 # ## And service by service, at the highest load
 
 # %%
-series_plots.lag_parts(runs[rates[-1]], by="service")
+sim.plots.lag_parts(runs[rates[-1]], by="service")
 
 # %%
-plots.lag_distribution(runs[rates[1]], by="service")
+sim.plots.lag_distribution(runs[rates[1]], by="service")
 
 # %% [markdown]
 # ## Load against lag
 
 # %%
-series_plots.lag_against(rows, what="calls/s")
+sim.plots.lag_against(rows, what="calls/s")
 
 # %%
-series_plots.lag_against(ideal_rows, what="calls/s on the model")
+sim.plots.lag_against(ideal_rows, what="calls/s on the model")
 
 # %% [markdown]
 # ## How much of it is the instrument?
 # The harness audits the run itself: processor share and worst timer lateness of the process that holds all pods.
 
 # %%
-harness = pd.DataFrame({f"{rate:,} calls/s": judge(run).checkers["harness"].counts for rate, run in runs.items()})
+harness = pd.DataFrame({f"{rate:,} calls/s": sim.judge(run).checkers["harness"].counts for rate, run in runs.items()})
 harness[harness.index.str.contains("cpu_share|loop_lag|offered|made")].round(3)
 
 # %% [markdown]
 # ## The answer
 
 # %%
-parts = series_plots.part_rows(runs[rates[1]]).loc["all copies", list(series_plots.PARTS)]
+parts = sim.findings.lag_part_rows(runs[rates[1]]).loc["all copies", list(sim.findings.LAG_PARTS)]
 middle, high, model = rows.iloc[1], rows.iloc[-1], ideal_rows.iloc[1]
 largest = parts.astype(float).idxmax()
 
 # %%
-conclude(
-    settle(bool((rows["missing"] == 0).all()), *rows["verdict"], *ideal_rows["verdict"]),
+sim.conclude(
+    sim.settle(bool((rows["missing"] == 0).all()), *rows["verdict"], *ideal_rows["verdict"]),
     f"At {rates[1]:,} calls/s half of the copies are handled within {middle['lag_ms_p50']:.2f} ms and 99 % within "
     f"{middle['lag_ms_p99']:.2f} ms; "
     f"{parts[largest] / parts.sum() * 100:.0f} % of the mean is '{largest}', broker and link alone take {model['lag_ms_p50']:.2f} ms, "

@@ -28,28 +28,26 @@ seed = 1
 # %%
 import pandas as pd
 
-from sim.experiments.notebooks.conclusion import conclude, settle
-from sim.experiments.series import run as series
-from sim.results import outage_plots, plots
-from sim.results.checkers import judge
+import sim
 
-pd.options.display.max_rows = 40
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %%
-runs = {name: series.run_each(name, "seed", (seed,), on=ground, settings=settings)[seed] for name in (scenario, still)}
-verdicts = {name: judge(run) for name, run in runs.items()}
+runs = {name: sim.run_each(name, "seed", (seed,), on=ground, settings=settings)[seed] for name in (scenario, still)}
+verdicts = {name: sim.judge(run) for name, run in runs.items()}
 run = runs[scenario]
-outage_plots.rates_and_states(run)
+sim.plots.rates_and_states(run)
 
 # %% [markdown]
 # ## Who hears whom
 # Inside the outage an event reaches the pod that published it, if that pod subscribes to it, and nobody else.
 
 # %%
-outage_plots.reachability_map(run)
+sim.plots.reachability_map(run)
 
 # %%
-seconds = series.second_rows(run)
+seconds = sim.findings.second_rows(run)
 seconds.round(2)
 
 # %% [markdown]
@@ -57,13 +55,13 @@ seconds.round(2)
 # Each line is an event on its way to a pod, each cross a copy that was lost. A pod may publish again before another one hears again.
 
 # %%
-outage_plots.space_time(run)
+sim.plots.space_time(run)
 
 # %% [markdown]
 # ## What was lost, and why
 
 # %%
-plots.ledger_books(run)
+sim.plots.ledger_books(run)
 
 # %% [markdown]
 # ## What the checkers say
@@ -78,7 +76,7 @@ table.style.set_properties(**{"white-space": "normal", "text-align": "left", "ve
 # The connections stay open, so no pod falls back: each calls itself connected and hears nothing. That is the truth gap.
 
 # %%
-outage_plots.rates_and_states(runs[still])
+sim.plots.rates_and_states(runs[still])
 
 # %% [markdown]
 # ## The answer
@@ -89,8 +87,8 @@ gap = verdicts[still].checkers["fallback"].counts
 holds = fallback["noticed"] > 0 and not fallback["unrecovered"] and not ledger.get("unexplained") and gap["unnoticed"] > 0
 
 # %%
-conclude(
-    settle(bool(holds), *(verdict.verdict for verdict in verdicts.values())),
+sim.conclude(
+    sim.settle(bool(holds), *(verdict.verdict for verdict in verdicts.values())),
     f"Every pod notices within {fallback['notice_s.max'] * 1e3:,.2f} ms and is connected again {fallback['recover_s.max']:.2f} s after "
     f"Redis is back; {ledger['missing']:,} of {ledger['expected']:,} copies are missing, {ledger.get('sent-in-memory-mode', 0):,} of them "
     f"published only inside a pod and {ledger.get('deaf', 0):,} to a deaf one; when Redis stands still instead, "

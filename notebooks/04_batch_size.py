@@ -32,12 +32,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from sim.experiments.batching import plots as batch_plots
-from sim.experiments.batching.frontier import against_theory, batch_frontier, judge_default
-from sim.experiments.batching.theory import batch_costs
-from sim.experiments.notebooks.conclusion import conclude
-from sim.experiments.sweep.run import run_sweep
+import sim
 
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 pd.options.display.float_format = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 # %% [markdown]
@@ -50,25 +48,24 @@ parts = []
 for rate, seconds in run_s.items():
     settings = (*grid, f"load.rate_per_s={rate}", f"load.run_s={seconds}")
     out = Path(sweep_folder) / f"{rate}" if sweep_folder else None
-    parts.append(run_sweep("batch_size", settings=settings, on=ground, out=out, keep="none"))
+    parts.append(sim.run_sweep("batch_size", settings=settings, on=ground, out=out, keep="none"))
 table = pd.concat(parts, ignore_index=True)
 table["verdict"].value_counts()
 
 # %% [markdown]
 # ## Does theory say the same?
-# `sim/experiments/batching/theory.py` derives what a batcher costs under Poisson arrivals. It and the measured
-# batches share no line of code.
+# `sim.batch_costs` derives what a batcher costs under Poisson arrivals. It and the measured batches share no line of code.
 
 # %%
-compared = against_theory(table)
-batch_plots.theory(compared)
+compared = sim.findings.against_theory(table)
+sim.plots.batch_theory(compared)
 # %%
 compared[["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "wait_ms_predicted", "wait_ms_measured", "wait_error"]]
 # %% [markdown]
 # The default at one item per second: 30 s pass before the batch leaves, with 31 items on average; the first waits 30 s, the last hardly.
 
 # %%
-by_theory = batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
+by_theory = sim.batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
 print(f"predicted {by_theory.wait_ms_mean / 1e3:.2f} s mean wait, {by_theory.items_per_batch:.1f} items a batch")
 
 # %% [markdown]
@@ -77,8 +74,8 @@ print(f"predicted {by_theory.wait_ms_mean / 1e3:.2f} s mean wait, {by_theory.ite
 # that keep both limits, the one with the fewest publishes.
 
 # %%
-judged = batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk)
-batch_plots.frontier(judged, max_age_ms=max_age_ms)
+judged = sim.findings.batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk)
+sim.plots.batch_frontier(judged, max_age_ms=max_age_ms)
 # %%
 judged[judged["dominated_by"] == ""].drop(columns=["dominated_by"])
 # %%
@@ -87,4 +84,4 @@ judged.loc[judged["dominated_by"] != "", ["load.rate_per_s", "bus.batch_size", "
 # ## The answer
 
 # %%
-conclude(*judge_default(table, judged, compared))
+sim.conclude(*sim.findings.batching_answer(table, judged, compared))

@@ -29,15 +29,10 @@ target_calls_per_s = 5_000.0
 import pandas as pd
 from ipywidgets import Dropdown, IntSlider, interact
 
-from sim.experiments.notebooks.conclusion import conclude
-from sim.measure.capacity import plan_table as plan_report
-from sim.measure.capacity import plots as capacity_plots
-from sim.measure.capacity import report as capacity_report
-from sim.measure.capacity import run as sizing
-from sim.measure.capacity.plan import make_plan, teller
-from sim.scenario.file import load_scenario
+import sim
 
 pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Measure
@@ -45,30 +40,30 @@ pd.options.display.max_colwidth = None
 # What counts is its own processor time for each event, for several numbers of pods and sizes of events.
 
 # %%
-loaded = load_scenario(scenario)
+loaded = sim.load_scenario(scenario)
 if measured:
-    found = capacity_report.read_capacity(measured)
+    found = sim.read_capacity(measured)
 else:
-    found = sizing.measure_capacity(loaded, on=ground, lag_ms_p99=lag_ms_p99, effort=getattr(sizing, effort))
-pd.DataFrame(capacity_report.cost_rows(found), columns=["what", "value", "95 %"])
+    found = sim.measure_capacity(loaded, on=ground, lag_ms_p99=lag_ms_p99, effort=sim.EFFORTS[effort])
+pd.DataFrame(sim.findings.cost_rows(found), columns=["what", "value", "95 %"])
 
 # %% [markdown]
 # ## Does the fit hold for what it has not seen?
 # Other pods, payloads and batches were measured after the fit. The scalability law (USL) stands beside it.
 
 # %%
-capacity_plots.predicted_against_measured(found)
+sim.plots.predicted_against_measured(found)
 # %%
-pd.DataFrame(capacity_report.held_rows(found), columns=capacity_report.HELD_HEADINGS)
+pd.DataFrame(sim.findings.held_rows(found), columns=sim.findings.HELD_HEADINGS)
 # %%
-capacity_plots.rate_against_pods(found)
+sim.plots.rate_against_pods(found)
 
 # %% [markdown]
 # ## Which rate is sustained?
 # A rate is sustained when p99 of lag stays within the limit, the backlog does not grow and all of it is answered.
 
 # %%
-pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STEP_HEADINGS)
+pd.DataFrame(sim.findings.step_rows(found.steps), columns=sim.findings.STEP_HEADINGS)
 
 # %% [markdown]
 # ## What to plan for
@@ -76,9 +71,9 @@ pd.DataFrame(capacity_report.step_rows(found.steps), columns=capacity_report.STE
 # 71 % of the broker's core stays free, one pod down must not silence a channel, and what was not tested is refused or says so.
 
 # %%
-plan = make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, least_replicas=(0, 2, 3), brokers=(1, 2))
-print(plan_report.plan_sentence(plan))
-pd.DataFrame(plan_report.option_rows(plan, most=6), columns=plan_report.OPTION_HEADINGS)
+plan = sim.make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, least_replicas=(0, 2, 3), brokers=(1, 2))
+print(sim.findings.plan_sentence(plan))
+pd.DataFrame(sim.findings.option_rows(plan, most=6), columns=sim.findings.OPTION_HEADINGS)
 
 # %% [markdown]
 # ## What if?
@@ -87,7 +82,7 @@ pd.DataFrame(plan_report.option_rows(plan, most=6), columns=plan_report.OPTION_H
 # %%
 target, look = int(target_calls_per_s), {"continuous_update": False, "style": {"description_width": "110px"}}
 interact(
-    teller(found.model, found.workload),
+    sim.teller(found.model, found.workload),
     calls_per_s=IntSlider(target, 1_000, max(200_000, 2 * target), 1_000, description="calls/s", **look),
     pods_per_service=IntSlider(2, 1, 12, description="pods a service", **look),
     batch_size=Dropdown(value=100, options=[1, 10, 30, 100], description="batch size", style=look["style"]),
@@ -97,4 +92,4 @@ interact(
 # ## The answer
 
 # %%
-conclude(*capacity_report.conclusion(found))
+sim.conclude(*sim.findings.capacity_answer(found))

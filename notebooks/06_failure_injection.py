@@ -30,12 +30,10 @@ from pathlib import Path
 import matplotlib_inline.backend_inline  # noqa: F401 - once it is there, a figure that ends a cell is shown
 import pandas as pd
 
-from sim.experiments.matrix.plots import draw_matrix, finding
-from sim.experiments.matrix.run import run_matrix
-from sim.experiments.notebooks.conclusion import conclude
-from sim.faults.catalogue import FAULTS
+import sim
 
 pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run it
@@ -44,7 +42,7 @@ pd.options.display.max_colwidth = None
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    matrix = run_matrix(on=ground, faults=faults or tuple(FAULTS), seed=seed, out=Path(folder) / "runs")
+    matrix = sim.run_matrix(on=ground, faults=faults or tuple(sim.FAULTS), seed=seed, out=Path(folder) / "runs")
 rows = matrix.frame()
 ran = rows[rows["why_not"] == ""]
 rows.pivot(index="fault", columns="bus", values="verdict")
@@ -54,7 +52,7 @@ rows.pivot(index="fault", columns="bus", values="verdict")
 # The darker a field, the worse. A question mark: some of these copies are in doubt, as their publisher never got an answer.
 
 # %%
-draw_matrix(matrix)
+sim.plots.draw_matrix(matrix)
 
 # %% [markdown]
 # ## Why is each copy missing?
@@ -84,4 +82,7 @@ ran.loc[ran["verdict"] != "valid", ["fault", "bus", "verdict", "why"]]
 # %%
 unsure = (ran["verdict"] == "unknown").any() or matrix.interrupted is not None or ran.empty
 back = (ran["recovered"] == "yes").all()
-conclude("unknown" if unsure else "valid" if back else "invalid", f"{finding(matrix)}; all recovered: {'yes' if back else 'no'}.")
+sim.conclude(
+    "unknown" if unsure else "valid" if back else "invalid",
+    f"{sim.findings.matrix_sentence(matrix)}; all recovered: {'yes' if back else 'no'}.",
+)

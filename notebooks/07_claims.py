@@ -27,10 +27,7 @@ jobs = 2
 # %%
 import pandas as pd
 
-from sim.experiments.claims.plots import claims_overview
-from sim.experiments.claims.run import run_claims
-from sim.experiments.claims.table import claims_frame, concluded, explained
-from sim.experiments.notebooks.conclusion import conclude
+import sim
 
 pd.options.display.max_colwidth = None
 pd.options.display.max_rows = 50
@@ -40,14 +37,14 @@ pd.options.display.max_rows = 50
 # What claims share runs once; runs in virtual time share the cores, a run on a real server has the machine alone.
 
 # %%
-answers = run_claims(numbers, jobs=jobs, tell=print)
+answers = sim.run_claims(numbers, jobs=jobs, tell=print)
 
 # %% [markdown]
 # ## The table
 # The run folders are in `answers.folder`, beside `claims.json`.
 
 # %%
-table = claims_frame(answers)
+table = sim.findings.claims_frame(answers)
 table[["words", "experiment", "result", "verdict", "run"]]
 
 # %% [markdown]
@@ -55,7 +52,7 @@ table[["words", "experiment", "result", "verdict", "run"]]
 # A claim that holds in some cases of its experiment and not in others depends on the case.
 
 # %%
-claims_overview(answers)
+sim.plots.claims_overview(answers)
 
 # %% [markdown]
 # ## What was measured
@@ -69,10 +66,10 @@ table[["words", "verdict", "condition", "measured"]]
 # %%
 for answer in answers.answers:
     if not answer.as_expected:
-        print(explained(answer))
+        print(sim.findings.claim_text(answer))
 
 # %% [markdown]
 # ## The answer
 
 # %%
-conclude(*concluded(answers))
+sim.conclude(*sim.findings.claims_answer(answers))

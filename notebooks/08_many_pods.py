@@ -15,8 +15,8 @@
 # # How does lag grow with the number of pods, up to thousands?
 #
 # Redis writes a copy of an event to one pod after another, in one thread: the last pod waits for all others. Thousands of real pods do not
-# fit on a machine, so they run in virtual time, and `sim.grounds.model.fanout` computes the same from the broker's
-# costs alone, for more pods than were run.
+# fit on a machine, so they run in virtual time, and `sim.predict_fanout` computes the same from the broker's costs alone, for more pods
+# than were run.
 
 # %% tags=["parameters"]
 pods = (10, 100, 1000, 2000)
@@ -29,11 +29,10 @@ ground = "model"
 # %%
 import pandas as pd
 
-from sim.experiments.notebooks.conclusion import conclude, settle
-from sim.experiments.series import plots as series_plots
-from sim.experiments.series import run as series
+import sim
 
-pd.options.display.max_rows = 40
+pd.options.display.max_colwidth = None
+pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run them
@@ -42,8 +41,8 @@ pd.options.display.max_rows = 40
 # %%
 bare = ("bus.once=none", "services.music-service.handler_ms=0", "services.music-service.skew_ms=0")
 settings = (*bare, f"load.rate_per_s={rate_per_s}", f"load.run_s={run_s}", "limits.start_s=300")
-runs = series.run_each("lock_lab", "services.music-service.replicas", pods, on=ground, settings=settings)
-rows = series.lag_rows(runs)
+runs = sim.run_each("lock_lab", "services.music-service.replicas", pods, on=ground, settings=settings)
+rows = sim.findings.lag_rows(runs)
 rows.round(4)
 
 # %% [markdown]
@@ -53,17 +52,17 @@ rows.round(4)
 # grows with time and a cross marks it.
 
 # %%
-predicted = series.predict_rows(runs, computed)
+predicted = sim.findings.predicted_lag_rows(runs, computed)
 predicted.round(4)
 
 # %%
-series_plots.lag_against(rows, what="pods", predicted=predicted, limit_ms=limit_ms)
+sim.plots.lag_against(rows, what="pods", predicted=predicted, limit_ms=limit_ms)
 
 # %% [markdown]
 # ## Does the computed lag agree with the pods that ran?
 
 # %%
-both = rows.merge(series.predict_rows(runs, pods), on="value", suffixes=("", "_computed"))
+both = rows.merge(sim.findings.predicted_lag_rows(runs, pods), on="value", suffixes=("", "_computed"))
 both["off"] = (both["lag_ms_p99_computed"] / both["lag_ms_p99"] - 1).abs()
 both[["pods", "lag_ms_p50", "lag_ms_p50_computed", "lag_ms_p99", "lag_ms_p99_computed", "off"]].round(4)
 
@@ -71,7 +70,7 @@ both[["pods", "lag_ms_p50", "lag_ms_p50_computed", "lag_ms_p99", "lag_ms_p99_com
 # ## Where it goes, with the most pods that ran
 
 # %%
-series_plots.lag_parts(runs[pods[-1]])
+sim.plots.lag_parts(runs[pods[-1]])
 
 # %% [markdown]
 # ## The answer
@@ -83,8 +82,8 @@ slope_us = (last["lag_ms_p50"] - rows.iloc[0]["lag_ms_p50"]) / (last["pods"] - r
 holds = both["off"].max() < 0.05 and (rows["missing"] == 0).all()
 
 # %%
-conclude(
-    settle(bool(holds), *rows["verdict"]),
+sim.conclude(
+    sim.settle(bool(holds), *rows["verdict"]),
     f"Each further pod adds {slope_us:.2f} us to the median lag: p99 is {last['lag_ms_p99']:.1f} ms with {last['pods']:,.0f} pods and "
     f"{most['lag_ms_p99']:.0f} ms with {most['pods']:,.0f} at {rate_per_s} events/s; of the sizes computed, {within:,.0f} pods keep "
     f"{limit_ms:g} ms, and the computed p99 is within {both['off'].max() * 100:.1f} % of the pods that ran.",

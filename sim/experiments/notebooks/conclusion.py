@@ -109,7 +109,7 @@ def read_conclusion(path: Path) -> Conclusion | None:
         return min(made, key=lambda one: VERDICTS.index(one.verdict), default=None)
     except (TypeError, ValueError) as error:
         raise RecordError(
-            f"cannot read the conclusions in {path}: {error}; only `sim.experiments.notebooks.conclusion.conclude` may write there"
+            f"cannot read the conclusions in {path}: {error}; only `sim.conclude` may write there"
         ) from None
 
 

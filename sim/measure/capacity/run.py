@@ -87,6 +87,7 @@ DEEP = Effort(budget_s=900.0, rounds=7, full_s=1.0, rate_s=6.0, again=8)
 TINY = Effort(  # for a notebook
     budget_s=20.0, rounds=1, full_s=0.3, rate_s=0.8, again=2, pods=(1, 6, 24), large=(), held_out=((3, 64, 1), (12, 64, 5))
 )
+EFFORTS = {"TINY": TINY, "QUICK": QUICK, "DEEP": DEEP}
 
 
 def workload_of(scenario: Scenario) -> Workload:

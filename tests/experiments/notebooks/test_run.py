@@ -17,7 +17,7 @@ from sim.experiments.notebooks.run import Executed, exit_code, load_notebook, re
 
 HEAD = "# %% [markdown]\n# # Is it so?\n# Words.\n"
 PARAMETERS = '# %% tags=["parameters"]\npods = 3\nrate = 2.5\nground = "model"\nsettings = ("a=1",)\ndeep = False\n'
-CONCLUDE = "# %%\nfrom sim.experiments.notebooks.conclusion import conclude\n"
+CONCLUDE = "# %%\nfrom sim import conclude\n"
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_notebook_that_takes_too_long_is_ended_with_all_it_started(write, tmp_
 
 @pytest.mark.broker
 def test_an_interruption_ends_every_notebook_and_what_it_started_and_keeps_what_was_done(write, tmp_path: Path) -> None:
-    quick = write("quick", "# %%\nfrom sim.experiments.notebooks.conclusion import conclude\nconclude('valid', 'Done.')\n")
+    quick = write("quick", "# %%\nfrom sim import conclude\nconclude('valid', 'Done.')\n")
     later = write("later", "# %%\n1\n")
     slow = write("slow", "# %%\nfrom pathlib import Path\nimport os, time\nPath('begun').write_text(str(os.getpid()))\ntime.sleep(600)\n")
     buslab = [sys.executable, "-m", "sim.cli", "notebooks", quick, slow, later, "--jobs", "1", "--out", str(tmp_path / "out")]

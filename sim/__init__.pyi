@@ -1,0 +1,33 @@
+"""The public names of `import sim`: type checkers read them here, and so does `lazy_loader` when the package is imported."""
+
+__version__: str
+
+from . import findings as findings
+from . import plots as plots
+from .errors import BuslabError as BuslabError
+from .experiments.batching.theory import batch_costs as batch_costs
+from .experiments.claims.run import run_claims as run_claims
+from .experiments.compare.compare import compare as compare
+from .experiments.matrix.run import run_matrix as run_matrix
+from .experiments.notebooks.conclusion import conclude as conclude
+from .experiments.notebooks.conclusion import settle as settle
+from .experiments.series.run import run_each as run_each
+from .experiments.sweep.run import read_sweep as read_sweep
+from .experiments.sweep.run import run_sweep as run_sweep
+from .faults.catalogue import FAULTS as FAULTS
+from .grounds.catalogue import GROUNDS as GROUNDS
+from .grounds.model.fanout import predict_fanout as predict_fanout
+from .measure.buffers.predict import predict_cut as predict_cut
+from .measure.capacity.plan import make_plan as make_plan
+from .measure.capacity.plan import teller as teller
+from .measure.capacity.report import read_capacity as read_capacity
+from .measure.capacity.run import EFFORTS as EFFORTS
+from .measure.capacity.run import measure_capacity as measure_capacity
+from .record.schema import event_id as event_id
+from .results.checkers import CHECKERS as CHECKERS
+from .results.checkers import judge as judge
+from .results.checkers import write_verdict as write_verdict
+from .results.opened_run import open_run as open_run
+from .run.display import Display as Display
+from .run.steps import run_scenario as run_scenario
+from .scenario.file import load_scenario as load_scenario

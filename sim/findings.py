@@ -1,0 +1,46 @@
+"""What was found, as rows and sentences, under one name, `sim.findings`, for notebooks and scripts.
+
+Rows are what a table beside a figure of `sim.plots` shows; an `…_answer` is a verdict and a sentence, for `sim.conclude`. Names are clear
+among all others here, so some are longer than at home.
+"""
+
+from sim.experiments.batching.frontier import against_theory, batch_frontier
+from sim.experiments.batching.frontier import judge_default as batching_answer
+from sim.experiments.claims.table import claims_frame
+from sim.experiments.claims.table import concluded as claims_answer
+from sim.experiments.claims.table import explained as claim_text
+from sim.experiments.matrix.plots import finding as matrix_sentence
+from sim.experiments.series.plots import PARTS as LAG_PARTS
+from sim.experiments.series.plots import handled_per_event
+from sim.experiments.series.plots import part_rows as lag_part_rows
+from sim.experiments.series.run import lag_rows, lock_rows, second_rows
+from sim.experiments.series.run import predict_rows as predicted_lag_rows
+from sim.measure.capacity.plan_table import OPTION_HEADINGS, option_rows, plan_sentence
+from sim.measure.capacity.report import HELD_HEADINGS, STEP_HEADINGS, cost_rows, held_rows, step_rows
+from sim.measure.capacity.report import conclusion as capacity_answer
+
+__all__ = [
+    "HELD_HEADINGS",
+    "LAG_PARTS",
+    "OPTION_HEADINGS",
+    "STEP_HEADINGS",
+    "against_theory",
+    "batch_frontier",
+    "batching_answer",
+    "capacity_answer",
+    "claim_text",
+    "claims_answer",
+    "claims_frame",
+    "cost_rows",
+    "handled_per_event",
+    "held_rows",
+    "lag_part_rows",
+    "lag_rows",
+    "lock_rows",
+    "matrix_sentence",
+    "option_rows",
+    "plan_sentence",
+    "predicted_lag_rows",
+    "second_rows",
+    "step_rows",
+]
