@@ -1,17 +1,17 @@
 """The commands of README.md and docs/: found, run as a reader would paste them, and compared with the output that a page shows.
 
-``python -m docs.blocks README.md …`` runs the blocks of these pages and writes the output that they show anew. The tests in
-tests/house/test_docs.py do the same without writing.
+``python -m docs.blocks [--deep] README.md …`` runs the blocks of these pages, with ``--deep`` the long ones too, and writes the output that
+they show anew. The tests in tests/house/test_docs.py do the same without writing.
 
 Rules
 -----
-1. A block is a fence of ``bash`` or ``python``. Those of one page are run in order, in one copy of the checkout whose path has a blank in it.
+1. A block is a fence of ``bash`` or ``python``. Those of one page are run in order, in one copy of the checkout whose path has a blank.
 2. Comments on the lines right before the fence say what is special: ``<!-- deep -->`` it takes long and is run by `make deep`;
    ``<!-- exits 1 -->`` it ends with this code, not 0; ``<!-- not run: why -->``.
-3. A fence of ``text`` after the comment ``<!-- output -->`` shows what the block before it printed. ``<!-- output: REGEX -->`` shows only the
-   lines that match, and the rows of a table that go on below one, with ``…`` for what is left out.
-4. The time in a run folder's name is compared as a word. ``<!-- output, numbers vary: REGEX -->`` compares all numbers so: another server, another
-   number.
+3. A fence of ``text`` after the comment ``<!-- output -->`` shows what the block before it printed. ``<!-- output: REGEX -->`` shows
+   only the lines that match, and the rows of a table that go on below one, with ``…`` for what is left out.
+4. The time in a run folder's name is compared as a word. ``<!-- output, numbers vary: REGEX -->`` compares all numbers so: another
+   server, another number.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -53,7 +54,8 @@ class Block(NamedTuple):
     deep: bool
     exit_code: int
     not_run: str
-    shown: Shown | None
+    shown: Shown | None = None
+    page_lines: list[str] = []  # what the page shows of its output
 
     @property
     def title(self) -> str:
@@ -63,27 +65,34 @@ class Block(NamedTuple):
 
 def read_blocks(text: str) -> list[Block]:
     """Return the blocks of a page, in order."""
-    lines, blocks, at, marks = text.splitlines(), list[Block](), 0, list[str]()
+    blocks = list[Block]()
+    for line, language, body, marks in fences(text):
+        if language in LANGUAGES:
+            blocks.append(_block(line, language, "\n".join(body), marks))
+        elif said := next((one for one in map(_shows, marks) if one), None):
+            blocks[-1] = blocks[-1]._replace(shown=Shown(line, line + len(body), *said), page_lines=body)
+    return blocks
+
+
+def fences(text: str) -> Iterator[tuple[int, str, list[str], list[str]]]:
+    """Yield each fence of a page: its line, its language, what is in it, and the comments on the lines right before it."""
+    lines, at, marks = text.splitlines(), 0, list[str]()
     while at < len(lines):
         if mark := _MARK.match(lines[at]):
             marks.append(mark[1])
         elif fence := _OPEN.match(lines[at]):
             close = lines.index(f"{fence[1]}```", at + 1)
-            if fence[2] in LANGUAGES:
-                blocks.append(_block(at + 1, fence[2], "\n".join(lines[at + 1 : close]), marks))
-            elif said := next((one for one in map(_shows, marks) if one), None):
-                blocks[-1] = blocks[-1]._replace(shown=Shown(at + 1, close, *said))
+            yield at + 1, fence[2], [line.removeprefix(fence[1]) for line in lines[at + 1 : close]], marks
             at, marks = close, []
         elif lines[at].strip():
             marks = []
         at += 1
-    return blocks
 
 
 def _block(line: int, language: str, text: str, marks: list[str]) -> Block:
     exits = [int(mark.removeprefix("exits ")) for mark in marks if mark.startswith("exits ")]
     not_run = [mark.removeprefix("not run: ") for mark in marks if mark.startswith("not run")]
-    return Block(line, language, text, "deep" in marks, exits[0] if exits else 0, not_run[0] if not_run else "", None)
+    return Block(line, language, text, "deep" in marks, exits[0] if exits else 0, not_run[0] if not_run else "")
 
 
 def _shows(mark: str) -> tuple[re.Pattern[str] | None, bool] | None:
@@ -143,11 +152,13 @@ def comparable(line: str, shown: Shown) -> str:
     return " ".join(_NUMBER.sub("#", line).split()) if shown.numbers_vary else line
 
 
-def refresh(page: Path) -> None:
-    """Run the blocks of a page and write what they print where it shows it."""
+def refresh(page: Path, *, deep: bool) -> None:
+    """Run the blocks of a page, the long ones only if asked, and write what they print where it shows it."""
     with TemporaryDirectory() as folder:
         there = copy_checkout(Path(folder))
-        printed = [(block, run_block(block, there)) for block in read_blocks(page.read_text("utf-8")) if not block.not_run]
+        printed = [
+            (block, run_block(block, there)) for block in read_blocks(page.read_text("utf-8")) if not block.not_run and block.deep <= deep
+        ]
     lines = page.read_text("utf-8").splitlines()
     for block, text in reversed(printed):
         if block.shown:
@@ -157,4 +168,5 @@ def refresh(page: Path) -> None:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        refresh(Path(name))
+        if name != "--deep":
+            refresh(Path(name), deep="--deep" in sys.argv)

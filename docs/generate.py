@@ -94,7 +94,7 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str, str
     text = (option.help or "").replace("\n", " ")
     said = re.search(r"\s*\[default: ([^\]]+)\]", text)
     if said:
-        shown, text = said[1], text.replace(said[0], "")
+        shown, text = f"`{said[1]}`" if "<" in said[1] else said[1], text.replace(said[0], "")
     variable = f" In the environment: `{option.envvar}`." if option.envvar else ""
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     return (
@@ -125,8 +125,8 @@ def _number(value: float) -> str:
 def _settings() -> str:
     parts = [
         "# Settings of a scenario",
-        "A scenario is a TOML file with these keys; unknown ones are refused. `--set KEY=VALUE` changes one for a run, as `--set load.run_s=5` does. "
-        "How to write one is in [Write a scenario](../how-to/scenarios.md).",
+        "A scenario is a TOML file with these keys; unknown ones are refused. `--set KEY=VALUE` changes one for a run, as "
+        "`--set load.run_s=5` does. How to write one is in [Write a scenario](../how-to/scenarios.md).",
     ]
     for title, struct in _tables(Scenario):
         where = f"In the table `[{title}]`." if title else "At the top of the file."
@@ -206,8 +206,8 @@ def _scenarios() -> str:
 def _faults() -> str:
     parts = [
         "# Faults",
-        "What a scenario can break, each a table of `[[faults]]` with its `kind`. How to use them is in [Break something on purpose](../how-to/faults.md); "
-        "what they do in [What faults do](../explanation/faults.md).",
+        "What a scenario can break, each a table of `[[faults]]` with its `kind`. How to use them is in "
+        "[Break something on purpose](../how-to/faults.md); what they do in [What faults do](../explanation/faults.md).",
         "## When a fault is on",
         "Every fault has these keys:",
         _fields(FaultTimes),
@@ -247,11 +247,11 @@ def _metrics() -> str:
 def _run_folder() -> str:
     parts = [
         "# What a run folder holds",
-        "`buslab run` makes it, and seals it when the run ends; it does not change after that. `sim.open_run(folder)` opens it: each table is a "
-        "DataFrame of its name.",
+        "`buslab run` makes it, and seals it when the run ends; it does not change after that. `sim.open_run(folder)` opens it: each "
+        "table is a DataFrame of its name.",
         _table(("file", "what it holds"), ((f"`{name}`", text) for name, text in FILES.items())),
-        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock, one for all processes of the "
-        "machine; 0 in a column of times means that it did not happen. The type `name` is a word from a small set, dictionary-encoded.",
+        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock, one for all processes of "
+        "the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a small set, dictionary-encoded.",
     ]
     for table, columns in schema.COLUMNS.items():
         rows = ((f"`{name}`", kind, _linked(meaning)) for name, (kind, meaning) in columns.items())

@@ -63,7 +63,9 @@ def _there(page: Path, path: str) -> bool:
 def main() -> None:
     """Lay out, build, look for problems; exit code 1 with them."""
     lay_out()
-    subprocess.run([Path(sys.prefix) / "bin" / "zensical", "build", "--strict", "--clean", "--config-file", ROOT / "zensical.toml"], check=True)
+    subprocess.run(
+        [Path(sys.prefix) / "bin" / "zensical", "build", "--strict", "--clean", "--config-file", ROOT / "zensical.toml"], check=True
+    )
     if found := problems():
         sys.exit("\n".join(found))
     print(f"{SITE.relative_to(ROOT)}/index.html")
