@@ -108,9 +108,7 @@ def read_conclusion(path: Path) -> Conclusion | None:
         made = [Conclusion(**json.loads(line)) for line in lines]
         return min(made, key=lambda one: VERDICTS.index(one.verdict), default=None)
     except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"cannot read the conclusions in {path}: {error}; only `sim.conclude` may write there"
-        ) from None
+        raise RecordError(f"cannot read the conclusions in {path}: {error}; only `sim.conclude` may write there") from None
 
 
 def worst(verdicts: Sequence[str]) -> str:
