@@ -28,7 +28,7 @@ def lay_out() -> None:
     """Copy the pages and what they link to into build/pages; a diagram becomes text, as its drawer would come from elsewhere."""
     shutil.rmtree(BUILD, ignore_errors=True)
     linked = {target for page in pages(ROOT) for target, _ in links_of(page) if target.is_file()}
-    for path in {*pages(ROOT), *linked}:
+    for path in {*pages(ROOT), *linked, ROOT / "docs" / "site.css"}:
         there = PAGES / path.relative_to(ROOT)
         there.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
