@@ -23,7 +23,7 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Set how the bus behaves.
+    """The behaviour of the bus.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say how many pods a service has, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`).
+    """One service: how many pods, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`).
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say which calls are made, how often, and by whom.
+    """The calls that are made: which, how often, and by whom.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StepLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bound how long each step of a run may take.
+    """The longest that each step of a run may take.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class StepLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say how a kubelet probes the pods and restarts them (see `sim.pods.kubelet`); periods and delays are the reference's YAML.
+    """A kubelet that probes the pods and restarts them (see `sim.pods.kubelet`); periods and delays are the reference's YAML.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say where pods live (see `sim.pods.hosts`).
+    """The place where pods live (see `sim.pods.hosts`).
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Describe one experiment.
+    """One experiment.
 
     Attributes
     ----------

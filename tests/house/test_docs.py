@@ -14,6 +14,9 @@ from docs.generate import COMMAND, REFERENCE
 from docs.generate import pages as generated
 from docs.glossary import TERMS
 from docs.links import anchors_of, links_of, pages
+from sim.experiments.claims.catalogue import CLAIMS
+from sim.experiments.notebooks.run import notebook_paths
+from sim.faults.catalogue import FAULTS
 from sim.record import schema
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,12 @@ def test_the_readme_is_one_page_with_one_picture() -> None:
     assert len(text.splitlines()) <= README_LINES
     (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert (ROOT / picture).stat().st_size < PICTURE_BYTES
+
+
+def test_the_readme_counts_right() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"[{len(FAULTS)} ways]" in text and f"{len(CLAIMS)} times" in text
+    assert len(notebook_paths()) == 9 and "nine questions" in text
 
 
 @pytest.mark.parametrize("page", sorted(generated()))
