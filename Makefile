@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UNKNOWNS := .pytest_cache/unknown-tests
 
-.PHONY: run test deep check lab reports lock clean
+.PHONY: run test deep check lab reports docs lock clean
 
 run: $(READY)
 	$(BIN)/buslab run baseline
@@ -34,6 +34,10 @@ lab: $(READY)
 reports: $(READY)
 	$(BIN)/buslab notebooks --timeout 300 --html reports/notebooks
 
+# The pages as a site, which needs no network: build/site.
+docs: $(READY)
+	$(BIN)/python -m docs.site
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"buslab needs Python >= 3.11; {sys.executable} is {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
@@ -43,7 +47,7 @@ $(READY): requirements.lock pyproject.toml
 
 # After a change of dependencies in pyproject.toml. Needs uv: pip install uv
 lock:
-	uv pip compile --quiet --universal --no-header --all-extras --python-version 3.11 pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --all-extras --python-version 3.11 pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf .venv

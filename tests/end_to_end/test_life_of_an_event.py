@@ -1,4 +1,4 @@
-"""One event, from the user that decides to publish it to the reader of the ledger: the stations of the README, walked."""
+"""One event, from the user that decides to publish it to the reader of the ledger: the stations of the page on architecture, walked."""
 
 from __future__ import annotations
 

@@ -147,6 +147,10 @@ def test_no_tracked_file_names_a_registry_a_machine_path_or_a_lock_with_hosts() 
     assert not {"uv.lock", "package-lock.json"} & set(tracked)
 
 
-def test_every_requirement_is_pinned() -> None:
-    lines = [line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if line and not line.lstrip().startswith("#")]
-    assert [line for line in lines if not re.match(r"^[A-Za-z0-9._\[\]-]+==[^ ]+( ; .+)?$", line)] == []
+def test_every_requirement_is_pinned_and_has_its_hashes() -> None:
+    text = (ROOT / "requirements.lock").read_text("utf-8")
+    wanted = re.compile(
+        r"(?:[A-Za-z0-9._\[\]-]+==[^ ]+(?: ; [^\\\n]+)? \\\n(?:    --hash=sha256:[0-9a-f]{64} \\\n)*    --hash=sha256:[0-9a-f]{64}\n)"
+    )
+    rest = wanted.sub("", re.sub(r"^ *#.*\n", "", text, flags=re.M))
+    assert wanted.search(text) and rest == ""

@@ -82,13 +82,13 @@ def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right(tmp_path: P
     assert '<th class="words">why</th>' in page and '<td class="words">none was heard</td>' in page and "<td>NaN</td>" in page
 
 
-def test_the_readme_says_what_the_committed_pages_say() -> None:
-    readme = (CHECKOUT / "README.md").read_text("utf-8")
+def test_the_docs_say_what_the_committed_pages_say() -> None:
+    docs = (CHECKOUT / "docs" / "how-to" / "notebooks.md").read_text("utf-8")
     rows = json.loads((CHECKOUT / "reports" / "notebooks" / "conclusions.json").read_text("utf-8"))
     assert [row["name"] for row in rows] == sorted(notebook_paths())
     for row in rows:
         name = row["name"]
-        assert f"| [{row['title']}](reports/notebooks/{name}.html) `{name}` | {row['sentence']} | {row['verdict']} |" in readme
+        assert f"| [{row['title']}](../../reports/notebooks/{name}.html) `{name}` | {row['sentence']} | {row['verdict']} |" in docs
 
 
 def test_notebooks_that_did_not_run_now_keep_their_row(tmp_path: Path) -> None:
