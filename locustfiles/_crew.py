@@ -1,4 +1,4 @@
-"""How the processes of one Locust play one run: the *lead* speaks to the run, each *hand* holds users.
+"""How the processes of one Locust play one run: the *lead* speaks to the run, each *hand* has some of the users.
 
 A Locust alone is both; with ``--master`` or ``--processes`` the master is the lead and each worker a hand. They speak by Locust's own
 messages; what the lead says to the run is `sim/run/locust_messages.py`:
@@ -45,11 +45,11 @@ def machine() -> str:
 
 
 class Hand:
-    """Hold the users of this process, from their coming to the record's end."""
+    """The users of this process, from the first that comes until the record is written."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.play: gevent.event.AsyncResult = gevent.event.AsyncResult()  # None: there will be none
+        self.play: gevent.event.AsyncResult = gevent.event.AsyncResult()  # None: this process plays no part in a run
         self.begun = 0
         self.here: int | None = None
 
@@ -62,13 +62,13 @@ class Hand:
         """Tell the lead how many users there are; users that come later find nothing to do."""
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner) and runner.spawning_greenlet is not None:
-            runner.spawning_greenlet.join()  # the master may say that all have come before this process began with its own
+            runner.spawning_greenlet.join()  # the master may call the users complete before this process has made its own
         if self.here is None:
             self.here = runner.user_count
             self._say("here", users=self.here, machine=machine())
 
     def take_job(self, data: dict[str, Any]) -> None:
-        """Let the users connect, and say so."""
+        """Give the users their job, so that they connect; the lead is told when all have."""
         job = msgspec.convert(data["job"], LoadJob)
         if not Path(job.folder).is_dir():
             self._say("done", calls=0, error=f"a worker does not see the run folder {job.folder}: start it on the master's machine")
@@ -94,7 +94,7 @@ class Hand:
         self.play.get().zero_ns.set(zero_ns)
 
     def leave(self) -> None:
-        """Let the users leave, keep the record, and say so; may be called twice."""
+        """Make the users leave, keep the record, and tell the lead; may be called twice."""
         if not self.play.ready():
             self.play.set(None)
         play = self.play.get()
@@ -104,12 +104,12 @@ class Hand:
             self._say("done", calls=play.calls, error=error, early=early)
 
     def _say(self, what: str, **data: Any) -> None:
-        with contextlib.suppress(Exception):  # the master is gone: nobody listens, and there is nothing else to tell
+        with contextlib.suppress(Exception):  # the master is gone: nobody is left to hear it
             self.environment.runner.send_message(f"buslab-{what}", data)
 
 
 class Lead:
-    """Speak to the run for all hands, from its job to its end."""
+    """The one that speaks to the run for all hands, from the job to the end."""
 
     def __init__(
         self, environment: Environment, line: Line, *, began: Callable[[LoadJob], None], ended: Callable[[], None], waits: bool
@@ -117,7 +117,7 @@ class Lead:
         self._environment = environment
         self._line = line
         self._began, self._ended = began, ended
-        self._waits = waits  # for the run to judge, where it is our child
+        self._waits = waits  # whether to wait until the run has judged: where it is our child
         self._inbox: gevent.queue.Queue = gevent.queue.Queue()
         runner = environment.runner
         self._hands = [c.id for c in runner.clients.all if c.state != STATE_MISSING] if isinstance(runner, MasterRunner) else ["local"]
@@ -144,7 +144,7 @@ class Lead:
         try:
             for message in self._line.messages(Message):
                 self._inbox.put(("line", "", message))
-        except BuslabError as error:  # it speaks garbage: without a line it ends
+        except BuslabError as error:  # the run speaks garbage: without a line it ends
             log.error("%s", error)
             self._line.close()
         self._inbox.put(("gone", "", {}))
@@ -217,7 +217,7 @@ class Lead:
             first += self._here[hand]["users"]
 
     def _tick(self) -> None:
-        """Tell how far the load is, and notice a worker that is gone."""
+        """Tell the run how far the load is, or that a worker is gone."""
         runner = self._environment.runner
         if self._said_done:
             return
@@ -247,12 +247,12 @@ class Lead:
 
     def _tell(self, what: str, **data: Any) -> None:
         for hand in self._hands:
-            with contextlib.suppress(Exception):  # one that is lost hears nothing
+            with contextlib.suppress(Exception):  # a lost worker cannot be told
                 self._environment.runner.send_message(f"buslab-{what}", data, hand)
 
 
 def join_crew(environment: Environment) -> None:
-    """Listen for what lead and hands say; a Locust alone hears itself."""
+    """Register for the messages between lead and hands; a Locust alone sends them to itself."""
     runner, state = environment.runner, environment.buslab  # type: ignore[attr-defined]
 
     def to_lead(what: str, msg: Any) -> None:

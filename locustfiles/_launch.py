@@ -40,7 +40,7 @@ from sim.scenario.schedule import SHAPES
 log = logging.getLogger("buslab")
 INTERRUPTED = 128 + signal.SIGINT
 PARENT_PERIOD_S = 0.5
-END_TIMEOUT_S = 120.0  # a run heals, stops, seals and judges in less
+END_TIMEOUT_S = 120.0  # a run needs less to heal, stop, seal and judge
 
 
 def add_options(parser: LocustArgumentParser) -> None:
@@ -93,10 +93,10 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
 
 
 class Signals:
-    """End in order on a Ctrl-C or SIGTERM, whatever Locust is at; the second one ends at once.
+    """The way in which a Ctrl-C or SIGTERM ends us: in order, whatever Locust is doing; the second one ends at once.
 
-    Of itself Python raises KeyboardInterrupt in whatever runs, also in a user between a publish and its record, and Locust hears a SIGTERM
-    neither while it waits for workers nor while it follows a shape.
+    Without this, Python raises KeyboardInterrupt wherever it happens to be, also in a user between a publish and its record, and Locust
+    notices a SIGTERM neither while it waits for workers nor while it follows a shape.
     """
 
     def __init__(self, end: Callable[[], None], *numbers: int) -> None:
@@ -109,13 +109,13 @@ class Signals:
         gevent.spawn(self._end)
 
     def leave_to_locust(self, number: int) -> None:
-        """Hear this signal no more: Locust does now."""
+        """Listen for this signal no more: Locust does now."""
         if watcher := self._watchers.pop(number, None):
             watcher.cancel()
 
 
 def explain_a_taken_port() -> None:
-    """End with one line and 2 where another Locust has the master's port; of itself Locust ends with a traceback and 1."""
+    """Set a hook: where another Locust has the master's port, end with one line and 2, not with Locust's traceback and 1."""
     usual = sys.excepthook
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -139,16 +139,16 @@ def end_with_parent() -> None:
 
 
 def end_workers() -> None:
-    """Tell what ``--processes`` has forked to end, before there is a run: a master that ends so early does not. Locust waits for them."""
+    """End the workers that ``--processes`` forked, before there is a run: a master that ends so early does not end them, but waits."""
     for worker in psutil.Process().children():
         worker.terminate()
 
 
 class Child:
-    """Own the run: a `buslab run` in a session of its own, which ends in order when we are gone: its line is closed then.
+    """The run: a `buslab run` in a session of its own. When we are gone its line is closed, and it ends in order.
 
-    No signal tells it. A parent with several threads that is killed hands its children from thread to thread, and each time the kernel
-    would send the signal again; the second one ends a run at once.
+    It does not ask the kernel for a signal when its parent dies: while a parent with several threads is killed, its children pass from
+    thread to thread, and each time the kernel would send the signal again; the second one ends a run at once.
     """
 
     def __init__(self, environment: Environment, *, run_s: float | None) -> None:
@@ -166,7 +166,7 @@ class Child:
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                env=child_environment(BUSLAB_ON=on),  # it may hold a password, and a command line is everybody's to read
+                env=child_environment(BUSLAB_ON=on),  # it may hold a password, and anybody can read a command line
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -174,7 +174,7 @@ class Child:
         self._asked = False
 
     def wait(self, folder: Path | None) -> int:
-        """Return its exit code once it has ended; `said` is what it printed, `folder` that of the run, once there is one.
+        """Wait for its end and return its exit code; `said` is then what it printed. `folder` is the run's, if it got that far.
 
         A Python that dies of an error ends with 1 as well as a run that is invalid, but only the latter has a verdict.
         """
@@ -188,7 +188,7 @@ class Child:
     def interrupt(self, *, begun: bool) -> None:
         """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once.
 
-        One that has not begun is told by SIGTERM: while Python still imports it, SIGINT would be a traceback.
+        A run that has not begun gets SIGTERM: while Python still imports, SIGINT would end in a traceback.
         """
         if self.process.poll() is None and not self._asked:
             self._asked = True
@@ -202,7 +202,7 @@ class Child:
 
 
 class Tables:
-    """Keep Locust's csv, html and json in the run folder, whatever its command line asks for beside."""
+    """Locust's csv, html and json in the run folder, whatever else its command line asks for."""
 
     def __init__(self, environment: Environment, folder: Path) -> None:
         self._environment = environment
@@ -211,7 +211,7 @@ class Tables:
         self._writing = gevent.spawn(self._writer.stats_writer)
 
     def write(self) -> None:
-        """Write what Locust knows now; the last time is what stays."""
+        """Write what Locust knows now, over what was written before."""
         if self._writing is not None:
             self._writing.kill()
             self._writer.close_files()
@@ -222,16 +222,16 @@ class Tables:
                 rows(csv.writer(file))
         entries = [
             entry.serialize() for _, entry in sorted(self._environment.runner.stats.entries.items())
-        ]  # Locust's own function resets them
+        ]  # Locust's own function would reset them
         Path(f"{self._prefix}.json").write_text(json.dumps(entries, indent=4), "utf-8")
         Path(f"{self._prefix}.html").write_text(get_html_report(self._environment, show_download_link=False), "utf-8")
 
 
 class RunShape(LoadTestShape):
-    """End the test when the run ends. Users stay as many as -u says: the *rate* follows the shape, by the run's own schedule."""
+    """The number of users that -u says until the run ends: the *rate* follows the scenario's shape, by the run's own schedule."""
 
     use_common_options = True
-    abstract = True  # never picked by Locust of itself
+    abstract = True  # so that Locust does not pick it by itself
 
     def __init__(self, environment: Environment) -> None:
         super().__init__()

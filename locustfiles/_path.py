@@ -1,6 +1,6 @@
 """Put the import path in order before anything else is imported: Locust puts the working directory first, and it is the user's.
 
-Locust takes this folder off the front again once the locustfile is loaded; so it stays where it is.
+Locust takes this folder off the front again once the locustfile is loaded; so this file leaves it there.
 """
 
 from __future__ import annotations

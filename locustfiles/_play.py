@@ -1,7 +1,7 @@
 """What all users of one Locust process share: the job of the run, its schedule, how clients are made, the record.
 
-The run says what to publish (`sim/run/locust_messages.py`); `_crew.py` brings it here, and says which users of the whole crew
-live in this process.
+The run says what to publish (`sim/run/locust_messages.py`); `_crew.py` brings it here, with the numbers that the users of
+this process have in the whole crew.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FIRST_PUBLISHER = 32_768  # pods of the fleet have the numbers below
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS
 LAG_ROW_NS = 250 * NS_PER_MS
-LEAVE_TIMEOUT_S = 2.0  # users do not wait longer than a publish takes
+LEAVE_TIMEOUT_S = 2.0  # a user leaves at once, but for a publish that it waits for
 
 log = logging.getLogger("buslab")
 
 
 class Wait:
-    """Wait for a `now_ns` time, letting other greenlets run; to the microsecond where the platform can."""
+    """A wait until a `now_ns` time, while other greenlets run; precise to the microsecond where the platform can do that."""
 
     def __init__(self) -> None:
         try:
@@ -45,7 +45,7 @@ class Wait:
         self._over = False
 
     def end(self) -> None:
-        """Let the waiter go on now, and wait no more."""
+        """End the wait now, and every later one at once."""
         if self._timer is not None and not self._over:
             self._timer.set(0)
         self._over = True
@@ -69,7 +69,7 @@ class Wait:
 
 
 class Play:
-    """Hold one run's part in this process: `here` of the crew's `users`, the first of which has the number `first`."""
+    """The part of one run that this process plays: `here` of the crew's `users`, the first of which has the number `first`."""
 
     def __init__(self, environment: Environment, job: LoadJob, *, host: str, first: int, here: int, users: int) -> None:
         self.environment = environment
@@ -136,15 +136,15 @@ class Play:
             self.all_finished.set()
 
     def fail(self, error: str) -> None:
-        """End because a user cannot connect; the first to say so is heard."""
+        """End because a user cannot connect; the first error is the one reported."""
         if not self.error:
             self.error = error
             log.error("%s", error)
-            self.all_connected.set()  # whoever waits for it tells the run
+            self.all_connected.set()  # who waits for this reports the error
             self.stop()
 
     def stop(self) -> None:
-        """Let every user leave where it waits: Locust would kill it, perhaps between a publish and its record."""
+        """End every user's wait, so that it leaves by itself: Locust would kill it, perhaps between a publish and its record."""
         self.stopping = True
         self.zero_ns.set(0)
         for wait in self.waits:
@@ -172,7 +172,7 @@ class Play:
     def close(self) -> str:
         """Wait for the users to leave, write what is left of the record; return what went wrong, or an empty string.
 
-        Whoever comes second, say a Ctrl-C after the lead's word to stop, waits until it is written: its process may end then.
+        A second call, such as a Ctrl-C after the lead said stop, waits until the first has written: its caller may end the process next.
         """
         self.stop()
         self.all_finished.wait(LEAVE_TIMEOUT_S)
@@ -199,7 +199,7 @@ def measure(play: Play) -> None:
         wait.until(expected_ns)
         now = now_ns()
         worst_ns = max(worst_ns, now - expected_ns)
-        expected_ns = now + LAG_PERIOD_NS  # before the work below: what that takes is lateness too
+        expected_ns = now + LAG_PERIOD_NS  # counted from before the work below: the time that it takes is lateness too
         if now - row_ns >= LAG_ROW_NS:
             play.recorder.tables["hosts"].add(now, play.host, time.process_time_ns(), worst_ns)
             row_ns, worst_ns = now, 0

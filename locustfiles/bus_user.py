@@ -50,12 +50,12 @@ from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob
 from sim.scenario.schedule import Schedule, content
 
-LATE_GRACE_NS = 2 * NS_PER_S  # a call this much later than the schedule's end is not made any more
+LATE_GRACE_NS = 2 * NS_PER_S  # calls are given up this long after the schedule's end
 STOP_TIMEOUT_S = 5.0
 
 
 class BusUser(User):
-    """Play one or more publishing pods."""
+    """A user that plays one or more publishing pods."""
 
     def on_start(self) -> None:
         """Take a number, wait for the job, and connect."""
@@ -66,7 +66,7 @@ class BusUser(User):
         number = hand.take_number()
         play: Play | None = hand.play.get()
         if play is None or number >= play.here:
-            return  # nothing to do: `publish` leaves
+            return  # there is nothing to do: `publish` ends this user
         self.play, self.playing = play, True
         self.pods, self.part, self.parts = play.share(play.first + number)
         play.waits.append(self.wait)
@@ -74,7 +74,7 @@ class BusUser(User):
             self.clients = {pod: play.client(pod, self.part) for pod in self.pods}
         except BuslabError as error:
             play.fail(str(error))
-            return  # Locust logs an exception of on_start with its traceback: `publish` leaves instead
+            return  # raised here, Locust would log it with its traceback; `publish` ends this user instead
         play.came()
 
     @task
@@ -95,7 +95,7 @@ class BusUser(User):
         for number, (at_ns, kind, pod) in enumerate(rows):
             self._wait_until(at_ns)
             if now_ns() > end_ns + LATE_GRACE_NS:
-                return  # the generator is saturated; the harness will say so
+                return  # the generator is saturated; the checker `harness` will say so
             name = kinds[kind]
             play.calls += 1
             play.report(self.clients[pod].call(name, content(name, number, payload_bytes, templates=calls.templates), intended_ns=at_ns))
@@ -123,7 +123,7 @@ class BusUser(User):
 
 
 class State:
-    """Hold what this process has of the crew: its hand, the lead, the run that it started, and Locust's tables of it."""
+    """What this process has of the crew: its hand and, where it leads, the lead, the run that it started, and Locust's tables of it."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -133,7 +133,7 @@ class State:
         self.child: Child | None = None
         self.tables: Tables | None = None
         leads = environment.parsed_options.headless and not isinstance(environment.runner, WorkerRunner)
-        end = self._end if leads else partial(os.kill, os.getpid(), signal.SIGTERM)  # on which Locust ends in order
+        end = self._end if leads else partial(os.kill, os.getpid(), signal.SIGTERM)  # Locust ends in order on it
         self.signals = Signals(end, signal.SIGINT, *([signal.SIGTERM] if leads else []))
 
     def begin(self) -> None:
@@ -169,20 +169,20 @@ class State:
         self.environment.runner.quit()
 
     def give_up(self, code: int, why: str) -> NoReturn:
-        """End before there was a run; the workers that came are told."""
+        """End before there was a run, and tell the workers that came."""
         log.error("%s", why)
         self.environment.runner.quit()
         sys.exit(code)
 
     def await_workers(self, wait_s: float) -> None:
-        """End with 2 when too few workers come in time; of itself Locust ends with 1, which is a limit's."""
+        """End with 2 when too few workers come in time; Locust would end with 1, as for a broken limit."""
         gevent.sleep(wait_s)
         came, expected = len(self.environment.runner.clients.ready), self.environment.parsed_options.expect_workers
         if self.lead is None and came < expected:
             self.give_up(2, f"{came} of {expected} workers came within {wait_s:g} s (--expect-workers-max-wait)")
 
     def interrupt(self) -> None:
-        """End a run that goes on, in order; wait for its seal."""
+        """End a run that is still going on, in order, and wait until it is sealed."""
         if self.child is None or self.lead is None or self.lead.greenlet.ready():
             return
         self.child.interrupt(begun=self.lead.job is not None)
@@ -190,8 +190,8 @@ class State:
         self.child.kill()
 
     def quit(self) -> None:
-        """Print the verdict below Locust's own tables, and keep what workers told last."""
-        if not self.environment.parsed_options.json:  # printing those resets them
+        """Print the verdict below Locust's own tables, and write the tables once more with what workers reported last."""
+        if not self.environment.parsed_options.json:  # printing the JSON has reset the numbers
             self.write()
         self.say()
 
@@ -201,7 +201,7 @@ class State:
             self.tables.write()
 
     def say(self) -> None:
-        """Print the verdict, once; not between the braces of --json."""
+        """Print the verdict, once; with --json to stderr, so that stdout stays JSON."""
         if self.child is not None and self.child.said:
             print(self.child.said, end="", file=sys.stderr if self.environment.parsed_options.json else sys.stdout, flush=True)
             self.child.said = ""
@@ -215,20 +215,20 @@ def _add_options(parser: Any, **_: object) -> None:
 
 @events.init.add_listener
 def _init(environment: Environment, **_: object) -> None:
-    """Check the options before anything starts, and let the processes hear each other."""
+    """Check the options before anything starts, and connect the processes of the crew."""
     options = environment.parsed_options
     environment.stop_timeout = max(environment.stop_timeout, STOP_TIMEOUT_S)  # users flush when they leave
     state = environment.buslab = State(environment)  # type: ignore[attr-defined]
     join_crew(environment)
     environment.events.quit.add_listener(lambda **_: state.quit())
-    environment.events.quitting.add_listener(_quitting)  # the last added is heard first: before the runner says that this worker left
+    environment.events.quitting.add_listener(_quitting)  # the last one is called first: before the runner reports that this worker left
     if not isinstance(environment.runner, MasterRunner):
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
     if isinstance(environment.runner, WorkerRunner) and options.processes:
         gevent.spawn(end_with_parent)
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
-    state.run_s, options.run_time = options.run_time, None  # the run ends by itself: Locust's own timer would count set-up too
+    state.run_s, options.run_time = options.run_time, None  # the run ends by itself; Locust's own timer would count the set-up too
     logging.getLogger("locust.main").addFilter(lambda record: not record.getMessage().startswith("No run time limit set"))
     try:
         check_options(environment, run_s=state.run_s)
@@ -252,7 +252,7 @@ def _begin(environment: Environment, **_: object) -> None:
         return
     if environment.shape_class is None:
         state.signals.leave_to_locust(signal.SIGTERM)
-    if environment.web_ui is not None:  # the form may have named another length, and started Locust's own timer
+    if environment.web_ui is not None:  # the form may have asked for another length, and has then started Locust's own timer
         state.run_s = environment.parsed_options.run_time or state.run_s
         environment.web_ui._cancel_run_time_timer()
     state.begin()
@@ -260,7 +260,7 @@ def _begin(environment: Environment, **_: object) -> None:
 
 @events.test_stopping.add_listener
 def _stopping(environment: Environment, **_: object) -> None:
-    """Let users flush, and seal a run that was stopped by hand."""
+    """End a run that was stopped by hand, so that it is sealed, and have the users flush."""
     state: State = environment.buslab  # type: ignore[attr-defined]
     state.interrupt()
     if not isinstance(environment.runner, MasterRunner):

@@ -6,7 +6,7 @@
     locust -f locustfiles/gateway_user.py --headless -u 10 -r 5 -t 10s \\
         --host http://127.0.0.1:3000 --analytics-host http://127.0.0.1:3001                  # pods that run already (`buslab pod`)
 
-Here load is closed loop and users *are* the load, as Locust's users know it: ``--shape day`` lets their number follow a shape of
+Here the load is closed loop and the users *are* the load, as is usual with Locust: ``--shape day`` lets their number follow a shape of
 `sim/scenario/schedule.py` over ``-t``, up to ``-u``. Exit code as Locust's: 0, or 1 when a request failed.
 """
 
@@ -102,10 +102,10 @@ class AnalyticsUser(HttpUser):
 
 
 class UsersFollow(LoadTestShape):
-    """Let the number of users follow a shape over the run."""
+    """The number of users over the run, as a shape gives it."""
 
     use_common_options = True
-    abstract = True  # never picked by Locust of itself
+    abstract = True  # so that Locust does not pick it by itself
 
     def __init__(self, shape: str, *, users: int, spawn_rate: float, run_s: float) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class UsersFollow(LoadTestShape):
 
 
 class Pods:
-    """Own a server and one real pod of each of `SERVICES`, as processes on loopback."""
+    """A server and one real pod of each of `SERVICES`, as processes on loopback."""
 
     def __init__(self, on: str, token: str) -> None:
         self._last_first = contextlib.ExitStack()
@@ -137,7 +137,7 @@ class Pods:
             raise
 
     def close(self) -> None:
-        """End all, the last first."""
+        """End all of them, the last started first."""
         self._last_first.close()
 
 

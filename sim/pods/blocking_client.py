@@ -28,7 +28,7 @@ from sim.wire.slots import read_owners
 from sim.wire.transports import TRANSPORTS, Transport
 
 TIMEOUT_S = 5.0
-MAX_MOVES = 5  # from node to node for one publish
+MAX_MOVES = 5  # how often one publish is sent on to another node
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class _Nodes:
         except BrokerUnreachable as error:
             raise redis.ConnectionError(str(error)) from None
         except (redis.ConnectionError, redis.TimeoutError, OSError):
-            self._node_of.pop(channel, None)  # the next call asks another node who has it now
+            self._node_of.pop(channel, None)  # the next call asks another node which one has it now
             raise
         return connection
 
@@ -226,7 +226,7 @@ class _Nodes:
 
     def _let_in(self, connection: Any) -> None:
         connection.on_connect()
-        with contextlib.suppress(redis.exceptions.NoPermissionError):  # a name is for who looks at CLIENT LIST
+        with contextlib.suppress(redis.exceptions.NoPermissionError):  # only people who read CLIENT LIST need the name
             connection.send_command("CLIENT", "SETNAME", self._client_name, check_health=False)
             connection.read_response()
 

@@ -184,7 +184,7 @@ class Connections:
 
     async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
         """Try again with exponential backoff and full jitter until it works or the pod ends."""
-        NO_WORDS.set(True)  # in this task alone
+        NO_WORDS.set(True)  # for this task alone
         ceiling_s = min(BACKOFF_FIRST_S, self._outage.reconnect_max_s)
         while True:
             await asyncio.sleep(self._random.uniform(0, ceiling_s))

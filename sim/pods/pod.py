@@ -374,7 +374,7 @@ class Pod(Caller[None]):
             if self.counters.failures > failures:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.counters.failures > failures else _HANDLED))
-            if self.journal is not None:  # not before: until here the row says that the event came from the broker
+            if self.journal is not None:  # only now: until its path was corrected the row said that the event came from the broker
                 self.journal.commit()
 
     def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:

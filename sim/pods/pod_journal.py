@@ -1,4 +1,4 @@
-"""What a pod writes down before it does it, because its process may be killed; and what is made of that when it was.
+"""What a pod writes down before it does it, because its process may be killed; and how the run reads that when it was.
 
 A pod that is dropped inside a process that goes on (`Pod.abort`) records itself what becomes of what it had begun. A killed process
 records nothing more. So a pod that may be killed has a journal. It tells the journal of each thing before it does it, and the journal

@@ -1,4 +1,4 @@
-"""Tell a file that was damaged or edited after the lab wrote it: sizes and columns may be right, and every number wrong.
+"""Find out whether a file was damaged or edited after the lab wrote it: its size and columns may be right, and every number wrong.
 
 CRC-32 finds accidents, not forgery.
 """
@@ -43,11 +43,11 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(content: Mapping[str, Any]) -> bool:
-    """Return whether what was read from a JSON file is what was written; of one without a checksum nothing is known, so yes."""
+    """Return whether what was read from a JSON file is what was written; one without a checksum cannot be checked, and counts as whole."""
     return KEY not in content or content[KEY] == _checksum(content)
 
 
 def _checksum(content: Mapping[str, Any]) -> int:
     rest = {key: value for key, value in content.items() if key != KEY}
-    read_back = json.loads(json.dumps(rest))  # a reader finds keys as text and tuples as lists
+    read_back = json.loads(json.dumps(rest))  # as a reader will find it: keys are text, tuples are lists
     return zlib.crc32(json.dumps(read_back, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Keep what a process recorded although it is killed (SIGKILL): its rows lie in files that it maps into its memory.
+"""Keep what a process recorded even when it is killed (SIGKILL): its rows are in files that it maps into its memory.
 
 Rules
 -----
@@ -7,7 +7,7 @@ Rules
 3. The words of `name` columns stand in a file of their own, in the order of their first use, before the row that uses them.
 4. Disk space is taken before it is mapped: a full disk raises `RecordError`, and never ends the process by SIGBUS.
 
-Beside the tables there is one of what is *under way*: what the process has begun, and of which nobody will tell when it is killed
+Beside the tables stand others of what is *under way*: what the process has begun, and nobody else could report if it were killed
 (see `sim.pods.pod_journal`). Where nothing is killed, `sim.record.recorder` is faster and compresses.
 """
 
@@ -31,7 +31,7 @@ JOURNALS = "journals"
 UNDER_WAY = "under-way-"
 WORDS = "words"
 FIRST_BYTES = 64 * 1024
-MOST_BYTES = 8 * 1024 * 1024  # that a file grows by at a time
+MOST_BYTES = 8 * 1024 * 1024  # a file grows by at most so much at a time
 KEPT_ROWS = 10_000  # deliveries that stay in memory for the display
 _LENGTH = struct.Struct("=q")
 
@@ -108,7 +108,7 @@ class JournalTable(TableBuffer):
 
 
 class JournalDeliveries(DeliveryBuffer):
-    """Deliveries that are kept as the parent keeps them until `commit` writes them down; the last stay in memory for the display."""
+    """Deliveries in memory as in `DeliveryBuffer`, until `commit` writes them down; the last ones stay there for the display."""
 
     def __init__(self, pods: Sequence[str], rows: JournalTable) -> None:
         super().__init__(pods)
@@ -131,7 +131,7 @@ class JournalDeliveries(DeliveryBuffer):
             self._done = self._reads_done = 0
 
     def add(self, event: int, pod: int, received_ns: int, handled_ns: int, *, path: int = 0, outcome: int = 0) -> None:
-        """Write one row down."""
+        """Append one row, and write it down at once."""
         super().add(event, pod, received_ns, handled_ns, path=path, outcome=outcome)
         self.commit()
 
@@ -162,7 +162,7 @@ class JournalRecorder(Recorder):
         return len(self.journal.rows if table == "deliveries" else self.tables[table])
 
     def rows_waiting(self) -> int:
-        """Return 0: no row waits in memory."""
+        """Return 0: no row waits to be written."""
         return 0
 
     def flush(self, *, at_least_rows: int = 1) -> None:

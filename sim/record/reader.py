@@ -1,4 +1,4 @@
-"""Read the files of a run folder, say in one line what is wrong with one that is missing, truncated or foreign, and take columns apart.
+"""Read the files of a run folder, say in one line what is wrong with a missing, truncated or foreign one, and take columns apart.
 
 What they mean is in `results`; this file knows names, sizes and columns only.
 """

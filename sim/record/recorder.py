@@ -39,7 +39,7 @@ _CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "
 
 
 class Names(dict[str, int]):
-    """Number the words of one `name` column in the order of their first use: ``names[word]`` adds a word that is new."""
+    """The words of one `name` column, numbered in the order of their first use: ``names[word]`` adds a word that is new."""
 
     def __missing__(self, word: str) -> int:
         if len(self) >= MAX_WORDS and word != OTHERS:
@@ -49,7 +49,7 @@ class Names(dict[str, int]):
 
 
 class TableBuffer:
-    """Hold rows of one table, packed one after another, until they are taken as one arrow table."""
+    """The rows of one table, packed one after another, until they are taken as one arrow table."""
 
     def __init__(self, table: str) -> None:
         self.table = table
@@ -58,7 +58,7 @@ class TableBuffer:
         self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
         self._pack = struct.Struct("=" + "".join(_CODES[kind] for kind in self.types.values()))
         self.dtype = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
-        self._rows: Any = bytearray()  # or what grows like one (`sim.record.journal`)
+        self._rows: Any = bytearray()  # or what is appended to like one (`sim.record.journal`)
 
     def clear(self) -> None:
         """Drop the rows."""
@@ -82,7 +82,7 @@ class TableBuffer:
 
 
 class DeliveryBuffer:
-    """Hold deliveries, one entry a read where the read allows it, expanded to rows when they are taken."""
+    """The deliveries of some pods, kept read by read and made into rows when they are taken."""
 
     table = "deliveries"
     PATHS = ("broker", "memory")
@@ -103,7 +103,7 @@ class DeliveryBuffer:
         self.reads_pod = array("H")
         self.reads_count = array("I")
         self.reads_received_ns = array("q")
-        # rare: (row, path, outcome) of rows that are not plain `broker, handled`
+        # (row, path, outcome) of the few rows that are not `broker, handled`
         self.odd_rows: list[tuple[int, int, int]] = []
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ Tamper = Callable[[pa.Table], pa.Table]
 
 
 class _AtOnce(Executor):
-    """Do the work when it is given: in virtual time a thread would be a second clock."""
+    """An executor that does the work at once, in the caller: in virtual time a thread would be a second clock."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         done: Future[Any] = Future()
@@ -164,7 +164,7 @@ def _one_thread() -> Executor:
 
 
 class Recorder:
-    """Own the buffers of one process and turn them into parts of a run folder.
+    """The buffers of one process, which become parts of a run folder.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ class Recorder:
                 self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
 
     def forget(self) -> None:
-        """Drop every row that waits: for a pod whose doings nobody will read."""
+        """Drop every row that waits, for a pod whose record nobody will read."""
         self.deliveries.clear()
         for table in self.tables.values():
             table.clear()
@@ -333,7 +333,7 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
 
 
 def _bounded(rows: pa.Table) -> pa.Table:
-    """Return the rows with at most `MAX_WORDS` words a column, and `OTHERS`, also where several processes wrote more together."""
+    """Return the rows with at most `MAX_WORDS` words and `OTHERS` in a column, which the parts of several processes may exceed together."""
     for place, field in enumerate(rows.schema):
         if not pa.types.is_dictionary(field.type):
             continue

@@ -142,6 +142,6 @@ def _as_written_now(content: dict[str, Any]) -> dict[str, Any]:
     """Return a run.json of this format as a run of today would have written it."""
     content = {"nodes": 1, "fleet": "ours", **content}
     load = content.get("load")
-    if isinstance(load, dict) and "generators" not in load and "generator" in load:  # when there was one at most
+    if isinstance(load, dict) and "generators" not in load and "generator" in load:  # from a time when a run had one generator at most
         content["load"] = load | {"generators": [load["generator"]]}
     return content

@@ -24,10 +24,10 @@ import hashlib
 
 FORMAT = 3
 
-MAX_WORDS = 60_000  # of one `name` column: codes are uint16
+MAX_WORDS = 60_000  # of one `name` column, because codes are uint16
 OTHERS = "(others)"
 
-# table -> what one of its rows is.
+# table -> what one of its rows stands for.
 ROWS = {
     "publishes": "an event that a publisher sent, or meant to",
     "calls": "a call of an application",

@@ -1,4 +1,4 @@
-"""What a publish and a copy cost the broker in processor time, worked out from its own samples. No word of the live half.
+"""What a publish and a copy cost the broker in processor time, worked out from what it said of itself in its samples.
 
 The broker's processor time rises in each window between two samples by what it did there::
 
@@ -6,13 +6,14 @@ The broker's processor time rises in each window between two samples by what it 
 
 Publishes are counted at their answer, copies as what PUBLISH returned; in a cluster, where that is one node's count, and on streams,
 where it is none, as what was heard. Least squares over the windows of the run phase gives the
-three numbers, with 95 % intervals by Student's t. What else the broker does (locks of once-recipes, our own questions, other
-programs) is in the idle share when it is steady, and widens the intervals when it is not.
+three numbers, with 95 % intervals by Student's t. Whatever else the broker does (locks of once-recipes, our own questions, other
+programs) goes into the idle share where it is steady, and widens the intervals where it is not.
 
 `joint_copy_us` is what a copy costs with its part of the publish: a fit on copies alone. When every publish has the same number of
-receivers nobody can tell a publish from its copies, and it is all that is given. A steady load varies little from window to window,
-so its intervals are wide, and may hold values below 0; a ramp or steps tell more. A broker that wakes up for each command does less
-of that per command when it is busy, so these are slopes at this load, and the idle share is where the line meets zero.
+receivers nobody can tell a publish from its copies, and this is the only one that is given. A steady load varies little from window
+to window, so its intervals are wide, and may hold values below 0; a ramp or steps give narrower ones. A broker that wakes up for each
+command does less of that per command when it is busy, so these are slopes at this load, and the idle share is where the line meets
+zero.
 
 With fewer than `MIN_WINDOWS` windows, or windows that are all alike, everything fitted is NaN. `cpu_share` and `all_in_copy_us` need
 no fit: all processor time over all time, and over all copies.
@@ -30,13 +31,13 @@ from sim.results.interval import UNKNOWN, Interval, student_t
 from sim.results.opened_run import Run
 
 MIN_WINDOWS = 10
-MAX_CORRELATION = 0.995  # between publishes and copies over the windows: beyond it their costs are not told apart
+MAX_CORRELATION = 0.995  # of publishes with copies over the windows: above it their costs cannot be told apart
 METRICS = ("used_cpu_user_s", "used_cpu_sys_s")
 
 
 @dataclass(frozen=True)
 class BrokerCosts:
-    """Hold what the broker's processor time went into.
+    """What the broker's processor time went into.
 
     Attributes
     ----------

@@ -66,7 +66,7 @@ class CopyIndex(NamedTuple):
     sent_ns: Array
     answered_ns: Array
     event_of: Array  # of each delivery
-    proves: Array  # of each delivery: it came through the broker and its event was published
+    proves: Array  # of each delivery: whether it came through the broker and its event was published
     by_pod: Array
     bounds: Array
     cuts: dict[str, list[int]]
@@ -114,11 +114,11 @@ def make_index(run: RunTables) -> CopyIndex:
 
 
 def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[SilentWindow]:
-    """Give the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
+    """Yield the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
     for fault in faults:
         if many_nodes and "broker" in fault.pods:
             yield SilentWindow(fault.begin_ns, fault.end_ns, "not-whole")
-        if kept and fault.fault == "keys_lost":  # what was kept and not read yet had come at most so long before
+        if kept and fault.fault == "keys_lost":  # it also loses what came at most so long before and was not read yet
             yield SilentWindow(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
 
 
@@ -150,7 +150,7 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
     late = late[history.alive(index.answered_ns[event[late]]) | run.one_per_service]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
-    first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so the first delivery stays
+    first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so that the first delivery wins
     fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
     lost = np.flatnonzero(expected & (first < 0))
     cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])

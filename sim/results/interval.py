@@ -1,7 +1,7 @@
 """A number with its 95 % interval, and the quantile of Student's t that such intervals are made with.
 
-A broker's costs in the file of `buslab calibrate` keep a record of their own (`sim.grounds.model.costs.CostInterval`): the model reads
-that file, knows no results, and the file calls the value its mean.
+The costs in the file of `buslab calibrate` are a struct of their own (`sim.grounds.model.costs.CostInterval`), because the model reads
+that file and must not know `results`; what is `value` here is `mean` there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return not math.isnan(self.value)
 
     def inverse(self, over: float = 1.0) -> Interval:
-        """Return `over` / this."""
+        """Return `over` divided by this interval."""
         return Interval(over / self.value, over / self.high, over / self.low if self.low > 0 else math.inf)
 
     def __str__(self) -> str:
@@ -44,13 +44,13 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 @lru_cache
 def student_t(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t."""
-    from scipy.stats import t  # a third of a second, which a run's verdict need not wait for
+    from scipy.stats import t  # this import takes a third of a second, and most verdicts do not need it
 
     return float(t.ppf(0.975, freedom))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of values that are not below 0, with its interval; of one value nothing is known but the value."""
+    """Return the mean of values that are not below 0, with its interval; of a single value only the value is known."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)

@@ -1,6 +1,6 @@
 """Turn a verdict into JUnit XML, so that a CI server shows each checker and each limit as a test.
 
-Invalid is a failure, unknown is an error: a server that counts only failures still turns red, and the reader sees which it was.
+Invalid is a failure, unknown is an error: the server turns red for both, and the reader sees which it was.
 """
 
 from __future__ import annotations

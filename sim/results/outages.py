@@ -14,12 +14,12 @@ import numpy as np
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.opened_run import Run
 
-UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # of copies that the broker or the network had, and the pod did not hear
+UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # causes of copies that the broker or the network had, and the pod did not hear
 NO_SPANS = np.zeros((0, 2), dtype=np.int64)
 
 
 class Belief(NamedTuple):
-    """Hold what one pod believed: the time of each row of the pods table, its belief and its state from then on."""
+    """What one pod believed: the time of each row of the pods table, its belief and its state from then on."""
 
     at_ns: Array
     bus: tuple[str, ...]
@@ -42,7 +42,7 @@ class Belief(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """Hold one row of the faults table that touches the run phase.
+    """One row of the faults table that touches the run phase.
 
     `pods` are those it may concern: all of them when its target is the broker. What happens before `until_ns`, the beginning of the
     next fault or of the drain, is put down to it.

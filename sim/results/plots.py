@@ -188,7 +188,7 @@ def _in_run(run: Run) -> Array:
 
 
 def _lags(run: Run) -> tuple[Array, Array, Array, Array]:
-    """Return, of every delivered copy: intended time (ns), lag (us), whether it is of the run phase, its number in `copies`."""
+    """Return four columns of the delivered copies: intended time (ns), lag (us), whether in the run phase, number in `copies`."""
     copies = np.flatnonzero(run.copies.fate == FATE["delivered"])
     intended = run.publishes["intended_ns"].to_numpy()[run.copies.publish[copies]]
     lag_us = (run.deliveries["handled_ns"].to_numpy()[run.copies.delivery[copies]] - intended) / 1e3
@@ -196,7 +196,7 @@ def _lags(run: Run) -> tuple[Array, Array, Array, Array]:
 
 
 def bins(run: Run) -> tuple[Array, float]:
-    """Return the edges (ns) and the width (s) of equal intervals from warm-up to the end of the run; the run phase starts one."""
+    """Return the edges (ns) and the width (s) of equal intervals from warm-up to the end of the run; one begins with the run phase."""
     begin, end = (run.phases.get(name, (0, 0)) for name in ("warm-up", "run"))
     intended = run.publishes["intended_ns"].to_numpy()
     last = end[1] if 0 < end[1] < FOREVER_NS else int(intended.max(initial=1))
@@ -233,7 +233,7 @@ def mark(ax: Axes, run: Run) -> None:
             textcoords="offset points",
             fontsize=8,
         )
-        label.set_in_layout(False)  # a long one must not squeeze the axes
+        label.set_in_layout(False)  # a long label must not squeeze the axes
     begins = {name: (run.phases.get(name, (FOREVER_NS, 0))[0] - zero) / 1e9 for name in ("warm-up", "run", "drain")}
     for name, at in begins.items():
         if not first <= at <= last - (last - first) / 20:
@@ -245,7 +245,7 @@ def mark(ax: Axes, run: Run) -> None:
 
 
 def _fault_name(fault: str, target: str) -> str:
-    """Return a fault as it is written into a figure: several pods are a number, and the broker stands in the fault's own name."""
+    """Return a fault as a figure shows it: several pods as their number, no target where it is the broker (the fault's name says it)."""
     pods = target.split(",")
     if target in ("", "broker"):
         return fault
@@ -283,7 +283,7 @@ def _us_axis(ax: Axes) -> None:
         ax.set_ylim(low / 2, high * 2)
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value / 1e6)))
-    ax.yaxis.set_minor_formatter(NullFormatter())  # else 6 x 10^3 stands between 5 ms and 10 ms
+    ax.yaxis.set_minor_formatter(NullFormatter())  # else "6 x 10^3" would stand between 5 ms and 10 ms
     ax.grid(True, axis="y", color="0.9")
 
 

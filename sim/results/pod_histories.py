@@ -19,7 +19,7 @@ from sim.record.schema import ALIVE_STATES
 
 
 class SilentWindow(NamedTuple):
-    """Say from when to when a pod could not hear, and why."""
+    """A time in which a pod could not hear, and why."""
 
     begin_ns: int
     end_ns: int
@@ -32,7 +32,7 @@ class SilentWindow(NamedTuple):
 
 @dataclass(frozen=True)
 class PodHistory:
-    """Tell one pod's states over time, from the pods table; `freezes` are (begin_ns, end_ns)."""
+    """One pod's states over time, from the pods table; `freezes` are (begin_ns, end_ns)."""
 
     pod: str
     service: str = ""
@@ -52,7 +52,7 @@ class PodHistory:
 
 
 def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> PodHistory:
-    """Return the life that one pod's rows tell, in the order of time."""
+    """Return the history of one pod from its rows, which are in the order of time."""
     times: list[int] = []
     words: list[str] = []
     freezes: list[tuple[int, int]] = []

@@ -35,7 +35,7 @@ OPENINGS = {
 }
 FIGURE_INCHES = (7.4, 4.8)
 DOTS_PER_INCH = 130
-TITLE_LETTERS = 70  # of a line
+TITLE_LETTERS = 70  # of one line; a longer title is wrapped
 
 
 def write_report(run: Run, verdict: Verdict) -> Path:
@@ -115,7 +115,7 @@ def _figures(run: Run) -> Iterator[dict[str, str]]:
             ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
-        except Exception as error:  # one figure less must not cost the page
+        except Exception as error:  # a figure that fails must not cost the page
             yield {"png": "", "alt": f"{draw.__name__} could not be drawn: {type(error).__name__}: {error}"}
         else:
             purpose = (draw.__doc__ or "").splitlines()[0]

@@ -23,12 +23,12 @@ from sim.record.reader import FOREVER_NS, Array
 from sim.results.pod_histories import PodHistory, SilentWindow
 
 DOWN_GRACE_NS = 1_000_000_000
-CUT_SAMPLING_NS = 1_000_000_000  # a buffer cut is seen by sampling, so up to this long after it
+CUT_SAMPLING_NS = 1_000_000_000  # the sampler sees a buffer cut up to this long after it
 LOSING = frozenset(("link_blackhole", "link_cut", "link_reset", "partition"))  # faults that lose what is on a link
 
 
 class PodFault(NamedTuple):
-    """Hold one row of `faults`; `pods` may be the word ``broker``."""
+    """One row of `faults`; `pods` may be the word ``broker``."""
 
     fault: str
     begin_ns: int
@@ -62,7 +62,7 @@ def read_windows(
             since, cause, lost_at = at, "deaf", 0
         elif state == "subscribed":
             windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []
-            if since >= 0 or not joined:  # else its publishing connection came or went, and it heard all the time
+            if since >= 0 or not joined:  # else only its publishing connection came or went, and the pod could hear all the time
                 joined = at
             since = -1
         elif state == "disconnected" and since < 0:
@@ -80,7 +80,7 @@ def read_windows(
 
 
 def _split(window: SilentWindow, faults: Sequence[PodFault], lost_at_ns: int) -> list[SilentWindow]:
-    """Return what faults on the link explain of a window, then the window; `lost_at_ns`: when its connection ended, 0 for none."""
+    """Return the parts of a window that faults on its link explain, then the window; `lost_at_ns`: when its connection ended, or 0."""
     if window.cause != "deaf":
         return [window]
     losing = [fault for fault in faults if fault.fault in LOSING and fault.begin_ns <= window.end_ns and fault.end_ns >= window.begin_ns]

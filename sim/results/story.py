@@ -13,7 +13,7 @@ from sim.results.run_tables import RunTables
 
 
 def story_of(run: RunTables, index: CopyIndex, copies: Copies, event: str) -> str:
-    """Return the stations of one event's life, one a line; raises `RunFolderError` where nobody published or heard it."""
+    """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
     key, deliveries = np.uint64(event_key(event)), run.deliveries
     rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
     if not len(rows) + len(heard):

@@ -31,14 +31,14 @@ from dataclasses import dataclass
 
 NEAR = 0.5
 DEFAULT_LIMIT_BYTES = 8 * 1024 * 1024  # soft limit of class pubsub, as the server ships
-_ID = re.compile(rb"id=(\d+) addr=")  # begins every line, and stands nowhere else: a name has no spaces
+_ID = re.compile(rb"id=(\d+) addr=")  # found at the beginning of every line and nowhere else: a name has no spaces
 _WAITING = re.compile(rb" omem=[1-9]")
 _CLOSING = re.compile(rb" flags=\S*A")
 
 
 @dataclass(frozen=True)
 class Subscriber:
-    """Say what one line of CLIENT LIST says."""
+    """What one line of CLIENT LIST says."""
 
     id: int
     name: str
@@ -47,7 +47,7 @@ class Subscriber:
 
 @dataclass(frozen=True)
 class Listing:
-    """Hold one answer of CLIENT LIST TYPE pubsub, and the counter of buffer cuts that was read with it (None: there is none)."""
+    """One answer of CLIENT LIST TYPE pubsub, and the counter of buffer cuts that was read with it (None: there is none)."""
 
     text: bytes
     cuts: int | None
@@ -67,7 +67,7 @@ class Listing:
         return [self._at(place) for place in places]
 
     def _at(self, place: int) -> Subscriber:
-        """Read the line that a place is in."""
+        """Return the subscriber of the line that a place is in."""
         end = self.text.find(b"\n", place)
         line = self.text[self.text.rfind(b"\n", 0, place) + 1 : end if end >= 0 else len(self.text)]
         return Subscriber(int(_value(line, b"id=")), _value(line, b" name=").decode("utf-8", "replace"), int(_value(line, b" omem=") or 0))
@@ -84,7 +84,7 @@ def cut_between(before: Listing, after: Listing, *, limit_bytes: int = DEFAULT_L
     """Return the subscribers that were cut between two listings, as the earlier one shows them; see the module for the rule."""
     if before.cuts is not None and after.cuts is not None:
         rise = after.cuts - before.cuts
-        if rise <= 0:  # it falls when the server was started again: then everybody went for another reason
+        if rise <= 0:  # it falls when the server was started again, and then nobody was cut
             return []
         went = before.of(before.there() - after.there())
         if len(went) <= rise:

@@ -14,12 +14,12 @@ from rich.text import Text
 from sim.machine.words import duration
 from sim.run.status import Status
 
-PLAIN_PERIOD_S = 2.0  # of the reader's time: a run in virtual time has its own
+PLAIN_PERIOD_S = 2.0  # of real time, also for a run in virtual time
 RATE_WINDOW_NS = 1_000_000_000
 
 
 class Display:
-    """Turn each `Status` of a run into a line.
+    """The display of a run on a console: each `Status` becomes a line.
 
     Use as a context manager and pass `show` to `run_scenario` as ``watch``.
     """
@@ -73,13 +73,13 @@ class Display:
 
 
 class Countdown:
-    """Say how far a series of runs is, and how much time is left when the rest goes on like this."""
+    """How far a series of runs is, and how much time is left if the rest takes as long as those before."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._say = tell
         self._began_s = time.monotonic()
 
     def tell(self, done: int, all: int, text: str) -> None:
-        """Say one line: `done` of `all` are done, the last of them is told by `text`."""
+        """Report in one line that `done` of `all` are done; `text` describes the last of them."""
         left_s = (time.monotonic() - self._began_s) / done * (all - done)
         self._say(f"{done:>4} of {all}  {duration(round(left_s)):>11} left  {text}")

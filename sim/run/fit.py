@@ -13,7 +13,7 @@ FLEETS = ("ours", "none")
 
 
 def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
-    """Return the scenario of the pods that a run starts: as it is, or for the fleet ``none`` without any.
+    """Return the scenario with the pods that the run starts: all of them, or none for the fleet ``none``.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
 
 
 def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
-    """Return the scenario as it can run in virtual time, which is that of one process, and a note where the host changes."""
+    """Return the scenario as it can run in virtual time, which only one process can have, and a note where that changes the host."""
     if not virtual:
         return scenario, []
     scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time

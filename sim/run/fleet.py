@@ -32,11 +32,11 @@ from sim.wire.transports import Publisher
 PROBER_NUMBER = 65_535
 ROUND_TIMEOUT_S = 1.0
 RETRY_S = 0.05
-ANSWER = -1  # stands for a pod's number where PUBLISH itself is waited for
+ANSWER = -1  # in the place of a pod's number: what is waited for is the answer to PUBLISH
 
 
 class Fleet:
-    """Own the pods of a run.
+    """The pods of a run and the probes that prove who hears.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Fleet:
             PROBER, nonce=nonce, publisher=PROBER_NUMBER, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns()
         )
         self._round = 0
-        self._round_begins_at = 0  # event key of its first probe
+        self._round_begins_at = 0  # event key of the first probe of this round
         self._unheard: set[tuple[int, str]] = set()
         self._all_heard = asyncio.Event()
         self._probers: list[Publisher | None] = [None] * (len(address.nodes) if self.transport.any_node else 1)
@@ -118,7 +118,7 @@ class Fleet:
         return [group_name(self._run_id, service) for service in self._scenario.services]
 
     def _voices(self) -> list[int]:
-        """Return for each pod the number of the one whose hearing it counts as: its service's first, where a service hears as one."""
+        """Return for each pod which pod stands for it in a probe round: itself, or its service's first where one pod hears for all."""
         pods = self._scenario.pods()
         if not self.transport.one_per_service:
             return list(range(len(pods)))
@@ -201,7 +201,7 @@ class Fleet:
 
     def _begin_round(self, prober: Publisher) -> None:
         pods = self._scenario.pods() if self._scenario.bus.redis_url else []
-        hears = self.host.listening()  # to a pod that does not run nothing is on its way
+        hears = self.host.listening()  # nothing is on its way to a pod that does not run
         subscribes = {name: service.subscribes for name, service in self._scenario.services.items()}
         self._unheard = {(self._stands_for[n], c) for n, (_, service) in enumerate(pods) if n in hears for c in subscribes[service]}
         self._unheard |= {(ANSWER, channel) for channel in self.channels}
@@ -250,7 +250,7 @@ class Fleet:
             self._probed(ANSWER, token[0].type, self._round)
 
     async def settle(self, *, timeout_s: float) -> None:
-        """Let no pod be restarted any more, flush every batch and wait for the answers: what follows proves that nothing is under way."""
+        """Stop restarting pods, flush every batch and wait for the answers, so that a probe round can prove that nothing is under way."""
         if self.kubelet is not None:
             await self.kubelet.close()
         await self.host.settle(timeout_s=timeout_s)

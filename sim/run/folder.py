@@ -60,7 +60,7 @@ def write_info(folder: Path, info: RunInfo) -> None:
 
 
 def point_latest_to(folder: Path) -> None:
-    """Let `latest` beside a folder lead to it."""
+    """Make `latest` beside a folder a link to it."""
     link = folder.parent / f".latest-{os.getpid()}"
     link.symlink_to(folder.name, target_is_directory=True)
     link.replace(folder.parent / "latest")

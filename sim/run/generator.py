@@ -24,14 +24,14 @@ from sim.wire.address import Address
 
 LOCUSTFILE = Path(__file__).parents[2] / "locustfiles" / "bus_user.py"
 READY_TIMEOUT_S = 60.0
-CALLER_READY_TIMEOUT_S = 3600.0  # who started us lets users and workers come as slowly as it was told to
+CALLER_READY_TIMEOUT_S = 3600.0  # the Locust that started us may have been told to add users and workers slowly
 LAGS_AT_ONCE = 100
 STOP_TIMEOUT_S = 5.0
 FINISH_GRACE_S = 15.0
 
 
 class Generator(Protocol):
-    """Make the calls of a run."""
+    """What makes the calls of a run."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -51,10 +51,10 @@ class Generator(Protocol):
 
     @property
     def kept(self) -> bool:
-        """Whether all that it recorded is in the run folder; known once it is closed."""
+        """Whether all that it recorded is in the run folder; to be asked once it is closed."""
 
     def heard(self, lags_ms: tuple[float, ...]) -> None:
-        """Be told some lags of what was delivered lately."""
+        """Take some lags of what was delivered lately, to be shown."""
 
     async def ready(self) -> None:
         """Return when every publisher is connected."""
@@ -70,9 +70,9 @@ class Generator(Protocol):
 
 
 class PodsGenerator:
-    """Let the fleet's own pods publish."""
+    """The fleet's own pods, which make the calls themselves."""
 
-    kept = True  # by the fleet's recorder
+    kept = True  # the fleet's recorder writes it all
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
         self.hosts = (host.name,)
@@ -123,9 +123,9 @@ class PodsGenerator:
 
 
 class LocustGenerator:
-    """Speak to Locust on `locustfiles/bus_user.py`: a headless child of ours, or, over `caller`, the one that started this run."""
+    """A Locust on `locustfiles/bus_user.py`: a headless child of ours, or, over `caller`, the one that started this run."""
 
-    calls_not_made = 0  # its users live whatever becomes of the pods
+    calls_not_made = 0  # its users run on, whatever becomes of the pods
 
     def __init__(
         self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None = None
@@ -162,7 +162,7 @@ class LocustGenerator:
             async for message in line.messages(Message):
                 self._take(message)
             self._fail(await line.gone())
-        except BuslabError as error:  # it speaks garbage
+        except BuslabError as error:  # Locust speaks garbage
             self._fail(error)
 
     def _take(self, message: Message) -> None:
@@ -183,7 +183,7 @@ class LocustGenerator:
         for future in (self._ready, self._done):
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # taken here, so that an unread one is no warning
+                future.exception()  # read here, so that asyncio does not warn when nobody else reads it
 
     def _tail(self) -> str:
         return "" if self._line is None else self._line.tail()
@@ -194,7 +194,7 @@ class LocustGenerator:
         return self._done.done() and self._done.exception() is None
 
     def heard(self, lags_ms: tuple[float, ...]) -> None:
-        """Tell Locust some of them, for its tables."""
+        """Send Locust some of them, for its tables."""
         if self._caller is not None and lags_ms and self._line is not None and not self._done.done():
             self._line.send(LagSample(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)]))
 
@@ -260,7 +260,7 @@ async def start_generator(
     locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, caller=caller)
     try:
         await locust.start()
-    except BaseException:  # a Ctrl-C in between: nobody else knows of it yet
+    except BaseException:  # such as a Ctrl-C: nobody else knows of the child yet, to end it
         await locust.close()
         raise
     return locust

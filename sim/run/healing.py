@@ -1,4 +1,4 @@
-"""Heal what labs left that were killed in the middle of a run: their servers, frozen or not, proxies, containers, run folders.
+"""Clean up after labs that were killed in the middle of a run: their servers, frozen or not, proxies, containers, run folders.
 
 What a lab had started stands in its lease (`sim.machine.lease`). A lab that lives is never touched, nor a process that is not the
 one meant.
@@ -22,7 +22,7 @@ END_TIMEOUT_S = 5.0
 
 
 def heal_left_over(*, tell: Callable[[str], None] = lambda text: None) -> list[str]:
-    """End, remove and mark what dead labs left; say and return one sentence for each of them that left something."""
+    """End, remove and mark what dead labs left; report and return one sentence for each lab that left something."""
     told = []
     for lease, left in left_over():
         done, not_done = _heal(left)
@@ -47,7 +47,7 @@ def _heal(left: Left) -> tuple[list[str], list[str]]:
         done += removed
         not_done += kept
     for folder in left.folders:
-        with contextlib.suppress(RecordError):  # the disk may be full: nothing is lost, it still says that it runs
+        with contextlib.suppress(RecordError):  # the disk may be full; then run.json goes on saying that it runs, and nothing is lost
             done += [f"marked {folder} as killed"] if mark_killed(folder, left.owner) else []
     return done, not_done
 
@@ -59,7 +59,7 @@ def _end(pid: int, who: str) -> str | None:
     try:
         process = psutil.Process(pid)
         frozen = process.status() == psutil.STATUS_STOPPED
-        process.kill()  # psutil makes sure that the id has not passed on; a process that stands still is ended too
+        process.kill()  # psutil makes sure that no other process has the id by now; SIGKILL ends a frozen process too
         process.wait(END_TIMEOUT_S)
     except psutil.NoSuchProcess:
         return None
@@ -83,7 +83,7 @@ def _remove(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def mark_killed(folder: Path, owner: int) -> bool:
-    """Say in a run folder that its run was killed; False when the folder is gone, is of another version, or its run had ended."""
+    """Mark the run of a folder as killed; return False when the folder is gone, is of another version, or its run had ended."""
     try:
         info = read_info(folder / "run.json")
     except RunFolderError:

@@ -16,8 +16,8 @@ from sim.errors import BrokerError
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
 
-SCAN_COUNT = 1000  # keys that the broker looks at in one go: well below a millisecond
-TIMEOUT_S = 30.0  # a server of others may hold millions of keys
+SCAN_COUNT = 1000  # keys that the broker looks at in one go, which takes it well below a millisecond
+TIMEOUT_S = 30.0  # somebody else's server may have millions of keys
 
 
 def keys_of_run(run_id: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def keys_of_run(run_id: str) -> tuple[str, ...]:
 
 
 async def delete_leftovers(address: Address, *, run_id: str) -> str:
-    """Delete what this run left; return an empty string, or a sentence that says why something may be left."""
+    """Delete what this run left; return a sentence that says why something may be left, or an empty string."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             for node in address.nodes:
@@ -47,7 +47,7 @@ async def _delete(wire: Wire, patterns: tuple[str, ...]) -> None:
         cursor = b"0"
         while True:
             cursor, keys = await _ask(wire, "SCAN", cursor.decode(), "MATCH", pattern, "COUNT", str(SCAN_COUNT))
-            for key in keys:  # one by one: in a cluster they are of different slots, and a replica leaves them to its master
+            for key in keys:  # one by one: in a cluster they are in different slots; a replica says MOVED, and its master deletes them
                 await _ask(wire, "DEL", key.decode())
             if cursor == b"0":
                 break

@@ -1,4 +1,4 @@
-"""The line between a run and its load generator: JSON lines over one socket, which whoever was started by the other inherits.
+"""The line between a run and its load generator: JSON lines over one socket, which the one that was started inherits from the other.
 
 run -> generator      ``job`` (everything it needs, the broker's URL included: it is on no command line and in no file),
                       then ``go`` with time zero, or ``stop``; while the load runs, ``heard`` for Locust's own tables
@@ -14,7 +14,7 @@ import msgspec
 
 
 class LoadJob(msgspec.Struct, frozen=True, tag="job"):
-    """Say what to publish, where, and where to record it."""
+    """The order to publish this scenario there, and to record it in this folder."""
 
     url: str
     folder: str
@@ -24,37 +24,37 @@ class LoadJob(msgspec.Struct, frozen=True, tag="job"):
 
 
 class Go(msgspec.Struct, frozen=True, tag="go"):
-    """Start: offsets of the schedule count from here (`now_ns`)."""
+    """The order to start: offsets of the schedule count from `zero_ns`, a time of `now_ns`."""
 
     zero_ns: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Stop now, flush, record, leave."""
+    """The order to stop now: flush, keep the record, leave."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Every user is connected and waits; `hosts` are the names under which the generator's processes record what they use."""
+    """The news that every user is connected and waits; `hosts` are the names under which the generator's processes record what they use."""
 
     users: int
     hosts: tuple[str, ...] = ("locust",)
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag="progress"):
-    """Say how far the load is."""
+    """How far the load is."""
 
     calls: int
     published: int
 
 
 class LagSample(msgspec.Struct, frozen=True, tag="heard"):
-    """Tell some of the lags of what was delivered lately, milliseconds: a sample, for the eye."""
+    """Some of the lags of what was delivered lately, milliseconds: a sample to be shown, not to be judged."""
 
     lags_ms: tuple[float, ...]
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """Say that everything is sent and recorded; `error` is empty when all went well."""
+    """The news that everything is sent and recorded; `error` is empty when all went well."""
 
     calls: int
     error: str = ""

@@ -16,7 +16,7 @@ STATUS_PERIOD_S = 0.25
 
 
 class Onlooker:
-    """Look at the fleet and the generator of a run, once there are any."""
+    """One that looks at the fleet and the generator of a run, once there are any, and tells `watch`."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -27,7 +27,7 @@ class Onlooker:
         self._shown_s = 0.0
 
     def show(self) -> None:
-        """Show how far it is now."""
+        """Show how far the run is now."""
         left_s = None if self.phase_ends_ns is None else max(0.0, (self.phase_ends_ns - now_ns()) / NS_PER_S)
         counts = self.fleet.host.counts() if self.fleet else Counts()
         self.watch(
@@ -44,7 +44,7 @@ class Onlooker:
             self.generator.heard(counts.lags_ms)
 
     async def keep_showing(self) -> None:
-        """Show the state some times a second of the reader's time, whatever the run's own clock does."""
+        """Show how far the run is some times a second of real time, whatever the run's own clock does."""
         loop = asyncio.get_running_loop()
         if isinstance(loop, JumpingLoop):
             loop.aside = self._show_in_time

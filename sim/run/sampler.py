@@ -1,6 +1,6 @@
 """Ask the broker about itself while a run goes on, on a connection of our own to each of its nodes.
 
-Each sample is some rows of the table `broker`. A command that the broker refuses is asked no more, and the run says so.
+Each sample is some rows of the table `broker`. A command that the broker refuses is not sent again, and the run notes it.
 
 ==========================  ==================  ======================================================================
 metric                      subject             value
@@ -10,19 +10,19 @@ output_buffer_bytes_sum     empty               output that waits in the broker 
 output_buffer_bytes_max     empty               that of the one for whom most waits
 output_buffer_bytes         pod                 that of one pod, where it is not 0; the `MAX_ROWS` greatest
 buffer_cuts                 pod                 1: since the listing before, the broker closed its subscription for a full buffer
-numsub                      channel             PUBSUB NUMSUB, every `NUMSUB_PERIOD_S`, and asked for by the run
+numsub                      channel             PUBSUB NUMSUB, every `NUMSUB_PERIOD_S`, and when the run asks for it
 numsub_foreign              channel             PUBSUB NUMSUB before the first pod of ours
 channels_listed             empty               names in PUBSUB CHANNELS, while output waits: the reference's runbook asks it then
-channels_listed_bytes       empty               their length: had the answer more to say of what waits, it would change
+channels_listed_bytes       empty               their length: it would change if the answer said anything about what waits
 node_…                      node (HOST:PORT)    of a cluster of several nodes: what has an empty subject above, of one of them
 ==========================  ==================  ======================================================================
 
-In such a cluster what has an empty subject is the sum over the nodes (of output_buffer_bytes_max the greatest), and numsub too. What a
-node that is down last counted stays in the sums; what it held (`HELD`) does not.
+In such a cluster a metric with an empty subject is the sum over the nodes (output_buffer_bytes_max the greatest of them), and so is
+numsub. When a node is down its last counts stay in the sums; what it holds (`HELD`: clients, memory) does not.
 
-CLIENT LIST costs the broker some 2 us a client, so with thousands of pods it would be load of its own. It is asked every
-`PERIOD_S`, or as seldom as keeps it at `LIST_SHARE` of a core, by what the broker itself says that it took (commandstats), and at
-once when the counter of buffer cuts rises. Publishers are left out: what waits for them is an answer of four bytes.
+CLIENT LIST costs the broker some 2 us a client, so with thousands of pods it would be a load in itself. It is asked every
+`PERIOD_S`, or so seldom that it takes at most `LIST_SHARE` of a core by the broker's own measure (commandstats), and at once when the
+counter of buffer cuts rises. Publishers are left out: what waits for them is an answer of four bytes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from sim.wire.pipeline import NOT_SAID
 from sim.wire.transports import Transport
 
 PERIOD_S = 0.25
-SAMPLES = 4000  # about so many at most in virtual time, where a day may be one run
+SAMPLES = 4000  # at most about so many in virtual time, where one run may last a day
 NUMSUB_PERIOD_S = 1.0
 ANSWER_TIMEOUT_S = 2.0
-LIST_SHARE = 0.008  # of one core of the broker, and of our own
+LIST_SHARE = 0.008  # the part of one core that listings may take, the broker's and our own
 MAX_ROWS = 100
-TRANSIENT = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")  # the broker will answer later
+TRANSIENT = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")  # errors of a broker that will answer later
 CUTS = "client_output_buffer_limit_disconnections"
 LIST = ("CLIENT", "LIST", "TYPE", "pubsub")
 INFO = ("INFO", "everything")
@@ -68,7 +68,7 @@ INFO_METRICS = {
 }
 
 
-COUNT = "PUBSUB NUMSUB"  # or what a transport asks in its place
+COUNT = "PUBSUB NUMSUB"  # its name in the notes, also where a transport asks by another command
 
 # command -> what a run lacks without it
 LACKS = {
@@ -85,7 +85,7 @@ HELD = ("connected_clients", "pubsub_clients", "client_memory_bytes", "output_bu
 
 
 class NodeSampler:
-    """Own the connection that asks one node.
+    """The connection that asks one node about itself.
 
     Attributes
     ----------
@@ -97,17 +97,17 @@ class NodeSampler:
 
     def __init__(self, address: Address, run_id: str, wire: Wire, recorder: Recorder, *, node: str = "") -> None:
         self._address = address
-        self._node = node  # its name, where there are several
-        self.said: dict[str, float] = {}  # the last of what is of the whole node
+        self._node = node  # the node's name, where there are several nodes
+        self.said: dict[str, float] = {}  # the newest value of each metric that is of the whole node
         self._run_prefix = f"buslab-{run_id}-"
         self._wire = wire
         self._opening = asyncio.Lock()
         self._recorder = recorder
         self._refused: set[str] = set()
         self._before: Listing | None = None
-        self._limit_bytes = 0  # asked for where the broker has no counter of cuts
+        self._limit_bytes = 0  # only asked for where the broker has no counter of cuts
         self._list_due_s = 0.0
-        self._list_stat = (0, 0)  # calls, microseconds
+        self._list_stat = (0, 0)  # of CLIENT LIST so far: calls, microseconds
         self.notes: list[str] = []
         self.about: dict[str, str] = {}
 
@@ -156,9 +156,9 @@ class NodeSampler:
 
     async def _open(self) -> None:
         """Connect again where the connection is gone."""
-        async with self._opening:  # the samples and the run ask at the same time
+        async with self._opening:  # a sample and a step of the run may ask at the same time
             if self._wire.is_gone:
-                self._before = None  # perhaps another life of the server, which counts clients and cuts from one again
+                self._before = None  # the server may have been started again, and then counts clients and cuts from one
                 self._wire = await open_wire(self._address, client_name=f"{self._run_prefix}sampler")
 
     async def command(self, *words: str) -> Any:
@@ -196,7 +196,7 @@ class NodeSampler:
             await self._list()
 
     async def list_channels(self, prefix: str) -> None:
-        """Record how much PUBSUB CHANNELS says; see the table above."""
+        """Record how many channels PUBSUB CHANNELS lists, and their length; see the table above."""
         (names,) = await self._ask(("PUBSUB", "CHANNELS", f"{prefix}*"))
         if isinstance(names, list):
             at_ns = now_ns()
@@ -220,7 +220,7 @@ class NodeSampler:
         self._list_due_s = asked_s + rest_s(took_s)
 
     def _broker_took_s(self, fields: dict[str, str], round_trip_s: float) -> float:
-        """Return what a CLIENT LIST takes of the broker by its own count, else at most: the time until the answer."""
+        """Return how long the broker is busy with a CLIENT LIST: by its own count, else, as an upper bound, the time until its answer."""
         stat = dict(pair.split("=") for pair in fields.get("cmdstat_client|list", "").split(",") if pair.count("=") == 1)
         if "usec" not in stat:
             return round_trip_s
@@ -249,7 +249,7 @@ class NodeSampler:
         self._before = listing
 
     def _pod(self, client_name: str) -> str:
-        """Return the pod of a subscription's name, empty for a client of others."""
+        """Return the pod that a subscription's name names, empty for another program's client."""
         ours = client_name.startswith(self._run_prefix) and client_name.endswith("-sub")
         return client_name.removeprefix(self._run_prefix).removesuffix("-sub") if ours else ""
 
@@ -265,7 +265,7 @@ class NodeSampler:
 
 
 class BrokerSampler:
-    """Ask every node of the broker.
+    """The connections that ask every node of the broker about itself.
 
     Attributes
     ----------
@@ -304,7 +304,7 @@ class BrokerSampler:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each command that was refused; once, whichever nodes did."""
+        """A sentence for each command that was refused, once, however many nodes refused it."""
         return list(dict.fromkeys(note for one in (*(node.notes for node in self._nodes), self._notes) for note in one))
 
     async def numsub(self, channels: Sequence[str], *, prefix: str, metric: str, transport: Transport) -> dict[str, int]:
@@ -318,7 +318,7 @@ class BrokerSampler:
         if self._uncounted:
             return {}
         commands = [node.command for node in self._nodes]
-        if len(commands) > 1:  # a node that was killed has no subscribers
+        if len(commands) > 1:  # a killed node has no subscribers to count
             answers = await asyncio.gather(*(command("PING") for command in commands), return_exceptions=True)
             commands = [command for command, answer in zip(commands, answers, strict=True) if not isinstance(answer, BrokerUnreachable)]
         if not commands:
@@ -349,7 +349,7 @@ class BrokerSampler:
 
     async def _sample(self, channels: Sequence[str], prefix: str, transport: Transport) -> None:
         while True:
-            # Down or frozen: the gap in the samples shows it. uvloop raises RuntimeError on a transport that was reset.
+            # A broker that is down or frozen shows as a gap in the samples. uvloop raises RuntimeError on a transport that was reset.
             with contextlib.suppress(BrokerError, OSError, RuntimeError):
                 await self._take()
                 if _now_s() >= self._numsub_due_s:
@@ -360,7 +360,7 @@ class BrokerSampler:
             await asyncio.sleep(self._period_s)
 
     async def _take(self) -> None:
-        """Take one sample of each node, and their sums. All down: the gap in the samples shows it."""
+        """Take one sample of each node, and their sums. When all are down, the gap in the samples shows it."""
         outcomes = await asyncio.gather(*(node.take() for node in self._nodes), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if len(failures) == len(self._nodes) or any(not isinstance(one, BrokerError | OSError | RuntimeError) for one in failures):
@@ -385,8 +385,8 @@ class BrokerSampler:
 
 
 def rest_s(took_s: float) -> float:
-    """Return how long after the begin of a listing that took so long the next may begin."""
-    return max(PERIOD_S / 2, took_s / LIST_SHARE)  # half: at each sample, whatever the jitter of its timer
+    """Return how long after a listing began the next one may begin, when it took so long."""
+    return max(PERIOD_S / 2, took_s / LIST_SHARE)  # half a period, so that it is asked at each sample although timers jitter
 
 
 def _fields(said: object) -> dict[str, str]:

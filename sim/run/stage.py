@@ -1,4 +1,4 @@
-"""Set the stage for the faults of a run: the links they need and what those add, the world they act on."""
+"""Set the stage for the faults of a run: the links that they need, what those add to a round trip, and the world that they act on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PINGS = 200
 
 
 async def open_links(scenario: Scenario, broker: Broker, *, folder: Path) -> tuple[Links | None, dict[str, float]]:
-    """Return links that can be made bad, where a fault of the scenario needs them, and what they add to a round trip (`links_add_us`).
+    """Open links that can be made bad, and return them with what they add to a round trip (`links_add_us`).
 
-    Else the pods reach the broker directly.
+    Where no fault of the scenario needs them there are none: the pods reach the broker directly.
 
     Raises
     ------
@@ -65,7 +65,7 @@ async def links_add_us(links: Links, broker: Broker) -> dict[str, float]:
 
 @contextlib.asynccontextmanager
 async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, run_id: str) -> AsyncIterator[Timeline]:
-    """Return the timeline of the scenario's faults, not started; on leaving, every fault is healed."""
+    """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
     services: dict[str, list[str]] = {}
     for name, service in scenario.pods():
         services.setdefault(service, []).append(name)

@@ -10,7 +10,7 @@ from sim.machine.clock import now_ns
 
 @dataclass(frozen=True)
 class Status:
-    """Say how far a run is, for a display.
+    """How far a run is, for a display.
 
     Attributes
     ----------

@@ -130,7 +130,7 @@ def run_scenario(
 
 
 class _RunSteps:
-    """Hold what one run owns, from its folder to its seal."""
+    """One run, from its folder to its seal, and all that it starts in between."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class _RunSteps:
         notes: Sequence[str],
     ) -> None:
         self.scenario = scenario
-        self._peopled = peopled  # with the pods that are ours
+        self._peopled = peopled  # the scenario with only the pods that the run starts
         self.folder = folder
         self._caller = caller
         self._named = named
-        self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed replays its event ids too
+        self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed repeats the event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
         self._onlooker = Onlooker(watch)
@@ -185,7 +185,7 @@ class _RunSteps:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
         self.info.notes += heal_left_over(tell=lambda text: self._onlooker.watch(Status(text, stays=True)))
-        with interruptible(self.interrupt), self._broker_context as broker:  # a broker that is not there leaves no folder
+        with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
@@ -231,7 +231,7 @@ class _RunSteps:
         except BuslabError:
             if failure is None:
                 raise
-            # The failure is what to tell; the parts that were written stay readable.
+            # The failure of the run is the one to report; the parts that were written stay readable.
 
     def _write_info(self) -> None:
         write_info(self.folder, self.info)
@@ -265,7 +265,7 @@ class _RunSteps:
         finally:
             display.cancel()
             await to_the_end(self._stop(fleet, sampler))
-            _end_of(self.info.phases[-1], now_ns())  # here, on the run's own clock
+            _end_of(self.info.phases[-1], now_ns())  # read here, where the clock is the run's own
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
@@ -296,7 +296,7 @@ class _RunSteps:
         counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
         sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="numsub")
         gc.collect()
-        gc.freeze()  # what is alive now stays: later collections need not walk it while lag is measured
+        gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
 
         async with staged(self.scenario, broker, fleet, links=self._links, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
@@ -332,13 +332,13 @@ class _RunSteps:
         self._enter("run", load.run_s, start_ns=run_ns)
         timeline.start(run_ns)
         await until(end_ns - NUMSUB_BEFORE_END_NS, generator)
-        with contextlib.suppress(BrokerError):  # down for a fault; the harness then has the count before the load
+        with contextlib.suppress(BrokerError):  # a fault may have it down; then the checker `harness` has the count before the load
             await sampler.numsub(fleet.channels, prefix=self.scenario.bus.channel_prefix, metric="numsub", transport=fleet.transport)
         await until(end_ns, generator)
         self.info.phases[-1].end_ns = end_ns
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
-        """End everything that was started. A failure does not keep the rest from ending."""
+        """End everything that was started, also when one of the ends fails."""
         self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
@@ -371,7 +371,7 @@ class _RunSteps:
     def _enter(self, phase: str, seconds: float | None = None, *, start_ns: int | None = None) -> None:
         at_ns = now_ns() if start_ns is None else start_ns
         if self.info.phases:
-            at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # timers may be early
+            at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # a timer may end early
         self.info.phases.append(Phase(phase, at_ns))
         self._onlooker.phase, self._onlooker.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
         self._write_info()

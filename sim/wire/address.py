@@ -185,7 +185,7 @@ class PortTaken(Exception):
 
 
 def on_a_port(text: str, *, ground: str, start: Callable[[int], T]) -> tuple[T, int]:
-    """Start something on the loopback port of ``--on GROUND:PORT``, or on free ones until nobody was faster to take it.
+    """Start something on the loopback port of ``--on GROUND:PORT``, else on a free one; try another where somebody took that first.
 
     Parameters
     ----------

@@ -226,6 +226,6 @@ async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
         reply = await wire.command(*command)
         if isinstance(reply, hiredis.ReplyError):
             if command[0] == "CLIENT" and str(reply).startswith("NOPERM"):
-                wire.named = False  # a name is for who looks at CLIENT LIST; nothing else needs it
+                wire.named = False  # only people who read CLIENT LIST need the name
                 continue
             raise refusal(address, command[0], str(reply))

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Nil:
-    """The reply that there is nothing."""
+    """The reply which says that there is nothing."""
 
 
 class Error(str):

@@ -114,7 +114,7 @@ class InlineHost:
         self._nonce = nonce
         self._links = links
         self._offset_ns = wall_offset_ns()
-        self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
+        self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
         self._analytics: list[InlineReplica] = []
         self.containers: dict[str, InlineReplica] = {}

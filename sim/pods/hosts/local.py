@@ -38,7 +38,7 @@ from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
 from sim.wire.address import Address
 
-DROP_TIMEOUT_S = 5.0  # for a process to keep its record after its pods were dropped
+DROP_TIMEOUT_S = 5.0  # a process may take so long to write its record after its pods were dropped
 SETTLE_GRACE_S = 5.0
 
 
@@ -76,11 +76,11 @@ class LocalHost:
         self._address, self._links = address, links
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
         self._probed, self._failed = probed, failed
-        self._publishers = itertools.count(len(pods))  # of further incarnations: keys are unique in a run
-        self._processes: dict[str, HostProcess] = {}  # that run, by name
-        self._past: list[HostProcess] = []  # that were killed or stopped; their lines are read out at the end
+        self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
+        self._processes: dict[str, HostProcess] = {}  # those that run, by name
+        self._past: list[HostProcess] = []  # those that were killed or stopped; what they sent last is read at the end
         self._dead: list[tuple[str, int, int]] = []  # journals to inherit: name, first key, when it died
-        self._gone = Counts()  # what the dead did
+        self._gone = Counts()  # the counts of those that are gone
         self._driving: Drive | None = None
         self._reading: Read | None = None
         self._schedule: Schedule | None = None

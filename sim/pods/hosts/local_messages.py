@@ -39,11 +39,11 @@ class Skew(msgspec.Struct, frozen=True, tag="skew"):
     id: int = 0
 
 
-Told = Handlers | Failing | Skew  # what a fault says of a pod; it holds for its incarnations to come
+Told = Handlers | Failing | Skew  # what a fault orders for a pod; its later incarnations follow it too
 
 
 class Hold(msgspec.Struct, frozen=True, tag="hold"):
-    """The order to hold these pods, and to start them. Answered when they are subscribed; if `patient`, when HTTP answers.
+    """The order to make these pods, and to start them. Answered when they are subscribed; if `patient`, when HTTP answers.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     grace_s
         From SIGTERM until it is killed.
     told
-        What faults said of its pods before.
+        What faults ordered for its pods before.
     """
 
     scenario: dict[str, Any]

@@ -53,7 +53,7 @@ class HostProcess:
     ending
         Whether it was told to go, or is gone.
     driven
-        Done when its pods have made their calls; None before it was told to let them.
+        Done when its pods have made their calls; None before it was told to make them.
     """
 
     def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
@@ -72,12 +72,12 @@ class HostProcess:
 
     @classmethod
     async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost) -> HostProcess:
-        """Start a child and send it what to hold; `started` says when its pods run.
+        """Start a child and send it the order to make its pods; `started` says when its pods run.
 
         Parameters
         ----------
         take
-            Called with each word of the child but its answers and its progress.
+            Called with each message of the child but its answers and its progress.
         lost
             Called once when it is gone although it was not told to go.
         """
@@ -101,7 +101,7 @@ class HostProcess:
                 else:
                     take(word)
             self._gone = await self._line.gone()
-        except BuslabError as error:  # it speaks garbage
+        except BuslabError as error:  # the child speaks garbage
             self._gone = error
         for waiting in self._answers.values():
             _fail(waiting, self._gone)

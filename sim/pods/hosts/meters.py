@@ -43,7 +43,7 @@ class LoopMeter:
         self._worst_ns = 0
         self._now_ns = running_clock()
         self._row_ns = self._flush_ns = self._now_ns()
-        self._virtual = is_virtual()  # then a loop is never late and its processor time says nothing
+        self._virtual = is_virtual()  # in virtual time a loop is never late, and processor time says nothing
         self._period_ns = NS_PER_S if self._virtual else LAG_PERIOD_NS
         self._expected_ns = self._row_ns + self._period_ns
         self._alarm = Alarm(self._wake)
@@ -51,7 +51,7 @@ class LoopMeter:
 
     def _wake(self) -> None:
         now = self._now_ns()
-        next_ns = now + self._period_ns  # before the work below: what that takes is lateness too
+        next_ns = now + self._period_ns  # counted from before the work below: the time that it takes is lateness too
         self._worst_ns = max(self._worst_ns, now - self._expected_ns)
         if now - self._row_ns >= LAG_ROW_NS and not self._virtual:
             self._recorder.tables["hosts"].add(now, self._host, time.process_time_ns(), self._worst_ns)

@@ -10,8 +10,8 @@ How verdicts compose
 1. A checker that throws is unknown, with the exception's text.
 2. Any `invalid` makes the run invalid: a broken promise that was seen stays broken, however poor the instrument.
 3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
-   makes lag of its own), so a limit that fails then is unknown, not invalid. So is a limit on lag that would hold without the time by
-   which Locust made its calls late of itself; what waits for earlier calls to return is not its own.
+   makes lag of its own), so a limit that fails then is unknown, not invalid. So is a limit on lag that would hold if
+   Locust itself had made no call late; where a call had to wait for earlier ones to return, that is not Locust's doing.
 4. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
 5. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
 """
@@ -50,7 +50,7 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
 }
 
 
-WITHOUT_FLEET = ("harness", "lag", "callers")  # what can be judged where the pods were not ours: who heard is not known
+WITHOUT_FLEET = ("harness", "lag", "callers")  # all that can be judged where the pods are not ours: nobody knows who heard
 
 
 def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
@@ -91,7 +91,7 @@ def _check(name: str, run: Run) -> Result:
 
 
 def _doubt(run: Run, results: Mapping[str, Result], metric: str, limit: float) -> str:
-    """Return why a limit that seems broken may be the instrument's doing, or an empty string."""
+    """Return why a limit that seems broken may be the fault of the instrument, or an empty string."""
     if "harness" in results and results["harness"].verdict == "unknown":
         return "the harness cannot vouch for the measurement"
     if metric in lag.SLO_METRICS and "lag" in results and run.info.driver == "locust":

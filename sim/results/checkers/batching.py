@@ -11,8 +11,8 @@ judged with the load that filled it. Rates are of what was meant to leave in the
   average over the time in which the judged batches waited (the sum of all items' waits divided by it: Little's law), `at_risk.max` the
   greatest number in one publisher.
 - **lost**: items of batches that no pod heard, by what their publisher knew of the batch: `never-sent` died with a pod (or whoever
-  published), `refused`, `unknown`, `memory` (the pod had no handler for its own batch), `acknowledged` (nobody was subscribed). A batch
-  that a fleet without such subscribers got rid of is not lost; `never-sent` and `refused` ones always are.
+  published), `refused`, `unknown`, `memory` (the pod had no handler for its own batch), `acknowledged` (nobody was subscribed). Where
+  the fleet has no subscriber to it, only a `never-sent` or `refused` batch is lost.
 
 Waiting and losing are no broken promises, so this is valid without a limit in `[slo]`; batches that the load's mix means and the run
 does not have are unknown.
@@ -31,7 +31,7 @@ from sim.results.opened_run import Run
 
 BATCH = "analytics.events.batch"
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-REASONS = {  # of one item, and of several
+REASONS = {  # a reason in the singular and in the plural
     "never-sent": ("died with its publisher", "died with their publisher"),
     "refused": ("was refused", "were refused"),
     "unknown": ("had no answer", "had no answer"),

@@ -6,8 +6,8 @@ fault ended.
 - **deaf for**: from the end of the fault until the pod *hears again*. A fault's end is recorded when it is done: a broker that was
   started has answered PING by then.
 - **hears again**: the first of its row `subscribed` after it lost its subscription, and its first delivery through the broker after the
-  fault's end. A pod that kept its subscription and lost nothing after the end is not deaf at all; one that had it back before the
-  end neither.
+  fault's end. A pod that kept its subscription and lost nothing after the end is not deaf at all, nor is one that had it back before
+  the end.
 - **lost**: copies of this pod that are missing as deaf, cut or cut-link and were on their way from the beginning of the fault until it
   heard again. **lost after** are those sent after the fault's end: the broker had them and the pod did not ask for them yet.
 - **told**: the pod's belief left `connected` from the beginning of the fault until it heard again, so its application could know.
@@ -33,7 +33,7 @@ from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults,
 
 
 class _Pod(NamedTuple):
-    """Hold what one pod heard through the broker and what it lost, each in rising order of time."""
+    """What one pod heard through the broker and what it lost, each in rising order of time."""
 
     received_ns: Array
     lost_ns: Array  # when a lost copy was sent
@@ -41,7 +41,7 @@ class _Pod(NamedTuple):
 
 
 class DeafTime(NamedTuple):
-    """Say how one pod came through one fault."""
+    """How one pod came through one fault."""
 
     pod: str
     fault: str

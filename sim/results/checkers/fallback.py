@@ -53,7 +53,7 @@ RECOVERED = "recover_s"
 
 
 class _Reaction(NamedTuple):
-    """Say how one pod took one fault: "noticed", "unnoticed" or "ended"; `recover_s` is at least that where it did not recover."""
+    """How one pod took one fault: "noticed", "unnoticed" or "ended"; where it did not recover, it would have taken at least `recover_s`."""
 
     word: str
     notice_s: float = 0.0

@@ -26,12 +26,12 @@ OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
 SEND_DELAY_SHARE = 0.3
 ROWS_FOR_CLOCK = 200_000
-SAMPLED_NS = 1_000_000_000  # a process that held pods for so long has samples
+SAMPLED_NS = 1_000_000_000  # a process that had pods for so long must have samples
 
 
 @dataclass
 class _Audit:
-    """Collect what is wrong (it makes the verdict unknown), what is odd, and the numbers."""
+    """What was found so far: what is wrong (it makes the verdict unknown), what is odd, and the numbers."""
 
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
 
 
 def _audit_receivers(run: Run, audit: _Audit) -> None:
-    """Where the fleet is not ours, ask only whether somebody was there: PUBLISH says how many subscribers it reached."""
+    """Ask, where the fleet is not ours, only whether anybody was there: PUBLISH returns how many subscribers it reached."""
     told = run.publishes["receivers"][(run.publishes["phase"] == "run") & (run.publishes["receivers"] >= 0)]
     if len(told):
         audit.counts |= {"receivers.min": int(told.min()), "receivers.max": int(told.max())}
@@ -133,7 +133,7 @@ def _audit_load(run: Run, audit: _Audit) -> float:
 
 
 def _audit_processors(run: Run, audit: _Audit) -> None:
-    """Name every process that used too much of a core, or whose use is not known."""
+    """Report every process that used too much of a core, or whose use is not known."""
     generators = set(run.info.load.generators)
     if run.info.ground == "model":
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
@@ -155,7 +155,7 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
 
 
 def _lived_on(run: Run) -> set[str]:
-    """Return the processes that held a pod for so long in the run phase that they were sampled."""
+    """Return the processes that had a pod in the run phase for so long that they must have samples."""
     begin, end = run.phases.get("run", (0, FOREVER_NS))
     lived = set()
     for host, rows in run.pods.groupby("host", observed=True):
@@ -167,7 +167,7 @@ def _lived_on(run: Run) -> set[str]:
 
 
 def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
-    """Return when a process stood still: one that held a single pod, while that was frozen."""
+    """Return when a process stood still: one that had a single pod, while that was frozen."""
     hosts = run.pods.groupby("host", observed=True)["pod"].unique()
     freezes = {history.pod: history.freezes for history in run.pod_histories}
     return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
@@ -195,7 +195,7 @@ def _samples(run: Run) -> tuple[dict[str, float], Array]:
 
 
 def _audit_lag_share(run: Run, audit: _Audit) -> None:
-    """Say how much of the lag may be of the lab's own making: late loops, late sending."""
+    """Report how much of the lag may be of the lab's own making: late loops, late sending."""
     copies, publishes = run.copies, run.publishes
     rows = np.flatnonzero(copies.fate == FATE["delivered"])
     rows = rows[(publishes["phase"] == "run").to_numpy()[copies.publish[rows]]]

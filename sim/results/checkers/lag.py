@@ -4,8 +4,8 @@
 - **send delay**: intended time to the time it was handed to the socket, one value an event that was sent. A late generator shows
   here, and stays inside the lag.
 - **bus**: sent to handled, one value a copy: the lag without the send delay.
-- **held up**: how long a call had to wait until earlier ones of its publisher had returned and been answered. So much of a send delay is
-  the bus's doing, say a slow server's; what is beyond it is the generator's own.
+- **held up**: how long a call had to wait until earlier ones of its publisher had returned and been answered. That part of a send
+  delay comes from the bus, a slow server for example; the rest is the generator's own.
 
 A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
 than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
@@ -62,7 +62,7 @@ def check(run: Run) -> Result:
 
 
 def _without_fleet(lag: Array, delay: Array) -> Result:
-    """Tell the send delay alone: nobody of ours heard anything."""
+    """Return the send delay alone: no pod of ours heard anything."""
     if not len(delay):
         return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
     counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", delay)
@@ -83,7 +83,7 @@ def send_delays(run: Run) -> Array:
 def held_up(run: Run) -> Array:
     """Return how long earlier calls and publishes of the same publisher held up each of the run phase, nanoseconds (Lindley's recursion).
 
-    A call that publishes counts as both, and one that was under way when its generator stalled as held up: rather too long than too short.
+    A call that publishes counts as both, and what was under way while the generator stalled counts too: rather too long than too short.
     """
     calls, publishes = run.calls, run.publishes
     words = dict.fromkeys(word for table in (calls, publishes) for word in codes_of(table["publisher"])[1])
@@ -103,16 +103,16 @@ def held_up(run: Run) -> Array:
 
 
 def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]) -> str:
-    """Return why a broken limit on lag is the generator's doing: without its own lateness it would hold. Else an empty string.
+    """Return why the generator is to blame for a broken limit on lag, which would hold without its lateness; else an empty string.
 
-    Where publishes were not answered it is not known how long they held up the calls after them, so nothing is excused.
+    Where publishes were not answered nobody knows how long they held up the calls after them, so nothing is excused.
 
     Parameters
     ----------
     limit
         Milliseconds.
     counts
-        What `check` counted. Quantiles are added, so that the lag without the generator's part is rather too great.
+        What `check` counted. Quantiles of the other parts of the lag are added up, so their sum is rather too great than too small.
     """
     quantile = metric.removeprefix("lag_ms_")
     if counts.get("unanswered") or f"bus_us.{quantile}" not in counts:

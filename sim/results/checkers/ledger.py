@@ -84,7 +84,7 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
 
 
 def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
-    """Return how many of these copies are of our own events that the generator took along when it was lost; nothing when it was not."""
+    """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
     if run.info.load.record_kept is not False:
         return {}
     return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}

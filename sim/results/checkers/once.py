@@ -3,9 +3,9 @@
 A *run* is a handler that returned. For each event and service that should have heard it, runs are counted over the service's pods:
 once as wanted, never (every pod skipped, failed or did not hear), or more than once. Only the `run` phase is judged.
 
-What a recipe promises decides the verdict: `keep-marker` and `two-key` promise never more than once, so one such event is invalid
-(while no lock outlives its TTL). `finally-del`, the reference's snippet, and `token-del` promise nothing of the kind: their counts
-are reported, and a limit on `handled_twice` or `handled_never` judges them. Without a recipe every pod handles every event.
+What a recipe promises decides the verdict: `keep-marker` and `two-key` promise never more than once while no lock's TTL runs out, so
+one such event is invalid. `finally-del`, the reference's snippet, and `token-del` promise nothing of the kind: their counts are
+reported, and a limit on `handled_twice` or `handled_never` judges them. Without a recipe every pod handles every event.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def check(run: Run) -> Result:
     sources, source = np.unique(key >> np.uint64(32), return_inverse=True)
     channel, channels = codes_of(publishes["channel"])
     stream = _narrow(source * len(channels) + channel)[copies.publish[first]]
-    # two stable sorts, the last key first: by stream within a pod, in the order heard (copies stand pod by pod)
+    # two stable sorts, the last key first: in each pod by stream, and there in the order heard (copies stand pod by pod)
     order = np.argsort(stream, kind="stable")
     order = order[np.argsort(copies.pod[first][order], kind="stable")]
     stream, rows = stream[order], copies.publish[first][order]

@@ -31,12 +31,12 @@ from sim.results.opened_run import Run
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-MAX_NAMES = 10  # of pods in the sentence
+MAX_NAMES = 10  # at most so many pods are named in the sentence
 METRICS = {"p99": "stale_ms_p99", "max": "stale_ms_max"}
 
 
 class Updates(NamedTuple):
-    """Hold every update by subject and time.
+    """All updates, by subject and time.
 
     `row` is its row in `publishes`, `rank` its place among all updates in time, `ordered_ns` the times in that order.
     """
@@ -55,7 +55,7 @@ class Updates(NamedTuple):
 
 
 class ReadColumns(NamedTuple):
-    """Hold reads column by column, pods and subjects as codes."""
+    """Reads column by column, pods and subjects as codes."""
 
     at_ns: Array
     pod: Array
@@ -64,14 +64,14 @@ class ReadColumns(NamedTuple):
 
 
 class HeardUpdates(NamedTuple):
-    """Hold, by (pod, update) in rising order of `key`, when the pod began to handle the update's event; `FOREVER_NS` = never."""
+    """When a pod began to handle an update's event, in rising order of `key`, which is (pod, update); `FOREVER_NS` = never."""
 
     key: Array
     handled_ns: Array
 
 
 class Pairs(NamedTuple):
-    """Hold every stale pair: the pod, the update, when it was last served, whether and when the event was heard and handled."""
+    """All stale pairs: the pod, the update, when a copy without it was last served, whether its event was heard, and when handled."""
 
     pod: Array
     update: Array
@@ -148,7 +148,7 @@ def _updates(run: Run, codes: dict[str, int]) -> Updates:
 
 
 def _pairs(heard: HeardUpdates, updates: int, stale: ReadColumns, first: Array, behind: Array) -> Pairs:
-    """Return every (pod, update that it served a copy without); a copy's last stale read missed all that its earlier ones did."""
+    """Return every (pod, update that it served a copy without); the last stale read of a copy missed all that its earlier ones did."""
     many = updates + 1
     copies, copy = np.unique(stale.pod.astype(np.int64) * many + first, return_inverse=True)
     last, served = np.zeros(len(copies), dtype=np.int64), np.zeros(len(copies), dtype=np.int64)

@@ -89,7 +89,7 @@ def _is_back(belief: Belief, begin_ns: int, at_ns: int) -> bool:
 
 
 def _back_ns(belief: Belief, begin_ns: int) -> int:
-    """Return when a pod came to believe for good what it did before the first fault, 0 when it never left that."""
+    """Return when a pod believed again, and for good, what it did before the first fault; 0 when it never believed anything else."""
     word, last = belief.at(begin_ns - 1) or "connected", 0
     for at_ns, bus, state in zip(belief.at_ns.tolist(), belief.bus, belief.state, strict=True):
         if at_ns >= begin_ns and bus == word and state in ALIVE_STATES:

@@ -1,4 +1,4 @@
-"""Say what checkers and limits return: results, and the verdict made of them."""
+"""What checkers and limits return: results, and the verdict made of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_WITNESSES = 3
 
 @dataclass(frozen=True)
 class Result:
-    """Say what one checker found: a verdict and one sentence, with the numbers and events behind it."""
+    """What one checker found: a verdict and one sentence, with the numbers and events behind it."""
 
     verdict: Word
     detail: str
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass(frozen=True)
 class JudgedLimit:
-    """Say whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
+    """Whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
 
     metric: str
     limit: float
@@ -40,7 +40,7 @@ class JudgedLimit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold what all checkers and limits say about a run."""
+    """What all checkers and limits say about a run."""
 
     verdict: Word
     scenario: str
@@ -93,13 +93,13 @@ def worst(words: Collection[str]) -> Word:
 
 
 def bound(metric: str, limit: object) -> str:
-    """Return a limit in words: at most 50 ms; whatever it is, when it is no number."""
+    """Return a limit in words, such as "at most 50 ms"; one that is no number as it is."""
     text = measured(metric, limit) if isinstance(limit, int | float) and not isinstance(limit, bool) else str(limit)
     return f"{'at least' if metric.endswith('_min') else 'at most'} {text}"
 
 
 def beside_limit(metric: str, value: float, limit: float) -> str:
-    """Return what was measured beside its limit: 0.162 ms, at most 50 ms."""
+    """Return what was measured beside its limit, such as "0.162 ms, at most 50 ms"."""
     return f"{measured(metric, value, beside=limit)}, {bound(metric, limit)}"
 
 

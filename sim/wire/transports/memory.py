@@ -30,7 +30,7 @@ from sim.wire.pipeline import MAX_IN_FLIGHT
 from sim.wire.read_memo import C, ReadMemo
 
 BUSY = "busy"  # why a subscription pauses itself
-MAX_UNHEARD_BYTES = 32 * 1024 * 1024  # of one paused subscriber: a broker's own limit for it
+MAX_UNHEARD_BYTES = 32 * 1024 * 1024  # kept for one paused subscriber: a broker's own limit for it
 
 
 class _Bus:
@@ -165,7 +165,7 @@ class Publisher:
         return True
 
     def answer(self, token: Any, receivers: int, at_ns: int) -> None:
-        """Tell the owner how many heard it."""
+        """Tell the publisher's owner how many heard an event."""
         if not self.closed:
             self._waiting.popleft()
             self._answered(token, receivers, at_ns)

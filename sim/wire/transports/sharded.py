@@ -32,7 +32,7 @@ from sim.wire.slots import Moved, Owners, find_owners, read_moved
 from sim.wire.subscription import SHARDED, counted, open_subscription
 from sim.wire.subscription import ChannelSubscription as Part
 
-MAX_MOVES = 5  # from node to node, for one publish or one subscribing
+MAX_MOVES = 5  # how often one publish, or one subscribing, is sent on to another node
 
 
 def frame(channel: bytes, payload: bytes) -> bytes:
@@ -207,7 +207,7 @@ class Publisher:
                 self._tell_refused(sent.token, "the connection to the channel's new master is gone", at_ns)
 
     def lost(self, reason: str, unanswered: list[Any]) -> None:
-        """Give all connections up because one is lost."""
+        """Give up all connections because one is lost."""
         tell, self._tell_lost = self._tell_lost, None
         tokens = [sent.token for sent in unanswered] + self.abort()
         if tell is not None:

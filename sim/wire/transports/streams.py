@@ -37,13 +37,13 @@ from sim.wire.read_memo import C, Handling
 from sim.wire.resp import pack
 from sim.wire.stream_store import StreamStore
 
-FIELD = b"e"  # of an entry, holds the envelope
+FIELD = b"e"  # the field of an entry that holds the envelope
 BLOCK_S = 0.5
 BUSY_BLOCK_S = 0.02  # while events are being handled: their acknowledgement waits behind the read
 FIRST_COUNT = 16  # entries of one channel in the first read; later ones ask for up to twice as many as the one before
 MAX_COUNT = 256
-READ_BYTES = 4 * 1024 * 1024  # that one read may bring of one channel, if its entries are as large as those before
-MAX_ANEW = 3  # times in a row that a group is made anew
+READ_BYTES = 4 * 1024 * 1024  # what one read may bring of one channel, if its entries are as large as those before
+MAX_ANEW = 3  # how often in a row a group is made anew
 NOTHING = b"0-0"
 
 Entry = tuple[bytes, bytes]  # key, entry id
