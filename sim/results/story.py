@@ -23,9 +23,8 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, event: str) -> st
     zero = int(run.publishes["intended_ns"].iloc[rows[0]] if len(rows) else deliveries["received_ns"].iloc[heard[0]])
     lines = [] if len(rows) else [f"{event}: nobody in this run published it; times from its first delivery"]
     for row in run.publishes.iloc[rows].to_dict("records"):
-        lines += [
-            f"{event}: {row['channel']} from {row['publisher']}, {count(row['items'], 'item')}, {count(row['bytes'], 'byte')}, phase {row['phase']}"
-        ]
+        size = f"{count(row['items'], 'item')}, {count(row['bytes'], 'byte')}"
+        lines += [f"{event}: {row['channel']} from {row['publisher']}, {size}, phase {row['phase']}"]
         lines += [f"{_at(row['intended_ns'], zero)} intended"]
         waited = duration((row["intended_ns"] - row["first_item_ns"]) / 1e9)
         lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
