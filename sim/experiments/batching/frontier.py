@@ -16,7 +16,7 @@ import pandas as pd
 
 from sim.errors import UsageError
 from sim.experiments.batching.theory import batch_costs
-from sim.machine.words import duration
+from sim.machine.words import count, duration
 from sim.results.checkers.verdict import worst
 
 LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
@@ -136,6 +136,6 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     )
     setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     return verdict, (
-        f"The default of {setting} keeps the limits at {len(kept)} of {len(default)} loads of a pod ({costs}); recommended are {advice}; "
+        f"The default of {setting} keeps the limits at {len(kept)} of {count(len(default), 'load')} of a pod ({costs}); recommended are {advice}; "
         f"theory and measurement of the mean wait differ by {error:.1%} at most."
     )
