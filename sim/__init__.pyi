@@ -2,8 +2,6 @@
 
 __version__: str
 
-from . import findings as findings
-from . import plots as plots
 from .errors import BuslabError as BuslabError
 from .experiments.batching.theory import batch_costs as batch_costs
 from .experiments.claims.run import run_claims as run_claims
@@ -23,6 +21,8 @@ from .measure.capacity.plan import teller as teller
 from .measure.capacity.report import read_capacity as read_capacity
 from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
+from .public import findings as findings
+from .public import plots as plots
 from .record.schema import event_id as event_id
 from .results.checkers import CHECKERS as CHECKERS
 from .results.checkers import judge as judge

@@ -25,10 +25,14 @@ from sim.grounds.local_image import build_image
 from sim.machine.clock import new_event_loop
 from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address
+from tests.support.examples import examples
 from tests.support.scenes import BOUND_S, Ground, ground_of
+from tests.support.unknown import pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks, found by their names
 
 # A busy machine is no finding: nothing here judges by the time it took.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("busy", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 T = TypeVar("T")
@@ -40,6 +44,11 @@ if "BUSLAB_TESTS" not in os.environ:  # leases of tests, and of the processes th
     atexit.register(shutil.rmtree, os.environ["BUSLAB_TESTS"], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: one worker is busy with it while the others share the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+
 def living_children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
@@ -47,7 +56,7 @@ def living_children() -> set[psutil.Process]:
 @pytest.fixture(scope="session", autouse=True)
 def no_process_outlives_the_session() -> Iterator[None]:
     yield
-    assert psutil.wait_procs(living_children(), timeout=5)[1] == []
+    assert psutil.wait_procs(living_children(), timeout=30)[1] == []
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +67,7 @@ def no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[Non
         return
     before = living_children()
     yield
-    assert psutil.wait_procs(living_children() - before, timeout=5)[1] == []
+    assert psutil.wait_procs(living_children() - before, timeout=30)[1] == []
 
 
 @pytest.fixture(scope="session")

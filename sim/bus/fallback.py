@@ -116,7 +116,7 @@ class Fallback:
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram, as the README shows it."""
+    """Return the table as a Mermaid state diagram, as docs/explanation/faults.md shows it."""
     lines = ["stateDiagram-v2", "    [*] --> connecting: REDIS_URL is set", "    [*] --> memory_only: REDIS_URL is not set"]
     for (state, stimulus), (after, effects) in TABLE.items():
         does = f" / {', '.join(effects)}" if effects else ""

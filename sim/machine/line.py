@@ -97,7 +97,8 @@ class _End:
         try:
             return read_line(line, kind)
         except msgspec.MsgspecError:
-            raise self._error(f"{self.name} sent what is not expected of it: {line[:SHOWN_BYTES]!r}{self.tail()}") from None
+            shown = "" if self._child is None else f": {line[:SHOWN_BYTES]!r}"  # not a parent's: it may hold a password, and logs stay
+            raise self._error(f"{self.name} sent what is not expected of it{shown}{self.tail()}") from None
 
     def _is_too_long(self) -> BuslabError:
         return self._error(f"{self.name} sent a line of more than {LINE_BYTES:,} bytes{self.tail()}")

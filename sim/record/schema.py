@@ -27,80 +27,96 @@ FORMAT = 3
 MAX_WORDS = 60_000  # of one `name` column: codes are uint16
 OTHERS = "(others)"
 
-# table -> column -> type. `name` is a dictionary-encoded string, the rest are numpy type names.
-TABLES: dict[str, dict[str, str]] = {
+# table -> what one of its rows is.
+ROWS = {
+    "publishes": "an event that a publisher sent, or meant to",
+    "calls": "a call of an application",
+    "deliveries": "a copy that a pod heard",
+    "reads": "a read of configuration through a pod's cache",
+    "pods": "a change of a pod's state, or of what it believes of its connections",
+    "faults": "a fault on its target, once each time it was on",
+    "broker": "a number that the broker, or the lab asking it, gave",
+    "hosts": "a sample of a process of the lab",
+    "probes": "a question of the kubelet",
+}
+
+# table -> column -> (type, meaning). `name` is a dictionary-encoded string, the rest are numpy type names.
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "publishes": {
-        "event": "uint64",  # event key
-        "channel": "name",  # event type, without the channel prefix
-        "publisher": "name",  # who sent it; one publisher = one connection = one sequence
-        "items": "uint32",  # calls of the application that this event carries; 0 for a probe
-        "bytes": "uint32",  # encoded size of the envelope; 0 where its process was killed before it was encoded
-        "first_item_ns": "int64",  # intended time of its oldest item
-        "items_wait_ns": "int64",  # sum over its items of (intended_ns - the item's intended time)
-        "intended_ns": "int64",  # when the schedule (or the batcher's rule) meant it to be sent
-        "sent_ns": "int64",  # when it was handed to the socket
-        "acked_ns": "int64",  # when PUBLISH was answered
-        "outcome": "name",  # see OUTCOMES
-        "receivers": "int32",  # what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)
-        "subject": "name",  # what an invalidation is about: the cache key or pattern that it names; empty otherwise
+        "event": ("uint64", "event key"),
+        "channel": ("name", "event type, without the channel prefix"),
+        "publisher": ("name", "who sent it; one publisher = one connection = one sequence"),
+        "items": ("uint32", "calls of the application that this event carries; 0 for a probe"),
+        "bytes": ("uint32", "encoded size of the envelope; 0 where its process was killed before it was encoded"),
+        "first_item_ns": ("int64", "intended time of its oldest item"),
+        "items_wait_ns": ("int64", "sum over its items of (intended_ns - the item's intended time)"),
+        "intended_ns": ("int64", "when the schedule (or the batcher's rule) meant it to be sent"),
+        "sent_ns": ("int64", "when it was handed to the socket"),
+        "acked_ns": ("int64", "when PUBLISH was answered"),
+        "outcome": ("name", "see OUTCOMES"),
+        "receivers": ("int32", "what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)"),
+        "subject": ("name", "what an invalidation is about: the cache key or pattern that it names; empty otherwise"),
     },
     "calls": {
-        "intended_ns": "int64",  # when the schedule meant the application to call; without a schedule, when it did
-        "publisher": "name",  # as in `publishes`
-        "channel": "name",  # event type
-        "took_ns": "int64",  # from the call to its return: what the caller's own code waited
-        "outcome": "name",  # see CALL_OUTCOMES
+        "intended_ns": ("int64", "when the schedule meant the application to call; without a schedule, when it did"),
+        "publisher": ("name", "as in `publishes`"),
+        "channel": ("name", "event type"),
+        "took_ns": ("int64", "from the call to its return: what the caller's own code waited"),
+        "outcome": ("name", "see CALL_OUTCOMES"),
     },
     "deliveries": {
-        "event": "uint64",
-        "pod": "name",
-        "received_ns": "int64",  # the read that brought it returned
-        "handled_ns": "int64",  # its handler started
-        "path": "name",  # broker | memory
-        "outcome": "name",  # handled | skipped | failed
+        "event": ("uint64", "event key"),
+        "pod": ("name", "who heard it"),
+        "received_ns": ("int64", "the read that brought it returned"),
+        "handled_ns": ("int64", "its handler started"),
+        "path": ("name", "broker | memory"),
+        "outcome": ("name", "handled | skipped | failed"),
     },
     "reads": {
-        "at_ns": "int64",
-        "pod": "name",
-        "subject": "name",  # the cache key that was read
-        "loaded_ns": "int64",  # when the copy that was served was loaded from the database; at_ns for a miss
-        "outcome": "name",  # hit | miss
+        "at_ns": ("int64", "when it was read"),
+        "pod": ("name", "whose cache it was"),
+        "subject": ("name", "the cache key that was read"),
+        "loaded_ns": ("int64", "when the copy that was served was loaded from the database; at_ns for a miss"),
+        "outcome": ("name", "hit | miss"),
     },
     "pods": {
-        "pod": "name",
-        "service": "name",
-        "host": "name",  # the process that holds it, as in `hosts`
-        "channels": "name",  # event types it is meant to hear, comma-separated
-        "at_ns": "int64",
-        "state": "name",  # see POD_STATES
-        "bus": "name",  # see `bus.fallback`: what the pod itself believes of its connections
+        "pod": ("name", "its name: its service and its number"),
+        "service": ("name", "its service"),
+        "host": ("name", "the process that holds it, as in `hosts`"),
+        "channels": ("name", "event types it is meant to hear, comma-separated"),
+        "at_ns": ("int64", "when it changed"),
+        "state": ("name", "see POD_STATES"),
+        "bus": ("name", "see `bus.fallback`: what the pod itself believes of its connections"),
     },
     "faults": {
-        "fault": "name",
-        "target": "name",
-        "begin_ns": "int64",
-        "end_ns": "int64",
+        "fault": ("name", "its kind"),
+        "target": ("name", "pods, comma-separated, or `broker`"),
+        "begin_ns": ("int64", "when it began"),
+        "end_ns": ("int64", "when it was healed; 0 = not any more in this run"),
     },
     "broker": {
-        "at_ns": "int64",
-        "metric": "name",  # the list, with what the subject of each is, stands at the head of sampler.py
-        "subject": "name",  # what it is about: a channel, a pod, a node of several (HOST:PORT), or empty for the whole broker
-        "value": "float64",
+        "at_ns": ("int64", "when it was asked"),
+        "metric": ("name", "the list, with what the subject of each is, stands at the head of sampler.py"),
+        "subject": ("name", "what it is about: a channel, a pod, a node of several (HOST:PORT), or empty for the whole broker"),
+        "value": ("float64", "the number, in the unit that the metric's name ends in"),
     },
     "hosts": {
-        "at_ns": "int64",
-        "host": "name",  # a process that holds pods (`sim.pods.hosts`), the load generator, or, beside processes of pods, the run itself
-        "cpu_ns": "int64",  # processor time of the process since it started
-        "loop_lag_ns": "int64",  # worst lateness of a timer since the row before
+        "at_ns": ("int64", "when it was sampled"),
+        "host": ("name", "a process that holds pods (`sim.pods.hosts`), the load generator, or, beside processes of pods, the run itself"),
+        "cpu_ns": ("int64", "processor time of the process since it started"),
+        "loop_lag_ns": ("int64", "worst lateness of a timer since the row before"),
     },
     "probes": {
-        "at_ns": "int64",  # when the kubelet asked
-        "pod": "name",
-        "probe": "name",  # live | ready
-        "status": "int32",  # of HTTP; 0 = no answer
-        "body": "name",  # as it came; without an answer, one of NO_ANSWER
+        "at_ns": ("int64", "when the kubelet asked"),
+        "pod": ("name", "whom it asked"),
+        "probe": ("name", "live | ready"),
+        "status": ("int32", "of HTTP; 0 = no answer"),
+        "body": ("name", "as it came; without an answer, one of NO_ANSWER"),
     },
 }
+
+# table -> column -> type, as the files are written and read.
+TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}
 
 RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",

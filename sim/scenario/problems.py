@@ -97,7 +97,7 @@ def _hosts_problems(scenario: Scenario) -> Iterator[str]:
         return
     if scenario.bus.transport == "memory":
         yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
-    if (alone := len(scenario.mortal_pods())) > MAX_PROCESSES:
+    if (alone := len(scenario.killable_pods())) > MAX_PROCESSES:
         why = "the kubelet" if scenario.kubelet.enabled else "a fault"
         yield (
             f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "

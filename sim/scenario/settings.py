@@ -27,6 +27,10 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    channel_prefix
+        What stands before the event type in the name of a channel.
+    batch_size, batch_interval_ms
+        A batch leaves when it has so many items, or when its oldest item is so old.
     transport
         How events travel: one of `sim.wire.transports.TRANSPORTS`; `memory` is an ideal bus without a broker.
     stream_max_len, stream_claim_s
@@ -71,7 +75,19 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One service: how many pods, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`)."""
+    """One service: how many pods, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`).
+
+    Attributes
+    ----------
+    replicas
+        How many pods it has.
+    handler_ms
+        How long a handler takes for one event.
+    skew_ms
+        A pod begins up to so much later than the event came, drawn for each event: replicas do not hear at one moment.
+    publishes, subscribes
+        Event types that its pods send, and those that they hear.
+    """
 
     replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
     handler_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
@@ -85,6 +101,20 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    driver
+        Who makes the calls: `locust`, as a child or as what started the run, or the `pods` themselves.
+    rate_per_s
+        Calls a second, over all publishers; the shape changes it over time.
+    shape
+        How the rate moves over the run: one of `sim.scenario.schedule.SHAPES`.
+    arrivals
+        Whether calls come at random times or evenly spaced.
+    warm_up_s, run_s
+        Load that is not judged, and load that is.
+    payload_bytes
+        About how much data a call carries.
+    mix
+        Event type and weight: which share of the calls is of that type.
     reads_per_s
         Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.pods.scheduled_reads`).
     templates
@@ -104,7 +134,17 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StepLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The longest that each step of a run may take."""
+    """The longest that each step of a run may take.
+
+    Attributes
+    ----------
+    start_s
+        Until every pod has connected and subscribed.
+    probe_s
+        Until every pod has heard one event of each of its channels.
+    drain_s
+        Until publishers have flushed and subscribers have heard what was on its way.
+    """
 
     start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     probe_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
@@ -118,6 +158,10 @@ class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     enabled
         Without it nobody probes, and a pod that ended stays down.
+    live_delay_s, live_period_s
+        When `GET /health/live` is asked first after a pod's start, and how often then.
+    ready_delay_s, ready_period_s
+        The same of `GET /health/ready`.
     timeout_s, failure_threshold, success_threshold
         Kubernetes' defaults; the success threshold is that of readiness, for liveness it is always 1.
     grace_s
@@ -159,7 +203,23 @@ class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One experiment. `name` is the file's name."""
+    """One experiment.
+
+    Attributes
+    ----------
+    name
+        The file's name, without its ending; it is not written in the file.
+    title
+        What the scenario asks, in one sentence.
+    seed
+        What every draw comes from: intended times, payloads, times of faults. The same seed means the same load.
+    services, load, bus, limits, kubelet, hosts
+        The tables below.
+    slo
+        Limits that the run must keep: a metric and its bound.
+    faults
+        What is broken, and when: a list of tables, each with its `kind`.
+    """
 
     name: str = ""
     title: str = ""
@@ -177,7 +237,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
 
-    def mortal_pods(self) -> set[str]:
+    def killable_pods(self) -> set[str]:
         """Return the pods that a fault, or the kubelet, may end or freeze."""
         chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
         return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}

@@ -29,6 +29,7 @@ from sim.results.outages import read_outages
 from sim.run import steps as live
 from sim.scenario.file import BUILT_IN, Scenario, check_tree
 from sim.wire.address import Address, parse_address
+from tests.support.unknown import latest_s
 
 pytestmark = pytest.mark.broker
 PODS = ("music-service-0", "music-service-1", "music-service-2")
@@ -79,7 +80,7 @@ def witnessed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witnessed]:
                 patch.setattr(live, "open_links", open_taps)
                 patch.setattr(live, "open_broker", lambda *args, **named: nullcontext(broker))
                 folder = live.run_scenario(three_pods(), out=tmp_path_factory.mktemp("witnessed") / "run")
-            said, _ = taps.communicate(timeout=10)
+            said, _ = taps.communicate(timeout=60)
         finally:
             taps.kill()
             taps.wait()
@@ -157,6 +158,7 @@ def test_the_deaf_window_of_each_pod_is_the_one_on_its_wire(witnessed: Witnessed
     assert judge(run).checkers["ledger"].counts["unexplained"] == 0
     measured = {window.pod: window for window in windows(run, read_outages(run))}
     end_ns = int(run.faults["end_ns"].iloc[0])
+    late_s = latest_s(run) or 0.0
     lines = [f"{'pod':<16} {'deaf s':>8} {'by the tap':>11} {'lost after':>11}"]
     for number, pod in enumerate(PODS):
         subscribed_ns = np.array(witnessed.heard[number]["tap_subscribed_ns"])
@@ -164,7 +166,7 @@ def test_the_deaf_window_of_each_pod_is_the_one_on_its_wire(witnessed: Witnessed
         first_heard_s = (min(at for at, _, _ in witnessed.heard[number]["tap"] if at > end_ns) - end_ns) / 1e9
         lines.append(f"{pod:<16} {measured[pod].deaf_s:>8.3f} {first_heard_s:>11.3f} {measured[pod].lost_after:>11}")
         assert measured[pod].ended
-        assert again_s <= measured[pod].deaf_s + 0.005, "the checker ends a window when the pod has its subscription, and heard"
-        assert measured[pod].deaf_s <= first_heard_s + 0.05, "one read of the loop later at most"
+        assert again_s <= measured[pod].deaf_s, "the checker ends a window when the pod has its subscription, and heard"
+        assert measured[pod].deaf_s <= first_heard_s + 0.05 + late_s, "one read of the loop later at most"
     with capsys.disabled():
         print("", *lines, sep="\n")

@@ -167,7 +167,6 @@ def see_kill(scenario: Scenario, server: redis.Redis, address: Address, folder: 
             gone_s = await until(lambda: not listed(server))
             await until(lambda: len(witness.ends) == 2)
             print(f"{scenario.hosts.kind}: not listed any more {gone_s * 1e3:.1f} ms after the kill")
-            seen["gone at once"] = gone_s < 1
             seen["ends"] = dict(witness.ends)
             seen["listed after"] = (sorted(listed(server)), subscribers(server))
             seen["publishes of the part-full batch"] = published(server) - before
@@ -188,7 +187,8 @@ def see_freeze(scenario: Scenario, server: redis.Redis, address: Address, folder
         driving = asyncio.create_task(drive)
         await until(lambda: published(server) > already)
         await pod.freeze()
-        before = published(server)
+        for _ in range(2):  # what it sent before is in the second count: a server reads every socket between two answers
+            before = published(server)
         seen["PUBLISH says"] = {server.publish(CHANNEL_PREFIX + CHANNEL, BIG) for _ in range(12)}
         await until(lambda: now_ns() > end_ns)  # inline's loop goes on: it must neither read nor call all the same
         waiting = [int(listed(server)["sub"]["omem"]) for _ in range(3)]
@@ -218,7 +218,6 @@ def test_a_killed_pod_looks_the_same_to_the_broker(
     assert local == {
         "calls that wait in the batch": True,
         "listed before": (["pub", "sub"], 1),
-        "gone at once": True,
         "ends": {"sub": "rst" if unread else "fin", "pub": "fin"},
         "listed after": ([], 0),
         "publishes of the part-full batch": 0,

@@ -1,4 +1,4 @@
-"""One event, from the user that decides to publish it to the reader of the ledger: the stations of the README, walked."""
+"""One event, from the user that decides to publish it to the reader of the ledger: the stations of the page on architecture, walked."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
+from tests.support.scenes import BOUND_S
 
 pytestmark = pytest.mark.broker
 CHANNEL = "config.template.invalidated"
@@ -52,11 +53,11 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         subscribed = Event()
         listener = Thread(target=overhear, args=(broker.address.port, subscribed, heard), daemon=True)
         listener.start()
-        assert subscribed.wait(5)
+        assert subscribed.wait(BOUND_S)
         folder = run_scenario(
             load_scenario("baseline", settings=SETTINGS), on=broker.address.url, out=tmp_path_factory.mktemp("life") / "run"
         )
-    listener.join(5)
+    listener.join(BOUND_S)
     yield Lived(open_run(folder), heard)
 
 

@@ -13,6 +13,8 @@ from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 
+HOUR_S, EVERY_S, DOWN_S, SETTLED_S = 3_600, 300, 5, 3
+
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -88,3 +90,21 @@ def test_a_frozen_broker_is_noticed_by_nobody_and_every_publisher_is_wrong_for_a
     assert math.isnan(fallback.metrics["time_to_notice_s_max"]), "a limit cannot be kept by never noticing"
     assert all(text.startswith("evt_") for text in fallback.witnesses) and len(fallback.witnesses) == 3
     assert (checkers["ledger"].counts["missing"], deaf.counts["lost"], deaf.counts["deaf"]) == (0, 0, 0)
+
+
+@pytest.mark.deep
+def test_in_an_hour_of_virtual_time_every_outage_is_accounted_for_and_between_them_nothing_is_lost(tmp_path: Path) -> None:
+    begins = range(60, HOUR_S - EVERY_S // 2, EVERY_S)
+    faults = ",".join(f'{{kind="broker_down",at_s={at},for_s={DOWN_S}}}' for at in begins)
+    settings = (f"faults=[{faults}]", f"load.run_s={HOUR_S}", "load.rate_per_s=20", "slo={}")
+    run = open_run(run_scenario(load_scenario("broker_down", settings=settings), on="model", out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == counts["duplicate"] == 0 < counts["missing"]
+    assert len(run.faults) == len(begins)
+    intended = run.publishes.drop_duplicates("event").set_index("event")["intended_ns"]
+    rows = run.ledger()
+    gone_s = (rows.loc[rows["fate"] == "missing", "event"].map(intended) - run.phases["run"][0]) / 1e9
+    assert ((gone_s - 60) % EVERY_S < DOWN_S + SETTLED_S).all()
+    assert len(((gone_s - 60) // EVERY_S).unique()) == len(begins), "each outage lost something"

@@ -19,6 +19,7 @@ from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
+from tests.support.examples import examples
 from tests.support.faults_of_pods_and_links import causes, copies
 
 PODS = 3
@@ -79,7 +80,7 @@ class Ground:
         return True
 
 
-@settings(max_examples=60, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=examples(60), phases=(Phase.explicit, Phase.generate))
 @given(STEPS)
 def test_a_link_is_at_any_time_the_sum_of_what_lies_on_it(steps: list[Any]) -> None:
     """Also when answers were lost meanwhile: the next order that is answered puts it right."""

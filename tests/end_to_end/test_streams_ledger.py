@@ -8,8 +8,7 @@ import pytest
 
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
-from tests.results.test_copies import causes, fates
-from tests.support.run_folders import MS, US, RunFolder
+from tests.support.run_folders import MS, US, RunFolder, causes, fates
 
 
 @pytest.fixture

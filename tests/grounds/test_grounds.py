@@ -34,7 +34,7 @@ def on(ground: str, address: Address) -> str:
 
 
 def answers(address: Address) -> bool:
-    with contextlib.suppress(redis.RedisError), redis.Redis.from_url(address.url, socket_connect_timeout=1, retry=None) as client:
+    with contextlib.suppress(redis.RedisError), redis.Redis.from_url(address.url, socket_connect_timeout=30, retry=None) as client:
         return bool(client.ping())
     return False
 
@@ -169,4 +169,4 @@ def test_a_server_dies_with_the_process_that_started_it_even_when_that_is_killed
     assert owner.stdout is not None
     server = psutil.Process(int(owner.stdout.readline()))
     owner.kill()
-    assert psutil.wait_procs([server], timeout=10)[1] == []
+    assert psutil.wait_procs([server], timeout=60)[1] == []

@@ -15,7 +15,7 @@ FILES = sorted(SIM.rglob("*.py"))
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 70
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
-DOOR = ["findings", "plots"]  # files of the front door, beside the names of `import sim`
+PUBLIC = "public"  # the one room whose `__init__` names what is in it, as `import sim` does
 ROOMS = sorted(p.parent for p in SIM.glob("*/__init__.py"))
 FAMILIES = {  # folder -> the dict that lists its members, and where it stands
     "bus/services": ("SERVICES", "__init__.py"),
@@ -88,14 +88,15 @@ def test_no_folder_is_deeper_than_a_family() -> None:
 def test_a_room_is_its_charter_and_defines_nothing(room: Path) -> None:
     tree = ast.parse((room / "__init__.py").read_text("utf-8"))
     charter = ast.get_docstring(tree) or ""
-    assert len(tree.body) == 1 and charter.endswith(".")
+    assert charter.endswith(".")
+    assert room.name == PUBLIC or len(tree.body) == 1
     assert f"| `{room.name}` | {charter} |" in (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
 
 
 def test_the_contract_has_every_room_in_its_layers() -> None:
-    assert sorted(path.stem for path in SIM.glob("*.py")) == sorted(["__init__", *DOOR, "errors"])
+    assert sorted(path.stem for path in SIM.glob("*.py")) == sorted(["__init__", "errors"])
     (layers,) = re.findall(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.M | re.S)
-    assert sorted(re.findall(r"\w+", layers)) == sorted([*(room.name for room in ROOMS), *DOOR, "errors"])
+    assert sorted(re.findall(r"\w+", layers)) == sorted([*(room.name for room in ROOMS), "errors"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -146,6 +147,10 @@ def test_no_tracked_file_names_a_registry_a_machine_path_or_a_lock_with_hosts() 
     assert not {"uv.lock", "package-lock.json"} & set(tracked)
 
 
-def test_every_requirement_is_pinned() -> None:
-    lines = [line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if line and not line.lstrip().startswith("#")]
-    assert [line for line in lines if not re.match(r"^[A-Za-z0-9._\[\]-]+==[^ ]+( ; .+)?$", line)] == []
+def test_every_requirement_is_pinned_and_has_its_hashes() -> None:
+    text = (ROOT / "requirements.lock").read_text("utf-8")
+    wanted = re.compile(
+        r"(?:[A-Za-z0-9._\[\]-]+==[^ ]+(?: ; [^\\\n]+)? \\\n(?:    --hash=sha256:[0-9a-f]{64} \\\n)*    --hash=sha256:[0-9a-f]{64}\n)"
+    )
+    rest = wanted.sub("", re.sub(r"^ *#.*\n", "", text, flags=re.M))
+    assert wanted.search(text) and rest == ""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sim.errors import UsageError
 from sim.machine.clock import new_event_loop
 from sim.machine.http_server import UNREADABLE, HttpAnswer, HttpLimits, HttpServer, Refusal, Request, as_json, from_json
+from tests.support.examples import examples
 
 LIMITS = HttpLimits(head_bytes=2048, body_bytes=1000, connections=4, lingering_bytes=100_000)
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -276,7 +277,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(sent=st.binary(max_size=3000) | mutated(), cut=st.integers(0, 3000))
 def test_whatever_is_sent_is_answered_in_http_or_closed_and_the_server_lives(live: Live, sent: bytes, cut: int) -> None:
     answer = live.send(sent[:cut], sent[cut:])

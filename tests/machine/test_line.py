@@ -207,6 +207,15 @@ def test_who_was_not_started_by_us_has_no_log() -> None:
     line.close()
 
 
+def test_an_order_that_a_child_does_not_understand_is_not_written_into_its_log(start: Any) -> None:
+    """It may hold the broker's password."""
+    line = start("line.receive(Ask, timeout_s=None)")
+    line.send(Told("redis://:hunter2@127.0.0.1"))
+    with pytest.raises(BuslabError, match=r"the child is gone: .*the test sent what is not expected of it \(exit code 1\)$"):
+        line.receive(Told, timeout_s=PATIENCE_S)
+    assert "hunter2" not in line.child.log.read_text()
+
+
 def test_sending_to_a_child_that_is_gone_is_told_by_the_next_receive(start: Any) -> None:
     line = start("os._exit(0)")
     line.child.process.wait(PATIENCE_S)

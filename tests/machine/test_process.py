@@ -30,25 +30,26 @@ def wait_for(one: Child, text: str) -> None:
 @pytest.mark.parametrize(("script", "tail"), [("print('one'); print('two')", "one | two"), ("", "it printed nothing")])
 def test_the_tail_is_its_last_lines_as_one(tmp_path: Path, script: str, tail: str) -> None:
     one = child(tmp_path, script)
-    one.process.wait(30)
+    one.process.wait(60)
     assert one.tail() == tail
 
 
 def test_the_tail_is_bounded_and_survives_bytes_that_are_no_text(tmp_path: Path) -> None:
     one = child(tmp_path, "import os; os.write(2, b'\\xff\\n' + b'line\\n' * 100)")
-    one.process.wait(30)
+    one.process.wait(60)
     assert one.tail().count("line") == TAIL_LINES
     one.log.unlink()
     assert one.tail() == "its log is gone"
 
 
 @pytest.mark.parametrize(
-    ("script", "code"), [("import time; print('ready', flush=True); time.sleep(600)", -signal.SIGTERM), (DEAF, -signal.SIGKILL)]
+    ("script", "patience_s", "code"),
+    [("import time; print('ready', flush=True); time.sleep(600)", 60, -signal.SIGTERM), (DEAF, 0.1, -signal.SIGKILL)],
 )
-def test_an_end_is_asked_for_and_then_made(tmp_path: Path, script: str, code: int) -> None:
+def test_an_end_is_asked_for_and_then_made(tmp_path: Path, script: str, patience_s: float, code: int) -> None:
     one = child(tmp_path, script)
     wait_for(one, "ready")
-    assert one.end(timeout_s=0.1) == code
+    assert one.end(timeout_s=patience_s) == code
     assert one.end() == one.poll() == code
     one.kill()
 
@@ -73,7 +74,7 @@ def test_it_gets_its_environment_and_descriptors_and_no_others(tmp_path: Path) -
     one = child(tmp_path, script, env=os.environ | {"WORD": "hello"}, pass_fds=[write])
     os.close(write)
     assert os.read(read, 10) == b"hello"
-    one.process.wait(30)
+    one.process.wait(60)
     assert "Bad file descriptor" in one.tail()
     for fd in (read, other, another):
         os.close(fd)
@@ -92,7 +93,7 @@ input()
         assert parent.stdout is not None
         grandchild = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        assert psutil.wait_procs([grandchild], timeout=10)[1] == []
+        assert psutil.wait_procs([grandchild], timeout=60)[1] == []
 
 
 def test_whoever_blocks_can_ask_whether_a_signal_came() -> None:

@@ -31,6 +31,7 @@ from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
 from sim.scenario.settings import Kubelet
 from tests.support.scenes import ON_REAL, Ground
+from tests.support.unknown import Starvation, latest_s
 
 Run = Callable[[Any], Any]
 QUICK = (
@@ -221,7 +222,9 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     async def freeze(fleet: Fleet) -> None:
         await fleet.host.containers[VICTIM].freeze()
 
-    run = Hurt(monkeypatch, freeze).run(lively(), tmp_path / "run", on=on)
+    # On a real server a probe of a pod that is well may be late; with a second's patience three in a row are not.
+    patient = () if on == "model" else ("kubelet.timeout_s=1", "load.run_s=7")
+    run = Hurt(monkeypatch, freeze).run(lively(*patient), tmp_path / "run", on=on)
     counts = books(run)
     assert history(run, VICTIM) == ["starting", "subscribed", "frozen", "aborted", "starting", "subscribed", "stopped"]
     times = dict(zip(*(run.pods.loc[run.pods["pod"] == VICTIM, column] for column in ("state", "at_ns")), strict=True))
@@ -230,7 +233,8 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     assert set(failed["body"]) == {"timeout"}
     assert len(failed) == 3 or (on != "model" and len(failed) > 3), "a busy machine may be late with one more"
     others = run.probes[run.probes["pod"] != VICTIM]
-    assert set(others.loc[others["probe"] == "live", "body"]) == {LIVE}
+    said = set(others.loc[others["probe"] == "live", "body"])
+    assert LIVE in said and said <= ({LIVE} if on == "model" else {LIVE, "timeout"})
     # what was sent to it while it stood still died with it; afterwards it hears and publishes
     assert counts["pod-down"] > 0
     ledger = run.ledger()
@@ -346,7 +350,14 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("seed", "kubelet", "on"),
-    [(1, "true", "model"), (2, "false", "model"), pytest.param(3, "true", "embedded", marks=pytest.mark.broker)],
+    [
+        *[(1, "true", "model"), (2, "false", "model"), pytest.param(3, "true", "embedded", marks=pytest.mark.broker)],
+        *(pytest.param(seed, ("true", "false")[seed % 2], "model", marks=pytest.mark.deep) for seed in range(10, 110)),
+        *(
+            pytest.param(seed, ("true", "false")[seed % 2], "embedded", marks=[pytest.mark.deep, pytest.mark.broker])
+            for seed in range(10, 20)
+        ),
+    ],
 )
 def test_the_books_balance_whatever_is_done_to_the_pods(
     seed: int, kubelet: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -355,7 +366,11 @@ def test_the_books_balance_whatever_is_done_to_the_pods(
 
     async def hurt(fleet: Fleet) -> None:
         pods = list(fleet.host.containers.values())
+        loop = asyncio.get_running_loop()
+        enough_s = loop.time() + 4  # each act of 60 may be late on a busy machine, and the run ends
         for _ in range(60):
+            if loop.time() > enough_s:
+                break
             pod = chance.choice(pods)
             act = chance.choice([pod.kill, pod.freeze, pod.thaw, partial(pod.stop, grace_s=0.2), pod.start, pod.start])
             await act()
@@ -367,7 +382,10 @@ def test_the_books_balance_whatever_is_done_to_the_pods(
     scenario = lively("load.run_s=6", "bus.keep_alive_s=0.5", f"kubelet.enabled={kubelet}")
     run = Hurt(monkeypatch, hurt).run(scenario, tmp_path / "run", on=on)
     counts = books(run)
-    assert counts["delivered"] > 0 < counts["pod-down"] + counts["deaf"]
+    assert counts["delivered"] > 0
+    assert {"aborted", "frozen"} <= set(run.pods["state"].astype(str)), "it was hurt"
+    if seed < 10:  # not every schedule of the many hits a copy on its way
+        assert counts["pod-down"] + counts["deaf"] > 0
     load = run.info.load
     assert load.calls + load.calls_not_made == load.offered_calls
     assert len(run.calls) == load.calls
@@ -391,6 +409,7 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
         await asyncio.sleep(0.5)
         await first.start()
 
+    starved = Starvation()
     settings = ("services.analytics-service.replicas=2", "load.run_s=4", "kubelet.back_off_s=0")
     run = Hurt(monkeypatch, hurt).run(load_scenario("http_vs_bus", settings=settings), tmp_path / "run", on=on)
     books(run)
@@ -399,9 +418,11 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
     assert load.calls + load.calls_not_made == load.offered_calls > load.calls == len(run.calls)
     back = run.pods.loc[(run.pods["pod"] == "analytics-service-0") & (run.pods["state"] == "starting"), "at_ns"].iloc[-1]
     killed = run.pods.loc[(run.pods["pod"] == "analytics-service-1") & (run.pods["state"] == "aborted"), "at_ns"].iloc[0]
-    alone = calls[calls["intended_ns"].between(killed + 100_000_000, back - 100_000_000)]
-    assert set(alone["outcome"]) == {"failed"}
-    after = calls[calls["intended_ns"] > back + 500_000_000]
+    late_ns = int(1e9 * (latest_s(run) or 0))  # a call is made as late as the loop is, and a pod listens as late
+    with starved.excuses(0.1, run=run):
+        alone = calls[calls["intended_ns"].between(killed + 100_000_000, back - 100_000_000 - late_ns)]
+        assert set(alone["outcome"]) == {"failed"}
+    after = calls[calls["intended_ns"] > back + 500_000_000 + late_ns]
     assert set(after["outcome"]) == {"ok"}
     mine = calls[calls["publisher"] == VICTIM]
     assert "failed" in set(mine["outcome"]), "the calls that it died with"

@@ -21,7 +21,7 @@ from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire.read_memo import ReadMemo
-from tests.support.scenes import Ground, on_both
+from tests.support.scenes import BOUND_S, Ground, on_both
 
 CHANNEL = "config.cache.invalidate"
 DATA = {"pattern": "aiponge:cache:templates:1"}
@@ -81,7 +81,7 @@ async def lab(ground: Ground, folder: Path, **settings: object) -> AsyncIterator
         await one.pod.start()
         yield one
     finally:
-        await one.pod.stop(timeout_s=2)
+        await one.pod.stop(timeout_s=BOUND_S)
 
 
 def test_a_cut_subscription_is_deaf_and_still_publishes(tmp_path: Path, ground: Ground) -> None:
@@ -90,7 +90,7 @@ def test_a_cut_subscription_is_deaf_and_still_publishes(tmp_path: Path, ground: 
             await one.kill_clients("pubsub")
             await one.until("deaf")
             one.publish()
-            await one.pod.settle(timeout_s=2)
+            await one.pod.settle(timeout_s=BOUND_S)
             await one.until("connected")
         return one
 
@@ -137,7 +137,7 @@ def test_a_dead_broker_comes_back_and_the_policy_decides_about_what_was_publishe
                 one.publish()
             await ground.control.start()
             await one.until("connected")
-            await one.pod.settle(timeout_s=2)
+            await one.pod.settle(timeout_s=BOUND_S)
             while one.recorder.rows("deliveries") < len(heard):
                 await asyncio.sleep(0.002)
         return one
@@ -181,11 +181,11 @@ def test_a_frozen_broker_is_noticed_by_the_keep_alive_and_by_nothing_else(tmp_pa
             await ground.control.thaw()
         if keep_alive_s:
             await one.until("connected")
-        await one.pod.stop(timeout_s=2)
+        await one.pod.stop(timeout_s=BOUND_S)
         return one
 
     blind = ground.run(story(0.0, tmp_path / "blind")).written()
-    seeing = ground.run(story(0.1, tmp_path / "seeing")).written()
+    seeing = ground.run(story(0.4, tmp_path / "seeing")).written()
     assert blind[0] == ["connecting", "mute", "connected", "stopped"]
     assert blind[1] == ["acknowledged"], "a frozen broker answers once it thaws"
     assert "outage" in seeing[0]
@@ -201,7 +201,7 @@ def test_a_pod_that_starts_in_an_outage_is_alone_until_the_broker_is_there(tmp_p
         one.publish()
         await ground.control.start()
         await one.until("connected")
-        await one.pod.stop(timeout_s=2)
+        await one.pod.stop(timeout_s=BOUND_S)
         return one
 
     states, outcomes, heard = ground.run(story()).written()

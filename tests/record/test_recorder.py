@@ -24,6 +24,7 @@ from sim.record.reader import codes_of, read_table
 from sim.record.recorder import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OTHERS, TABLES
+from tests.support.examples import examples
 
 PODS = ["a-0", "a-1", "b-0"]
 RANGES = {"uint64": (0, 2**64 - 1), "int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "int32": (-(2**31), 2**31 - 1)}
@@ -47,7 +48,7 @@ def read_sealed(folder: Path, table: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("table", [table for table in TABLES if table != "deliveries"])
 @given(st.data())
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_rows_of_a_table_come_back_as_they_were_added(table: str, data: st.DataObject) -> None:
     buffer = TableBuffer(table)
     for _ in range(2):  # the second time words are known already
@@ -91,7 +92,7 @@ def test_reads_expand_to_one_row_a_delivery_odd_ones_in_their_place(parts: list[
 
 
 @given(st.lists(st.tuples(st.sampled_from(["inline", "locust"]), reads, st.booleans()), max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: list[tuple[str, Reads, bool]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -13,25 +13,14 @@ from hypothesis import strategies as st
 
 from sim.record.schema import compose_key, event_key
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder
+from sim.results.opened_run import open_run
+from tests.support.examples import examples
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder, causes, fates
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run").service("web", replicas=3)
-
-
-def fates(run: Run) -> dict[str, int]:
-    counts = run.ledger()["fate"].value_counts()
-    return {str(fate): int(count) for fate, count in counts.items() if count}
-
-
-def causes(run: Run, event: Event | None = None) -> dict[str, int]:
-    ledger = run.ledger()
-    rows = ledger if event is None else ledger[ledger["event"] == event.key]
-    counts = rows["cause"].value_counts()
-    return {str(cause): int(count) for cause, count in counts.items() if count and cause}
 
 
 def test_the_ledger_has_one_row_a_copy_and_categorical_words(plan: RunFolder) -> None:
@@ -237,7 +226,7 @@ def test_a_phase_is_the_one_of_the_intended_time_and_nothing_falls_out(plan: Run
 PLANTS = st.lists(st.tuples(st.sampled_from(["drop", "repeat", "foreign"]), st.integers(0, 19), st.integers(0, 2)), max_size=25)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(plants=PLANTS)
 def test_the_ledger_equals_what_was_planted(plants: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

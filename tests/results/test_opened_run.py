@@ -14,8 +14,7 @@ from sim.record.checksum import file_checksum, with_checksum
 from sim.record.schema import TABLES
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
-from tests.results.test_copies import fates
-from tests.support.run_folders import RunFolder
+from tests.support.run_folders import RunFolder, fates
 
 
 @pytest.fixture

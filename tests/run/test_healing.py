@@ -22,7 +22,7 @@ from sim.run.folder import write_info
 from sim.run.healing import heal_left_over, mark_killed
 from tests.support.run_folders import synthetic_info
 
-BOUND_S = 60
+BOUND_S = 120
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 LONG = ("--set", "load.driver=pods", "--set", "load.warm_up_s=0.2", "--set", "load.run_s=60", "--set", "slo={}")
 NEXT = ("baseline", "--on", "model", "--set", "load.run_s=1", "--set", "load.warm_up_s=0.2", "--no-report")
@@ -158,7 +158,9 @@ def until_running(folder: Path, lab: subprocess.Popen[bytes]) -> None:
 
 
 def next_command(cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-m", "sim.cli", "run", *NEXT], cwd=cwd, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "sim.cli", "run", *NEXT], cwd=cwd, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done
     (line,) = [line for line in done.stderr.splitlines() if "healed" in line]
     return line
@@ -193,7 +195,7 @@ def test_a_lab_killed_in_a_fault_is_healed_by_the_next_command(leases: Path, tmp
     run = open_run(out)
     assert run.info.state == "killed"
     check = [sys.executable, "-m", "sim.cli", "check", str(out)]
-    checked = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    checked = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert checked.returncode == 2
     assert "not whole" in " ".join(checked.stdout.split())
     assert list(leases.iterdir()) == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import ScenarioError
 from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, content, make_reads, make_schedule
+from tests.support.examples import examples
 
 MEAN_RATE = {"steady": 1.0, "ramp": 0.55, "steps": 0.625, "spike": 0.36, "day": 0.565}  # of the peak, by hand
 asked = st.fixed_dictionaries(
@@ -41,7 +42,7 @@ def expected_calls(rate_per_s: float, shape: str, warm_up_s: float, run_s: float
 
 
 @given(asked)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_same_seed_is_the_same_schedule(asked: dict[str, Any]) -> None:
     first, second = schedule(**asked), schedule(**asked)
     for column in ("offset_ns", "kind", "pod"):
@@ -49,7 +50,7 @@ def test_the_same_seed_is_the_same_schedule(asked: dict[str, Any]) -> None:
 
 
 @given(asked)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_calls_are_in_time_order_within_the_run_and_as_many_as_asked(asked: dict[str, Any]) -> None:
     calls = schedule(**asked)
     expected = expected_calls(asked["rate_per_s"], asked["shape"], asked["warm_up_s"], asked["run_s"])
@@ -60,7 +61,7 @@ def test_calls_are_in_time_order_within_the_run_and_as_many_as_asked(asked: dict
 
 
 @given(asked, st.integers(1, 5))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_parts_of_pods_partition_the_schedule(asked: dict[str, Any], parts: int) -> None:
     calls = schedule(**asked)
     shares = [calls.of_pods(pods, part=part, parts=parts) for pods in ([0, 7], [1], [2]) for part in range(parts)]

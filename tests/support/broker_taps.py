@@ -39,8 +39,7 @@ class Heard:
     def __init__(self, messages: list[list[object]], subscribed_ns: list[int]) -> None:
         self.messages, self.subscribed_ns, self.rest = messages, subscribed_ns, b""
 
-    def feed(self, data: bytes) -> None:
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    def feed(self, data: bytes, now: int) -> None:
         self.rest += data
         while (frame := self.frame()) is not None:
             if len(frame) == 3 and frame[0] == b"message" and (found := EVENT_ID.search(frame[2])):
@@ -134,8 +133,9 @@ class Taps:
             data = end.recv(1 << 16)
         except OSError:
             data = b""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)  # before it is passed on: then nobody can have it earlier
         if end in self.raw:
-            self.raw[end][1].feed(data) if data else self.forget(end)
+            self.raw[end][1].feed(data, now) if data else self.forget(end)
             return
         far, account = self.pairs[end]
         try:
@@ -145,7 +145,7 @@ class Taps:
         if not data:
             self.forget(end, far)
         elif account is not None:
-            account.feed(data)
+            account.feed(data, now)
 
     def forget(self, *ends: socket.socket) -> None:
         for end in ends:

@@ -8,6 +8,7 @@ import pandas as pd
 from sim.bus.envelope import BATCH
 from sim.results.checkers import judge
 from sim.results.opened_run import Run
+from tests.support.unknown import latest_s
 
 SETTLED_NS = 3_000_000_000  # reconnecting backs off to 2 s at most
 
@@ -43,6 +44,29 @@ def causes(run: Run, *pods: str) -> set[str]:
     """Return why copies for these pods are missing; for all pods, when none is named."""
     rows = lost(run)
     return set(rows.loc[rows["pod"].isin(pods) if pods else slice(None), "cause"].astype(str))
+
+
+def alone_at_its_start(run: Run, pods: set[str]) -> set[int]:
+    """Return the events that a pod which was started again said to itself before it was connected, by its own record.
+
+    On a real server that takes some milliseconds, on a busy machine more, and its calls fall due meanwhile; in virtual time none does.
+    """
+    events: set[int] = set()
+    inside = run.publishes[run.publishes["outcome"] == "memory"]
+    for pod in pods:
+        rows = run.pods[run.pods["pod"] == pod]
+        again_ns = rows.loc[rows["state"] == "starting", "at_ns"].iloc[1]
+        connected_ns = rows.loc[(rows["bus"] == "connected") & (rows["at_ns"] > again_ns), "at_ns"].min()
+        mine = inside[(inside["publisher"] == pod) & inside["sent_ns"].between(again_ns, connected_ns)]
+        events |= set(mine["event"])
+    assert not events or run.info.ground != "model"
+    return events
+
+
+def causes_of_other(run: Run, events: set[int]) -> set[str]:
+    """Return why copies of other events than these are missing."""
+    rows = lost(run)
+    return set(rows.loc[~rows["event"].isin(events), "cause"].astype(str))
 
 
 def bus_states(run: Run, pod: str) -> list[str]:
@@ -137,8 +161,10 @@ def partition(run: Run, counts: dict[str, float]) -> None:
     for pod in rest:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
     assert all("outage" in bus_states(run, pod) and bus_states(run, pod)[-2:] == ["connected", "stopped"] for pod in pods)
-    assert causes(run, *rest) == {"sent-in-memory-mode"}, "what the cut-off side says, the other never hears"
+    at_the_cut = set() if run.info.ground == "model" else {"publish-refused"}  # by a pod whose loop had not seen the loss yet
+    assert causes(run, *rest) - at_the_cut == {"sent-in-memory-mode"}, "what the cut-off side says, the other never hears"
     gone = lost(run)
+    assert set(gone.loc[gone["pod"].isin(rest), "publisher"]) <= pods
     cut = gone[gone["cause"] == "cut-link"]
     assert set(cut["pod"]) == pods
     assert set(cut["publisher"]).isdisjoint(pods)
@@ -186,7 +212,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert set(unsent["channel"]) == {BATCH}
     assert unsent["items"].sum() > len(pods)
     assert counts["never-sent"] == len(unsent), "one pod hears batches"
-    assert causes(run) <= {"never-sent", "pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf"}
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
@@ -198,7 +224,7 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
     """No item is lost: each pod that ended published its part-full batch first."""
     begin_ns, end_ns, pods = of_fault(run)
     assert "never-sent" not in outcomes_unsent(run)
-    assert causes(run) <= {"pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
     assert "aborted" not in set(run.pods["state"].astype(str))
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
@@ -230,11 +256,12 @@ def rolling_restart(run: Run, counts: dict[str, float]) -> None:
     begin_ns, _, pods = of_fault(run)
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     assert "never-sent" not in outcomes_unsent(run)
-    assert causes(run) <= {"pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
     rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] > begin_ns)]
     ends = np.sort(rows.loc[rows["state"] == "stopped", "at_ns"].to_numpy())[: len(pods)]
     backs = np.sort(rows.loc[rows["state"] == "starting", "at_ns"].to_numpy())
-    assert (backs - ends >= 500_000_000).all()
+    early_ns = int(1e9 * (latest_s(run) or 0))  # a timer counts from when its loop last looked at the clock
+    assert (backs - ends >= 500_000_000 - early_ns).all()
     assert (ends[1:] > backs[:-1]).all(), "the next one ends when the one before is there again"
     music = copies(run).loc[lambda rows: rows["pod"].isin(pods) & (rows["phase"] == "run")]
     heard = music[music["fate"] == "delivered"].groupby("event", observed=True).size()

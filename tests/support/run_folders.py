@@ -16,6 +16,7 @@ import msgspec
 from sim.record.recorder import Recorder, seal_tables
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT, compose_key, event_id
+from sim.results.opened_run import Run
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -264,3 +265,17 @@ class RunFolder:
     def _hosts(self) -> list[tuple[int, str, int, int]]:
         shares = {"locust": 0.3, "h0": 0.2} | self.cpu_share
         return [(s * SECOND, host, int(s * share * SECOND), 20 * US) for s in range(8, 23) for host, share in shares.items()]
+
+
+def fates(run: Run) -> dict[str, int]:
+    """Count the copies of a run by their fate."""
+    counts = run.ledger()["fate"].value_counts()
+    return {str(fate): int(count) for fate, count in counts.items() if count}
+
+
+def causes(run: Run, event: Event | None = None) -> dict[str, int]:
+    """Count the missing copies of a run, or of one event, by their cause."""
+    ledger = run.ledger()
+    rows = ledger if event is None else ledger[ledger["event"] == event.key]
+    counts = rows["cause"].value_counts()
+    return {str(cause): int(count) for cause, count in counts.items() if count and cause}

@@ -20,7 +20,7 @@ from sim.wire.address import Address
 from sim.wire.command_client import CommandClient
 
 T = TypeVar("T")
-BOUND_S = 30.0  # of a scene, in its own time; reached only when the test fails
+BOUND_S = 60.0  # of a scene, in its own time; reached only when the test fails
 ON_REAL = pytest.param("embedded", marks=pytest.mark.broker)
 on_both = pytest.mark.parametrize("ground", ["model", ON_REAL], indirect=True)
 

@@ -17,7 +17,7 @@ from sim.machine.process import Child
 from sim.wire.address import free_port
 
 BINARY = shutil.which("redis-server")
-READY_S = 10.0
+READY_S = 60.0
 
 
 def why_not() -> str:

@@ -175,7 +175,7 @@ def compare(
     differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances, drift)]
     note = "intervals hold the spread between runs" if several else "one run a side: the spread between runs is not known"
     note += (
-        "; a time is worse only when it has more than doubled and grown by some ms, unless runs were made in turn: see README"
+        "; a time is worse only when it has more than doubled and grown by some ms, unless runs were made in turn: docs/how-to/compare.md"
         if drift
         else ""
     )

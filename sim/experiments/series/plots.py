@@ -205,8 +205,8 @@ def lag_against(
     ax.set(xlabel=f"{what} (log)", ylabel="lag (ms, log)")
     shown = rows if predicted is None else pd.concat([rows, predicted]).sort_values("value", kind="stable")
     low, high = shown.iloc[0], shown.iloc[-1]
-    first, last = (duration(end["lag_ms_p99"] / 1e3) for end in (low, high))
-    title = f"p99 lag {first} at {low['value']:,.0f}, {last} at {high['value']:,.0f} {what}"
+    ends = [f"{duration(one['lag_ms_p99'] / 1e3)} at {one['value']:,.0f}" for one in (low, high)]
+    title = f"p99 lag {ends[0]}, {ends[1]} {what}"
     if limit_ms:
         kept = shown.loc[shown["lag_ms_p99"] <= limit_ms, "value"]
         title += f"; under {duration(limit_ms / 1e3)} " + (f"up to {kept.max():,.0f}" if len(kept) else "nowhere")

@@ -131,9 +131,8 @@ def answer(found: Capacity) -> str:
     if carried is None:
         least = min(found.steps, key=lambda step: step.calls_per_s)
         return (
-            f"No rate that was tried was carried at p99 <= {duration(found.lag_ms_p99 / 1e3)}, the lowest was "
-            f"{least.calls_per_s:,.0f} calls/s: "
-            f"{least.why_not}. {_noise(found)}"
+            f"No rate that was tried was carried at p99 <= {duration(found.lag_ms_p99 / 1e3)}, "
+            f"the lowest was {least.calls_per_s:,.0f} calls/s: {least.why_not}. {_noise(found)}"
         )
     rate = carried.calls_per_s
     core = mean_interval([100 * step.core for step in found.at_answer or (carried,)])

@@ -89,7 +89,7 @@ class LocalHost:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    async def launch(self, pods: list[LocalReplica], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods; `up` says when they run."""
         publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
         for pod in pods:
@@ -103,7 +103,7 @@ class LocalHost:
             urls=self._address.urls,
             links={} if self._links is None else {pod.number: self._links.address(pod.number).urls for pod in pods},
             publishers=publishers,
-            mortal=mortal,
+            killable=killable,
             patient=patient,
             grace_s=min([GRACE_S, *self._graces_s()]),
             timeout_s=self._scenario.limits.start_s,
@@ -150,7 +150,7 @@ class LocalHost:
 
     def _lost(self, process: HostProcess, error: BuslabError) -> None:
         for pod in self._pods:
-            if pod.process is process and process.mortal:
+            if pod.process is process and process.killable:
                 pod.bury("aborted")
         if self._processes.pop(process.name, None) is not None:
             self._past.append(process)
@@ -190,13 +190,13 @@ class LocalHost:
             A pod cannot connect or subscribe, or not in time.
         """
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
-        alone = self._scenario.mortal_pods()
+        alone = self._scenario.killable_pods()
         for pod in self._pods:
             if pod.name in alone:
                 await pod.begin()
         shared = [pod for pod in self._pods if pod.name not in alone]
         for place in range(min(self._scenario.hosts.processes, len(shared))):
-            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", mortal=False, patient=False)
+            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", killable=False, patient=False)
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
                 for process in list(self._processes.values()):
@@ -242,8 +242,8 @@ class LocalHost:
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully; one that stands still is killed."""
         self.closing = True
-        alone = [pod for pod in self._pods if pod.process is not None and pod.process.mortal]
-        shared = [process for process in self._processes.values() if not process.mortal]
+        alone = [pod for pod in self._pods if pod.process is not None and pod.process.killable]
+        shared = [process for process in self._processes.values() if not process.killable]
         grace_s = 2.5 * timeout_s
         ended = await asyncio.gather(
             *(self._stop_shared(process, grace_s) for process in shared),
@@ -264,7 +264,7 @@ class LocalHost:
         """Drop every connection at once; `close` returns when that is done."""
         self.closing = True
         for pod in self._pods:
-            if pod.process is not None and pod.process.mortal:
+            if pod.process is not None and pod.process.killable:
                 pod.kill_now()
         for process in self._processes.values():
             process.drop()
@@ -311,7 +311,7 @@ class LocalHost:
 
     def counts(self) -> Counts:
         """Return what the display shows; of the lags of the processes the greatest."""
-        gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.mortal))]
+        gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.killable))]
         calls = gone.calls + sum(one.calls for one in live)
         lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None]
         return Counts(

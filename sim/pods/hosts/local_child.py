@@ -189,7 +189,7 @@ class Hosted:
 
 def _new_record(hold: Hold, names: list[str]) -> tuple[Recorder, Callable[[str], PodJournal | None]]:
     """Return the recorder of the process, and what gives its pods their journals."""
-    if not hold.mortal:
+    if not hold.killable:
         return Recorder(Path(hold.folder), source=hold.name, pods=names), lambda pod: None
     recorder = JournalRecorder(Path(hold.folder), source=hold.name, pods=names)
     return recorder, partial(UnderWayJournal, recorder)

@@ -55,7 +55,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
         Pod number -> the URL by which it reaches the broker, where that is a way of its own.
     publishers
         Pod number -> its number in event keys.
-    mortal
+    killable
         Whether it may be killed: then it keeps a journal.
     grace_s
         From SIGTERM until it is killed.
@@ -71,7 +71,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     urls: str
     links: dict[int, str]
     publishers: dict[int, int]
-    mortal: bool
+    killable: bool
     patient: bool
     grace_s: float
     timeout_s: float

@@ -46,7 +46,7 @@ class HostProcess:
     ----------
     name
         The process, as in the tables.
-    mortal
+    killable
         Whether it keeps a journal, so that nothing is lost when it is killed.
     progress
         How far its pods said they are.
@@ -58,7 +58,7 @@ class HostProcess:
 
     def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
         self.name = hold.name
-        self.mortal = hold.mortal
+        self.killable = hold.killable
         self.progress = PodProgress()
         self.ending = False
         self._child = child

@@ -21,7 +21,7 @@ class ReplicaOwner(Protocol):
 
     closing: bool
 
-    async def launch(self, pods: list[LocalReplica], *, name: str, mortal: bool, patient: bool) -> HostProcess:
+    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods."""
 
     async def up(self, process: HostProcess) -> None:
@@ -71,7 +71,7 @@ class LocalReplica:
         return self.state != "new" and not self.ended.is_set()
 
     def _own(self) -> HostProcess:
-        if self.process is None or not self.process.mortal:
+        if self.process is None or not self.process.killable:
             raise UsageError(f"{self.name} shares a process: it cannot be ended or frozen alone")
         return self.process
 
@@ -79,7 +79,7 @@ class LocalReplica:
         """Start an incarnation in a process of its own; `LocalHost.up` waits for it."""
         self._starts += 1
         self.state = "starting"
-        process = await self._host.launch([self], name=f"{self.name}.{self._starts}", mortal=True, patient=patient)
+        process = await self._host.launch([self], name=f"{self.name}.{self._starts}", killable=True, patient=patient)
         self.ended.clear()
         return process
 

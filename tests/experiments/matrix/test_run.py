@@ -185,15 +185,15 @@ def test_an_interruption_heals_and_ends_everything_and_keeps_what_was_done(tmp_p
     assert command.stderr is not None
     assert "cost-reference" in command.stderr.readline(), "the first of two is done"
     run = tmp_path / "m" / "runs" / "broker_freeze-reference" / "run.json"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while not run.exists() or '"run"' not in run.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)  # polls another process
     children = psutil.Process(command.pid).children(recursive=True)
     os.kill(command.pid, number)
-    assert command.wait(30) == 128 + number
+    assert command.wait(150) == 128 + number
     assert "interrupted" in command.stderr.read()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     assert json.loads(run.read_text())["state"] == "interrupted"
     content = json.loads((tmp_path / "m" / "matrix.json").read_text())
     assert content["verdict"] == "unknown" and content["costs"][0]["copy_us"] > 0

@@ -25,6 +25,7 @@ from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 from sim.wire.resp import pack
+from tests.support.examples import examples
 
 CHANNEL = b"aiponge:events:config.template.invalidated"
 ZERO_NS = START_NS + NS_PER_S  # when all have subscribed
@@ -135,7 +136,7 @@ def test_every_quantile_is_that_of_the_events_to_the_nanosecond(subscribers: int
     assert predicted.stable == (share < 10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.integers(0, 400_000), min_size=1, max_size=60),
     st.integers(1, 20),

@@ -20,6 +20,7 @@ from sim.grounds.model.loop import NS_PER_S
 from sim.machine.clock import new_event_loop, now_ns
 from sim.wire.address import Address
 from sim.wire.resp import pack
+from tests.support.examples import examples
 
 CLIENTS = 3
 Script = list[tuple[int, tuple[str, ...]]]  # (client, words)
@@ -124,7 +125,7 @@ def test_the_model_and_a_real_server_give_the_same_replies(address: Address) -> 
     """One hypothesis run inside one event loop each, so that a hundred scripts cost a hundred round trips and no more."""
     compared: list[int] = []
 
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     @given(scripts)
     def compare(script: Script) -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -187,7 +188,7 @@ def unnumbered(reply: Any) -> Any:
 def test_streams_and_groups_are_those_of_a_real_server(address: Address) -> None:
     compared: list[int] = []
 
-    @settings(max_examples=150)
+    @settings(max_examples=examples(150))
     @given(st.lists(st.tuples(st.integers(0, CLIENTS - 2), stream_commands), max_size=30))
     def compare(script: Script) -> None:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

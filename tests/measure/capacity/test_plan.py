@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sim.measure.capacity.fit import CostModel, Hull
 from sim.measure.capacity.plan import Choice, EventType, Workload, headroom, make_plan, not_tested, saturation, split, what_if
+from tests.support.examples import examples
 
 MODEL = CostModel(
     16_384, (2.0, 0.001, 0.5, 0.0005, 1.0, 0.0003), ((2.0, 0.001, 0.5, 0.0005, 1.0, 0.0003),) * 3, 0.05, 0.0, 10,
@@ -57,7 +58,7 @@ def test_headroom_is_a_share_and_falls_with_cores(cores: float) -> None:
     assert 0 < headroom(cores * 2 + 1) <= headroom(cores) <= 0.712
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(load=workloads, target=rates, link=st.sampled_from([0.0, 100.0, 10_000.0]))
 def test_a_refused_option_has_a_reason_and_the_one_to_take_none(load: Workload, target: float, link: float) -> None:
     plan = make_plan(
@@ -74,7 +75,7 @@ def test_a_refused_option_has_a_reason_and_the_one_to_take_none(load: Workload, 
     assert best is None or best.choice.brokers == min(o.choice.brokers for o in plan.options if o.accepted)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(load=workloads, target=rates)
 def test_nothing_beyond_what_was_tested_is_accepted(load: Workload, target: float) -> None:
     for option in make_plan(MODEL, load, target_calls_per_s=target, least_replicas=(0, 30, 60), brokers=(1,)).options:

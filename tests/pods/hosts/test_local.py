@@ -20,7 +20,7 @@ from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
 from sim.scenario.settings import MAX_PROCESSES
-from tests.end_to_end.test_run import INTERRUPTED, interrupt, rows, sealed
+from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
 
 Small = Callable[..., Scenario]
 KILLED, FROZEN = "music-service-0", "api-gateway-0"
@@ -77,9 +77,9 @@ def test_a_kill_and_a_freeze_are_real_and_every_copy_is_accounted_for(small: Sma
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("mortal", [False, True], ids=["of many pods", "of one pod"])
-def test_a_process_that_dies_by_itself_fails_the_run(small: Small, tmp_path: Path, mortal: bool) -> None:
-    fault = (f'faults=[{{kind="pod_kill",pods=["{KILLED}"],at_s=0.9,for_s=0.1}}]',) if mortal else ()
+@pytest.mark.parametrize("killable", [False, True], ids=["of many pods", "of one pod"])
+def test_a_process_that_dies_by_itself_fails_the_run(small: Small, tmp_path: Path, killable: bool) -> None:
+    fault = (f'faults=[{{kind="pod_kill",pods=["{KILLED}"],at_s=0.9,for_s=0.1}}]',) if killable else ()
     killed = []
 
     def watch(status: Status) -> None:
@@ -87,7 +87,7 @@ def test_a_process_that_dies_by_itself_fails_the_run(small: Small, tmp_path: Pat
             killed.append(hosts()[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    name = f"{KILLED}.1" if mortal else "local-0"
+    name = f"{KILLED}.1" if killable else "local-0"
     with pytest.raises(HostError, match=f"the process {name} of pods is gone: it printed nothing"):
         run_scenario(small("hosts.kind=local", "load.driver=pods", *fault), out=tmp_path / "run", watch=watch)
     sealed(tmp_path / "run", "failed")
@@ -135,8 +135,8 @@ def test_what_only_one_process_can_do_is_refused(small: Small) -> None:
 
 def test_pods_that_no_fault_ends_share_processes(small: Small) -> None:
     slow = 'faults=[{kind="slow_handler",at_s=0,for_s=0.5},{kind="pod_stop",pods=["system-service"],at_s=0,for_s=0.5}]'
-    assert small(slow).mortal_pods() == {"system-service-0"}
-    assert len(small("kubelet.enabled=true").mortal_pods()) == 12
+    assert small(slow).killable_pods() == {"system-service-0"}
+    assert len(small("kubelet.enabled=true").killable_pods()) == 12
 
 
 def test_the_model_runs_it_in_one_process_and_says_so(small: Small, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sim.results.checkers.batching import BATCH, check
 from sim.results.opened_run import open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, SECOND, Event, RunFolder
 
 
@@ -91,7 +92,7 @@ def test_a_load_without_batches_is_valid_and_one_that_means_them_is_not(plan: Ru
     assert check(open_run(path)).verdict == "unknown"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 9_999), st.integers(2, 50), st.integers(0, 500), st.booleans()), min_size=1, max_size=30))
 def test_figures_are_those_of_a_plain_loop(rows: list[tuple[int, int, int, bool]]) -> None:
     with TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ from sim.record.schema import HTTP_CALL
 from sim.results.checkers import judge
 from sim.results.checkers.callers import check
 from sim.results.opened_run import open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, SECOND, US, RunFolder
 
 
@@ -82,7 +83,7 @@ def test_posts_alone_are_in_no_metric(plan: RunFolder) -> None:
     assert result.verdict == "valid" and all(math.isnan(value) for value in result.metrics.values())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 9_999), st.integers(0, 10**9), st.booleans()), min_size=1, max_size=50))
 def test_quantiles_are_those_of_a_plain_loop(rows: list[tuple[int, int, bool]]) -> None:
     begin, end = 13 * SECOND, 15 * SECOND

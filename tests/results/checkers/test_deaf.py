@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sim.results.checkers import judge
 from sim.results.checkers.deaf import check
 from sim.results.opened_run import open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, SECOND, Event, RunFolder
 
 BEGIN, END = 13 * SECOND, 15 * SECOND
@@ -111,7 +112,7 @@ def test_a_pod_that_is_dead_at_the_end_of_the_fault_is_not_deaf(plan: RunFolder)
     assert (counts["windows"], counts["deaf"]) == (1, 0)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(back=st.lists(st.integers(0, 40), min_size=1, max_size=3), sent=st.lists(st.integers(-19, 45), max_size=20, unique=True))
 def test_windows_are_those_of_a_plain_loop(back: list[int], sent: list[int]) -> None:
     """Each pod is subscribed again `back` steps after the fault's end, and loses what was sent before."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sim.record.schema import OTHERS
 from sim.results.checkers import Result, judge
 from sim.results.opened_run import open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, RUN_NS, SECOND, Event, RunFolder
 
 TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"
@@ -166,7 +167,7 @@ read_plans = st.lists(st.tuples(few_ms, st.integers(0, 1), subjects, st.integers
 
 
 @given(update_plans, read_plans)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_any_run_is_judged_as_a_plain_loop_would(updates: Any, reads: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         plan = make_plan(Path(name) / "run")

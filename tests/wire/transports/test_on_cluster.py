@@ -21,19 +21,12 @@ from sim.wire.transports import Transport
 from sim.wire.transports.pubsub import PubSub
 from sim.wire.transports.sharded import Sharded
 from tests.support.scenes import Ground
+from tests.support.transport_contract import CONTRACT, Scene
 from tests.support.transport_ends import Ends, Log, ends
-from tests.wire.transports import test_transports as contract
 
 pytestmark = pytest.mark.broker
 Run = Callable[[Any], Any]
 both_kinds = pytest.mark.parametrize("transport", [PubSub(), Sharded()], ids=["pubsub", "sharded"])
-KEPT = [
-    contract.test_every_subscriber_hears_exactly_what_is_published_in_order,
-    contract.test_two_memos_reads_never_mix,
-    contract.test_who_is_given_up_is_lost_once_and_hears_no_more,
-    contract.test_who_pauses_hears_the_rest_later_and_in_order,
-    contract.test_finishing_ends_and_nothing_is_lost_by_it,
-]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +58,8 @@ def client_names(broker: ClusterBroker) -> list[int]:
 
 
 @both_kinds
-@pytest.mark.parametrize("keeps", KEPT, ids=lambda test: test.__name__)
-def test_the_contract_is_kept_on_a_cluster(keeps: Any, transport: Transport, broker: ClusterBroker) -> None:
+@pytest.mark.parametrize("keeps", CONTRACT, ids=lambda scene: scene.__name__)
+def test_the_contract_is_kept_on_a_cluster(keeps: Scene, transport: Transport, broker: ClusterBroker) -> None:
     keeps(transport, Ground(broker))
 
 
