@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sim.machine.words import count, duration
+from sim.machine.words import count
 from sim.record.reader import FOREVER_NS
 from sim.results.checkers.fallback import reachability
 from sim.results.copies import FATE
@@ -71,7 +71,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     if between_s is None and outages:
         begin, end, name = outages[0].begin_ns, outages[0].end_ns, f"while {outages[0].fault} lasted"
     first, last = between_s or (np.ceil((begin - zero_ns(run)) / 1e9), np.floor((end - zero_ns(run)) / 1e9))
-    name = name if between_s is None else f"from {duration(first)} to {duration(last)}"
+    name = name if between_s is None else f"from {first:g} to {last:g} s"
     rows = reachability(run)
     rows = rows[(rows["second"] >= first) & (rows["second"] + 1 <= last)]
     sums = rows.groupby(["publisher", "hearer"], observed=True)[["published", "heard"]].sum().reset_index()
@@ -145,9 +145,7 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
                 )
     ax.set_yticks(range(len(lanes)), list(lanes), fontsize=8)
     ax.set(xlabel="time since the run phase began (s)", ylabel="pod", xlim=(first, last), ylim=(len(lanes) - 0.5, -1.5))
-    ax.set_title(
-        f"{count(heard, 'copy')} of {count(len(shown), 'event')} were heard and {lost:,} lost, from {duration(first)} to {duration(last)}"
-    )
+    ax.set_title(f"{count(heard, 'copy')} of {count(len(shown), 'event')} were heard and {lost:,} lost, from {first:.2f} to {last:.2f} s")
     marks = {"sent": ("o", "black"), "heard": ("^", BLUE), "lost": ("x", RED), "not connected": ("s", "0.82")}
     handles = [Line2D([], [], marker=shape, color=colour, linestyle="none", label=word) for word, (shape, colour) in marks.items()]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, frameon=False)

@@ -137,6 +137,7 @@ def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
     counts = verdict.checkers["lag"].counts if "lag" in verdict.checkers else {}
     names = [key.removesuffix(".p50") for key in counts if key.endswith(".p50")]
     shown = {"lag_us": "all copies", "send_delay_us": "of it before sending (one value an event)", "bus_us": "of it on the bus"}
+    shown |= {"held_up_us": "calls held up by earlier ones"}
     rows = []
     for name in names:
         label = shown.get(name) or " ".join(name.removeprefix("lag_us.").split(".", 1))

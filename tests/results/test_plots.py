@@ -78,7 +78,7 @@ def test_copies_per_event_stand_beside_the_pods(plan: RunFolder) -> None:
     assert [text.get_text() for text in ax.get_xticklabels()] == ["api", "web"]
     assert [round(float(bar.get_height()), 3) for bar in ax.patches] == [1.0, 2.99, 0.01, 0.0]
     assert list(lines(ax)["pods"]) == [1, 3]
-    assert "1 copy is heard again" in ax.get_title()
+    assert "1 copy was heard again" in ax.get_title()
 
 
 def test_the_books_are_bars_with_their_numbers(plan: RunFolder) -> None:

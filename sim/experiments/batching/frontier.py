@@ -16,7 +16,7 @@ import pandas as pd
 
 from sim.errors import UsageError
 from sim.experiments.batching.theory import batch_costs
-from sim.machine.words import duration
+from sim.machine.words import count, duration
 from sim.results.checkers.verdict import worst
 
 LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
@@ -135,7 +135,8 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
         f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
     )
     setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
+    loads = count(len(default), "load")
     return verdict, (
-        f"The default of {setting} keeps the limits at {len(kept)} of {len(default)} loads of a pod ({costs}); recommended are {advice}; "
+        f"The default of {setting} keeps the limits at {len(kept)} of {loads} of a pod ({costs}); recommended are {advice}; "
         f"theory and measurement of the mean wait differ by {error:.1%} at most."
     )

@@ -160,7 +160,7 @@ def _conclusions(hour: LoadRow) -> tuple[str, ...]:
     reached = {True: "reached", False: "NOT reached"}
     return (
         f"An hour of 12 pods at 100 events/s takes {cpu_s:.1f} s of CPU, target {TARGET_CPU_S:g} s: {reached[cpu_s <= TARGET_CPU_S]}.",
-        f"Its events come at {ratio:.2f} x the bare heap's speed, target {TARGET_RATIO:g} x: {reached[ratio >= TARGET_RATIO]}.",
+        f"Its events come at {ratio:.2f} of the bare heap's speed, target {TARGET_RATIO:g}: {reached[ratio >= TARGET_RATIO]}.",
     )
 
 

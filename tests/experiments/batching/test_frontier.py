@@ -41,7 +41,7 @@ PLAIN = made(
 
 
 def test_dominated_settings_name_what_beats_them_and_of_those_alike_the_smaller_stays() -> None:
-    assert list(batch_frontier(PLAIN)["dominated_by"]) == ["", "", "10 / 1,000 ms", "10 / 5,000 ms", ""]
+    assert list(batch_frontier(PLAIN)["dominated_by"]) == ["", "", "10 / 1 s", "10 / 5 s", ""]
 
 
 def test_recommended_is_the_fewest_publishes_within_the_limits() -> None:
@@ -84,7 +84,7 @@ def test_the_answer_judges_the_default_and_a_bad_measurement_is_not_valid(swept:
     judged, compared = batch_frontier(swept), against_theory(swept)
     verdict, sentence = judge_default(swept, judged, compared)
     assert verdict == "valid"
-    assert "keeps the limits at 0 of 1 loads" in sentence and "30.0 s old" in sentence
+    assert "keeps the limits at 0 of 1 load of a pod" in sentence and "30 s old" in sentence
     assert judge_default(swept, judged, compared.assign(wait_error=0.5))[0] == "invalid"
     assert judge_default(swept.assign(verdict="invalid"), judged, compared)[0] == "invalid"
     assert judge_default(swept.assign(verdict="unknown"), judged, compared)[0] == "unknown"

@@ -68,7 +68,7 @@ def test_a_page_shows_question_answer_code_and_pictures_and_fetches_nothing(tmp_
         assert "No copy of 5 &lt; 6 is lost." in text and "Is one so?" in text and "2026-11-24 12:00" in text and ">valid<" in text
     assert PNG[:40] in page and "File sim/run/steps.py" in page and "buslab notebooks one" in page
     assert "Said twice" not in page and "&lt;Axes" not in page
-    assert 'href="one.html"' in index.read_text("utf-8") and "12 s" in index.read_text("utf-8")
+    assert 'href="one.html"' in index.read_text("utf-8") and "12.3 s" in index.read_text("utf-8")
 
 
 def test_columns_of_words_stand_to_the_left_and_numbers_to_the_right(tmp_path: Path) -> None:

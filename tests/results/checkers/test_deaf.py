@@ -66,7 +66,7 @@ def test_a_window_lasts_from_the_fault_s_end_until_the_pod_is_subscribed(plan: R
     assert result.metrics == {"deaf_s_max": 1.0, "deaf_copies": 12.0, "deaf_untold": 0.0}
     assert result.witnesses[0].split()[0] == events[0].id
     assert "the first of 10 copies that web-1 did not hear; it was deaf for 1 s after broker_down" in result.witnesses[0]
-    text = "at most for 1.00 s (web-1 after broker_down); 12 copies were lost by not hearing, all of them after the end"
+    text = "at most for 1 s (web-1 after broker_down); 12 copies were lost by not hearing, all of them after the end"
     assert text in result.detail and result.detail.endswith("the application was told each time")
 
 
