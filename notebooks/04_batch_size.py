@@ -62,7 +62,8 @@ sim.plots.batch_theory(compared)
 # %%
 compared[["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "wait_ms_predicted", "wait_ms_measured", "wait_error"]]
 # %% [markdown]
-# The default at one item per second: 30 s pass before the batch leaves, with 31 items on average; the first waits 30 s, the last hardly.
+# The default at one item per second: 30 s pass before the batch leaves, with 31 items on average. The first waits 30 s, the last hardly
+# at all.
 
 # %%
 by_theory = sim.batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
@@ -70,8 +71,8 @@ print(f"predicted {by_theory.wait_ms_mean / 1e3:.2f} s mean wait, {by_theory.ite
 
 # %% [markdown]
 # ## The frontier
-# A setting is dominated when another is no worse in age, items at risk, publishes and bytes, and better in one. Recommended is, of those
-# that keep both limits, the one with the fewest publishes.
+# A setting is dominated when another is no worse in age, items at risk, publishes and bytes, and better in one. Of the settings on the
+# frontier that keep both limits, the one with the fewest publishes is recommended.
 
 # %%
 judged = sim.findings.batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk)

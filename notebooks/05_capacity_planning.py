@@ -36,8 +36,8 @@ pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Measure
-# The broker is kept full by a publisher that never waits, with subscribers that cost next to nothing, so that its core is what is full.
-# What counts is its own processor time for each event, for several numbers of pods and sizes of events.
+# A publisher that never waits keeps the broker full, and subscribers cost next to nothing, so it is the broker's core that is the limit.
+# What counts is the broker's own processor time for each event, for several numbers of pods and sizes of events.
 
 # %%
 loaded = sim.load_scenario(scenario)
@@ -68,7 +68,7 @@ pd.DataFrame(sim.findings.step_rows(found.steps), columns=sim.findings.STEP_HEAD
 # %% [markdown]
 # ## What to plan for
 # The choices that were looked at for the target rate, the first of those accepted and of those refused, with what speaks against them:
-# 71 % of the broker's core stays free, one pod down must not silence a channel, and what was not tested is refused or says so.
+# 71 % of the broker's core stays free, one pod down must not silence a channel, and what was not tested is refused or marked.
 
 # %%
 plan = sim.make_plan(found.model, found.workload, target_calls_per_s=target_calls_per_s, least_replicas=(0, 2, 3), brokers=(1, 2))

@@ -15,7 +15,7 @@
 # # What does each fault do to the bus, and what would a better client or Redis Streams save?
 #
 # Faults of the catalogue, each on three buses: the reference's, Pub/Sub with all that a client can do by itself, and Redis Streams. The
-# short form is some faults in virtual time. The deep one, all of them on a real server, takes some minutes: `ground = "embedded"`,
+# short form runs some faults in virtual time. The deep one runs all of them on a real server and takes some minutes: `ground = "embedded"`,
 # `faults = ()`.
 
 # %% tags=["parameters"]

@@ -17,8 +17,8 @@
 # The reference says what the bus does, and so does common advice. Each claim has an experiment here, one or more runs of the lab, and a
 # rule that turns what they measured into a verdict: true, false, or depends, and then on what. `buslab list claims` names all.
 #
-# By default the claims that virtual time can judge, which repeat on any machine, and one on a real server. `numbers = []` runs all 24, also
-# those that need clusters and Locust: about three minutes. One alone: `buslab claims 2`.
+# By default those claims are run that virtual time can judge, the same on any machine, and one on a real server. `numbers = []` runs all
+# 24, also those that need clusters and Locust, in about three minutes. `buslab claims 2` runs one alone.
 
 # %% tags=["parameters"]
 numbers = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 20, 21, 22, 23]
@@ -34,7 +34,7 @@ pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run the experiments
-# What claims share runs once; runs in virtual time share the cores, a run on a real server has the machine alone.
+# A run that several claims need is made once. Runs in virtual time share the cores; a run on a real server has the machine to itself.
 
 # %%
 answers = sim.run_claims(numbers, jobs=jobs, tell=print)

@@ -1,7 +1,7 @@
 """The instrument audits itself: known errors are planted in the record of a real run, and the verdict must report exactly those.
 
 Planted are one loss (a delivery is dropped), one duplicate (written twice), one swap (two neighbours of one publisher and
-channel change places) and one delay (a handler start moved by `DELAY_NS`), in different pods. They are planted between the
+channel change places) and one delay (a handler's start moved by `DELAY_NS`), each in another pod. They are planted between the
 receive path and the parquet file, so a fault of the writer, the ledger or a checker shows as a difference.
 """
 
@@ -129,7 +129,7 @@ def run_audit(
     Parameters
     ----------
     planter
-        Another tamperer than `Planter`, for the audit's own test: the audit must not pass then.
+        What changes the record in place of `Planter`, for the audit's own test: the audit must not pass then.
 
     Raises
     ------

@@ -1,14 +1,14 @@
-"""Make many runs, one after another or several at a time, and give what became of each when it ends.
+"""Make many runs, one after another or several at a time, and yield what became of each as it ends.
 
 Rules
 -----
 1. A run is made, judged, and its verdict.json written. One that fails is an outcome with its error; the others go on. An error that is
-   none of ours leaves its traceback on stderr, which of workers is the file workers.log beside the run folders.
+   no `BuslabError` is a bug, so its traceback goes to stderr; the workers' stderr is the file workers.log beside the run folders.
 2. One at a time, runs are made in this process. Several at a time, each is made in a worker: this module as a process of its own. It takes
    one job after another over an inherited socket and answers with the content of verdict.json. It dies with its parent, and its broker
    with it. A worker that dies by itself fails its job and is replaced.
 3. Ctrl-C or SIGTERM: each run that is under way heals and is sealed; what was done before is kept, then `Interrupted` is raised.
-4. A run folder that does not stay is there until the next outcome is asked for.
+4. A run folder that is not kept is removed when the next outcome is asked for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ KEEP = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make: what, and where as `run_scenario` takes it; `key` names it, and is the name of its run folder."""
+    """One run to make: a scenario, and where it runs as `run_scenario` takes it; `key` names the job and its run folder."""
 
     key: str
     scenario: Scenario
@@ -193,7 +193,7 @@ def _carry_out(order: _Order, watch: Watch = lambda status: None) -> _Answer:
         raise
     except BuslabError as error:
         return _Answer(error=str(error), kind=type(error).__name__)
-    except Exception as error:  # one job's accident is not the others'; it is a bug, so where it came from is told
+    except Exception as error:  # a bug must not end the other jobs, and its traceback says where it is
         traceback.print_exc()
         return _Answer(error=f"{type(error).__name__}: {error}")
 
@@ -224,14 +224,14 @@ def _run_here(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None], watc
         if under_way:
             raise KeyboardInterrupt
 
-    # In a notebook Ctrl-C stays what it is there: asked for twice it must not end the kernel.
+    # In a notebook Ctrl-C keeps its own meaning: `interruptible` would end the kernel at the second one.
     with contextlib.nullcontext() if in_a_loop() else interruptible(interrupt):
         for job in itertools.takewhile(lambda job: not asked, jobs):
             begin(job)
             order, began_s = _order(job, out), time.monotonic()
             try:
                 under_way = True
-                if asked:  # before it would have been raised
+                if asked:  # asked for just before `under_way` was set, so nothing was raised
                     break
                 answer = _carry_out(order, watch)
             except Interrupted as end:
@@ -260,7 +260,7 @@ def _run_in_workers(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None]
 
 
 class _Crew:
-    """The workers, and the jobs that wait for them. On leaving, all are told to end before one is waited for: each may have to heal."""
+    """The workers, and the jobs that wait for them. On leaving, all are told to end before any is waited for: each may have to heal."""
 
     def __init__(self, waiting: Iterator[Job], out: Path, begin: Callable[[Job], None]) -> None:
         self._waiting, self._out, self._begin = waiting, out, begin
@@ -299,7 +299,7 @@ class _Crew:
         worker.give(job, _order(job, self._out))
 
     def look(self) -> Iterator[Outcome]:
-        """Wait a moment for answers, and give who has answered the next job; who has died is replaced."""
+        """Wait a moment for answers; a worker that has answered gets the next job, one that has died is replaced."""
         for key, _ in self._eyes.select(LOOK_S):
             worker: _Worker = key.data
             if worker.job is None:
@@ -327,7 +327,7 @@ class _Worker:
         self.dead = False
 
     def give(self, job: Job, order: _Order) -> None:
-        """Send it the order for a job."""
+        """Send the worker the order for a job."""
         self.job, self.order, self.began_s = job, order, time.monotonic()
         self.line.send(order)
 
@@ -343,12 +343,12 @@ class _Worker:
         return outcome
 
     def dismiss(self) -> None:
-        """Tell it to end: at once when it is idle, in order when it runs something."""
+        """Ask the worker to end: an idle one ends at once, a busy one heals and seals its run first."""
         if self.child.poll() is None:
             self.child.process.terminate()
 
     def close(self) -> None:
-        """Wait until it has ended, and make it in the end; it was told once, and a second signal would end it in the middle of its seal."""
+        """Wait until the worker has ended, and kill it after `END_TIMEOUT_S`: a second signal would end it in the middle of sealing."""
         self.line.close()
         try:
             self.child.process.wait(END_TIMEOUT_S)

@@ -49,7 +49,7 @@ EVENT_BYTES, BATCH_BYTES = 300, 20_000
 CHANNEL, NOBODYS = b"aiponge:calibrate", b"aiponge:nobody"
 PATIENCE_S = 10.0
 PING, PONG_BYTES = pack(b"PING"), len(b"+PONG\r\n")
-STEP_BYTES = 16 * 1024  # of one publish while the window is measured, so its resolution
+STEP_BYTES = 16 * 1024  # of each publish while the window is measured; the result is no finer than this
 WINDOW_MAX_BYTES = 32 * 1024 * 1024
 MIN_ROUNDS, MAX_ROUNDS = 3, 31
 COUNTED = ("eventloop_cycles", "total_reads_processed", "total_writes_processed", "total_commands_processed", "total_net_output_bytes")
@@ -59,7 +59,7 @@ Values = np.ndarray
 
 
 class ServerSocket:
-    """Speak to the server over one blocking socket."""
+    """One blocking connection to the server."""
 
     def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection((address.host, address.port), timeout=PATIENCE_S)
@@ -94,7 +94,7 @@ class ServerSocket:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Say what is done with the server: so many blocks, with so many copies each, and how often it is stopped."""
+    """What is done with the server: a block, so many times over, how many copies that makes, and how often the server is stopped."""
 
     block: Callable[[], None]
     blocks: int
@@ -104,7 +104,7 @@ class Experiment:
 
 @dataclass
 class Bench:
-    """Hold the connections of one calibration."""
+    """The connections of one calibration."""
 
     broker: EmbeddedBroker
     asker: ServerSocket
@@ -323,7 +323,7 @@ def run_calibration(*, rounds: int = 7, tell: Callable[[str], None] = lambda lin
 
 @dataclass(frozen=True)
 class _Round:
-    """Hold what one server's round came to: costs, and each experiment's processor time as measured and as explained by them."""
+    """What one server's round came to: costs, and each experiment's processor time as measured and as the costs explain it."""
 
     values: dict[str, float]
     measured_ns: dict[str, float]

@@ -1,4 +1,4 @@
-"""What every child that measures and its parent say to each other; what is told at the end stands beside the child."""
+"""The messages that every measuring child and its parent exchange; what a child reports at the end is defined beside the child."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import msgspec
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """The child is connected, and waits."""
+    """The sign that the child is connected, and waits."""
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """All are connected: publish."""
+    """The order to publish: all are connected."""

@@ -1,7 +1,7 @@
 """What was found, as rows and sentences, under one name, `sim.findings`, for notebooks and scripts.
 
-Rows are what a table beside a figure of `sim.plots` shows; an `…_answer` is a verdict and a sentence, for `sim.conclude`. Names are clear
-among all others here, so some are longer than at home.
+Rows are what a table beside a figure of `sim.plots` shows; an `…_answer` is a verdict and a sentence, for `sim.conclude`. A name must
+be clear beside all the others here, so some are longer than in the module that they come from.
 """
 
 from sim.experiments.batching.frontier import against_theory, batch_frontier

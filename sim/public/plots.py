@@ -1,7 +1,7 @@
 """All figures under one name, `sim.plots`, for notebooks and scripts.
 
-A figure is a function that takes what it draws and returns the axes; it shows and saves nothing. Here a figure has a name that is clear
-among all others, so some are longer than at home.
+A figure is a function that takes what it draws and returns the axes; it shows and saves nothing. A name must be
+clear beside all the others here, so some are longer than in the module that they come from.
 """
 
 from sim.experiments.batching.plots import frontier as batch_frontier

@@ -34,7 +34,7 @@ EVENT_ID = re.compile(rb'"eventId":"(evt_[0-9a-f]{16})"')
 
 
 class Heard:
-    """Read RESP replies of one connection: messages as (ns, channel, event id), and when it was subscribed."""
+    """What one connection heard, read from its RESP replies: messages as (ns, channel, event id), and when it was subscribed."""
 
     def __init__(self, messages: list[list[object]], subscribed_ns: list[int]) -> None:
         self.messages, self.subscribed_ns, self.rest = messages, subscribed_ns, b""
@@ -77,7 +77,7 @@ class Heard:
 
 
 class Taps:
-    """Own the taps and the subscribers of all pods."""
+    """The taps and the subscribers of all pods."""
 
     def __init__(self, port: int, pods: int) -> None:
         self.port = port
@@ -101,7 +101,7 @@ class Taps:
                     return
                 if key.fileobj in self.listeners:
                     self.let_in(key.data)
-                elif key.fileobj in self.raw or key.fileobj in self.pairs:  # not closed with its other end a moment ago
+                elif key.fileobj in self.raw or key.fileobj in self.pairs:  # else it was closed a moment ago, with its other end
                     self.read(key.fileobj)
 
     def subscribe(self, pod: int) -> None:

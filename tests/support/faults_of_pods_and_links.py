@@ -32,7 +32,7 @@ def lost(run: Run) -> pd.DataFrame:
 
 
 def assert_well_after(run: Run) -> None:
-    """Everybody is back: what was sent later was heard by all."""
+    """Check that everybody is back: what was sent later was heard by all."""
     _, end_ns, _ = of_fault(run)
     rows = copies(run)
     rows = rows[rows["intended_ns"] > end_ns + SETTLED_NS]
@@ -47,7 +47,7 @@ def causes(run: Run, *pods: str) -> set[str]:
 
 
 def alone_at_its_start(run: Run, pods: set[str]) -> set[int]:
-    """Return the events that a pod which was started again said to itself before it was connected, by its own record.
+    """Return the events that a restarted pod published only inside itself before it was connected, by its own record.
 
     On a real server that takes some milliseconds, on a busy machine more, and its calls fall due meanwhile; in virtual time none does.
     """
@@ -82,7 +82,7 @@ def outcomes_unsent(run: Run) -> set[str]:
 
 
 def clock_skew(run: Run, counts: dict[str, float]) -> None:
-    """What the lab measures does not come from the clock that is wrong: no lag is negative, none is of seconds."""
+    """Check that nothing is measured by the clock that is wrong: no lag is negative, none is of seconds."""
     assert counts["delivered"] == counts["expected"] > 1000
     rows = copies(run)
     begin_ns, end_ns, pods = of_fault(run)
@@ -93,7 +93,7 @@ def clock_skew(run: Run, counts: dict[str, float]) -> None:
 
 
 def handler_error(run: Run, counts: dict[str, float]) -> None:
-    """The pod that took the marker raises, the others skip: zero runs, and only while the fault was on."""
+    """Check that the pod that took the marker raises and the others skip: no run, and only while the fault was on."""
     begin_ns, end_ns, pods = of_fault(run)
     assert counts["missing"] == 0
     failed = run.deliveries[run.deliveries["outcome"] == "failed"]
@@ -104,7 +104,7 @@ def handler_error(run: Run, counts: dict[str, float]) -> None:
 
 
 def link_blackhole(run: Run, counts: dict[str, float]) -> None:
-    """Nobody notices: no state changes, no copy is lost, and what TCP repeats arrives when the fault is over."""
+    """Check that nobody notices: no state changes, no copy is lost, and what TCP repeats arrives when the fault is over."""
     begin_ns, end_ns, pods = of_fault(run)
     assert counts["missing"] == counts["unknown"] == 0
     assert set(run.pods["state"].astype(str)) == {"starting", "subscribed", "stopped"}
@@ -117,7 +117,7 @@ def link_blackhole(run: Run, counts: dict[str, float]) -> None:
 
 
 def link_cut(run: Run, counts: dict[str, float]) -> None:
-    """Every cut connection is noticed and opened again; no half of an event was handled."""
+    """Check that every cut connection is noticed and opened again; no half of an event was handled."""
     _, _, pods = of_fault(run)
     assert counts["cut-link"] >= len(pods), "at least the event that was cut, in each pod"
     assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
@@ -129,7 +129,7 @@ def link_cut(run: Run, counts: dict[str, float]) -> None:
 
 
 def link_reset(run: Run, counts: dict[str, float]) -> None:
-    """Each reset costs what comes until the pod is subscribed again, and events of the pod that stay inside it."""
+    """Check that each reset costs what comes until the pod is subscribed again, and events of the pod that stay inside it."""
     begin_ns, end_ns, pods = of_fault(run)
     assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
     assert counts["cut-link"] > 0
@@ -143,7 +143,7 @@ def link_reset(run: Run, counts: dict[str, float]) -> None:
 
 
 def link_slow(run: Run, counts: dict[str, float]) -> None:
-    """Later by what the link adds, in order, and only for the pods behind it: nothing is lost."""
+    """Check that copies come later by what the link adds, only for the pods behind it, and that none is lost."""
     begin_ns, end_ns, pods = of_fault(run)
     assert counts["missing"] == counts["unknown"] == 0
     rows = copies(run)
@@ -155,7 +155,7 @@ def link_slow(run: Run, counts: dict[str, float]) -> None:
 
 
 def partition(run: Run, counts: dict[str, float]) -> None:
-    """Split brain: the side that is cut off talks to itself, pod by pod, the other goes on, and both serve what is out of date."""
+    """Check the split brain: on the side that is cut off each pod hears itself only, the other side goes on, and both serve old copies."""
     _, end_ns, pods = of_fault(run)
     rest = {history.pod for history in run.pod_histories} - pods
     for pod in rest:
@@ -180,9 +180,10 @@ def partition(run: Run, counts: dict[str, float]) -> None:
 
 
 def pod_freeze(run: Run, counts: dict[str, float]) -> None:
-    """What it heard late the others had run and unlocked, so it ran that again. What it locked and never was told of, nobody ran.
+    """Check that the frozen pod runs again what it hears late, and that nobody runs what it locked without knowing.
 
-    The answer to its SET came while it stood still, and it had given up waiting when it read on: the others had skipped.
+    What it heard late, the others had run and unlocked. And where the answer to its SET came while it stood still, it had given up waiting
+    when it read on, and the others had skipped.
     """
     begin_ns, end_ns, (pod,) = of_fault(run)
     once = judge(run).checkers["once"].counts
@@ -205,7 +206,7 @@ def pod_freeze(run: Run, counts: dict[str, float]) -> None:
 
 
 def pod_kill(run: Run, counts: dict[str, float]) -> None:
-    """The part-full batches are gone with what was in them; the new pods have new batches, and hear again."""
+    """Check that the part-full batches are gone with what was in them, and that the new pods hear again."""
     _, _, pods = of_fault(run)
     unsent = run.publishes[run.publishes["outcome"] == "never-sent"]
     assert set(unsent["publisher"]) == pods
@@ -221,7 +222,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
 
 
 def pod_stop(run: Run, counts: dict[str, float]) -> None:
-    """No item is lost: each pod that ended published its part-full batch first."""
+    """Check that no item is lost: each pod that ended published its part-full batch first."""
     begin_ns, end_ns, pods = of_fault(run)
     assert "never-sent" not in outcomes_unsent(run)
     assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
@@ -235,7 +236,7 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
 
 
 def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
-    """As the policy `automatic` has it, they join when the broker is back; until then each is alone."""
+    """Check that the pods join when the broker is back, by the policy `automatic`, and that each is alone until then."""
     begin_ns, end_ns, pods = of_fault(run)
     for pod in pods:
         rows = run.pods[(run.pods["pod"] == pod) & (run.pods["at_ns"] >= begin_ns)]
@@ -252,7 +253,7 @@ def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
 
 
 def rolling_restart(run: Run, counts: dict[str, float]) -> None:
-    """One pod of the service is away at a time, so the service always hears; what is lost fell into a gap."""
+    """Check that one pod of the service is away at a time, so the service always hears, and that what is lost fell into a gap."""
     begin_ns, _, pods = of_fault(run)
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     assert "never-sent" not in outcomes_unsent(run)
@@ -269,7 +270,7 @@ def rolling_restart(run: Run, counts: dict[str, float]) -> None:
 
 
 def slow_handler(run: Run, counts: dict[str, float]) -> None:
-    """Redis keeps 32 MB for it, then cuts it off and forgets them; the others hear everything."""
+    """Check that Redis keeps 32 MB for the slow pods, then cuts them off and forgets that, and that the others hear everything."""
     _, _, pods = of_fault(run)
     assert counts["missing"] > 0
     assert counts["cut"] >= counts["missing"] * 0.9

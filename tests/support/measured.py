@@ -33,7 +33,7 @@ def step(calls_per_s: float, *, core: float = 0.8, why_not: str = "") -> TriedRa
 
 
 def measured(*, core: float = 1.0, off: float = 1.0) -> Capacity:
-    """Make one; `off` is how far held-out points lie from the costs that were fitted."""
+    """Return one; `off` is how far held-out points lie from the costs that were fitted."""
     fitted = [point(pods, size, core=core) for pods in (1, 6, 24, 72) for size in (290, 1_800, 16_100, 16_500, 70_000)]
     steps = (step(100_000.0), step(150_000.0), step(200_000.0, core=0.98, why_not="p99 of lag is 80.0 ms, over 50 ms"))
     return Capacity(

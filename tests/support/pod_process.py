@@ -24,7 +24,7 @@ OURS = ("REDIS_URL", "EVENT_BUS_BATCH_SIZE", "EVENT_BUS_BATCH_INTERVAL_MS", "ADM
 
 
 def lines_of(process: subprocess.Popen[str]) -> queue.Queue[dict[str, Any] | None]:
-    """The JSON lines that a process prints, and None at its end."""
+    """Return a queue of the JSON lines that a process prints, and None at its end."""
     lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def read() -> None:
@@ -49,7 +49,7 @@ class RunningPod:
         self.port = self.until("started")["port"]
 
     def until(self, event: str) -> dict[str, Any]:
-        """The next log line of a kind."""
+        """Wait for the next log line of a kind, and return it."""
         while True:
             line = self._lines.get(timeout=BOUND_S)
             assert line is not None, f"it ended with {self.process.wait(BOUND_S)} after {self.log}"
@@ -58,7 +58,7 @@ class RunningPod:
                 return line
 
     def ask(self, path: str, body: Any = None, *, token: str = "") -> tuple[int, str]:
-        """GET, or with a body POST; (status, text)."""
+        """Send a GET, or with a body a POST, and return (status, text)."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {token}"} if token else {}
         )
@@ -71,7 +71,7 @@ class RunningPod:
                 return error.code, error.read().decode()
 
     def metrics(self) -> dict[str, float]:
-        """The reference's metrics, without what all names of the service begin with."""
+        """Return the reference's metrics, without what all names of the service begin with."""
         status, text = self.ask("/metrics")
         assert status == 200
         start = f"aiponge_{self.service.replace('-', '_')}_"
@@ -79,7 +79,7 @@ class RunningPod:
         return {sample.name.removeprefix(start): sample.value for sample in samples if sample.name.startswith(start)}
 
     def metrics_when(self, **wanted: float) -> dict[str, float]:
-        """The metrics as soon as those named have their values, or what they were at the end of the patience."""
+        """Return the metrics as soon as those named have their values, or as they are when the patience ends."""
         patience = time.monotonic() + BOUND_S
         while True:
             now = self.metrics()
@@ -87,7 +87,7 @@ class RunningPod:
                 return now
 
     def ready_when(self, ready: bool) -> dict[str, Any]:
-        """The readiness as soon as it is this."""
+        """Return the answer of /health/ready as soon as it says so, or as it is when the patience ends."""
         patience = time.monotonic() + BOUND_S
         while True:
             status, text = self.ask("/health/ready")
@@ -97,7 +97,7 @@ class RunningPod:
                 return answer
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal; the exit code, with every log line read."""
+        """Send a signal, read every log line to the end, and return the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(BOUND_S)
         while (line := self._lines.get(timeout=BOUND_S)) is not None:

@@ -61,7 +61,7 @@ class Heard:
 
 
 def synthetic_info() -> RunInfo:
-    """What a whole run of these folders says of itself."""
+    """Return what a complete run of these folders says of itself."""
     return RunInfo(
         format=FORMAT,
         scenario="synthetic",
@@ -84,12 +84,12 @@ def synthetic_info() -> RunInfo:
 
 @dataclass
 class RunFolder:
-    """Collect pods, events and deliveries, plant faults into them, and write them as a run folder."""
+    """A run folder in the making: pods, events and deliveries, and the faults planted into them."""
 
     folder: Path
     slo: dict[str, Any] = field(default_factory=dict)
     info: RunInfo = field(default_factory=synthetic_info)
-    load: LoadInfo | None = None  # by default what the events are
+    load: LoadInfo | None = None  # by default derived from the events
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
     beliefs: dict[tuple[str, int], str] = field(default_factory=dict)
     states: list[tuple[str, int, str]] = field(default_factory=list)
@@ -134,7 +134,7 @@ class RunFolder:
         return self.state(pod, at_ns, state)
 
     def event(self, at_ns: int, *, channel: str = "config.updated", publisher: str = "locust-0", **columns: Any) -> Event:
-        """Publish one event; nobody hears it unless `hear` says so."""
+        """Add one event; nobody hears it unless `hear` adds that."""
         sequence = self.sequences[publisher] = self.sequences.get(publisher, -1) + 1
         number = list(self.sequences).index(publisher)
         key = compose_key(nonce=NONCE, publisher=number, sequence=sequence)
@@ -144,14 +144,14 @@ class RunFolder:
         return event
 
     def hear(self, event: Event, pod: str, *, lag_ns: int = 250 * US, **columns: Any) -> Heard:
-        """Let a pod hear an event so long after its intended time."""
+        """Add that a pod heard an event so long after its intended time."""
         at = event.intended_ns + lag_ns
         row = Heard(event.key, pod, at - 10 * US, at, **columns)
         self.heard.append(row)
         return row
 
     def publish(self, count: int, *, start_ns: int = RUN_NS, step_ns: int = MS, lag_ns: int = 250 * US, **columns: Any) -> list[Event]:
-        """Publish events that every pod on their channel hears."""
+        """Add events that every pod on their channel hears."""
         events = [self.event(start_ns + n * step_ns, **columns) for n in range(count)]
         for event in events:
             pods = [pod for pod, (_, channels) in self.pods.items() if event.channel in channels.split(",")]
@@ -169,14 +169,14 @@ class RunFolder:
         return self
 
     def repeat(self, event: Event, pod: str, *, times: int = 1) -> RunFolder:
-        """Let a pod hear an event again, right after the first time."""
+        """Add that a pod heard an event again, right after the first time."""
         at = self._row(event, pod)
         for _ in range(times):
             self.heard.insert(at, self.heard[at])
         return self
 
     def swap(self, first: Event, second: Event, pod: str) -> RunFolder:
-        """Let a pod hear two events in the other order."""
+        """Swap two events in the order in which a pod heard them."""
         a, b = self._row(first, pod), self._row(second, pod)
         one, two = self.heard[a], self.heard[b]
         one.key, two.key = two.key, one.key
@@ -184,18 +184,18 @@ class RunFolder:
         return self
 
     def delay(self, event: Event, pod: str, by_ns: int) -> RunFolder:
-        """Let a pod handle an event later."""
+        """Make a pod hear and handle an event later."""
         row = self.heard[self._row(event, pod)]
         row.received_ns, row.handled_ns = row.received_ns + by_ns, row.handled_ns + by_ns
         return self
 
     def read(self, pod: str, subject: str, at_ns: int, *, loaded_ns: int | None = None) -> RunFolder:
-        """Let a pod read a cache key: a copy loaded earlier, or by default a miss, loaded now."""
+        """Add that a pod read a cache key: a copy loaded earlier, or by default a miss, loaded now."""
         self.reads.append((at_ns, pod, subject, at_ns if loaded_ns is None else loaded_ns, "miss" if loaded_ns is None else "hit"))
         return self
 
     def foreign(self, key: int, pod: str, *, at_ns: int = RUN_NS + SECOND) -> RunFolder:
-        """Let a pod hear an event that nobody published."""
+        """Add that a pod heard an event that nobody published."""
         self.heard.append(Heard(key, pod, at_ns, at_ns + 10 * US))
         return self
 

@@ -26,7 +26,7 @@ on_both = pytest.mark.parametrize("ground", ["model", ON_REAL], indirect=True)
 
 
 class Ground:
-    """Run scenes with a broker, and ask it meanwhile.
+    """A broker that scenes run with, and can ask meanwhile.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Certificates:
-    """Hold the paths of one authority and of what it signed."""
+    """The paths of one authority and of what it signed."""
 
     folder: Path
 
@@ -72,7 +72,7 @@ def _openssl(*words: str) -> None:
 
 @dataclass(frozen=True)
 class TlsServer:
-    """Hold where a server listens with TLS, and without."""
+    """Where a server listens with TLS, and without."""
 
     tls_port: int
     plain_port: int

@@ -31,7 +31,7 @@ def as_payloads(payloads: Iterable[bytes]) -> Payloads:
 
 
 class Log:
-    """Collect what a transport says, and wait for it."""
+    """What a transport said, and a way to wait for it."""
 
     def __init__(self) -> None:
         self.handling: list[asyncio.Future[None]] | None = None  # with a list, what is heard is not handled before its future is done
@@ -72,7 +72,7 @@ class Log:
 
 @dataclass
 class Ends:
-    """Open both ends of a transport, and close them however the test ends."""
+    """Both ends of a transport, which are closed however the test ends."""
 
     transport: Transport
     address: Address

@@ -62,7 +62,7 @@ class Starvation:
 
     @property
     def withheld_s(self) -> float:
-        """How long the thread that waited longest did."""
+        """How long the thread waited that waited longest."""
         self.sample()
         waits = [now - self._before.get(who, 0) for who, now in self._last.items()]
         return max(waits, default=0) / 1e9
@@ -121,7 +121,7 @@ def _earlier() -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the session when too many tests could not say anything."""
+    """Fail the session when too many tests are unknown."""
     if hasattr(session.config, "workerinput"):
         return
     reasons = [" ".join(reason.split()) for reason in of_session(session.config)]
@@ -134,7 +134,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how many tests are unknown, and why."""
+    """Print how many tests are unknown, and why."""
     mine = of_session(config)
     total, most = len(_earlier()) if os.environ.get(EARLIER_ENV) else len(mine), int(os.environ.get(MAX_ENV, MAX_UNKNOWN))
     terminalreporter.section(f"unknown: {len(mine)}")

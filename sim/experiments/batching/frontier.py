@@ -1,8 +1,8 @@
 """Which batch settings are worth having at a load: the frontier of staleness, items at risk, publishes and bytes, and one to recommend.
 
 Of one load, a setting is **dominated** when another is no worse in all of `COSTS` and better in at least one; differences within `TIE`
-count as none, as repeats differ by that. Of settings that are alike in all costs the smaller size, then the shorter interval, stays: what
-never matters at this load does no harm there at another. What is left is the frontier.
+count as none, as repeats differ by that. Of settings that are alike in all costs the one with the smaller size stays, then the one with the
+shorter interval: at this load it costs no more, and at another it is the safer one. What is left is the frontier.
 
 **Recommended** is, of the frontier settings that keep both limits, the one with the fewest publishes per second, as each costs the broker
 and every subscriber. The limits: 99 % of the batches are handled within `max_age_ms` of their oldest item, and a crash of a pod loses at

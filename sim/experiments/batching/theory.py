@@ -36,12 +36,12 @@ from sim.errors import UsageError
 
 @dataclass(frozen=True)
 class BatchCosts:
-    """Hold what one publisher's batches come to in the long run.
+    """What one publisher's batches come to in the long run.
 
     Attributes
     ----------
     wait_ms_mean
-        Of an item, from its call until its batch leaves.
+        The wait of an item, from its call until its batch leaves.
     items_per_batch
         Mean.
     publishes_per_s, bytes_per_s

@@ -38,7 +38,7 @@ class Trial:
     scenario, settings
         As of `buslab run SCENARIO --set …`.
     on
-        The ground where it runs by default: the model where virtual time tells the truth about it.
+        The ground where it runs by default: the model, where virtual time can tell the truth about it.
     needs
         Which other grounds will do: "any" single server or the model, "server" = any single real one, "only" = none but `on`.
     """
@@ -50,7 +50,7 @@ class Trial:
     needs: Literal["any", "server", "only"] = "any"
 
     def where(self, ground: str) -> str | None:
-        """Return where it runs when somebody asks for another ground (empty: nobody does); None where it cannot run."""
+        """Return where the trial runs when a ground is asked for (empty: none is); None where it cannot run there."""
         kind = ground.partition(":")[0]
         if not ground:
             return self.on
@@ -80,7 +80,7 @@ class Evidence:
 
     @property
     def lost_unheard(self) -> int:
-        """How many copies of the run phase the broker had and their pods did not hear."""
+        """How many copies of the run phase reached the broker and were not heard by their pods."""
         return sum(int(self.counts("ledger").get(cause, 0)) for cause in LOST_UNHEARD)
 
     @property
@@ -127,14 +127,14 @@ class Finding:
     doubt: str = ""
 
     def __post_init__(self) -> None:
-        """Make plain values of numpy's."""
+        """Turn numpy's values into plain ones."""
         object.__setattr__(self, "cases", {case: None if held is None else bool(held) for case, held in self.cases.items()})
         object.__setattr__(self, "number", None if self.number is None else float(self.number))
         object.__setattr__(self, "numbers", {name: float(number) for name, number in self.numbers.items()})
 
     @property
     def verdict(self) -> Word:
-        """Follow rule 2 of the module."""
+        """The verdict by rule 2 of the module."""
         held = list(self.cases.values())
         if self.doubt or not held or None in held:
             return "unknown"

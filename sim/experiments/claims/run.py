@@ -5,7 +5,7 @@ Rules
 1. Trials that several claims share run once.
 2. Trials on the model run `jobs` at a time; those on a real server one after another with nothing beside them, as they measure time.
 3. A trial that fails makes its claims unknown, with the reason; the others go on.
-4. Interrupted, what was finished is judged and written, marked; then the interruption goes on.
+4. After an interruption, what was finished is judged and written with the state `interrupted`; then the interruption is raised on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sim.scenario.file import load_scenario
 
 FORMAT = 1
 MAX_JOBS = 64
-EXTRA_S = {"embedded": 3.0, "cluster": 6.0}  # of a real run beside its load
+EXTRA_S = {"embedded": 3.0, "cluster": 6.0}  # what a real run takes besides its load
 LOCUST_S = 3.0
 MODEL_S = 1.0  # of a trial on the model
 
@@ -91,7 +91,7 @@ class ClaimAnswers:
 
     @property
     def exit_code(self) -> int:
-        """Return 1 when a verdict is not what theory expects, else 2 when one is unknown, else 0."""
+        """1 when a verdict is not what theory expects, else 2 when one is unknown, else 0."""
         words = [(answer.finding.verdict, answer.as_expected) for answer in self.answers]
         if any(word != "unknown" and not expected for word, expected in words):
             return 1

@@ -21,13 +21,13 @@ from sim.results.interval import student_t
 
 BLOCKS = 30
 RESAMPLES = 1000
-GRID = 2000  # steps of rank, of each decade of the tail: how fine a drawn quantile is
+GRID = 2000  # steps of rank in each decade of the tail: how fine a drawn quantile is
 LEVEL = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """Hold one side's data by block: what to draw, and the statistic of a draw.
+    """One side's data by block: what to draw, and the statistic of a draw.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Blocked:
     statistic
         Of sums, shape (draws, columns): one value each.
     value
-        Of the raw rows.
+        The statistic of the raw rows.
     """
 
     blocks: Array
@@ -67,7 +67,7 @@ def quantile(values: Array, block: Array, rank: float, *, blocks: int) -> Blocke
     ordered = np.sort(values)
     tail = np.concatenate([1 - np.geomspace(1, 1e-4, 4 * GRID), [1.0]])
     edges = np.unique(ordered[np.ceil(tail * (len(ordered) - 1)).astype(np.int64)])
-    place = np.searchsorted(edges, values)  # the edge that is not below the value
+    place = np.searchsorted(edges, values)  # the first edge that is not below the value
     counts = np.bincount(block.astype(np.int64) * len(edges) + place, minlength=blocks * len(edges)).reshape(blocks, len(edges))
 
     def statistic(sums: Array) -> Array:

@@ -1,17 +1,16 @@
 """Is this run worse than the baseline? Each metric's difference with its 95 % interval, against a tolerance; for CI.
 
-A metric is **worse** when even the favourable end of the interval is beyond the tolerance: run > baseline x (1 + tolerance) + floor (for
-one that should be high, below the like). **maybe worse** when only the measured value is, or no interval is known; that is told and does
-not fail. **better** is the mirror image of worse, **same** the rest. The floor is what is too small to matter (`METRICS`): a median that
-grew from 60 us to 80 us is a third more, and a timer's mood. A verdict that was valid and is invalid is worse too: it is the metric
-`verdict`.
+A metric is **worse** when even the favourable end of the interval is beyond the tolerance: run > baseline x (1 + tolerance) + floor (a
+metric that should be high: the same, downwards). It is **maybe worse** when only the measured value is beyond it, or no interval is known;
+that is reported and fails nothing. **better** is the mirror image of worse, **same** the rest. The floor is what is too small to matter
+(`METRICS`): a median that grew from 60 us to 80 us is a third more, but timers alone vary by that. A verdict that was valid and is invalid
+is worse too: it is the metric `verdict`.
 
-Intervals are of blocks of time and, with several runs a side, of runs: see `sim.experiments.compare.bootstrap`. That is not all: a
-machine that others share is slow for minutes and then is not, and of two sides that ran one after the other either may have had the bad
-minutes. So a *time* on a real
-server is worse only when it has more than doubled (`DRIFT`) and grown by more than neighbours' time slices (`Metric.drift`), and maybe
-worse before, unless both sides have several runs that were made **in turn**: then their own spread holds the drift. Counts and the model's
-times do not drift.
+Intervals come from blocks of time and, with several runs a side, from the spread between runs: see `sim.experiments.compare.bootstrap`.
+They do not cover drift: a shared machine is slow for some minutes and then is not, and when one side ran after the other, either may have
+had the bad minutes. So a *time* on a real server is worse only when it has more than doubled (`DRIFT`) and grown by more than neighbours'
+time slices (`Metric.drift`); short of that it is maybe worse. This does not apply when both sides have several runs that were made **in
+turn**: then their own spread holds the drift. Counts and the model's times do not drift.
 
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
@@ -42,9 +41,9 @@ Word = Literal["same", "better", "worse", "maybe worse", "unknown"]
 
 @dataclass(frozen=True)
 class Metric:
-    """Say what a metric is, which difference is too small to matter, whether it should be high, and how far a machine's drift moves it.
+    """A metric: what it is, which difference is too small to matter, whether it should be high, and how far a machine's drift moves it.
 
-    `drift` is in the metric's unit, beside `DRIFT` of its value; None: it does not drift.
+    `drift` is in the metric's unit and comes on top of `DRIFT`, which is relative; None: it does not drift.
     """
 
     what: str
@@ -73,13 +72,13 @@ METRICS: dict[str, Metric] = {
     "offered_ratio": Metric("calls made / calls meant; only with several runs", 0.005, high=True),
 }
 DEFAULT_TOLERANCE = 0.1
-DRIFT = 1.0  # of sides not made in turn: a time may be so much more than the baseline's, relative to it, by drift alone
+DRIFT = 1.0  # when sides were not made in turn, drift alone may raise a time by this share of the baseline's
 EXIT_CODES = {"same": 0, "better": 0, "maybe worse": 0, "worse": 1, "unknown": 2}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Hold one metric on both sides; `change` and its interval are relative to the baseline, NaN where it is 0."""
+    """One metric on both sides; `change` and its interval are relative to the baseline, NaN where it is 0."""
 
     metric: str
     run: float
@@ -94,7 +93,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold all differences; `cannot` says why the sides cannot be compared, `differs` what else is not the same."""
+    """All differences; `cannot` says why the sides cannot be compared, `differs` what else is not the same."""
 
     scenario: str
     runs: tuple[str, ...]
@@ -313,7 +312,7 @@ def _differences(
         known = [[_value(one) for one in side if not math.isnan(_value(one))] for side in sides]
         asked = name in tolerances
         if not known[0] and not known[1] and not asked:
-            continue  # neither side is of that kind
+            continue  # it does not apply to runs of this kind
         tolerance = tolerances.get(name, tolerances[""])
         if len(known[0]) < len(sides[0]) or len(known[1]) < len(sides[1]):
             detail = f"{name} was not measured in {sum(map(len, sides)) - sum(map(len, known))} of {sum(map(len, sides))} runs"

@@ -53,7 +53,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     """
     cases = [(one.metric, JUNIT.get(one.verdict, "valid"), one.detail) for one in comparison.differences]
     cases += [(f"comparable {number}", "unknown", text) for number, text in enumerate(comparison.cannot, start=1)]
-    texts = {  # the XML first: where it cannot lie, the JSON does not either
+    texts = {  # the XML first: where it cannot be written, the JSON is not written either
         folder / "compare.xml": cases_to_junit(f"buslab.{comparison.scenario}", "compare", cases),
         folder / "compare.json": json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n",
     }

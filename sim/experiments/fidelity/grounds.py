@@ -19,7 +19,7 @@ SIDE_BY_SIDE = ("model", "embedded", "container", "cluster", "container-cluster"
 
 @dataclass(frozen=True)
 class OnGround:
-    """What one run came to; `side` and `costs` are None where the ground could not be had, and `why_not` says why."""
+    """What one run came to; where the ground could not be opened, `side` and `costs` are None and `why_not` says why."""
 
     ground: str
     side: GroundRow | None = None
@@ -35,7 +35,7 @@ def run_on_grounds(
     Parameters
     ----------
     grounds
-        As of `--on`. One that cannot be had (no container engine) is left out with the reason.
+        As of `--on`. One that cannot be opened (no container engine) is left out with the reason.
     image
         What the grounds of containers run, if not their default.
     """
@@ -79,7 +79,7 @@ def grounds_table(scenario: Scenario, found: Sequence[OnGround]) -> Table:
 
 
 def exit_code(found: Sequence[OnGround]) -> int:
-    """Return 0 when every run was valid and meant the same load, 1 when not, 2 when a ground could not be had."""
+    """Return 0 when every run was valid and meant the same load, 1 when not, 2 when a ground could not be opened."""
     sides = [one.side for one in found if one.side is not None]
     if len({side.intended_calls for side in sides}) > 1 or any(side.verdict == "invalid" for side in sides):
         return 1

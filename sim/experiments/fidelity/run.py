@@ -1,7 +1,7 @@
 """How far is the model from a real server? The same scenarios on both, the same load, and a table of what differs.
 
 Each scenario runs with the same seed on `model` and on `embedded`, its pods making the calls on both. The table gives what was
-measured; the sentences under it are made of ratios of the numbers, no limit is judged here. What always differs is in
+measured; the sentences under it give ratios of its numbers, and nothing is judged against a limit. What always differs is in
 `sim.experiments.fidelity.table.REASONS`.
 """
 
@@ -39,7 +39,7 @@ class GroundRow:
     lag_us
         p50, p99 and max, intended time to handler start; empty when nothing was heard.
     send_delay_us_p50, bus_us_p50
-        Of that, before the event was sent, and after.
+        The parts of the lag before the event was sent, and after.
     broker_cpu_us
         The server's processor time per publish that it answered, everything that it did meanwhile included; NaN without one.
     host_cpu
@@ -206,7 +206,7 @@ def sentence(pair: Pair) -> str:
         )
     for name in ("p50", "p99"):
         parts += [f"lag {name} is {_ratio(real.lag_us[name], model.lag_us[name])}"] if name in real.lag_us and name in model.lag_us else []
-    if not math.isnan(real.send_delay_us_p50):  # of what was sent to a broker
+    if not math.isnan(real.send_delay_us_p50):  # it is NaN when nothing was sent to a broker
         parts.append(
             f"the median event is sent {duration(real.send_delay_us_p50 / 1e6)} late (model {duration(model.send_delay_us_p50 / 1e6)})"
         )

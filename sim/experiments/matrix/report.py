@@ -19,7 +19,7 @@ from sim.record.recorder import write_json
 from sim.results.report import COLOURS
 from sim.scenario.buses import BUSES
 
-NEAR, FEW, NEAR_S = 0.25, 10.0, 0.25  # how far two grounds may be apart and say the same: a share, a count, seconds
+NEAR, FEW, NEAR_S = 0.25, 10.0, 0.25  # two grounds say the same when they are no further apart: a share, a count, seconds
 REASONS = {
     "lost": "which copies fall into a gap depends on milliseconds: when a fault is done, which of a pod's connections breaks first, and "
     "which wait its reconnection then draws",
@@ -42,7 +42,7 @@ FAULT_REASONS = {
 }
 COMPARED = {"lost": FEW, "in_doubt": FEW, "twice": FEW, "never": FEW, "stale": FEW, "late_s": NEAR_S, "deaf_s": NEAR_S, "told": 0.0}
 COMPARED |= {"truth_gap_s": NEAR_S, "recovered": 0.0, "recover_s": NEAR_S, "verdict": 0.0}
-ROUND_S = 0.05  # a time below it is said as 0: what ends within a few milliseconds is nobody's outage
+ROUND_S = 0.05  # a time below it is shown as 0: what ends within a few milliseconds is nobody's outage
 
 
 def _number(value: float, *, digits: int = 1) -> str:
@@ -112,7 +112,7 @@ def cost_table(matrix: Matrix) -> Table:
 
 
 def matrix_page(matrix: Matrix, *, took_s: float, against: Matrix | None = None) -> str:
-    """Return the matrix as a Markdown page; with another matrix it tells where the two differ."""
+    """Return the matrix as a Markdown page; with another matrix it says where the two differ."""
     head = [f"# {finding(matrix)}", ""]
     head += [f"`buslab matrix --on {matrix.ground}`, seed {matrix.seed}, {duration(took_s)}. Times that end within 50 ms are 0.", ""]
     head += ["![What each fault does to each bus](matrix.png)", ""]

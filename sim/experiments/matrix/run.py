@@ -46,7 +46,7 @@ from sim.scenario.settings import Scenario
 READS_PER_S = 300.0
 TEMPLATES = 50  # few enough that each is read several times a second
 COST_SETTINGS = ("load.rate_per_s=500", "load.run_s=5", "load.warm_up_s=1", "load.driver=pods")
-REAL_JOBS = 2  # mostly waiting; their lag is not compared
+REAL_JOBS = 2  # such runs mostly wait, and their lag is not compared
 NAN = math.nan
 
 
@@ -221,7 +221,7 @@ def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
 
 
 def _told(outcome: Outcome) -> str:
-    """Tell of how many concerned pods the application was told, by the checker that saw more of them left in the dark; empty for none."""
+    """Return how many of the pods concerned were told, by the checker that saw more of them left in the dark; empty for none."""
     sides = [("deaf", "told", "untold"), ("fallback", "noticed", "unnoticed")]
     not_told, knew = max((outcome.count(checker, no), outcome.count(checker, yes)) for checker, yes, no in sides)
     return "" if not knew + not_told else "yes" if not not_told else "no" if not knew else f"{knew:.0f} of {knew + not_told:.0f}"

@@ -1,6 +1,6 @@
 """What a notebook came to: one sentence for people, one verdict for whoever ran it.
 
-The last cell of a notebook calls `conclude`. By hand it shows the sentence. `buslab notebooks` names a file in the variable
+The last cell of a notebook calls `conclude`. Run by hand, it shows the sentence. `buslab notebooks` names a file in the variable
 `BUSLAB_CONCLUSION` and reads there what was concluded; a notebook that ends without a conclusion is unknown.
 """
 

@@ -2,7 +2,7 @@
 
 A notebook is its reviewed ``.py``; papermill runs it and keeps it with what it showed. Its verdict is what its last cell concluded
 (`sim.experiments.notebooks.conclusion`), and unknown when a cell failed, when it took too long, or when it concluded nothing.
-Ctrl-C or SIGTERM ends those that run, with all they started; what the others concluded is kept, and these are unknown.
+Ctrl-C or SIGTERM ends the notebooks that are running, with all they started, and these are unknown; what the others concluded is kept.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ INDEX = "conclusions.json"
 PERIOD_S = 0.1
 TOLD_EVERY_S = 15.0
 GRACE_S = 15.0  # for a run inside the notebook to heal its faults and end its server
-# jsonschema imports this one if it is there, and compiling its grammar takes seconds of each start; a notebook has no IRIs to check.
+# jsonschema imports rfc3987_syntax where it is installed, and compiling its grammar takes seconds of each start; no notebook needs it.
 LAUNCH = "import sys; sys.modules['rfc3987_syntax'] = None; from papermill.cli import papermill; papermill()"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -67,7 +67,7 @@ class Executed:
     verdict: str
     sentence: str
     took_s: float
-    parameters: dict[str, Any] = field(default_factory=dict)  # all of them, those that were given in the place of their defaults
+    parameters: dict[str, Any] = field(default_factory=dict)  # all of them: what was given, else the default
     error: list[str] = field(default_factory=list)
     ground: str = "-"
     ran_at: str = ""  # UTC, to the minute
@@ -159,7 +159,7 @@ def exit_code(executed: Sequence[Executed]) -> int:
 
 
 def load_notebook(name: str) -> Notebook:
-    """Read a notebook by name or file, or say what is wrong with it."""
+    """Read a notebook by name or file, or raise `UsageError` with what is wrong with it."""
     import jupytext
 
     known = notebook_paths()
@@ -198,7 +198,7 @@ def _defaults(path: Path, cells: Sequence[str]) -> dict[str, Any]:
 
 
 def read_parameters(book: Notebook, given: Sequence[str]) -> dict[str, Any]:
-    """Return what was given for a notebook's parameters, or say which is unknown or of another type."""
+    """Return what was given for a notebook's parameters, or raise `UsageError` for one that is unknown or of another type."""
     values: dict[str, Any] = {}
     for text in given:
         key, equals, word = text.partition("=")
@@ -311,7 +311,7 @@ class _Running:
 
 
 def _kernels(folder: Path) -> str:
-    """Write down how a kernel of ours is started; return the JUPYTER_PATH that has it first.
+    """Write down how our own kernel is started; return a JUPYTER_PATH in which it comes first.
 
     What lies in the notebook's folder can be imported there, but does not come before what is installed, as it would in Jupyter's own.
     """

@@ -1,4 +1,4 @@
-"""Draw several runs in one figure, and where the lag of one run passes.
+"""Draw several runs in one figure, and where the lag of one run comes from.
 
 The rules are those of `sim.results.plots`: one function a figure, which takes what it draws (and axes) and returns the axes; the title
 states the finding; styles, hatches and marks differ, not only colours. Tables come from `sim.experiments.series.run`. Nothing is shown or
@@ -93,7 +93,7 @@ def runs_per_event(rows: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def part_rows(run: Run, *, by: str = "channel") -> pd.DataFrame:
-    """Return where the lag of the run phase's delivered copies passed, in ms.
+    """Return where the lag of the run phase's delivered copies came from, in ms.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def part_rows(run: Run, *, by: str = "channel") -> pd.DataFrame:
 
 
 def lag_parts(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
-    """Draw where the mean lag passes, stacked, for each channel or service, all copies, and the slowest 1 %."""
+    """Draw where the mean lag comes from, stacked, for each channel or service, all copies, and the slowest 1 %."""
     ax = make_axes(ax)
     table = part_rows(run, by=by)
     at, left = np.arange(len(table)), np.zeros(len(table))

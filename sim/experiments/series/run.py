@@ -1,7 +1,7 @@
-"""Run a scenario several times, one setting changed, and give one row a run.
+"""Run a scenario several times with one setting changed, and return a row for each run.
 
-The figures of `sim.experiments.series.plots` are drawn from them. For a grid of settings with repeats and resumption there is `buslab
-sweep`; this is for a line of a few short runs inside a notebook.
+`sim.experiments.series.plots` draws these rows. This is for a few short runs inside a notebook; `buslab sweep` is for a grid of settings
+with repeats, which can be resumed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run_each(
 def lag_rows(runs: dict[float | str, Run]) -> pd.DataFrame:
     """Return one row a run: value, pods, events_per_s, copies_per_s, missing, lag_ms_p50, lag_ms_p99, lag_ms_max, broker_share, verdict.
 
-    Of the run phase; `broker_share` is the broker's processor time per second.
+    All are of the run phase; `broker_share` is the broker's processor time per second.
     """
     rows = []
     for value, run in runs.items():

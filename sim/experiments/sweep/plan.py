@@ -1,4 +1,6 @@
-"""What a sweep runs: every combination of some settings, each several times, in an order that drift cannot hide in. No run is made here.
+"""What a sweep runs: every combination of some settings, several times each, in an order by which a machine's drift favours none.
+
+No run is made here.
 
 Rules
 -----

@@ -1,4 +1,4 @@
-"""One run of a sweep, boiled down to a row of its table.
+"""One run of a sweep as a row of its table.
 
 A row holds the settings, the verdict, every metric of `schema.SLO_METRICS` (NaN where it was not measured), the counts of every checker
 as ``checker.count``, and what a copy cost the broker.

@@ -1,6 +1,6 @@
 """Run a scenario over a grid of settings, each cell several times, and gather one table.
 
-What the grid is stands in `sim.experiments.sweep.plan`. The folder of a sweep::
+`sim.experiments.sweep.plan` says what the grid is. The folder of a sweep::
 
     plan.json      what is run: a folder goes on only with the same plan
     rows/          one file a finished cell: written whole when its run was judged, so whatever ends a sweep, finished cells are known
@@ -9,7 +9,7 @@ What the grid is stands in `sim.experiments.sweep.plan`. The folder of a sweep::
     sweep.csv      the same
 
 A cell whose run failed has a row too (state `failed`, verdict unknown); going on runs it again. On the model two cells run at a time, in
-processes of their own: virtual time does not feel the neighbour. On a real ground one at a time, as runs would disturb each other.
+processes of their own: virtual time does not notice a neighbour. On a real ground they run one at a time, as they would disturb each other.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def run_sweep(
     Returns
     -------
     DataFrame
-        `HEAD`, a column for each setting, all metrics and counts (see `sim.experiments.sweep.row`); `attrs["folder"]` is where it lies.
+        `HEAD`, a column for each setting, all metrics and counts (see `sim.experiments.sweep.row`); `attrs["folder"]` is its folder.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def read_sweep(folder: str | Path) -> pd.DataFrame:
 
 
 def exit_code(table: pd.DataFrame) -> int:
-    """Return that of the worst verdict: 0 valid, 1 invalid, 2 unknown."""
+    """Return the exit code of the worst verdict: 0 valid, 1 invalid, 2 unknown."""
     return EXIT_CODES[worst(list(table["verdict"]) if len(table) else [])]
 
 
@@ -325,7 +325,7 @@ def _write_table(folder: Path, cells: Sequence[GridCell]) -> pd.DataFrame:
     table = pd.DataFrame(_rows(folder, cells))
     for column in table.columns:
         values = table[column]
-        if values.dtype == object:  # null for a number that does not exist; or words and numbers on one axis
+        if values.dtype == object:  # None for a number that does not exist, or an axis with words and numbers
             numbers = values.dropna().map(lambda value: isinstance(value, int | float) and not isinstance(value, bool)).all()
             table[column] = pd.to_numeric(values) if numbers else values.map(str)
     for name in ("sweep.parquet", "sweep.csv"):

@@ -11,7 +11,8 @@ Rules
 4. Every copy is accounted for: published x subscribers == received, or there is no figure. For `buslab` the recorded rows are counted.
 5. Wall rates move with the machine; processor time per delivery moves less, so it stands beside them.
 
-A member of the family is a client. To add one: write a function in `children` that keeps the talk told there, and list it in `CLIENTS`.
+A member of the family is a client. To add one: write a function in `children` that exchanges the messages named there, and list it in
+`CLIENTS`.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ TARGETS = {1: {C: 0.7, REDIS_PY: 3.5}, 16: {C: 0.55, REDIS_PY: 15.0}}  # of busl
 
 @dataclass(frozen=True)
 class ClientRow:
-    """Hold what the rounds of one client at one depth come to; `versus` maps other clients to ratios of rates.
+    """What the rounds of one client at one depth come to; `versus` maps other clients to ratios of rates.
 
     Attributes
     ----------
     cpu_us
         Processor time of the client per delivery.
     busy
-        Processor time of the client per time; near 1 the client sets the rate, below it the server does.
+        Share of the time that the client's processor time is; near 1 the client sets the rate, below it the server does.
     per_read
         Deliveries a read, where it is known.
     versus_cpu
@@ -74,7 +75,7 @@ class ClientRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Hold one bench."""
+    """What one bench found."""
 
     pods: int
     seconds: float
@@ -152,7 +153,7 @@ def bench_table(report: BenchReport) -> Group:
 
 
 def _row(measures: Sequence[ClientRound], client: str, depth: int) -> ClientRow:
-    """Sum up the rounds of one client; the n-th measures of two clients stood side by side, so they are compared."""
+    """Sum up the rounds of one client; the n-th measures of two clients were made side by side, so those are compared."""
     of = {name: [m for m in measures if m.client == name and m.depth == depth] for name in CLIENTS}
     mine = of[client]
     rates = [m.rate for m in mine]
@@ -172,7 +173,7 @@ def _row(measures: Sequence[ClientRound], client: str, depth: int) -> ClientRow:
 
 
 def _conclusions(rows: Sequence[ClientRow]) -> tuple[str, ...]:
-    """Say for each target whether it was reached."""
+    """Return a sentence for each target: whether it was reached."""
     sentences = []
     for row in rows:
         if row.client != LAB:

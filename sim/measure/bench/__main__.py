@@ -1,4 +1,4 @@
-"""Be one child process of a bench; see `children` and `virtual`."""
+"""One child process of a bench; see `sim.measure.bench.children` and `sim.measure.bench.virtual`."""
 
 import sys
 

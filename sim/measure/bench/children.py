@@ -49,7 +49,7 @@ PATIENCE_S = 10.0  # for copies that are still on their way when the publisher h
 
 
 class Expect(msgspec.Struct, frozen=True, tag="expect"):
-    """So much was published in all, in the client's unit: go on until all of it is there."""
+    """How much was published in all, in the client's unit: it goes on until all of it is there."""
 
     count: int
 
@@ -81,7 +81,7 @@ def events(event_bytes: int) -> Iterator[Send]:
 
 
 class Acks:
-    """Tell the publisher each time that another round was heard."""
+    """The client's end of the pipe to the publisher: a byte for each round that was heard."""
 
     def __init__(self, fd: int, per_ack: int) -> None:
         self._fd, self._per_ack = fd, per_ack
@@ -96,7 +96,7 @@ class Acks:
 
 
 def _publish(port: int, line: Line, words: list[str]) -> None:
-    """Publish in rounds for some seconds, wait until everything was heard, and say how much and how long."""
+    """Publish in rounds for some seconds, wait until everything was heard, and report how much and how long."""
     acks, depth, event_bytes, pods = map(int, words[:4])
     made = events(event_bytes)
     before = [_round(made, depth) for _ in range(EVENTS_MADE_BEFORE // depth)]
@@ -131,7 +131,7 @@ def _read_acks(acks: int) -> int:
 
 
 def _drain_raw(port: int, line: Line, words: list[str]) -> None:
-    """Do what bench_drain.c does."""
+    """Read and drop, as `drain.c` does."""
     said, per_ack, acknowledging, *fds = map(int, words)
     acks = Acks(said, per_ack)
     buffer = memoryview(bytearray(READ_BYTES))
@@ -162,7 +162,7 @@ def _drain_raw(port: int, line: Line, words: list[str]) -> None:
 
 
 class _Acknowledging:
-    """Be the service, and tell the publisher what was heard."""
+    """The service of a pod, which also tells the publisher what was heard."""
 
     def __init__(self, acks: Acks) -> None:
         service = SERVICES[SERVICE]()
@@ -238,7 +238,7 @@ async def _hear_redis_py(port: int, line: AsyncLine, words: list[str]) -> None:
 
 
 async def _until_all_heard(line: AsyncLine, heard: Callable[[], int]) -> int:
-    """Say that the window may begin, wait for its end and the last copies, and return the processor time it took."""
+    """Report that all is prepared, wait for the end of the window and the last copies, and return the processor time that took."""
     gc.collect()
     gc.freeze()  # as a run does
     line.send(Prepared())
@@ -251,7 +251,7 @@ async def _until_all_heard(line: AsyncLine, heard: Callable[[], int]) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Be one child of a bench."""
+    """Run one child of a bench: the client or publisher that the arguments name."""
     kind, port, *words = argv
     line = inherited_line(name="the bench")
     if kind == LAB:

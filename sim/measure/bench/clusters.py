@@ -6,7 +6,7 @@ Rules
 2. Processor time is that of all nodes, replicas too, between the first and the last sample inside the run phase, by the copies received
    between them. What the same nodes use at rest is measured before, and taken off: heartbeats are not the copies' cost.
 3. The settings take turns within a round; a figure is the median of the rounds.
-4. Both clusters have the machine to themselves, so lag is also what fewer cores than nodes make of it.
+4. Both clusters have the machine to themselves, but it has fewer cores than they have nodes, which shows in the lag.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One measurement: start a client and a publisher, let them go, account for every copy, end both."""
+"""One measurement: start a client and a publisher, let them run, account for every copy, end both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class ClientRound:
-    """Hold what one client did in one round; `reads` is 0 where it is not known."""
+    """What one client did in one round; `reads` is 0 where it is not known."""
 
     client: str
     depth: int
@@ -60,7 +60,7 @@ def compile_drain(folder: Path) -> tuple[Path | None, str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """Hold what all measurements of one bench share."""
+    """What all measurements of one bench share."""
 
     broker: EmbeddedBroker
     folder: Path
@@ -87,7 +87,7 @@ class Setting:
                 published = speaker.receive(PublishedInAll, timeout_s=self.seconds + PATIENCE_S)
             except BuslabError:
                 if listener.child.poll() is not None:
-                    raise listener.gone() from None  # with what the client said: the publisher failed for it
+                    raise listener.gone() from None  # with what the client said, as that is why the publisher failed
                 raise
             copies = published.count * self.pods
             unit = frame_bytes(self.event_bytes) if client in (C, RAW) else 1

@@ -82,7 +82,7 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class VirtualReport:
-    """One bench of virtual time."""
+    """What one bench of virtual time found."""
 
     rows: tuple[LoadRow, ...]
     conclusions: tuple[str, ...]
@@ -177,7 +177,7 @@ def main(settings: Sequence[str]) -> None:
     loops: list[JumpingLoop] = []
 
     def watch(status: Status) -> None:
-        if not loops and in_a_loop():  # what is said before the run begins is said outside of it
+        if not loops and in_a_loop():  # before the run begins, statuses come from outside its loop
             running = asyncio.get_running_loop()
             assert isinstance(running, JumpingLoop)
             loops.append(running)
@@ -195,7 +195,7 @@ def main(settings: Sequence[str]) -> None:
 
 def _balanced(folder: Path) -> int:
     """Return how many deliveries were recorded; the broker must have counted as many copies."""
-    from sim.results.opened_run import open_run  # after memory was read: pandas is not part of a run
+    from sim.results.opened_run import open_run  # only after memory was read: pandas is no part of a run
 
     run = open_run(folder)
     made, recorded = int(run.publishes["receivers"].sum()), len(run.deliveries)

@@ -1,8 +1,10 @@
-"""When does a server cut a subscriber that reads too little? Arithmetic only; `stalled` measures the same.
+"""When does a server cut a subscriber that reads too little? Arithmetic only; `sim.measure.buffers.run` measures the same.
 
 A copy for a subscriber that stands still waits first in the kernel's sockets, then in the server, in a client's own buffer that no
-limit counts, then in its output buffer: a list of nodes. The rules
-------------------------------------------------------------------
+limit counts, then in its output buffer: a list of nodes.
+
+Rules
+-----
 1. Every node counts with all that was allocated for it. So a limit is reached when the node is made that crosses it.
 2. Hard limit: cut with the copy that reaches it.
 3. Soft limit: the server compares whole seconds of its clock, and cuts when more than `soft_s` of them have begun since it was
@@ -24,12 +26,12 @@ from sim.wire.resp import bulk_size, message_bytes
 
 OWN_BYTES = 16 * 1024
 TURN_BYTES = 64 * 1024  # a server writes no more than this, and the copy that crosses it, to a client in one turn
-READING = (0.6, 1.45)  # what the sockets of a subscriber take that reads, by those of one that never did: 2.8 to 5.7 MB were seen
+READING = (0.6, 1.45)  # what the sockets of one that reads take, relative to one that never read: 2.8 to 5.7 MB were seen
 
 
 @dataclass(frozen=True)
 class ServerRules:
-    """Say how a server counts what waits for a subscriber.
+    """How a server counts what waits for a subscriber.
 
     Attributes
     ----------
@@ -62,7 +64,7 @@ def rules_of(info: dict[str, str]) -> ServerRules:
 
 @dataclass(frozen=True)
 class Stall:
-    """Say what comes for a subscriber, and how little it reads.
+    """What comes for a subscriber, and how little it reads.
 
     Attributes
     ----------
@@ -93,7 +95,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class Cutoff:
-    """Say when a subscriber is cut; times in seconds since it stands still, which is when the first copy comes.
+    """When a subscriber is cut; times are in seconds since it stands still, which is when the first copy comes.
 
     Attributes
     ----------
@@ -102,9 +104,9 @@ class Cutoff:
     full_s
         When the sockets are full and the server begins to keep output; None for a reader that keeps up.
     earliest_s, latest_s
-        Between these; they differ by a soft limit's second (and the hard limit may come in between). None when never.
+        It is cut between these; they differ by a soft limit's second (and the hard limit may come in between). None when never.
     kept_copies, forgotten_copies
-        What waits in the sockets then, and may still be read, and what waits in the server, and is lost; of the latest time.
+        What then waits in the sockets and may still be read, and what waits in the server and is lost; both at the latest time.
     why
         One sentence.
     """

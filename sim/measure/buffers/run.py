@@ -1,13 +1,13 @@
-"""Measure when a server cuts a stalled subscriber, beside what `cutoff` predicts: raw sockets, limits of a server of our own.
+"""Measure when a server cuts a stalled subscriber, beside the prediction of `sim.measure.buffers.predict`, on a server of our own.
 
 Rules
 -----
 1. The subscriber is a socket that subscribes and then reads nothing, or a little. It is new: what its kernel lets wait is what a
    new connection's does.
-2. The publisher sends copies at their times, many in flight. PUBLISH answers with how many hear it: the first 0 says that the
-   subscriber is gone, to the copy.
-3. That it was cut and not lost otherwise: the server counts a cut where it counts them, CLIENT LIST has the subscriber no more, and the
-   subscriber, which reads now, comes to an end of stream.
+2. The publisher sends copies at their times, many in flight. PUBLISH answers with how many hear it: the first 0 shows at which
+   copy the subscriber was gone.
+3. It was cut, and not lost otherwise, when the server has counted a cut (if it counts them), CLIENT LIST has the subscriber no more, and
+   the subscriber, which reads now, comes to the end of its stream.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TICK_S = 0.001
 NEVER_S = 1.5  # a case that is never cut is watched for so long after its sockets are full
 PATIENCE_S = 3.0  # beyond what was predicted
 LONGEST_S = 15.0  # of one case
-TOLERANCE = 0.1  # of the time: what a busy machine's publisher is late, and its sockets take more or less
+TOLERANCE = 0.1  # of the time: on a busy machine the publisher is late, and sockets take more or less
 LEAST_S = 0.05
 MOST_PER_S, MOST_BYTES_PER_S = 50_000, 100e6
 AT_ONCE_BYTES = 128 * 1024  # of one write, so that answers are read in between
@@ -44,7 +44,7 @@ COUNTER = "client_output_buffer_limit_disconnections"
 
 @dataclass(frozen=True)
 class Case:
-    """Say what is published to whom, under which limit."""
+    """What is published to whom, under which limit."""
 
     stall: Stall
     limit: OutputBufferLimit
@@ -52,14 +52,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """Say what became of a case.
+    """What became of a case.
 
     Attributes
     ----------
     cut_s
         From the first copy until the first that the subscriber was not counted for; None: it was still there at the end.
     copies
-        That were queued for it.
+        How many were queued for it.
     watched_s
         How long it was watched.
     read_bytes
@@ -118,7 +118,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Verified:
-    """Hold what was measured on one server: whose rules it follows, what the sockets of a new connection take, and every case."""
+    """What was measured on one server: whose rules it follows, what the sockets of a new connection take, and every case."""
 
     rules: ServerRules
     window_bytes: int
@@ -220,7 +220,7 @@ def _channel(stall: Stall) -> bytes:
 
 
 class _Publishing:
-    """Publish at a rate until the subscriber is gone, and let it read as much as it does."""
+    """A publisher at a rate, and its subscriber, which reads as little as the case says."""
 
     def __init__(self, stall: Stall, reader: socket.socket, publisher: socket.socket) -> None:
         self._stall = stall
@@ -259,7 +259,7 @@ class _Publishing:
             self._taken += len(self._reader.recv(min(due - self._taken, AT_ONCE_BYTES))) or due
 
     def _gone(self) -> bool:
-        """Read the answers so far: whether one says that nobody heard."""
+        """Read the answers so far, and return whether one says that nobody heard."""
         while _readable(self._publisher):
             data = self._publisher.recv(65_536)
             if not data:

@@ -1,8 +1,8 @@
 """The two processes that bring a broker to its limit: one publishes and watches, one drains.
 
 `sim.measure.capacity.saturate` starts both and speaks with each over a line. It sends a `DriveOrder` or a `DrainOrder`; the child answers
-`Prepared`. On `Begin` one publishes, tells by `WindowBegan` and, at a rate, `WindowEnded` what is measured, and answers `Drove`; on `End`
-the other answers `Drained`.
+`Prepared`. On `Begin` the first publishes, marks what is measured by `WindowBegan` and, at a rate, `WindowEnded`, and answers `Drove`; on
+`End` the second answers `Drained`.
 
 Rules
 -----
@@ -49,7 +49,7 @@ _POWERS = 10 ** np.arange(DIGITS - 1, -1, -1, dtype=np.int64)
 
 
 class EventKind(msgspec.Struct, frozen=True):
-    """Hold one kind of event: its channel, its envelope with `MARK` in it, and how many of a thousand events are of it."""
+    """One kind of event: its channel, its envelope with `MARK` in it, its share of all events, and how many subscribers hear it."""
 
     channel: str
     payload: bytes
@@ -58,7 +58,7 @@ class EventKind(msgspec.Struct, frozen=True):
 
 
 class DriveOrder(msgspec.Struct, frozen=True, tag="drive"):
-    """Say what to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber."""
+    """What to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber."""
 
     url: str
     kinds: list[EventKind]
@@ -73,7 +73,7 @@ class DriveOrder(msgspec.Struct, frozen=True, tag="drive"):
 
 
 class DrainOrder(msgspec.Struct, frozen=True, tag="drain"):
-    """Say who hears: the channels of each subscriber."""
+    """Who hears: the channels of each subscriber."""
 
     url: str
     subscribers: list[list[str]]
@@ -81,15 +81,15 @@ class DrainOrder(msgspec.Struct, frozen=True, tag="drain"):
 
 
 class WindowBegan(msgspec.Struct, frozen=True, tag="window-began"):
-    """The warm-up is over: what is published from here on counts."""
+    """The sign that the warm-up is over: what is published from here on counts."""
 
 
 class WindowEnded(msgspec.Struct, frozen=True, tag="window-ended"):
-    """Nothing more is published at the rate; the answer follows when all of it was heard."""
+    """The sign that no more is published at the rate; the answer follows when all of it was heard."""
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """Nothing more is published: drain what is under way, and answer."""
+    """The order to drain what is still under way, and to answer: no more is published."""
 
 
 class Drove(msgspec.Struct, frozen=True, tag="drove"):
@@ -104,7 +104,7 @@ class Drove(msgspec.Struct, frozen=True, tag="drove"):
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
-    """What was drained, and how long after its end."""
+    """What was drained, and for how long after the order to end."""
 
     bytes: int
     reads: int
@@ -116,7 +116,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
 
 @dataclass
 class Watched:
-    """Hold one watching subscriber and what it has heard."""
+    """One watching subscriber and what it has heard."""
 
     socket: socket.socket
     carry: bytes = b""
@@ -163,7 +163,7 @@ def shared(fd: int) -> np.ndarray:
 
 
 def drain(line: Line, plan: DrainOrder) -> None:
-    """Drop what arrives until the parent speaks, then what is under way; say how much and what it cost."""
+    """Drop what arrives until the parent speaks, then what is under way; report how much and what it cost."""
     sockets = {one.fileno(): one for one in (connect(plan.url, channels) for channels in plan.subscribers)}
     epoll = select.epoll()
     for fd in (*sockets, line.socket.fileno()):
@@ -203,7 +203,7 @@ def drain(line: Line, plan: DrainOrder) -> None:
 
 
 class Speaker:
-    """Hold the connections that publish, and read their answers."""
+    """The connections that publish, and the answers on them."""
 
     def __init__(self, plan: DriveOrder) -> None:
         self.plan = plan
@@ -302,7 +302,7 @@ def drive_full(line: Line, plan: DriveOrder) -> None:
 
 
 def drive_rate(line: Line, plan: DriveOrder) -> None:
-    """Publish at intended times, and tell lag and backlog of the watchers."""
+    """Publish at intended times, and report the watchers' lag and the backlog."""
     speaker = Speaker(plan)
     watchers = [Watched(connect(plan.url, channels)) for channels in plan.watchers]
     speaker.check_receivers()
@@ -314,7 +314,7 @@ def drive_rate(line: Line, plan: DriveOrder) -> None:
     line.send(Prepared())
     line.receive(Begin, timeout_s=None)
     for watcher in watchers:
-        watcher.read()  # the one that was checked with
+        watcher.read()  # the event that `check_receivers` published
         watcher.carry = b""
     found = _Found(due_s, len(watchers))
     sent, told, begun = 0, False, time.monotonic()
@@ -365,7 +365,7 @@ def _drain_watchers(speaker: Speaker, watchers: Sequence[Watched], found: _Found
 
 
 class _Found:
-    """Gather lag, lateness and backlog."""
+    """The lag, lateness and backlog of a drive at a rate."""
 
     def __init__(self, due_s: np.ndarray, watchers: int) -> None:
         self.due_s = due_s
@@ -407,14 +407,14 @@ def _ms(values_s: np.ndarray, rank: float) -> float:
 
 
 def main() -> None:
-    """Be one of the two, as the order says."""
+    """Drain or drive, as the order says."""
     line = inherited_line(name="the command")
     for plan in line.messages(DriveOrder | DrainOrder):
         if isinstance(plan, DrainOrder):
             drain(line, plan)
         else:
             (drive_rate if plan.rate_per_s else drive_full)(line, plan)
-        os._exit(0)  # nothing to tidy, and thousands of sockets close faster so
+        os._exit(0)  # nothing is left to tidy, and thousands of sockets close faster this way
 
 
 if __name__ == "__main__":

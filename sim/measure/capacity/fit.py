@@ -7,7 +7,7 @@ Words
 
 The fan-out model, for events of B bytes to S subscribers::
 
-    us per event = a + d x B + S x (b + c x B)         c and b are other numbers from `kink_bytes` on
+    us per event = a + d x B + S x (b + c x B)         b and c are other numbers from `kink_bytes` on
 
 A server that copies small replies and only refers to large ones (Valkey's min-string-size-avoid-copy-reply) has the kink; without one
 the two halves are fitted as one. No number is below 0, errors are relative: non-negative least squares.
@@ -42,7 +42,7 @@ Array = np.ndarray
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one combination and its rounds.
+    """One combination and its rounds.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold what was tested: pods and event sizes, below the kink and from it on; zeros where there was nothing."""
+    """What was tested: pods and event sizes, below the kink and from it on; zeros where there was nothing."""
 
     small: tuple[int, int, int, int]  # least and most pods, least and most bytes
     large: tuple[int, int, int, int]
@@ -94,7 +94,7 @@ class Hull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold the fitted fan-out model.
+    """The fitted fan-out model.
 
     Attributes
     ----------
@@ -201,7 +201,7 @@ def _bounds(points: Sequence[Point]) -> tuple[int, int, int, int]:
 
 
 class Usl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold the fitted scalability law: microseconds of one subscriber's event, per byte, both again from the kink on; sigma, kappa."""
+    """The fitted scalability law: microseconds of one subscriber's event, per byte, both again from the kink on; sigma, kappa."""
 
     kink_bytes: int
     values: tuple[Interval, ...]
@@ -248,7 +248,7 @@ def _usl_cost(values: Array, pods: Array, sizes: Array, kink_bytes: int) -> Arra
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one point that the fit had not seen: saturation rates predicted and measured, events per second."""
+    """One point that the fit had not seen: saturation rates predicted and measured, events per second."""
 
     point: Point
     predicted: Interval

@@ -34,12 +34,12 @@ BITS = 8
 
 
 class EventType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one event type of a workload.
+    """One event type of a workload.
 
     Attributes
     ----------
     share
-        Of the application's calls, all kinds sum to 1.
+        Of the application's calls; the shares of all kinds sum to 1.
     batched
         Whether calls are items that wait for a batch.
     head_bytes, item_bytes
@@ -58,7 +58,7 @@ class EventType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold what a scenario asks of a bus."""
+    """What a scenario asks of a bus."""
 
     kinds: tuple[EventType, ...]
     replicas: dict[str, int]
@@ -113,7 +113,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold what one resource carries, in calls per second, and how that is known."""
+    """What one resource carries, in calls per second, and how that is known."""
 
     name: str
     calls_per_s: Interval
@@ -121,7 +121,7 @@ class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one way to run the bus: the replicas of the workload, but at least so many of each service; `batch_size` is of items."""
+    """One way to run the bus: the replicas of the workload, but at least so many of each service; `batch_size` is of items."""
 
     least_replicas: int
     brokers: int
@@ -134,7 +134,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold a choice and what came of it.
+    """A choice and what came of it.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold every option that was looked at for a target, and the one to take: fewest brokers, then nearest to today's batch."""
+    """Every option that was looked at for a target, and the one to take: fewest brokers, then nearest to today's batch."""
 
     target_calls_per_s: float
     options: tuple[Option, ...]
@@ -226,7 +226,7 @@ def make_plan(
     link_mbit_per_s: float = 0.0,
     cores: float = 1.0,
 ) -> Plan:
-    """Look at every combination of choices for a target, and say what speaks against each.
+    """Work out every combination of choices for a target, and what speaks against each.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def what_if(
     brokers: int = 1,
     link_mbit_per_s: float = 0.0,
 ) -> str:
-    """Say in some lines what one choice would come to at one rate; for sliders."""
+    """Return in some lines what one choice would come to at one rate; for sliders."""
     option = _option(model, workload.with_pods(pods_per_service), Choice(0, brokers, batch_size), calls_per_s, link_mbit_per_s, 1.0)
     head = (
         f"{pods_per_service} replicas of each service, {brokers} brokers, batches of {batch_size}: carries {option.carries.low:,.0f} .. "

@@ -1,4 +1,4 @@
-"""Tell a plan: its options with what speaks against each, and in some sentences what to take."""
+"""A plan as a table of its options, with what speaks against each, and as sentences that say what to take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTION_HEADINGS = ("choice", "carries calls/s at least (low end of 95 %)", "of s
 
 
 def plan_sentence(plan: Plan) -> str:
-    """Say in one sentence what to do for the target."""
+    """Return in a few sentences what to do for the target."""
     if plan.best is None:
         return f"For {plan.target_calls_per_s:,.0f} calls/s no option is left: each is refused, for the reasons given."
     return (

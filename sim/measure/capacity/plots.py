@@ -1,4 +1,4 @@
-"""Draw a measurement of capacity: one function a figure, each returns its axes; the rules are those of `plots`."""
+"""Draw a measurement of capacity: one function a figure, each returns its axes; the rules are those of `sim.results.plots`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a measurement of capacity found, as a file and as words: capacity.json, capacity.md, and the answer in some sentences.
 
-Offline: `buslab capacity --from DIR` plans anew from the file, on any machine. Of a measurement that was interrupted its windows are
-kept, a row each, and no answer to plan with.
+Offline: `buslab capacity --from DIR` plans anew from the file, on any machine. Of a measurement that was interrupted the
+windows are kept, a row each, but there is no answer to plan with.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ WINDOW = (
 FULL_CORE = 0.9  # a broker that used less of its core was not full
 LINK_MBIT_PER_S = 1000.0
 LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
-NOISY = 0.15  # spread of rounds or a core's missing share, from which on the text says so
+NOISY = 0.15  # spread of rounds, or missing share of a core, from which on the text says that the machine was not at rest
 
 
 class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core."""
+    """One rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core."""
 
     calls_per_s: float
     events_per_s: float
@@ -58,7 +58,7 @@ class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hold one measurement.
+    """One measurement of capacity.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate
 from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.scenario.file import Scenario
 
-CONNECTIONS = 4  # that publish: four reads of 16 KiB make the 64 KiB that the server writes to one subscriber in one turn
+CONNECTIONS = 4  # publishing connections: four reads of 16 KiB make the 64 KiB that the server writes to one subscriber in one turn
 GRID_PODS, LARGE_PODS = (1, 6, 24, 72), (1, 12)  # and as many as hear any channel of the scenario, if those are more
 SMALL = ((0, 1), (64, 10), (64, 100))  # payload bytes, batch: events of 0.3, 1.8 and 16.0 KB
 LARGE = ((64, 105), (512, 120))  # 16.8 and 73 KB
@@ -58,7 +58,7 @@ Window = dict[str, float | str]
 
 @dataclass(frozen=True)
 class Effort:
-    """Say how much is measured, and how long it may take.
+    """How much is measured, and how long it may take.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ def measure_capacity(
     Parameters
     ----------
     keep
-        Called with each window as soon as it is measured: what is known when the whole is interrupted.
+        Called with each window as soon as it is measured, so that something is known when the measurement is interrupted.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def measure_capacity(
 
 @dataclass
 class _Measurement:
-    """Hold one measurement on its way."""
+    """One measurement on its way."""
 
     broker: Broker
     folder: Path

@@ -45,7 +45,7 @@ START_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Shot:
-    """Hold one measurement.
+    """One window of measuring.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Shot:
     waited
         Share of the window in which the publisher waited for the drain: near 0, or the drain and not the broker was the limit.
     rate
-        What the watchers saw, when events were sent at a rate: see `driving`.
+        What the watchers saw, when events were sent at a rate: see `sim.measure.capacity.children.Drove`.
     """
 
     events: int
@@ -89,7 +89,7 @@ class Shot:
 
 
 def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
-    """Return an envelope as the bus makes it, with the mark of `driving` as its correlation id; `items` counts in a batch only."""
+    """Return an envelope as the bus makes it, with `MARK` as its correlation id; `items` counts in a batch only."""
     one = content(kind, 1_000, payload_bytes)
     data = {"events": [content(kind, 1_000 + n, payload_bytes) for n in range(items)]} if kind == BATCH else one
     return encode(Event(event_id(1 << 60), MARK.decode(), kind, VERSION, "2026-01-01T00:00:00.000Z", "analytics-service", data))
@@ -97,7 +97,7 @@ def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
 
 @dataclass
 class Range:
-    """Hold a broker and where its children may run."""
+    """A broker, and the cores that it and the children run on."""
 
     broker: Broker
     folder: Path
@@ -181,7 +181,7 @@ class Range:
             line.child.end(timeout_s=1.0)
 
     def _prepare(self, line: Line, plan: DriveOrder | DrainOrder, *, place: int) -> None:
-        """Hand the child its plan, wait until it is ready, then put it on its core: it starts wherever there is room."""
+        """Send the child its plan, wait until it is ready, then pin it to its core: it starts wherever there is room."""
         line.send(plan)
         line.receive(Prepared, timeout_s=START_TIMEOUT_S)
         if self.cores:

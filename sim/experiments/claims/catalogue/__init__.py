@@ -1,8 +1,8 @@
 """Claims about the bus, most of them the reference's, each with an experiment that decides.
 
-A member is a file with one `Claim` or a few that share their runs (see `claim.py`): its words, where it stands, what theory expects, the
-trials to run, and a rule that turns the opened runs into a finding. The verdict follows from what the rule measured. A rule
-reads run folders and nothing else, so an old run can be judged again.
+A member is a file with one `Claim` or a few that share their runs: its words, where it stands, what theory expects, the trials to run,
+and a rule that turns the opened runs into a finding (`sim.experiments.claims.claim`). The verdict follows from what the rule measured. A
+rule reads run folders and nothing else, so an old run can be judged again.
 
 To add one: write a `Claim` in ``sim/experiments/claims/catalogue/<what it is about>.py`` and list it in `CLAIMS` under the next number.
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
 
-LEAST_MB = 1.0  # of backlog, and of its growth between two answers
+LEAST_MB = 1.0  # by which the backlog must grow while answers come, or they prove nothing
 STALLED = Trial(
     "stalled",
     "slow_handler",

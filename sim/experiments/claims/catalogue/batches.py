@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
 from sim.machine.words import count, duration
 
-MATTERS = 0.8  # the wait with half of a setting, of that with the whole: at most this much, and the setting matters
+MATTERS = 0.8  # a setting matters when halving it leaves this share of the wait, or less
 FRESH_S = 5.0  # an item of analytics that comes later than this is stale: an SRE looking at a dashboard in an incident
 PODS = 5
 RATES = {"low": 1, "middle": 10, "high": 90}  # items/s of each pod

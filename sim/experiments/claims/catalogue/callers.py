@@ -8,7 +8,7 @@ from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Tri
 from sim.machine.words import duration
 
 BLOCKED_MS = 50.0  # a call that takes longer waited for something; a busy machine alone has been seen to take 20
-FASTER = 1.5  # times, of the medians
+FASTER = 1.5  # the median call must be so many times shorter on the bus
 BUS, HTTP = "analytics.events.batch", "http.events.batch"
 # each fault for a while, one after another
 FREEZE_THEN_STOP = (
@@ -22,7 +22,7 @@ def _never_blocks(evidence: Mapping[str, Evidence]) -> Finding:
     counts, ledger = one.counts("callers"), one.counts("ledger")
     inside = {key.removeprefix("took_us.in.").removesuffix(".p999"): value / 1e3 for key, value in counts.items() if _in_a_fault(key)}
     worst = max(inside, key=lambda fault: inside[fault])
-    raised = (one.run.info.load.calls or 0) - len(one.run.calls)  # a call that returns is recorded, whatever it says
+    raised = (one.run.info.load.calls or 0) - len(one.run.calls)  # a call that returns is recorded, whatever it returns
     detail = f"of {counts['calls']:,} calls {raised:,} raised and {counts['failed']:,} were refused; p99.9 in the worst fault, {worst}, "
     detail += (
         f"{duration(inside[worst] / 1e3)}; nobody told the caller that {ledger['missing']:,} of {ledger['expected']:,} copies were lost"

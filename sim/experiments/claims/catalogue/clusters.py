@@ -1,7 +1,7 @@
 """The claim that a Redis Cluster carries more Pub/Sub than one server, at the same load: by its busiest node, and by what a copy costs.
 
-The busiest node is full first, so the load that a broker carries, were each node to have a core, goes with the inverse of its share of one.
-What all nodes together use is the price.
+The busiest node is full first. So if each node had a core of its own, a broker would carry more load the smaller the share of a core that
+its busiest node uses. What all nodes use together is the price.
 """
 
 from __future__ import annotations

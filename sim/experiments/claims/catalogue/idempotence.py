@@ -1,7 +1,7 @@
-"""The claim that a handler which deletes is idempotent, on what pods of a run heard and read: played again with each event twice.
+"""The claim that a handler which deletes is idempotent: what the pods of a run heard and read is played again, each event twice.
 
 The play uses the bus's own `ConfigSubscriber`. Of each pod it takes what the run recorded, invalidations and reads in their order, and
-plays it three times: as it was; with each event again at once; and with each event again `LATE_NS` later, as a redelivery would come.
+plays it three times: as it was; with each event again at once; and with each event again `LATE_NS` later, when a redelivery would come.
 Compared are the copies that each read served and the caches at the end. A late repetition may drop a copy that was loaded since: that
 costs a load, and is no wrong answer as long as no read is served a copy from before an invalidation.
 """
@@ -33,7 +33,7 @@ class PodStep(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What a play came to: the copy that each read served, how many reads loaded one, the caches, deletions of missing keys."""
+    """What a play came to: the copy that each read served, how many reads loaded one, the caches at the end, deletions of missing keys."""
 
     served: list[int]
     loads: int
@@ -58,7 +58,7 @@ def steps_of(run: Run) -> dict[str, list[PodStep]]:
 
 
 def play(steps: list[PodStep]) -> Played:
-    """Take a subscriber through the steps."""
+    """Play the steps to a new subscriber."""
     one = ConfigSubscriber()
     handlers, served, loads, stale, missing = one.handlers(), [], 0, 0, 0
     dropped_ns: dict[str, int] = {}

@@ -9,7 +9,7 @@ import pandas as pd
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
 from sim.machine.words import duration
 
-NEAR = 1.25  # times, either way
+NEAR = 1.25  # the two agree when neither is more than so many times the other
 LEAST_CALLS = 100  # of an event type: with fewer the 99th percentile is the worst call
 STATS = "locust_stats.csv"  # in the run folder
 LOAD = ("load.driver=locust", "load.run_s=5", "load.warm_up_s=1", "load.rate_per_s=400", "bus.batch_interval_ms=1000")

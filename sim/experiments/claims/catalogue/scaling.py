@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
 from sim.machine.words import duration
 
-HELPS = 0.8  # the lag of four replicas, of that of one: at most this much is help
+HELPS = 0.8  # four replicas help when their lag is this share of one replica's, or less
 LAG = "lag_us.service.analytics-service.p50"
 SLOW = "faults=[{kind='slow_handler',at_s=0.1,for_s=11.8,pods=['analytics-service'],handler_ms=20,at_once=1}]"
 LOAD = ("load.rate_per_s=100", "load.payload_bytes=100", SLOW)  # 90 metrics/s for pods that can handle 50
