@@ -33,7 +33,7 @@ class ScheduledCalls:
 
     def __init__(
         self,
-        containers: Mapping[int, InlineReplica],
+        replicas: Mapping[int, InlineReplica],
         schedule: Schedule,
         *,
         zero_ns: int,
@@ -41,7 +41,7 @@ class ScheduledCalls:
         payload_bytes: int,
         made_call: Callable[[], None],
     ) -> None:
-        self._containers = containers
+        self._replicas = replicas
         self._made_call = made_call
         self._end_ns = end_ns
         self._at_ns = (schedule.offset_ns + zero_ns).tolist()
@@ -66,40 +66,40 @@ class ScheduledCalls:
 
     def _wake(self) -> None:
         now = self._now_ns()
-        containers, at_ns = self._containers, self._at_ns
+        replicas, at_ns = self._replicas, self._at_ns
         for _ in range(BURST):
             if self._next == len(at_ns) or at_ns[self._next] > now:
                 break
             row = self._next
             self._tick_until(at_ns[row])  # a batch that was due before this call leaves without its item, even when this loop is late
             self._next += 1
-            container = containers[self._pod[row]]
-            if container.pod.state not in AWAY and not container.stopping:
-                self._make(container, row)
-            elif container.frozen:
-                container.pod.freezer.then(partial(self._make_late, container, row))
+            replica = replicas[self._pod[row]]
+            if replica.pod.state not in AWAY and not replica.stopping:
+                self._make(replica, row)
+            elif replica.frozen:
+                replica.pod.freezer.then(partial(self._make_late, replica, row))
         self._tick_until(now)
         self._arm()
 
     def _tick_until(self, at_ns: int) -> None:
         while self._due and self._due[0][0] <= at_ns:
-            pod = self._containers[heapq.heappop(self._due)[1]].pod
+            pod = self._replicas[heapq.heappop(self._due)[1]].pod
             pod.freezer.then(pod.tick)  # does nothing when that batch left because it was full
 
-    def _make(self, container: InlineReplica, row: int) -> None:
-        pod, kind, at_ns = container.pod, self._kinds[self._kind[row]], self._at_ns[row]
+    def _make(self, replica: InlineReplica, row: int) -> None:
+        pod, kind, at_ns = replica.pod, self._kinds[self._kind[row]], self._at_ns[row]
         self.made += 1
         self._made_call()
         if kind == HTTP_CALL:
-            container.poster.post(content(BATCH, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
+            replica.poster.post(content(BATCH, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
             return
         due_before = pod.node.due_ns
         pod.call(kind, content(kind, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
         if due_before is None and pod.node.due_ns is not None:
             heapq.heappush(self._due, (pod.node.due_ns, pod.number))
 
-    def _make_late(self, container: InlineReplica, row: int) -> None:
-        self._make(container, row)
+    def _make_late(self, replica: InlineReplica, row: int) -> None:
+        self._make(replica, row)
         if not self._closed:
             self._arm()
 

@@ -28,9 +28,9 @@ class ScheduledReads:
     """
 
     def __init__(
-        self, containers: Mapping[int, InlineReplica] | Sequence[InlineReplica], reads: IntendedReads, *, zero_ns: int, recorder: Recorder
+        self, replicas: Mapping[int, InlineReplica] | Sequence[InlineReplica], reads: IntendedReads, *, zero_ns: int, recorder: Recorder
     ) -> None:
-        self._containers = containers
+        self._replicas = replicas
         self._add = recorder.tables["reads"].add
         self._at_ns = (reads.offset_ns + zero_ns).tolist()
         self._pod = reads.pod.tolist()
@@ -46,7 +46,7 @@ class ScheduledReads:
             if self._at_ns[row] > due_ns:
                 break
             self._next = row + 1
-            pod, key = self._containers[self._pod[row]].pod, self._keys[self._subject[row]]
+            pod, key = self._replicas[self._pod[row]].pod, self._keys[self._subject[row]]
             if pod.state in ALIVE_STATES and isinstance(pod.logic, ConfigReader):
                 pod.freezer.then(partial(self._read, pod.name, pod.logic.config, key))
         self._arm()

@@ -51,7 +51,7 @@ class PodHistory:
         return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
 
 
-def make_life(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> PodHistory:
+def make_history(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> PodHistory:
     """Return the history of one pod from its rows, which are in the order of time."""
     times: list[int] = []
     words: list[str] = []
@@ -83,7 +83,7 @@ def read_pod_histories(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Pod
     for begin, end in pairwise([*starts, len(order)]):
         heard = frozenset(channel for listed in set(channels[begin:end]) for channel in listed.split(",") if channel)
         name = words[pod[order[begin]]]
-        pod_histories.append(make_life(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
+        pod_histories.append(make_history(name, service=service[begin], channels=heard, at_ns=at[begin:end], states=state[begin:end]))
     known = {history.pod for history in pod_histories}
     return pod_histories + [PodHistory(pod) for pod in codes_of(deliveries["pod"])[1] if pod not in known]
 

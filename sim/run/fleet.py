@@ -78,7 +78,7 @@ class Fleet:
         self.recorder: Recorder = self.host.recorder
         self.kubelet: FleetKubelet | None = None
         if scenario.kubelet.enabled:
-            pods = self.host.containers.values()
+            pods = self.host.replicas.values()
             self.kubelet = FleetKubelet(scenario.kubelet, pods, recorder=self.recorder, seed=scenario.seed, failed=self._fail)
         self._scenario = scenario
         self.transport = scenario.transport()

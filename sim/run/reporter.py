@@ -15,7 +15,7 @@ from sim.run.status import Status, Watch
 STATUS_PERIOD_S = 0.25
 
 
-class Onlooker:
+class Reporter:
     """One that looks at the fleet and the generator of a run, once there are any, and tells `watch`."""
 
     def __init__(self, watch: Watch) -> None:

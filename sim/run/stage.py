@@ -69,10 +69,10 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
     services: dict[str, list[str]] = {}
     for name, service in scenario.pods():
         services.setdefault(service, []).append(name)
-    askers = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
-    pods = fleet.host.containers
+    command_clients = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
+    pods = fleet.host.replicas
     shared = None if links is None else SharedLinks(links)
-    world = World(broker=broker.control, ask=askers[0].ask, pods=pods, services=services, links=shared, servers=askers)
+    world = World(broker=broker.control, ask=command_clients[0].ask, pods=pods, services=services, links=shared, servers=command_clients)
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     try:
         yield timeline
@@ -80,5 +80,5 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         try:
             await timeline.heal()
         finally:
-            for asker in askers:
-                asker.close()
+            for command_client in command_clients:
+                command_client.close()

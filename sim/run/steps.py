@@ -46,7 +46,7 @@ from sim.run.folder import free_folder, make_folder, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
-from sim.run.reporter import Onlooker
+from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
@@ -155,7 +155,7 @@ class _RunSteps:
         self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed repeats the event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
-        self._onlooker = Onlooker(watch)
+        self._reporter = Reporter(watch)
         self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -184,7 +184,7 @@ class _RunSteps:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        self.info.notes += heal_left_over(tell=lambda text: self._onlooker.watch(Status(text, stays=True)))
+        self.info.notes += heal_left_over(tell=lambda text: self._reporter.watch(Status(text, stays=True)))
         with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
@@ -220,7 +220,7 @@ class _RunSteps:
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _seal(self, failure: BaseException | None) -> None:
-        self._onlooker.watch(Status("seal"))
+        self._reporter.watch(Status("seal"))
         end_ns = now_ns()
         for phase in self.info.phases:
             _end_of(phase, end_ns)
@@ -244,7 +244,7 @@ class _RunSteps:
             raise asyncio.CancelledError
         self._enter("provision")
         self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
-        fleet = self._onlooker.fleet = Fleet(
+        fleet = self._reporter.fleet = Fleet(
             self._peopled,
             address=broker.address,
             folder=self.folder,
@@ -254,7 +254,7 @@ class _RunSteps:
             links=self._links,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
-        display = asyncio.get_running_loop().create_task(self._onlooker.keep_showing())
+        display = asyncio.get_running_loop().create_task(self._reporter.keep_showing())
         try:
             fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
             await self._steps(broker, fleet, sampler)
@@ -277,7 +277,7 @@ class _RunSteps:
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
         self.info.load.offered_calls = len(self.scenario.schedule())
-        generator = self._onlooker.generator = await start_generator(
+        generator = self._reporter.generator = await start_generator(
             self.scenario,
             fleet.host,
             address=broker.address,
@@ -350,10 +350,10 @@ class _RunSteps:
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
                 last_first.callback(fleet.abort)
-            if self._onlooker.generator is not None:
+            if self._reporter.generator is not None:
                 with contextlib.suppress(GeneratorError):
-                    await self._onlooker.generator.close()
-                self.info.load.record_kept = self._onlooker.generator.kept
+                    await self._reporter.generator.close()
+                self.info.load.record_kept = self._reporter.generator.kept
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""
@@ -373,9 +373,9 @@ class _RunSteps:
         if self.info.phases:
             at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # a timer may end early
         self.info.phases.append(Phase(phase, at_ns))
-        self._onlooker.phase, self._onlooker.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
+        self._reporter.phase, self._reporter.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
         self._write_info()
-        self._onlooker.show()
+        self._reporter.show()
 
     def _phase_name(self) -> str:
         return self.info.phases[-1].name if self.info.phases else "provision"

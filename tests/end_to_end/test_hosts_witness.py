@@ -115,7 +115,7 @@ def with_one_pod(address: Address, scenario: Scenario, folder: Path, scene: Call
         try:
             async with asyncio.timeout(BOUND_S):
                 await fleet.start()
-                await scene(fleet, fleet.host.containers[POD])
+                await scene(fleet, fleet.host.replicas[POD])
         finally:
             fleet.abort()
             await fleet.host.close()

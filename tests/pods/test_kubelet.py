@@ -128,7 +128,7 @@ def test_every_pod_answers_both_probes_and_readiness_follows_the_broker(tmp_path
             kubelet, probes = fleet.kubelet, fleet.recorder.tables["probes"]
             assert kubelet is not None
             assert len(listening() - before) == 12
-            assert set(kubelet.ready) == set(fleet.host.containers)
+            assert set(kubelet.ready) == set(fleet.host.replicas)
             await until(lambda: all(kubelet.ready.values()) and len(probes) >= 60)
             said = answers(fleet)
             assert {(probe, status, body) for _, probe, status, body in said} == {("live", 200, LIVE), ("ready", 200, READY)}
@@ -136,13 +136,13 @@ def test_every_pod_answers_both_probes_and_readiness_follows_the_broker(tmp_path
             assert broker.control is not None
             await broker.control.kill()
             await until(lambda: fleet.host.states() == {"disconnected": 12})
-            await until(lambda: all(c.pod.fallback.state == "outage" for c in fleet.host.containers.values()))
+            await until(lambda: all(c.pod.fallback.state == "outage" for c in fleet.host.replicas.values()))
             answers(fleet)
             await until(lambda: len(probes) >= 60)
             said = answers(fleet)[12:]  # some were under way
             assert {(probe, status, body) for _, probe, status, body in said} == {("live", 200, LIVE), ("ready", 503, OUTAGE)}
             await broker.control.start()
-            await until(lambda: [c.pod.fallback.connected for c in fleet.host.containers.values()] == [True] * 12)
+            await until(lambda: [c.pod.fallback.connected for c in fleet.host.replicas.values()] == [True] * 12)
             assert not kubelet.restarts
         await until(lambda: listening() == before)
 
@@ -220,7 +220,7 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def freeze(fleet: Fleet) -> None:
-        await fleet.host.containers[VICTIM].freeze()
+        await fleet.host.replicas[VICTIM].freeze()
 
     # On a real server a probe of a pod that is well may be late; with a second's patience three in a row are not.
     patient = () if on == "model" else ("kubelet.timeout_s=1", "load.run_s=7")
@@ -256,10 +256,10 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
 
 def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def kill_thrice(fleet: Fleet) -> None:
-        container = fleet.host.containers[VICTIM]
+        replica = fleet.host.replicas[VICTIM]
         for _ in range(3):
-            await until(lambda: container.pod.state == "subscribed")
-            await container.kill()
+            await until(lambda: replica.pod.state == "subscribed")
+            await replica.kill()
 
     run = Hurt(monkeypatch, kill_thrice).run(lively(*BUSY), tmp_path / "run")
     books(run)
@@ -277,10 +277,10 @@ def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("pace", [(), ("services.music-service.handler_ms=20", "bus.once=keep-marker"), ("bus.keep_alive_s=0.1",)])
 def test_a_pod_that_thaws_goes_on_with_all_that_waited(pace: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def freeze_and_thaw(fleet: Fleet) -> None:
-        container = fleet.host.containers[VICTIM]
-        await container.freeze()
+        replica = fleet.host.replicas[VICTIM]
+        await replica.freeze()
         await asyncio.sleep(1)
-        await container.thaw()
+        await replica.thaw()
 
     run = Hurt(monkeypatch, freeze_and_thaw).run(lively(*BUSY, *pace), tmp_path / "run")
     counts = books(run)
@@ -307,12 +307,12 @@ def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
     kubelet: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def sleep_through(fleet: Fleet) -> None:
-        container = fleet.host.containers[VICTIM]
-        await container.freeze()
+        replica = fleet.host.replicas[VICTIM]
+        await replica.freeze()
         await until(lambda: fleet.host.states()["disconnected"] == 11)
         await until(lambda: fleet.host.states()["subscribed"] >= 11)
         await asyncio.sleep(0.5)  # of load that it cannot hear
-        await container.thaw()
+        await replica.thaw()
 
     scenario = load_scenario("restart_redis", settings=(*QUICK, f"kubelet.enabled={kubelet}", "bus.batch_size=5", "load.run_s=10"))
     run = Hurt(monkeypatch, sleep_through).run(scenario, tmp_path / "run", on=on)
@@ -326,7 +326,7 @@ def test_a_pod_that_sleeps_through_an_outage_learns_of_it_when_it_thaws(
 
 def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hurt(fleet: Fleet) -> None:
-        pods = fleet.host.containers
+        pods = fleet.host.replicas
         await asyncio.gather(pods[VICTIM].stop(grace_s=20), pods["analytics-service-0"].kill())
         before = pods[VICTIM].pod
         await pods[VICTIM].freeze()  # nothing to freeze, thaw or end
@@ -365,7 +365,7 @@ def test_the_books_balance_whatever_is_done_to_the_pods(
     chance = random.Random(seed)
 
     async def hurt(fleet: Fleet) -> None:
-        pods = list(fleet.host.containers.values())
+        pods = list(fleet.host.replicas.values())
         loop = asyncio.get_running_loop()
         enough_s = loop.time() + 4  # each act of 60 may be late on a busy machine, and the run ends
         for _ in range(60):
@@ -398,7 +398,7 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
     """One of two analytics pods dies, then the other, and one comes back; a caller dies in between."""
 
     async def hurt(fleet: Fleet) -> None:
-        first, second, caller = (fleet.host.containers[name] for name in ("analytics-service-0", "analytics-service-1", VICTIM))
+        first, second, caller = (fleet.host.replicas[name] for name in ("analytics-service-0", "analytics-service-1", VICTIM))
         await first.freeze()
         await asyncio.sleep(0.3)
         await caller.kill()  # some of its calls wait for the frozen pod
@@ -431,14 +431,14 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
 def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, ground: Ground) -> None:
     async def scene() -> None:
         async with fleet_on(ground.broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
-            container = fleet.host.containers[VICTIM]
-            await container.freeze()
-            stopping = asyncio.create_task(container.stop(grace_s=1000))
+            replica = fleet.host.replicas[VICTIM]
+            await replica.freeze()
+            stopping = asyncio.create_task(replica.stop(grace_s=1000))
             await asyncio.sleep(0.05)
             assert not stopping.done(), "a frozen pod does not end on SIGTERM"
-            await container.kill()
+            await replica.kill()
             await stopping
-            assert container.pod.state == "aborted"
+            assert replica.pod.state == "aborted"
 
     ground.run(scene())
 
@@ -446,14 +446,14 @@ def test_a_kill_does_not_wait_for_a_stop_that_is_under_way(tmp_path: Path, groun
 def test_a_frozen_pod_that_thaws_within_its_grace_period_stops_in_order(tmp_path: Path, ground: Ground) -> None:
     async def scene() -> None:
         async with fleet_on(ground.broker, tmp_path, "kubelet.live_delay_s=1000") as fleet:
-            container = fleet.host.containers[VICTIM]
-            container.pod.record_event({"eventType": "track.played"})
-            await container.freeze()
-            stopping = asyncio.create_task(container.stop(grace_s=1000))
+            replica = fleet.host.replicas[VICTIM]
+            replica.pod.record_event({"eventType": "track.played"})
+            await replica.freeze()
+            stopping = asyncio.create_task(replica.stop(grace_s=1000))
             await asyncio.sleep(0.05)
-            await container.thaw()
+            await replica.thaw()
             await stopping
-            assert container.pod.state == "stopped"
+            assert replica.pod.state == "stopped"
             flushed = fleet.recorder.tables["publishes"].take().to_pylist()
             assert [(row["items"], row["outcome"]) for row in flushed] == [(1, "acknowledged")]
 
@@ -466,8 +466,8 @@ def test_an_interruption_in_the_middle_leaves_nothing_listening(tmp_path: Path, 
 
     async def freeze_and_stop(fleet: Fleet) -> None:
 
-        await fleet.host.containers[VICTIM].freeze()
-        await fleet.host.containers["api-gateway-0"].kill()
+        await fleet.host.replicas[VICTIM].freeze()
+        await fleet.host.replicas["api-gateway-0"].kill()
         probes = fleet.recorder
         seen = probes.rows("probes")
         await until(lambda: probes.rows("probes") > seen)

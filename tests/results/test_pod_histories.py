@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from sim.record.reader import FOREVER_NS
-from sim.results.pod_histories import PodHistory, make_life
+from sim.results.pod_histories import PodHistory, make_history
 
 
 def history(*rows: tuple[int, str]) -> PodHistory:
-    return make_life("p", service="s", channels=["a"], at_ns=[at for at, _ in rows], states=[state for _, state in rows])
+    return make_history("p", service="s", channels=["a"], at_ns=[at for at, _ in rows], states=[state for _, state in rows])
 
 
 def test_a_freeze_and_its_end_are_no_states() -> None:

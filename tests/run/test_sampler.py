@@ -77,7 +77,7 @@ class Slow:
     def watch(self, status: Status) -> None:
         if status.phase == "run" and self._thread is None:
             assert self.fleet is not None
-            pod = next(iter(self.fleet.host.containers.values())).pod
+            pod = next(iter(self.fleet.host.replicas.values())).pod
             self.pod = pod.name
             pod._connections.pause()
             wire = pod._connections._subscription._wire.transport.get_extra_info("socket")

@@ -45,7 +45,7 @@ class Host(Protocol):
     recorder: Recorder
 
     @property
-    def containers(self) -> Mapping[str, Replica]:
+    def replicas(self) -> Mapping[str, Replica]:
         """Pod name -> where it runs, in the order of the pods' numbers."""
 
     def listening(self) -> set[int]:

@@ -68,7 +68,7 @@ class HostedPods:
 class InlineHost:
     """The pods of one process, their recorder and the measure of the process itself.
 
-    `containers`: by pod name, in the order of the pods' numbers; whoever hurts or restarts a pod does it there. Without a `share` these
+    `replicas`: by pod name, in the order of the pods' numbers; whoever hurts or restarts a pod does it there. Without a `share` these
     are all pods of the fleet.
     """
 
@@ -117,21 +117,21 @@ class InlineHost:
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
         self._analytics: list[InlineReplica] = []
-        self.containers: dict[str, InlineReplica] = {}
+        self.replicas: dict[str, InlineReplica] = {}
         self._by_number: dict[int, InlineReplica] = {}
         for number, (name, service) in enumerate(pods):
             if share is not None and number not in share.publishers:
                 continue
             analytics = service == "analytics-service"
             first = number if share is None else share.publishers[number]
-            self._by_number[number] = self.containers[name] = container = InlineReplica(
+            self._by_number[number] = self.replicas[name] = replica = InlineReplica(
                 partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
             )
             if analytics:
-                self._analytics.append(container)
+                self._analytics.append(replica)
         self._driver: ScheduledCalls | None = None
         self._calls = 0
         self._failed = failed
@@ -174,7 +174,7 @@ class InlineHost:
         return replace(context, broker=replace(context.broker, address=own))
 
     def _analytics_ports(self) -> list[int]:
-        return [container.port for container in self._analytics if container.running]
+        return [replica.port for replica in self._analytics if replica.running]
 
     async def start(self, *, timeout_s: float, patient: bool = False) -> None:
         """Start every pod, some at a time; if `patient`, return when HTTP answers, and try the bus for as long as it takes.
@@ -187,18 +187,18 @@ class InlineHost:
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
-        async def start_one(container: InlineReplica) -> None:
+        async def start_one(replica: InlineReplica) -> None:
             async with slots:
-                await container.begin(patient=patient)
+                await replica.begin(patient=patient)
 
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
-                for container in self.containers.values():
-                    group.create_task(start_one(container))
+                for replica in self.replicas.values():
+                    group.create_task(start_one(replica))
         except TimeoutError:
             up = self.states()["subscribed"]
             raise BrokerUnreachable(
-                f"only {up} of {len(self.containers)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+                f"only {up} of {len(self.replicas)} pods were subscribed within limits.start_s = {timeout_s:g} s"
             ) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
@@ -223,21 +223,21 @@ class InlineHost:
 
     async def settle(self, *, timeout_s: float) -> None:
         """Flush every pod's batch and wait until every publish has its answer."""
-        await asyncio.gather(*(container.settle(timeout_s=timeout_s) for container in self.containers.values()))
+        await asyncio.gather(*(replica.settle(timeout_s=timeout_s) for replica in self.replicas.values()))
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""
-        return {c.pod.number for c in self.containers.values() if c.running and not c.frozen}
+        return {c.pod.number for c in self.replicas.values() if c.running and not c.frozen}
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully; one that stands still is killed."""
-        await asyncio.gather(*(c.kill() if c.frozen else c.stop(grace_s=2.5 * timeout_s) for c in self.containers.values()))
+        await asyncio.gather(*(c.kill() if c.frozen else c.stop(grace_s=2.5 * timeout_s) for c in self.replicas.values()))
         self._close_instruments()
 
     def abort(self) -> None:
         """Drop every connection at once."""
-        for container in self.containers.values():
-            container.abort()
+        for replica in self.replicas.values():
+            replica.abort()
         self._close_instruments()
 
     def _close_instruments(self) -> None:
@@ -247,7 +247,7 @@ class InlineHost:
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
-        return Counter(container.pod.state for container in self.containers.values())
+        return Counter(replica.pod.state for replica in self.replicas.values())
 
     def _made_call(self) -> None:
         self._calls += 1

@@ -45,7 +45,7 @@ SETTLE_GRACE_S = 5.0
 class LocalHost:
     """The processes of pods, and what the run itself records beside them.
 
-    `containers`: by pod name, in the order of the pods' numbers.
+    `replicas`: by pod name, in the order of the pods' numbers.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class LocalHost:
         pods = scenario.pods()
         self.name = "local"
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
-        self.containers: dict[str, LocalReplica] = {}
+        self.replicas: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
             channels = ",".join(scenario.services[service].subscribes)
-            self.containers[name] = LocalReplica(self, name, number=number, service=service, channels=channels)
+            self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels)
         self.closing = False
-        self._pods = list(self.containers.values())
+        self._pods = list(self.replicas.values())
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
         self._address, self._links = address, links
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
@@ -124,7 +124,7 @@ class LocalHost:
         """Wait until the pods of a process run, then give it the orders that the others have."""
         answer = await process.started()
         for name, port in answer.ports.items():
-            self.containers[name].port = port
+            self.replicas[name].port = port
         self._tell_ports()
         since_ns = now_ns()
         if self._driving is not None:

@@ -160,7 +160,7 @@ class Hosted:
         except BuslabError as error:
             self._say(Answer(hold.id, str(error), isinstance(error, BrokerRefused)))
             return
-        self._say(Answer(hold.id, ports={name: c.port for name, c in self._host.containers.items() if c.port}))
+        self._say(Answer(hold.id, ports={name: c.port for name, c in self._host.replicas.items() if c.port}))
 
     async def _drive(self, order: Drive) -> None:
         schedule = self._schedule.since(order.since_ns - order.zero_ns)
@@ -169,13 +169,13 @@ class Hosted:
         self._say(Answer(order.id))
 
     async def _tell(self, told: Told) -> None:
-        container = self._host.containers[told.pod]
+        replica = self._host.replicas[told.pod]
         if isinstance(told, Handlers):
-            await container.slow(handler_ms=told.handler_ms, at_once=told.at_once)
+            await replica.slow(handler_ms=told.handler_ms, at_once=told.at_once)
         elif isinstance(told, Failing):
-            await container.fail(told.failing)
+            await replica.fail(told.failing)
         elif isinstance(told, Skew):
-            await container.skew(told.skew_ms)
+            await replica.skew(told.skew_ms)
 
     def _how_far(self) -> PodProgress:
         counts = self._host.counts()
