@@ -51,7 +51,7 @@ def _counted_by_each(evidence: Mapping[str, Evidence]) -> Finding:
         cases[f"with {count(pods, 'replica')}"] = handled > 1
         numbers |= {f"handled_{name}": handled, f"pods_{name}": pods}
         parts.append(
-            f"{count(pods, 'analytics pod handles', 'analytics pods handle')} an event {_often(handled)}, "
+            f"{count(pods, 'analytics pod handles', 'analytics pods together handle')} an event {_often(handled)}, "
             f"{count(again, 'event')} twice in one pod"
         )
     detail = "; ".join(parts) + ": so what analytics counts over its pods is multiplied by their number"
