@@ -46,6 +46,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import CONTROL_FD, inherited_line
+from sim.machine.words import count, duration
 from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob
 from sim.scenario.schedule import Schedule, content
@@ -179,7 +180,7 @@ class State:
         gevent.sleep(wait_s)
         came, expected = len(self.environment.runner.clients.ready), self.environment.parsed_options.expect_workers
         if self.lead is None and came < expected:
-            self.give_up(2, f"{came} of {expected} workers came within {wait_s:g} s (--expect-workers-max-wait)")
+            self.give_up(2, f"{came} of {count(expected, 'worker')} came within {duration(wait_s)} (--expect-workers-max-wait)")
 
     def interrupt(self) -> None:
         """End a run that is still going on, in order, and wait until it is sealed."""

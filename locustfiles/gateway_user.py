@@ -36,6 +36,7 @@ from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child
+from sim.machine.words import duration
 from sim.scenario.schedule import SHAPES, content, share_of_peak
 
 START_TIMEOUT_S = 30.0
@@ -150,7 +151,7 @@ def _port(service: str, pod: Child) -> int:
         if port and any(one["event"] == "connected" for one in said):
             return port
         time.sleep(0.05)
-    raise UsageError(f"the pod {service} did not start and connect within {START_TIMEOUT_S:g} s: {pod.tail()}")
+    raise UsageError(f"the pod {service} did not start and connect within {duration(START_TIMEOUT_S)}: {pod.tail()}")
 
 
 @events.init_command_line_parser.add_listener

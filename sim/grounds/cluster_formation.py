@@ -19,6 +19,7 @@ from typing import Any
 import redis
 
 from sim.errors import BrokerError
+from sim.machine.words import agreeing, count, duration
 from sim.wire.address import Address
 
 SLOTS = 16_384
@@ -52,7 +53,7 @@ def form(addresses: Sequence[Address], *, masters: int) -> None:
                     client.execute_command("CLUSTER", "ADDSLOTS", *range(number * SLOTS // masters, (number + 1) * SLOTS // masters))
                 for other in clients[:number]:
                     other.execute_command("CLUSTER", "MEET", address.host, address.port)
-            _until(lambda: _apart(clients, addresses), f"the {len(addresses)} nodes of the cluster do not come together")
+            _until(lambda: _apart(clients, addresses), f"the nodes of the cluster, {len(addresses)}, do not come together")
             ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
             for number, client in enumerate(clients[masters:]):
                 client.execute_command("CLUSTER", "REPLICATE", ids[number % masters])
@@ -70,7 +71,7 @@ def await_whole(addresses: Sequence[Address], *, replicas: int = 0) -> None:
         They do not in time; the message says what is missing.
     """
     with _clients(addresses) as clients:
-        _until(lambda: _broken(clients, addresses, replicas), f"the cluster of {len(addresses)} nodes is not whole")
+        _until(lambda: _broken(clients, addresses, replicas), f"the cluster of {count(len(addresses), 'node')} is not whole")
 
 
 def owner(addresses: Sequence[Address], slot: int) -> Address:
@@ -147,7 +148,7 @@ def _broken(clients: Sequence[Any], addresses: Sequence[Address], replicas: int)
             in_step += 1
     if len(views) > 1:
         return "the nodes do not agree who owns which slots"
-    return "" if in_step >= replicas else f"{in_step} of {replicas} replicas are in step"
+    return "" if in_step >= replicas else f"{in_step} of {count(replicas, 'replica')} {agreeing(in_step, 'is', 'are')} in step"
 
 
 def _until(broken: Callable[[], str], what: str) -> None:
@@ -160,7 +161,7 @@ def _until(broken: Callable[[], str], what: str) -> None:
         if not found:
             return
         if time.monotonic() > deadline_s:
-            raise BrokerError(f"{what} within {READY_TIMEOUT_S:g} s: {found}")
+            raise BrokerError(f"{what} within {duration(READY_TIMEOUT_S)}: {found}")
         time.sleep(_POLL_S)
 
 

@@ -31,6 +31,7 @@ from sim.grounds.container_engine import (
 )
 from sim.machine.clock import new_event_loop
 from sim.machine.lease import note_container
+from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def await_answer(server: Container, port: int) -> None:
                 raise BrokerError(f"the broker's container ended with code {server.attrs['State']['ExitCode']}: {said}")
             if time.monotonic() > deadline_s:
                 raise BrokerError(
-                    f"the server in the container did not answer on port {port} within {READY_TIMEOUT_S:g} s: {_tail(server)}"
+                    f"the server in the container did not answer on port {port} within {duration(READY_TIMEOUT_S)}: {_tail(server)}"
                 )
             time.sleep(_POLL_S)
     finally:

@@ -24,6 +24,7 @@ from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, Interrupte
 from sim.grounds.server_binary import server_binary, server_version
 from sim.machine.lease import place
 from sim.machine.process import asked_to_end
+from sim.machine.words import duration
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -238,7 +239,7 @@ def _pull(client: DockerClient, image: str, tell: Callable[[str], None]) -> None
         if number := asked_to_end():
             raise Interrupted(number, f"interrupted while {image} was pulled; nothing was started")
     if puller.is_alive():
-        raise BrokerError(f"the image {image} was not pulled within {PULL_TIMEOUT_S:g} s: docker pull {image}, then try again")
+        raise BrokerError(f"the image {image} was not pulled within {duration(PULL_TIMEOUT_S)}: docker pull {image}, then try again")
     try:
         with asking(f"the image {image} is not on this machine, and pulling it failed"):
             if failures:

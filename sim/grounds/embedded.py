@@ -19,6 +19,7 @@ from sim.errors import BrokerError
 from sim.grounds.server_binary import server_binary
 from sim.machine.clock import new_event_loop
 from sim.machine.process import Child
+from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
 
 READY_TIMEOUT_S = 10.0
@@ -151,7 +152,7 @@ def await_answer(server: Child, port: int) -> None:
                 if int(probe.info("server")["process_id"]) == server.pid:
                     return
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"the embedded server did not answer within {READY_TIMEOUT_S:g} s: {server.tail()}")
+                raise BrokerError(f"the embedded server did not answer within {duration(READY_TIMEOUT_S)}: {server.tail()}")
             time.sleep(_POLL_S)
     except BaseException:
         server.kill()

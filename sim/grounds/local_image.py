@@ -19,6 +19,7 @@ from pathlib import Path
 from sim.errors import BrokerError
 from sim.grounds.container_engine import asking, engine, local_image
 from sim.grounds.server_binary import server_binary
+from sim.machine.words import count
 
 CONTENT_LABEL = "buslab.content"  # of the image: a digest of what went into it
 BIN = "usr/local/bin"
@@ -54,7 +55,7 @@ def build_image(*, tell: Callable[[str], None] = lambda text: None) -> BuiltImag
     began_s = time.monotonic()
     binary, name = server_binary(), local_image()
     libraries = linked_libraries(binary)
-    tell(f"packing {binary.name} and the {len(libraries)} libraries that it is linked with")
+    tell(f"packing {binary.name} and {count(len(libraries), 'library', 'libraries')} that it is linked with")
     archive = pack(binary, libraries)
     content = hashlib.sha256(archive).hexdigest()
     with engine() as client, asking(f"cannot build the image {name}"):

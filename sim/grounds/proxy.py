@@ -28,6 +28,7 @@ import msgspec
 from sim.faults.link import Link, LinkPlan
 from sim.machine.clock import Alarm, new_event_loop, now_ns
 from sim.machine.line import Line, inherited_line
+from sim.machine.words import count
 
 READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
@@ -295,7 +296,7 @@ class Proxy:
                 self._servers.append(server)
                 self._doors[server.sockets[0].getsockname()[1]] = door
         except OSError as error:
-            return Opened([], f"cannot listen on {order.listeners} ports of 127.0.0.1: {error.strerror}")
+            return Opened([], f"cannot listen on {count(order.listeners, 'port')} of 127.0.0.1: {error.strerror}")
         return Opened(list(self._doors))
 
     async def _reach(self, order: Open, door: ProxyDoor, pod_side: ProxySide, draw: Any) -> None:

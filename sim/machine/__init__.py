@@ -1,1 +1,1 @@
-"""What one machine gives: time, processes, lines between them, HTTP. It knows nothing of the bus."""
+"""What one machine gives: time, processes, lines between them, files, HTTP, and words for numbers. It knows nothing of the bus."""

@@ -30,6 +30,7 @@ import msgspec
 from sim.errors import BuslabError
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child
+from sim.machine.words import duration
 
 CONTROL_FD = "BUSLAB_CONTROL_FD"
 LINE_BYTES = 1 << 24
@@ -91,7 +92,7 @@ class _End:
         return self._error(f"{self.name} is gone{self.tail()}" + ("" if code is None else f" (exit code {code})"))
 
     def _is_silent(self, timeout_s: float) -> BuslabError:
-        return self._error(f"{self.name} did not answer within {timeout_s:g} s{self.tail()}")
+        return self._error(f"{self.name} did not answer within {duration(timeout_s)}{self.tail()}")
 
     def _read(self, line: bytes, kind: Any) -> Any:
         try:

@@ -9,6 +9,7 @@ import math
 
 DIGITS = 3  # that a person compares
 UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+MANY_TIMES = 2.0  # below it a ratio is a share: nobody says "1 times the lag"
 MOST_DIGITS = 17  # no two floats are written alike with so many
 
 
@@ -48,16 +49,24 @@ def duration(time_s: float) -> str:
 
 def count(many: float, noun: str, plural: str = "") -> str:
     """Return a count with its noun: 1 pod, 2 pods, 1,190 batches; `plural` where it is not the noun and an s (or es)."""
+    return f"{amount(many)} {agreeing(many, noun, plural)}"
+
+
+def agreeing(many: float, noun: str, plural: str = "") -> str:
+    """Return the noun, or the verb, that goes with a count that stands elsewhere: pod for 1, pods for any other."""
     ends = ("s", "x", "ch", "sh")
-    several = plural or (
-        f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + ("es" if noun.endswith(ends) else "s")
-    )
-    return f"{amount(many)} {noun if many == 1 else several}"
+    several = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + ("es" if noun.endswith(ends) else "s")
+    return noun if many == 1 else plural or several
 
 
 def times(many: int) -> str:
     """Return how often: once, twice, 3 times."""
     return {1: "once", 2: "twice"}.get(many) or f"{amount(many)} times"
+
+
+def multiple(ratio: float) -> str:
+    """Return a ratio as what stands before the other value: 98.3 % of (the other), from 2 on 3.5 times (the other)."""
+    return f"{amount(ratio)} times" if ratio >= MANY_TIMES else f"{amount(100 * ratio)} % of"
 
 
 def listed(parts: list[str]) -> str:

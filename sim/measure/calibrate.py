@@ -40,6 +40,7 @@ from sim.grounds.embedded import EmbeddedBroker, embedded
 from sim.grounds.model.costs import COLD_MAX_MS, FILE_FORMAT, SERVER_VALUES, VALUES, CostInterval, CostsFile, Fit
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
+from sim.machine.words import amount, count, duration
 from sim.results.interval import mean_interval
 from sim.wire.address import Address
 from sim.wire.resp import message_bytes, pack, wire_size
@@ -147,7 +148,7 @@ class Bench:
             deadline_s = time.monotonic() + PATIENCE_S
             while server.status() != psutil.STATUS_STOPPED:
                 if time.monotonic() > deadline_s:
-                    raise BrokerError(f"the embedded server did not stop within {PATIENCE_S:g} s")
+                    raise BrokerError(f"the embedded server did not stop within {duration(PATIENCE_S)}")
             for line in self.speakers[:speakers]:
                 line.socket.sendall(PING)
         finally:
@@ -195,7 +196,7 @@ def window_bytes(address: Address, asker: ServerSocket) -> int:
                 return pushed
     finally:
         deaf.socket.close()
-    raise BrokerError(f"a subscriber that does not read took {WINDOW_MAX_BYTES:,} bytes and the server's buffer did not grow")
+    raise BrokerError(f"a subscriber that does not read took {count(WINDOW_MAX_BYTES, 'byte')} and the server's buffer did not grow")
 
 
 def frame_bytes(size: int, channel: bytes = CHANNEL) -> int:
@@ -306,7 +307,7 @@ def run_calibration(*, rounds: int = 7, tell: Callable[[str], None] = lambda lin
     done: list[_Round] = []
     for number in range(rounds):
         done.append(_measure_round())
-        told = ", ".join(f"{name} {value:,.4g}" for name, value in done[-1].values.items())
+        told = ", ".join(f"{name} {amount(value)}" for name, value in done[-1].values.items())
         tell(f"round {number + 1}/{rounds}: {told}")
     fits = {
         name: Fit(
@@ -354,7 +355,7 @@ def _measure_round() -> _Round:
 
 def calibration_table(costs: CostsFile) -> Group:
     """Return a calibration for a rich console: the values with their intervals, and how well they explain what was measured."""
-    values = Table(title=f"Costs of the broker here: mean of {costs.rounds} rounds and its 95 % interval")
+    values = Table(title=f"Costs of the broker here: mean of {count(costs.rounds, 'round')} and its 95 % interval")
     for heading in ("value", "mean", "low", "high"):
         values.add_column(heading, justify="left" if heading == "value" else "right")
     for name, value in costs.values.items():
@@ -366,4 +367,4 @@ def calibration_table(costs: CostsFile) -> Group:
         fits.add_row(name, f"{one.measured_us:,.0f}", f"{one.explained_us:,.0f}", f"{one.explained_us / one.measured_us:.2f}")
     server = costs.about["broker"]
     told = f"Server: {server.get('server_name', 'redis')} {server.get('valkey_version', server.get('redis_version', ''))}"
-    return Group(values, fits, Text(f"{told}; {costs.about['machine']['cores']} cores, {costs.about['machine']['processor']}."))
+    return Group(values, fits, Text(f"{told}; {count(costs.about['machine']['cores'], 'core')}, {costs.about['machine']['processor']}."))

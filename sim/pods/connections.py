@@ -15,6 +15,7 @@ from sim.bus.envelope import Chunk
 from sim.bus.fallback import Effect, Fallback, Stimulus
 from sim.errors import BrokerError
 from sim.machine.freezer import Freezer
+from sim.machine.words import duration
 from sim.pods.context import PodContext, PodIdentity, group_name
 from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.key_commands import KeyCommands
@@ -239,4 +240,4 @@ class Connections:
             await asyncio.sleep(self._outage.keep_alive_s)
             for connection in (self._subscription, self._publisher):
                 if connection is not None and not connection.ping():
-                    connection.give_up(f"no answer to PING within {self._outage.keep_alive_s:g} s")
+                    connection.give_up(f"no answer to PING within {duration(self._outage.keep_alive_s)}")

@@ -28,6 +28,7 @@ from sim.bus.once import RUN, Command, Outcome, Recipe
 from sim.errors import BrokerError
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
+from sim.machine.words import duration
 from sim.record.recorder import DeliveryBuffer
 
 MAX_AT_ONCE = 1000
@@ -222,7 +223,7 @@ class SlowHandling:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 reply = await self._command(*command)
         except TimeoutError:
-            raise BrokerError(f"no answer to {command[0]} within {COMMAND_TIMEOUT_S:g} s") from None
+            raise BrokerError(f"no answer to {command[0]} within {duration(COMMAND_TIMEOUT_S)}") from None
         if isinstance(reply, hiredis.ReplyError):
             raise BrokerError(str(reply))
         return reply

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sim.machine.words import count
+from sim.machine.words import amount, count
 from sim.record.reader import FOREVER_NS
 from sim.results.checkers.fallback import reachability
 from sim.results.copies import FATE
@@ -51,7 +51,7 @@ def rates_and_states(run: Run, ax: Axes | None = None) -> Axes:
     band.tick_params(labelbottom=False)
     band.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(BANDS), frameon=False, fontsize=8)
     alone = int(counts[2].max(initial=0))
-    ax.set_title(f"{ax.get_title()}; up to {alone} of {len(beliefs)} pods on their own", pad=78)
+    ax.set_title(f"{ax.get_title()}; up to {alone} of {count(len(beliefs), 'pod')} on their own", pad=78)
     return ax
 
 
@@ -93,7 +93,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     other = sums["publisher"].astype(str) != sums["hearer"].astype(str)
     heard, published = int(sums.loc[other, "heard"].sum()), int(sums.loc[other, "published"].sum())
     ax.set(xlabel="pod that should hear", ylabel="publisher")
-    ax.set_title(f"{heard:,} of {published:,} copies for another pod were heard {name}")
+    ax.set_title(f"{amount(heard)} of {count(published, 'copy')} for another pod {'was' if heard == 1 else 'were'} heard {name}")
     return ax
 
 

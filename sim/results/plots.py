@@ -45,7 +45,10 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
     sent = int((publishes["phase"] == "run").sum())
     heard = int((_in_run(run) & (copies.fate == FATE["delivered"])).sum())
     ax.set(xlabel="time since the run phase began (s)", ylabel="per second", ylim=(0, None))
-    ax.set_title(f"{sent / seconds:,.0f} events/s became {heard / seconds:,.0f} copies/s; {count(lost, 'copy is', 'copies are')} missing")
+    ax.set_title(
+        f"{count(round(sent / seconds), 'event')}/s became {count(round(heard / seconds), 'copy')}/s; "
+        f"{count(lost, 'copy is', 'copies are')} missing"
+    )
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
     return ax
 
@@ -160,7 +163,7 @@ def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="copies in the run phase", xlim=(0, max([*values, 1]) * 1.15))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     expected = int(fates[FATE["delivered"]] + fates[FATE["missing"]] + fates[FATE["unknown"]])
-    ax.set_title(f"{fates[FATE['delivered']]:,} of {expected:,} expected copies were delivered")
+    ax.set_title(f"{amount(fates[FATE['delivered']])} of {count(expected, 'expected copy was', 'expected copies were')} delivered")
     return ax
 
 
@@ -249,7 +252,7 @@ def _fault_name(fault: str, target: str) -> str:
     pods = target.split(",")
     if target in ("", "broker"):
         return fault
-    return f"{fault} {len(pods)} pods" if len(pods) > 1 else f"{fault} {target}"
+    return f"{fault} {count(len(pods), 'pod')}" if len(pods) > 1 else f"{fault} {target}"
 
 
 def _percentiles(ax: Axes, values: Array, **look: Any) -> None:

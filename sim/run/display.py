@@ -59,7 +59,7 @@ class Display:
         """Return the line: phase, time left, rates over the last second, p99 so far, pods by state."""
         parts = [f"{status.phase:<9}"]
         if status.left_s is not None:
-            parts.append(f"{status.left_s:5.1f} s left")
+            parts.append(f"{duration(round(status.left_s, 1)):>9} left")
         first = self._recent[0]
         seconds = (status.at_ns - first.at_ns) / 1e9
         if seconds > 0 and status.delivered:

@@ -17,6 +17,7 @@ from sim.bus.node import BusNode, Send
 from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns, wall_offset_ns
+from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
@@ -101,7 +102,7 @@ class Fleet:
     def notes(self) -> list[str]:
         """Sentences for the reader of the run."""
         restarts = self.kubelet.restarts if self.kubelet is not None else {}
-        counted = ", ".join(f"{name} ({count})" for name, count in sorted(restarts.items()))
+        counted = ", ".join(f"{name} ({many})" for name, many in sorted(restarts.items()))
         return [f"restarted by the kubelet: {counted}"] if counted else []
 
     @property
@@ -184,7 +185,7 @@ class Fleet:
                 if now_ns() > deadline_ns:
                     pod, channel = min(self._unheard, key=lambda waited: (waited[0] == ANSWER, waited))
                     name = "the broker's answer" if pod == ANSWER else self._scenario.pods()[pod][0]
-                    silent = f"{len(self._unheard)} subscriptions heard no probe within {timeout_s:g} s"
+                    silent = f"{count(len(self._unheard), 'subscription')} heard no probe within {duration(timeout_s)}"
                     raise BrokerUnreachable(f"{purpose}: {silent}; the first: {name} on {channel}") from None
 
     async def _open_prober(self, number: int) -> Publisher:
@@ -276,7 +277,9 @@ class Fleet:
         store, deadline_ns = self.transport.store, now_ns() + int(timeout_s * NS_PER_S)
         while store is not None and (left := await store.backlog(command, self._keys, self._groups)):
             if now_ns() > deadline_ns:
-                raise BrokerUnreachable(f"{left:,} events were not heard, or not acknowledged, within {timeout_s:g} s")
+                raise BrokerUnreachable(
+                    f"{count(left, 'event was', 'events were')} not heard, or not acknowledged, within {duration(timeout_s)}"
+                )
             await asyncio.sleep(RETRY_S)
 
     async def clear(self, command: Command) -> None:

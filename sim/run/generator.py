@@ -17,6 +17,7 @@ from sim.errors import BuslabError, GeneratorError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import AsyncLine, Line, start_child
 from sim.machine.process import Child
+from sim.machine.words import duration
 from sim.pods.hosts import Host
 from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
 from sim.scenario.file import Scenario
@@ -211,7 +212,7 @@ class LocustGenerator:
             async with asyncio.timeout(bound_s):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise GeneratorError(f"Locust was not ready within {bound_s:g} s{self._tail()}") from None
+            raise GeneratorError(f"Locust was not ready within {duration(bound_s)}{self._tail()}") from None
 
     async def go(self, zero_ns: int) -> None:
         """Send time zero."""
@@ -230,7 +231,7 @@ class LocustGenerator:
             async with asyncio.timeout(self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S):
                 await asyncio.shield(self._done)
         except TimeoutError:
-            raise GeneratorError(f"Locust did not finish {FINISH_GRACE_S:g} s after the load's end{self._tail()}") from None
+            raise GeneratorError(f"Locust did not finish {duration(FINISH_GRACE_S)} after the load's end{self._tail()}") from None
 
     async def close(self) -> None:
         """Ask Locust to stop and keep its record; then make a child of ours."""

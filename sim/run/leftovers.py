@@ -13,6 +13,7 @@ import hiredis
 
 from sim.bus.once import DONE_PREFIX, LOCK_PREFIX, RUN_PREFIX
 from sim.errors import BrokerError
+from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
 
@@ -36,7 +37,7 @@ async def delete_leftovers(address: Address, *, run_id: str) -> str:
                 finally:
                     wire.close()
     except TimeoutError:
-        return f"keys of this run may be left under {' and '.join(keys_of_run(run_id))}: no end of SCAN within {TIMEOUT_S:g} s"
+        return f"keys of this run may be left under {' and '.join(keys_of_run(run_id))}: no end of SCAN within {duration(TIMEOUT_S)}"
     except (BrokerError, OSError, RuntimeError) as error:
         return f"keys of this run may be left under {' and '.join(keys_of_run(run_id))} until they expire: {error}"
     return ""

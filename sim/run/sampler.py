@@ -36,6 +36,7 @@ import hiredis
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.machine.clock import NS_PER_S, is_virtual, now_ns
+from sim.machine.words import duration
 from sim.record.recorder import Recorder
 from sim.run.client_list import Listing, cut_between, read_limit
 from sim.wire.address import Address
@@ -144,7 +145,7 @@ class NodeSampler:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 answers = await self._wire.commands(*(commands[place] for place in wanted))
         except TimeoutError:
-            raise BrokerUnreachable(f"the broker does not answer {names[wanted[0]]} within {ANSWER_TIMEOUT_S:g} s") from None
+            raise BrokerUnreachable(f"the broker does not answer {names[wanted[0]]} within {duration(ANSWER_TIMEOUT_S)}") from None
         for place, answer in zip(wanted, answers, strict=True):
             if not isinstance(answer, hiredis.ReplyError):
                 replies[place] = answer
@@ -173,7 +174,7 @@ class NodeSampler:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reply = await self._wire.command(*words)
         except TimeoutError:
-            raise BrokerUnreachable(f"the broker does not answer {words[0]} within {ANSWER_TIMEOUT_S:g} s") from None
+            raise BrokerUnreachable(f"the broker does not answer {words[0]} within {duration(ANSWER_TIMEOUT_S)}") from None
         if isinstance(reply, hiredis.ReplyError):
             raise BrokerRefused(str(reply))
         return reply

@@ -36,6 +36,7 @@ from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end
 from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.process import interruptible
+from sim.machine.words import agreeing, count
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
@@ -272,8 +273,9 @@ class _RunSteps:
         write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
         await fleet.look(sampler.command)
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
-        if any(foreign.values()):
-            self.info.notes.append(f"{sum(foreign.values())} subscriptions on these channels are not ours; they hear this run too")
+        if strangers := int(sum(foreign.values())):
+            verb = agreeing(strangers, "is not ours; it hears", "are not ours; they hear")
+            self.info.notes.append(f"{count(strangers, 'subscription')} on these channels {verb} this run too")
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
         self.info.load.offered_calls = len(self.scenario.schedule())

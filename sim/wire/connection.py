@@ -15,6 +15,7 @@ import hiredis
 
 from sim.errors import BrokerError, BrokerUnreachable
 from sim.machine.freezer import Freezer
+from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.refusals import explain, refusal, silent
 from sim.wire.resp import pack
@@ -204,7 +205,7 @@ async def open_confirmed(
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 confirmed = await confirm(wire)
         except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {CONNECT_TIMEOUT_S:g} s") from None
+            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {duration(CONNECT_TIMEOUT_S)}") from None
         except Denied as error:
             raise refusal(address, f"SUBSCRIBE to {error.channel}", error.reply) from None
         except BrokerError as error:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.machine.clock import is_virtual
+from sim.machine.words import duration
 from sim.wire.address import Address
 
 NO_WORDS: ContextVar[bool] = ContextVar("NO_WORDS", default=False)
@@ -97,7 +98,7 @@ async def explain(address: Address, error: BaseException) -> BrokerError:
 def silent(address: Address, seconds: float = 5.0) -> BrokerUnreachable:
     """Return the error of a broker that did not answer in time."""
     hint = "; does this port speak TLS? If not, write redis://" if address.tls is not None else ""
-    return BrokerUnreachable(f"{address} does not answer within {seconds:g} s{hint}")
+    return BrokerUnreachable(f"{address} does not answer within {duration(seconds)}{hint}")
 
 
 def _hung_up(text: str) -> bool:

@@ -16,6 +16,7 @@ import hiredis
 
 from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.machine.freezer import Freezer
+from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.connection import CONNECT_TIMEOUT_S, open_wire
 
@@ -105,7 +106,7 @@ async def find_owners(address: Address, *, client_name: str, freezer: Freezer | 
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reply = await wire.command("CLUSTER", "SLOTS")
     except TimeoutError:
-        raise BrokerUnreachable(f"{address} does not answer CLUSTER SLOTS within {CONNECT_TIMEOUT_S:g} s") from None
+        raise BrokerUnreachable(f"{address} does not answer CLUSTER SLOTS within {duration(CONNECT_TIMEOUT_S)}") from None
     finally:
         wire.close()
     if isinstance(reply, hiredis.ReplyError):

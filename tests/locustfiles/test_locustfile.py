@@ -279,5 +279,5 @@ def test_what_cannot_work_ends_with_one_clear_line_and_2(args: list[str], says: 
     assert says.format(port=port) in errors[0]
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
-    workers = [one for one in psutil.process_iter(["cmdline"]) if out in (one.info.cmdline or ())]
+    workers = [one for one in psutil.process_iter(["cmdline"]) if out in (one.info["cmdline"] or ())]
     assert psutil.wait_procs(workers, timeout=BOUND_S)[1] == []

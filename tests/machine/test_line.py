@@ -166,13 +166,13 @@ def test_a_child_that_says_nothing_is_waited_for_so_long_and_no_longer(start: An
     while "hm" not in line.child.tail():
         assert line.child.poll() is None
     began_s = time.monotonic()
-    with pytest.raises(BuslabError, match=r"^the child did not answer within 0\.3 s: hm$"):
+    with pytest.raises(BuslabError, match=r"^the child did not answer within 300 ms: hm$"):
         line.receive(Told, timeout_s=0.3)
     assert 0.3 <= time.monotonic() - began_s < PATIENCE_S / 2
 
     async def scene() -> None:
         to_child = await line.to_async()
-        with pytest.raises(BuslabError, match=r"^the child did not answer within 0\.2 s: hm$"):
+        with pytest.raises(BuslabError, match=r"^the child did not answer within 200 ms: hm$"):
             await to_child.receive(Told, timeout_s=0.2)
         to_child.close()
 
@@ -194,7 +194,7 @@ def test_a_bound_is_of_the_whole_message_and_not_of_each_piece() -> None:
     theirs.close()
     line.close()
     line.socket = Drips()  # type: ignore[assignment]
-    with pytest.raises(BuslabError, match=r"^who drips did not answer within 0\.2 s$"):
+    with pytest.raises(BuslabError, match=r"^who drips did not answer within 200 ms$"):
         line.receive(Told, timeout_s=0.2)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.machine.words import UNITS_S, amount, count, duration, listed, measured, times, unit_of
+from sim.machine.words import UNITS_S, agreeing, amount, count, duration, listed, measured, multiple, times, unit_of
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,17 @@ def test_a_count_agrees_with_its_noun() -> None:
         "3 processes",
     )
     assert (count(2, "delay"), count(2, "box"), count(1.5, "item")) == ("2 delays", "2 boxes", "1.5 items")
+    assert [agreeing(n, "copy is", "copies are") for n in (0, 1, 2)] == ["copies are", "copy is", "copies are"]
     assert (count(1, "pod is", "pods are"), count(2, "pod is", "pods are")) == ("1 pod is", "2 pods are")
     assert [times(n) for n in (0, 1, 2, 3, 1000)] == ["0 times", "once", "twice", "3 times", "1,000 times"]
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_ratio_is_a_share_until_it_is_twice_as_much() -> None:
+    ratios = [0, 0.5, 0.9984, 1, 1.17, 1.996, 2, 2580.4]
+    assert [multiple(ratio) for ratio in ratios] == [
+        *("0 % of", "50 % of", "99.8 % of", "100 % of", "117 % of", "200 % of", "2 times", "2,580 times"),
+    ]
 
 
 def test_a_measured_value_has_the_unit_of_its_metric() -> None:

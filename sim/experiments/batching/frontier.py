@@ -130,9 +130,11 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     if not len(default):
         return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     verdict = worst(words | ({"invalid"} if error > MAX_THEORY_ERROR else set()))
-    costs = "; ".join(f"at {r[LOAD]:g} items/s {duration(r[AGE] / 1e3)} old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records"))
+    costs = "; ".join(
+        f"at {count(r[LOAD], 'item')}/s {duration(r[AGE] / 1e3)} old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records")
+    )
     advice = ", ".join(
-        f"{_said(r)} at {r[LOAD]:g} items/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
+        f"{_said(r)} at {count(r[LOAD], 'item')}/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
     )
     setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     loads = count(len(default), "load")

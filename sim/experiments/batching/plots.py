@@ -5,7 +5,7 @@ One function a figure, as in `sim.results.plots`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.experiments.batching.frontier import AGE, AT_RISK, INTERVAL, LOAD, MAX_AGE_MS, PUBLISHES, SIZE
+from sim.machine.words import count, duration
 from sim.results.plots import COLOURS, MARKERS, STYLES, make_axes
 
 
@@ -30,10 +31,19 @@ def frontier(judged: pd.DataFrame, ax: Axes | None = None, *, max_age_ms: float 
         ax.plot(front["per_item"], front[AGE], color=colour, linestyle=STYLES[number % len(STYLES)], linewidth=1.2, zorder=1)
         filled = [colour if best else "white" for best in front["recommended"]]
         size = 30 + 40 * np.log10(np.maximum(front[AT_RISK], 1))
-        ax.scatter(front["per_item"], front[AGE], s=size, c=filled, edgecolors=colour, marker=marker, zorder=2, label=f"{load:g} items/s")
+        ax.scatter(
+            front["per_item"],
+            front[AGE],
+            s=size,
+            c=filled,
+            edgecolors=colour,
+            marker=marker,
+            zorder=2,
+            label=f"{count(cast(float, load), 'item')}/s",
+        )
         ax.scatter(rest["per_item"], rest[AGE], s=25, color="0.5", marker="x", linewidths=1, zorder=2)
         for row in front[front["recommended"]].to_dict("records"):
-            names.append(f"{row[SIZE]:g} / {row[INTERVAL] / 1e3:g} s at {load:g}/s")
+            names.append(f"{row[SIZE]:g} / {duration(row[INTERVAL] / 1e3)} at {load:g}/s")
         chosen = front[front["recommended"]]
         for row in front.to_dict("records"):
             near = [
@@ -42,7 +52,7 @@ def frontier(judged: pd.DataFrame, ax: Axes | None = None, *, max_age_ms: float 
             ]
             if any(near) and not row["recommended"]:
                 continue  # its label would lie on that of the recommended one
-            text = f"{row[SIZE]:g} / {row[INTERVAL] / 1e3:g} s" + (f"\n{row[AT_RISK]:,.0f} at risk" if row["recommended"] else "")
+            text = f"{row[SIZE]:g} / {duration(row[INTERVAL] / 1e3)}" + (f"\n{row[AT_RISK]:,.0f} at risk" if row["recommended"] else "")
             ax.annotate(text, (row["per_item"], row[AGE]), (9, 3), textcoords="offset points", fontsize=8, color=colour)
     default = judged[judged["default"]]
     ax.scatter(
@@ -79,7 +89,7 @@ def theory(compared: pd.DataFrame, ax: Axes | None = None) -> Axes:
             linestyle="none",
             fillstyle="none",
             markersize=8,
-            label=f"{load:g} items/s",
+            label=f"{count(cast(float, load), 'item')}/s",
             **look,
         )
     ax.set_xscale("log")
@@ -90,8 +100,8 @@ def theory(compared: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="mean wait of an item, predicted (ms, log)", ylabel="measured (ms, log)")
     worst = waits.iloc[int(waits["wait_error"].abs().argmax())]
     ax.set_title(
-        f"Theory and {len(waits)} settings differ by at most {abs(worst['wait_error']):.1%} in the mean wait\n"
-        f"({worst[SIZE]:g} / {worst[INTERVAL] / 1e3:g} s at {worst[LOAD]:g} items/s)", fontsize=11,
+        f"Theory and {count(len(waits), 'setting')} differ by at most {abs(worst['wait_error']):.1%} in the mean wait\n"
+        f"({worst[SIZE]:g} / {duration(worst[INTERVAL] / 1e3)} at {count(worst[LOAD], 'item')}/s)", fontsize=11,
     )  # fmt: skip
     ax.legend(loc="upper left", frameon=False)
     return ax

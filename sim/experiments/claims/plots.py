@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sim.experiments.claims.run import ClaimAnswers
-from sim.experiments.claims.table import number_of
+from sim.experiments.claims.table import TALLY, number_of
+from sim.machine.words import count
 
 MARKS = {True: ("o", "#0072B2", "the claim held in a case"), False: ("X", "#D55E00", "it did not"), None: ("$?$", "#555555", "not judged")}
 ROW_IN = 0.34  # height of a row, inches
@@ -45,7 +46,7 @@ def claims_overview(answers: ClaimAnswers, *, ax: Axes | None = None) -> Axes:
     marks = [mark for held, mark in MARKS.items() if held in seen]
     handles = [Line2D([], [], marker=mark, color=colour, linestyle="none", label=label) for mark, colour, label in marks]
     ax.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=len(handles), frameon=False)
-    count = {word: sum(row.finding.verdict == word for row in rows) for word in ("true", "false", "depends", "unknown")}
-    title = f"Of {len(rows)} claims {count['true']} are true, {count['false']} false, {count['depends']} depend on the case"
-    ax.set_title(title + (f", {count['unknown']} unknown" if count["unknown"] else ""), loc="left")
+    many = {word: sum(row.finding.verdict == word for row in rows) for word in TALLY}
+    told = [count(many[word], *words) for word, words in TALLY.items() if many[word] or word != "unknown"]
+    ax.set_title(f"Of {count(len(rows), 'claim')} {', '.join(told)}", loc="left")
     return ax

@@ -11,15 +11,21 @@ from rich.table import Table
 from sim.errors import RecordError
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, again
 from sim.machine.files import write_whole
+from sim.machine.words import UNITS_S, amount, count, duration, multiple
 
-TALLY = {"true": "are true", "false": "are false", "depends": "depend on the case", "unknown": "are unknown"}
+TALLY = {
+    "true": ("is true", "are true"),
+    "false": ("is false", "are false"),
+    "depends": ("depends on the case", "depend on the case"),
+    "unknown": ("is unknown", "are unknown"),
+}
 EXAMPLES = 3
 STYLES = {"true": "green", "false": "red", "depends": "yellow", "unknown": "magenta"}
 
 
 def claims_table(answers: ClaimAnswers) -> Table:
     """Return the table for a rich console."""
-    table = Table(title=f"What {len(answers.answers)} claims came to; the runs are in {answers.folder}")
+    table = Table(title=f"What {count(len(answers.answers), 'claim')} came to; the runs are in {answers.folder}")
     for heading in ("#", "claim", "verdict", "number", "experiment", "run"):
         table.add_column(heading, justify="right" if heading == "#" else "left")
     for answer in answers.answers:
@@ -32,12 +38,17 @@ def claims_table(answers: ClaimAnswers) -> Table:
 
 
 def number_of(answer: ClaimAnswer) -> str:
-    """Return the number with its unit, three digits of it."""
+    """Return the number with its unit, three digits of it: a time in the unit that suits it, a small multiple as a share."""
     value = answer.finding.number
     if value is None:
         return "-"
-    shown = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
-    return f"{shown} {answer.finding.unit}"
+    unit = answer.finding.unit
+    word = unit.partition(" ")[0].rstrip(",")
+    if word in UNITS_S:
+        return duration(value * UNITS_S[word]) + unit.removeprefix(word)
+    if word == "times":
+        return multiple(value) + unit.removeprefix(word)
+    return f"{amount(value)} {unit}"
 
 
 def experiment_of(answer: ClaimAnswer) -> str:
@@ -86,7 +97,8 @@ def claims_page(answers: ClaimAnswers) -> str:
     lines = [
         "# What became of the claims",
         "",
-        f"{len(answers.answers)} claims about the bus, each re-run by one command; {told} verdicts are what theory expects. Written by",
+        f"{count(len(answers.answers), 'claim')} about the bus, each re-run by one command; "
+        f"{count(told, 'verdict is', 'verdicts are')} what theory expects. Written by",
         "`buslab claims --report reports/claims.md`. What ran on `model` repeats with its seed on any machine; figures from a real server",
         "move between runs. A claim *depends* when it holds in some of its experiment's cases and not in others.",
         "",
@@ -128,8 +140,8 @@ def write_page(answers: ClaimAnswers, path: Path) -> None:
 def concluded(answers: ClaimAnswers) -> tuple[str, str]:
     """Return how a notebook concludes: the verdict over all claims (see `ClaimAnswers.exit_code`), and a sentence with numbers."""
     tally = {word: [answer for answer in answers.answers if answer.finding.verdict == word] for word in STYLES}
-    parts = [f"{len(some)} {TALLY[word]}" for word, some in tally.items() if some]
-    text = f"Of {len(answers.answers)} claims {', '.join(parts)}"
+    parts = [count(len(some), *TALLY[word]) for word, some in tally.items() if some]
+    text = f"Of {count(len(answers.answers), 'claim')} {', '.join(parts)}"
     shown = [f"{answer.claim.words}: {number_of(answer)}" for answer in tally["false"][:EXAMPLES]]
     text += f"; false are, among others, {'; '.join(shown)}" if shown else ""
     other = [answer.number for answer in answers.answers if not answer.as_expected]

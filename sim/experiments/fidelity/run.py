@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.errors import UsageError
 from sim.experiments.many_runs import Job, run_many
-from sim.machine.words import duration
+from sim.machine.words import count, duration, multiple
 from sim.record.schema import CAUSES
 from sim.results.judged_run import JudgedRun
 from sim.results.opened_run import Run
@@ -195,11 +195,17 @@ def recovery_s(run: Run) -> float:
 def sentence(pair: Pair) -> str:
     """Return in a sentence how far embedded is from the model, from the numbers alone."""
     model, real = pair.model, pair.embedded
-    parts = [f"{real.intended_calls:,} calls were meant on both" if model.intended_calls == real.intended_calls else "THE LOAD DIFFERS"]
+    parts = [
+        f"{count(real.intended_calls, 'call was', 'calls were')} meant on both"
+        if model.intended_calls == real.intended_calls
+        else "THE LOAD DIFFERS"
+    ]
     if (model.expected, model.missing) == (real.expected, real.missing):
-        parts.append(f"{real.expected:,} copies expected and {sum(real.missing.values()):,} missing on both")
+        parts.append(f"{count(real.expected, 'copy')} expected and {sum(real.missing.values()):,} missing on both")
     else:
-        parts.append(f"of {model.expected:,} copies the model misses {_share(model)}, of {real.expected:,} the real run {_share(real)}")
+        parts.append(
+            f"of {count(model.expected, 'copy')} the model misses {_share(model)}, of {real.expected:,} the real run {_share(real)}"
+        )
     if not math.isnan(model.recovery_s) and not math.isnan(real.recovery_s):
         parts.append(
             f"half of the pods hear again {duration(model.recovery_s)} after the fault began on the model, {duration(real.recovery_s)} here"
@@ -227,12 +233,10 @@ def _share(side: GroundRow) -> str:
 
 def causes(side: GroundRow) -> str:
     """Return the missing copies by cause, in words."""
-    return ", ".join(f"{count:,} {cause}" for cause, count in side.missing.items()) or "0"
+    return ", ".join(f"{many:,} {cause}" for cause, many in side.missing.items()) or "0"
 
 
 def _ratio(real: float, model: float) -> str:
     return (
-        f"{real / model:,.{0 if real >= 10 * model else 1}f} times the model's"
-        if model > 0
-        else f"{duration(real / 1e6)} where the model has 0: code takes no time in it"
+        f"{multiple(real / model)} the model's" if model > 0 else f"{duration(real / 1e6)} where the model has 0: code takes no time in it"
     )

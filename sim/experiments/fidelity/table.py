@@ -15,6 +15,7 @@ from rich.text import Text
 from sim.errors import UsageError
 from sim.experiments.fidelity.run import EMBEDDED, MODEL, Fidelity, causes
 from sim.machine.files import write_whole
+from sim.machine.words import count
 
 REASONS = (
     "A pod of the model has a core of its own and its code takes no time; on embedded all pods, their load and the recorder share "
@@ -39,7 +40,7 @@ def table_rows(fidelity: Fidelity) -> list[tuple[str, ...]]:
     for pair in fidelity.pairs:
         name = pair.scenario if pair.seed == fidelity.pairs[0].seed else f"{pair.scenario}, seed {pair.seed}"
         for ground, side in ((MODEL, pair.model), (EMBEDDED, pair.embedded)):
-            counts = (f"{count:,}" for count in (side.intended_calls, side.publishes, side.expected, side.delivered))
+            counts = (f"{many:,}" for many in (side.intended_calls, side.publishes, side.expected, side.delivered))
             lags = (f"{side.lag_us[quantile]:,.0f}" if quantile in side.lag_us else "-" for quantile in ("p50", "p99", "max"))
             cpu = "-" if math.isnan(side.broker_cpu_us) else f"{side.broker_cpu_us:,.0f}"
             rows.append((name, ground, *counts, f"{side.delivered_per_s:,.0f}", causes(side), *lags, cpu, side.verdict))
@@ -97,7 +98,7 @@ def to_markdown(fidelity: Fidelity) -> str:
     lines = [
         f"# {fidelity.model_on} against embedded",
         "",
-        f"Made by `buslab fidelity` with Python {fidelity.about['python']}, server {version}, {machine['cores']} cores "
+        f"Made by `buslab fidelity` with Python {fidelity.about['python']}, server {version}, {count(machine['cores'], 'core')} "
         f"({machine['processor']}). Counts, lag and rates are of the run phase; CPU is the server's for each publish that it answered.",
         "",
         "| " + " | ".join(HEADINGS) + " |",

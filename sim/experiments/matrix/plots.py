@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
+from sim.machine.words import UNITS_S, count, duration, multiple
 
 SHADES = ("#ffffff", "#dedede", "#b4b4b4", "#6e6e6e")  # nothing, little, much, nearly all
 
@@ -107,7 +108,7 @@ def finding(matrix: Matrix) -> str:
     for bus in matrix.buses:
         copies = sum(row.unheard for row in matrix.rows if row.bus == bus)
         parts.append(f"{bus} {copies:,} in {matrix.count(bus, lambda row: row.unheard > 0)} of them")
-    return f"Copies that nobody heard in {faults} faults: {', '.join(parts)}"
+    return f"Copies that nobody heard in {count(faults, 'fault')}: {', '.join(parts)}"
 
 
 def _faults(matrix: Matrix) -> list[str]:
@@ -139,10 +140,12 @@ def _bars(matrix: Matrix, ax: Axes, *, what: str, unit: str, value: Callable[[Bu
     bars = ax.barh(range(len(values)), known, color="0.85", edgecolor="black")
     for place, bar in enumerate(bars):
         bar.set_hatch(HATCHES[place % len(HATCHES)])
-    ax.bar_label(bars, labels=["not measured" if math.isnan(one) else f"{one:,.3g} {unit}" for one in values], padding=4, fontsize=9)
+    ax.bar_label(
+        bars, labels=["not measured" if math.isnan(one) else duration(one * UNITS_S[unit]) for one in values], padding=4, fontsize=9
+    )
     ax.set_yticks(range(len(values)), [cost.bus for cost in matrix.costs], fontsize=9)
     ax.invert_yaxis()
     ax.set(xlim=(0, max([*known, 1e-9]) * 1.3), xlabel=f"{unit}, without a fault")
-    dear = f": {matrix.costs[-1].bus} {values[-1] / values[0]:.1f} x {matrix.costs[0].bus}" if len(known) > 1 and min(known) > 0 else ""
+    dear = f": {matrix.costs[-1].bus} {multiple(values[-1] / values[0])} {matrix.costs[0].bus}" if len(known) > 1 and min(known) > 0 else ""
     ax.set_title(what + dear, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from rich.table import Table
 from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
 from sim.machine.files import whole_files, write_whole
-from sim.machine.words import duration
+from sim.machine.words import agreeing, count, duration
 from sim.record.recorder import write_json
 from sim.results.report import COLOURS
 from sim.scenario.buses import BUSES
@@ -156,8 +156,9 @@ def _difference_lines(first: Matrix, second: Matrix) -> list[str]:
     both = {(row.fault, row.bus) for row in first.rows if not row.why_not} & {
         (row.fault, row.bus) for row in second.rows if not row.why_not
     }
-    alike = f"counts within {NEAR:.0%} or {FEW:g}, times within {NEAR:.0%} or {NEAR_S:g} s, words equal"
-    lines = [f"{len(both) - len(found)} of {len(both)} cells say the same ({alike}){'. The others:' if found else '.'}"]
+    alike = f"counts within {NEAR:.0%} or {FEW:g}, times within {NEAR:.0%} or {duration(NEAR_S)}, words equal"
+    same = len(both) - len(found)
+    lines = [f"{same} of {count(len(both), 'cell')} {agreeing(same, 'says', 'say')} the same ({alike}){'. The others:' if found else '.'}"]
     pairs = [(there, here, name) for there, here, differ in found for name in differ]
     columns: dict[str, Callable[[Any], str]] = {
         "fault": lambda pair: pair[1].fault,

@@ -24,6 +24,7 @@ import numpy as np
 from sim.errors import UsageError
 from sim.faults.link import NS_PER_S, LinkPlan
 from sim.grounds.model.costs import COLD_MAX_MS, READ_BYTES, WINDOW_BYTES, Costs, OutputBufferLimit
+from sim.machine.words import count
 from sim.wire.resp import message_bytes, wire_size
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
@@ -169,7 +170,8 @@ def predict_fanout(
 def _check(publish_ns: Array, subscribers: int, link: LinkPlan) -> None:
     if not len(publish_ns) or subscribers < 1:
         raise UsageError(
-            f"{len(publish_ns)} publishes to {subscribers} subscribers: there is no copy to predict; give one of each at least"
+            f"{count(len(publish_ns), 'publish')} to {count(subscribers, 'subscriber')}: there is no copy to "
+            f"predict; give one of each at least"
         )
     if (np.diff(publish_ns) < 0).any():
         raise UsageError(f"publish_ns falls after place {int(np.argmax(np.diff(publish_ns) < 0))}: sort it")

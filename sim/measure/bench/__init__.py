@@ -32,6 +32,7 @@ from rich.text import Text
 
 from sim.errors import UsageError
 from sim.grounds.embedded import embedded
+from sim.machine.words import count, multiple
 from sim.measure.bench.children import LAB, RAW, REDIS_PY, C
 from sim.measure.bench.measure import ClientRound, Setting, compile_drain
 
@@ -134,7 +135,12 @@ def run_bench(
 
 def bench_table(report: BenchReport) -> Group:
     """Return the report for a rich console; without a terminal it prints as plain text."""
-    table = Table(title=f"{report.pods} subscribers in one process, {report.event_bytes}-byte events, median of {report.rounds}")
+    table = Table(
+        title=(
+            f"{count(report.pods, 'subscriber')} in one process, {report.event_bytes}-byte events, median of "
+            f"{count(report.rounds, 'round')}"
+        )
+    )
     for heading in ("in flight", "client", "deliveries/s", "min .. max", "CPU us each", "busy", "a read", *(f"x {name}" for name in PEERS)):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     for row in report.rows:
@@ -181,8 +187,9 @@ def _conclusions(rows: Sequence[ClientRow]) -> tuple[str, ...]:
         for other, target in TARGETS.get(row.depth, {}).items():
             if other in row.versus:
                 word = "reached" if row.versus[other] >= target else "NOT reached"
-                by_cpu = f"{row.versus_cpu[other]:.2f} x by processor time"
+                by_cpu = f"{multiple(row.versus_cpu[other])} it by processor time"
                 sentences.append(
-                    f"{row.depth} in flight: buslab is {row.versus[other]:.2f} x {other} ({by_cpu}), target {target:g} x: {word}."
+                    f"{row.depth} in flight: buslab has {multiple(row.versus[other])} {other}'s rate "
+                    f"({by_cpu}), target {multiple(target)} it: {word}."
                 )
     return tuple(sentences)

@@ -30,6 +30,7 @@ from sim.bus.node import BusNode, Send
 from sim.bus.services import SERVICES
 from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
 from sim.machine.line import AsyncLine, Line, inherited_line
+from sim.machine.words import count
 from sim.measure.child_messages import Begin, Prepared
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.hosts.meters import LiveLag
@@ -114,7 +115,7 @@ def _publish(port: int, line: Line, words: list[str]) -> None:
         while len(got) < len(answers):
             got += server.recv(len(answers) - len(got)) or sys.exit("the server closed the connection")
         if got != answers:
-            sys.exit(f"PUBLISH should be heard by {pods} subscribers: {got[:80]!r}")
+            sys.exit(f"PUBLISH should be heard by {count(pods, 'subscriber')}: {got[:80]!r}")
         while heard < sent:
             heard += _read_acks(acks)
     line.send(PublishedInAll(sent * depth, now_ns() - start_ns))
@@ -178,9 +179,9 @@ class _Acknowledging:
 
 async def _hear_lab(port: int, line: AsyncLine, words: list[str]) -> None:
     """Receive as a run does: pods, their service, the recorder."""
-    said, watched, per_ack, count = map(int, words[:4])
+    said, watched, per_ack, many = map(int, words[:4])
     acks = Acks(said, per_ack)
-    names = [f"{SERVICE}-{number}" for number in range(count)]
+    names = [f"{SERVICE}-{number}" for number in range(many)]
     recorder = Recorder(Path(words[4]), source="bench", pods=names)
     address = parse_address(f"redis://127.0.0.1:{port}")
     memo = ReadMemo(LiveLag().decode)
@@ -200,7 +201,7 @@ async def _hear_lab(port: int, line: AsyncLine, words: list[str]) -> None:
     for pod in pods:
         pod.abort()
     if failed or len(copies) != table.num_rows:
-        sys.exit(f"{failed} deliveries failed, {table.num_rows - len(copies)} rows are recorded twice")
+        sys.exit(f"{count(failed, 'delivery')} failed, {count(table.num_rows - len(copies), 'row is', 'rows are')} recorded twice")
     line.send(Heard(table.num_rows, reads, cpu_ns))
 
 

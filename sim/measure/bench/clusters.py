@@ -24,6 +24,7 @@ from rich.table import Table
 
 from sim.errors import BuslabError
 from sim.grounds.catalogue import open_broker
+from sim.machine.words import count, duration
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.results.opened_run import Run
 from sim.run.steps import run_scenario
@@ -81,13 +82,16 @@ def measure_clusters(*, rounds: int = 3, settings: Sequence[str] = (), tell: Cal
                         judged = judge_folder(run_scenario(scenario, on=broker.address.urls, out=out))
                         cost = _cost(judged, masters=masters, transport=transport, rest=rest)
                         costs.append(cost)
-                        tell(f"round {number + 1}/{rounds}, {masters} masters, {KINDS[transport]}: {cost.cpu_us:.2f} us a copy")
+                        tell(
+                            f"round {number + 1}/{rounds}, {count(masters, 'master')}, {KINDS[transport]}: "
+                            f"{duration(cost.cpu_us / 1e6)} a copy"
+                        )
     return [_median([c for c in costs if (c.masters, c.transport) == (m, t)]) for m in MASTERS for t in KINDS]
 
 
 def clusters_table(costs: Sequence[Cost], *, rounds: int) -> Table:
     """Return the figures for a rich console."""
-    table = Table(title=f"{SCENARIO}: what a copy costs the broker, median of {rounds}")
+    table = Table(title=f"{SCENARIO}: what a copy costs the broker, median of {count(rounds, 'round')}")
     for heading in ("masters", "nodes", "Pub/Sub", "copies/s", "CPU us a copy", "at rest", "busiest node", "lag p50 ms", "lag p99 ms"):
         table.add_column(heading, justify="right")
     for c in costs:
@@ -116,7 +120,7 @@ def _used_s(address: Address) -> float:
 def _cost(judged: JudgedRun, *, masters: int, transport: str, rest: float) -> Cost:
     run, verdict = judged.run, judged.verdict
     if verdict.verdict != "valid":
-        raise BuslabError(f"{masters} masters, {KINDS[transport]}: the run is {verdict.verdict}: {'; '.join(verdict.reasons)}")
+        raise BuslabError(f"{count(masters, 'master')}, {KINDS[transport]}: the run is {verdict.verdict}: {'; '.join(verdict.reasons)}")
     node_cpu = _cpu_of_nodes(run) or {"": _cpu(run, "used_cpu", "")}
     begin_ns, end_ns, _ = next(iter(node_cpu.values()))
     seconds = (end_ns - begin_ns) / 1e9

@@ -14,6 +14,7 @@ from pathlib import Path
 from sim.errors import BuslabError
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.line import Line, start_child, start_program
+from sim.machine.words import count
 from sim.measure.bench.children import CHANNEL, PATIENCE_S, RAW, C, Expect, Heard, PublishedInAll, events
 from sim.measure.child_messages import Begin, Prepared
 from sim.wire.address import Address
@@ -94,7 +95,9 @@ class Setting:
             listener.send(Expect(copies * unit))
             heard_in_all = listener.receive(Heard, timeout_s=2 * PATIENCE_S)
         if (got := heard_in_all.count) != copies * unit:
-            what = f"{published.count} events x {self.pods} subscribers were published, {got / unit:.2f} copies received"
+            what = (
+                f"{count(published.count, 'event')} x {count(self.pods, 'subscriber')} were published, {count(got / unit, 'copy')} received"
+            )
             raise BuslabError(f"{client}: {what}")
         return ClientRound(client, depth, copies, published.took_ns / 1e9, heard_in_all.cpu_ns, heard_in_all.reads)
 

@@ -29,6 +29,7 @@ from sim.errors import BuslabError
 from sim.grounds.model.loop import JumpingLoop
 from sim.machine.clock import in_a_loop
 from sim.machine.import_path import child_environment, python_child
+from sim.machine.words import amount, count, duration
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
@@ -98,7 +99,7 @@ def loads(hour_s: float, fleet_s: float, pods: int) -> dict[str, tuple[float, Se
     fleet = (f"services.music-service.replicas={pods - 9}", "load.rate_per_s=2", f"load.run_s={fleet_s:g}", "limits.start_s=600")
     return {
         "12 pods, 100 events/s": (hour_s, (rate, f"load.run_s={hour_s:g}")),
-        f"{pods:,} pods, 2 calls/s": (fleet_s, fleet),
+        f"{count(pods, 'pod')}, 2 calls/s": (fleet_s, fleet),
     }
 
 
@@ -125,14 +126,14 @@ def run_virtual_bench(
         for what, (_, settings) in planned.items():
             done = _in_child(settings)
             measures[what].append(done)
-            tell(f"round {number + 1}/{rounds}, {what}: {done.cpu_s:.1f} s of CPU, {done.memory_mib:,.0f} MiB")
+            tell(f"round {number + 1}/{rounds}, {what}: {duration(done.cpu_s)} of CPU, {done.memory_mib:,.0f} MiB")
     rows = tuple(LoadRow(what, length_s, tuple(measures[what])) for what, (length_s, _) in planned.items())
     return VirtualReport(rows, _conclusions(rows[0]))
 
 
 def virtual_table(report: VirtualReport) -> Group:
     """Return the report for a rich console."""
-    table = Table(title=f"Virtual time, median (min .. max) of {len(report.rows[0].rounds)}")
+    table = Table(title=f"Virtual time, median (min .. max) of {count(len(report.rows[0].rounds), 'round')}")
     for heading in ("load", "virtual s", "CPU s", "loop events/s", "bare heap/s", "ratio", "copies/s", "peak MiB"):
         table.add_column(heading, justify="left" if heading == "load" else "right")
     for row in report.rows:
@@ -159,8 +160,10 @@ def _conclusions(hour: LoadRow) -> tuple[str, ...]:
     ratio = statistics.median(m.ratio for m in hour.rounds)
     reached = {True: "reached", False: "NOT reached"}
     return (
-        f"An hour of 12 pods at 100 events/s takes {cpu_s:.1f} s of CPU, target {TARGET_CPU_S:g} s: {reached[cpu_s <= TARGET_CPU_S]}.",
-        f"Its events come at {ratio:.2f} of the bare heap's speed, target {TARGET_RATIO:g}: {reached[ratio >= TARGET_RATIO]}.",
+        f"An hour of 12 pods at 100 events/s takes {duration(cpu_s)} of CPU, target {duration(TARGET_CPU_S)}: "
+        f"{reached[cpu_s <= TARGET_CPU_S]}.",
+        f"Its events come at {amount(100 * ratio)} % of the bare heap's speed, target "
+        f"{amount(100 * TARGET_RATIO)} %: {reached[ratio >= TARGET_RATIO]}.",
     )
 
 
@@ -200,7 +203,7 @@ def _balanced(folder: Path) -> int:
     run = open_run(folder)
     made, recorded = int(run.publishes["receivers"].sum()), len(run.deliveries)
     if made != recorded:
-        raise BuslabError(f"the broker made {made:,} copies and {recorded:,} deliveries are recorded")
+        raise BuslabError(f"the broker made {count(made, 'copy')} and {count(recorded, 'delivery is', 'deliveries are')} recorded")
     return recorded
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from sim.errors import UsageError
 from sim.grounds.model.costs import MIB, WINDOW_BYTES, OutputBufferLimit
+from sim.machine.words import amount, count, duration
 from sim.wire.resp import bulk_size, message_bytes
 
 OWN_BYTES = 16 * 1024
@@ -164,7 +165,10 @@ def predict_cut(
     if hard_s <= soft_s:
         why = f"the hard limit of {_mib(limit.hard_bytes)} is reached"
         return _cut("hard", full_s, hard_s, min(hard_late_s, soft_late_s), stall, why)
-    why = f"more than the soft limit of {_mib(limit.soft_bytes)} waits for over {limit.soft_s} s, counted in whole seconds of its clock"
+    why = (
+        f"more than the soft limit of {_mib(limit.soft_bytes)} waits for over {duration(limit.soft_s)}, "
+        f"counted in whole seconds of its clock"
+    )
     return _cut("soft", full_s, soft_s, min(hard_late_s, soft_late_s), stall, why)
 
 
@@ -228,12 +232,17 @@ def say(cutoff: Cutoff, stall: Stall, *, rules: ServerRules) -> str:
     if cutoff.full_s is None:
         return f"Never cut: {cutoff.why}."
     grows = stall.rate_per_s * stall.frame_bytes * stall.stays
-    first = f"The sockets take the first {cutoff.full_s:,.4g} s, at {_mib(grows)}/s ({stall.frame_bytes:,} bytes a copy on the wire)"
+    first = (
+        f"The sockets take the first {duration(cutoff.full_s)}, at {_mib(grows)}/s ({count(stall.frame_bytes, 'byte')} a copy on the wire)"
+    )
     if cutoff.earliest_s is None or cutoff.latest_s is None:
         return f"{first}; then the output buffer grows. Never cut: {cutoff.why}."
     exact = cutoff.latest_s - cutoff.earliest_s < 0.0005
-    when = f"after {cutoff.latest_s:,.4g} s" if exact else f"between {cutoff.earliest_s:,.4g} and {cutoff.latest_s:,.4g} s"
-    fate = f"{cutoff.forgotten_copies:,} copies in its buffer are forgotten, {cutoff.kept_copies:,} in the sockets can still be read"
+    when = f"after {duration(cutoff.latest_s)}" if exact else f"between {duration(cutoff.earliest_s)} and {duration(cutoff.latest_s)}"
+    fate = (
+        f"{count(cutoff.forgotten_copies, 'copy in its buffer is', 'copies in its buffer are')} forgotten, "
+        f"{amount(cutoff.kept_copies)} in the sockets can still be read"
+    )
     if rules.shared_from_bytes and stall.payload_bytes >= rules.shared_from_bytes:
         fate += f". Until then the server holds {_mib(cutoff.forgotten_copies * stall.payload_bytes)} of payloads that no limit counts"
     return f"{first}; then the output buffer grows. {rules.name} cuts it {when}: {cutoff.why}; {fate}."

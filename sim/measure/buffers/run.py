@@ -25,6 +25,7 @@ from rich.table import Table
 from sim.errors import BrokerError, UsageError
 from sim.grounds.embedded import embedded
 from sim.grounds.model.costs import MIB, OutputBufferLimit
+from sim.machine.words import count, duration
 from sim.measure.buffers.predict import Cutoff, ServerRules, Stall, predict_cut, rules_of
 from sim.measure.calibrate import ServerSocket, window_bytes
 from sim.wire.address import Address
@@ -172,7 +173,7 @@ def verify_cuts(cases: Sequence[Case] = CASES, *, binary: Path | None = None, te
             window = window_bytes(broker.address, control)
             found = []
             for number, case in enumerate(cases, 1):
-                tell(f"{number} of {len(cases)}: {case.stall.rate_per_s:,g} copies/s of {case.stall.payload_bytes:,} bytes")
+                tell(f"{number} of {len(cases)}: {count(case.stall.rate_per_s, 'copy')}/s of {count(case.stall.payload_bytes, 'byte')}")
                 found.append(_measure(case, broker.address, control, rules, window))
             return Verified(rules, window, found)
         finally:
@@ -187,8 +188,10 @@ def _check_length(case: Case, rules: ServerRules) -> None:
     lasts_s = predicted.latest_s or predicted.full_s or 0.0
     if lasts_s > LONGEST_S or stall.frame_bytes * stall.rate_per_s > MOST_BYTES_PER_S or stall.rate_per_s > MOST_PER_S:
         raise UsageError(
-            f"{stall.rate_per_s:,g} copies/s of {stall.payload_bytes:,} bytes would take {lasts_s:,.3g} s; measured is only what takes "
-            f"{LONGEST_S:g} s, {MOST_PER_S:,} copies/s and {MOST_BYTES_PER_S / 1e6:g} MB/s at most: change the rate, or lower the limits"
+            f"{count(stall.rate_per_s, 'copy')}/s of {count(stall.payload_bytes, 'byte')} would take "
+            f"{duration(lasts_s)}; measured is only what takes "
+            f"{duration(LONGEST_S)}, {MOST_PER_S:,} copies/s and {MOST_BYTES_PER_S / 1e6:g} MB/s at most: "
+            f"change the rate, or lower the limits"
         )
 
 

@@ -34,6 +34,7 @@ import numpy as np
 from redis.connection import ConnectionPool
 
 from sim.machine.line import Line, inherited_line
+from sim.machine.words import count
 from sim.measure.child_messages import Begin, Prepared
 from sim.wire.resp import message_size, pack
 
@@ -233,7 +234,7 @@ class Speaker:
             while not got.endswith(b"\r\n"):
                 got += one.recv(4096) or sys.exit("the server closed a publisher")
             if got != b":%d\r\n" % kind.receivers:
-                sys.exit(f"{kind.channel} should be heard by {kind.receivers} subscribers: {got[:80]!r}")
+                sys.exit(f"{kind.channel} should be heard by {count(kind.receivers, 'subscriber')}: {got[:80]!r}")
 
     def read_answers(self, timeout_s: float) -> list[int]:
         """Read what has been answered; return the sockets that said something."""

@@ -32,6 +32,7 @@ import numpy as np
 from scipy.optimize import least_squares, nnls
 
 from sim.errors import UsageError
+from sim.machine.words import count
 from sim.results.interval import Interval, student_t
 
 DRAWS = 200
@@ -70,7 +71,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def name(self) -> str:
         """How tables call it."""
-        return f"{self.pods} pods, {self.payload_bytes} B, batch {self.batch}"
+        return f"{count(self.pods, 'pod')}, {self.payload_bytes} B, batch {self.batch}"
 
 
 class Hull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +88,7 @@ class Hull(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not many:
             return f"events of {event_bytes:,.0f} B, none {'from' if event_bytes >= kink_bytes else 'below'} {kink_bytes:,} B was tested"
         if not few <= pods <= many:
-            return f"{pods} subscribers, tested were {few} to {many}"
+            return f"{count(pods, 'subscriber')}, tested were {few} to {many}"
         if not least <= event_bytes <= most:
             return f"events of {event_bytes:,.0f} B, tested were {least:,} to {most:,} B"
         return ""
@@ -155,7 +156,7 @@ def fit_costs(points: Sequence[Point], *, kink_bytes: int, seed: int = 1) -> Cos
         Too few points for the numbers and their intervals.
     """
     if len(points) < MIN_POINTS:
-        raise UsageError(f"{len(points)} points: {MIN_POINTS} are needed to fit the fan-out model")
+        raise UsageError(f"{count(len(points), 'point')}: {MIN_POINTS} are needed to fit the fan-out model")
     rows = np.array([columns_of(p.pods, p.event_bytes, kink_bytes) for p in points])
     costs = np.array([p.cost_us for p in points])
     used = rows.any(axis=0)

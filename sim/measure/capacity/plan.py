@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from sim.machine.words import count, duration
 from sim.measure.capacity.fit import CostModel
 from sim.results.interval import Interval
 
@@ -71,7 +72,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def with_at_least(self, replicas: int) -> Workload:
         """Return the same with at least so many replicas of every service."""
-        return msgspec.structs.replace(self, replicas={name: max(count, replicas) for name, count in self.replicas.items()})
+        return msgspec.structs.replace(self, replicas={name: max(pods, replicas) for name, pods in self.replicas.items()})
 
     def one_down(self) -> Workload:
         """Return the same with one pod less of the service that hears most."""
@@ -101,15 +102,15 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def events_per_call(self, calls_per_s: float) -> float:
         """Return how many events a call makes on average."""
-        return sum(count for count, _, _ in self.events(calls_per_s))
+        return sum(many for many, _, _ in self.events(calls_per_s))
 
     def copies_per_call(self, calls_per_s: float) -> float:
         """Return how many copies a call makes on average."""
-        return sum(count * pods for count, pods, _ in self.events(calls_per_s))
+        return sum(many * pods for many, pods, _ in self.events(calls_per_s))
 
     def bytes_per_call(self, calls_per_s: float) -> float:
         """Return how many bytes of events leave the broker for a call on average."""
-        return sum(count * pods * size for count, pods, size in self.events(calls_per_s))
+        return sum(many * pods * size for many, pods, size in self.events(calls_per_s))
 
 
 class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,8 +129,8 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int
 
     def __str__(self) -> str:
-        brokers = "1 broker" if self.brokers == 1 else f"{self.brokers} brokers"
-        pods = f"at least {self.least_replicas} replicas" if self.least_replicas else "replicas as they are"
+        brokers = count(self.brokers, "broker")
+        pods = f"at least {count(self.least_replicas, 'replica')}" if self.least_replicas else "replicas as they are"
         return f"{pods}, {brokers}, batches of {self.batch_size}"
 
 
@@ -239,8 +240,8 @@ def make_plan(
     """
     sizes = sorted({*batches, workload.batch_size}, key=lambda size: (abs(math.log(size / workload.batch_size)), size))
     options = [
-        _option(model, workload, Choice(pods, count, size), target_calls_per_s, link_mbit_per_s, cores)
-        for count in sorted(set(brokers))
+        _option(model, workload, Choice(pods, many, size), target_calls_per_s, link_mbit_per_s, cores)
+        for many in sorted(set(brokers))
         for pods in least_replicas
         for size in sizes
     ]
@@ -257,11 +258,11 @@ def _option(model: CostModel, workload: Workload, choice: Choice, target: float,
     most = link_mbit_per_s / mbit if link_mbit_per_s and mbit else math.inf
     carries = Interval(*(min(value, most) * (1 - free) for value in (full.value, full.low, full.high)))
     used = target / saturation(model, chosen, calls_per_s=target, kinds=fullest).low
-    alone = [name for name, count in chosen.replicas.items() if count < 2 and any(name in kind.heard_by for kind in chosen.kinds)]
+    alone = [name for name, pods in chosen.replicas.items() if pods < 2 and any(name in kind.heard_by for kind in chosen.kinds)]
     excuses = [f"one replica of {', '.join(alone)}: with one pod down nobody hears its events"] if alone else []
     excuses += not_tested(model, chosen, target)
     if len(groups) < choice.brokers:
-        excuses.append(f"{choice.brokers} brokers for {len(groups)} channels: one has nothing to do")
+        excuses.append(f"{count(choice.brokers, 'broker')} for {count(len(groups), 'channel')}: one has nothing to do")
     if used > 1 - free:
         excuses.append(f"the fullest broker would be at {used:.0%} of its saturation rate; the rule keeps {free:.0%} free")
     if target > most * (1 - free):
@@ -276,8 +277,9 @@ def _notes(workload: Workload, choice: Choice, target: float) -> list[str]:
     for kind in workload.kinds:
         if kind.batched and (items := workload.items(kind, target)) > 1:
             publishers = sum(workload.replicas[name] for name in kind.published_by)
+            each = f"each of {count(publishers, 'pod')}" if publishers > 1 else "one pod"
             wait_s = min(workload.batch_interval_s, items * publishers / max(kind.share * target, 1e-9))
-            notes.append(f"{kind.name}: {items:,.0f} items at risk in each of {publishers} pods, the oldest {wait_s:.3g} s old")
+            notes.append(f"{kind.name}: {count(round(items), 'item')} at risk in {each}, the oldest {duration(wait_s)} old")
     return notes
 
 
@@ -294,7 +296,8 @@ def what_if(
     """Return in some lines what one choice would come to at one rate; for sliders."""
     option = _option(model, workload.with_pods(pods_per_service), Choice(0, brokers, batch_size), calls_per_s, link_mbit_per_s, 1.0)
     head = (
-        f"{pods_per_service} replicas of each service, {brokers} brokers, batches of {batch_size}: carries {option.carries.low:,.0f} .. "
+        f"{count(pods_per_service, 'replica')} of each service, {count(brokers, 'broker')}, batches of "
+        f"{batch_size}: carries {option.carries.low:,.0f} .. "
         f"{option.carries.high:,.0f} calls/s with {option.headroom:.0%} kept free."
     )
     verdict = "It carries" if option.accepted else "It does not carry"

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.errors import UsageError
 from sim.machine.files import whole_file
+from sim.machine.words import count
 from sim.measure.capacity.report import Capacity
 from sim.results.plots import BLUE, COLOURS, MARKERS, RED, STYLES, make_axes
 
@@ -61,7 +62,9 @@ def rate_against_pods(found: Capacity, ax: Axes | None = None) -> Axes:
     ax.plot([p.pods for p in held], [1e6 / p.cost_us for p in held], linestyle="", marker="*", color="black", label="held out, measured")
     ax.set(xscale="log", yscale="log", xlabel="pods that hear an event (log)", ylabel="saturation rate (events/s, log)")
     first, last = (found.model.cost_us([(1.0, count, sizes[0][0])]).inverse(1e6).value for count in (few, many))
-    ax.set_title(f"From {few} to {many} pods a broker of events of {sizes[0][0]:,} B falls from {first:,.0f} to {last:,.0f} events/s")
+    ax.set_title(
+        f"From {few} to {count(many, 'pod')} a broker of events of {sizes[0][0]:,} B falls from {first:,.0f} to {last:,.0f} events/s"
+    )
     _plain(ax)
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False, fontsize=8)
     return ax

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from sim.errors import UsageError
 from sim.machine.files import whole_file, write_all
-from sim.machine.words import duration
+from sim.machine.words import agreeing, count, duration
 from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, hold_against
 from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
 from sim.record.checksum import KEY, is_whole, with_checksum
@@ -137,14 +138,14 @@ def answer(found: Capacity) -> str:
     rate = carried.calls_per_s
     core = mean_interval([100 * step.core for step in found.at_answer or (carried,)])
     between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
-    says_up = f"({sum(step.sustained for step in found.at_answer)} of {len(found.at_answer)} repeats held)"
+    says_up = f"({sum(step.sustained for step in found.at_answer)} of {count(len(found.at_answer), 'repeat')} held)"
     down = [step for step in found.one_down if step.sustained]
     says_down = f"and with one pod down ({len(down)} of {len(found.one_down)} held)" if found.one_down else "(one down: not tested)"
     free = headroom()
     full = found.mix_saturation_calls_per_s()
-    alone = [name for name, count in load.replicas.items() if count < 2 and any(name in kind.heard_by for kind in load.kinds)]
+    alone = [name for name, pods in load.replicas.items() if pods < 2 and any(name in kind.heard_by for kind in load.kinds)]
     sentences = [
-        f"This bus ({found.scenario}, {sum(load.replicas.values())} pods, {per_service} a service) carries {rate:,.0f} calls/s = "
+        f"This bus ({found.scenario}, {count(sum(load.replicas.values()), 'pod')}, {per_service} a service) carries {rate:,.0f} calls/s = "
         f"{rate * load.events_per_call(rate):,.0f} events/s = {rate * load.copies_per_call(rate):,.0f} copies/s at p99 <= "
         f"{duration(found.lag_ms_p99 / 1e3)} (measured {duration(carried.lag_ms_p99 / 1e3)}) with all pods up {says_up} {says_down}.",
         f"The broker's core is then at {core.value:.0f} %{between}.",
@@ -177,8 +178,10 @@ def _error(found: Capacity) -> str:
     inside = sum(one.covered for one in held)
     better = "the fan-out model" if error <= usl else "the scalability law"
     return (
-        f"Of {len(held)} held-out combinations the fan-out model's saturation rate was off by {error:.0%} in the median, the scalability "
-        f"law's by {usl:.0%}, so {better} predicts better here; {inside} of {len(held)} lie in the model's 95 % intervals."
+        f"Of {count(len(held), 'held-out combination')} the fan-out model's saturation rate was off by "
+        f"{error:.0%} in the median, the scalability "
+        f"law's by {usl:.0%}, so {better} predicts better here; {inside} of {len(held)} "
+        f"{agreeing(inside, 'lies', 'lie')} in the model's 95 % intervals."
     )
 
 
@@ -352,8 +355,9 @@ def markdown(found: Capacity) -> str:
         "",
         answer(found),
         "",
-        f"Measured {found.measured_at} in {duration(found.took_s)} on {found.ground}: {server}, {machine.get('cores', '?')} cores, "
-        f"{machine.get('processor', '?')}, {found.connections} publishing connections, loopback. `buslab capacity {found.scenario}` "
+        f"Measured {found.measured_at} in {duration(found.took_s)} on {found.ground}: {server}, {_cores(machine)}, "
+        f"{machine.get('processor', '?')}, {count(found.connections, 'publishing connection')}, loopback. "
+        f"`buslab capacity {found.scenario}` "
         "measures it again, `--from` plans with this.",
     ]
     for title, headings, rows in (
@@ -365,6 +369,10 @@ def markdown(found: Capacity) -> str:
     ):
         lines += ["", f"## {title}", "", _row(headings), _row("---" for _ in headings), *map(_row, rows)]
     return "\n".join(lines) + "\n"
+
+
+def _cores(machine: Mapping[str, Any]) -> str:
+    return count(machine["cores"], "core") if "cores" in machine else "? cores"
 
 
 def _row(cells: Any) -> str:

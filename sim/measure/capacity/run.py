@@ -31,7 +31,7 @@ from sim.grounds.catalogue import open_broker
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
-from sim.machine.words import duration
+from sim.machine.words import count, duration
 from sim.measure.bench.children import LAB
 from sim.measure.bench.measure import Setting
 from sim.measure.capacity.children import EventKind as Driven
@@ -250,7 +250,10 @@ class _Measurement:
                 self._keep(what, shot, pods=pods, payload_bytes=payload_bytes, batch=batch)
                 shots[pods, payload_bytes, batch].append(shot)
                 done = f"{what}, round {number + 1}/{self.effort.rounds}, {place + 1}/{len(todo)}"
-                self._say(f"{done}: {pods} pods, {payload_bytes} B, batch {batch}: {shot.cpu_us:,.1f} us an event, core {shot.core:.0%}")
+                self._say(
+                    f"{done}: {count(pods, 'pod')}, {payload_bytes} B, batch {batch}: "
+                    f"{duration(shot.cpu_us / 1e6)} an event, core {shot.core:.0%}"
+                )
             took_s = time.monotonic() - round_began
             if time.monotonic() + took_s - self.begun > until * self.effort.budget_s:
                 break
@@ -292,10 +295,10 @@ class _Measurement:
     def _driven(self, workload: Workload, calls_per_s: float) -> tuple[list[Driven], list[list[str]]]:
         """Return the kinds of events with their shares of all, and the channels of each pod that hears any."""
         kinds = []
-        for kind, (count, pods, _) in zip(workload.kinds, workload.events(calls_per_s), strict=True):
+        for kind, (events, pods, _) in zip(workload.kinds, workload.events(calls_per_s), strict=True):
             items = round(workload.items(kind, calls_per_s))
             payload = payload_of(kind.name, payload_bytes=self.scenario.load.payload_bytes, items=items)
-            kinds.append(Driven(self._channel(kind.name), payload, count, pods))
+            kinds.append(Driven(self._channel(kind.name), payload, events, pods))
         known = {kind.name for kind in workload.kinds}
         pods_channels = [
             [self._channel(name) for name in service.subscribes if name in known]
@@ -373,13 +376,13 @@ def why_not(shot: Shot, events_per_s: float, lag_ms_p99: float) -> str:
     """Return why a rate is not sustained, or nothing."""
     said = shot.rate
     if said["cut"]:
-        return f"the broker cut {said['cut']:.0f} of the subscribers: too slow"
+        return f"the broker cut {said['cut']:,.0f} of the subscribers: too slow"
     if not said["heard"]:
         return "no watching subscriber heard anything"
     if said["lag_ms_p99"] > lag_ms_p99:
         return f"p99 of lag is {duration(said['lag_ms_p99'] / 1e3)}, over {duration(lag_ms_p99 / 1e3)}"
     if said["backlog_per_s"] > GROWTH * events_per_s:
-        return f"the backlog grows by {said['backlog_per_s']:,.0f} events/s"
+        return f"the backlog grows by {count(round(said['backlog_per_s']), 'event')}/s"
     if shot.rate_per_s < MIN_ANSWERED * said["meant"] / shot.seconds:
         return f"only {shot.rate_per_s:,.0f} of {said['meant'] / shot.seconds:,.0f} events/s were answered"
     return ""

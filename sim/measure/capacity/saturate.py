@@ -24,6 +24,7 @@ from sim.bus.envelope import BATCH, VERSION, Event, encode
 from sim.errors import BuslabError
 from sim.grounds.broker import Broker
 from sim.machine.line import Line, start_child
+from sim.machine.words import count
 from sim.measure.capacity.children import (
     MARK,
     PATIENCE_S,
@@ -159,7 +160,9 @@ class Range:
             raise BuslabError("the server answered no publish while it was measured: is it blocked, or another program's?")
         cut = drove.cut + drained.cut
         if cut and not drive.rate_per_s:
-            raise BuslabError(f"the broker cut {cut} subscribers while it was kept full: the machine is too busy for them; try again later")
+            raise BuslabError(
+                f"the broker cut {count(cut, 'subscriber')} while it was kept full: the machine is too busy for them; try again later"
+            )
         rate, seconds = {**drove.rate, "cut": cut} if drive.rate_per_s else {}, drove.seconds
         drain_core = drained.cpu_s / drained.seconds
         return Shot(drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate)

@@ -16,6 +16,7 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
+from sim.machine.words import count
 from sim.pods.context import BrokerAccess, OnceRules, OutageRules, PodContext, PodIdentity
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
 from sim.pods.pod import Pod
@@ -198,7 +199,7 @@ class InlineHost:
         except TimeoutError:
             up = self.states()["subscribed"]
             raise BrokerUnreachable(
-                f"only {up} of {len(self.replicas)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+                f"only {up} of {count(len(self.replicas), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
             ) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None

@@ -24,6 +24,7 @@ import numpy as np
 from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, UsageError
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.words import count, duration
 from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.hosts.local_replica import LocalReplica
@@ -203,7 +204,7 @@ class LocalHost:
                     group.create_task(self.up(process))
         except TimeoutError:
             states = self.states()
-            text = f"only {states['subscribed']} of {len(self._pods)} pods were subscribed within limits.start_s = {timeout_s:g} s"
+            text = f"only {states['subscribed']} of {count(len(self._pods), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
             raise BrokerUnreachable(text) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
@@ -233,7 +234,7 @@ class LocalHost:
             async with asyncio.timeout(2 * timeout_s + SETTLE_GRACE_S):
                 await asyncio.gather(*settling)
         except TimeoutError:
-            raise HostError(f"a process of pods did not flush within {2 * timeout_s + SETTLE_GRACE_S:g} s") from None
+            raise HostError(f"a process of pods did not flush within {duration(2 * timeout_s + SETTLE_GRACE_S)}") from None
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""

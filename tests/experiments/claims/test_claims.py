@@ -24,7 +24,7 @@ from sim.experiments.claims.catalogue import CLAIMS, Claim, Evidence, Finding, T
 from sim.experiments.claims.catalogue.idempotence import PodStep, play
 from sim.experiments.claims.plots import claims_overview
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, TrialRun, choose, run_claims, to_json
-from sim.experiments.claims.table import claims_frame, claims_page, concluded, explained, write_page
+from sim.experiments.claims.table import claims_frame, claims_page, concluded, explained, number_of, write_page
 from sim.results.checkers.verdict import Result
 from sim.scenario.file import load_scenario
 
@@ -242,7 +242,7 @@ def run(number: str) -> TrialRun:
 def test_the_picture_and_the_page_hold_every_claim(tmp_path: Path) -> None:
     answers = planted_answers()
     ax = claims_overview(answers)
-    assert ax.get_title(loc="left") == "Of 3 claims 0 are true, 1 false, 1 depend on the case, 1 unknown"
+    assert ax.get_title(loc="left") == "Of 3 claims 0 are true, 1 is false, 1 depends on the case, 1 is unknown"
     assert [text.get_text() for text in ax.get_yticklabels()] == ["Words 1   1", "Words 2   2", "Words 3   3"]
     assert [text.get_text() for text in ax.texts] == ["depends: 8.62 % of copies", "false: 160 copies lost", "unknown: -"]
     assert [line.get_marker() for line in ax.lines] == ["o", "X", "X", "$?$"]
@@ -259,9 +259,26 @@ def test_the_picture_and_the_page_hold_every_claim(tmp_path: Path) -> None:
     assert answers.exit_code == 1
     assert concluded(answers) == (
         "invalid",
-        "Of 3 claims 1 are false, 1 depend on the case, 1 are unknown; false are, among others, Words 2: 160 copies lost; "
+        "Of 3 claims 1 is false, 1 depends on the case, 1 is unknown; false are, among others, Words 2: 160 copies lost; "
         "not what theory expects: 2, 3.",
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.9984, "times the lag of one replica", "99.8 % of the lag of one replica"),
+        (2580.4, "times Locust's p99 is the lag", "2,580 times Locust's p99 is the lag"),
+        (0.000359, "s of green while blind, at most", "359 us of green while blind, at most"),
+        (30.0, "s, age of the oldest item", "30 s, age of the oldest item"),
+        (0.6329, "ms saved by each call, median", "633 us saved by each call, median"),
+        (2709.0, "copies counted and never heard", "2,709 copies counted and never heard"),
+        (8.6207, "% of copies missing while cut", "8.62 % of copies missing while cut"),
+    ],
+)
+def test_a_claims_number_reads_as_a_person_would_say_it(value: float, unit: str, shown: str) -> None:
+    answer = ClaimAnswer("1", claim("1"), Finding({"in this": True}, value, unit, "detail"), {"one": run("1")})
+    assert number_of(answer) == shown
 
 
 def test_the_committed_page_and_the_docs_tell_of_every_claim() -> None:

@@ -51,9 +51,9 @@ def said(**changes: object) -> str:
 
 def test_a_sentence_tells_what_differs_and_by_how_much() -> None:
     assert "200 copies expected and 20 missing on both" in said()
-    assert "lag p50 is 1.0 times the model's" in said()
+    assert "lag p50 is 100 % of the model's" in said()
     assert "lag p99 is 2.5 times the model's" in said(lag_us={"p50": 100.0, "p99": 500.0, "max": 900.0})
-    assert "broker CPU per publish is 0.5 times the model's" in said(broker_cpu_us=40.0)
+    assert "broker CPU per publish is 50 % of the model's" in said(broker_cpu_us=40.0)
     assert "the model misses 10.0% (20 deaf), of 200 the real run 15.0% (10 deaf, 20 cut)" in said(missing={"deaf": 10, "cut": 20})
     assert "THE LOAD DIFFERS" in said(intended_calls=99)
     assert "25% of a core" in said(host_cpu=0.25)

@@ -150,7 +150,7 @@ def test_the_command_writes_its_results_and_ends_by_the_verdict(tmp_path: Path) 
     reported = ["--report", str(tmp_path / "r"), "--against", str(tmp_path / "m"), "--out", str(tmp_path / "n")]
     done = CliRunner().invoke(cli, ["matrix", *reported, "--fault", "keys_lost", "--bus", "hardened"], standalone_mode=False)
     assert done.return_value == 1
-    assert "1 of 1 cells say the same" in (tmp_path / "r" / "matrix.md").read_text() and (tmp_path / "r" / "matrix.png").exists()
+    assert "1 of 1 cell says the same" in (tmp_path / "r" / "matrix.md").read_text() and (tmp_path / "r" / "matrix.png").exists()
     again = CliRunner().invoke(cli, command, standalone_mode=False)
     assert isinstance(again.exception, UsageError) and "not empty" in str(again.exception)
 

@@ -231,8 +231,8 @@ def test_ten_thousand_pods_for_an_hour_of_which_the_events_would_take_an_hour() 
 @pytest.mark.parametrize(
     "publish_ns, subscribers, link, says",
     [
-        ([], 1, PLAIN, "0 publishes to 1 subscribers"),
-        ([1], 0, PLAIN, "1 publishes to 0 subscribers"),
+        ([], 1, PLAIN, "0 publishes to 1 subscriber:"),
+        ([1], 0, PLAIN, "1 publish to 0 subscribers"),
         ([1, 3, 2], 1, PLAIN, "falls after place 1"),
         ([1], 1, LinkPlan(held=True), "link.held"),
     ],

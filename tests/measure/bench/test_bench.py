@@ -106,8 +106,8 @@ def test_ratios_are_taken_within_rounds_and_judged_against_the_targets() -> None
     assert row.versus == pytest.approx({"c-drain": 0.8, "raw-drain": 8 / 9, "redis-py": 4.0})
     assert (row.rate, row.rate_min, row.rate_max, row.per_read) == (8_000, 800, 16_000, 1.0)
     reached, also = bench._conclusions([row])
-    assert reached.endswith("target 0.7 x: reached.") and also.endswith("target 3.5 x: reached.")
-    assert bench._conclusions([replace(row, versus={"c-drain": 0.69})])[0].endswith("target 0.7 x: NOT reached.")
+    assert reached.endswith("target 70 % of it: reached.") and also.endswith("target 3.5 times it: reached.")
+    assert bench._conclusions([replace(row, versus={"c-drain": 0.69})])[0].endswith("target 70 % of it: NOT reached.")
 
 
 def test_one_byte_says_that_a_round_was_heard() -> None:

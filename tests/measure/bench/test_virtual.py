@@ -64,9 +64,9 @@ def test_the_targets_are_judged_by_the_median_and_by_the_hour() -> None:
     measure = VirtualRun(cpu_s=10.0, events=1000, heap_cpu_s=1.0, copies=1, memory_mib=1)
     slow = replace(measure, cpu_s=100.0)
     reached = virtual._conclusions(LoadRow("", 3600, (measure, slow, measure)))
-    assert reached[0].endswith("takes 10.0 s of CPU, target 60 s: reached.") and reached[1].endswith("target 0.1: reached.")
+    assert reached[0].endswith("takes 10 s of CPU, target 1 min: reached.") and reached[1].endswith("target 10 %: reached.")
     missed = virtual._conclusions(LoadRow("", 360, (measure, slow, slow)))
-    assert missed[0].endswith("takes 1000.0 s of CPU, target 60 s: NOT reached.") and missed[1].endswith("NOT reached.")
+    assert missed[0].endswith("takes 16 min 40 s of CPU, target 1 min: NOT reached.") and missed[1].endswith("NOT reached.")
 
 
 def test_the_bare_heap_makes_as_many_events_as_the_run() -> None:

@@ -109,7 +109,7 @@ def test_what_was_tested_has_two_halves_and_says_what_lies_outside() -> None:
     hull = fit_costs(points, kink_bytes=KINK).hull
     assert hull.outside(1, 400, KINK) == "" == hull.outside(6, 30_000, KINK)
     assert hull.outside(100, 400, KINK) == "100 subscribers, tested were 1 to 72"
-    assert hull.outside(1, 30_000, KINK) == "1 subscribers, tested were 6 to 72"
+    assert hull.outside(1, 30_000, KINK) == "1 subscriber, tested were 6 to 72"
     assert hull.outside(6, 15_000, KINK) == "events of 15,000 B, tested were 360 to 14,000 B"
     assert hull.outside(0, 1, KINK) == ""  # nobody hears: there is no copy
     small = fit_costs([p for p in grid() if p.event_bytes < KINK], kink_bytes=KINK)

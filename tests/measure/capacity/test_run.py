@@ -146,7 +146,7 @@ def test_an_interruption_keeps_what_was_measured_and_an_earlier_answer(tmp_path:
         process.terminate()
         said = process.stderr.read()
         assert process.wait(BOUND_S) == 128 + signal.SIGTERM
-    assert "no answer; what 1 windows measured is in" in said and said.endswith("buslab: interrupted\n")
+    assert "no answer; what 1 window measured is in" in said and said.endswith("buslab: interrupted\n")
     rows = list(csv.DictReader((tmp_path / "capacity.interrupted.csv").open()))
     assert len(rows) == 1 and float(rows[0]["us_per_event"]) > 0
     assert (tmp_path / "capacity.json").read_text() == "an earlier answer"

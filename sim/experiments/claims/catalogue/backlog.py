@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
+from sim.machine.words import agreeing, amount, count
 
 LEAST_MB = 1.0  # by which the backlog must grow while answers come, or they prove nothing
 STALLED = Trial(
@@ -24,8 +25,11 @@ def _channels(evidence: Mapping[str, Evidence]) -> Finding:
     grew_mb = float(backlog_mb.max() - backlog_mb.min()) if len(backlog_mb) else 0.0
     most_mb = float(waiting["value"].max()) / 1e6
     names = int(broker[broker["metric"] == "channels_listed"]["value"].max())
-    detail = f"while CLIENT LIST's omem grew to {most_mb:.1f} MB, {len(answers)} answers of PUBSUB CHANNELS named {names} channels in "
-    detail += f"{answers['value'].min():g} to {answers['value'].max():g} bytes: names, and nothing of what waits"
+    detail = (
+        f"while CLIENT LIST's omem grew to {most_mb:.1f} MB, {count(len(answers), 'answer')} of PUBSUB "
+        f"CHANNELS named {count(names, 'channel')} in "
+    )
+    detail += f"{amount(answers['value'].min())} to {count(answers['value'].max(), 'byte')}: names, and nothing of what waits"
     cases = {"while a pod does not read": answers["value"].nunique() > 1 if grew_mb >= LEAST_MB else None}
     return Finding(cases, most_mb, "MB in omem, not shown", detail, {"answers": len(answers), "grew_mb": grew_mb})
 
@@ -34,11 +38,13 @@ def _received(evidence: Mapping[str, Evidence]) -> Finding:
     counts = evidence["stalled"].counts("ledger")
     said, heard = int(counts["publish_receivers"]), int(counts["publish_delivered"])
     detail = (
-        f"PUBLISH counted {said:,} receivers, and {heard:,} copies were heard: the others waited in the broker's buffer for a pod that "
+        f"PUBLISH counted {count(said, 'receiver')}, and {count(heard, 'copy was', 'copies were')} heard: "
+        f"the others waited in the broker's buffer for a pod that "
     )
     detail += "did not read, and went with it"
     cases = {"while a pod does not read": heard >= said if said else None}
-    return Finding(cases, said - heard, "copies counted and never heard", detail, {"said": said, "heard": heard})
+    unit = f"{agreeing(said - heard, 'copy')} counted and never heard"
+    return Finding(cases, said - heard, unit, detail, {"said": said, "heard": heard})
 
 
 CHANNELS = Claim(

@@ -26,17 +26,21 @@ def _at(rate: str, *settings: str) -> tuple[str, ...]:
 LOW, HIGH = (Trial(rate, "graceful_shutdown", _at(rate)) for rate in ("low", "high"))
 
 
+def _per_s(rate: int) -> str:
+    return f"{count(rate, 'item')}/s"
+
+
 def _review(evidence: Mapping[str, Evidence]) -> Finding:
     wait_s = {name: one.counts("batching")["wait_ms.mean"] / 1e3 for name, one in evidence.items()}
     cases: dict[str, bool | None] = {}
     parts = []
     for rate in ("low", "high"):
         size, interval = wait_s[f"{rate}_half_size"], wait_s[f"{rate}_half_interval"]
-        part = f"at {RATES[rate]} items/s a pod an item waits {duration(wait_s[rate])} on average"
+        part = f"at {_per_s(RATES[rate])} a pod an item waits {duration(wait_s[rate])} on average"
         parts.append(f"{part}, {duration(size)} with half the batch size, {duration(interval)} with half the interval")
-        cases[f"at {RATES[rate]} items/s a pod"] = size <= MATTERS * wait_s[rate]
+        cases[f"at {_per_s(RATES[rate])} a pod"] = size <= MATTERS * wait_s[rate]
     ratio = wait_s["low_half_size"] / wait_s["low"]
-    return Finding(cases, ratio, "x the wait at 1 item/s with half the batch size", "; ".join(parts), wait_s)
+    return Finding(cases, ratio, "times the wait at 1 item/s, with half the batch size", "; ".join(parts), wait_s)
 
 
 def _defaults(evidence: Mapping[str, Evidence]) -> Finding:
@@ -46,14 +50,14 @@ def _defaults(evidence: Mapping[str, Evidence]) -> Finding:
     for rate, per_s in RATES.items():
         counts = evidence[rate].counts("batching")
         age_s, at_risk = counts["age_ms.p99"] / 1e3, int(counts["at_risk.max"])
-        cases[f"at {per_s} items/s a pod"] = age_s <= FRESH_S
+        cases[f"at {_per_s(per_s)} a pod"] = age_s <= FRESH_S
         numbers |= {f"age_s_p99_{rate}": age_s, f"wait_s_mean_{rate}": counts["wait_ms.mean"] / 1e3, f"at_risk_{rate}": at_risk}
         die = count(at_risk, "item dies", "items die")
-        parts.append(f"at {per_s} items/s a pod the oldest item of a batch is {duration(age_s)} old and {die} with a pod")
+        parts.append(f"at {_per_s(per_s)} a pod the oldest item of a batch is {duration(age_s)} old and {die} with a pod")
     quick = evidence["quick"].counts("batching")
     more_per_s = quick["batches_per_s"] - evidence["low"].counts("batching")["batches_per_s"]
-    detail = "; ".join(parts) + f"; an interval of 1 s makes it {duration(quick['age_ms.p99'] / 1e3)} at 1 item/s, for {more_per_s:.2g} "
-    detail += f"publishes/s more of all {PODS} pods"
+    detail = "; ".join(parts) + f"; an interval of 1 s makes it {duration(quick['age_ms.p99'] / 1e3)} at 1 item/s, for "
+    detail += f"{count(more_per_s, 'publish')}/s more of all {PODS} pods"
     return Finding(cases, numbers["age_s_p99_low"], "s, age of the oldest item at 1 item/s", detail, numbers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
-from sim.machine.words import count, duration, times
+from sim.machine.words import agreeing, amount, count, duration, times
 
 READS = "load.reads_per_s=1000"
 AWAY = "faults=[{kind='broker_down',at_s=2,for_s=3}]"
@@ -15,11 +15,12 @@ CONFIG = ("config.template.invalidated", "config.provider.invalidated", "config.
 def _fresh(evidence: Mapping[str, Evidence]) -> Finding:
     calm, gap = (evidence[name].counts("staleness") for name in ("calm", "gap"))
     worst_s = gap.get("stale_ms.max", 0.0) / 1e3
-    detail = (
-        f"with every pod subscribed {calm['stale_reads']:,} of {calm['reads']:,} reads are stale, and no pod misses an update; with Redis "
+    detail = f"with every pod subscribed {_of_reads(calm)} stale, and no pod misses an update; with Redis "
+    detail += f"away for 3 s {_of_reads(gap)}, {duration(worst_s)} at most, and "
+    detail += (
+        f"{count(gap['never_heard_pods'], 'pod never hears: it', 'pods never hear: they')} still served "
+        f"the old copy when the load ended, or until something "
     )
-    detail += f"away for 3 s {gap['stale_reads']:,} of {gap['reads']:,} are, {duration(worst_s)} at most, and "
-    detail += f"{count(gap['never_heard_pods'], 'pod')} never hear: they still served the old copy when the load ended, or until something "
     detail += f"else cleared it ({times(int(gap['never_heard']))})"
     cases = {
         "while every pod is subscribed": calm["never_heard"] == 0 if calm["updates"] else None,
@@ -28,20 +29,24 @@ def _fresh(evidence: Mapping[str, Evidence]) -> Finding:
     return Finding(cases, worst_s, "s, the oldest copy served after its update", detail, {"never_heard": gap["never_heard"]})
 
 
+def _of_reads(counts: Mapping[str, float]) -> str:
+    return f"{amount(counts['stale_reads'])} of {count(counts['reads'], 'read')} {agreeing(counts['stale_reads'], 'is', 'are')}"
+
+
 def _drop_in(evidence: Mapping[str, Evidence]) -> Finding:
     reached = {name: _pods_reached(one) for name, one in evidence.items()}
     pods = int(evidence["streams"].counts("duplication")["pods.music-service"])
     stale = evidence["streams"].counts("staleness")
     detail = (
-        f"an invalidation reaches {reached['streams']:.3g} of {pods} music pods by a consumer group, {reached['pubsub']:.3g} by Pub/Sub; "
+        f"an invalidation reaches {amount(reached['streams'])} of {count(pods, 'music pod')} by a consumer "
+        f"group, {amount(reached['pubsub'])} by Pub/Sub; "
     )
-    detail += (
-        f"{stale['stale_reads']:,} of {stale['reads']:,} reads are then stale, {evidence['pubsub'].counts('staleness')['stale_reads']:,} "
-    )
+    detail += f"{_of_reads(stale)} then stale, {evidence['pubsub'].counts('staleness')['stale_reads']:,} "
     detail += "by Pub/Sub"
     whole = reached["streams"] >= pods if reached["pubsub"] >= pods > 1 else None
     cases = {"for invalidations of caches": whole}
-    return Finding(cases, reached["streams"], f"of {pods} pods hear an invalidation", detail, {"stale_reads": stale["stale_reads"]})
+    unit = f"of {count(pods, 'pod')} {agreeing(reached['streams'], 'hears', 'hear')} an invalidation"
+    return Finding(cases, reached["streams"], unit, detail, {"stale_reads": stale["stale_reads"]})
 
 
 def _pods_reached(one: Evidence) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
-from sim.machine.words import duration
+from sim.machine.words import agreeing, amount, count, duration
 
 BLOCKED_MS = 50.0  # a call that takes longer waited for something; a busy machine alone has been seen to take 20
 FASTER = 1.5  # the median call must be so many times shorter on the bus
@@ -23,9 +23,13 @@ def _never_blocks(evidence: Mapping[str, Evidence]) -> Finding:
     inside = {key.removeprefix("took_us.in.").removesuffix(".p999"): value / 1e3 for key, value in counts.items() if _in_a_fault(key)}
     worst = max(inside, key=lambda fault: inside[fault])
     raised = (one.run.info.load.calls or 0) - len(one.run.calls)  # a call that returns is recorded, whatever it returns
-    detail = f"of {counts['calls']:,} calls {raised:,} raised and {counts['failed']:,} were refused; p99.9 in the worst fault, {worst}, "
+    detail = (
+        f"of {count(counts['calls'], 'call')} {amount(raised)} raised and "
+        f"{count(counts['failed'], 'was', 'were')} refused; p99.9 in the worst fault, {worst}, "
+    )
     detail += (
-        f"{duration(inside[worst] / 1e3)}; nobody told the caller that {ledger['missing']:,} of {ledger['expected']:,} copies were lost"
+        f"{duration(inside[worst] / 1e3)}; nobody told the caller that {amount(ledger['missing'])} of "
+        f"{count(ledger['expected'], 'copy')} {agreeing(ledger['missing'], 'was', 'were')} lost"
     )
     cases: dict[str, bool | None] = {f"in {fault}": took_ms <= BLOCKED_MS and not raised for fault, took_ms in inside.items()}
     return Finding(cases, inside[worst], "ms, p99.9 of a call in the worst fault", detail, {f"p999_ms_{k}": v for k, v in inside.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
+from sim.machine.words import multiple
 from sim.results.broker_costs import broker_costs
 from sim.results.opened_run import Run
 
@@ -45,8 +46,10 @@ def _more(evidence: Mapping[str, Evidence]) -> Finding:
         gain, price = shares[0] / shares[1], prices[1] / prices[0]
         cases[words] = gain >= MORE
         numbers |= {f"gain_{cluster}": gain, f"price_{cluster}": price}
-        parts.append(f"{words}: the busiest of six nodes could carry {gain:.1f} times the load, and a copy costs {price:.1f} times the CPU")
-    return Finding(cases, numbers["gain_classic_few"], "x the load of one server, one hearer", "; ".join(parts), numbers)
+        parts.append(
+            f"{words}: the busiest of six nodes could carry {multiple(gain)} one server's load, and a copy costs {multiple(price)} its CPU"
+        )
+    return Finding(cases, numbers["gain_classic_few"], "times the load of one server, one hearer", "; ".join(parts), numbers)
 
 
 CLUSTER = Claim(

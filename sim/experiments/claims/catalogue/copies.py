@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import CALM, Claim, Evidence, Finding, Trial
+from sim.machine.words import agreeing, amount, count, times
 
 CUT = Trial("cut", "subscribers_cut")
 
@@ -12,10 +13,14 @@ CUT = Trial("cut", "subscribers_cut")
 def _all_pods(evidence: Mapping[str, Evidence]) -> Finding:
     calm, cut = (evidence[name].counts("ledger") for name in ("calm", "cut"))
     share = cut["missing"] / cut["expected"]
-    detail = f"with every pod subscribed {calm['delivered']:,} of {calm['expected']:,} copies arrive; with subscriptions cut for 3 s "
-    detail += f"{cut['missing']:,} of {cut['expected']:,} do not ({share:.1%})"
+    detail = f"with every pod subscribed {_of(calm, 'delivered', 'arrives', 'arrive')}; with subscriptions cut for 3 s "
+    detail += f"{_of(cut, 'missing', 'does not', 'do not')} ({share:.1%})"
     cases = {"while every pod is subscribed": _whole(calm), "while subscriptions are cut": _whole(cut)}
     return Finding(cases, 100 * share, "% of copies missing while cut", detail, {"missing": cut["missing"], "expected": cut["expected"]})
+
+
+def _of(counts: Mapping[str, float], fate: str, verb: str, plural: str) -> str:
+    return f"{amount(counts[fate])} of {count(counts['expected'], 'copy')} {agreeing(counts[fate], verb, plural)}"
 
 
 def _whole(counts: Mapping[str, float]) -> bool | None:
@@ -26,8 +31,13 @@ def _at_least_once(evidence: Mapping[str, Evidence]) -> Finding:
     one = evidence["cut"]
     lost, again = one.lost_unheard, int(one.counts("duplication")["redelivered"])
     was_cut = bool((one.run.pods["state"] == "disconnected").any())
-    detail = f"{lost:,} copies that the broker took while their pods could not hear never came, and {again:,} copies came twice"
-    return Finding({"while subscriptions are cut": lost == 0 if was_cut else None}, lost, "copies lost, none sent again", detail)
+    detail = f"{count(lost, 'copy')} that the broker took for pods that could not hear never came, and {count(again, 'copy')} came twice"
+    unit = f"{agreeing(lost, 'copy')} lost, none sent again"
+    return Finding({"while subscriptions are cut": lost == 0 if was_cut else None}, lost, unit, detail)
+
+
+def _often(handled: float) -> str:
+    return times(int(handled)) if handled.is_integer() else f"{amount(handled, digits=4)} times"
 
 
 def _counted_by_each(evidence: Mapping[str, Evidence]) -> Finding:
@@ -38,11 +48,15 @@ def _counted_by_each(evidence: Mapping[str, Evidence]) -> Finding:
         counts = one.counts("duplication")
         pods, handled = int(counts["pods.analytics-service"]), float(counts["handled_per_event.analytics-service"])
         again = int(counts["redelivered"])
-        cases[f"with {pods} replicas"] = handled > 1
+        cases[f"with {count(pods, 'replica')}"] = handled > 1
         numbers |= {f"handled_{name}": handled, f"pods_{name}": pods}
-        parts.append(f"{pods} analytics pods handle each event {handled:.4g} times, {again:,} events twice in one pod")
+        parts.append(
+            f"{count(pods, 'analytics pod handles', 'analytics pods together handle')} an event {_often(handled)}, "
+            f"{count(again, 'event')} twice in one pod"
+        )
     detail = "; ".join(parts) + ": so what analytics counts over its pods is multiplied by their number"
-    return Finding(cases, max(numbers.values()), "handlings of an event in one service", detail, numbers)
+    most = max(numbers.values())
+    return Finding(cases, most, f"{agreeing(most, 'handling')} of an event in one service", detail, numbers)
 
 
 ALL_PODS = Claim(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
 from sim.bus.envelope import Event
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import agreeing, amount, count
 from sim.results.opened_run import Run
 
 LATE_NS = 1_000_000_000
@@ -100,11 +101,13 @@ def _idempotent(evidence: Mapping[str, Evidence]) -> Finding:
         repeated += sum(bool(step.kind) for step in steps)
         reads += len(plain.served)
     detail = (
-        f"{repeated:,} invalidations repeated at once, {missing:,} of them of a key that was not there: {different:,} of {reads:,} reads "
+        f"{count(repeated, 'invalidation')} repeated at once, {amount(missing)} of them of a key that was not there: of "
+        f"{count(reads, 'read')} and the caches {count(different, 'differs', 'differ')}; "
     )
-    detail += f"and caches differ; repeated a second later they cost {extra:,} loads more and serve {stale:,} old copies"
+    detail += f"repeated a second later they cost {count(extra, 'load')} more and serve {count(stale, 'old copy', 'old copies')}"
     cases = {"repeated at once": different == 0 if repeated else None, "repeated a second later": stale == 0 if repeated else None}
-    return Finding(cases, different, "reads or caches that differ", detail, {"repeated": repeated, "extra_loads": extra})
+    unit = agreeing(different, "read or cache that differs", "reads or caches that differ")
+    return Finding(cases, different, unit, detail, {"repeated": repeated, "extra_loads": extra})
 
 
 DELETE_AGAIN = Claim(

@@ -38,7 +38,7 @@ def _same(evidence: Mapping[str, Evidence]) -> Finding:
             f"{SITUATIONS[name]} Locust says {duration(said_ms[kind] / 1e3)} for {kind}, and the lag is {duration(lag_ms[kind] / 1e3)}"
         )
     ratio = numbers["lag_ms_slow"] / max(numbers["locust_ms_slow"], 1.0)
-    return Finding(cases, ratio, "x Locust's p99 is the lag while analytics is slow", "; ".join(parts), numbers)
+    return Finding(cases, ratio, "times Locust's p99 is the lag while analytics is slow", "; ".join(parts), numbers)
 
 
 LOAD_TOOL = Claim(

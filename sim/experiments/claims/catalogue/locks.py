@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import agreeing, amount, count
 
 LAB = ("load.run_s=4",)
 DIES = "faults=[{kind='pod_kill',at_s=1,for_s=1,pods=['music-service-0']}]"
@@ -26,7 +27,7 @@ def _once(evidence: Mapping[str, Evidence]) -> Finding:
         pairs, twice, never = (int(counts[key]) for key in ("pairs", "twice_or_more", "never"))
         cases[SITUATIONS[name]] = twice == never == 0 if pairs else None
         numbers |= {f"twice_{name}": twice, f"never_{name}": never, f"events_{name}": pairs}
-        parts.append(f"{SITUATIONS[name]} {twice:,} of {pairs:,} events ran more than once and {never:,} never")
+        parts.append(f"{SITUATIONS[name]} {amount(twice)} of {count(pairs, 'event')} ran more than once and {amount(never)} never")
     return Finding(cases, None, "", "; ".join(parts), numbers)
 
 
@@ -39,7 +40,7 @@ def _with_deletion(evidence: Mapping[str, Evidence]) -> Finding:
 def _without_deletion(evidence: Mapping[str, Evidence]) -> Finding:
     found = _once(evidence)
     lost = sum(found.numbers[f"never_{name}"] for name in ("raises", "dies"))
-    return Finding(found.cases, lost, "events that nobody ran", found.detail, found.numbers)
+    return Finding(found.cases, lost, f"{agreeing(lost, 'event')} that nobody ran", found.detail, found.numbers)
 
 
 FINALLY_DEL = Claim(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
+from sim.machine.words import agreeing, amount, count
 
 
 def _within_the_pod(evidence: Mapping[str, Evidence]) -> Finding:
@@ -16,8 +17,11 @@ def _within_the_pod(evidence: Mapping[str, Evidence]) -> Finding:
     here, there = int((heard & own).sum()), int((heard & ~own).sum())
     inside = one.counts("fallback")["published_inside"]
     nobody = int(inside) - int(one.counts("fallback")["heard_only_here"])
-    detail = f"{here:,} of {own.sum():,} copies for the publishing pod itself arrive, and {there:,} of {(~own).sum():,} for other pods; "
-    detail += f"{nobody:,} of {inside:,} events that counted as published were heard by nobody"
+    detail = f"{amount(here)} of {count(int(own.sum()), 'copy')} for the publishing pod itself {agreeing(here, 'arrives', 'arrive')}, and "
+    detail += (
+        f"{amount(there)} of {amount(int((~own).sum()))} for other pods; {amount(nobody)} of {count(inside, 'event')} that counted as "
+    )
+    detail += f"published {agreeing(nobody, 'was', 'were')} heard by nobody"
     cases = {"for the pod itself": here == own.sum() if own.any() else None, "for no other pod": there == 0 if (~own).any() else None}
     return Finding(cases, 100 * nobody / inside, "% of published events heard by nobody", detail, {"own": here, "others": there})
 

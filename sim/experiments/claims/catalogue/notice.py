@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
-from sim.machine.words import duration
+from sim.machine.words import agreeing, amount, count, duration
 
 GAP_S = 1.0  # a pod that calls itself connected for longer while it is blind is wrong about it
 
@@ -25,8 +25,10 @@ def _fall_back(evidence: Mapping[str, Evidence]) -> Finding:
         touched = noticed + not_noticed
         cases[SITUATIONS[name]] = not_noticed == 0 and counts["published_inside"] > 0 if touched else None
         numbers |= {f"noticed_{name}": noticed, f"touched_{name}": touched}
-        parts.append(f"{SITUATIONS[name]} {noticed} of {touched} pods notice and {counts['published_inside']:,} events stay in their pod")
-    unit = f"of {numbers['touched_frozen']} pods fall back when Redis stands still"
+        who = f"{amount(noticed)} of {count(touched, 'pod')} {agreeing(noticed, 'notices', 'notice')}"
+        parts.append(f"{SITUATIONS[name]} {who} and {count(counts['published_inside'], 'event stays', 'events stay')} in their pod")
+    verb = agreeing(numbers["noticed_frozen"], "falls", "fall")
+    unit = f"of {count(numbers['touched_frozen'], 'pod')} {verb} back when Redis stands still"
     return Finding(cases, numbers["noticed_frozen"], unit, "; ".join(parts), numbers)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sim.experiments.claims.claim import CALM, Claim, Evidence, Finding, Trial
+from sim.machine.words import amount, count
 from sim.results.copies import FATE
 
 HEARD = {"calm": "as heard, nothing broken", "resets": "as heard, connections reset"}
@@ -39,11 +40,12 @@ def _ordered(evidence: Mapping[str, Evidence]) -> Finding:
         counts = evidence[name].counts("order")
         cases[words] = counts["out_of_order"] == 0
         parts.append(
-            f"{words}: {counts['out_of_order']:,} of {counts['deliveries']:,} overtook an earlier event of their publisher and channel"
+            f"{words}: {amount(counts['out_of_order'])} of {count(counts['deliveries'], 'delivery')} overtook "
+            f"an earlier event of their publisher and channel"
         )
     late, of = handled_late(evidence["concurrent"])
     cases[HANDLED] = late == 0 if of else None
-    parts.append(f"{HANDLED}: {late:,} of {of:,} did")
+    parts.append(f"{HANDLED}: {amount(late)} of {amount(of)} did")
     return Finding(cases, 100 * late / of, "% handled before an earlier event", "; ".join(parts), {"late": late, "of": of})
 
 

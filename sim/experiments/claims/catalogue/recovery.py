@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
-from sim.machine.words import duration
+from sim.machine.words import agreeing, amount, count, duration
 from sim.results.outages import read_beliefs, read_outages
 
 KILLED = Trial("killed", "restart_redis")
@@ -27,8 +27,8 @@ def _reconnects(evidence: Mapping[str, Evidence]) -> Finding:
         cases[SITUATIONS[name]] = away == 0 if noticed else None
         back = duration(numbers[f"recover_s_{name}"])
         parts.append(
-            f"{SITUATIONS[name]} pods come back {noticed - away} of {noticed} times, {back} after its end at "
-            f"most; {inside:,} copies stayed in their publisher meanwhile and {numbers[f'lost_{name}']:,} met the deaf"
+            f"{SITUATIONS[name]} pods come back {amount(noticed - away)} of {count(noticed, 'time')}, {back} after its end at most; "
+            f"{count(inside, 'copy')} stayed in their publisher meanwhile and {amount(numbers[f'lost_{name}'])} met the deaf"
         )
     return Finding(cases, numbers["recover_s_killed"], "s from Redis' return to the last pod's", "; ".join(parts), numbers)
 
@@ -45,8 +45,9 @@ def _restart(evidence: Mapping[str, Evidence]) -> Finding:
             away = sum(ends[pod] != "connected" for pod in pods)
             cases[f"{PODS[kind]} with {REATTACHES[name]}"] = away > 0 if pods else None
             numbers |= {f"away_{kind}_{name}": away, f"pods_{kind}_{name}": len(pods)}
-            parts.append(f"{PODS[kind]} with {REATTACHES[name]}: {away} of {len(pods)} still away 6 s after Redis is back")
-    unit = f"of {numbers['pods_started_once']} pods that started in the outage stay away"
+            parts.append(f"{PODS[kind]} with {REATTACHES[name]}: {amount(away)} of {amount(len(pods))} still away 6 s after Redis is back")
+    stay = agreeing(numbers["away_started_once"], "stays", "stay")
+    unit = f"of {count(numbers['pods_started_once'], 'pod')} that started in the outage {stay} away"
     return Finding(cases, numbers["away_started_once"], unit, "; ".join(parts), numbers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
-from sim.machine.words import duration
+from sim.machine.words import amount, duration
 
 HELPS = 0.8  # four replicas help when their lag is this share of one replica's, or less
 LAG = "lag_us.service.analytics-service.p50"
@@ -19,9 +19,9 @@ def _replicas(evidence: Mapping[str, Evidence]) -> Finding:
     detail = (
         f"the median event waits {duration(one)} with one analytics pod that is too slow and {duration(four)} with four; the broker sends "
     )
-    detail += f"{sent_four / sent_one:.1f} times as much"
+    detail += f"{amount(sent_four / sent_one)} times as much"
     cases = {"with four replicas in place of one": four <= HELPS * one}
-    return Finding(cases, four / one, "x the lag of one replica", detail, {"lag_s_one": one, "lag_s_four": four})
+    return Finding(cases, four / one, "times the lag of one replica", detail, {"lag_s_one": one, "lag_s_four": four})
 
 
 def _sent_mb(one: Evidence) -> float:
