@@ -86,5 +86,5 @@ lag = verdict.checkers["lag"].counts
 sim.conclude(
     verdict.verdict,
     f"Of {counts['expected']:,} copies {counts['missing']:,} are missing; "
-    f"half are handled within {lag['lag_us.p50'] / 1000:.2f} ms, 99 % within {lag['lag_us.p99'] / 1000:.2f} ms.",
+    f"half are handled within {sim.duration(lag['lag_us.p50'] / 1e6)}, 99 % within {sim.duration(lag['lag_us.p99'] / 1e6)}.",
 )

@@ -67,7 +67,7 @@ compared[["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "wait_ms
 
 # %%
 by_theory = sim.batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
-print(f"predicted {by_theory.wait_ms_mean / 1e3:.2f} s mean wait, {by_theory.items_per_batch:.1f} items a batch")
+print(f"predicted a mean wait of {sim.duration(by_theory.wait_ms_mean / 1e3)}, {by_theory.items_per_batch:.1f} items a batch")
 
 # %% [markdown]
 # ## The frontier

@@ -23,6 +23,7 @@ from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
 from .public import findings as findings
 from .public import plots as plots
+from .machine.words import duration as duration
 from .record.schema import event_id as event_id
 from .results.checkers import CHECKERS as CHECKERS
 from .results.checkers import judge as judge

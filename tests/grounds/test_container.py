@@ -159,7 +159,10 @@ def test_a_local_image_that_was_not_built_is_not_asked_of_a_registry() -> None:
 def test_without_permission_the_message_says_so() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become a user without permission")
-    script = "import os, sim.grounds.local_image, docker, testcontainers.core.docker_client\nos.seteuid(65534)\nsim.grounds.local_image.build_image()"
+    script = (
+        "import os, docker, testcontainers.core.docker_client\nfrom sim.grounds.local_image import build_image\n"
+        "os.seteuid(65534)\nbuild_image()"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=BOUND_S, check=False)
     assert f"{BrokerRefused.__name__}: no permission to use the container engine" in done.stderr
     assert "join the group docker" in done.stderr
