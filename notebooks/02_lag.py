@@ -92,6 +92,7 @@ sim.conclude(
     sim.settle(bool((rows["missing"] == 0).all()), *rows["verdict"], *ideal_rows["verdict"]),
     f"At {rates[1]:,} calls/s half of the copies are handled within {sim.duration(middle['lag_ms_p50'] / 1e3)} and 99 % within "
     f"{sim.duration(middle['lag_ms_p99'] / 1e3)}; "
-    f"{parts[largest] / parts.sum() * 100:.0f} % of the mean is '{largest}', broker and link alone take {sim.duration(model['lag_ms_p50'] / 1e3)}, "
+    f"{parts[largest] / parts.sum() * 100:.0f} % of the mean is '{largest}', broker and link alone take "
+    f"{sim.duration(model['lag_ms_p50'] / 1e3)}, "
     f"and at {rates[-1]:,} calls/s the p99 is {sim.duration(high['lag_ms_p99'] / 1e3)}.",
 )

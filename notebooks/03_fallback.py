@@ -89,7 +89,8 @@ holds = fallback["noticed"] > 0 and not fallback["unrecovered"] and not ledger.g
 # %%
 sim.conclude(
     sim.settle(bool(holds), *(verdict.verdict for verdict in verdicts.values())),
-    f"Every pod notices within {sim.duration(fallback['notice_s.max'])} and is connected again {sim.duration(fallback['recover_s.max'])} after "
+    f"Every pod notices within {sim.duration(fallback['notice_s.max'])} and is connected again "
+    f"{sim.duration(fallback['recover_s.max'])} after "
     f"Redis is back; {ledger['missing']:,} of {ledger['expected']:,} copies are missing, {ledger.get('sent-in-memory-mode', 0):,} of them "
     f"published only inside a pod and {ledger.get('deaf', 0):,} to a deaf one; when Redis stands still instead, "
     f"{gap['unnoticed']:.0f} pods notice nothing and are wrong for up to {sim.duration(gap['truth_gap_s.max'])}.",

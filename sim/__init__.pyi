@@ -15,6 +15,7 @@ from .experiments.sweep.run import run_sweep as run_sweep
 from .faults.catalogue import FAULTS as FAULTS
 from .grounds.catalogue import GROUNDS as GROUNDS
 from .grounds.model.fanout import predict_fanout as predict_fanout
+from .machine.words import duration as duration
 from .measure.buffers.predict import predict_cut as predict_cut
 from .measure.capacity.plan import make_plan as make_plan
 from .measure.capacity.plan import teller as teller
@@ -23,7 +24,6 @@ from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
 from .public import findings as findings
 from .public import plots as plots
-from .machine.words import duration as duration
 from .record.schema import event_id as event_id
 from .results.checkers import CHECKERS as CHECKERS
 from .results.checkers import judge as judge
