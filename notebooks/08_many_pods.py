@@ -86,5 +86,6 @@ sim.conclude(
     sim.settle(bool(holds), *rows["verdict"]),
     f"Each further pod adds {sim.duration(slope_us / 1e6)} to the median lag: p99 is {sim.duration(last['lag_ms_p99'] / 1e3)} with "
     f"{last['pods']:,.0f} pods and {sim.duration(most['lag_ms_p99'] / 1e3)} with {most['pods']:,.0f} at {rate_per_s} events/s; "
-    f"of the sizes computed, {within:,.0f} pods keep {sim.duration(limit_ms / 1e3)}, and the computed p99 is within {both['off'].max() * 100:.1f} % of the pods that ran.",
+    f"of the sizes computed, {within:,.0f} pods keep {sim.duration(limit_ms / 1e3)}, "
+    f"and the computed p99 is within {both['off'].max() * 100:.1f} % of the pods that ran.",
 )
