@@ -1,4 +1,4 @@
-"""`python -m sim.cli` is `buslab`, and as that it finds nothing in the working directory that it did not look for."""
+"""Where `buslab` and `python -m sim.cli` begin: before all other imports, so that nothing in the working directory is found first."""
 
 from sim.machine.import_path import put_working_folder_last
 
@@ -6,4 +6,5 @@ put_working_folder_last()
 
 from sim.cli.main import main  # noqa: E402
 
-main()
+if __name__ == "__main__":
+    main()

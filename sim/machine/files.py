@@ -1,7 +1,10 @@
 """Write a file whole or not at all: who reads it finds what stood there before, or all of what was meant to be there.
 
 It is written beside its place, as ``<name>.unfinished``, and moved there at the end. What was begun is removed again when the disk is
-full, the writing fails or is interrupted; only a process that is killed leaves it, and the next one writes over it.
+full, the writing fails or is interrupted; only a process that is killed leaves it, and the next one removes it first.
+
+A link stays one, and the file that it means is written. What is no file (a device, a pipe) takes what is written as it comes: moving
+something there would replace the device itself.
 """
 
 from __future__ import annotations
@@ -24,15 +27,27 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Give files to write in place of `paths`: none is moved before all are written, and then the first comes first."""
-    unfinished = tuple(path.with_name(path.name + SUFFIX) for path in paths)
+    targets = [Path(os.path.realpath(path)) if path.is_symlink() and not _takes_as_it_comes(path) else path for path in paths]
+    unfinished = tuple(path if _takes_as_it_comes(path) else path.with_name(path.name + SUFFIX) for path in targets)
+    pairs = [(made, path) for made, path in zip(unfinished, targets, strict=True) if made != path]
     try:
+        _remove(pairs)  # a link that somebody left there would be followed
         yield unfinished
-        for made, path in zip(unfinished, paths, strict=True):
+        for made, path in pairs:
             os.replace(made, path)
     finally:
-        for made in unfinished:
-            with contextlib.suppress(OSError):  # the reason why it failed is the one to tell
-                made.unlink(missing_ok=True)
+        _remove(pairs)
+
+
+def _takes_as_it_comes(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a socket."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _remove(pairs: list[tuple[Path, Path]]) -> None:
+    for made, _ in pairs:
+        with contextlib.suppress(OSError):  # the reason why it failed is the one to tell
+            made.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or raise `RunFolderError`."""
     try:
         value = json.loads(path.read_bytes())
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text: nothing could print or write it
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"cannot read {path}: {error}; the file is damaged, repeat the run") from error
     if not isinstance(value, dict):

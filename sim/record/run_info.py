@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,13 +19,16 @@ from sim.errors import RunFolderError
 from sim.record.checksum import is_whole, read_json, with_checksum
 from sim.record.schema import FORMAT, RUN_STATES
 
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
 
 class Phase(msgspec.Struct, omit_defaults=True):
     """One phase of a run (see `schema.PHASES`); without an end it had not ended."""
 
     name: str
-    start_ns: int
-    end_ns: int | None = None
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds | None = None
 
 
 class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -45,19 +48,19 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         Whether the generator lived to hand over what it recorded.
     """
 
-    offered_calls: int | None = None
+    offered_calls: Count | None = None
     generators: list[str] = []
-    offered_reads: int | None = None
-    calls: int | None = None
-    calls_not_made: int | None = None
+    offered_reads: Count | None = None
+    calls: Count | None = None
+    calls_not_made: Count | None = None
     record_kept: bool | None = None
 
 
 class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):
     """Size and checksum of a sealed table; the oldest runs of this format have no checksum."""
 
-    rows: int
-    bytes: int
+    rows: Count
+    bytes: Count
     crc32: int | None = None
 
 
@@ -99,7 +102,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     state: str
     reason: str
     started_at: str
-    wall_offset_ns: int
+    wall_offset_ns: Nanoseconds
     phases: list[Phase]
     load: LoadInfo
     fleet: str

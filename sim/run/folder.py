@@ -29,12 +29,21 @@ def free_folder(scenario: Scenario, out: Path | None) -> Path:
 
 def empty_folder(folder: Path) -> Path:
     """Return a folder that results may go to; one that holds anything is refused."""
+    check_name(folder)
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"--out {folder}: the folder exists and is not empty: choose a new one")
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror or error}; choose another") from None
     return folder
+
+
+def check_name(folder: Path) -> None:
+    """Refuse a folder whose path is not UTF-8: no table could be written there, and the run would be lost when it is sealed."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"--out {str(folder.absolute())!r}: the name is not UTF-8; choose another") from None
 
 
 def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:

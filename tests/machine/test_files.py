@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -120,3 +121,36 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     with whole_files(tmp_path / "a.txt") as (unfinished,):
         unfinished.write_text("whole", "utf-8")
     assert listing(tmp_path) == {"a.txt": "whole"}
+
+
+def test_a_pipe_takes_what_is_written_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        write_all({pipe: "all of it\n", tmp_path / "a.txt": "one\n"})
+        assert os.read(reader, 100) == b"all of it\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "pipe"]
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real.txt").write_text("before\n")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "elsewhere" / "real.txt")
+    write_whole(tmp_path / "a.txt", "after\n")
+    assert (tmp_path / "a.txt").is_symlink() and listing(tmp_path / "elsewhere") == {"real.txt": "after\n"}
+
+
+def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("kept\n")
+    (tmp_path / "a.txt.unfinished").symlink_to(tmp_path / "precious.txt")
+    write_whole(tmp_path / "a.txt", "one\n")
+    assert listing(tmp_path) == {"a.txt": "one\n", "precious.txt": "kept\n"} and not (tmp_path / "a.txt").is_symlink()
+
+
+def test_a_link_that_leads_round_in_a_circle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(tmp_path / "a.txt")
+    write_whole(tmp_path / "a.txt", "one\n")
+    assert listing(tmp_path) == {"a.txt": "one\n"}

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,17 @@ def test_a_working_directory_that_was_deleted_is_no_folder_of_the_path(tmp_path:
     put_working_folder_last()
     assert sys.path == ["/site", OURS]
     monkeypatch.chdir(tmp_path)
+
+
+def test_the_command_finds_what_it_means_where_a_pythonpath_puts_the_working_directory_first(tmp_path: Path) -> None:
+    for name in ("random", "msgspec", "redis", "click"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('shadowed by {name}')\n")
+    root = Path(__file__).parents[2]
+    module, function = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["buslab"].split(":")
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"  # as the installed command does
+    argv = [sys.executable, "-P", "-c", code, "list", "scenarios"]
+    for path in (".", ":", str(tmp_path)):
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (path, done.stdout + done.stderr)
+        assert "baseline" in done.stdout

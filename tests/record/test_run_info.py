@@ -141,3 +141,21 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(RunFolderError, match=rf"run\.json.*{key}|is of format") as error:
         read_info(write(tmp_path / "run.json", content | {key: 1.5 if key != "state" else [1]}))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"phases": [{"name": "run", "start_ns": 2**63, "end_ns": 2}]}, r"`int` <= 9223372036854775807 - at `\$.phases\[0\].start_ns`"),
+        ({"phases": [{"name": "run", "start_ns": 1, "end_ns": -(10**30)}]}, r"phases\[0\].end_ns"),
+        ({"wall_offset_ns": 10**30}, "wall_offset_ns"),
+        ({"load": {"offered_calls": -1, "generators": []}}, r"`int` >= 0 - at `\$.load.offered_calls`"),
+        ({"load": {"calls_not_made": 10**30, "generators": []}}, "calls_not_made"),
+        ({"tables": {"pods": {"rows": -1, "bytes": 4}}}, "`int` >= 0"),
+        ({"notes": ["half a pair: \ud800"]}, "surrogates not allowed"),
+    ],
+)
+def test_a_number_that_no_run_can_have_and_a_text_that_is_none_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    path = write(tmp_path / "run.json", with_checksum({**content_of(sealed()), **change}))
+    with pytest.raises(RunFolderError, match=says):
+        read_info(path)

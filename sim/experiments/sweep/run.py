@@ -43,7 +43,7 @@ from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
 from sim.results.checkers.verdict import EXIT_CODES, worst
-from sim.run.folder import runs_folder
+from sim.run.folder import check_name, runs_folder
 from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
 from sim.scenario.settings import MAX_SEED
@@ -208,6 +208,7 @@ def _folder(name: str, out: Path | None, *, resume: bool) -> Path:
 @contextlib.contextmanager
 def _held(folder: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[None]:
     """Make the folder or check that it is of the same plan, and keep other sweeps out of it meanwhile."""
+    check_name(folder)
     try:
         there = (folder / "plan.json").exists()
         if there and resume:

@@ -183,3 +183,10 @@ def test_a_damaged_row_is_run_again(tmp_path: Path) -> None:
     next((tmp_path / "s" / "rows").iterdir()).write_text('{"state": "compl')
     begun = time.monotonic()
     assert list(sweep(tmp_path / "s", "load.run_s=1", jobs=1, resume=True)["took_s"] <= time.monotonic() - begun) == [True]
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UsageError, match="the name is not UTF-8"):
+        run_sweep("baseline", settings=("load.rate_per_s=10,20",), on="model", out=folder)
+    assert not folder.exists()
