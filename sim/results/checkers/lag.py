@@ -137,4 +137,4 @@ def _caution(rows: int) -> str:
     if not few:
         return ""
     which = f"p{100 * QUANTILES[few[0]]:g}" + (" is" if len(few) == 1 else " and above are")
-    return f"; {which} the maximum, of so few"
+    return f"; {which} the maximum (too few copies)"

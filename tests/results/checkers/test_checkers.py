@@ -185,7 +185,7 @@ def test_quantiles_are_exact_and_values_that_occurred(plan: RunFolder) -> None:
 
 def test_a_tail_of_few_rows_says_so(plan: RunFolder) -> None:
     plan.publish(100)
-    assert "p99.9 and above are the maximum, of so few" in judged(plan).checkers["lag"].detail
+    assert "p99.9 and above are the maximum (too few copies)" in judged(plan).checkers["lag"].detail
 
 
 def test_lag_counts_from_the_intended_time_so_a_late_generator_shows(plan: RunFolder) -> None:
