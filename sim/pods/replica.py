@@ -158,11 +158,13 @@ class InlineReplica:
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
         """End as on SIGTERM, and as on SIGKILL when that takes longer than the grace period."""
         async with self._changing:
-            if not self.ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace_s):
-                        await self._stop_pod(grace_s)
-            await self._close()
+            try:
+                if not self.ended.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(grace_s):
+                            await self._stop_pod(grace_s)
+            finally:  # also when whoever waits is cancelled: a pod that is half stopped must be one that can be started
+                await self._close()
 
     async def _stop_pod(self, grace_s: float) -> None:
         pod = self.pod

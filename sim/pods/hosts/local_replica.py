@@ -117,9 +117,14 @@ class LocalReplica:
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
         """Stop it in order (SIGTERM), and kill it when that takes longer than the grace period."""
         async with self._changing:
-            if not self.ended.is_set():
+            if self.ended.is_set():
+                return
+            try:
                 in_order = await self._own().stop(timeout_s=grace_s)
-                self.bury("stopped" if in_order else "aborted")
+            except asyncio.CancelledError:
+                self.kill_now()  # a pod that is half stopped must be one that can be started
+                raise
+            self.bury("stopped" if in_order else "aborted")
 
     async def freeze(self) -> None:
         """Freeze it (SIGSTOP); do nothing when it is frozen, or does not run."""
