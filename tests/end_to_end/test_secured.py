@@ -264,7 +264,8 @@ def test_without_numsub_what_publish_said_of_the_probes_proves_the_subscriptions
     assert "PUBSUB NUMSUB" in " ".join(run.info.notes)
     verdict = judge(run)
     assert verdict.checkers["harness"].verdict == "valid"
-    proven = run.broker[run.broker["metric"] == "numsub"]
+    assert "PUBLISH said of the probes" in verdict.checkers["harness"].detail
+    proven = run.broker[run.broker["metric"] == "probe_receivers"]
     assert set(proven["subject"]) == {channel for history in run.pod_histories for channel in history.channels}
     assert verdict.checkers["ledger"].verdict == "valid"
 
