@@ -38,6 +38,7 @@ WORDS = {  # what a column of a run folder may say -> where the words are
     "see OUTCOMES": "[see outcomes](#outcomes-of-a-publish)",
     "see CALL_OUTCOMES": "[see outcomes of a call](#outcomes-of-a-call)",
     "see POD_STATES": "[see states](#states-of-a-pod)",
+    "see FELT": "[see how far](#how-far-a-fault-was-felt)",
     "one of NO_ANSWER": "[one of these](#probes-without-an-answer)",
     "see `bus.fallback`": "see [When Redis is away](../explanation/faults.md#when-redis-is-away)",
 }
@@ -262,6 +263,7 @@ def _run_folder() -> str:
         "Outcomes of a publish": schema.OUTCOMES,
         "Outcomes of a call": schema.CALL_OUTCOMES,
         "States of a pod": schema.POD_STATES,
+        "How far a fault was felt": schema.FELT,
         "Probes without an answer": schema.NO_ANSWER,
         "Fates of a copy": schema.FATES,
         "Causes of a missing copy": schema.CAUSES,

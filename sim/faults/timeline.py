@@ -4,8 +4,11 @@ Rules
 -----
 1. A fault begins at its times after the start of the run phase (`times.FaultTimes`) and ends `for_s` later. Faults may overlap,
    but two of one kind on one target only where what they do adds up (`problems`).
-2. Whatever happens, `heal` ends every fault that began and has not ended; it may be called twice.
-3. Each occasion is one row of the `faults` table: when its beginning started, when its end was done.
+2. A fault that meets a broker that is away does what it can, in its window and no longer; how far that was is recorded (`felt`). One that
+   cannot be ended for the same reason is ended as soon as the broker is there.
+3. Whatever happens, `heal` ends every fault that began and has not ended, the last begun first, whatever the order in which they are
+   listed: what it changed may rest on what an earlier one did. It may be called twice.
+4. Each occasion is one row of the `faults` table: when its beginning started, when its end was done, how far it was felt.
 """
 
 from __future__ import annotations
@@ -15,10 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from sim.errors import BrokerError, BuslabError
 from sim.faults.catalogue import Fault
+from sim.faults.felt import RETRY_S, Felt
+from sim.faults.server_commands import is_away
 from sim.faults.world import World
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.record.recorder import Recorder
+
+HEAL_S = 10.0  # so long a broker that is away is waited for, when every fault has ended that kept it away
 
 
 @dataclass
@@ -29,8 +37,17 @@ class _Occasion:
     at_s: float
     world: World
     begun_ns: int = 0
+    whole: bool = False  # its beginning is over
     ended: bool = False
     ending: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def kind(self) -> str:
+        return str(type(self.fault).__struct_config__.tag)
+
+    def explain(self, error: BuslabError) -> BuslabError:
+        """Return the error with the fault's name before it."""
+        return type(error)(f"the fault {self.kind} of {self.at_s:g} s: {error}")
 
 
 class Timeline:
@@ -49,7 +66,7 @@ class Timeline:
         self._occasions: list[_Occasion] = []
         for place, fault in enumerate(faults):
             draw = Random(f"{seed}/{place}")
-            self._occasions += [_Occasion(fault, at_s, replace(world, kept={})) for at_s in fault.begins_s(draw)]
+            self._occasions += [_Occasion(fault, at_s, replace(world, kept={}, felt=Felt())) for at_s in fault.begins_s(draw)]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, run_ns: int) -> None:
@@ -58,22 +75,39 @@ class Timeline:
         self._tasks = [loop.create_task(self._live(one, run_ns)) for one in self._occasions]
 
     async def _live(self, one: _Occasion, run_ns: int) -> None:
+        end_ns = run_ns + int((one.at_s + one.fault.for_s) * NS_PER_S)
         await _until(run_ns + int(one.at_s * NS_PER_S))
         one.begun_ns = now_ns()
-        await one.fault.begin(one.world)
-        await _until(run_ns + int((one.at_s + one.fault.for_s) * NS_PER_S))
-        await self._end(one)
+        one.world.felt.until_s = asyncio.get_running_loop().time() + (end_ns - one.begun_ns) / NS_PER_S
+        try:
+            await one.fault.begin(one.world)
+        except BuslabError as error:
+            raise one.explain(error) from None
+        one.whole = True
+        await _until(end_ns)
+        while await self._put_off(one):
+            await asyncio.sleep(RETRY_S)
 
-    async def _end(self, one: _Occasion) -> None:
+    async def _put_off(self, one: _Occasion) -> BuslabError | None:
+        """End a fault and record it; return why it must be tried again, None when it has ended."""
         async with one.ending:
             if one.ended or not one.begun_ns:
-                return
-            await one.fault.end(one.world)
+                return None
+            try:
+                await one.fault.end(one.world)
+            except BrokerError as error:
+                if is_away(error):
+                    return one.explain(error)
+                raise one.explain(error) from None
             one.ended = True
-        name, target = type(one.fault).__struct_config__.tag, "broker"
+        felt, target = one.world.felt, "broker"
+        if not felt.says:
+            felt.at_ns = one.begun_ns
+        felt.in_part |= not one.whole
         if (chosen := getattr(one.fault, "pods", None)) is not None:
             target = ",".join(one.world.names(chosen))
-        self._recorder.tables["faults"].add(name, target, one.begun_ns, now_ns())
+        self._recorder.tables["faults"].add(one.kind, target, one.begun_ns, now_ns(), felt.word(), felt.at_ns)
+        return None
 
     async def heal(self) -> None:
         """End every fault that has not ended, and begin no more.
@@ -87,11 +121,25 @@ class Timeline:
             task.cancel()
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        for one in reversed(self._occasions):  # the last begun first: what it changed may rest on what an earlier one did
-            outcomes += await asyncio.gather(self._end(one), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        left = sorted(self._occasions, key=lambda one: one.begun_ns)[::-1]
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + HEAL_S
+        while left:
+            put_off = []
+            for one in left:
+                try:
+                    if (why := await self._put_off(one)) is not None:
+                        put_off.append((one, why))
+                except Exception as error:
+                    failures.append(error)
+            left = [one for one, _ in put_off]
+            if left and loop.time() >= deadline_s:
+                failures += [why for _, why in put_off]
+                break
+            await asyncio.sleep(RETRY_S if left else 0)
+        if failures:
+            raise failures[0]
 
 
 async def _until(at_ns: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from sim.faults.felt import Felt
+from sim.faults.holds import Holds
 from sim.faults.link import LinkLoad
 
 
@@ -113,8 +115,12 @@ class World:
         Each server of the broker; several in a cluster.
     kept
         What one occasion of a fault remembers between its beginning and its end.
+    felt
+        How far this occasion of a fault was carried out.
     settings
         Settings of servers that are changed now, by all faults of the run together: see `sim.faults.server_commands`.
+    holds
+        What is kept down or frozen now, by all faults of the run together.
     """
 
     broker: BrokerControl | None
@@ -124,7 +130,9 @@ class World:
     links: LinkControl | None = None
     servers: Sequence[Server] = ()
     kept: dict[str, Any] = field(default_factory=dict)
+    felt: Felt = field(default_factory=Felt)
     settings: dict[tuple[int, str], list[tuple[int, str]]] = field(default_factory=dict)
+    holds: Holds = field(default_factory=Holds)
 
     @property
     def who(self) -> int:

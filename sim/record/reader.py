@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import TABLES
+from sim.record.schema import LATER_COLUMNS, TABLES
 
 Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
@@ -67,7 +67,7 @@ def _check_columns(path: Path, table: str) -> None:
     expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
     for name, kind in expected:
         found = schema.field(name).type if name in schema.names else "not there"
-        if found != kind:
+        if found != kind and (name in schema.names or name not in LATER_COLUMNS.get(table, ())):
             raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
 
 
@@ -78,7 +78,11 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
         rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    return pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    read = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    for name, value in LATER_COLUMNS.get(table, {}).items():
+        if name not in read:
+            read[name] = pd.Categorical([value] * len(read)) if TABLES[table][name] == "name" else np.full(len(read), value)
+    return read
 
 
 def join_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:

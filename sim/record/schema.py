@@ -93,6 +93,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "target": ("name", "pods, comma-separated, or `broker`"),
         "begin_ns": ("int64", "when it began"),
         "end_ns": ("int64", "when it was healed; 0 = not any more in this run"),
+        "felt": ("name", "see FELT; empty in a run folder from before there was this column"),
+        "felt_ns": ("int64", "when the first of it was carried out; 0 = nothing was"),
     },
     "broker": {
         "at_ns": ("int64", "when it was asked"),
@@ -118,6 +120,9 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 # table -> column -> type, as the files are written and read.
 TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}
 
+# Columns that run folders from before do not have -> what they are read as there.
+LATER_COLUMNS: dict[str, dict[str, str | int]] = {"faults": {"felt": "", "felt_ns": 0}}
+
 RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
     "killed": "not sealed: its process was killed, as a later command found; what was written by then is kept",
@@ -139,6 +144,15 @@ OUTCOMES = {
 CALL_OUTCOMES = {
     "ok": "queued, handed to the socket or kept; what becomes of it stands in `publishes`. By HTTP: answered with success",
     "failed": "what it carried could not be encoded and was dropped, or its publish was refused at once. By HTTP: no such answer",
+}
+
+# How far a fault was carried out in its time. What it means to hurt may be away then: a broker that another fault took down.
+FELT = {
+    "whole": "as it was meant",
+    "late": "only some time after it began: until then what it hurts was away",
+    "in part": "not on all that it was meant for, not all the time, or not on all of it at the same time",
+    "late, in part": "both",
+    "not at all": "what it hurts was away until the fault was over",
 }
 
 # Why a probe of the kubelet had no answer.

@@ -94,10 +94,7 @@ def make_index(run: RunTables) -> CopyIndex:
     event_of = positions(key[row], deliveries["event"].to_numpy())
     proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
-    faults = [
-        PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(",")))
-        for f in run.faults.to_dict("records")
-    ]
+    faults = [PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(","))) for f in run.felt_faults()]
     return CopyIndex(
         row=np.append(row, np.int32(-1)),
         channel=np.append(codes_of(publishes["channel"])[0][row], -1),

@@ -6,8 +6,8 @@ Times are nanoseconds. A *span* is a half-open time from begin to end; many are 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from sim.record.reader import FOREVER_NS, Array
 from sim.results.opened_run import Run
 
 UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # causes of copies that the broker or the network had, and the pod did not hear
+MAX_TARGET = 60  # characters of pods' names in one sentence
 NO_SPANS = np.zeros((0, 2), dtype=np.int64)
 
 
@@ -66,15 +67,15 @@ def read_beliefs(run: Run) -> dict[str, Belief]:
 
 
 def read_outages(run: Run) -> list[Outage]:
-    """Return the faults that touch the run phase, in the order in which they began."""
+    """Return the faults that were felt in the run phase, in the order in which they were first."""
     begin_ns, end_ns = run.phases.get("run", (0, 0))
     last_ns = load_end(run)
-    rows = sorted(run.faults.to_dict("records"), key=lambda row: row["begin_ns"])
-    begins = [int(row["begin_ns"]) for row in rows]
+    rows = sorted(run.felt_faults(), key=_begin_ns)
+    begins = [_begin_ns(row) for row in rows]
     everybody = frozenset(history.pod for history in run.pod_histories)
     outages = []
     for row in rows:
-        begin, end = int(row["begin_ns"]), int(row["end_ns"]) or last_ns
+        begin, end = _begin_ns(row), int(row["end_ns"]) or last_ns
         if begin >= end_ns or end <= begin_ns:
             continue
         until = min([last_ns, *(other for other in begins if other >= end and other > begin)])
@@ -84,14 +85,43 @@ def read_outages(run: Run) -> list[Outage]:
     return outages
 
 
+def _begin_ns(row: Mapping[str, Any]) -> int:
+    """Return when the first of a fault was carried out."""
+    return int(row["felt_ns"] if row["felt"].startswith("late") else row["begin_ns"])
+
+
 def load_end(run: Run) -> int:
     """Return when the drain began; without one, the time of the last row of the pods table."""
     return run.phases["drain"][0] if "drain" in run.phases else int(run.pods["at_ns"].max()) if len(run.pods) else 0
 
 
-def promised_faults(run: Run) -> bool:
-    """Return whether the scenario means faults and the run reached the end of its load, so that they must be in the table."""
-    return bool(run.scenario.get("faults")) and "drain" in run.phases
+def without_outage(run: Run) -> tuple[str, bool]:
+    """Return what to say of a run in whose run phase no fault was felt, and whether faults that must be in the table are not."""
+    if len(run.faults) > len(run.felt_faults()):
+        return "no fault was felt", False
+    if run.scenario.get("faults") and "drain" in run.phases:
+        return "no data: the scenario means faults, and none is recorded in the run phase", True
+    return "no fault was begun", False
+
+
+def told_felt(run: Run) -> list[str]:
+    """Return one sentence for each fault that was felt late, in part or not at all; times are seconds of the run phase."""
+    zero = run.phases.get("run", (0, 0))[0]
+    told = []
+    for row in sorted(run.faults.to_dict("records"), key=lambda row: row["begin_ns"]):
+        word, target = str(row["felt"]), str(row["target"])
+        if word in ("", "whole"):
+            continue
+        begin, felt, end = ((int(row[column]) - zero) / 1e9 for column in ("begin_ns", "felt_ns", "end_ns"))
+        text = f"{row['fault']} of {target if len(target) <= MAX_TARGET else f'{target[:MAX_TARGET]}…'} was felt {word}: "
+        if word == "not at all":
+            text += f"what it hurts was away from {begin:.2f} s, when it was to begin, to {end:.2f} s"
+        elif word.startswith("late"):
+            text += f"it was to begin at {begin:.2f} s and was carried out at {felt:.2f} s"
+        else:
+            text += f"begun at {begin:.2f} s, it was not on all that it was meant for, or not until it ended at {end:.2f} s"
+        told.append(text)
+    return told
 
 
 def union(spans: Array) -> Array:

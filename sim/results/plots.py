@@ -229,7 +229,7 @@ def mark(ax: Axes, run: Run) -> None:
         begin = max(begin, first)
         ax.axvspan(begin, min(end, last), facecolor="0.88", edgecolor="0.6", hatch="//", linewidth=0, zorder=0)
         label = ax.annotate(
-            _fault_name(str(fault["fault"]), str(fault["target"])),
+            _fault_name(str(fault["fault"]), str(fault["target"])) + (" (not felt)" if fault["felt"] == "not at all" else ""),
             (begin, 1),
             (3, -12 - 12 * (n % 3)),
             xycoords=("data", "axes fraction"),

@@ -56,7 +56,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         broker=_broker(run),
         fleet=_fleet(run),
         phases=[(name, *_seconds(run, *times)) for name, times in run.phases.items()],
-        faults=[(f["fault"], f["target"], *_seconds(run, f["begin_ns"], f["end_ns"])) for f in run.faults.to_dict("records")],
+        faults=[(f["fault"], f["target"], *_seconds(run, f["begin_ns"], f["end_ns"]), f["felt"]) for f in run.faults.to_dict("records")],
         environment=list(_flat(run.environment)),
         command=f"buslab run {shlex.quote(run.info.scenario + '.toml')} --on {shlex.quote(run.info.ground)}",
         scenario=(run.folder / "scenario.toml").read_text(encoding="utf-8"),

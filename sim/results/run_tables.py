@@ -66,6 +66,11 @@ class RunTables:
         """Whether the broker is a cluster of several nodes."""
         return self.info.nodes > 1
 
+    def felt_faults(self) -> list[dict[str, Any]]:
+        """Return the rows of the faults table whose fault was carried out, as a whole or in part."""
+        felt = self.faults[self.faults["felt"] != "not at all"]
+        return [{str(column): value for column, value in row.items()} for row in felt.to_dict("records")]
+
     def _table(self, table: str) -> pd.DataFrame:
         whole, parts = self.folder / f"{table}.parquet", []
         if self.sealed or whole.exists():

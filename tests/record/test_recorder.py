@@ -266,5 +266,5 @@ def test_names_are_numbered_by_first_use_whatever_the_order() -> None:
     words = [random.Random(3).choice("abc") for _ in range(50)]
     buffer = TableBuffer("faults")
     for number, word in enumerate(words):
-        buffer.add(word, word, number, number)
+        buffer.add(word, word, number, number, word, number)
     assert [row[0] for row in as_rows(buffer.take())] == words

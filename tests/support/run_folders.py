@@ -227,7 +227,12 @@ class RunFolder:
             bus = {"subscribed": "connected", "stopped": "stopped", "aborted": "stopped"}.get(state, "outage")
             recorder.tables["pods"].add(pod, service, "h0", channels, at, state, self.beliefs.get((pod, at), bus))
         calls = self.calls or [(e.intended_ns, e.publisher, e.channel, 5 * US, "ok") for e in self.events if e.items]
-        for table, rows in {"calls": calls, "reads": self.reads, "probes": self.probes, "faults": self.faults}.items():
+        for table, rows in {
+            "calls": calls,
+            "reads": self.reads,
+            "probes": self.probes,
+            "faults": [(*fault, "whole", fault[2]) for fault in self.faults],
+        }.items():
             for row in rows:
                 recorder.tables[table].add(*row)
         for sample in [*self._numsub(), *self.broker]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sim.errors import BrokerError
+from sim.faults.holds import kill_master, restore_master
 from sim.faults.times import FaultTimes
-from sim.faults.world import ClusterControl, World
+from sim.faults.world import World
 
 
 class BrokerFailover(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="broker_failover"):
@@ -21,18 +21,9 @@ class BrokerFailover(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_onl
     needs = ("broker", "failover")
 
     async def begin(self, world: World) -> None:
-        """Kill the master."""
-        assert isinstance(world.broker, ClusterControl)
-        await world.broker.kill_master(self.channel)
-        world.kept["killed"] = True
+        """Kill the master, as soon as the cluster is there and knows which one it is."""
+        await kill_master(world, self.channel)
 
     async def end(self, world: World) -> None:
         """Wait until a replica has its place, and start it again whether or not one has."""
-        assert isinstance(world.broker, ClusterControl)
-        try:
-            if world.kept.pop("killed", False):
-                await world.broker.promoted()
-        except BrokerError as error:
-            await world.broker.start()
-            raise BrokerError(f"no replica took the place of the master that was killed: {error}") from None
-        await world.broker.start()
+        await restore_master(world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.faults.holds import freeze_broker, thaw_broker
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -12,11 +13,9 @@ class BrokerFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=
     needs = ("broker",)
 
     async def begin(self, world: World) -> None:
-        """Freeze the broker."""
-        assert world.broker is not None
-        await world.broker.freeze()
+        """Freeze the broker; one that is down as soon as it runs."""
+        await freeze_broker(world)
 
     async def end(self, world: World) -> None:
         """Thaw the broker."""
-        assert world.broker is not None
-        await world.broker.thaw()
+        await thaw_broker(world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Annotated, Literal
 
@@ -49,5 +50,6 @@ class BrokerSlow(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     async def end(self, world: World) -> None:
         """Stop stalling, and return when a stall that had begun is over."""
         await leave_off(world)
-        with contextlib.suppress(BrokerError):  # a server that fails to answer for another reason is not stalled by us
-            await each(world, "PING")
+        if not world.holds.broker_away:
+            with contextlib.suppress(BrokerError):  # a server that fails to answer for another reason is not stalled by us
+                await asyncio.gather(*(server.ask("PING") for server in world.servers))

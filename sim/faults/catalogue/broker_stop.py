@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.faults.holds import give_back, take_down
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -13,10 +14,8 @@ class BrokerStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     async def begin(self, world: World) -> None:
         """Stop the broker."""
-        assert world.broker is not None
-        await world.broker.stop()
+        await take_down(world, in_order=True)
 
     async def end(self, world: World) -> None:
-        """Start it again."""
-        assert world.broker is not None
-        await world.broker.start()
+        """Start it again, unless another fault keeps it down."""
+        await give_back(world)

@@ -35,5 +35,5 @@ class BufferLimit(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=T
         await change_setting(world, "client-output-buffer-limit", f"pubsub {self.hard_bytes} {self.soft_bytes} {self.soft_s}")
 
     async def end(self, world: World) -> None:
-        """Set it to what it was."""
+        """Set it to what it was, as soon as the server is there."""
         await restore_settings(world)

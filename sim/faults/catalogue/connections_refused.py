@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.errors import BrokerError
+from sim.faults.holds import replace_broker
 from sim.faults.server_commands import change_setting, end_connections, restore_settings
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
@@ -28,20 +29,21 @@ class ConnectionsRefused(FaultTimes, frozen=True, forbid_unknown_fields=True, kw
     async def begin(self, world: World) -> None:
         """Refuse new connections, and end those that are open."""
         if self.how == "maxclients":
-            await change_setting(world, "maxclients", "1")  # our own connection is there already, and stays
+            refused = await change_setting(world, "maxclients", "1")  # our own connection is there already, and stays
         else:
-            await change_setting(world, "requirepass", PASSWORD)
+            refused = await change_setting(world, "requirepass", PASSWORD)
             world.servers[0].let_in_by(PASSWORD)
-        await end_connections(world, ())
+        if refused:
+            await end_connections(world, ())
 
     async def end(self, world: World) -> None:
         """Accept everybody again; where the server does not let us in or does not answer, a new one takes its place."""
-        assert world.broker is not None
         try:
             await restore_settings(world, within_s=1.0)
         except BrokerError:
+            if world.holds.broker_away:
+                raise
             world.servers[0].let_in_by(None)
-            await world.broker.kill()
-            await world.broker.start()
-            await restore_settings(world)
+            await replace_broker(world)
+            await restore_settings(world, within_s=1.0)
         world.servers[0].let_in_by(None)

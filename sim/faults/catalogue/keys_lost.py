@@ -29,7 +29,7 @@ class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True
         if self.every_ms:
             keep_on(world, lambda: each_master(world, "FLUSHALL"), every_s=self.every_ms / 1000)
         else:
-            await each_master(world, "FLUSHALL")
+            await each_master(world, "FLUSHALL", waiting=True)
 
     async def end(self, world: World) -> None:
         """Stop deleting; what is lost stays lost."""

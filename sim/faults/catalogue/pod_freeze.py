@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from sim.faults.holds import freeze_pod
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -20,9 +23,8 @@ class PodFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     needs = ("pods",)
 
     async def begin(self, world: World) -> None:
-        """Freeze them."""
-        for pod in world.chosen(self.pods):
-            await pod.freeze()
+        """Freeze them; one that is down as soon as it runs."""
+        await asyncio.gather(*(freeze_pod(world, name) for name in world.names(self.pods)))
 
     async def end(self, world: World) -> None:
         """Thaw them."""

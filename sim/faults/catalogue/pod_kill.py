@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sim.faults.holds import end_pod, start_pod
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -23,9 +24,9 @@ class PodKill(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
     async def begin(self, world: World) -> None:
         """Kill them."""
-        for pod in world.chosen(self.pods):
-            await pod.kill()
+        for name in world.names(self.pods):
+            await end_pod(world, name, lambda pod: pod.kill())
 
     async def end(self, world: World) -> None:
-        """Start them anew, all at the same time."""
-        await asyncio.gather(*(pod.start() for pod in world.chosen(self.pods)))
+        """Start them anew, all at the same time, but for those that another fault keeps down."""
+        await asyncio.gather(*(start_pod(world, name) for name in world.names(self.pods)))

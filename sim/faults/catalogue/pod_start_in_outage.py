@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.faults.holds import end_pod, give_back, start_pod, take_down
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -21,15 +22,13 @@ class PodStartInOutage(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_o
 
     async def begin(self, world: World) -> None:
         """Kill the broker and the pods, and start the pods anew."""
-        assert world.broker is not None
-        await world.broker.kill()
-        for pod in world.chosen(self.pods):
-            await pod.kill()
-            await pod.start()
+        await take_down(world)
+        for name in world.names(self.pods):
+            await end_pod(world, name, lambda pod: pod.kill())
+            await start_pod(world, name)
 
     async def end(self, world: World) -> None:
-        """Start the broker again, and any pod that did not start."""
-        assert world.broker is not None
-        await world.broker.start()
-        for pod in world.chosen(self.pods):
-            await pod.start()
+        """Start the broker again, and any pod that did not start; not what another fault keeps down."""
+        await give_back(world)
+        for name in world.names(self.pods):
+            await start_pod(world, name)

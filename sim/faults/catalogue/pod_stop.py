@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from sim.faults.holds import end_pod, start_pod
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -29,8 +30,8 @@ class PodStop(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
     async def begin(self, world: World) -> None:
         """Stop them; return when the last has ended."""
-        await asyncio.gather(*(pod.stop(grace_s=self.grace_s) for pod in world.chosen(self.pods)))
+        await asyncio.gather(*(end_pod(world, name, lambda pod: pod.stop(grace_s=self.grace_s)) for name in world.names(self.pods)))
 
     async def end(self, world: World) -> None:
-        """Start them anew, all at the same time."""
-        await asyncio.gather(*(pod.start() for pod in world.chosen(self.pods)))
+        """Start them anew, all at the same time, but for those that another fault keeps down."""
+        await asyncio.gather(*(start_pod(world, name) for name in world.names(self.pods)))

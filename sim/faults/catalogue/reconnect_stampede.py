@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.faults.server_commands import end_connections
+from sim.faults.server_commands import await_connections, end_connections
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -21,8 +21,10 @@ class ReconnectStampede(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_
     needs = ("broker",)
 
     async def begin(self, world: World) -> None:
-        """End the connections."""
-        await end_connections(world, self.pods)
+        """End the connections; where there are none, when the pods are back."""
+        if not await end_connections(world, self.pods):
+            await await_connections(world, self.pods)
+            await end_connections(world, self.pods)
 
     async def end(self, world: World) -> None:
         """Do nothing: the pods connect again by themselves."""

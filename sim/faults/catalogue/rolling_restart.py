@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from sim.faults.holds import end_pod, start_pod
 from sim.faults.times import FaultTimes
 from sim.faults.world import World
 
@@ -35,13 +36,13 @@ class RollingRestart(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_onl
 
     async def begin(self, world: World) -> None:
         """Restart one after another; return after the last one's time."""
-        for pod in world.chosen(self.pods):
-            await pod.stop(grace_s=self.grace_s)
+        for name in world.names(self.pods):
+            await end_pod(world, name, lambda pod: pod.stop(grace_s=self.grace_s))
             await asyncio.sleep(self.down_s)
-            await pod.start()
+            await start_pod(world, name)
             await asyncio.sleep(self.each_s)
 
     async def end(self, world: World) -> None:
-        """Start those that do not run."""
-        for pod in world.chosen(self.pods):
-            await pod.start()
+        """Start those that do not run, and that no other fault keeps down."""
+        for name in world.names(self.pods):
+            await start_pod(world, name)

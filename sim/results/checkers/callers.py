@@ -63,7 +63,7 @@ def _faults(run: Run, intended: Array, took: Array) -> dict[str, Array]:
     """Return for each fault that touches the run phase which calls are in it."""
     start_ns, end_ns = run.phases.get("run", (0, 0))
     inside: dict[str, Array] = {}
-    for row in run.faults.to_dict("records"):
+    for row in run.felt_faults():
         end = row["end_ns"] or end_ns
         if row["begin_ns"] < end_ns and end > start_ns:
             here = (intended <= end) & (intended + took >= row["begin_ns"])

@@ -29,7 +29,7 @@ from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
-from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, promised_faults, read_beliefs, read_outages
+from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, read_beliefs, read_outages, without_outage
 
 
 class _Pod(NamedTuple):
@@ -57,9 +57,8 @@ def check(run: Run) -> Result:
     outages = read_outages(run)
     nothing = dict.fromkeys(("deaf_s_max", "deaf_copies", "deaf_untold"), float("nan"))
     if not outages:
-        if promised_faults(run):
-            return Result("unknown", "no data: the scenario means faults, and none is recorded in the run phase", metrics=nothing)
-        return Result("valid", "no fault was begun", metrics=nothing)
+        text, absent = without_outage(run)
+        return Result("unknown" if absent else "valid", text, metrics=nothing)
     found = windows(run, outages)
     ended, unended = ([one.deaf_s for one in found if one.ended is word] for word in (True, False))
     touched = [one for one in found if len(one.lost) or one.deaf_s > 0]

@@ -40,11 +40,11 @@ from sim.results.outages import (
     Outage,
     load_end,
     meet,
-    promised_faults,
     read_beliefs,
     read_outages,
     seconds,
     union,
+    without_outage,
 )
 
 LATE_NS = 1_000_000_000
@@ -91,7 +91,7 @@ def check(run: Run) -> Result:
     absent = _absent(run, outages)
     if absent:
         return Result("unknown", absent, counts=counts, metrics=metrics)
-    return Result("valid", _sentence(counts, longest), counts=counts, witnesses=_witnesses(run, gaps), metrics=metrics)
+    return Result("valid", _sentence(run, counts, longest), counts=counts, witnesses=_witnesses(run, gaps), metrics=metrics)
 
 
 def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
@@ -256,17 +256,17 @@ def _absent(run: Run, outages: list[Outage]) -> str:
     """Return which data the scenario promises and the run does not have, empty when it has all."""
     if not len(run.pods):
         return "no data: the pods table is empty, so nothing says what any pod believed"
-    if promised_faults(run) and not outages:
-        return "no data: the scenario means faults, and none is recorded in the run phase"
+    if not outages and without_outage(run)[1]:
+        return without_outage(run)[0]
     if run.scenario.get("kubelet", {}).get("enabled") and "drain" in run.phases and not len(run.probes):
         return "no data: the scenario means a kubelet, and no probe is recorded"
     return ""
 
 
-def _sentence(counts: dict[str, int | float], longest: str) -> str:
+def _sentence(run: Run, counts: dict[str, int | float], longest: str) -> str:
     noticed, one = int(counts["noticed"]), counts["faults"] == 1
     if not counts["faults"]:
-        text = "no fault was begun"
+        text = without_outage(run)[0]
     elif not noticed:
         text = "no pod noticed the fault" if one else "no pod noticed a fault"
     else:

@@ -7,6 +7,8 @@
   leaves alone (`bus.reattach` other than `automatic`) is a finding, not a lab that is broken.
 - **steady again after**: from the last fault's end until every pod believed what it did before, and the last copy was lost.
 
+- **felt late, in part or not at all**: a fault that met a broker which another one had taken away. A sentence for each, with its times.
+
 Not steady before: unknown. Not recovered although the bus promises to reattach: invalid.
 """
 
@@ -16,13 +18,13 @@ import math
 
 import numpy as np
 
-from sim.machine.words import count, duration
+from sim.machine.words import agreeing, count, duration
 from sim.record.reader import Array
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
-from sim.results.outages import Belief, load_end, read_beliefs, read_outages
+from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told_felt, without_outage
 
 MARGIN_NS = 250_000_000
 
@@ -31,35 +33,42 @@ def check(run: Run) -> Result:
     """Compare the fleet before the first fault with the fleet after the last."""
     outages = read_outages(run)
     nothing = {"steady_s_max": math.nan}
+    told = told_felt(run)
     if not outages:
-        return Result("valid", "no fault was begun", metrics=nothing)
+        return Result("valid", without_outage(run)[0], metrics=nothing, warnings=told)
     begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
     beliefs, (meant_ns, last_ns, lost) = read_beliefs(run), _copies(run)
     before = (meant_ns >= run.phases["run"][0]) & (np.maximum(meant_ns, last_ns) < begin_ns - MARGIN_NS)
     lost_before = np.flatnonzero(before & lost)
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
     counts: dict[str, int | float] = {"copies_before": int(before.sum()), "lost_before": len(lost_before), "restless_before": len(restless)}
+    counts |= {"felt_otherwise": len(told)} if told else {}
     if len(lost_before) or restless:
         who = f"{restless[0]} was not at rest" if restless else f"{len(lost_before):,} of {count(int(before.sum()), 'copy')} were lost"
         text = f"the lab was not in its steady state before the first fault: {who}; what the faults did cannot be told from that"
-        return Result("unknown", text, counts=counts, witnesses=_witnesses(run, lost_before), metrics=nothing)
+        return Result("unknown", text, counts=counts, witnesses=_witnesses(run, lost_before), metrics=nothing, warnings=told)
     away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
     counts["away_after"] = len(away)
     policy = str(run.scenario.get("bus", {}).get("reattach", "automatic"))
     recovered = run.info.recovered
     if recovered is None:
-        return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing)
+        return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing, warnings=told)
     if not recovered:
         who = count(len(away), "pod is", "pods are") + " away" + (f", {away[0]} first" if away else "")
         text = f"the lab did not recover after the last fault: {who}"
         if policy != "automatic" and away:  # with nobody away it is not the policy
-            return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing)
-        return Result("invalid", text, counts=counts, metrics=nothing)
+            return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing, warnings=told)
+        return Result("invalid", text, counts=counts, metrics=nothing, warnings=told)
     after = lost & (meant_ns >= end_ns)
     again_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(meant_ns[after].max(initial=0))])
     counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum()), "steady_s": (again_ns - end_ns) / 1e9}
     text = f"steady before the first fault, and again {duration((again_ns - end_ns) / 1e9)} after the last one's end"
-    return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])})
+    text += f"; {_otherwise(run, told)}" if told else ""
+    return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])}, warnings=told)
+
+
+def _otherwise(run: Run, told: list[str]) -> str:
+    return f"{len(told)} of {count(len(run.faults), 'fault')} {agreeing(len(told), 'was', 'were')} felt late, in part or not at all"
 
 
 def _copies(run: Run) -> tuple[Array, Array, Array]:
