@@ -77,7 +77,8 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
         if MAX_CLIENTS in str(one):
             return full(address)
         if isinstance(one, TimeoutError):
-            return silent(address, secured="connecting" not in str(one).lower())  # redis-py's words; its handshake belongs to connecting
+            said = " ".join(map(str, _chain(error))).lower()  # in redis-py's words, whose handshake belongs to connecting
+            return silent(address, secured="connecting" not in said)
     for one in _chain(error):
         if isinstance(one, ConnectionRefusedError | socket.gaierror):
             return BrokerUnreachable(f"{address} is not reachable: {one.strerror}; is the server up, and the host and port right?")
