@@ -205,17 +205,20 @@ def _heard_one_way(run: RunTables, index: CopyIndex, pod: int, way: int) -> tupl
 def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBooks:
     """Return what is known of one service's group on one channel."""
     absences: dict[int, Sequence[Absence]] = {}
-    heard = [(np.array([], dtype=np.int64),) * 2]
+    received: list[Array] = [np.array([], dtype=np.int64)]
+    sent: list[Array] = [np.array([], dtype=np.int64)]
     for number, history in enumerate(run.pod_histories):
         if history.service == service:
             received_ns, sent_ns = _heard_one_way(run, index, number, way)
             absences[number] = read_absences(history, received_ns=received_ns, sent_ns=sent_ns, drain_ns=_drain_ns(run))
-            heard.append((received_ns, sent_ns))
+            received.append(received_ns)
+            sent.append(sent_ns)
     added = (index.way == way) & (index.outcome >= 0) & (index.outcome < OUTCOME["memory"]) & (index.sent_ns > 0)
     return GroupBooks(
         absences,
         forgets(index.faults),
-        *(np.concatenate(column) for column in zip(*heard, strict=True)),
+        np.concatenate(received),
+        np.concatenate(sent),
         index.sent_ns[added],
         index.answered_ns[added],
         int(run.scenario.get("bus", {}).get("stream_max_len", STREAM_MAX_LEN)),

@@ -5,8 +5,8 @@
 3.  start: every pod connects and subscribes
 4.  probe: one event per channel until every pod has heard it; compare the broker's count of subscribers with the fleet
 5.  warm-up and run: time zero is set, the generator follows its schedule
-6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it;
-    and nothing that the broker keeps for the pods is left
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it; the same of what
+    pods had kept through an outage; and nothing that the broker keeps for the pods is left
 7.  stop pods, generator and broker, whatever happened before
 8.  seal: join the parts, write what was true of the whole run
 
@@ -312,6 +312,9 @@ class _RunSteps:
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+            if self.scenario.bus.outage_queue == "keep":  # what a pod kept may leave only now, and would meet pods that are stopping
+                await fleet.settle(timeout_s=limits.drain_s, last=True)
+                await fleet.probe(timeout_s=limits.drain_s, purpose="after what was kept had left")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
             self.info.recovered = True
         except BrokerUnreachable as error:

@@ -191,8 +191,9 @@ def _publish_account(run: Run) -> dict[str, int | float]:
 def _said(run: Run) -> Array:
     """Return which publishes of the run phase PUBLISH told a number of subscribers of."""
     publishes = run.publishes
-    told = (publishes["phase"] == "run").to_numpy() & (publishes["receivers"].to_numpy() >= 0)
-    return told & (codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"])
+    told: Array = (publishes["phase"] == "run").to_numpy() & (publishes["receivers"].to_numpy() >= 0)
+    told &= codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]
+    return told
 
 
 def _said_more(run: Run) -> Array:
@@ -200,7 +201,8 @@ def _said_more(run: Run) -> Array:
     copies = run.copies
     meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
     expected = np.bincount(copies.publish[meant], minlength=len(run.publishes))
-    return _said(run) & (run.publishes["receivers"].to_numpy() > expected)
+    more: Array = run.publishes["receivers"].to_numpy() > expected
+    return _said(run) & more
 
 
 def _who_else(run: Run) -> str:
