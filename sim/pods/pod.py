@@ -213,6 +213,10 @@ class Pod(Caller[None]):
             self._holding.cancel()
         if (unsent := self.node.flush(self._now_ns())) is not None:
             self._kept.append(unsent)
+        self.give_up_kept()
+
+    def give_up_kept(self) -> None:
+        """Record what was kept through an outage as never sent: nobody would hear it any more."""
         for send in self._kept:
             self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
         self._kept.clear()

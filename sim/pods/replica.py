@@ -220,13 +220,18 @@ class InlineReplica:
         self._told[what] = tell
         tell(self.pod)
 
-    async def settle(self, *, timeout_s: float) -> None:
-        """Flush the batch, and wait for every answer; a pod that does not run, or stands still, has nothing to wait for."""
+    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+        """Flush the batch, and wait for every answer; a pod that does not run, or stands still, has nothing to wait for.
+
+        The last time, what a pod still has to keep, as it has no connection, is given up.
+        """
         if self.running and not self.frozen:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self.poster.settle()
             await self.pod.drain(timeout_s=timeout_s)
+            if last:
+                self.pod.give_up_kept()
 
     def abort(self) -> None:
         """Drop everything at once, and wait for nothing."""

@@ -203,7 +203,8 @@ CAUSES = {
     "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
     "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
-    "keys-lost": "the broker lost what it kept for the pods before one of them had read it",
+    "keys-lost": "the broker lost what it kept for the pods before one of them had handled it",
+    "trimmed": "so many events came after it that the broker dropped it from its stream before a pod had handled it",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }
 

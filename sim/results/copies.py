@@ -1,9 +1,10 @@
 """Account for every copy of every event.
 
 A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive
-when the event was sent (at its intended time, if it never left), or came alive before the answer and did hear it. An event
-that stands twice in `publishes` counts once, with its best outcome. On a transport that hands an event to one pod of each service
-(`bus.transport = "streams"`) every pod of the service is expected to hear it all the same, and one that came alive later may.
+when the event was sent (at its intended time, if it never left); or did hear it, and came alive before the answer, or lived for a part
+of the very nanosecond of the sending, as in virtual time. An event that stands twice in `publishes` counts once, with its best outcome. On
+a transport that hands an event to one pod of each service (`bus.transport = "streams"`) every pod of the service is expected to hear it all
+the same, and one that came alive later may.
 
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
@@ -20,7 +21,8 @@ far as a fault that loses what is on the pod's link explains it, else **deaf**. 
 
 A cluster of several nodes has several **ways** to a pod, and only what came the same way proves anything: with `sharded` each channel is
 one, else each publisher. What no silent window explains there is **not-whole** when [sent, acked] touches a fault on the broker.
-Where the broker keeps events, what was on its way while its keys were lost is **keys-lost**.
+Where the broker keeps events and hands each to one pod of a service, a channel is a way too, and what no silent window of the pod explains
+may have been a peer's, or lost in the broker: **keys-lost** and **trimmed**, by the rules of `sim.results.handed_out`.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ import numpy as np
 
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions
 from sim.record.schema import CAUSES, FATES
+from sim.results.handed_out import Absence, GroupBooks, forgets, read_absences
 from sim.results.pod_histories import SilentWindow, read_ways
 from sim.results.run_tables import RunTables
-from sim.results.silent_windows import DOWN_GRACE_NS, PodFault, read_windows
+from sim.results.silent_windows import PodFault, read_windows
 
 FATE = {word: code for code, word in enumerate(FATES)}
 CAUSE = {word: code for code, word in enumerate(("", *CAUSES))}
 KNOWN_CAUSE = {"never-sent": "never-sent", "refused": "publish-refused", "memory": "sent-in-memory-mode"}
+STREAM_MAX_LEN = 100_000  # where an old run's scenario does not say
 OUTCOME = {word: rank for rank, word in enumerate(("acknowledged", "unknown", "memory", "refused", "never-sent"))}  # best first
 
 
@@ -104,19 +108,17 @@ def make_index(run: RunTables) -> CopyIndex:
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
         faults=faults,
-        hurt=list(_hurt(faults, many_nodes=run.many_nodes, kept=run.one_per_service)),
+        hurt=list(_hurt(faults, many_nodes=run.many_nodes)),
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
     )
 
 
-def _hurt(faults: Sequence[PodFault], *, many_nodes: bool, kept: bool) -> Iterator[SilentWindow]:
+def _hurt(faults: Sequence[PodFault], *, many_nodes: bool) -> Iterator[SilentWindow]:
     """Yield the times in which the broker itself may have lost what it took, where no pod's silence explains it."""
     for fault in faults:
         if many_nodes and "broker" in fault.pods:
             yield SilentWindow(fault.begin_ns, fault.end_ns, "not-whole")
-        if kept and fault.fault == "keys_lost":  # it also loses what came at most so long before and was not read yet
-            yield SilentWindow(fault.begin_ns - DOWN_GRACE_NS, fault.end_ns, "keys-lost")
 
 
 def _heard_by_service(run: RunTables, pod: Array, event: Array, events: int) -> dict[str, Array]:
@@ -144,7 +146,8 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
     possible = wanted & (index.outcome < OUTCOME["refused"])
     meant = (expected & possible)[event]
     late = np.flatnonzero(~meant & possible[event])
-    late = late[history.alive(index.answered_ns[event[late]]) | run.one_per_service]
+    came, was = history.alive(index.answered_ns[event[late]]), history.alive_about(index.due_ns[event[late]])
+    late = late[came | was | run.one_per_service]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
     first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so that the first delivery wins
@@ -160,6 +163,10 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
         for window in silent_windows(run, index, pod, way):
             here = window.touches(sent, answered) & (index.way[lost] == way)
             cause[here & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+        left = (cause == CAUSE["unexplained"]) & (index.way[lost] == way)
+        if run.one_per_service and left.any():
+            words = _group(run, index, history.service, way).causes(sent[left], answered[left], of_pod=pod)
+            cause[left] = [CAUSE[word or "unexplained"] for word in words]
     for window in index.hurt:
         cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
     lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
@@ -171,13 +178,48 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
 def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list[SilentWindow]:
     """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.pod_histories`."""
     history = run.pod_histories[pod]
-    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
-    rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
+    received_ns, sent_ns = _heard_one_way(run, index, pod, way)
     return read_windows(
         history,
-        received_ns=np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows]),
-        sent_ns=index.sent_ns[index.event_of[rows]],
+        received_ns=received_ns,
+        sent_ns=sent_ns,
         cuts_ns=index.cuts.get(history.pod, ()),
         faults=[fault for fault in index.faults if history.pod in fault.pods],
-        drain_ns=run.phases.get("drain", (FOREVER_NS, 0))[0],
+        drain_ns=_drain_ns(run),
+    )
+
+
+def _drain_ns(run: RunTables) -> int:
+    """Return when the drain began."""
+    return int(run.phases.get("drain", (FOREVER_NS, 0))[0])
+
+
+def _heard_one_way(run: RunTables, index: CopyIndex, pod: int, way: int) -> tuple[Array, Array]:
+    """Return when a pod received what came one way, which never falls, and when that was sent."""
+    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
+    rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
+    received = np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows])
+    return received, index.sent_ns[index.event_of[rows]]
+
+
+def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBooks:
+    """Return what is known of one service's group on one channel."""
+    absences: dict[int, Sequence[Absence]] = {}
+    received: list[Array] = [np.array([], dtype=np.int64)]
+    sent: list[Array] = [np.array([], dtype=np.int64)]
+    for number, history in enumerate(run.pod_histories):
+        if history.service == service:
+            received_ns, sent_ns = _heard_one_way(run, index, number, way)
+            absences[number] = read_absences(history, received_ns=received_ns, sent_ns=sent_ns, drain_ns=_drain_ns(run))
+            received.append(received_ns)
+            sent.append(sent_ns)
+    added = (index.way == way) & (index.outcome >= 0) & (index.outcome < OUTCOME["memory"]) & (index.sent_ns > 0)
+    return GroupBooks(
+        absences,
+        forgets(index.faults),
+        np.concatenate(received),
+        np.concatenate(sent),
+        index.sent_ns[added],
+        index.answered_ns[added],
+        int(run.scenario.get("bus", {}).get("stream_max_len", STREAM_MAX_LEN)),
     )

@@ -46,9 +46,19 @@ class PodHistory:
         flags = np.array([False, *(state in ALIVE_STATES for state in self.states)])
         return flags[np.searchsorted(np.array(self.at_ns, dtype=np.int64), at_ns, side="right")]
 
+    def alive_about(self, at_ns: Array) -> Array:
+        """Return for each time whether the pod was running before, in or after that nanosecond: in virtual time much happens in one."""
+        ran = np.cumsum([0, 0, *(state in ALIVE_STATES for state in self.states)])  # how many of the first n states, none before the first
+        rows = np.array(self.at_ns, dtype=np.int64)
+        return ran[np.searchsorted(rows, at_ns, side="right") + 1] > ran[np.searchsorted(rows, at_ns, side="left")]
+
     def state(self, at_ns: int) -> str:
         """Return the pod's state at a time, empty before its first."""
         return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]
+
+    def has_been(self, state: str, at_ns: int) -> bool:
+        """Return whether the pod was in a state at a time or before."""
+        return state in self.states[: int(np.searchsorted(self.at_ns, at_ns, side="right"))]
 
 
 def make_history(pod: str, *, service: str, channels: Iterable[str], at_ns: Iterable[int], states: Iterable[str]) -> PodHistory:
@@ -91,8 +101,11 @@ def read_pod_histories(pods: pd.DataFrame, deliveries: pd.DataFrame) -> list[Pod
 def read_ways(publishes: pd.DataFrame, *, many_nodes: bool, transport: str) -> Array:
     """Return which way each publish went to the pods, as a number: what went one way keeps its order.
 
-    One server is one way. In a cluster a sharded channel has its master, and a classic event comes through its publisher's node.
+    One server is one way, but a stream keeps no order with another. In a cluster a sharded channel has its master, and a classic event
+    comes through its publisher's node.
     """
+    if transport == "streams":
+        return codes_of(publishes["channel"])[0]
     if not many_nodes:
         return np.zeros(len(publishes), dtype=np.int32)
     return codes_of(publishes["channel" if transport == "sharded" else "publisher"])[0]

@@ -250,11 +250,14 @@ class Fleet:
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 
-    async def settle(self, *, timeout_s: float) -> None:
-        """Stop restarting pods, flush every batch and wait for the answers, so that a probe round can prove that nothing is under way."""
+    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+        """Stop restarting pods, flush every batch and wait for the answers, so that a probe round can prove that nothing is under way.
+
+        The last time, what pods without a connection keep is given up: after that no pod sends anything.
+        """
         if self.kubelet is not None:
             await self.kubelet.close()
-        await self.host.settle(timeout_s=timeout_s)
+        await self.host.settle(timeout_s=timeout_s, last=last)
 
     async def look(self, command: Command) -> None:
         """Remember which keys are there before the pods make theirs.

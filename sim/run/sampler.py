@@ -12,6 +12,7 @@ output_buffer_bytes         pod                 that of one pod, where it is not
 buffer_cuts                 pod                 1: since the listing before, the broker closed its subscription for a full buffer
 numsub                      channel             PUBSUB NUMSUB, every `NUMSUB_PERIOD_S`, and when the run asks for it
 numsub_foreign              channel             PUBSUB NUMSUB before the first pod of ours
+probe_receivers             channel             where NUMSUB is not allowed: what PUBLISH said of the last probe before the load
 channels_listed             empty               names in PUBSUB CHANNELS, while output waits: the reference's runbook asks it then
 channels_listed_bytes       empty               their length: it would change if the answer said anything about what waits
 node_…                      node (HOST:PORT)    of a cluster of several nodes: what has an empty subject above, of one of them

@@ -5,8 +5,8 @@
 3.  start: every pod connects and subscribes
 4.  probe: one event per channel until every pod has heard it; compare the broker's count of subscribers with the fleet
 5.  warm-up and run: time zero is set, the generator follows its schedule
-6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it;
-    and nothing that the broker keeps for the pods is left
+6.  drain: part-full batches leave, then one more probe round: once a pod has heard it, nothing is on its way to it; the same of what
+    pods had kept through an outage; and nothing that the broker keeps for the pods is left
 7.  stop pods, generator and broker, whatever happened before
 8.  seal: join the parts, write what was true of the whole run
 
@@ -274,8 +274,9 @@ class _RunSteps:
         await fleet.look(sampler.command)
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if strangers := int(sum(foreign.values())):
-            verb = agreeing(strangers, "is not ours; it hears", "are not ours; they hear")
-            self.info.notes.append(f"{count(strangers, 'subscription')} on these channels {verb} this run too")
+            hear = "may hear" if fleet.transport.one_per_service else agreeing(strangers, "hears", "hear")  # a consumer may be gone
+            verb = agreeing(strangers, "is not ours; it", "are not ours; they")
+            self.info.notes.append(f"{count(strangers, 'subscription')} on these channels {verb} {hear} this run too")
         load = self.scenario.load
         sampler.start(fleet.channels, prefix=prefix, transport=fleet.transport, expected_s=load.warm_up_s + load.run_s)
         self.info.load.offered_calls = len(self.scenario.schedule())
@@ -296,7 +297,7 @@ class _RunSteps:
         self._enter("probe", limits.probe_s)
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
         counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
-        sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="numsub")
+        sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="probe_receivers")
         gc.collect()
         gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
 
@@ -311,6 +312,9 @@ class _RunSteps:
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
+            if self.scenario.bus.outage_queue == "keep":  # what a pod kept may leave only now, and would meet pods that are stopping
+                await fleet.settle(timeout_s=limits.drain_s, last=True)
+                await fleet.probe(timeout_s=limits.drain_s, purpose="after what was kept had left")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
             self.info.recovered = True
         except BrokerUnreachable as error:

@@ -118,6 +118,9 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
     for place, fault in enumerate(scenario.faults):
         if problem := fault.problem():
             yield f"faults[{place}]: {problem}"
+        if "links" in fault.needs and scenario.bus.transport == "memory":
+            kind = type(fault).__struct_config__.tag
+            yield f"faults[{place}]: {kind} is of links to a broker, and bus.transport = 'memory' has none: leave it out, or set 'pubsub'"
         if not fault.last_end_s <= scenario.load.run_s:
             span = f"from {fault.at_s:g} s to {fault.last_end_s:g} s"
             yield f"faults[{place}]: {span} is not inside the run phase of {scenario.load.run_s:g} s: change its times or load.run_s"

@@ -173,7 +173,7 @@ async def _open_one(address: Address, *, client_name: str, freezer: Freezer | No
                 await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
                 await _let_in(wire, address, client_name)
         except TimeoutError:
-            raise silent(address, CONNECT_TIMEOUT_S) from None
+            raise silent(address, CONNECT_TIMEOUT_S, secured=wire.transport is not None) from None  # which is there after the handshake
         except (BrokerUnreachable, OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
             raise await explain(address, error) from None
         undo.pop_all()

@@ -77,7 +77,8 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
         if MAX_CLIENTS in str(one):
             return full(address)
         if isinstance(one, TimeoutError):
-            return silent(address)
+            said = " ".join(map(str, _chain(error))).lower()  # in redis-py's words, whose handshake belongs to connecting
+            return silent(address, secured="connecting" not in said)
     for one in _chain(error):
         if isinstance(one, ConnectionRefusedError | socket.gaierror):
             return BrokerUnreachable(f"{address} is not reachable: {one.strerror}; is the server up, and the host and port right?")
@@ -95,9 +96,9 @@ async def explain(address: Address, error: BaseException) -> BrokerError:
     return await asyncio.to_thread(unreachable, address, error)
 
 
-def silent(address: Address, seconds: float = 5.0) -> BrokerUnreachable:
-    """Return the error of a broker that did not answer in time."""
-    hint = "; does this port speak TLS? If not, write redis://" if address.tls is not None else ""
+def silent(address: Address, seconds: float = 5.0, *, secured: bool) -> BrokerUnreachable:
+    """Return the error of a broker that did not answer in time; `secured`: the TLS handshake was done, so the port does speak TLS."""
+    hint = "" if secured or address.tls is None else "; it may not speak TLS on this port: if it does not, write redis://"
     return BrokerUnreachable(f"{address} does not answer within {duration(seconds)}{hint}")
 
 
@@ -123,7 +124,10 @@ def _tls(address: Address, error: ssl.SSLError) -> BrokerError:
         return BrokerRefused(f"{address}: TLS failed: {hint} ({error.verify_message.rstrip('.')})")
     if "wrong version" in reason or "record layer" in reason or "packet length" in reason:
         return BrokerRefused(f"{address}: TLS failed: this port does not speak TLS ({reason}): write redis://, or name its TLS port")
-    if "alert" in reason and ("certificate" in reason or "unknown ca" in reason or "handshake failure" in reason):
+    if "alert" in reason and "handshake failure" in reason:  # one alert for all that two ends may not have in common
+        may = "it may want a client certificate that it accepts, or has no cipher in common with us"
+        return BrokerRefused(f"{address}: TLS failed: {may} ({reason}): {_CLIENT_CERTIFICATE}")
+    if "alert" in reason and ("certificate" in reason or "unknown ca" in reason):
         return BrokerRefused(f"{address}: TLS failed: it wants a client certificate that it accepts ({reason}): {_CLIENT_CERTIFICATE}")
     return BrokerRefused(f"{address}: TLS failed: {reason}")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,32 @@ def test_the_right_ca_is_all_it_takes(connect: Connect, tls: TlsServer, run_asyn
 def test_an_untrusted_ca_is_refused_and_the_option_named(connect: Connect, tls: TlsServer, run_async: Any, option: dict[str, str]) -> None:
     options = {key: tls.certificates.file(name) for key, name in option.items()}
     assert "add ?ssl_ca_certs=" in refused(connect, tls.url(**options), run_async)
+
+
+@needs_tls
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_port_that_shook_hands_and_then_is_silent_does_speak_tls(
+    certificates: Certificates, run_async: Any, monkeypatch: pytest.MonkeyPatch, speaks: bool
+) -> None:
+    """The other one takes the connection and says nothing at all: whether it would speak TLS is not known."""
+    monkeypatch.setattr("sim.wire.connection.CONNECT_TIMEOUT_S", 2.0)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.file("server.crt"), certificates.file("server.key"))
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def shake_hands() -> None:
+            taken, _ = listening.accept()
+            with context.wrap_socket(taken, server_side=True) if speaks else taken as wire:
+                while wire.recv(1024):
+                    pass
+
+        silent = pool.submit(shake_hands)
+        url = f"rediss://127.0.0.1:{listening.getsockname()[1]}?ssl_ca_certs={certificates.file('ca.crt')}"
+        said = refused(by_pods, url, run_async, BrokerUnreachable)
+        silent.exception()
+    assert said.partition("does not answer within ")[2] == (
+        "2 s" if speaks else "2 s; it may not speak TLS on this port: if it does not, write redis://"
+    )
 
 
 @needs_tls
@@ -264,7 +293,8 @@ def test_without_numsub_what_publish_said_of_the_probes_proves_the_subscriptions
     assert "PUBSUB NUMSUB" in " ".join(run.info.notes)
     verdict = judge(run)
     assert verdict.checkers["harness"].verdict == "valid"
-    proven = run.broker[run.broker["metric"] == "numsub"]
+    assert "PUBLISH said of the probes" in verdict.checkers["harness"].detail
+    proven = run.broker[run.broker["metric"] == "probe_receivers"]
     assert set(proven["subject"]) == {channel for history in run.pod_histories for channel in history.channels}
     assert verdict.checkers["ledger"].verdict == "valid"
 

@@ -33,6 +33,13 @@ def refusal(name: str, *settings: str) -> str:
     return str(refused.value)
 
 
+def test_a_bus_without_links_refuses_a_fault_on_them(good: Path) -> None:
+    fault = 'faults=[{kind="link_reset",at_s=1,for_s=1}]'
+    load_scenario(str(good), settings=(fault,))
+    said = refusal(str(good), fault, "bus.transport=memory")
+    assert "faults[0]: link_reset is of links to a broker, and bus.transport = 'memory' has none" in said
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"

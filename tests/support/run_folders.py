@@ -108,6 +108,7 @@ class RunFolder:
     numsub: bool = True
     title: str = ""
     transport: str = "pubsub"
+    bus: dict[str, Any] = field(default_factory=dict)
 
     def pod(self, name: str, *, service: str = "web", channels: str = "config.updated", end_ns: int = 30 * SECOND) -> RunFolder:
         """Add a pod that lives from second 1 to the end."""
@@ -211,8 +212,9 @@ class RunFolder:
         (self.folder / "environment.json").write_text(json.dumps({"python": "3.11", "redis": "7.4"}))
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)
+        bus = "".join(f"{key} = {json.dumps(value)}\n" for key, value in ({"transport": self.transport} | self.bus).items())
         (self.folder / "scenario.toml").write_text(
-            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n'
+            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\n{bus}'
             f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}{self.scenario}",
             encoding="utf-8",
         )

@@ -2,10 +2,14 @@
 
 Entries have ids ``<virtual ms>-<n>``. A group remembers how far it has read, and of each entry that it gave out and that was not
 acknowledged: to whom, when, and how often. A blocking read waits at the server until an entry comes or its time is up.
+
+Entries stand in nodes, and MAXLEN with ``~`` drops whole ones only, as long as enough entries are left: a short stream keeps more than
+it was told. How many fit into a node was measured on a real server for values of 0 to 20,000 bytes.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +19,10 @@ from sim.wire.resp import NIL, Error, Reply, encode
 NS_PER_MS = 1_000_000
 Id = tuple[int, int]
 ZERO: Id = (0, 0)
+NODE_ENTRIES = 100  # stream-node-max-entries
+NODE_BYTES = 4096  # stream-node-max-bytes
+NODE_OWN_BYTES = 20
+ENTRY_OWN_BYTES = 11  # its id, its flags, and the lengths of what it holds
 NO_GROUP = "NOGROUP No such key '{}' or consumer group '{}' in XREADGROUP with GROUP option"
 
 
@@ -37,12 +45,44 @@ class Group:
 
 
 @dataclass
+class Node:
+    """Some entries that lie together."""
+
+    entries: int = 0
+    size: int = NODE_OWN_BYTES
+
+
+@dataclass
 class ModelStream:
-    """The entries of a stream in the order of their ids, and its groups."""
+    """The entries of a stream in the order of their ids, the nodes in which they lie, and its groups."""
 
     entries: dict[Id, list[bytes]] = field(default_factory=dict)
+    nodes: deque[Node] = field(default_factory=deque)
     last: Id = ZERO
     groups: dict[bytes, Group] = field(default_factory=dict)
+
+    def add(self, one: Id, content: list[bytes]) -> None:
+        """Add an entry, in the last node or a new one."""
+        size, last = sum(map(len, content)), self.nodes[-1] if self.nodes else None
+        if last is None or last.entries >= NODE_ENTRIES or last.size + size >= NODE_BYTES:
+            last = Node()
+            self.nodes.append(last)
+        last.entries += 1
+        last.size += sum(map(len, content[1::2])) + ENTRY_OWN_BYTES
+        self.entries[one], self.last = content, one
+
+    def trim(self, most: int, *, exactly: bool) -> None:
+        """Drop the oldest entries beyond so many; if not exactly, only whole nodes."""
+        while self.nodes and len(self.entries) > most:
+            node, beyond = self.nodes[0], len(self.entries) - most
+            if beyond < node.entries and not exactly:
+                return
+            dropped = min(node.entries, beyond)
+            for _ in range(dropped):
+                del self.entries[next(iter(self.entries))]
+            node.entries -= dropped
+            if not node.entries:
+                self.nodes.popleft()
 
     def after(self, last: Id) -> Iterator[tuple[Id, list[bytes]]]:
         """Yield the entries beyond an id; reading goes on where it stopped, so this looks from the end."""
@@ -83,8 +123,9 @@ def _row(one: Id, content: list[bytes] | None) -> list[Reply]:
 
 def _xadd(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     key, rest = words[1], words[2:]
-    most = 0
+    most, exactly = 0, True
     if rest[0].upper() == b"MAXLEN":
+        exactly = rest[1] != b"~"
         rest = rest[2:] if rest[1] in (b"~", b"=") else rest[1:]
         most, rest = int(rest[0]), rest[1:]
     stream = _stream(server, key)
@@ -93,9 +134,9 @@ def _xadd(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
         server.keys.set(key, stream)
     now_ms = server.loop.now_ns() // NS_PER_MS
     one = (now_ms, 0) if now_ms > stream.last[0] else (stream.last[0], stream.last[1] + 1)
-    stream.entries[one], stream.last = rest[1:], one
-    while most and len(stream.entries) > most:
-        del stream.entries[next(iter(stream.entries))]
+    stream.add(one, rest[1:])
+    if most:
+        stream.trim(most, exactly=exactly)
     server.reply(client, encode(_text(one)))
     server.serve_blocked(key)
     return None

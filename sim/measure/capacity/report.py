@@ -167,7 +167,9 @@ def _next_limit(found: Capacity) -> str:
     if first is None or carried is None:
         return f"No rate that was tried was too much. What each resource carries: {others}."
     who = (
-        "the broker's core" if first.core >= FULL_CORE else f"not the broker's core, which had {first.core:.0%}: this machine's other work"
+        "the broker's core"
+        if first.core >= FULL_CORE
+        else f"not the broker's core, which had {first.core:.0%}: it may be this machine's other work"
     )
     return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}). What each resource carries: {others}."
 

@@ -60,8 +60,8 @@ class Host(Protocol):
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
 
-    async def settle(self, *, timeout_s: float) -> None:
-        """Flush every pod's batch and wait for the answers."""
+    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+        """Flush every pod's batch and wait for the answers; the last time, give up what pods without a connection keep."""
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""

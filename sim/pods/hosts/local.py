@@ -226,10 +226,10 @@ class LocalHost:
         for process in self._processes.values():
             process.send(self._reading)
 
-    async def settle(self, *, timeout_s: float) -> None:
-        """Flush every pod's batch and wait until every publish has its answer."""
+    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+        """Flush every pod's batch and wait until every publish has its answer; the last time, give up what pods still keep."""
         frozen = {pod.process for pod in self._pods if pod.frozen}
-        settling = [process.ask(Settle(timeout_s)) for process in self._processes.values() if process not in frozen]
+        settling = [process.ask(Settle(timeout_s, last)) for process in self._processes.values() if process not in frozen]
         try:
             async with asyncio.timeout(2 * timeout_s + SETTLE_GRACE_S):
                 await asyncio.gather(*settling)

@@ -96,9 +96,10 @@ class Read(msgspec.Struct, frozen=True, tag="read"):
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
-    """The order to flush every pod's batch. Answered when every publish has its answer."""
+    """The order to flush every pod's batch, the last time also to give up what is kept. Answered when every publish has its answer."""
 
     timeout_s: float
+    last: bool = False
     id: int = 0
 
 

@@ -36,7 +36,7 @@ REASONS = {  # a reason in the singular and in the plural
     "refused": ("was refused", "were refused"),
     "unknown": ("had no answer", "had no answer"),
     "memory": ("was published in memory mode", "were published in memory mode"),
-    "acknowledged": ("came when nobody was subscribed", "came when nobody was subscribed"),
+    "acknowledged": ("was taken by the broker and reached no pod", "were taken by the broker and reached no pod"),
 }
 METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
 

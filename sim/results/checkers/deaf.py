@@ -137,7 +137,7 @@ def _hears_ns(outage: Outage, belief: Belief, times: _Pod) -> int:
 
 def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:
     if not found:
-        return "no pod lived at the end of a fault"
+        return "no pod that hears anything lived at the end of a fault"
     if not counts["deaf"] and not counts["lost"]:
         return "every pod heard as soon as the fault had ended, and none lost a copy by not hearing"
     deaf = [one for one in found if one.deaf_s > 0]

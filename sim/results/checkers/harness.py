@@ -1,7 +1,7 @@
 """Audit the instrument before its measurements are believed. Its verdict is valid or unknown, never invalid.
 
 It is unknown when the run was not sealed or did not reach its end, when the broker counts other subscribers than the fleet claims
-(PUBSUB NUMSUB, less those that were there before the fleet), when the generator made under 99 % of the calls that the schedule meant
+(see `_audit_subscriptions`), when the generator made under 99 % of the calls that the schedule meant
 to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
 missing. On the model ground time is virtual, so processor time says nothing and is not asked for.
 
@@ -21,11 +21,13 @@ from sim.record.schema import ALIVE_STATES, HTTP_CALL
 from sim.results.checkers.verdict import Result
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.pod_histories import PodHistory
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
 SEND_DELAY_SHARE = 0.3
 ROWS_FOR_CLOCK = 200_000
+SETTLES_NS = 1_000_000_000  # the broker may count for so long who is gone, or who is not back yet
 SAMPLED_NS = 1_000_000_000  # a process that had pods for so long must have samples
 
 
@@ -50,7 +52,7 @@ def check(run: Run) -> Result:
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
-    heard = "the broker has subscribers" if run.info.fleet == "none" else "the broker counts the subscribers that the fleet claims"
+    heard = "the broker has subscribers" if run.info.fleet == "none" else _proof(run)
     made, offered = audit.counts["calls_made"], audit.counts["calls_offered"]
     share = f"all {amount(made)}" if made == offered > 1 else f"{amount(made)} of {amount(offered)}"
     detail = f"the run is whole, {heard}, and {share} offered calls were made"
@@ -72,22 +74,31 @@ def _audit_end(run: Run, audit: _Audit) -> None:
         audit.faults.append(f"{count(len(run.unreadable_parts), 'part')} of tables cannot be read: {', '.join(run.unreadable_parts[:3])}")
 
 
+def _proof(run: Run) -> str:
+    """Return what proved the subscriptions, in words."""
+    if not (run.broker["metric"] == "numsub").any():
+        return "PUBLISH said of the probes that they reached the subscribers that the fleet claims"
+    return f"the broker counts the {'consumers' if run.one_per_service else 'subscribers'} that the fleet claims"
+
+
 def _audit_subscriptions(run: Run, audit: _Audit) -> None:
-    """Compare the broker's last count of each channel in the run phase with the pods subscribed at that moment."""
+    """Compare the broker's newest count of each channel, less who was there before the fleet, with the pods that say they subscribe.
+
+    A broker that does not let us count (PUBSUB NUMSUB) says by its answers to the probes how many there are (`probe_receivers`).
+    While a fault is on, and shortly after it or a change of a pod's state, the two may differ for a moment, so there an older count is
+    looked at too; the oldest, before the load, has to agree. A consumer of a stream's group is counted from its first subscription on,
+    whether or not it is connected, until the group is lost: there are at least as many as pods subscribe, and at most as many as did.
+    """
     broker = run.broker
     end = run.phases.get("run", (0, FOREVER_NS))[1]
-    samples = broker[(broker["metric"] == "numsub") & (broker["at_ns"] <= end)]
-    last = {row["subject"]: row for row in samples.sort_values("at_ns", kind="stable").to_dict("records")}
+    counted = broker[broker["metric"].isin(["numsub", "probe_receivers"]) & (broker["at_ns"] <= end)]
+    samples: dict[str, list[tuple[int, float]]] = {}
+    for row in counted.sort_values("at_ns", kind="stable").to_dict("records"):
+        samples.setdefault(str(row["subject"]), []).append((int(row["at_ns"]), float(row["value"])))
     before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
     channels = sorted({channel for history in run.pod_histories for channel in history.channels})
-    wrong, unproven = [], [channel for channel in channels if channel not in last]
-    for channel in channels:
-        if channel in last:
-            counted = last[channel]["value"] - before.get(channel, 0)
-            claimed = sum(
-                channel in history.channels and history.state(last[channel]["at_ns"]) == "subscribed" for history in run.pod_histories
-            )
-            wrong += [f"{channel}: {count(counted, 'subscriber')}, the fleet claims {claimed}"] if counted != claimed else []
+    unproven = [channel for channel in channels if channel not in samples]
+    wrong = [text for channel in channels if (text := _differ(run, channel, samples.get(channel, []), before.get(channel, 0.0)))]
     audit.counts |= {"channels_proven": len(channels) - len(unproven) - len(wrong), "channels": len(channels)}
     if not channels:
         audit.faults.append("no pod subscribes to anything")
@@ -97,6 +108,26 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
         audit.faults.append(f"NUMSUB and the fleet differ: {'; '.join(wrong[:3])}")
     if any(before.values()):
         audit.warnings.append(f"{count(sum(before.values()), 'subscriber')} of other programs on these channels before the fleet")
+
+
+def _differ(run: Run, channel: str, samples: list[tuple[int, float]], strangers: float) -> str:
+    """Return how the broker's count of a channel and the fleet differ, empty when the newest that can be compared agrees."""
+    pods = [history for history in run.pod_histories if channel in history.channels]
+    for place, (at_ns, value) in enumerate(reversed(samples), start=1):
+        counted, claimed = value - strangers, sum(history.state(at_ns) == "subscribed" for history in pods)
+        most = sum(history.has_been("subscribed", at_ns) for history in pods) if run.one_per_service else claimed
+        if claimed <= counted <= most:
+            return ""
+        if place == len(samples) or not _restless(run, pods, at_ns):
+            return f"{channel}: {count(counted, 'subscriber')}, the fleet claims {most if counted > most else claimed}"
+    return ""
+
+
+def _restless(run: Run, pods: list[PodHistory], at_ns: int) -> bool:
+    """Whether a fault is on at a time or ended shortly before, or a pod changes its state about then."""
+    faults = run.faults
+    on = (faults["begin_ns"] <= at_ns) & ((faults["end_ns"] == 0) | (faults["end_ns"] >= at_ns - SETTLES_NS))
+    return bool(on.any()) or any(abs(changed - at_ns) <= SETTLES_NS for history in pods for changed in history.at_ns)
 
 
 def _audit_receivers(run: Run, audit: _Audit) -> None:
@@ -207,12 +238,22 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
     share = float(delay.sum() / lag.sum()) if lag.sum() > 0 else 0.0
     audit.counts["send_delay_share"] = round(share, 4)
     if share > SEND_DELAY_SHARE:
-        audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: the generator was late, not the bus")
+        audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: {_who_was_late(run)}, not the bus")
     # A row of `hosts` holds the worst of some ten samples, so the median row is near the 93rd percentile of the loops' lateness.
     lag_p99, loop_us = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
     if loop_us > lag_p99 / 2:
         text = f"the loops are often {duration(loop_us / 1e6)} late, lag p99 is {duration(lag_p99 / 1e6)}"
         audit.warnings.append(f"{text}: busy loops may be what is measured")
+
+
+def _who_was_late(run: Run) -> str:
+    """Return who may have kept events before they were sent: a pod may keep them itself, or stand still."""
+    kept = run.scenario.get("bus", {}).get("outage_queue", "none") == "keep"
+    still = any(history.freezes for history in run.pod_histories)
+    if not (kept or still):
+        return "the generator was late"
+    may = ["pods kept them in an outage"] * kept + ["pods stood still"] * still
+    return f"{' or '.join(may)}, or the generator was late" if run.info.ground != "model" else " or ".join(may)
 
 
 def _audit_clock(run: Run, audit: _Audit) -> None:

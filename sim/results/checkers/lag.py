@@ -56,7 +56,7 @@ def check(run: Run) -> Result:
     detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
     if counts["negative"]:
         many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
-        detail = f"{many} meant or sent: the clocks disagree"
+        detail = f"{many} meant or sent: the clocks or the record are wrong"
         return Result("unknown", detail, counts=counts, metrics=_metrics(lag, delay))
     return Result("valid", detail, counts=counts, metrics=_metrics(lag, delay))
 

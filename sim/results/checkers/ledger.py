@@ -27,6 +27,8 @@ from sim.results.checkers.verdict import MAX_WITNESSES, Result, Word
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 
+UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone
+
 
 def check(run: Run) -> Result:
     """Count copies by fate and cause, balance the books, and name what has no explanation."""
@@ -163,7 +165,7 @@ def _expected_from_totals(run: Run) -> int:
 
 
 def _came_alive_late(run: Run) -> int:
-    """Return the number of copies heard by pods that came alive between sending and answer."""
+    """Return the number of copies heard by pods that came alive between sending and answer, or lived for a part of its nanosecond."""
     copies, index, late = run.copies, run.index, 0
     due = np.zeros(len(run.publishes) + 1, dtype=np.int64)
     due[index.row] = index.due_ns
@@ -175,28 +177,58 @@ def _came_alive_late(run: Run) -> int:
 
 def _publish_account(run: Run) -> dict[str, int | float]:
     """Return what PUBLISH said of the run phase's events, beside how many copies of them were expected."""
-    publishes, copies = run.publishes, run.copies
-    receivers = publishes["receivers"].to_numpy()
-    said = (publishes["phase"] == "run").to_numpy() & (receivers >= 0)
+    copies, receivers, said = run.copies, run.publishes["receivers"].to_numpy(), _said(run)
     one_count = not run.many_nodes or run.transport != "pubsub"
-    said &= codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]
-    meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
-    expected = np.bincount(copies.publish[meant], minlength=len(publishes))
-    heard = np.bincount(copies.publish[copies.fate == FATE["delivered"]], minlength=len(publishes))
+    heard = np.bincount(copies.publish[copies.fate == FATE["delivered"]], minlength=len(receivers))
     return {
         "publish_receivers": int(receivers[said].sum()),
         "publish_delivered": int(heard[said].sum()),
-        "publish_said_more": int((receivers > expected)[said].sum()),
+        "publish_said_more": int(_said_more(run).sum()),
         "publish_said_fewer": int((receivers < heard)[said].sum()) if one_count else 0,
     }
+
+
+def _said(run: Run) -> Array:
+    """Return which publishes of the run phase PUBLISH told a number of subscribers of."""
+    publishes = run.publishes
+    told: Array = (publishes["phase"] == "run").to_numpy() & (publishes["receivers"].to_numpy() >= 0)
+    told &= codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]
+    return told
+
+
+def _said_more(run: Run) -> Array:
+    """Return of which publishes PUBLISH said more subscribers than the fleet had to hear it."""
+    copies = run.copies
+    meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
+    expected = np.bincount(copies.publish[meant], minlength=len(run.publishes))
+    more: Array = run.publishes["receivers"].to_numpy() > expected
+    return _said(run) & more
+
+
+def _who_else(run: Run) -> str:
+    """Return who was counted by PUBLISH beside the fleet, as far as anything shows it.
+
+    A broker counts a connection until it knows that it is gone: about a fault, or when a pod ends or connects again, it may be our own.
+    """
+    if (run.broker["value"][run.broker["metric"] == "numsub_foreign"] > 0).any():
+        return "other programs subscribe to these channels too"
+    rows = run.publishes[_said_more(run)]
+    sent, answered = rows["sent_ns"].to_numpy(), rows["acked_ns"].to_numpy()
+    channel, channels = codes_of(rows["channel"])
+    ours = np.zeros(len(rows), dtype=bool)
+    for fault in run.faults.to_dict("records"):
+        ours |= (fault["begin_ns"] <= answered) & ((fault["end_ns"] == 0) | (fault["end_ns"] >= sent - UNNOTICED_NS))
+    for history in run.pod_histories:
+        changes = np.searchsorted(history.at_ns, answered, side="right") > np.searchsorted(history.at_ns, sent - UNNOTICED_NS)
+        ours |= changes & np.array([*(word in history.channels for word in channels), False])[channel]
+    return "it may have counted connections of pods that had ended or connected again" if ours.all() else "someone else may listen"
 
 
 def _warnings(run: Run, counts: dict[str, int | float]) -> list[str]:
     texts = []
     if counts["publish_said_more"]:
-        texts.append(
-            f"PUBLISH reached more subscribers than the fleet has in {count(counts['publish_said_more'], 'event')}: someone else listens"
-        )
+        more = count(counts["publish_said_more"], "event")
+        texts.append(f"PUBLISH reached more subscribers than the fleet has in {more}: {_who_else(run)}")
     if counts["publish_said_fewer"]:
         texts.append(f"PUBLISH said fewer receivers than pods heard it in {count(counts['publish_said_fewer'], 'event')}")
     if counts["foreign"]:

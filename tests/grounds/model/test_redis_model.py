@@ -98,6 +98,7 @@ counts = st.sampled_from(["1", "2", "10"])
 stream_commands = st.one_of(
     st.tuples(st.just("XADD"), names, st.just("*"), st.just("e"), names),
     st.tuples(st.just("XADD"), names, st.just("MAXLEN"), st.just("2"), st.just("*"), st.just("e"), names),
+    st.tuples(st.just("XADD"), names, st.just("MAXLEN"), st.just("~"), st.just("2"), st.just("*"), st.just("e"), names),
     st.tuples(st.just("XGROUP"), st.just("CREATE"), names, st.just("g"), ids, st.just("MKSTREAM")),
     st.tuples(st.just("XGROUP"), st.just("CREATECONSUMER"), names, st.just("g"), names),
     st.tuples(st.just("XGROUP"), st.just("DESTROY"), names, st.just("g")),
@@ -203,6 +204,19 @@ def test_streams_and_groups_are_those_of_a_real_server(address: Address) -> None
 
     compare()
     assert sum(compared) > 100, "the scripts said hardly anything"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("most", [1, 20, 150])
+@pytest.mark.parametrize("size", [10, 300, 1000, 20_000])
+def test_a_stream_trimmed_to_about_a_length_is_as_long_as_on_a_real_server(address: Address, size: int, most: int) -> None:
+    """What it is told is the least: nodes are dropped whole."""
+    add = ("XADD", "s", "MAXLEN", "~", str(most), "*", "e", "x" * size)
+    script: Script = [(0, words) for _ in range(max(220, most + 30)) for words in (add, ("XLEN", "s"))]
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        real = runner.run(play(address, script))[0][1::2]
+    assert on_model(lambda broker: play(broker.address, script))[0][1::2] == real
+    assert min(real[most:]) >= most
 
 
 @pytest.mark.broker

@@ -61,6 +61,7 @@ def test_items_lost_stand_by_what_their_publisher_knew(plan: RunFolder) -> None:
     lost = {name: value for name, value in result.counts.items() if name.startswith("lost")}
     assert lost == {"lost": 67, "lost.acknowledged": 19, "lost.unknown": 13, "lost.memory": 17, "lost.refused": 11, "lost.never-sent": 7}
     assert result.metrics["items_lost"] == 67
+    assert "19 were taken by the broker and reached no pod" in result.detail
     assert len(result.witnesses) == 3 and all(text.startswith("evt_") for text in result.witnesses)
     assert result.witnesses[0].endswith("on analytics.events.batch: 19 items of web-0, acknowledged")
     assert never.id not in "".join(result.witnesses)

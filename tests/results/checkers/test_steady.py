@@ -78,6 +78,21 @@ def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan:
     assert "did not recover after the last fault: 1 pod is away, web-1 first" in result.detail
 
 
+def test_with_nobody_away_it_is_not_the_policy_that_keeps_the_lab_from_recovering(plan: RunFolder) -> None:
+    result = check(judged(plan, reattach="restart", recovered=False))
+    assert result.verdict == "invalid"
+    assert "did not recover after the last fault: 0 pods are away" in result.detail and "reattach" not in result.detail
+
+
+@pytest.mark.parametrize(("redis_url", "word"), [(False, "valid"), (True, "unknown")])
+def test_pods_that_never_had_a_broker_hear_themselves_in_their_steady_state(plan: RunFolder, redis_url: bool, word: str) -> None:
+    plan.bus["redis_url"] = redis_url
+    event = plan.events[5]
+    event.outcome = "memory"
+    plan.drop(event, "web-1")
+    assert check(judged(plan)).verdict == word
+
+
 def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(plan: RunFolder) -> None:
     assert check(judged(plan, recovered=None)).verdict == "unknown"
     plan.faults = []
