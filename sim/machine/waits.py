@@ -290,8 +290,11 @@ class OwnWaits:
 
     def close(self) -> None:
         """Close every file; may be called twice."""
-        for one in (self._threads, self._throttle, self._machine, *([self._loop] if self._loop is not None else [])):
-            one.close()
+        self._threads.close()
+        self._throttle.close()
+        self._machine.close()
+        if self._loop is not None:
+            self._loop.close()
 
 
 class OtherWaits:
