@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,21 @@ from sim.results.opened_run import Run, open_run
 BOUND_S = 120
 BUSY = f"import time\nend = time.monotonic() + {BOUND_S}\nwhile time.monotonic() < end: pass"
 BUSLAB = Path(sys.executable).with_name("buslab")
+# libfaketime 0.9.10 takes an absolute wait on the monotonic clock, which it was told to leave alone, for one that it should move.
+SHIM = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *until, struct timespec *left) {
+  return syscall(SYS_clock_nanosleep, clock, flags, until, left) == 0 ? 0 : errno;
+}
+int timerfd_settime(int fd, int flags, const struct itimerspec *value, struct itimerspec *old) {
+  return syscall(SYS_timerfd_settime, fd, flags, value, old);
+}
+"""
 FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1", "/usr/local/lib/faketime/libfaketimeMT.so.1")
 STOP_S = 2.0
 STEP_S = 3600
@@ -73,12 +89,17 @@ def small_cgroup(share: float) -> Iterator[Callable[[], None]]:
         folder.rmdir()
 
 
-def faketime() -> Path:
-    """Return libfaketime, or skip."""
-    for pattern in FAKETIME:
-        for found in Path("/").glob(pattern.lstrip("/")):
-            return found
-    return pytest.skip("libfaketime is not installed: apt-get install libfaketime")
+def preloads(folder: Path) -> str:
+    """Return what to preload so that a file sets the wall clock of a program and of all that it starts, or skip."""
+    found = next((path for pattern in FAKETIME for path in Path("/").glob(pattern.lstrip("/"))), None)
+    compiler = shutil.which("cc")
+    if found is None or compiler is None:
+        pytest.skip("libfaketime, or a C compiler for its shim, is not installed: apt-get install libfaketime gcc")
+    source, shim = folder / "shim.c", folder / "shim.so"
+    if not shim.exists():
+        source.write_text(SHIM)
+        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", shim, source], check=True)
+    return f"{shim}:{found}"
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -146,7 +167,7 @@ def run_under(condition: str, scenario: str, folder: Path, *settings: str, after
             enter = stack.enter_context(small_cgroup(0.2))
         elif condition == "step":
             clock.write_text("+0")
-            env = {"LD_PRELOAD": str(faketime()), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+            env = {"LD_PRELOAD": preloads(folder.parent), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
             env |= {"DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         process = start(scenario, folder, *settings, env=env, enter=enter)
         try:
