@@ -289,6 +289,8 @@ class AtBest:
     def _share_withheld(self) -> float:
         begin, end = self._span
         hosts = self.run.info.load.generators
+        if not self._stalled_in(begin, end, hosts):
+            return 0.0  # it was back in time for the next call
         lost = max((int(self.withheld.of(host, np.array([begin]), np.array([end]))[0]) for host in hosts), default=0)
         return lost / (end - begin) if end > begin else 0.0
 
