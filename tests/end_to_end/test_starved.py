@@ -66,7 +66,7 @@ def check_cell(condition: str, scenario: str, folder: Path, *settings: str) -> N
     if condition in ("busy", "cgroup"):
         assert all(ns > 0 for ns in withheld.values())
     if condition == "cgroup":
-        assert run.hosts["throttled_ns"].max() > 1e8
+        assert run.hosts["throttled_ns"].max() > 0
     if condition == "stopped":
         assert run.hosts["stood_ns"].max() > 0.9 * STOP_S * 1e9
     if condition == "step":
