@@ -48,11 +48,11 @@ class OtherProcesses:
                     found[one.pid, one.create_time()] = one.name(), times.user + times.system
         return found
 
-    def busiest(self) -> list[Taker]:
-        """Return those that have used most since then, the first `NAMED` of at least `SHARE_MIN` of a core."""
+    def busiest(self, most: int = NAMED) -> list[Taker]:
+        """Return those that have used most since then, so many of at least `SHARE_MIN` of a core."""
         took = max(time.monotonic() - self._began, 1e-3)
         takers = []
         for key, (name, used) in self._used().items():
             _, before = self._before.get(key, ("", 0.0))
             takers.append(Taker(name, key[0], (used - before) / took))
-        return sorted((one for one in takers if one.share >= SHARE_MIN), key=lambda one: -one.share)[:NAMED]
+        return sorted((one for one in takers if one.share >= SHARE_MIN), key=lambda one: -one.share)[:most]
