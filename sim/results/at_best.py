@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. A *time* loses what was withheld, inside it, from the processes that it passed (`sim.results.passages`).
+1. A *time* loses what was withheld, inside it, from the processes that it passed (`sim.results.passages`); times that do not overlap
+   share what there is.
 2. A *count* loses what a stall may have made: what gave up waiting, or was away for longer. Such a loss has a stall at most `HORIZON_NS`
    before it, and is outside the time that a fault was meant to be on, in which it would have been lost anyway.
 3. Nothing that a machine does makes a pod of Pub/Sub hear an event twice, or events of one publisher overtake each other, or be heard by
@@ -29,7 +30,7 @@ from sim.record.schema import HTTP_CALL
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.outages import load_end, read_outages
-from sim.results.passages import Passages, by_publisher
+from sim.results.passages import Passages, by_publisher, kept_at_best
 from sim.results.withheld import Withheld, hosts_of_pods, read_withheld
 
 HORIZON_NS = 10_000_000_000  # reconnecting, with every bound and pause on the way, is over by then
@@ -63,8 +64,10 @@ class AtBest:
         name = metric.partition(".")[0]
         return name != "unexpected" and (name not in ("duplicates", "out_of_order") or self.run.one_per_service)
 
-    def value(self, metric: str, measured: float) -> float:
+    def value(self, metric: str, measured: float, limit: float) -> float:
         """Return the metric at best, in its unit: -inf (inf of a `_min`) where it may have been anything.
+
+        What was withheld is given out so that the limit is kept, where that can be.
 
         Parameters
         ----------
@@ -85,7 +88,7 @@ class AtBest:
         }
         stem, _, quantile = name.rpartition("_")
         if stem in known and quantile in QUANTILES:
-            values = known[stem](metric)
+            values = known[stem](metric, limit * 1e6)
             return float(np.quantile(values, QUANTILES[quantile], method="higher")) / 1e6 if len(values) else -math.inf
         counts = {
             "missing": self._missing,
@@ -96,7 +99,7 @@ class AtBest:
         if name in counts:
             return counts[name](metric)
         if name == "stale_reads":
-            return float(len(self._stale(metric)))
+            return float(len(self._stale(metric, 0.0)))
         if name == "handled_twice":
             return float(self.handled_twice())
         if name in ("time_to_notice_s_max", "time_to_recover_s_max", "deaf_s_max", "steady_s_max"):
@@ -123,36 +126,37 @@ class AtBest:
                 chosen &= codes_in(run.publishes["channel"], {found[2]: 1})[run.copies.publish] == 1
         return chosen
 
-    def _lag(self, metric: str) -> Array:
+    def _lag(self, metric: str, limit_ns: float) -> Array:
         copies = self.run.copies
         rows = np.flatnonzero(self._chosen(metric) & (copies.fate == FATE["delivered"]))
         publish, handled = copies.publish[rows], self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
-        lag: Array = handled - self.run.publishes["intended_ns"].to_numpy()[publish]
-        return lag - self._passages.arriving(publish, copies.pod[rows], handled)
+        begin = self.run.publishes["intended_ns"].to_numpy()[publish]
+        lost = self._passages.arriving(publish, copies.pod[rows], handled)
+        return kept_at_best(handled - begin, lost, begin, limit_ns=limit_ns, withheld=self.withheld)
 
-    def _send_delay(self, metric: str) -> Array:
+    def _send_delay(self, metric: str, limit_ns: float) -> Array:
         publishes = self.run.publishes
         sent, outcome = publishes["sent_ns"].to_numpy(), codes_in(publishes["outcome"], OUTCOME)
         rows = np.flatnonzero((publishes["phase"] == "run").to_numpy() & (sent > 0) & (outcome != OUTCOME["memory"]))
-        delays: Array = (sent - publishes["intended_ns"].to_numpy() - self._passages.sending())[rows]
-        return delays
+        begin, lost = publishes["intended_ns"].to_numpy()[rows], self._passages.sending()[rows]
+        return kept_at_best(sent[rows] - begin, lost, begin, limit_ns=limit_ns, withheld=self.withheld)
 
-    def _call(self, metric: str) -> Array:
+    def _call(self, metric: str, limit_ns: float) -> Array:
         """Return what each call took; where it began late, by how late the loop of its process was."""
         calls, (begin_ns, end_ns) = self.run.calls, self._span
         intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
         rows = np.flatnonzero((intended >= begin_ns) & (intended < end_ns) & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1))
         publisher, words = codes_of(calls["publisher"])
-        by_pod, found = hosts_of_pods(self.run), took[rows].copy()
+        by_pod, lost = hosts_of_pods(self.run), np.zeros(len(rows), dtype=np.int64)
         for code in np.unique(publisher[rows]).tolist():
             mine = publisher[rows] == code
             hosts = by_publisher(words[code], by_pod, tuple(self.run.info.load.generators))
             at, long = intended[rows][mine], took[rows][mine]
             late = np.max([np.zeros(len(at), dtype=np.int64), *(self.withheld.late_ns(host, at) for host in hosts)], axis=0)
-            found[mine] -= np.minimum(self.withheld.over((*hosts, *self.withheld.servers), at, at + long + late), long)
-        return found
+            lost[mine] = np.minimum(self.withheld.over((*hosts, *self.withheld.servers), at, at + long + late), long)
+        return kept_at_best(took[rows], lost, intended[rows], limit_ns=limit_ns, withheld=self.withheld)
 
-    def _item_age(self, metric: str) -> Array:
+    def _item_age(self, metric: str, limit_ns: float) -> Array:
         copies, publishes = self.run.copies, self.run.publishes
         (begin_ns, end_ns), items = self._span, publishes["items"].to_numpy()
         first, intended = publishes["first_item_ns"].to_numpy(), publishes["intended_ns"].to_numpy()
@@ -163,11 +167,12 @@ class AtBest:
         handled = self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
         lost = np.minimum(self._passages.to_pods(publish, pod, first[publish], handled), handled - first[publish])
         lost = np.maximum(lost, self._passages.arriving(publish, pod, handled))
+        ages = kept_at_best(handled - first[publish], lost, first[publish], limit_ns=limit_ns, withheld=self.withheld)
         age = np.full(len(publishes), -1, dtype=np.int64)
-        np.maximum.at(age, publish, handled - first[publish] - lost)
+        np.maximum.at(age, publish, ages)
         return age[age >= 0]
 
-    def _stale(self, metric: str) -> Array:
+    def _stale(self, metric: str, limit_ns: float) -> Array:
         return self.stale_for_ns(self._passages.arriving)
 
     def _reaction(self, name: str, measured: float) -> float:

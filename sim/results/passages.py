@@ -12,6 +12,9 @@ from sim.record.reader import Array, codes_of
 from sim.results.opened_run import Run
 from sim.results.withheld import Withheld, hosts_of_pods
 
+FASTEST_NS = 50_000  # no copy comes from one process through a server to another in less
+SECOND_NS = 1_000_000_000
+
 _Hosts = tuple[str, ...]
 
 
@@ -71,6 +74,43 @@ def _groups(hosts: list[_Hosts], codes: Array) -> list[tuple[_Hosts, Array]]:
     for code in np.unique(codes).tolist():
         wanted.setdefault(hosts[code], []).append(code)
     return [(names, np.isin(codes, its)) for names, its in wanted.items()]
+
+
+def kept_at_best(times_ns: Array, lost_ns: Array, begin_ns: Array, *, limit_ns: float, withheld: Withheld) -> Array:
+    """Return times with those within the limit that would have been, had nothing been withheld; what was withheld is given out once.
+
+    A time may lose all that its processes were withheld meanwhile. But times that do not overlap lose different parts of that: second by
+    second what was withheld goes first to those of which it brings the most within the limit. Nothing is faster than `FASTEST_NS`.
+
+    Parameters
+    ----------
+    times_ns, begin_ns
+        How long each took, from when on.
+    lost_ns
+        The most that each of them lost.
+    """
+    if limit_ns < FASTEST_NS:
+        return times_ns
+    excused = np.flatnonzero((times_ns > limit_ns) & (times_ns - lost_ns <= limit_ns))
+    excused = excused[np.argsort(begin_ns[excused], kind="stable")]
+    if not len(excused):
+        return times_ns
+    begin, end = begin_ns[excused], begin_ns[excused] + times_ns[excused]
+    reach = np.maximum.accumulate(end)
+    together = np.cumsum(np.append(True, begin[1:] > reach[:-1])) - 1
+    first = np.flatnonzero(np.append(True, np.diff(together) > 0))
+    need = np.maximum.reduceat(times_ns[excused] - limit_ns, first)
+    second = np.maximum.reduceat(end, first) // SECOND_NS
+    kept = np.zeros(len(first), dtype=bool)
+    dearness = need / np.bincount(together)
+    for one in np.unique(second).tolist():
+        mine = np.flatnonzero(second == one)
+        mine = mine[np.argsort(dearness[mine], kind="stable")]
+        kept[mine] = np.cumsum(need[mine]) <= withheld.total(int(begin[first[mine]].min()), (one + 1) * SECOND_NS)
+    times = times_ns.copy()
+    rows = excused[kept[together]]
+    times[rows] = np.minimum(times[rows], int(limit_ns))
+    return times
 
 
 def handed_on(group: Array, begin_ns: Array, end_ns: Array, lost_ns: Array) -> Array:

@@ -98,6 +98,11 @@ class Withheld:
         bounded: Array = np.minimum(total, length)
         return bounded
 
+    def total(self, begin_ns: int, end_ns: int) -> int:
+        """Return at most how long was withheld in a time from all processes together."""
+        begin, end = np.array([begin_ns]), np.array([end_ns])
+        return sum(int(self.of(host, begin, end)[0]) for host in self.accounts)
+
     def stalled(self, hosts: Iterable[str], begin_ns: Array, end_ns: Array) -> Array:
         """Return for each interval whether a stall of one of these processes touches it."""
         touched = np.zeros(len(begin_ns), dtype=bool)

@@ -118,7 +118,7 @@ def _waited(run: Run, best: AtBest, metric: str, measured: float, limit: float) 
     """Return who waited how long for the machine, where without that the limit may have been kept; else an empty string."""
     if not best.withheld.accounts:
         return ""
-    at_best = best.value(metric, measured)
+    at_best = best.value(metric, measured, limit)
     if not (at_best >= limit if metric.endswith("_min") else at_best <= limit):
         return ""
     return f"{who_waited(run, best.withheld)}, which may have made it: {advice(run, best.withheld)}"

@@ -92,6 +92,17 @@ def test_a_slow_bus_on_a_machine_that_is_nearly_quiet_is_invalid(tmp_path: Path)
     assert limit_of(lagging(tmp_path / "run", slo={"lag_ms_p99": 50}, late_ms=0, slow_ms=80).starve(**quiet)).verdict == "invalid"
 
 
+@pytest.mark.parametrize(("wait_ms", "word"), [(1, "invalid"), (60, "unknown")])
+def test_what_was_withheld_is_given_out_once(tmp_path: Path, wait_ms: float, word: str) -> None:
+    """Each of twenty copies a second is 0.2 ms over the limit: 4 ms a second of waiting could do that, one cannot."""
+    plan = lagging(tmp_path / "run", slo={"lag_ms_p50": 0.3}, late_ms=0, slow_ms=0.25).starve(h0=waits(wait_ms))
+    assert limit_of(plan).verdict == word
+
+
+def test_a_limit_that_no_bus_can_keep_is_invalid_on_any_machine(tmp_path: Path) -> None:
+    assert limit_of(lagging(tmp_path / "run", slo={"lag_ms_p50": 1e-6}, late_ms=3000).starve(h0=waits(900))).verdict == "invalid"
+
+
 def test_events_that_queued_behind_the_stop_are_late_by_it_too(tmp_path: Path) -> None:
     """The queue is empty again four seconds after the stop: the events meant after it waited behind those meant in it."""
     plan = RunFolder(tmp_path / "run", slo={"lag_ms_p99": 100}).pod("web-0")
