@@ -6,6 +6,7 @@ this process have in the whole crew.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from locust.env import Environment
 
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
+from sim.machine.waits import OwnWaits
 from sim.pods.blocking_client import BusClient, Published
 from sim.record.recorder import Recorder
 from sim.run.locust_messages import LoadJob
@@ -190,7 +192,12 @@ class Play:
 
 
 def measure(play: Play) -> None:
-    """Record how late this process's loop is and what processor time it uses, until killed."""
+    """Record how late this process's loop is, what processor time it uses and what it waited for a core, until killed."""
+    with contextlib.closing(OwnWaits()) as waits:
+        _measure(play, waits)
+
+
+def _measure(play: Play, waits: OwnWaits) -> None:
     wait = Wait()
     row_ns = flushed_ns = now_ns()
     worst_ns = 0
@@ -199,9 +206,10 @@ def measure(play: Play) -> None:
         wait.until(expected_ns)
         now = now_ns()
         worst_ns = max(worst_ns, now - expected_ns)
+        waits.woke(now - expected_ns)
         expected_ns = now + LAG_PERIOD_NS  # counted from before the work below: the time that it takes is lateness too
         if now - row_ns >= LAG_ROW_NS:
-            play.recorder.tables["hosts"].add(now, play.host, time.process_time_ns(), worst_ns)
+            play.recorder.tables["hosts"].add(now, play.host, time.process_time_ns(), worst_ns, *waits.sample(now))
             row_ns, worst_ns = now, 0
         if now - flushed_ns >= FLUSH_PERIOD_NS:
             play.recorder.flush()

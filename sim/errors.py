@@ -55,6 +55,10 @@ class GeneratorError(BuslabError):
     """A load generator that could not start, or died."""
 
 
+class MachineBusyError(BuslabError):
+    """The machine withholds what a measurement needs: there is no answer, and the message says what to stop."""
+
+
 class HostError(BuslabError):
     """A process of pods that could not start, or ended by itself, with the end of its log."""
 

@@ -32,5 +32,9 @@ class Broker(Protocol):
         """Process id of the server where it is one process of ours, else None."""
 
     @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each server that runs now and is a process of ours, by its node (HOST:PORT); empty where none is."""
+
+    @property
     def image(self) -> dict[str, str] | None:
         """Name, id and digest of the image where the server is a container, else None."""

@@ -40,6 +40,10 @@ class Node(Protocol):
     def address(self) -> Address:
         """Where it is."""
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Its process id, by its address, while it runs as a process that we can see."""
+
     async def kill(self) -> None:
         """End it at once."""
 
@@ -69,6 +73,11 @@ class ClusterBroker:
         self.masters = masters
         self._nodes = nodes
         self._dead: list[Node] = []
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each node that runs."""
+        return {node: pid for one in self._nodes for node, pid in one.pids.items()}
 
     @property
     def control(self) -> ClusterBroker:

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -59,6 +60,16 @@ class ContainerBroker:
         # Whoever asked may not wait any more, as when a run is interrupted; what was asked first is done first all the same.
         self._changing = threading.Lock()
         self._stopping = False
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of the server, where the engine's processes are among those that we see."""
+        pid = int(self._container.attrs.get("State", {}).get("Pid") or 0)
+        try:
+            ours = str(self._container.id) in Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+        except OSError:  # it does not run, or runs elsewhere
+            ours = False
+        return {f"{self.address.host}:{self.address.port}": pid} if ours else {}
 
     @property
     def control(self) -> ContainerBroker:
@@ -215,6 +226,8 @@ def await_answer(server: Container, port: int) -> None:
             with contextlib.suppress(redis.RedisError):
                 # Another server on this port would answer PING too: ask for the name that we gave to ours.
                 if probe.config_get("syslog-ident").get("syslog-ident") == server.name:
+                    with asking("cannot ask for the state of the broker's container"):
+                        server.reload()  # its process id is another one each time
                     return
             with asking("cannot ask for the state of the broker's container"):
                 server.reload()

@@ -48,6 +48,11 @@ class EmbeddedBroker:
         return self._server.pid
 
     @property
+    def pids(self) -> dict[str, int]:
+        """Process id of the server, while it runs."""
+        return {f"{self.address.host}:{self.address.port}": self._server.pid} if self._server.poll() is None else {}
+
+    @property
     def control(self) -> EmbeddedBroker:
         """The broker itself: it can be hurt and mended."""
         return self

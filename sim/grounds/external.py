@@ -28,6 +28,7 @@ class ExternalBroker:
     address: Address
     ground: str
     pid: int | None = None
+    pids: ClassVar[dict[str, int]] = {}
     control: None = None
     new_loop: ClassVar[Callable[[], AbstractEventLoop]] = staticmethod(new_event_loop)
     image: None = None

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import LATER_COLUMNS, TABLES
+from sim.record.schema import LATER_COLUMNS, OPTIONAL, TABLES
 
 Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
@@ -66,23 +66,26 @@ def _check_columns(path: Path, table: str) -> None:
     word = pa.dictionary(pa.uint16(), pa.string())
     expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
     for name, kind in expected:
+        if name not in schema.names and (name in OPTIONAL.get(table, ()) or name in LATER_COLUMNS.get(table, ())):
+            continue
         found = schema.field(name).type if name in schema.names else "not there"
-        if found != kind and (name in schema.names or name not in LATER_COLUMNS.get(table, ())):
+        if found != kind:
             raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
 
 
 def read_table(path: Path, table: str) -> pd.DataFrame:
-    """Return one table, its columns checked, or raise `RunFolderError`."""
+    """Return one table, its columns checked, or raise `RunFolderError`; an optional column that the file does not have is all NaN."""
     _check_columns(path, table)
     try:
-        rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
+        there = set(pq.read_schema(path).names)
+        rows = pq.read_table(path, columns=[column for column in TABLES[table] if column in there]).unify_dictionaries()
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
     read = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
     for name, value in LATER_COLUMNS.get(table, {}).items():
         if name not in read:
             read[name] = pd.Categorical([value] * len(read)) if TABLES[table][name] == "name" else np.full(len(read), value)
-    return read
+    return read.assign(**{column: np.nan for column in OPTIONAL.get(table, ()) if column not in there})
 
 
 def join_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:

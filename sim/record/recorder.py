@@ -28,7 +28,7 @@ from sim.machine.clock import is_virtual
 from sim.machine.files import whole_file, write_whole
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import MAX_WORDS, OTHERS, TABLES
+from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 
 PARTS = "parts"
 ROWS_PER_PART = 1_000_000
@@ -265,21 +265,22 @@ def arrow_schema(table: str) -> pa.Schema:
 
 
 def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[str, list[str]]) -> pa.Table:
-    """Build an arrow table of `schema.TABLES`; `name` columns are uint16 codes into `words`."""
-    arrays = []
+    """Build an arrow table of `schema.TABLES`; `name` columns are uint16 codes into `words`, NaN in an optional column is null."""
+    arrays, optional = [], OPTIONAL.get(table, ())
     for field in arrow_schema(table):
         values = columns[field.name]
         if field.name in words:
             codes = _arrow_array(pa.uint16(), values.astype(np.uint16, copy=False))
             arrays.append(pa.DictionaryArray.from_arrays(codes, _arrow_words(words[field.name])))
         else:
-            arrays.append(_arrow_array(field.type, values))
+            arrays.append(_arrow_array(field.type, values, known=~np.isnan(values) if field.name in optional else None))
     return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
 
 
 # `pa.array` would do for both, but its first call imports pandas: a stall of a quarter second in the middle of a run.
-def _arrow_array(kind: pa.DataType, values: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+def _arrow_array(kind: pa.DataType, values: np.ndarray, *, known: np.ndarray | None = None) -> pa.Array:
+    nulls = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [nulls, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _arrow_words(words: Sequence[str]) -> pa.StringArray:

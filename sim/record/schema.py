@@ -104,9 +104,22 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "hosts": {
         "at_ns": ("int64", "when it was sampled"),
-        "host": ("name", "a process that holds pods (`sim.pods.hosts`), the load generator, or, beside processes of pods, the run itself"),
-        "cpu_ns": ("int64", "processor time of the process since it started"),
-        "loop_lag_ns": ("int64", "worst lateness of a timer since the row before"),
+        "host": (
+            "name",
+            "a process that holds pods (`sim.pods.hosts`), the load generator, beside processes of pods the run itself, the proxy of "
+            "links, or a server of ours (`BROKER`)",
+        ),
+        "cpu_ns": ("int64", "processor time of the process since it started, of a server or the proxy since it was first seen"),
+        "loop_lag_ns": ("int64", "worst lateness of a timer since the row before; -1 of a server or the proxy, which do not tell"),
+        "waited_ns": ("float64", "how long its threads could have run and had no core, summed"),
+        "stood_ns": ("float64", "how long it neither ran nor waited for a core although it was due: stopped, or held by the kernel"),
+        "throttled_ns": ("float64", "how long its cgroup, and those above it, were throttled"),
+        "major_faults": ("float64", "its page faults that had to wait for a disk"),
+        "steal_ns": ("float64", "of the machine: how long its processors could have run and their host ran others, summed"),
+        "pressure_ns": ("float64", "of the machine: how long some task waited for a core (/proc/pressure/cpu)"),
+        "swapped_in": ("float64", "of the machine: pages read back from swap"),
+        "suspended_ns": ("float64", "of the machine: how long it was suspended, in which the clock of all times here stands"),
+        "wall_offset_ns": ("float64", "its wall clock - the clock of all times here: a jump is a step of the wall clock"),
     },
     "probes": {
         "at_ns": ("int64", "when the kubelet asked"),
@@ -116,6 +129,25 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "body": ("name", "as it came; without an answer, one of NO_ANSWER"),
     },
 }
+
+# table -> columns that folders from before they were do not have. They count from any beginning, so only differences say something, and
+# are null where the platform does not tell, or this row was not the one to ask (what is of the machine is asked once a second).
+OPTIONAL = {
+    "hosts": (
+        "waited_ns",
+        "stood_ns",
+        "throttled_ns",
+        "major_faults",
+        "steal_ns",
+        "pressure_ns",
+        "swapped_in",
+        "suspended_ns",
+        "wall_offset_ns",
+    )
+}
+
+BROKER = "broker"  # the first word of the `host` of a server of ours; of several nodes, the node (HOST:PORT) follows
+PROXY = "proxy"  # the `host` of the proxy of links
 
 # table -> column -> type, as the files are written and read.
 TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}

@@ -24,6 +24,7 @@ from sim.record.schema import CAUSES, FATES, SLO_METRICS
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import JudgedLimit, Verdict
 from sim.results.checkers.verdict import beside_limit, bound
+from sim.results.excuses import ALTHOUGH
 from sim.results.opened_run import Run
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
@@ -91,7 +92,7 @@ def verdict_table(verdict: Verdict) -> Table:
         why = (
             limit.detail
             if limit.verdict == "unknown" or limit.measured is None
-            else beside_limit(limit.metric, limit.measured, limit.limit)
+            else beside_limit(limit.metric, limit.measured, limit.limit) + "".join(limit.detail.partition(ALTHOUGH)[1:])
         )
         table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
     return table
@@ -100,6 +101,7 @@ def verdict_table(verdict: Verdict) -> Table:
 def _limit_row(limit: JudgedLimit) -> tuple[str, ...]:
     found = "not measured" if limit.measured is None else measured(limit.metric, limit.measured, beside=limit.limit)
     meaning = SLO_METRICS.get(limit.metric, limit.detail) if limit.verdict != "unknown" else limit.detail
+    meaning += "".join(limit.detail.partition(ALTHOUGH)[1:]) if limit.verdict == "valid" else ""
     return limit.metric, limit.verdict, bound(limit.metric, limit.limit), found, meaning
 
 

@@ -32,7 +32,7 @@ from sim.faults.timeline import Timeline
 from sim.grounds.broker import Broker
 from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links
-from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, now_ns, to_the_end, utc_now, wall_offset_ns
+from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, is_virtual, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.process import interruptible
@@ -41,6 +41,7 @@ from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
+from sim.run.bystanders import Bystanders, bystanders_of
 from sim.run.fit import check_ground, fit_time, peopled
 from sim.run.fleet import Fleet
 from sim.run.folder import free_folder, make_folder, write_info
@@ -162,6 +163,7 @@ class _RunSteps:
         self._task: asyncio.Task[None] | None = None
         self._signal: signal.Signals | None = None
         self._links: Links | None = None
+        self._bystanders: Bystanders | None = None
         self.info = RunInfo(
             format=FORMAT,
             scenario=scenario.name,
@@ -255,6 +257,9 @@ class _RunSteps:
             links=self._links,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
+        if not is_virtual():
+            self._bystanders = Bystanders(fleet.recorder, lambda: bystanders_of(broker, self._links))
+            self._bystanders.start()
         display = asyncio.get_running_loop().create_task(self._reporter.keep_showing())
         try:
             fleet.failed.add_done_callback(lambda _: self._task.cancel() if self._task else None)
@@ -348,6 +353,8 @@ class _RunSteps:
         self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
+            if self._bystanders is not None:
+                last_first.callback(self._bystanders.close)
             if self._links is not None:
                 last_first.push_async_callback(self._links.close)
             last_first.push_async_callback(self._leave_nothing, fleet, sampler)

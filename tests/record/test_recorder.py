@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from sim.errors import RecordError
 from sim.record.reader import codes_of, read_table
 from sim.record.recorder import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
 from sim.record.run_info import SealedTable
-from sim.record.schema import MAX_WORDS, OTHERS, TABLES
+from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 from tests.support.examples import examples
 
 PODS = ["a-0", "a-1", "b-0"]
@@ -268,3 +269,11 @@ def test_names_are_numbered_by_first_use_whatever_the_order() -> None:
     for number, word in enumerate(words):
         buffer.add(word, word, number, number, word, number)
     assert [row[0] for row in as_rows(buffer.take())] == words
+
+
+def test_what_a_platform_does_not_tell_is_null_in_the_file_and_zero_is_zero(tmp_path: Path) -> None:
+    table = TableBuffer("hosts")
+    table.add(1, "h0", 2, 3, *(math.nan for _ in OPTIONAL["hosts"]))
+    table.add(4, "h0", 5, 6, *(0.0 for _ in OPTIONAL["hosts"]))
+    rows = as_rows(table.take())
+    assert rows == [(1, "h0", 2, 3, *(None for _ in OPTIONAL["hosts"])), (4, "h0", 5, 6, *(0.0 for _ in OPTIONAL["hosts"]))]

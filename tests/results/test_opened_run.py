@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum, with_checksum
-from sim.record.schema import TABLES
+from sim.record.schema import OPTIONAL, TABLES
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from tests.support.run_folders import RunFolder, fates
@@ -141,6 +142,22 @@ def test_a_table_with_the_wrong_columns_is_refused(change: str, plan: RunFolder)
     break_json(folder, tables=sizes)
     with pytest.raises(RunFolderError, match=r"pods\.parquet: column"):
         open_run(folder)
+
+
+def test_a_folder_from_before_a_column_was_there_opens_and_the_column_is_not_known(plan: RunFolder) -> None:
+    plan.publish(2)
+    folder = plan.write()
+    whole = pq.read_table(folder / "hosts.parquet")
+    (folder / "hosts.parquet").chmod(0o644)
+    pq.write_table(whole.drop_columns(list(OPTIONAL["hosts"])), folder / "hosts.parquet")
+    (folder / "hosts.parquet").chmod(0o444)
+    size = (folder / "hosts.parquet").stat().st_size
+    content = json.loads((folder / "run.json").read_text())
+    content["tables"]["hosts"] |= {"bytes": size, "crc32": None}
+    (folder / "run.json").write_text(json.dumps(content))
+    hosts = open_run(folder).hosts
+    assert list(hosts) == list(TABLES["hosts"]) and len(hosts) == whole.num_rows
+    assert hosts[list(OPTIONAL["hosts"])].isna().all(axis=None)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

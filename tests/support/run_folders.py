@@ -7,21 +7,24 @@ every pod hears it 200 us after it was sent. A test then plants what it wants: `
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sim.machine.waits import Waits
 from sim.record.recorder import Recorder, seal_tables
 from sim.record.run_info import LoadInfo, Phase, RunInfo
-from sim.record.schema import FORMAT, compose_key, event_id
+from sim.record.schema import FORMAT, OPTIONAL, TABLES, compose_key, event_id
 from sim.results.opened_run import Run
 
 SECOND = 1_000_000_000
 MS = 1_000_000
 US = 1_000
 NONCE = 7
+HOSTS_REQUIRED = [column for column in TABLES["hosts"] if column not in OPTIONAL["hosts"]]
 PHASES = {"provision": (0, 1), "start": (1, 8), "probe": (8, 9), "warm-up": (9, 10), "run": (10, 20), "drain": (20, 22)}
 RUN_NS = 10 * SECOND
 
@@ -102,7 +105,7 @@ class RunFolder:
     probes: list[tuple[int, str, str, int, str]] = field(default_factory=list)
     scenario: str = ""
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
-    hosts: list[tuple[int, str, int, int]] | None = None
+    hosts: list[tuple[Any, ...]] | None = None
     sequences: dict[str, int] = field(default_factory=dict)
     cpu_share: dict[str, float] = field(default_factory=dict)
     numsub: bool = True
@@ -238,7 +241,7 @@ class RunFolder:
         for sample in [*self._numsub(), *self.broker]:
             recorder.tables["broker"].add(*sample)
         for sample in self._hosts() if self.hosts is None else self.hosts:
-            recorder.tables["hosts"].add(*sample)
+            recorder.tables["hosts"].add(*sample, *Waits()[len(sample) - len(HOSTS_REQUIRED) :])  # what is left out is not known
         numbers = {pod: number for number, pod in enumerate(self.pods)}
         for part in range(parts):
             for e in self.events[part::parts]:
@@ -269,7 +272,18 @@ class RunFolder:
         times = [int(8.9 * SECOND), int(19.9 * SECOND)] if self.numsub else []
         return [(at, "numsub", channel, float(channels.count(channel))) for at in times for channel in sorted(set(channels))]
 
-    def _hosts(self) -> list[tuple[int, str, int, int]]:
+    def starve(self, **waits: Callable[[int], Waits]) -> RunFolder:
+        """Sample these processes every quarter of a second, each with what its function says was withheld so far, at a time.
+
+        `h0` holds the pods, `locust` publishes, `broker` is a server of ours.
+        """
+        self.hosts = []
+        for at in range(8 * SECOND, 23 * SECOND, SECOND // 4):
+            for host, said in ({"locust": lambda at: Waits(waited_ns=0.0), "h0": lambda at: Waits(waited_ns=0.0)} | waits).items():
+                self.hosts.append((at, host, at // 5, 20 * US, *said(at)))
+        return self
+
+    def _hosts(self) -> list[tuple[Any, ...]]:
         shares = {"locust": 0.3, "h0": 0.2} | self.cpu_share
         return [(s * SECOND, host, int(s * share * SECOND), 20 * US) for s in range(8, 23) for host, share in shares.items()]
 

@@ -33,7 +33,8 @@ def capacity(
 ) -> int:  # fmt: skip
     """Measure what the bus of SCENARIO carries on this machine, and plan for a load.
 
-    Exit code: 0; 1 when no choice carries --target-rate, or no rate at all was sustained; 2 an error; 130 Ctrl-C: what was measured is
+    Exit code: 0; 1 when no choice carries --target-rate, or no rate at all was sustained; 2 an error, or the machine
+    was too busy for an answer; 130 Ctrl-C: what was measured is
     kept, without an answer, and an earlier capacity.json stays.
     """
     from sim.measure.capacity.plan import make_plan

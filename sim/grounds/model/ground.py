@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from sim.grounds.model.commands import MODEL_COMMANDS
 from sim.grounds.model.costs import GroundCosts, read_costs
@@ -30,6 +31,7 @@ class ModelBroker:
 
     ground = "model"
     pid = None
+    pids: ClassVar[dict[str, int]] = {}
     image = None
 
     def __init__(self, *, costs: GroundCosts, seed: int) -> None:

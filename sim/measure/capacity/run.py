@@ -7,7 +7,10 @@ Rules
 2. A rate is *sustained* when p99 of lag is within the limit, the backlog grows by less than `GROWTH` of the rate, and as much was
    answered as was meant (OpenMessaging's rule, and a limit on lag). A rate that fails is tried once more: a neighbour may have taken the
    core. The search goes up in steps while rates are sustained, then halves the gap until it is below `GAP`.
-3. Everything has a part of the budget of time. The first round of points is always measured, further ones while there is time.
+3. Without a core there is no answer: where the broker, or who publishes and drains, could have run and did not for more than
+   `Effort.most_withheld` of a window, it is tried again, `TRIES` times; then the measurement ends, before the rest of the budget is
+   spent, and says what else took the cores. The first window looks for nothing else.
+4. Everything has a part of the budget of time. The first round of points is always measured, further ones while there is time.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import msgspec
 import redis
 
 from sim.bus.envelope import BATCH, EVENT_TYPES
-from sim.errors import UsageError
+from sim.errors import MachineBusyError, UsageError
 from sim.grounds.broker import Broker
 from sim.grounds.catalogue import open_broker
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
-from sim.machine.words import count, duration
+from sim.machine.others import OtherProcesses
+from sim.machine.words import count, duration, listed
 from sim.measure.bench.children import LAB
 from sim.measure.bench.measure import Setting
 from sim.measure.capacity.children import EventKind as Driven
@@ -49,6 +53,7 @@ HELD_OUT = ((3, 64, 1), (12, 256, 1), (48, 64, 5), (40, 64, 30), (12, 200, 20), 
 KINK_SETTING = "min-string-size-avoid-copy-reply"
 NO_KINK = 1 << 30
 CHANNEL = EVENT_TYPES[0]
+TRIES = 3
 GROWTH, GAP, MIN_ANSWERED = 0.02, 1.12, 0.98
 MAX_STEPS = 10
 MAX_LOWER, MOST = 3, 0.75  # the rate found is measured again, and lowered until so many of the repeats hold
@@ -70,6 +75,8 @@ class Effort:
         Windows of a point and of a rate.
     again
         How often the answer's rate is measured again.
+    most_withheld
+        The share of a window in which the broker, or the children, may wait for a core before it says nothing about the broker.
     """
 
     budget_s: float = 200.0
@@ -77,6 +84,7 @@ class Effort:
     full_s: float = 0.5
     rate_s: float = 2.0
     again: int = 4
+    most_withheld: float = 0.2
     pods: tuple[int, ...] = GRID_PODS
     small: tuple[tuple[int, int], ...] = SMALL
     large: tuple[tuple[int, int], ...] = LARGE
@@ -184,8 +192,9 @@ class _Measurement:
         self.range = Range(self.broker, self.folder)
 
     def run(self) -> Capacity:
-        """Measure, in order: the grid, the fit, what was held out, the mix, the search, the answer again, the lab's own process."""
+        """Measure, in order: that there is a core, the grid, the fit, what was held out, the mix, the search, the answer anew, our pods."""
         kink = self._kink()
+        self._with_a_core(lambda: self._point(1, 0, 1))
         fitted = self._points(self._grid(), "to fit", until=0.45)
         model, usl = fit_costs(fitted, kink_bytes=kink), fit_usl(fitted, kink_bytes=kink)
         held_out = self._points(list(self.effort.held_out), "held out", until=0.68)
@@ -224,6 +233,24 @@ class _Measurement:
                 broker_says={key: str(value) for key, value in self.range.asker.info("server").items()}, image=self.broker.image
             ),
         )
+
+    def _with_a_core(self, shoot: Callable[[], Shot]) -> Shot:
+        """Return a window in which all had their cores.
+
+        Raises
+        ------
+        MachineBusyError
+            There was none.
+        """
+        for _ in range(TRIES):
+            others = OtherProcesses([self.broker.pid] if self.broker.pid is not None else [])
+            shot = shoot()
+            if not (starved := shot.starved(self.effort.most_withheld)):
+                return shot
+            takers = others.busiest()
+            self._say(f"{starved}: once more")
+        stop = f"stop {listed([str(one) for one in takers])}" if takers else "stop what else runs on this machine"
+        raise MachineBusyError(f"unknown: {starved}, so what was measured would be this machine and not the bus; {stop}, and try again")
 
     # -- points --------------------------------------------------------------------------------------------------
 
@@ -328,14 +355,16 @@ class _Measurement:
     def _step(self, calls_per_s: float, workload: Workload, what: str) -> TriedRate:
         kinds, pods = self._driven(workload, calls_per_s)
         events_per_s = calls_per_s * workload.events_per_call(calls_per_s)
-        shot = self.range.at_rate(
-            kinds,
-            pods,
-            connections=CONNECTIONS,
-            seconds=self.effort.rate_s,
-            warm_up_s=0.5,
-            rate_per_s=events_per_s,
-            seed=self.scenario.seed,
+        shot = self._with_a_core(
+            lambda: self.range.at_rate(
+                kinds,
+                pods,
+                connections=CONNECTIONS,
+                seconds=self.effort.rate_s,
+                warm_up_s=0.5,
+                rate_per_s=events_per_s,
+                seed=self.scenario.seed,
+            )
         )
         said = shot.rate
         step = TriedRate(

@@ -5,13 +5,17 @@ Rules
 1. The server has a core of its own where it is a process of ours; both children share another (`sim.measure.capacity.children`).
 2. What is read is the broker's own processor time (INFO, of its main thread where it says so) between the beginning and the end of the
    window, so neighbours that take the core for a while do not count. `core` is its share of the window: near 1 the broker was full.
-3. The drain must have kept up: where the publisher waited for it, it and not the broker was the limit, and `waited` says so.
+3. Both must have had their cores: how long each could have run and did not, by whose doing does not matter, is told (`withheld`). The
+   children are excused for each other: they share a core where there are only two.
+4. The drain must have kept up: where the publisher waited for it, it and not the broker was the limit, and `waited` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,7 @@ from sim.bus.envelope import BATCH, VERSION, Event, encode
 from sim.errors import BuslabError
 from sim.grounds.broker import Broker
 from sim.machine.line import Line, start_child
+from sim.machine.waits import ThreadAccounts
 from sim.machine.words import count
 from sim.measure.capacity.children import (
     MARK,
@@ -58,6 +63,8 @@ class Shot:
         Shares of a core that the children used.
     behind_s
         How long after the end the drain was still busy.
+    broker_withheld, children_withheld
+        Shares of the window in which the server, and the worse of the children, could have run and had no core; NaN where nobody knows.
     waited
         Share of the window in which the publisher waited for the drain: near 0, or the drain and not the broker was the limit.
     rate
@@ -72,6 +79,14 @@ class Shot:
     behind_s: float
     waited: float
     rate: dict[str, float]
+    broker_withheld: float = math.nan
+    children_withheld: float = math.nan
+
+    def starved(self, most: float) -> str:
+        """Return who had its core withheld for more than this share of the window, empty when nobody."""
+        shares = {"the broker": self.broker_withheld, "the process that publishes or the one that drains": self.children_withheld}
+        worst = max(shares, key=lambda who: -1.0 if math.isnan(shares[who]) else shares[who])
+        return f"{worst} waited for a core in {shares[worst]:.0%} of the time" if shares[worst] > most else ""
 
     @property
     def rate_per_s(self) -> float:
@@ -87,6 +102,34 @@ class Shot:
     def cpu_us(self) -> float:
         """Processor time of the server per event, microseconds."""
         return self.broker_cpu_s / self.events * 1e6
+
+
+class Accounts:
+    """How long the server and the two children ran and waited for a core since this was made."""
+
+    def __init__(self, server: int | None, *children: int) -> None:
+        self._server = None if server is None else ThreadAccounts(server)
+        self._children = [ThreadAccounts(pid) for pid in children]
+        self._began = time.monotonic()
+        self._before = self._read()
+
+    def _read(self) -> list[tuple[float, float]]:
+        return [one.read() if one is not None else (math.nan, math.nan) for one in (self._server, *self._children)]
+
+    def shares(self) -> tuple[float, float]:
+        """Return which shares of the time were withheld from the server and from the worse child; what one child ran excuses the other."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        server, first, second = (
+            ((after[0] - before[0]) / 1e9 / seconds, (after[1] - before[1]) / 1e9 / seconds)
+            for before, after in zip(self._before, self._read(), strict=True)
+        )
+        return server[1], max(first[1] - second[0], second[1] - first[0], 0.0)
+
+    def close(self) -> None:
+        """Close their files."""
+        for one in (self._server, *self._children):
+            if one is not None:
+                one.close()
 
 
 def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
@@ -146,14 +189,15 @@ class Range:
             self._prepare(driving, msgspec.structs.replace(drive, heard_fd=heard_fd), place=1)
             driving.send(Begin())
             driving.receive(WindowBegan, timeout_s=drive.warm_up_s + PATIENCE_S)
+            withheld = stack.enter_context(contextlib.closing(Accounts(self.broker.pid, driving.child.pid, hearing.child.pid)))
             before = self._cpu_s()
             if drive.rate_per_s:
                 driving.receive(WindowEnded, timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
-                used = self._cpu_s() - before
+                used, shares = self._cpu_s() - before, withheld.shares()
                 drove = driving.receive(Drove, timeout_s=PATIENCE_S * 3)
             else:
                 drove = driving.receive(Drove, timeout_s=drive.seconds + PATIENCE_S)
-                used = self._cpu_s() - before
+                used, shares = self._cpu_s() - before, withheld.shares()
             hearing.send(End())
             drained = hearing.receive(Drained, timeout_s=PATIENCE_S * 3)
         if not drove.events:
@@ -165,7 +209,9 @@ class Range:
             )
         rate, seconds = {**drove.rate, "cut": cut} if drive.rate_per_s else {}, drove.seconds
         drain_core = drained.cpu_s / drained.seconds
-        return Shot(drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate)
+        return Shot(
+            drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate, *shares
+        )
 
     def _cpu_s(self) -> float:
         said: dict[str, Any] = self.asker.info("cpu")

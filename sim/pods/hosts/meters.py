@@ -1,4 +1,4 @@
-"""Measure the process that holds pods, and the lag so far: how late its event loop is, what processor time it uses."""
+"""Measure the process that holds pods, and the lag so far: how late its event loop is, what processor time it uses and what it waited."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from sim.bus.envelope import Chunk, decode_read, intended_ns
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_MS, NS_PER_S, Alarm, is_virtual, running_clock
+from sim.machine.waits import OwnWaits
 from sim.record.recorder import ROWS_PER_PART, Recorder
 
 FLUSH_PERIOD_NS = 2 * NS_PER_S
@@ -34,7 +35,7 @@ class Counts:
 
 
 class LoopMeter:
-    """A meter of this process: how late its event loop is, and what processor time it uses."""
+    """A meter of this process: how late its event loop is, what processor time it uses, and how long it could have run and did not."""
 
     def __init__(self, recorder: Recorder, host: str, failed: Callable[[BuslabError], None]) -> None:
         self._recorder = recorder
@@ -44,6 +45,7 @@ class LoopMeter:
         self._now_ns = running_clock()
         self._row_ns = self._flush_ns = self._now_ns()
         self._virtual = is_virtual()  # in virtual time a loop is never late, and processor time says nothing
+        self._waits = None if self._virtual else OwnWaits()
         self._period_ns = NS_PER_S if self._virtual else LAG_PERIOD_NS
         self._expected_ns = self._row_ns + self._period_ns
         self._alarm = Alarm(self._wake)
@@ -52,10 +54,13 @@ class LoopMeter:
     def _wake(self) -> None:
         now = self._now_ns()
         next_ns = now + self._period_ns  # counted from before the work below: the time that it takes is lateness too
-        self._worst_ns = max(self._worst_ns, now - self._expected_ns)
-        if now - self._row_ns >= LAG_ROW_NS and not self._virtual:
-            self._recorder.tables["hosts"].add(now, self._host, time.process_time_ns(), self._worst_ns)
-            self._row_ns, self._worst_ns = now, 0
+        late_ns = now - self._expected_ns
+        self._worst_ns = max(self._worst_ns, late_ns)
+        if self._waits is not None:
+            self._waits.woke(late_ns)
+            if now - self._row_ns >= LAG_ROW_NS:
+                self._recorder.tables["hosts"].add(now, self._host, time.process_time_ns(), self._worst_ns, *self._waits.sample(now))
+                self._row_ns, self._worst_ns = now, 0
         if (now - self._flush_ns >= FLUSH_PERIOD_NS and not self._virtual) or self._recorder.rows_waiting() >= ROWS_PER_PART:
             self._flush_ns = now
             try:
@@ -69,6 +74,8 @@ class LoopMeter:
     def close(self) -> None:
         """Stop measuring; may be called twice."""
         self._alarm.close()
+        if self._waits is not None:
+            self._waits.close()
 
 
 class LiveLag:

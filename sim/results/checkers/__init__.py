@@ -12,8 +12,12 @@ How verdicts compose
 3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
    makes lag of its own), so a limit that fails then is unknown, not invalid. So is a limit on lag that would hold if
    Locust itself had made no call late; where a call had to wait for earlier ones to return, that is not Locust's doing.
-4. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
-5. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
+4. Nor does a limit, or a checker, say invalid where the machine may have done it: what it withheld from the lab's processes, by waiting
+   for a core or standing still, is taken off, and when the limit would then have been kept it is unknown and names who waited and how
+   long (`sim.results.at_best`: which metric loses what; what no stall can explain, such as an event heard twice, stays invalid). A limit
+   that holds stays valid, with the wait beside it. On the ground `model` time is virtual, and none of this applies.
+5. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
+6. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +33,10 @@ from typing import Any
 from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
 from sim.record.schema import SLO_METRICS
+from sim.results.at_best import AtBest
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
 from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, beside_limit, finite, worst
+from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
 
 __all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
@@ -75,28 +82,53 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
     if not names:
         raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
-    results = {name: _check(name, run) for name in names}
+    best = AtBest(run, partial(staleness.stale_for_at_best, run))
+    results = {name: _check(name, run, best) for name in names}
     metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
     wanted = {key: value for key, value in run.slo.items() if only is None or key in metrics or key not in SLO_METRICS}
-    slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results)) for metric, value in wanted.items()]
+    slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results, best, metrics)) for metric, value in wanted.items()]
+    slo = [_with_waits(limit, best) for limit in slo]
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
     return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
 
 
-def _check(name: str, run: Run) -> Result:
+def _check(name: str, run: Run, best: AtBest) -> Result:
     try:
-        return CHECKERS[name](run)
+        result = CHECKERS[name](run)
+        if result.verdict == "invalid" and best.withheld.accounts and best.may_be_made(name):
+            why = f"{who_waited(run, best.withheld)}, which may have made it: {advice(run, best.withheld)}"
+            return replace(result, verdict="unknown", detail=f"{result.detail}; but {why}")
+        return result
     except Exception as error:  # a checker that throws must not end the judgement, nor pass
         return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
 
 
-def _doubt(run: Run, results: Mapping[str, Result], metric: str, limit: float) -> str:
-    """Return why a limit that seems broken may be the fault of the instrument, or an empty string."""
+def _doubt(run: Run, results: Mapping[str, Result], best: AtBest, metrics: Mapping[str, float], metric: str, limit: float) -> str:
+    """Return why a limit that seems broken may be the fault of the instrument, or of the machine it ran on, or an empty string."""
+    if why := _waited(run, best, metric, metrics[metric], limit):
+        return why
     if "harness" in results and results["harness"].verdict == "unknown":
         return "the harness cannot vouch for the measurement"
     if metric in lag.SLO_METRICS and "lag" in results and run.info.driver == "locust":
         return lag.generator_s_own(metric, limit, results["lag"].counts)
     return ""
+
+
+def _waited(run: Run, best: AtBest, metric: str, measured: float, limit: float) -> str:
+    """Return who waited how long for the machine, where without that the limit may have been kept; else an empty string."""
+    if not best.withheld.accounts:
+        return ""
+    at_best = best.value(metric, measured, limit)
+    if not (at_best >= limit if metric.endswith("_min") else at_best <= limit):
+        return ""
+    return f"{who_waited(run, best.withheld)}, which may have made it: {advice(run, best.withheld)}"
+
+
+def _with_waits(limit: JudgedLimit, best: AtBest) -> JudgedLimit:
+    """Return a limit that holds with what the lab waited beside it, where that is worth a word."""
+    if limit.verdict == "valid" and best.concerns(limit.metric) and (told := notable(best.run, best.withheld)):
+        return replace(limit, detail=f"{limit.detail}{ALTHOUGH}{told}")
+    return limit
 
 
 def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Callable[[str, float], str]) -> JudgedLimit:

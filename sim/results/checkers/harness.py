@@ -5,7 +5,8 @@ It is unknown when the run was not sealed or did not reach its end, when the bro
 to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
 missing. On the model ground time is virtual, so processor time says nothing and is not asked for.
 
-Also reported: loop lag beside lag, the send delay's share of lag, and the smallest step between two timestamps.
+Also reported: how long each process could have run and did not, loop lag beside lag, the send delay's share of lag, and the smallest
+step between two timestamps.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import ALIVE_STATES, HTTP_CALL
 from sim.results.checkers.verdict import Result
 from sim.results.copies import FATE
+from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
+from sim.results.withheld import frozen_on, looked_at, read_withheld
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
@@ -47,6 +50,7 @@ def check(run: Run) -> Result:
     (_audit_receivers if run.info.fleet == "none" else _audit_subscriptions)(run, audit)
     ratio = _audit_load(run, audit)
     _audit_processors(run, audit)
+    _audit_waits(run, audit)
     _audit_lag_share(run, audit)
     _audit_clock(run, audit)
     metrics = {"offered_ratio_min": ratio}
@@ -197,11 +201,14 @@ def _lived_on(run: Run) -> set[str]:
     return lived
 
 
-def _frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
-    """Return when a process stood still: one that had a single pod, while that was frozen."""
-    hosts = run.pods.groupby("host", observed=True)["pod"].unique()
-    freezes = {history.pod: history.freezes for history in run.pod_histories}
-    return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
+def _audit_waits(run: Run, audit: _Audit) -> None:
+    """Report how long each process could have run in the run phase and did not; what that means for a limit is said beside the limit."""
+    withheld = read_withheld(run)
+    for host in withheld.accounts:
+        sums = withheld.sums(host, *run.phases.get("run", (0, FOREVER_NS)))
+        audit.counts |= {f"{word}_s.{host}": round(sums[word], 4) for word in ("waited", "stood", "throttled") if sums[word]}
+    if told := notable(run, withheld):
+        audit.warnings.append(f"the lab did not have the machine to itself: {told}")
 
 
 def _samples(run: Run) -> tuple[dict[str, float], Array]:
@@ -211,8 +218,10 @@ def _samples(run: Run) -> tuple[dict[str, float], Array]:
     """
     shares, loops = {}, [np.array([], dtype=np.int64)]
     begin, end = run.phases.get("run", (0, FOREVER_NS))
-    frozen = _frozen_on(run)
+    frozen = frozen_on(run)
     for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
+        if looked_at(str(host)):
+            continue  # how much of its core a server uses is a finding about the bus, not about the lab
         at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()
         first = max(int(np.searchsorted(at, begin, side="right")) - 1, 0)
         last = min(int(np.searchsorted(at, end)), len(at) - 1)

@@ -19,6 +19,7 @@ Staleness breaks no promise of Pub/Sub, so it is valid without a limit in `[slo]
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +115,40 @@ def check(run: Run) -> Result:
     metrics = {"stale_reads": float(len(stale))} | {name: float(counts.get(f"stale_ms.{q}", 0.0)) for q, name in METRICS.items()}
     witnesses = _witnesses(run, updates, pairs, pods, subjects)
     return Result("valid", _sentence(counts, pairs, pods), counts=counts, witnesses=witnesses, metrics=metrics, warnings=_warnings(run))
+
+
+def stale_for_at_best(run: Run, withheld: Callable[[Array, Array, Array], Array]) -> Array:
+    """Return how long each stale read was stale, nanoseconds, without those that would have been fresh had nothing been withheld.
+
+    Such a read's copy missed an update that the pod would have begun to handle before the read.
+
+    Parameters
+    ----------
+    withheld
+        Given rows of `publishes`, pods as numbers of `run.pod_histories` and when the pods began to handle them, returns how much of
+        that time was withheld from the lab.
+    """
+    pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
+    every = ReadColumns(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in ReadColumns._fields))
+    start_ns, end_ns = run.phases.get("run", (0, 0))
+    judged = _rows(every, (every.at_ns >= start_ns) & (every.at_ns < end_ns))
+    updates = _updates(run, {subject: code for code, subject in enumerate(subjects) if subject != OTHERS})
+    heard = _heard(run, updates, pods)
+    first, behind = updates.before(judged.subject, judged.loaded_ns), updates.before(judged.subject, judged.at_ns)
+    stale = np.flatnonzero(behind > first)
+    many, begun = len(updates.at_ns) + 1, np.flatnonzero(heard.handled_ns < FOREVER_NS)
+    numbers = {history.pod: number for number, history in enumerate(run.pod_histories)}
+    number = np.array([numbers.get(pod, -1) for pod in pods], dtype=np.int64)
+    handled = heard.handled_ns.copy()
+    handled[begun] -= withheld(updates.row[heard.key[begun] % many], number[heard.key[begun] // many], handled[begun])
+    missed = (behind - first)[stale]
+    read = np.repeat(np.arange(len(stale)), missed)
+    update = np.repeat(first[stale] - np.cumsum(missed) + missed, missed) + np.arange(len(read))
+    at = positions(heard.key, judged.pod[stale][read].astype(np.int64) * many + update)
+    fresh = np.zeros(len(stale), dtype=bool)
+    fresh[read[np.append(handled, FOREVER_NS)[at] <= judged.at_ns[stale][read]]] = True
+    for_ns: Array = judged.at_ns[stale] - updates.at_ns[first[stale]]
+    return for_ns[~fresh]
 
 
 def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode
-from sim.errors import BuslabError, UsageError
+from sim.errors import BuslabError, MachineBusyError, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.measure.capacity.children import MARK, EventKind, Watched
 from sim.measure.capacity.report import WINDOW
@@ -22,9 +25,12 @@ from sim.measure.capacity.saturate import Range, Shot, payload_of
 from sim.scenario.file import load_scenario
 from sim.wire.resp import pack
 from tests.support.scenes import BOUND_S
+from tests.support.starving import BUSY
 
 SIZES = ((0, 1), (64, 5), (64, 10), (64, 100))
-SMALLEST = replace(TINY, budget_s=5.0, full_s=0.1, rate_s=0.4, again=1, pods=(1, 6), small=SIZES, held_out=((2, 64, 1), (4, 64, 5)))
+SMALLEST = replace(
+    TINY, most_withheld=math.inf, budget_s=5.0, full_s=0.1, rate_s=0.4, again=1, pods=(1, 6), small=SIZES, held_out=((2, 64, 1), (4, 64, 5))
+)
 
 
 def shot(**said: float) -> Shot:
@@ -138,8 +144,11 @@ def test_a_tiny_measurement_has_every_part_and_leaves_no_file(monkeypatch: pytes
 @pytest.mark.broker
 def test_an_interruption_keeps_what_was_measured_and_an_earlier_answer(tmp_path: Path) -> None:
     (tmp_path / "capacity.json").write_text("an earlier answer")
-    command = [sys.executable, "-m", "sim.cli", "capacity", "baseline", "--out", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    anywhere = "import dataclasses as d, sim.measure.capacity.run as r; r.QUICK = d.replace(r.QUICK, most_withheld=float('inf')); "
+    code = f"{anywhere}from sim.cli.__main__ import main; main()"  # this is no matter of how busy the machine is
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "capacity", "baseline", "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "to fit, round 1" in line)
         started = psutil.Process(process.pid).children(recursive=True)
@@ -151,3 +160,37 @@ def test_an_interruption_keeps_what_was_measured_and_an_earlier_answer(tmp_path:
     assert len(rows) == 1 and float(rows[0]["us_per_event"]) > 0
     assert (tmp_path / "capacity.json").read_text() == "an earlier answer"
     assert len(started) >= 1 and psutil.wait_procs(started, timeout=BOUND_S)[1] == []
+
+
+# -- no answer without a core ---------------------------------------------------------------------------------------
+
+
+def test_who_waited_too_long_is_named_and_what_is_not_known_is_no_reason() -> None:
+    assert replace(shot(), broker_withheld=0.3, children_withheld=0.1).starved(0.2) == "the broker waited for a core in 30% of the time"
+    assert "publishes or the one that drains" in replace(shot(), broker_withheld=0.3, children_withheld=0.4).starved(0.2)
+    assert replace(shot(), broker_withheld=0.1, children_withheld=0.1).starved(0.2) == ""
+    assert shot().starved(0.2) == ""
+    assert "publishes" in replace(shot(), children_withheld=0.4).starved(0.2)
+
+
+@pytest.mark.broker
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel keeps no account of its threads")
+def test_without_a_core_there_is_no_answer_and_it_comes_early_with_what_to_stop() -> None:
+    windows: list[Window] = []
+    lines: list[str] = []
+    core = min(os.sched_getaffinity(0))
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(4)]
+    for loop in loops:  # all on the core that the broker is given
+        os.sched_setaffinity(loop.pid, {core})
+    try:
+        with pytest.raises(MachineBusyError) as busy:
+            measure_capacity(load_scenario("baseline"), effort=TINY, tell=lines.append, keep=windows.append)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    said = str(busy.value)
+    assert re.fullmatch(r"unknown: the broker waited for a core in \d+% of the time, so .*; stop .*, and try again", said)
+    assert windows == [] and len(lines) == 3
+    assert re.search(r"stop \S+ \(process \d+, \d+% of a core\)", said)
+    assert busy.value.exit_code == 2

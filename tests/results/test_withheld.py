@@ -1,0 +1,155 @@
+"""What the machine withheld from a process, row by row, and how much of a time may have been lost to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.machine.waits import Waits
+from sim.results.opened_run import open_run
+from sim.results.passages import handed_on
+from sim.results.withheld import Account, Withheld, read_withheld
+from tests.support.run_folders import MS, SECOND, RunFolder
+
+Said = Callable[[int], Waits]
+
+
+def between(begin_s: float, end_s: float, ms: float, *, column: str = "waited_ns") -> Said:
+    """Withhold so many milliseconds of each second of this time."""
+    return lambda at: Waits(waited_ns=0.0)._replace(**{column: max(0, min(at, int(end_s * SECOND)) - int(begin_s * SECOND)) * ms / 1000})
+
+
+def withheld(folder: Path, *, plan: Callable[[RunFolder], object] = lambda plan: None, **waits: Said) -> Withheld:
+    made = RunFolder(folder).pod("web-0").starve(**waits)
+    made.publish(1)
+    plan(made)
+    return read_withheld(open_run(made.write()))
+
+
+def of(found: Withheld, host: str, begin_s: float, end_s: float) -> float:
+    return int(found.of(host, np.array([int(begin_s * SECOND)]), np.array([int(end_s * SECOND)]))[0]) / SECOND
+
+
+def test_a_wait_is_laid_to_the_rows_in_which_it_was(tmp_path: Path) -> None:
+    found = withheld(tmp_path / "run", h0=between(12, 13, 400))
+    assert of(found, "h0", 11, 14) == pytest.approx(0.4)
+    assert of(found, "h0", 8.5, 11.9) == 0
+    assert of(found, "h0", 13.26, 20) == 0  # a row later, when it has caught up
+    assert of(found, "locust", 11, 14) == of(found, "nobody", 11, 14) == 0
+
+
+def test_a_short_time_may_lie_in_the_worst_of_its_row_and_loses_no_more_than_it_is_long(tmp_path: Path) -> None:
+    found = withheld(tmp_path / "run", h0=between(12, 13, 400))
+    assert of(found, "h0", 12.3, 12.32) == pytest.approx(0.02)
+    assert of(found, "h0", 12.3, 12.45) == pytest.approx(0.15)  # 100 ms of this row, and of the row before what may be left of it
+
+
+def test_who_has_no_moment_to_catch_up_carries_on_what_it_lost(tmp_path: Path) -> None:
+    """All that is not withheld is computed: the work of the starved second waits behind it."""
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    plan.hosts = []
+    waited = cpu = 0.0
+    for row in range(8 * 4, 23 * 4):
+        at = row * SECOND // 4
+        starved, full = 12 * 4 < row <= 13 * 4, 13 * 4 < row <= 15 * 4
+        waited += 200 * MS if starved else 0
+        cpu += 50 * MS if starved else 250 * MS if full else 20 * MS
+        plan.hosts.append((at, "h0", int(cpu), 0, *Waits(waited_ns=waited)))
+    found = read_withheld(open_run(plan.write()))
+    assert of(found, "h0", 14.5, 15.4) == pytest.approx(0.8)
+    assert of(found, "h0", 15.6, 16.5) == 0
+
+
+@pytest.mark.parametrize("column", ["waited_ns", "stood_ns", "throttled_ns"])
+def test_waiting_standing_still_and_throttling_count(tmp_path: Path, column: str) -> None:
+    assert of(withheld(tmp_path / "run", h0=between(12, 13, 400, column=column)), "h0", 11, 14) == pytest.approx(0.4)
+
+
+def test_what_is_throttled_waits_and_is_not_counted_twice(tmp_path: Path) -> None:
+    both = lambda at: between(12, 13, 400)(at)._replace(throttled_ns=between(12, 13, 300)(at).waited_ns)  # noqa: E731
+    assert of(withheld(tmp_path / "run", h0=both), "h0", 11, 14) == pytest.approx(0.4)
+
+
+def test_a_core_taken_by_the_hypervisor_is_withheld_from_all(tmp_path: Path) -> None:
+    steal = lambda at: Waits(waited_ns=0.0, wall_offset_ns=0.0, steal_ns=between(12, 13, 100)(at).waited_ns)  # noqa: E731
+    found = withheld(tmp_path / "run", h0=steal)
+    assert of(found, "h0", 11, 14) == pytest.approx(0.1) == of(found, "locust", 11, 14)
+
+
+def test_where_waits_are_not_known_those_of_the_whole_machine_are_a_bound(tmp_path: Path) -> None:
+    said = lambda at: Waits(wall_offset_ns=0.0, pressure_ns=between(12, 13, 300)(at).waited_ns)  # noqa: E731
+    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.3)
+
+
+def test_a_row_with_pages_from_swap_is_withheld_whole(tmp_path: Path) -> None:
+    def said(at: int) -> Waits:
+        return Waits(waited_ns=0.0, wall_offset_ns=0.0, major_faults=float(at > 12 * SECOND), swapped_in=float(at > 12 * SECOND))
+
+    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.25)
+
+
+def test_a_process_that_a_fault_froze_had_nothing_withheld(tmp_path: Path) -> None:
+    stood = between(12, 13, 1000, column="stood_ns")
+
+    def freeze(plan: RunFolder) -> None:
+        plan.state("web-0", 12 * SECOND, "frozen").state("web-0", 13 * SECOND, "subscribed")
+
+    assert of(withheld(tmp_path / "lab", h0=stood), "h0", 11, 14) == pytest.approx(1)
+    assert of(withheld(tmp_path / "fault", plan=freeze, h0=stood), "h0", 11, 14) == 0
+
+
+def test_a_server_that_a_fault_froze_had_nothing_withheld(tmp_path: Path) -> None:
+    stood = between(12, 13, 1000, column="stood_ns")
+    fault = lambda plan: plan.faults.append(("broker_freeze", "broker", 12 * SECOND, 13 * SECOND))  # noqa: E731
+    assert of(withheld(tmp_path / "lab", broker=stood), "broker", 11, 14) == pytest.approx(1)
+    assert of(withheld(tmp_path / "fault", plan=fault, broker=stood), "broker", 11, 14) == 0
+
+
+def test_steps_of_the_wall_clock_and_suspensions_are_seen_and_slewing_is_not(tmp_path: Path) -> None:
+    def said(at: int) -> Waits:
+        wall = 3_600 * SECOND * (at > 12 * SECOND) - 5 * SECOND * (at > 14 * SECOND) + at // 10_000
+        slept = 9.0 * SECOND * (at > 16 * SECOND)
+        return Waits(waited_ns=0.0, wall_offset_ns=float(wall + slept), suspended_ns=slept)
+
+    steps = withheld(tmp_path / "run", h0=said).steps
+    assert [(round(step.by_ns / SECOND), step.suspended) for step in steps] == [(3600, False), (-5, False), (9, True)]
+
+
+def test_a_stall_is_a_tenth_of_a_second_within_one(tmp_path: Path) -> None:
+    found = withheld(tmp_path / "run", h0=between(12, 13, 110), locust=between(12, 16, 90))
+    times = np.array([10, 12, 15]) * SECOND
+    assert found.stalled(["h0"], times, times + MS).tolist() == [False, True, False]
+    assert not found.stalled(["locust"], times, times + MS).any()
+
+
+def test_a_folder_from_before_says_nothing(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    found = read_withheld(open_run(plan.write()))
+    assert of(found, "h0", 8, 22) == 0 and not found.steps and not len(found.stalls["h0"])
+
+
+@given(st.lists(st.integers(0, 250), min_size=2, max_size=40), st.data())
+def test_it_is_never_less_than_what_was_withheld_inside(ms: list[int], data: st.DataObject) -> None:
+    """Rows of a quarter second, each with one wait somewhere: whatever part of the waits lies in an interval is in the bound."""
+    starts = [data.draw(st.integers(0, 250 - wait)) for wait in ms]
+    rows = np.arange(len(ms)) * 250
+    begin = data.draw(st.integers(0, len(ms) * 250 - 1))
+    end = data.draw(st.integers(begin, len(ms) * 250))
+    inside = sum(max(0, min(end, row + at + wait) - max(begin, row + at)) for row, at, wait in zip(rows, starts, ms, strict=True))
+    waits = np.array(ms)
+    account = Account(rows, rows + 250, waits, np.zeros(len(ms), dtype=np.int64), waits, waits, waits * 0, waits * 0)
+    bound = int(Withheld({"h0": account}, [], 100).of("h0", np.array([begin]), np.array([end]))[0])
+    assert inside <= bound <= min(end - begin, sum(ms))
+
+
+def test_who_is_behind_loses_what_the_one_before_lost_until_the_queue_is_empty() -> None:
+    begin, end = np.array([0, 2, 8, 20, 0]), np.array([5, 9, 12, 21, 3])
+    lost = handed_on(np.array([1, 1, 1, 1, 2]), begin, end, np.array([4, 1, 0, 0, 0]))
+    assert lost.tolist() == [4, 4, 4, 0, 0]
