@@ -11,7 +11,6 @@ from sim.record.schema import ALIVE_STATES
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
-from sim.results.service_books import NO_COPY
 
 
 class _Totals(NamedTuple):
@@ -100,7 +99,7 @@ def _served_late(run: Run) -> int:
     """Return the number of events that pods of a service heard of which none was alive when they were due."""
     books, due, late = run.service_books, _due_of_row(run), 0
     for service in range(len(run.services)):
-        served = books.publish[(books.service == service) & (books.fate == NO_COPY)]
+        served = books.publish[(books.service == service) & (books.heard > 0)]
         alive = np.zeros(len(served), dtype=bool)
         channel, words = codes_of(run.publishes["channel"])
         for history in run.pod_histories:

@@ -45,6 +45,10 @@ class Run(RunTables):
 
     def copies_phase(self) -> Array:
         """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
+        return self._copies_phase
+
+    @cached_property
+    def _copies_phase(self) -> Array:
         publish, delivery = self.copies.publish, self.copies.delivery
         phases = take_rows(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
         foreign = publish < 0

@@ -15,7 +15,7 @@ from sim.record.reader import Array, codes_of
 from sim.record.schema import CAUSES
 from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.run_tables import RunTables
-from sim.results.service_books import ServiceBooks
+from sim.results.service_books import NO_COPY, ServiceBooks
 
 PAIRS = ("pairs", "unserved", "in_doubt", "half_served")
 
@@ -72,24 +72,25 @@ def tally_of(run: RunTables, copies: Copies, books: ServiceBooks, phase: Array) 
     names = list(run.phases)
     judged = names.index("run") if "run" in names else -1
     channel, channels = codes_of(run.publishes["channel"])
-    place = np.append(channel, len(channels)).astype(np.int64)
     shape = (len(run.services), len(channels) + 1)
+    place, size = np.append(channel, len(channels)).astype(np.int32), shape[0] * shape[1]
     own = np.flatnonzero(phase == judged)
-    of_run = (run.publishes["phase"] == "run").to_numpy()[books.publish]
-    alone = books.alone[of_run[books.alone]]
-    cell = np.concatenate([run.service_of_pod[copies.pod[own]], books.service[alone]]).astype(np.int64) * shape[1]
-    cell += place[np.concatenate([copies.publish[own], books.publish[alone]])]
-    fate = np.concatenate([copies.fate[own], books.fate[alone]])
-    cause = np.bincount(np.concatenate([copies.cause[own], books.cause[alone]]), minlength=len(CAUSE)).tolist()
-    pairs = np.flatnonzero(of_run)
-    pair = books.service[pairs].astype(np.int64) * shape[1] + place[books.publish[pairs]]
-    unserved = books.unserved[pairs]
-    kinds = (pair, pair[unserved], pair[books.in_doubt[pairs]], pair[books.half_served[pairs]])
+    publish, fate = copies.publish[own], copies.fate[own]
+    cells = (run.service_of_pod.astype(np.int32) * (shape[1] * len(FATE)))[copies.pod[own]] + (place * len(FATE))[publish] + fate
+    cells = np.bincount(cells, minlength=size * len(FATE))
+    causes = np.bincount(copies.cause[own], minlength=len(CAUSE))
+    of_run = (run.publishes["phase"] == "run").to_numpy()
+    pairs = np.flatnonzero(of_run[books.publish])
+    pair = books.service[pairs].astype(np.int32) * shape[1] + place[books.publish[pairs]]
+    alone = books.fate[pairs] != NO_COPY
+    cells += np.bincount(pair[alone] * len(FATE) + books.fate[pairs][alone], minlength=len(cells))
+    causes += np.bincount(books.cause[pairs][alone], minlength=len(CAUSE))
+    kinds = (pair, pair[books.unserved[pairs]], pair[books.in_doubt[pairs]], pair[books.half_served[pairs]])
     return Tally(
         run.services,
         [*channels, ""],
-        np.bincount(cell * len(FATE) + fate, minlength=shape[0] * shape[1] * len(FATE)).reshape(*shape, len(FATE)),
-        np.stack([np.bincount(kind, minlength=shape[0] * shape[1]).reshape(shape) for kind in kinds], axis=-1),
-        dict(zip(CAUSES, cause[1:], strict=True)),
+        cells.reshape(*shape, len(FATE)),
+        np.stack([np.bincount(kind, minlength=size).reshape(shape) for kind in kinds], axis=-1),
+        dict(zip(CAUSES, causes[1:].tolist(), strict=True)),
         int(np.count_nonzero(np.bincount(books.publish[pairs], minlength=1))),
     )

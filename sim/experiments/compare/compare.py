@@ -13,8 +13,9 @@ time slices (`Metric.drift`); short of that it is maybe worse. This does not app
 turn**: then their own spread holds the drift. Counts and the model's times do not drift.
 
 What a run knows only as an **interval** (copies that nobody heard and nobody can vouch for) has two ends, and both are compared: `same`
-when the lower ends are and the upper ends are, `worse` when even the run's lower end is worse than the baseline's upper one, `better`
-when even its upper end is better than the baseline's lower one, `maybe worse` when both ends are at least that; else unknown.
+when the lower ends are, within the tolerance, and the upper ends are, `worse` when even the run's lower end is worse than the baseline's
+upper one, `better` when even its upper end is better than the baseline's lower one, `maybe worse` when both ends are at least that; else
+unknown.
 
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
@@ -365,7 +366,7 @@ def _by_ends(runs: Sequence[Measure], baselines: Sequence[Measure], differ: Call
     if not any(isinstance(one, Ends) for one in (*runs, *baselines)):
         return low
     high = differ(run[1], base[1])
-    if {low.verdict, high.verdict} == {"same"}:
+    if all(one.verdict == "same" and _near(one) for one in (low, high)):
         word: Word = "same"
     elif differ(run[0], base[1]).verdict == "worse":
         word = "worse"
@@ -377,6 +378,11 @@ def _by_ends(runs: Sequence[Measure], baselines: Sequence[Measure], differ: Call
     if word == "unknown":
         detail = f"nobody knows whether what was not heard had been published, so {low.metric} is known only between two ends: {detail}"
     return replace(low, verdict=word, detail=detail, run_most=high.run, baseline_most=high.baseline)
+
+
+def _near(one: Difference) -> bool:
+    """Return whether the values are within the tolerance both ways: of a lower one `same` says only that nobody can be sure."""
+    return abs(one.run - one.baseline) <= one.tolerance * abs(one.baseline) + METRICS[one.metric].floor
 
 
 def _value(one: Measure) -> float:

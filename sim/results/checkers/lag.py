@@ -53,9 +53,9 @@ def check(run: Run) -> Result:
     metrics = _metrics(lag, delay)
     for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
         for code, word in enumerate(words):
-            of = lag[codes == code]
-            counts |= _quantiles(f"lag_us.{kind}.{word}", of)
-            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in quantiles(of, QUANTILES).items()}
+            found = quantiles(lag[codes == code], QUANTILES)
+            counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
+            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in found.items()}
             if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
                 counts |= _quantiles(f"bus_us.{kind}.{word}", bus[codes == code])
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
