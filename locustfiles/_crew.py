@@ -101,7 +101,7 @@ class Hand:
         if play is not None:
             early = not play.stopping and not play.all_finished.is_set()
             error = play.close()
-            self._say("done", calls=play.calls, error=error, early=early)
+            self._say("done", calls=play.calls, error=error, early=early, closed=play.closed_by_server)
 
     def _say(self, what: str, **data: Any) -> None:
         with contextlib.suppress(Exception):  # the master is gone: nobody is left to hear it
@@ -237,7 +237,8 @@ class Lead:
         """Tell the run that nothing more will come."""
         if not self._said_done:
             self._said_done = True
-            self._send(Done(sum(one["calls"] for one in self._done.values()), error))
+            done = self._done.values()
+            self._send(Done(sum(one["calls"] for one in done), error, sum(one.get("closed", 0) for one in done)))
             if error:
                 log.error("%s", error)
                 self._tell("stop")

@@ -92,6 +92,7 @@ class Play:
         self.error = ""
         self.stopping = False
         self.waits: list[Wait] = []
+        self.clients: list[BusClient] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
         self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
         self._meter = gevent.spawn(measure, self)
@@ -123,6 +124,7 @@ class Play:
             transport=self.scenario.transport(),
         )
         client.connect()
+        self.clients.append(client)
         return client
 
     def came(self) -> None:
@@ -165,6 +167,11 @@ class Play:
             exception=None if published.outcome == "acknowledged" else BuslabError(f"{published.outcome}: {published.error}"),
             context={},
         )
+
+    @property
+    def closed_by_server(self) -> int:
+        """How often a client found its connection closed by the server before a publish."""
+        return sum(client.closed_by_server for client in self.clients)
 
     @property
     def broken(self) -> bool:

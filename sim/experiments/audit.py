@@ -1,14 +1,14 @@
 """The instrument audits itself: known errors are planted in the record of a real run, and the verdict must report exactly those.
 
 Planted are one loss (a delivery is dropped), one duplicate (written twice), one swap (two neighbours of one publisher and
-channel change places) and one delay (a handler's start moved by `DELAY_NS`), each in another pod. They are planted between the
-receive path and the parquet file, so a fault of the writer, the ledger or a checker shows as a difference.
+channel change places) and one delay (a handler's start moved by `DELAY_NS`), each in another pod; and one event for a service without a
+pod (the only pod of `ALONE` is written down as gone from the delivery before the event to its own, which is dropped). They are planted
+between the receive path and the parquet file, so a fault of the writer, the ledger or a checker shows as a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from sim.machine.clock import NS_PER_S
-from sim.record.recorder import arrow_table
+from sim.record.recorder import Tamper, arrow_table
 from sim.record.schema import TABLES, event_id
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.run.fleet import PROBER_NUMBER
@@ -26,6 +26,7 @@ from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 
 DELAY_NS = 7 * NS_PER_S
+ALONE = "analytics-service"  # one pod, which hears one quiet channel here, so that two of its events are far apart
 PODS = tuple(f"api-gateway-{number}" for number in range(4))  # they hear one channel only, so neighbours share it
 SETTINGS = (
     "load.driver=pods",
@@ -33,6 +34,8 @@ SETTINGS = (
     "load.warm_up_s=0",
     "load.run_s=4",
     'load.mix."config.cache.invalidate"=40',
+    'load.mix."analytics.provider.usage"=3',
+    f'services.{ALONE}.subscribes=["analytics.provider.usage"]',
 )
 
 
@@ -75,26 +78,30 @@ class Audit:
 
 @dataclass
 class Planter:
-    """The four errors, planted in the first part that holds enough deliveries."""
+    """The errors, planted in the first part that holds enough deliveries; the next part of the pods table then says who was gone."""
 
     lost: tuple[int, str] | None = None
     twice: tuple[int, str] | None = None
     swapped: tuple[int, int] | None = None
     late: tuple[int, str] | None = None
     late_handled_ns: int = 0
-    _seen: int = field(default=0, repr=False)
+    alone: tuple[int, str] | None = None
+    gone_ns: tuple[int, int] | None = None
+
+    tables = ("deliveries", "pods")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the part with the errors in it."""
+        if "state" in rows.column_names:
+            return self._without_pod(rows) if self.gone_ns else rows
         if self.lost is not None:
             return rows
-        columns = {name: rows.column(name).combine_chunks() for name in TABLES["deliveries"]}
-        words = {name: columns[name].dictionary.to_pylist() for name in ("pod", "path", "outcome")}
-        plain = {name: np.array(c.indices if name in words else c) for name, c in columns.items()}
-        by_pod = [self._load_rows(plain, words["pod"].index(pod)) for pod in PODS]
+        plain, words = _taken_apart("deliveries", rows)
+        by_pod = [self._load_rows(plain, words["pod"].index(pod)) for pod in (*PODS, f"{ALONE}-0")]
         pair = _neighbours(plain["event"], by_pod[2])
         if pair is None or min(len(pod_rows) for pod_rows in by_pod) < 3:
             return rows
+        unheard = self._unheard(plain, by_pod[-1])
         lose, double, delay = by_pod[0][1], by_pod[1][1], by_pod[3][1]
         self.lost, self.twice = (int(plain["event"][lose]), PODS[0]), (int(plain["event"][double]), PODS[1])
         self.late, self.swapped = (int(plain["event"][delay]), PODS[3]), (int(plain["event"][pair[0]]), int(plain["event"][pair[1]]))
@@ -103,14 +110,46 @@ class Planter:
         order = np.arange(rows.num_rows)
         order[pair[0]], order[pair[1]] = pair[1], pair[0]
         copies = np.ones(rows.num_rows, dtype=np.int64)
-        copies[lose], copies[double] = 0, 2
+        copies[lose], copies[double], copies[unheard] = 0, 2, 0
         taken = np.repeat(order, copies)
         return arrow_table("deliveries", {name: values[taken] for name, values in plain.items()}, words)
+
+    def _unheard(self, plain: dict[str, np.ndarray], rows: np.ndarray) -> int:
+        """Choose the delivery that is farthest from those before and after it, for which its pod will have been gone."""
+        received = plain["received_ns"][rows]
+        gaps = np.diff(received)
+        place = 1 + int(np.argmax(np.minimum(gaps[:-1], gaps[1:])))
+        self.alone = (int(plain["event"][rows[place]]), ALONE)
+        # the event before it was sent by then, and this one by the time it was heard
+        self.gone_ns = (int(received[place - 1]) + 1, int(received[place]))
+        return int(rows[place])
+
+    def _without_pod(self, rows: pa.Table) -> pa.Table:
+        """Return a part of the pods table that says besides that the only pod of `ALONE` was gone for that time."""
+        assert self.gone_ns is not None
+        plain, words = _taken_apart("pods", rows)
+        mine = np.flatnonzero(np.array(words["pod"] or [""])[plain["pod"]] == f"{ALONE}-0")
+        if not len(mine):
+            return rows
+        words["state"] += [word for word in ("stopped", "subscribed") if word not in words["state"]]
+        words["bus"] += [word for word in ("stopped", "connected") if word not in words["bus"]]
+        for at_ns, state, bus in zip(self.gone_ns, ("stopped", "subscribed"), ("stopped", "connected"), strict=True):
+            changed = {"at_ns": at_ns, "state": words["state"].index(state), "bus": words["bus"].index(bus)}
+            plain = {name: np.append(values, values.dtype.type(changed.get(name, values[mine[0]]))) for name, values in plain.items()}
+        self.gone_ns = None
+        return arrow_table("pods", plain, words)
 
     @staticmethod
     def _load_rows(plain: dict[str, np.ndarray], pod: int) -> np.ndarray:
         publisher = (plain["event"] >> np.uint64(32)) & np.uint64(0xFFFF)
         return np.flatnonzero((plain["pod"] == pod) & (publisher != PROBER_NUMBER))
+
+
+def _taken_apart(table: str, rows: pa.Table) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Return the columns of a part as arrays, and the words of those that hold words."""
+    columns = {name: rows.column(name).combine_chunks() for name in TABLES[table]}
+    words = {name: columns[name].dictionary.to_pylist() for name, kind in TABLES[table].items() if kind == "name"}
+    return {name: np.array(c.indices if name in words else c) for name, c in columns.items()}, words
 
 
 def _neighbours(events: np.ndarray, rows: np.ndarray) -> tuple[int, int] | None:
@@ -121,9 +160,7 @@ def _neighbours(events: np.ndarray, rows: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def run_audit(
-    *, out: Path | None = None, watch: Watch = lambda status: None, planter: Callable[[pa.Table], pa.Table] | None = None
-) -> Audit:
+def run_audit(*, out: Path | None = None, watch: Watch = lambda status: None, planter: Tamper | None = None) -> Audit:
     """Run a short scenario on the embedded broker with planted errors and compare the verdict with them.
 
     Parameters
@@ -146,14 +183,19 @@ def _compare(judged: JudgedRun, planted: Planter) -> list[PlantedError]:
     run, verdict = judged.run, judged.verdict
     counts = {name: result.counts for name, result in verdict.checkers.items()}
     ledger = run.ledger()
-    missing = ledger[ledger["fate"] == "missing"]
+    missing, alone = (ledger[(ledger["fate"] == "missing") & ((ledger["cause"] == "no-pod") == one)] for one in (False, True))
+    alone = alone.assign(pod=alone["service"])
     again = ledger[ledger["fate"] == "duplicate"]
     publishes = run.publishes.set_index("event")
     late_us = (planted.late_handled_ns - publishes["intended_ns"].get(planted.late[0], 0)) / 1000 if planted.late else float("nan")
     witnesses = " ".join(verdict.checkers["order"].witnesses)
     return [
-        PlantedError("missing copies", 1, counts["ledger"]["missing"]),
+        PlantedError("missing copies", 2, counts["ledger"]["missing"]),
         PlantedError("of them without a cause", 1, counts["ledger"].get("unexplained", 0)),
+        PlantedError("of them owed to a service without a pod", 1, counts["ledger"].get("no-pod", 0)),
+        PlantedError("the event that it missed is the planted one", 1, float(_holds(alone, planted.alone))),
+        PlantedError("events that no pod of a service heard", 1, counts["ledger"]["unserved"]),
+        PlantedError("events that only some pods of a service heard", 1, counts["ledger"]["half_served"]),
         PlantedError("the missing copy is the planted one", 1, float(_holds(missing, planted.lost))),
         PlantedError("copies heard again", 1, counts["duplication"]["redelivered"]),
         PlantedError("the copy heard again is the planted one", 1, float(_holds(again, planted.twice))),

@@ -37,6 +37,7 @@ from sim.machine.clock import in_a_loop
 from sim.machine.line import inherited_line, start_child
 from sim.machine.process import interruptible
 from sim.results.checkers import Verdict
+from sim.results.checkers.verdict import least_of, most_of
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.results.opened_run import open_run
 from sim.run.status import Watch
@@ -91,11 +92,17 @@ class Outcome:
         return self.verdict is None or keep == "all" or (keep == "not-valid" and self.verdict.verdict != "valid")
 
     def metric(self, name: str) -> float:
-        """Return what some checker measured, NaN when it was not measured."""
+        """Return what some checker measured, NaN when it was not measured, or is known only as an interval (see `ends`)."""
+        low, high = self.ends(name)
+        return low if low == high else math.nan
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """Return the least and the most that a metric can be: twice the same number when it is known, NaN when it was not measured."""
         for result in self.verdict.checkers.values() if self.verdict else ():
-            if not math.isnan(value := result.metrics.get(name, math.nan)):
-                return value
-        return math.nan
+            value = result.metrics.get(name, math.nan)
+            if not math.isnan(least_of(value)):
+                return least_of(value), most_of(value)
+        return math.nan, math.nan
 
     def count(self, checker: str, name: str) -> float:
         """Return a count of one checker, 0 when there is none."""

@@ -75,8 +75,11 @@ def listed(parts: list[str]) -> str:
 
 
 def unit_of(metric: str) -> str:
-    """Return the unit in the name of a metric (`ms` of `lag_ms_p99`), empty when it is a plain number."""
-    return next((word for word in reversed(metric.split("_")) if word in UNITS_S), "")
+    """Return the unit in the name of a metric (`ms` of `lag_ms_p99`), empty when it is a plain number.
+
+    What stands after a dot, such as the service of `lag_ms_p99.service."web"`, says nothing of it.
+    """
+    return next((word for word in reversed(metric.partition(".")[0].split("_")) if word in UNITS_S), "")
 
 
 def measured(metric: str, value: float, *, beside: float = math.nan) -> str:

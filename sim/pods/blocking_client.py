@@ -5,12 +5,18 @@ node that has one of its channels), one PUBLISH at a time. Every call is fire an
 code: the call that fills a batch, and every call that is an event of its own, waits for the broker's answer, and in an outage for
 `TIMEOUT_S`. What each caller waited stands in the table `calls`.
 
+A server may close a connection while it is idle (its setting `timeout`, or a proxy's). What is written into such a connection is lost, and
+nobody can say so. So before each publish the client looks whether the server has closed it, connects anew if it has, and counts that
+(`BusClient.closed_by_server`). What closes between the look and the publish stays unknown.
+
 Not for use inside an asyncio loop: there `sim/pods/pod.py` drives the bus.
 """
 
 from __future__ import annotations
 
 import contextlib
+import socket
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +115,11 @@ class BusClient(Caller[Published]):
             raise unreachable(self._address, error) from None
 
     @property
+    def closed_by_server(self) -> int:
+        """How often a connection was found closed by the server before a publish, and made anew."""
+        return self._nodes.closed_by_server
+
+    @property
     def due_ns(self) -> int | None:
         """When `tick` must be called, or None."""
         return self.node.due_ns
@@ -170,6 +181,25 @@ class BusClient(Caller[Published]):
         return Published(send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) else -1, "")
 
 
+def has_ended(connection: Any) -> bool:
+    """Return whether the other side has closed a connection that waits for nothing; what came unasked makes it as useless.
+
+    Not by redis-py's own `can_read`: to that, a TLS session ticket is data, and under gevent it costs several times as much.
+    """
+    sock = connection._sock
+    sock.settimeout(0)
+    try:
+        sock.recv(1, *(() if isinstance(sock, ssl.SSLSocket) else (socket.MSG_PEEK,)))
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
+    else:
+        return True
+    finally:
+        sock.settimeout(TIMEOUT_S)
+
+
 class _Nodes:
     """A connection to each node that was needed, and which node has which channel.
 
@@ -182,6 +212,7 @@ class _Nodes:
         self._any_node = any_node or not address.others
         self._seeds = address.nodes
         self._connections: dict[tuple[str, int], Any] = {}
+        self.closed_by_server = 0
         self._node_of: dict[str, Address] = {}  # channel -> where its node is
 
     def connect(self, channel: str = "") -> Any:
@@ -221,6 +252,9 @@ class _Nodes:
                 redis_connect_func=self._let_in,
             ).make_connection()
             self._connections[node.host, node.port] = connection
+        elif connection.is_connected and has_ended(connection):
+            self.closed_by_server += 1
+            self.lost(connection)
         connection.connect()
         return connection
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum
+from sim.record.limits import flat_limits
 from sim.record.run_info import SealedTable
 from sim.record.schema import LATER_COLUMNS, OPTIONAL, TABLES
 
@@ -43,7 +44,10 @@ def read_scenario(path: Path, *, promised: int | None = None) -> dict[str, Any]:
         raise RunFolderError(f"cannot read {path}: {error}; without it nothing says what the run promised") from error
     if not isinstance(scenario.get("slo", {}), dict):
         raise RunFolderError(f"{path}: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")
-    return scenario
+    try:
+        return scenario | {"slo": flat_limits(scenario.get("slo", {}))}
+    except ValueError as error:
+        raise RunFolderError(f"{path}: {error}") from None
 
 
 def check_sealed(path: Path, table: str, *, promised: SealedTable | None) -> None:

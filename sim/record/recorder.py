@@ -177,7 +177,8 @@ class Recorder:
     new_writer
         Makes the executor that writes parts; under gevent it must be one of real threads.
     tamper
-        Changes the deliveries of a part before they are written: how the self-audit plants errors. Never set in a real run.
+        Changes the deliveries of a part before they are written, or the tables that its attribute `tables` names: how the self-audit plants
+        errors. Never set in a real run.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class Recorder:
                 if self._writer is None:
                     self._writer = self._new_writer()
                 rows = buffer.take()
-                if self._tamper is not None and buffer is self.deliveries:
+                if self._tamper is not None and buffer.table in getattr(self._tamper, "tables", ("deliveries",)):
                     rows = self._tamper(rows)
                 self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
 

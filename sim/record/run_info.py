@@ -46,6 +46,8 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         Calls whose pod was not running: its application was gone too.
     record_kept
         Whether the generator lived to hand over what it recorded.
+    closed_by_server
+        How often the generator found, before a publish, that the server had closed its connection, and connected anew.
     """
 
     offered_calls: Count | None = None
@@ -54,6 +56,7 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     calls: Count | None = None
     calls_not_made: Count | None = None
     record_kept: bool | None = None
+    closed_by_server: Count | None = None
 
 
 class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):

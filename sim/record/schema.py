@@ -234,13 +234,15 @@ CAUSES = {
     "cut-link": "the network between broker and pod lost it",
     "taken-by-peer": "another pod of its service took it: a consumer group hands an entry to one consumer",
     "pod-down": "the pod was not running any more",
+    "no-pod": "no pod of the service was alive when it was published: the one copy that the service is owed then",
     "not-whole": "the cluster was hurt and not whole again: the node that took it did not reach the pod's",
     "keys-lost": "the broker lost what it kept for the pods before one of them had handled it",
     "trimmed": "so many events came after it that the broker dropped it from its stream before a pod had handled it",
     "unexplained": "no evidence explains it: the verdict cannot be better than unknown",
 }
 
-# SLO keys a scenario may set, each an upper bound unless it ends in `_min`. All over the `run` phase.
+# SLO keys a scenario may set, each an upper bound unless it ends in `_min`. All over the `run` phase, and NaN where nothing happened that
+# they are about. What is not known for sure is an interval. Some can be of one service or channel: `sim.record.limits`.
 SLO_METRICS = {
     "lag_ms_p50": "median lag, milliseconds",
     "lag_ms_p90": "90th percentile of lag, milliseconds",
@@ -248,8 +250,11 @@ SLO_METRICS = {
     "lag_ms_p999": "99.9th percentile of lag, milliseconds",
     "lag_ms_p9999": "99.99th percentile of lag, milliseconds",
     "lag_ms_max": "greatest lag, milliseconds",
-    "missing": "missing copies",
+    "missing": "missing copies; of a service without a living pod, one copy an event",
     "missing_ratio": "missing copies / expected copies",
+    "unserved": "events that none of a service's pods heard, counted once for each such service",
+    "unserved_ratio": "unserved / events that services should hear, counted once for each service",
+    "half_served": "events that some of a service's pods heard and some did not, counted once for each such service",
     "duplicates": "copies heard again by a pod that had heard them",
     "unexpected": "copies nobody should have heard",
     "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",

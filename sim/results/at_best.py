@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import HTTP_CALL
 from sim.results.copies import CAUSE, FATE, OUTCOME
@@ -227,10 +228,11 @@ class AtBest:
         missing = np.flatnonzero(chosen & (copies.fate == FATE["missing"]))
         due = self._due_ns()[copies.publish[missing]]
         made = self._stall_made(due, copies.pod[missing]) & (copies.cause[missing] != CAUSE["taken-by-peer"])
-        left = float(len(missing) - made.sum())
+        fates = self.run.tally.fates(read_metric(metric))
+        left = float(fates["missing"] - made.sum())  # an event that found no pod of a service is no stall's doing
         if not metric.startswith("missing_ratio"):
             return left
-        expected = int((chosen & np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])).sum())
+        expected = fates["delivered"] + fates["missing"] + fates["unknown"]
         return left / expected if expected else math.nan
 
     def _due_ns(self) -> Array:

@@ -15,7 +15,9 @@ from sim.record.run_info import read_info
 from sim.record.schema import TABLES
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, account, make_index
 from sim.results.run_tables import RunTables
+from sim.results.service_books import ServiceBooks, keep_books
 from sim.results.story import story_of
+from sim.results.tally import Tally, tally_of
 
 
 class Run(RunTables):
@@ -31,8 +33,22 @@ class Run(RunTables):
         """Every copy with its fate and cause, see `sim.results.copies`."""
         return account(self, self.index)
 
+    @cached_property
+    def service_books(self) -> ServiceBooks:
+        """Every event at every service that should hear it, see `sim.results.service_books`."""
+        return keep_books(self, self.index, self.copies)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """The books of the run phase, counted."""
+        return tally_of(self, self.copies, self.service_books, self.copies_phase())
+
     def copies_phase(self) -> Array:
         """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
+        return self._copies_phase
+
+    @cached_property
+    def _copies_phase(self) -> Array:
         publish, delivery = self.copies.publish, self.copies.delivery
         phases = take_rows(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
         foreign = publish < 0
@@ -40,33 +56,38 @@ class Run(RunTables):
         return phases
 
     def ledger(self) -> pd.DataFrame:
-        """Return one row a copy.
+        """Return one row a copy; of a service without a living pod one a missed event, whose pod is NaN.
 
         Returns
         -------
         DataFrame
             event (key, see `schema.event_id`), channel, publisher, phase, pod, service, fate, cause (empty when none),
-            lag_us (intended time to handler start, NaN when not heard), path. See `sim.results.copies` for every word.
+            lag_us (intended time to handler start, NaN when not heard), path. See `sim.results.copies` and `sim.results.service_books` for
+            every word.
         """
-        copies, publishes, deliveries = self.copies, self.publishes, self.deliveries
-        published = copies.publish >= 0
-        event = take_rows(publishes["event"].to_numpy(), copies.publish)
-        event[~published] = deliveries["event"].to_numpy()[copies.delivery[~published]]
-        handled_ns = take_rows(deliveries["handled_ns"].to_numpy(), copies.delivery)
-        lag_ns = handled_ns - take_rows(publishes["intended_ns"].to_numpy(), copies.publish)
-        services = sorted({history.service for history in self.pod_histories})
-        service_of_pod = np.array([services.index(history.service) for history in self.pod_histories], dtype=np.int16)
+        copies, publishes, deliveries, books = self.copies, self.publishes, self.deliveries, self.service_books
+        alone = books.alone
+        publish = np.concatenate([copies.publish, books.publish[alone]])
+        delivery = np.concatenate([copies.delivery, np.full(len(alone), -1, dtype=copies.delivery.dtype)])
+        published = publish >= 0
+        event = take_rows(publishes["event"].to_numpy(), publish)
+        event[~published] = deliveries["event"].to_numpy()[delivery[~published]]
+        handled_ns = take_rows(deliveries["handled_ns"].to_numpy(), delivery)
+        intended_ns = publishes["intended_ns"].to_numpy()
+        lag_ns = handled_ns - take_rows(intended_ns, publish)
+        phase = np.concatenate([self.copies_phase(), self.phase_codes(intended_ns[books.publish[alone]])])
+        pod = np.concatenate([copies.pod, np.full(len(alone), -1, dtype=copies.pod.dtype)])
         columns = {
             "event": event,
-            "channel": gather(publishes["channel"], copies.publish),
-            "publisher": gather(publishes["publisher"], copies.publish),
-            "phase": categorical(self.copies_phase(), list(self.phases) or [""]),
-            "pod": categorical(copies.pod, [history.pod for history in self.pod_histories]),
-            "service": categorical(service_of_pod[copies.pod], services),
-            "fate": categorical(copies.fate, list(FATE)),
-            "cause": categorical(copies.cause, list(CAUSE)),
-            "lag_us": np.where(published & (copies.delivery >= 0), lag_ns / 1e3, np.nan),
-            "path": gather(deliveries["path"], copies.delivery),
+            "channel": gather(publishes["channel"], publish),
+            "publisher": gather(publishes["publisher"], publish),
+            "phase": categorical(phase, list(self.phases) or [""]),
+            "pod": categorical(pod, [history.pod for history in self.pod_histories]),
+            "service": categorical(np.concatenate([self.service_of_pod[copies.pod], books.service[alone]]), self.services),
+            "fate": categorical(np.concatenate([copies.fate, books.fate[alone]]), list(FATE)),
+            "cause": categorical(np.concatenate([copies.cause, books.cause[alone]]), list(CAUSE)),
+            "lag_us": np.where(published & (delivery >= 0), lag_ns / 1e3, np.nan),
+            "path": gather(deliveries["path"], delivery),
         }
         return pd.DataFrame(columns, copy=False)
 
@@ -78,7 +99,7 @@ class Run(RunTables):
         RunFolderError
             Nobody in this run published or heard the event.
         """
-        return story_of(self, self.index, self.copies, event)
+        return story_of(self, self.index, self.copies, self.service_books, event)
 
 
 def open_run(path: str | Path) -> Run:

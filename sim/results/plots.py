@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.machine.words import amount, count, duration
+from sim.record.limits import MetricName
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
-from sim.results.copies import CAUSE, FATE
+from sim.results.copies import FATE
 from sim.results.opened_run import Run
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -33,9 +34,11 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
     copies, publishes = run.copies, run.publishes
     intended = publishes["intended_ns"].to_numpy()
     handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[copies.fate == FATE["delivered"]]]
-    missing = intended[copies.publish[copies.fate == FATE["missing"]]]
+    books = run.service_books
+    alone = books.publish[books.alone[books.fate[books.alone] == FATE["missing"]]]
+    missing = intended[np.concatenate([copies.publish[copies.fate == FATE["missing"]], alone])]
     series = {"events published": intended, "copies delivered": handled, "copies missing": missing}
-    zero, lost = zero_ns(run), int(_in_run(run)[copies.fate == FATE["missing"]].sum())
+    zero, lost = zero_ns(run), run.tally.fates(MetricName(""))["missing"]
     for n, (name, times) in enumerate(series.items()):
         counts = np.histogram(times, edges)[0] / width_s
         ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
@@ -148,11 +151,9 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
 def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     """Draw the copies of the run phase by fate, the missing ones by cause."""
     ax = make_axes(ax)
-    copies, judged = run.copies, _in_run(run)
-    fates = np.bincount(copies.fate[judged], minlength=len(FATE))
-    causes = np.bincount(copies.cause[judged], minlength=len(CAUSE))
-    rows = [(fate, int(fates[code]), FATE_COLOURS[fate]) for fate, code in FATE.items()]
-    rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {c}", int(causes[n]), RED) for c, n in CAUSE.items() if c and causes[n]]
+    fates, causes = run.tally.fates(MetricName("")), run.tally.causes
+    rows = [(fate, many, FATE_COLOURS[fate]) for fate, many in fates.items()]
+    rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {cause}", many, RED) for cause, many in causes.items() if many]
     names, values = [name for name, _, _ in rows], [value for _, value, _ in rows]
     bars = ax.barh(range(len(rows)), values, color=[colour for _, _, colour in rows], edgecolor="black")
     for bar, name in zip(bars, names, strict=True):
@@ -162,8 +163,8 @@ def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlabel="copies in the run phase", xlim=(0, max([*values, 1]) * 1.15))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    expected = int(fates[FATE["delivered"]] + fates[FATE["missing"]] + fates[FATE["unknown"]])
-    ax.set_title(f"{amount(fates[FATE['delivered']])} of {count(expected, 'expected copy was', 'expected copies were')} delivered")
+    expected = fates["delivered"] + fates["missing"] + fates["unknown"]
+    ax.set_title(f"{amount(fates['delivered'])} of {count(expected, 'expected copy was', 'expected copies were')} delivered")
     return ax
 
 

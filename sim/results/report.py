@@ -18,12 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim.machine.files import write_whole
-from sim.machine.words import amount, count, duration, measured
+from sim.machine.words import amount, count, duration
+from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, FATES, SLO_METRICS
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import JudgedLimit, Verdict
-from sim.results.checkers.verdict import beside_limit, bound
+from sim.results.checkers.verdict import beside_limit, between, bound, told
 from sim.results.excuses import ALTHOUGH
 from sim.results.opened_run import Run
 
@@ -36,6 +37,7 @@ OPENINGS = {
 }
 FIGURE_INCHES = (7.4, 4.8)
 DOTS_PER_INCH = 130
+BOOKS = ("missing", "missing_ratio", "unserved", "unserved_ratio", "half_served")  # metrics of which the ledger says more
 TITLE_LETTERS = 70  # of one line; a longer title is wrapped
 
 
@@ -53,6 +55,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         limits=[_limit_row(limit) for limit in verdict.slo],
         figures=list(_figures(run)),
         books=_books(verdict),
+        services=_services(run),
         lags=_lags(verdict),
         broker=_broker(run),
         fleet=_fleet(run),
@@ -74,7 +77,10 @@ def sentence(verdict: Verdict) -> str:
     if verdict.verdict == "valid":
         return text + ("; ".join(found) or "every checker that was asked found no fault") + "."
     reasons = verdict.reasons
-    return text + reasons[0] + (f", and {len(reasons) - 1} more." if len(reasons) > 1 else ".")
+    books = verdict.checkers.get("ledger")
+    of_books = [s for s in verdict.slo if s.verdict == verdict.verdict and read_metric(s.metric).base in BOOKS]
+    lost = f" ({books.detail})" if books and books.verdict == "valid" and of_books and of_books[0].detail == reasons[0] else ""
+    return text + reasons[0] + lost + (f", and {len(reasons) - 1} more." if len(reasons) > 1 else ".")
 
 
 def verdict_table(verdict: Verdict) -> Table:
@@ -89,20 +95,27 @@ def verdict_table(verdict: Verdict) -> Table:
             table.add_row("", "[yellow]note[/]", escape(warning))
     table.add_section()
     for limit in verdict.slo:
+        found = limit.found
         why = (
             limit.detail
-            if limit.verdict == "unknown" or limit.measured is None
-            else beside_limit(limit.metric, limit.measured, limit.limit) + "".join(limit.detail.partition(ALTHOUGH)[1:])
+            if limit.verdict == "unknown" or found is None
+            else beside_limit(limit.metric, found, limit.limit) + "".join(limit.detail.partition(ALTHOUGH)[1:])
         )
         table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
     return table
 
 
 def _limit_row(limit: JudgedLimit) -> tuple[str, ...]:
-    found = "not measured" if limit.measured is None else measured(limit.metric, limit.measured, beside=limit.limit)
-    meaning = SLO_METRICS.get(limit.metric, limit.detail) if limit.verdict != "unknown" else limit.detail
+    found = "not measured" if limit.found is None else told(limit.metric, limit.found, beside=limit.limit)
+    meaning = limit.detail if limit.verdict == "unknown" else _meaning(limit)
     meaning += "".join(limit.detail.partition(ALTHOUGH)[1:]) if limit.verdict == "valid" else ""
     return limit.metric, limit.verdict, bound(limit.metric, limit.limit), found, meaning
+
+
+def _meaning(limit: JudgedLimit) -> str:
+    base, scope, subject = read_metric(limit.metric)
+    where = {"service": f"of what {subject} should hear: ", "channel": f"of the events of {subject}: "}.get(scope, "")
+    return where + SLO_METRICS.get(base, limit.detail)
 
 
 def _figures(run: Run) -> Iterator[dict[str, str]]:
@@ -126,13 +139,34 @@ def _figures(run: Run) -> Iterator[dict[str, str]]:
 
 def _books(verdict: Verdict) -> list[tuple[str, str, str]]:
     counts = verdict.checkers["ledger"].counts if "ledger" in verdict.checkers else {}
-    rows = [("expected", counts.get("expected"), "pods that were alive and listen to the event's channel, summed over events")]
+    rows = [
+        (
+            "expected",
+            counts.get("expected"),
+            "pods that were alive and listen to it, or 1 for a service without any, summed over events",
+        )
+    ]
     for fate, meaning in FATES.items():
         rows.append((fate, counts.get(fate), meaning))
         if fate == "missing":
             rows += [(f"missing: {cause}", counts[cause], words) for cause, words in CAUSES.items() if counts.get(cause)]
     rows.append(("PUBLISH said", counts.get("publish_receivers"), "receivers, summed over acknowledged events: evidence, not truth"))
     return [(name, f"{count:,}", meaning) for name, count, meaning in rows if count is not None]
+
+
+def _services(run: Run) -> list[tuple[str, ...]]:
+    """Return how services heard the events: of all services, of each, and of each channel."""
+    rows = []
+    for of in run.tally.scopes():
+        served, fates = run.tally.served(of), run.tally.fates(of)
+        if not served["pairs"]:
+            continue
+        counts = (served["pairs"], served["pairs"] - served["unserved"] - served["half_served"], served["half_served"])
+        ends = between(served["unserved"] - served["in_doubt"], served["unserved"], "")
+        missing = between(fates["missing"], fates["missing"] + fates["unknown"], "")
+        name = f"{of.scope} {of.subject}" if of.scope else "all services"
+        rows.append((name, *(f"{one:,}" for one in counts), told("unserved", ends), told("missing", missing)))
+    return rows
 
 
 def _lags(verdict: Verdict) -> list[tuple[str, ...]]:

@@ -51,6 +51,28 @@ class RunTables:
         """Every pod of the pods table, then those that only deliveries name (never alive)."""
         return read_pod_histories(self.pods, self.deliveries)
 
+    @cached_property
+    def services(self) -> list[str]:
+        """Every service of the pods table, and of the scenario those that hear something though no pod of theirs ever began."""
+        meant = self.scenario.get("services", {}) if self.info.fleet == "ours" else {}
+        never = {name for name, service in meant.items() if service.get("subscribes")}
+        return sorted({history.service for history in self.pod_histories} | never)
+
+    @cached_property
+    def service_of_pod(self) -> Array:
+        """The service of each of `pod_histories`, as its number among `services`."""
+        number = {service: code for code, service in enumerate(self.services)}
+        return np.array([number[history.service] for history in self.pod_histories], dtype=np.int16)
+
+    @cached_property
+    def service_channels(self) -> list[frozenset[str]]:
+        """What each of `services` is meant to hear: the channels of its pods, or those that the scenario gives it if it never had one."""
+        heard: dict[str, set[str]] = {}
+        for history in self.pod_histories:
+            heard.setdefault(history.service, set()).update(history.channels)
+        meant = self.scenario.get("services", {})
+        return [frozenset(heard[name] if name in heard else meant[name]["subscribes"]) for name in self.services]
+
     @property
     def one_per_service(self) -> bool:
         """Whether the transport hands an event to one pod of each service."""

@@ -10,9 +10,10 @@ from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, OUTCOMES, event_id, event_key
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, silent_windows
 from sim.results.run_tables import RunTables
+from sim.results.service_books import ServiceBooks
 
 
-def story_of(run: RunTables, index: CopyIndex, copies: Copies, event: str) -> str:
+def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBooks, event: str) -> str:
     """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
     key, deliveries = np.uint64(event_key(event)), run.deliveries
     rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
@@ -39,6 +40,10 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, event: str) -> st
             lines += [f"{_at(received, zero)} {pod} received, handled {duration((handled - received) / 1e9)} later: {fate}"]
         else:
             lines += [f"{'':>16} {pod} {fate}{_evidence(run, index, copies, int(copy), zero)}"]
+    for pair in books.alone[np.isin(books.publish[books.alone], rows)]:
+        service, fate, cause = run.services[books.service[pair]], list(FATE)[books.fate[pair]], list(CAUSE)[books.cause[pair]]
+        due_ns = int(index.due_ns[np.flatnonzero(index.row == books.publish[pair])[0]])
+        lines += [f"{'':>16} {service} {fate}{f', {cause}: {CAUSES[cause]}' if cause else ''}{_absence(run, service, due_ns, zero)}"]
     return "\n".join(lines)
 
 
@@ -49,6 +54,21 @@ def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_
     touched = [window for window in windows if window.cause == cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
     words = f", {cause}: {CAUSES[cause]}" if cause else ""
     return words + "".join(f" (silent from {_at(w.begin_ns, zero_ns).strip()} to {_at(w.end_ns, zero_ns).strip()})" for w in touched[:1])
+
+
+def _absence(run: RunTables, service: str, due_ns: int, zero_ns: int) -> str:
+    """Return from when to when no pod of a service was alive, around a time at which none was."""
+    changes = sorted({at for one in run.pod_histories if one.service == service for at in one.at_ns})
+    times = np.array(changes, dtype=np.int64)
+    none = ~np.any([one.alive(times) for one in run.pod_histories if one.service == service] or [times > 0], axis=0)
+    place = int(np.searchsorted(times, due_ns, side="right"))
+    begin, end = place - 1, place
+    while begin > 0 and none[begin - 1]:
+        begin -= 1
+    while end < len(times) and none[end]:
+        end += 1
+    since = f"from {_at(changes[begin], zero_ns).strip()}" if begin >= 0 and none[begin] else "from the beginning"
+    return f" (it had no pod {since} to {_at(changes[end], zero_ns).strip() if end < len(changes) else 'the end'})"
 
 
 def _at(at_ns: int, zero_ns: int) -> str:

@@ -47,6 +47,10 @@ class Generator(Protocol):
         """Calls whose time has come and that nobody made, because their pod did not run."""
 
     @property
+    def closed_by_server(self) -> int:
+        """How often it found a connection closed by the server before a publish."""
+
+    @property
     def published(self) -> int:
         """Events published so far that the fleet does not count itself."""
 
@@ -74,6 +78,7 @@ class PodsGenerator:
     """The fleet's own pods, which make the calls themselves."""
 
     kept = True  # the fleet's recorder writes it all
+    closed_by_server = 0  # a pod reads all the time, so it hears at once when a connection ends
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
         self.hosts = (host.name,)
@@ -134,6 +139,7 @@ class LocustGenerator:
         self.hosts: tuple[str, ...] = ("locust",)
         self.calls = 0
         self.published = 0
+        self.closed_by_server = 0
         self._scenario = scenario
         self._folder = folder
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,7 +180,7 @@ class LocustGenerator:
         elif isinstance(message, LoadProgress):
             self.calls, self.published = message.calls, message.published
         elif isinstance(message, Done):
-            self.calls = message.calls
+            self.calls, self.closed_by_server = message.calls, message.closed_by_server
             if message.error:
                 self._fail(GeneratorError(message.error))
             elif not self._done.done():

@@ -54,10 +54,14 @@ class LagSample(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The news that everything is sent and recorded; `error` is empty when all went well."""
+    """The news that everything is sent and recorded; `error` is empty when all went well.
+
+    `closed_by_server` is how often a connection was found closed by the server before a publish, and made anew.
+    """
 
     calls: int
     error: str = ""
+    closed_by_server: int = 0
 
 
 Message = LoadJob | Go | Stop | LagSample | Ready | LoadProgress | Done

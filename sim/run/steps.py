@@ -367,6 +367,7 @@ class _RunSteps:
                 with contextlib.suppress(GeneratorError):
                     await self._reporter.generator.close()
                 self.info.load.record_kept = self._reporter.generator.kept
+                self.info.load.closed_by_server = self._reporter.generator.closed_by_server or None
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
+from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.problems import problems
 from sim.scenario.settings import Bus, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
@@ -46,7 +47,7 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
         Anything in it is wrong; the message names the key and the value.
     """
     path = built_in().get(name) or Path(name)
-    tree = _read_toml(name, path)
+    tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
     for setting in settings:
         _apply(tree, setting)
     tree["name"] = path.stem
@@ -61,6 +62,7 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
         if kind not in FAULTS:
             known = f"no such fault{did_you_mean(str(kind), FAULTS)}; known: {', '.join(FAULTS)}"
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {kind!r}: {known}")
+    tree = _flat_slo(tree, where=f"scenario {where}")
     try:
         scenario = msgspec.convert(tree, Scenario)
     except msgspec.ValidationError as error:
@@ -72,7 +74,8 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
 
 def to_toml(scenario: Scenario) -> str:
     """Return the resolved scenario as TOML, every default written out."""
-    return tomli_w.dumps(msgspec.to_builtins(scenario))
+    tree = msgspec.to_builtins(scenario)
+    return tomli_w.dumps(tree | {"slo": nested_limits(tree["slo"])})
 
 
 def _read_toml(name: str, path: Path) -> dict[str, Any]:
@@ -101,7 +104,18 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
             change = tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}")
         except tomllib.TOMLDecodeError:
             raise ScenarioError(f'--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix."a.b"=1') from None
-    _merge(tree, change, setting)
+    _merge(tree, _flat_slo(change, where=f"--set {setting!r}"), setting)
+
+
+def _flat_slo(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Return a tree whose limits stand by the full names of their metrics, so that one of a service does not replace one of the run."""
+    slo = tree.get("slo")
+    if not isinstance(slo, dict):
+        return tree
+    try:
+        return tree | {"slo": flat_limits(slo)}
+    except ValueError as error:
+        raise ScenarioError(f"{where}: {error}") from None
 
 
 def _merge(tree: dict[str, Any], change: dict[str, Any], setting: str) -> None:

@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 from sim.bus.envelope import EVENT_TYPES
 from sim.bus.services import SERVICES, ConfigReader
 from sim.errors import did_you_mean
+from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import CALLS, MAX_PODS, MAX_PROCESSES, Scenario
@@ -106,9 +107,21 @@ def _hosts_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _slo_problems(scenario: Scenario) -> Iterator[str]:
+    heard = {name: service.subscribes for name, service in scenario.services.items() if service.subscribes}
+    subjects = {"service": list(heard), "channel": sorted({channel for channels in heard.values() for channel in channels})}
     for metric, limit in scenario.slo.items():
-        if metric not in SLO_METRICS:
-            yield f"slo.{metric}: no such metric{did_you_mean(metric, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
+        base, scope, subject = read_metric(metric)
+        if base not in SLO_METRICS:
+            known = f"no such metric{did_you_mean(base, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
+            yield f'slo.{metric}: {known}; of a service or a channel: slo.missing.service."NAME", slo.missing.channel."NAME"'
+        elif scope and base not in SCOPED_METRICS:
+            yield f"slo.{metric}: {base} is of the whole run only; of a service or a channel are {', '.join(SCOPED_METRICS)}"
+        elif scope and scope not in SCOPES:
+            yield f"slo.{metric}: a limit is of the run, a service or a channel{did_you_mean(scope, SCOPES)}; write slo.{base}.{SCOPES[0]}"
+        elif scope and subject not in subjects[scope]:
+            hint = did_you_mean(subject, subjects[scope])
+            hears = "no service of the scenario that hears anything is called" if scope == "service" else "no service subscribes to"
+            yield f"slo.{metric}: {hears} {subject!r}{hint}; there are {', '.join(subjects[scope]) or 'none'}"
         elif not math.isfinite(limit):
             yield f"slo.{metric} = {limit}: give a number"
 

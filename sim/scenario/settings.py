@@ -216,7 +216,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     services, load, bus, limits, kubelet, hosts
         The tables below.
     slo
-        Limits that the run must keep: a metric and its bound.
+        Limits that the run must keep: a metric and its bound; of one service or channel, in nested tables (`sim.record.limits`).
     faults
         What is broken, and when: a list of tables, each with its `kind`.
     """

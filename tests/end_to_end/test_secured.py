@@ -205,6 +205,21 @@ def test_rediss_on_a_plain_port_hints_at_redis(connect: Connect, address: Addres
 
 
 @needs_tls
+def test_a_blocking_client_sees_over_tls_that_the_server_closed_its_connection(tls: TlsServer) -> None:
+    client = BusClient(parse_address(tls.trusted()), source="music-service")
+    client.connect()  # what the server sends after the handshake, its session tickets, is no end
+    with tls.admin() as server:
+        for found in (0, 1):
+            published = client.call("config.cache.invalidate", {"pattern": "*"})
+            assert published is not None and published.outcome == "acknowledged"
+            assert client.closed_by_server == found
+            server.client_kill_filter(_type="normal", skipme=True)
+            while len(server.client_list()) > 1:
+                pass
+    client.close()
+
+
+@needs_tls
 @every_way
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
 def test_a_missing_file_is_named_with_its_option(connect: Connect, tls: TlsServer, run_async: Any, option: str) -> None:

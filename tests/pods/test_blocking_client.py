@@ -17,6 +17,7 @@ from sim.bus.envelope import BATCH
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.grounds.embedded import start_server
 from sim.machine.clock import now_ns
+from sim.pods import blocking_client
 from sim.pods.blocking_client import BusClient, Published
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire.address import Address, free_port, parse_address
@@ -144,15 +145,70 @@ def test_a_channel_without_permission_is_refused_and_the_next_publish_works(own_
     client.close()
 
 
-def test_a_connection_that_the_server_closed_is_unknown_once_and_then_new(own_server: tuple[Address, redis.Redis]) -> None:
+def publishes(server: redis.Redis) -> int:
+    """Return how many times the server ran PUBLISH."""
+    return int(server.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"])
+
+
+def gone(server: redis.Redis) -> None:
+    """Return when the server has only the connection that asks."""
+    deadline_ns = now_ns() + int(BOUND_S * 1e9)
+    while len(server.client_list()) > 1:
+        assert now_ns() < deadline_ns
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_found_and_made_anew(own_server: tuple[Address, redis.Redis]) -> None:
+    """What is written into a closed connection is lost: nothing is, when one looks first."""
+    address, server = own_server
+    server.config_set("timeout", 1)
+    client = BusClient(address, source="music-service")
+    client.connect()
+    for found in (1, 2):
+        server.ping()
+        while len(server.client_list()) > 1:
+            server.ping()  # so that this connection is not idle
+        assert outcome(client.call(OTHER, {"pattern": "*"})) == "acknowledged"
+        assert client.closed_by_server == found
+    assert outcome(client.call(OTHER, {"pattern": "*"})) == "acknowledged"
+    assert (client.closed_by_server, publishes(server)) == (2, 3)
+    client.close()
+
+
+def test_what_the_server_closes_after_the_look_is_unknown_once_and_then_new(
+    own_server: tuple[Address, redis.Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bytes left and no answer came: it is not claimed lost, and never sent again by itself."""
     address, server = own_server
     client = BusClient(address, source="music-service")
     client.connect()
-    server.client_kill_filter(_type="normal", skipme=True)
+    look = blocking_client.has_ended
+
+    def too_early(connection: Any) -> bool:
+        ended = look(connection)
+        server.client_kill_filter(_type="normal", skipme=True)
+        gone(server)
+        return ended
+
+    monkeypatch.setattr("sim.pods.blocking_client.has_ended", too_early)
     assert outcome(client.call(OTHER, {"pattern": "*"})) in ("unknown", "refused")
+    monkeypatch.undo()
     assert outcome(client.call(OTHER, {"pattern": "*"})) == "acknowledged"
-    assert server.info("commandstats")["cmdstat_publish"]["calls"] == 1
+    assert (client.closed_by_server, publishes(server)) == (0, 1)
+    client.close()
+
+
+def test_what_came_unasked_makes_a_connection_useless(address: Address) -> None:
+    """Else each answer would be taken for that of the publish after it."""
+    client = BusClient(address, source="music-service")
+    client.connect()
+    (connection,) = client._nodes._connections.values()
+    connection.send_command("PING")
+    deadline_ns = now_ns() + int(BOUND_S * 1e9)
+    while not blocking_client.has_ended(connection):
+        assert now_ns() < deadline_ns
+    published = client.call(OTHER, {"pattern": "*"})
+    assert published is not None
+    assert (published.outcome, published.receivers, client.closed_by_server) == ("acknowledged", 0, 1)
     client.close()
 
 

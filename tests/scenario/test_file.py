@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sim.errors import ScenarioError
@@ -76,6 +77,10 @@ def test_a_file_is_named_after_itself_and_its_pods_are_numbered(good: Path) -> N
         ('services.api-gateway.publishes=["config.cache.invalidate"]', lambda s: len(s.services["api-gateway"].publishes) == 1),
         ("services.music-service.replicas=3", lambda s: s.services["music-service"].replicas == 3),
         ("slo.missing=0", lambda s: s.slo == {"missing": 0}),
+        ("slo.missing.all=0", lambda s: s.slo == {"missing": 0}),
+        ('slo.missing.channel."config.cache.invalidate"=2', lambda s: s.slo == {'missing.channel."config.cache.invalidate"': 2}),
+        ("slo.unserved={all=1,service={api-gateway=2}}", lambda s: s.slo == {"unserved": 1, 'unserved.service."api-gateway"': 2}),
+        ("slo.lag_ms_p99.service.api-gateway=2", lambda s: s.slo == {'lag_ms_p99.service."api-gateway"': 2}),
         ("bus.batch_size=1", lambda s: s.bus.batch_size == 1),
         ("limits.drain_s=1", lambda s: s.limits.drain_s == 1),
     ],
@@ -146,6 +151,15 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("kubelet.back_off_max_s=5", ["kubelet.back_off_max_s = 5", "kubelet.back_off_s = 10"]),
         ("slo.lag_ms_p98=5", ["slo.lag_ms_p98", "did you mean 'lag_ms_p99'"]),
         ("slo.missing=inf", ["slo.missing = inf"]),
+        ("slo.missing.service.api-gatewai=1", ['slo.missing.service."api-gatewai"', "did you mean 'api-gateway'"]),
+        ('slo.missing.channel."config.cach.invalidate"=1', ["config.cach.invalidate", "did you mean 'config.cache.invalidate'"]),
+        ("slo.missing.chanel.x=1", ["slo.missing.chanel", "did you mean 'channel'"]),
+        ("slo.mising.service.api-gateway=1", ["slo.mising", "did you mean 'missing'"]),
+        ("slo.calls_failed.service.api-gateway=1", ["calls_failed is of the whole run only", "half_served"]),
+        ("slo.missing.service.music-service=1", ["music-service", "hears anything"]),
+        ("slo.missing.service.api-gateway=few", ["slo.missing.service", "'few'", "float"]),
+        ("slo.missing.service={}", ["slo.missing.service = {}", "float"]),
+        ("slo={missing={channel={a={b=1},'a.b'=2}}}", ["two limits, 1 and 2"]),
         ("slo.missing=none", ["slo.missing = 'none'", "float"]),
         ("seed=-1", ["seed = -1"]),
         ("seed=99999999999999999999", ["seed = 99999999999999999999"]),
@@ -161,6 +175,18 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(good: Path, setting: str, says: list[str]) -> None:
     message = refusal(str(good), setting)
     assert [word for word in says if word not in message] == [], message
+
+
+def test_a_limit_of_a_service_stands_beside_that_of_the_run_and_survives_its_file(tmp_path: Path) -> None:
+    scenario = load_scenario(
+        "baseline", settings=("slo.missing.service.analytics-service=1", 'slo.missing.channel."config.cache.invalidate"=2')
+    )
+    limits = {'missing.service."analytics-service"': 1, 'missing.channel."config.cache.invalidate"': 2}
+    assert scenario.slo == load_scenario("baseline").slo | limits and scenario.slo["missing"] == 0
+    (tmp_path / "again.toml").write_text(to_toml(scenario))
+    assert tomllib.loads(to_toml(scenario))["slo"]["missing"]["all"] == 0
+    tree = tomllib.loads(to_toml(scenario))
+    assert check_tree(tree, where="again").slo == scenario.slo == check_tree(msgspec.to_builtins(scenario), where="a worker").slo
 
 
 @pytest.mark.parametrize(

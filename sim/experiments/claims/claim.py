@@ -19,7 +19,7 @@ from typing import Literal
 
 from sim.errors import RunFolderError
 from sim.record.checksum import read_json
-from sim.results.checkers.verdict import Result
+from sim.results.checkers.verdict import Result, read_result
 from sim.results.opened_run import Run, open_run
 
 Word = Literal["true", "false", "depends", "unknown"]
@@ -100,7 +100,7 @@ def read_evidence(folder: Path) -> Evidence:
     said = read_json(folder / "verdict.json").get("checkers")
     if not isinstance(said, dict) or not said:
         raise RunFolderError(f"{folder / 'verdict.json'} names no checkers; judge the run again with `buslab check {folder}`")
-    return Evidence(folder, {name: Result(**result) for name, result in said.items()})
+    return Evidence(folder, {name: read_result(result) for name, result in said.items()})
 
 
 @dataclass(frozen=True)

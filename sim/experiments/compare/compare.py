@@ -12,6 +12,11 @@ had the bad minutes. So a *time* on a real server is worse only when it has more
 time slices (`Metric.drift`); short of that it is maybe worse. This does not apply when both sides have several runs that were made **in
 turn**: then their own spread holds the drift. Counts and the model's times do not drift.
 
+What a run knows only as an **interval** (copies that nobody heard and nobody can vouch for) has two ends, and both are compared: `same`
+when the lower ends are, within the tolerance, and the upper ends are, `worse` when even the run's lower end is worse than the baseline's
+upper one, `better` when even its upper end is better than the baseline's lower one, `maybe worse` when both ends are at least that; else
+unknown.
+
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
 the seed, versions) is named.
@@ -21,10 +26,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +39,7 @@ from sim.experiments.compare.bootstrap import BLOCKS, LEVEL, Blocked, block_of, 
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.broker_costs import cpu_samples, work_between
 from sim.results.checkers import judge
+from sim.results.checkers.verdict import Bounds
 from sim.results.copies import FATE
 from sim.results.opened_run import Run, open_run
 
@@ -60,6 +67,7 @@ METRICS: dict[str, Metric] = {
     "lag_ms_p99": Metric("99th percentile of lag, milliseconds", 0.5, drift=6.0),
     "lag_ms_p999": Metric("99.9th percentile of lag, milliseconds", 2.0, drift=8.0),
     "missing_ratio": Metric("missing copies / expected copies"),
+    "unserved_ratio": Metric("events that no pod of a service heard / events that services should hear"),
     "duplicates": Metric("copies heard again, per expected copy"),
     "stale_reads": Metric("stale reads of configuration; only with several runs", 2.0),
     "items_lost": Metric("items of batches that no pod heard; only with several runs"),
@@ -71,14 +79,29 @@ METRICS: dict[str, Metric] = {
     "publishes_per_s": Metric("publishes per second", 0.5),
     "offered_ratio": Metric("calls made / calls meant; only with several runs", 0.005, high=True),
 }
+# metrics of whole runs, which checkers measured: ours -> theirs
+OF_CHECKERS = {name: name for name in ("stale_reads", "items_lost", "item_age_ms_p99")} | {"offered_ratio": "offered_ratio_min"}
 DEFAULT_TOLERANCE = 0.1
 DRIFT = 1.0  # when sides were not made in turn, drift alone may raise a time by this share of the baseline's
 EXIT_CODES = {"same": 0, "better": 0, "maybe worse": 0, "worse": 1, "unknown": 2}
 
 
+class Ends(NamedTuple):
+    """A metric that is known only between two ends."""
+
+    low: Blocked | float
+    high: Blocked | float
+
+
+Measure = Blocked | float | Ends
+
+
 @dataclass(frozen=True)
 class Difference:
-    """One metric on both sides; `change` and its interval are relative to the baseline, NaN where it is 0."""
+    """One metric on both sides; `change` and its interval are relative to the baseline, NaN where it is 0.
+
+    Where a side knows it only between two ends, `run_most` or `baseline_most` is the upper one, and `change` is of the lower ones.
+    """
 
     metric: str
     run: float
@@ -89,6 +112,8 @@ class Difference:
     tolerance: float
     verdict: Word
     detail: str
+    run_most: float | None = None
+    baseline_most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +185,7 @@ def compare(
     tolerances = read_tolerances(tolerance)
     sides = [[open_run(folder) for folder in find_runs(given)] for given in (run, baseline)]
     cannot, differs = _comparable(*sides)
-    measured: list[list[dict[str, Any]]] = [[], []]
+    measured: list[list[dict[str, Measure]]] = [[], []]
     words: list[list[str]] = [[], []]
     for side, runs in enumerate(sides):
         for one in runs if not cannot else ():
@@ -236,12 +261,12 @@ def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return flat
 
 
-def measure(run: Run) -> tuple[str, dict[str, Blocked | float], str]:
+def measure(run: Run) -> tuple[str, dict[str, Measure], str]:
     """Return a run's verdict, each metric by blocks of time or as one value where rows do not say, and the verdict's first reason."""
     verdict = judge(run)
     begin, end = run.phases.get("run", (0, 0))
     phase = begin, int(run.publishes["intended_ns"].max()) if end == FOREVER_NS else end
-    values: dict[str, Blocked | float] = {**_of_copies(run, phase), **_of_publishes(run, phase)}
+    values: dict[str, Measure] = {**_of_copies(run, phase), **_of_publishes(run, phase)}
     calls = run.calls[run.calls["intended_ns"].between(*phase)]
     if len(calls):
         block = block_of(calls["intended_ns"].to_numpy(), phase)
@@ -251,23 +276,30 @@ def measure(run: Run) -> tuple[str, dict[str, Blocked | float], str]:
     if len(at_s) > 1 and (np.diff(cpu_s) >= 0).all():
         values["broker_us_per_copy"] = ratio(np.diff(cpu_s) * 1e6, work_between(run, at_s)[1])
     metrics = {key: value for result in verdict.checkers.values() for key, value in result.metrics.items()}
-    for ours, theirs in {"offered_ratio": "offered_ratio_min"}.items():
-        values[ours] = metrics.get(theirs, math.nan)
-    for name in ("stale_reads", "items_lost", "item_age_ms_p99"):
-        values[name] = metrics.get(name, math.nan)
+    for ours, theirs in OF_CHECKERS.items():
+        value = metrics.get(theirs, math.nan)
+        values[ours] = Ends(value.low, value.high) if isinstance(value, Bounds) else value
     return verdict.verdict, values, next(iter(verdict.reasons), "see buslab check")
 
 
-def _of_copies(run: Run, phase: tuple[int, int]) -> dict[str, Blocked | float]:
-    copies = run.copies
+def _of_copies(run: Run, phase: tuple[int, int]) -> dict[str, Measure]:
+    copies, books, of_run = run.copies, run.service_books, (run.publishes["phase"] == "run").to_numpy()
     rows = np.flatnonzero((run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0))
-    intended = run.publishes["intended_ns"].to_numpy()[copies.publish[rows]]
-    block, fate = block_of(intended, phase), copies.fate[rows]
+    pairs, alone = (some[of_run[books.publish[some]]] for some in (np.arange(len(books.publish)), books.alone))
+    intended = run.publishes["intended_ns"].to_numpy()
+    fate = np.concatenate([copies.fate[rows], books.fate[alone]])
+    block = block_of(intended[np.concatenate([copies.publish[rows], books.publish[alone]])], phase)
     expected = _count(block, np.isin(fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]]))
-    values: dict[str, Blocked | float] = {
-        "missing_ratio": ratio(_count(block, fate == FATE["missing"]), expected),
+    missing, in_doubt = (_count(block, fate == FATE[word]) for word in ("missing", "unknown"))
+    served = block_of(intended[books.publish[pairs]], phase)
+    owed, unserved = _count(served, np.ones(len(pairs))), _count(served, books.unserved[pairs])
+    known = _count(served, books.unserved[pairs] & ~books.in_doubt[pairs])
+    values: dict[str, Measure] = {
+        "missing_ratio": _ends(ratio(missing, expected), ratio(missing + in_doubt, expected)),
+        "unserved_ratio": _ends(ratio(known, owed), ratio(unserved, owed)),
         "duplicates": ratio(_count(block, fate == FATE["duplicate"]), expected),
     }
+    intended, block, fate = intended[copies.publish[rows]], block[: len(rows)], fate[: len(rows)]
     first = fate == FATE["delivered"]
     lag = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows[first]]] - intended[first]
     for name, rank in LAGS.items() if len(lag) else ():
@@ -275,11 +307,15 @@ def _of_copies(run: Run, phase: tuple[int, int]) -> dict[str, Blocked | float]:
     return values
 
 
-def _of_publishes(run: Run, phase: tuple[int, int]) -> dict[str, Blocked | float]:
+def _ends(low: Blocked, high: Blocked) -> Measure:
+    return low if low.value == high.value or math.isnan(low.value) else Ends(low, high)
+
+
+def _of_publishes(run: Run, phase: tuple[int, int]) -> dict[str, Measure]:
     rows = run.publishes[(run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]
     block = block_of(rows["intended_ns"].to_numpy(), phase)
     seconds = np.full(BLOCKS, (phase[1] - phase[0]) / 1e9 / BLOCKS)
-    values: dict[str, Blocked | float] = {"publishes_per_s": ratio(_count(block, np.ones(len(rows))), seconds)}
+    values: dict[str, Measure] = {"publishes_per_s": ratio(_count(block, np.ones(len(rows))), seconds)}
     if (rows["items_wait_ns"] > 0).any():
         batches = rows[rows["channel"] == "analytics.events.batch"]
         block = block_of(batches["intended_ns"].to_numpy(), phase)
@@ -304,7 +340,7 @@ def _verdicts(runs: list[str], baselines: list[str]) -> Difference:
 
 
 def _differences(
-    runs: list[dict[str, Blocked | float]], baselines: list[dict[str, Blocked | float]], tolerances: Mapping[str, float], drift: float
+    runs: list[dict[str, Measure]], baselines: list[dict[str, Measure]], tolerances: Mapping[str, float], drift: float
 ) -> list[Difference]:
     rng, found = np.random.default_rng(1), []
     for name in METRICS:
@@ -318,12 +354,40 @@ def _differences(
             detail = f"{name} was not measured in {sum(map(len, sides)) - sum(map(len, known))} of {sum(map(len, sides))} runs"
             found.append(Difference(name, _mean(known[0]), _mean(known[1]), *(math.nan,) * 3, tolerance, "unknown", detail))
             continue
-        found.append(_difference(name, sides[0], sides[1], tolerance, drift if METRICS[name].drift is not None else 0.0, rng))
+        differ = partial(_difference, name, tolerance=tolerance, drift=drift if METRICS[name].drift is not None else 0.0, rng=rng)
+        found.append(_by_ends(sides[0], sides[1], differ))
     return found
 
 
-def _value(one: Blocked | float) -> float:
-    return one.value if isinstance(one, Blocked) else float(one)
+def _by_ends(runs: Sequence[Measure], baselines: Sequence[Measure], differ: Callable[..., Difference]) -> Difference:
+    """Return the difference of a metric; of one of which some runs know only two ends, see the module."""
+    run, base = ([[one[end] if isinstance(one, Ends) else one for one in side] for end in (0, 1)] for side in (runs, baselines))
+    low = differ(run[0], base[0])
+    if not any(isinstance(one, Ends) for one in (*runs, *baselines)):
+        return low
+    high = differ(run[1], base[1])
+    if all(one.verdict == "same" and _near(one) for one in (low, high)):
+        word: Word = "same"
+    elif differ(run[0], base[1]).verdict == "worse":
+        word = "worse"
+    elif differ(run[1], base[0]).verdict == "better":
+        word = "better"
+    else:
+        word = "maybe worse" if {low.verdict, high.verdict} <= {"worse", "maybe worse"} else "unknown"
+    detail = low.detail if low.detail == high.detail else f"the least it can be: {low.detail}; the most: {high.detail}"
+    if word == "unknown":
+        detail = f"nobody knows whether what was not heard had been published, so {low.metric} is known only between two ends: {detail}"
+    return replace(low, verdict=word, detail=detail, run_most=high.run, baseline_most=high.baseline)
+
+
+def _near(one: Difference) -> bool:
+    """Return whether the values are within the tolerance both ways: of a lower one `same` says only that nobody can be sure."""
+    return abs(one.run - one.baseline) <= one.tolerance * abs(one.baseline) + METRICS[one.metric].floor
+
+
+def _value(one: Measure) -> float:
+    value = one.low if isinstance(one, Ends) else one
+    return value.value if isinstance(value, Blocked) else float(value)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -334,6 +398,7 @@ def _difference(
     name: str,
     runs: Sequence[Blocked | float],
     baselines: Sequence[Blocked | float],
+    *,
     tolerance: float,
     drift: float,
     rng: np.random.Generator,

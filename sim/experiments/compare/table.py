@@ -30,11 +30,17 @@ def compare_table(comparison: Comparison) -> Group:
         if one.metric == "verdict":
             table.add_row("verdict", "", "", "", "", "", Text(one.verdict, STYLES[one.verdict]))
             continue
-        values = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in (one.baseline, one.run))
+        values = (_written(one.baseline, one.baseline_most), _written(one.run, one.run_most))
         table.add_row(one.metric, *values, *_change(one), f"{one.tolerance:.0%}", Text(one.verdict, STYLES[one.verdict]))
     lines = [f"what differs: {text}" for text in comparison.differs] + [f"cannot be compared: {text}" for text in comparison.cannot]
     lines += [f"{one.verdict}: {one.detail}" for one in comparison.differences if one.verdict in ("worse", "maybe worse", "unknown")]
     return Group(*([table] if comparison.differences else []), *(Text(line) for line in lines))
+
+
+def _written(value: float, most: float | None) -> str:
+    """Return a value, or its two ends."""
+    ends = [f"{one:,.0f}" if abs(one) >= 1000 else f"{one:.4g}" for one in (value, value if most is None else most)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _change(one: Difference) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
+from sim.experiments.matrix.run import NO_END, BusCost, Matrix, MatrixRow, ranged
 from sim.machine.words import UNITS_S, count, duration, multiple
 
 SHADES = ("#ffffff", "#dedede", "#b4b4b4", "#6e6e6e")  # nothing, little, much, nearly all
@@ -38,7 +38,7 @@ def _time(seconds: float) -> int:
 
 
 def _seconds(value: float) -> str:
-    return "" if math.isnan(value) else "0" if value < 0.05 else f"{value:.1f}"
+    return "" if math.isnan(value) else "0" if value < 0.05 else NO_END if math.isinf(value) else f"{value:.1f}"
 
 
 def _number(value: float) -> str:
@@ -46,21 +46,33 @@ def _number(value: float) -> str:
 
 
 def _unheard(row: MatrixRow) -> str:
-    return f"{row.unheard:,}" + ("?" if row.in_doubt else "")
+    return ranged(f"{row.lost:,}", f"{row.unheard:,}", joint=" to\n")
 
 
 def _recovered(row: MatrixRow) -> str:
-    return _seconds(row.recover_s) if row.recovered == "yes" else row.recovered
+    return ranged(_seconds(row.recover_s), _seconds(row.recover_s_most), joint=" to\n") if row.recovered == "yes" else row.recovered
+
+
+def _deaf(row: MatrixRow) -> str:
+    return ranged(_seconds(row.deaf_s), _seconds(row.deaf_s_most), joint=" to\n")
+
+
+def _green(row: MatrixRow) -> str:
+    return ranged(_seconds(row.truth_gap_s), _seconds(row.truth_gap_s_most), joint=" to\n")
+
+
+def _never(row: MatrixRow) -> str:
+    return ranged(_number(row.never), _number(row.never_most), joint=" to\n")
 
 
 MEASURES = (
-    MatrixColumn("copies not heard\n(? some in doubt)", _unheard, lambda row: _share(row.unheard, row.expected)),
+    MatrixColumn("copies lost\n(to: with those\nin doubt)", _unheard, lambda row: _share(row.unheard, row.expected)),
     MatrixColumn("run or heard\ntwice", lambda row: f"{row.twice:,}", lambda row: 2 if row.twice else 0),
-    MatrixColumn("events never\nrun", lambda row: _number(row.never), lambda row: 2 if row.never > 0 else 0),
+    MatrixColumn("events never\nrun", _never, lambda row: 2 if row.never > 0 else 0),
     MatrixColumn("stale reads", lambda row: f"{row.stale:,}", lambda row: _share(row.stale, row.reads)),
     MatrixColumn("greatest lag, s", lambda row: _seconds(row.late_s), lambda row: _time(row.late_s)),
-    MatrixColumn("deaf after it, s", lambda row: _seconds(row.deaf_s), lambda row: _time(row.deaf_s)),
-    MatrixColumn("green while\nblind, s", lambda row: _seconds(row.truth_gap_s), lambda row: _time(row.truth_gap_s)),
+    MatrixColumn("deaf after it, s", _deaf, lambda row: _time(row.deaf_s)),
+    MatrixColumn("green while\nblind, s", _green, lambda row: _time(row.truth_gap_s)),
     MatrixColumn("told", lambda row: row.told.replace(" of ", "/"), lambda row: 3 if row.told == "no" else 2 if " of " in row.told else 0),
     MatrixColumn("recovered\nafter, s", _recovered, lambda row: 3 if row.recovered == "no" else _time(row.recover_s)),
     MatrixColumn("verdict", lambda row: row.verdict, lambda row: {"valid": 0, "invalid": 3}.get(row.verdict, 2)),

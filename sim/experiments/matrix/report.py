@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim.experiments.matrix.plots import draw_matrix, finding
-from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow
+from sim.experiments.matrix.run import NO_END, BusCost, Matrix, MatrixRow, ranged
 from sim.machine.files import whole_files, write_whole
 from sim.machine.words import agreeing, count, duration
 from sim.record.recorder import write_json
@@ -48,24 +48,24 @@ ROUND_S = 0.05  # a time below it is shown as 0: what ends within a few millisec
 def _number(value: float, *, digits: int = 1) -> str:
     if math.isnan(value):
         return "-"
-    return "0" if value < ROUND_S else f"{value:,.{digits}f}"
+    return "0" if value < ROUND_S else NO_END if math.isinf(value) else f"{value:,.{digits}f}"
 
 
 COLUMNS: dict[str, Callable[[MatrixRow], str]] = {
     "fault": lambda row: row.fault,
     "bus": lambda row: row.bus,
     "copies": lambda row: f"{row.expected:,}",
-    "lost": lambda row: f"{row.lost:,}",
+    "lost": lambda row: ranged(f"{row.lost:,}", f"{row.unheard:,}"),
     "in doubt": lambda row: f"{row.in_doubt:,}",
     "twice": lambda row: f"{row.twice:,}",
-    "never": lambda row: "-" if math.isnan(row.never) else f"{row.never:,.0f}",
+    "never": lambda row: ranged(*("-" if math.isnan(never) else f"{never:,.0f}" for never in (row.never, row.never_most))),
     "stale reads": lambda row: f"{row.stale:,}",
     "stale s": lambda row: _number(row.stale_s),
     "late s": lambda row: _number(row.late_s),
-    "deaf s": lambda row: _number(row.deaf_s),
-    "green s": lambda row: _number(row.truth_gap_s),
+    "deaf s": lambda row: ranged(_number(row.deaf_s), _number(row.deaf_s_most)),
+    "green s": lambda row: ranged(_number(row.truth_gap_s), _number(row.truth_gap_s_most)),
     "told": lambda row: row.told or "-",
-    "recovered": lambda row: f"{_number(row.recover_s)} s" if row.recovered == "yes" else "no",
+    "recovered": lambda row: f"{ranged(_number(row.recover_s), _number(row.recover_s_most))} s" if row.recovered == "yes" else "no",
     "verdict": lambda row: row.verdict,
     "why lost": lambda row: row.causes,
 }
@@ -78,8 +78,9 @@ COST_COLUMNS: dict[str, Callable[[BusCost], str]] = {
     "lag p99, ms": lambda cost: _number(cost.lag_ms_p99, digits=2),
 }
 LEGEND = (
-    "lost: missing copies, without those that a pod of the same service took. in doubt: copies that nobody heard, and their publisher does "
-    "not know whether they were published. twice, never: runs of events that should run once. stale: reads of an old copy, and for how "
+    "lost: missing copies, without those that a pod of the same service took; of a service without a living pod, one copy an event. in "
+    "doubt: copies that nobody heard, and their publisher does not know whether they were published; with and without them a number is "
+    "an interval. twice, never: runs of events that should run once. stale: reads of an old copy, and for how "
     "long at most. late: greatest lag. deaf: until a pod heard again after the fault. green: how long a pod called itself connected while "
     "it did not hear or its publishes had no answer. told: whether the pods that lost copies or were blind were told, or how many. "
     "recovered: when no copy was lost any more, after the fault's end."
@@ -196,5 +197,6 @@ def write_matrix(matrix: Matrix, folder: Path, *, took_s: float, against: Matrix
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can hold it: a number that was not measured is null."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+    """Return a row as JSON can hold it: a number that was not measured is null, one without an end is said so."""
+    plain = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+    return {key: NO_END if value == math.inf else value for key, value in plain.items()}

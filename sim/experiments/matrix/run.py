@@ -48,11 +48,15 @@ TEMPLATES = 50  # few enough that each is read several times a second
 COST_SETTINGS = ("load.rate_per_s=500", "load.run_s=5", "load.warm_up_s=1", "load.driver=pods")
 REAL_JOBS = 2  # such runs mostly wait, and their lag is not compared
 NAN = math.nan
+NO_END = "no end"  # of what is only known to be at least so much
 
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """What one fault did to one bus; see the module. `why_not` is set where there was no run, and the rest is empty then."""
+    """What one fault did to one bus; see the module. `why_not` is set where there was no run, and the rest is empty then.
+
+    What is known only between two ends has the upper one in the field with `_most`; copies, in `lost` and `unheard`.
+    """
 
     fault: str
     bus: str
@@ -64,15 +68,19 @@ class MatrixRow:
     unexplained: int = 0
     twice: int = 0
     never: float = NAN
+    never_most: float = NAN
     reads: int = 0
     stale: int = 0
     stale_s: float = NAN
     late_s: float = NAN
     deaf_s: float = NAN
+    deaf_s_most: float = NAN
     told: str = ""
     recovered: str = ""
     recover_s: float = NAN
+    recover_s_most: float = NAN
     truth_gap_s: float = NAN
+    truth_gap_s_most: float = NAN
     why: str = ""
     why_not: str = ""
     seconds: float = 0.0
@@ -120,6 +128,13 @@ class Matrix:
     def count(self, bus: str, what: Callable[[MatrixRow], bool]) -> int:
         """Return in how many faults something is so on a bus."""
         return sum(what(row) for row in self.rows if row.bus == bus and not row.why_not)
+
+
+def ranged(low: str, most: str, *, joint: str = " to ") -> str:
+    """Return two ends, as they are shown, as one text: the first alone where they are shown alike, or where there is no second."""
+    if most in ("", "-", low):
+        return low
+    return f"{low}{joint.replace('to', 'or')}more" if most == NO_END else f"{low}{joint}{most}"
 
 
 def cell_scenario(fault: str, bus: str, *, seed: int) -> Scenario:
@@ -195,6 +210,9 @@ def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
     taken = copies.get("taken-by-peer", 0)
     causes = {cause: count for cause, count in copies.items() if cause in CAUSES and count and cause != "taken-by-peer"}
     reasons = [f"{name}: {one.detail}" for name, one in checkers.items() if one.verdict != "valid"]
+    metrics = {"never": "handled_never", "deaf_s": "deaf_s_max", "recover_s": "steady_s_max", "truth_gap_s": "truth_gap_s_max"}
+    ends: dict[str, Any] = {name: outcome.ends(of)[0] for name, of in metrics.items()}
+    ends |= {f"{name}_most": outcome.ends(of)[1] for name, of in metrics.items()}
     return MatrixRow(
         fault,
         bus,
@@ -205,18 +223,15 @@ def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
         causes=", ".join(f"{count:,} {cause}" for cause, count in sorted(causes.items(), key=lambda one: -one[1])),
         unexplained=copies.get("unexplained", 0),
         twice=int(outcome.count("duplication", "redelivered") + outcome.count("once", "twice_or_more")),
-        never=outcome.metric("handled_never"),
         reads=int(outcome.count("staleness", "reads")),
         stale=int(outcome.count("staleness", "stale_reads")),
         stale_s=outcome.metric("stale_ms_max") / 1000,
-        deaf_s=outcome.metric("deaf_s_max"),
         late_s=outcome.metric("lag_ms_max") / 1000,
         told=_told(outcome),
-        recovered="yes" if outcome.metric("steady_s_max") >= 0 else "no",
-        recover_s=outcome.metric("steady_s_max"),
-        truth_gap_s=outcome.metric("truth_gap_s_max"),
+        recovered="yes" if outcome.ends("steady_s_max")[0] >= 0 else "no",
         why="; ".join(reasons),
         seconds=outcome.took_s,
+        **ends,
     )
 
 
@@ -246,8 +261,8 @@ def open_matrix(folder: Path) -> Matrix:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as it was before it was JSON, which has no NaN."""
-    return {key: NAN if value is None else value for key, value in row.items()}
+    """Return a row as it was before it was JSON, which has no NaN and no infinity."""
+    return {key: NAN if value is None else math.inf if value == NO_END else value for key, value in row.items()}
 
 
 def cost_of(bus: str, outcome: Outcome) -> BusCost:

@@ -19,6 +19,7 @@ from sim.grounds.model.fanout import predict_fanout
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import judge
 from sim.results.checkers.fallback import reachability
+from sim.results.checkers.verdict import least_of, most_of
 from sim.results.opened_run import Run
 from sim.results.outages import read_beliefs
 from sim.scenario.file import load_scenario
@@ -68,9 +69,11 @@ def run_each(
 
 
 def lag_rows(runs: dict[float | str, Run]) -> pd.DataFrame:
-    """Return one row a run: value, pods, events_per_s, copies_per_s, missing, lag_ms_p50, lag_ms_p99, lag_ms_max, broker_share, verdict.
+    """Return one row a run: value, pods, events_per_s, copies_per_s, missing, missing_most, lags, unserved, broker_share, verdict.
 
-    All are of the run phase; `broker_share` is the broker's processor time per second.
+    All are of the run phase. `missing` and `unserved` are the least that they can be, `missing_most` and `unserved_most` the most: more
+    where nobody knows whether what was not heard had been published. Lags are lag_ms_p50, lag_ms_p99 and lag_ms_max; `broker_share` is
+    the broker's processor time per second.
     """
     rows = []
     for value, run in runs.items():
@@ -83,8 +86,10 @@ def lag_rows(runs: dict[float | str, Run]) -> pd.DataFrame:
             "pods": sum(bool(history.channels) for history in run.pod_histories),
             "events_per_s": ledger.counts["events"] / seconds,
         }
-        row |= {"copies_per_s": ledger.counts["delivered"] / seconds, "missing": ledger.counts["missing"]}
-        row |= {name: lag.metrics.get(name, float("nan")) for name in LAGS}
+        row |= {"copies_per_s": ledger.counts["delivered"] / seconds}
+        for name in ("missing", "unserved"):
+            row |= {name: least_of(ledger.metrics[name]), f"{name}_most": most_of(ledger.metrics[name])}
+        row |= {name: least_of(lag.metrics.get(name, float("nan"))) for name in LAGS}
         rows.append(row | {"broker_share": broker_costs(run).cpu_share, "verdict": verdict.verdict})
     return pd.DataFrame(rows)
 

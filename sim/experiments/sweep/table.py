@@ -28,22 +28,29 @@ def sweep_table(table: pd.DataFrame) -> Table:
     plan, axes = table.attrs["plan"], axes_of(table)
     fixed = ", ".join(f"{key}={values[0]}" for key, values in plan["settings"].items() if len(values) == 1)
     shown = Table(title=f"{plan['scenario']} on {plan['on']}" + (f", {fixed}" if fixed else ""))
-    columns = {column: heading for column, heading in SHOWN.items() if column in table and (table[column].fillna(0) != 0).any()}
+    columns = {column: heading for column, heading in SHOWN.items() if _happened(table, column)}
     for heading in (*axes, "runs", *columns.values(), "verdict"):
         shown.add_column(heading, justify="left" if heading == "verdict" else "right")
     cells = list(table.groupby("cell")) if len(table) else []
     for _, rows in cells[:MAX_ROWS]:
         verdicts = rows["verdict"].value_counts()
         words = ", ".join(str(word) if count == len(rows) else f"{count} {word}" for word, count in verdicts.items())
-        values = (_spread(rows[column].dropna()) for column in columns)
+        values = (_spread(rows, column) for column in columns)
         shown.add_row(*(str(rows[axis].iloc[0]) for axis in axes), str(len(rows)), *values, words)
     if len(cells) > MAX_ROWS:
         shown.caption = f"{len(cells) - MAX_ROWS} more cells are in the table's file"
     return shown
 
 
-def _spread(values: pd.Series[float]) -> str:
+def _happened(table: pd.DataFrame, column: str) -> bool:
+    return any(name in table and bool((table[name].fillna(0) != 0).any()) for name in (column, f"{column}.most"))
+
+
+def _spread(rows: pd.DataFrame, column: str) -> str:
+    """Return a column's values: the number, `least .. most` of several runs, or `least to most` where a run knows only these of its own."""
+    ends = [rows[name].dropna() for name in (f"{column}.least", f"{column}.most") if name in rows]
+    values = pd.concat([rows[column].dropna(), *ends])
     if not len(values):
         return "-"
     least, most = (f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in (values.min(), values.max()))
-    return least if least == most else f"{least} .. {most}"
+    return least if least == most else f"{least} {'to' if any(map(len, ends)) else '..'} {most}"

@@ -17,7 +17,10 @@ How verdicts compose
    long (`sim.results.at_best`: which metric loses what; what no stall can explain, such as an event heard twice, stays invalid). A limit
    that holds stays valid, with the wait beside it. On the ground `model` time is virtual, and none of this applies.
 5. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
-6. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed.
+6. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed; nor is
+   one on something of which nothing happened.
+7. What nobody can vouch for helps no limit: a metric that it could move is an interval. A limit that one end keeps and the other breaks
+   is unknown; one that even the better end breaks is invalid.
 """
 
 from __future__ import annotations
@@ -32,10 +35,11 @@ from typing import Any
 
 from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
+from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.schema import SLO_METRICS
 from sim.results.at_best import AtBest
 from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
-from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, beside_limit, finite, worst
+from sim.results.checkers.verdict import Bounds, JudgedLimit, Result, Verdict, beside_limit, finite, least_of, most_of, worst
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
 
@@ -85,8 +89,9 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     best = AtBest(run, partial(staleness.stale_for_at_best, run))
     results = {name: _check(name, run, best) for name in names}
     metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
-    wanted = {key: value for key, value in run.slo.items() if only is None or key in metrics or key not in SLO_METRICS}
-    slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results, best, metrics)) for metric, value in wanted.items()]
+    named = {key: read_metric(key) for key in run.slo}
+    wanted = {key: value for key, value in run.slo.items() if only is None or named[key].base in metrics or not named[key].known}
+    slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results, best)) for metric, value in wanted.items()]
     slo = [_with_waits(limit, best) for limit in slo]
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
     return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
@@ -103,13 +108,13 @@ def _check(name: str, run: Run, best: AtBest) -> Result:
         return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
 
 
-def _doubt(run: Run, results: Mapping[str, Result], best: AtBest, metrics: Mapping[str, float], metric: str, limit: float) -> str:
+def _doubt(run: Run, results: Mapping[str, Result], best: AtBest, metric: str, measured: float, limit: float) -> str:
     """Return why a limit that seems broken may be the fault of the instrument, or of the machine it ran on, or an empty string."""
-    if why := _waited(run, best, metric, metrics[metric], limit):
+    if why := _waited(run, best, metric, measured, limit):
         return why
     if "harness" in results and results["harness"].verdict == "unknown":
         return "the harness cannot vouch for the measurement"
-    if metric in lag.SLO_METRICS and "lag" in results and run.info.driver == "locust":
+    if read_metric(metric).base in lag.SLO_METRICS and "lag" in results and run.info.driver == "locust":
         return lag.generator_s_own(metric, limit, results["lag"].counts)
     return ""
 
@@ -119,7 +124,7 @@ def _waited(run: Run, best: AtBest, metric: str, measured: float, limit: float) 
     if not best.withheld.accounts:
         return ""
     at_best = best.value(metric, measured, limit)
-    if not (at_best >= limit if metric.endswith("_min") else at_best <= limit):
+    if not (at_best >= limit if read_metric(metric).base.endswith("_min") else at_best <= limit):
         return ""
     return f"{who_waited(run, best.withheld)}, which may have made it: {advice(run, best.withheld)}"
 
@@ -131,20 +136,27 @@ def _with_waits(limit: JudgedLimit, best: AtBest) -> JudgedLimit:
     return limit
 
 
-def _limit(metric: str, limit: Any, metrics: Mapping[str, float], *, doubt: Callable[[str, float], str]) -> JudgedLimit:
-    measured = finite(metrics.get(metric, math.nan))
-    if metric not in SLO_METRICS:
-        return JudgedLimit(metric, limit, None, "unknown", f"{metric} is not a metric{did_you_mean(metric, SLO_METRICS)}")
+def _limit(metric: str, limit: Any, metrics: Mapping[str, float | Bounds], *, doubt: Callable[[str, float, float], str]) -> JudgedLimit:
+    name, found = read_metric(metric), metrics.get(metric, math.nan)
+    measured, interval = (None, found) if isinstance(found, Bounds) else (finite(found), None)
+    judged = partial(JudgedLimit, metric, limit, measured, interval=interval)
+    if not name.known:
+        near = did_you_mean(name.base, SCOPED_METRICS if name.scope else SLO_METRICS)
+        return judged(verdict="unknown", detail=f"{metric} is not a metric{near}")
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
-        return JudgedLimit(metric, limit, measured, "unknown", f"{metric} has the limit {limit!r}, which is not a number")
-    if measured is None:
-        return JudgedLimit(metric, limit, None, "unknown", f"{metric} was not measured: no data")
-    told = f"{metric} is {beside_limit(metric, measured, limit)}"
-    if measured >= limit if metric.endswith("_min") else measured <= limit:
-        return JudgedLimit(metric, limit, measured, "valid", f"{told} as promised")
-    if why := doubt(metric, limit):
-        return JudgedLimit(metric, limit, measured, "unknown", f"{told} was promised, but {why}")
-    return JudgedLimit(metric, limit, measured, "invalid", f"{told} was promised")
+        return judged(verdict="unknown", detail=f"{metric} has the limit {limit!r}, which is not a number")
+    if measured is None and interval is None:
+        return judged(verdict="unknown", detail=f"{metric} was not measured: no data")
+    value = interval or measured or 0.0
+    ends = [one >= limit if name.base.endswith("_min") else one <= limit for one in (least_of(value), most_of(value))]
+    told = f"{metric} is {beside_limit(metric, value, limit)}"
+    if all(ends):
+        return judged(verdict="valid", detail=f"{told} as promised")
+    if any(ends):
+        return judged(verdict="unknown", detail=f"{told} was promised: nobody knows {interval.why if interval else ''}")
+    if why := doubt(metric, most_of(value) if name.base.endswith("_min") else least_of(value), limit):
+        return judged(verdict="unknown", detail=f"{told} was promised, but {why}")
+    return judged(verdict="invalid", detail=f"{told} was promised")
 
 
 def write_verdict(run: Run, verdict: Verdict) -> Path:

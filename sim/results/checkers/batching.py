@@ -12,7 +12,8 @@ judged with the load that filled it. Rates are of what was meant to leave in the
   greatest number in one publisher.
 - **lost**: items of batches that no pod heard, by what their publisher knew of the batch: `never-sent` died with a pod (or whoever
   published), `refused`, `unknown`, `memory` (the pod had no handler for its own batch), `acknowledged` (nobody was subscribed). Where
-  the fleet has no subscriber to it, only a `never-sent` or `refused` batch is lost.
+  the fleet has no subscriber to it, only a `never-sent` or `refused` batch is lost. An `unknown` one may never have been published, so
+  the metric is an interval, with these or without.
 
 Waiting and losing are no broken promises, so this is valid without a limit in `[slo]`; batches that the load's mix means and the run
 does not have are unknown.
@@ -25,7 +26,7 @@ import numpy as np
 from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
 
@@ -80,7 +81,10 @@ def check(run: Run) -> Result:
     ages = last_heard[rows[heard]] - first[rows[heard]]
     counts |= _quantiles("oldest_wait_ms", intended[rows] - first[rows]) | _quantiles("age_ms", ages)
     counts |= {"lost": int(items[lost].sum())} | _by_outcome(run, lost)
-    metrics = {"items_lost": float(counts["lost"])} | {name: float(counts.get(f"age_ms.{q}", "nan")) for q, name in METRICS.items()}
+    open_ = counts.get("lost.unknown", 0)
+    why = "whether batches that no pod heard had been published"
+    metrics: dict[str, float | Bounds] = {"items_lost": between(counts["lost"] - open_, counts["lost"], why)}
+    metrics |= {name: float(counts.get(f"age_ms.{q}", "nan")) for q, name in METRICS.items()}
     witnesses = _witnesses(run, lost)
     return Result("valid", _sentence(counts), counts=counts, witnesses=witnesses, metrics=metrics)
 

@@ -14,22 +14,27 @@ fault ended.
   **untold**: it lost copies and was not told.
 - **unended**: a pod that did not hear again before the next fault or the drain.
 
+A copy whose publisher does not know whether it was published counts as lost here only for the upper ends of the metrics.
+
 Pub/Sub promises no more, so this is valid without a limit in `[slo]`; a fault that was meant and is not recorded is unknown.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.machine.words import amount, count, duration, times
-from sim.record.reader import FOREVER_NS, Array, codes_in
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
 from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, read_beliefs, read_outages, without_outage
+
+METRICS = ("deaf_s_max", "deaf_copies", "deaf_untold")
 
 
 class _Pod(NamedTuple):
@@ -55,7 +60,7 @@ class DeafTime(NamedTuple):
 def check(run: Run) -> Result:
     """Measure how long pods are deaf after each fault, and what they lose."""
     outages = read_outages(run)
-    nothing = dict.fromkeys(("deaf_s_max", "deaf_copies", "deaf_untold"), float("nan"))
+    nothing: dict[str, float | Bounds] = dict.fromkeys(METRICS, math.nan)
     if not outages:
         text, absent = without_outage(run)
         return Result("unknown" if absent else "valid", text, metrics=nothing)
@@ -69,21 +74,43 @@ def check(run: Run) -> Result:
     if ended:
         middle, most = np.quantile(ended, [0.5, 1.0], method="higher")
         counts |= {"deaf_s.p50": float(middle), "deaf_s.max": float(most)}
-    metrics = {
-        "deaf_s_max": greatest(ended, unended, limit=run.slo.get("deaf_s_max")),
-        "deaf_copies": float(counts["lost_after"]) if found else float("nan"),
-        "deaf_untold": float(len(untold)) if found else float("nan"),
-    }
+    metrics = _metrics(found) if _owed(run, outages) else nothing
+    if (run.copies.fate == FATE["unknown"]).any():
+        most = _metrics(windows(run, outages, in_doubt=True))
+        metrics = {name: united(value, most[name], "whether what was not heard had been published") for name, value in metrics.items()}
     worst = sorted(touched, key=lambda one: (one.told, -one.deaf_s, -len(one.lost)))
     witnesses = [_witness(run, one) for one in worst if len(one.lost)][:MAX_WITNESSES]
     return Result("valid", _sentence(counts, found), counts=counts, witnesses=witnesses, metrics=metrics)
 
 
-def windows(run: Run, outages: list[Outage]) -> list[DeafTime]:
-    """Return one entry for each fault and each pod that it may concern and that lived when it ended and was to hear something."""
+def _metrics(found: list[DeafTime]) -> dict[str, float | Bounds]:
+    ended, unended = ([one.deaf_s for one in found if one.ended is word] for word in (True, False))
+    return {
+        "deaf_s_max": greatest(ended, unended),
+        "deaf_copies": float(sum(one.lost_after for one in found)) if found else math.nan,
+        "deaf_untold": float(sum(bool(len(one.lost)) and not one.told for one in found)) if found else math.nan,
+    }
+
+
+def _owed(run: Run, outages: list[Outage]) -> bool:
+    """Return whether pods were owed anything from the beginning of a fault on: else nobody knows whether they would have heard it."""
+    index = run.index
+    heard = frozenset().union(*run.service_channels)
+    owed = np.array([*(word in heard for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
+    return any((owed & (index.due_ns >= one.begin_ns) & (index.due_ns < one.until_ns)).any() for one in outages)
+
+
+def windows(run: Run, outages: list[Outage], *, in_doubt: bool = False) -> list[DeafTime]:
+    """Return one entry for each fault and each pod that it may concern and that lived when it ended and was to hear something.
+
+    Parameters
+    ----------
+    in_doubt
+        Whether copies that may never have been published count as lost.
+    """
     beliefs = read_beliefs(run)
     pods = {history.pod: number for number, history in enumerate(run.pod_histories) if history.channels}
-    times = _times(run)
+    times = _times(run, in_doubt=in_doubt)
     found = []
     for outage in outages:
         for pod in sorted(outage.pods & beliefs.keys() & pods.keys()):
@@ -94,13 +121,14 @@ def windows(run: Run, outages: list[Outage]) -> list[DeafTime]:
     return found
 
 
-def _times(run: Run) -> list[_Pod]:
+def _times(run: Run, *, in_doubt: bool) -> list[_Pod]:
     """Return what each of `run.pod_histories` heard and lost."""
     copies, publishes = run.copies, run.publishes
     sent = publishes["sent_ns"].to_numpy()
     received = run.deliveries["received_ns"].to_numpy()
     through = codes_in(run.deliveries["path"], {"broker": 1}) == 1
-    lost = np.flatnonzero((copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES]))
+    unheard = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
+    lost = np.flatnonzero(unheard | (in_doubt & (copies.fate == FATE["unknown"])))
     lost = lost[np.lexsort((sent[copies.publish[lost]], copies.pod[lost]))]
     bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.pod_histories) + 1))
     index, found = run.index, []

@@ -9,12 +9,14 @@ Only the `run` phase is judged. Copies whose handler skipped or failed are heard
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sim.machine.words import amount, count
 from sim.record.reader import codes_in
 from sim.record.schema import event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 
@@ -24,12 +26,12 @@ AT_LEAST_ONCE = ("streams",)  # transports that may deliver again
 def check(run: Run) -> Result:
     """Count handled copies per event and service, and copies that a pod heard again."""
     if not (run.publishes["phase"] == "run").any():
-        return Result("unknown", "no data: nothing was published in the run phase")
+        return Result("unknown", "no data: nothing was published in the run phase", metrics={"duplicates": math.nan})
     copies = run.copies
     judged = run.copies_phase() == list(run.phases).index("run")
     again = np.flatnonzero(judged & (copies.fate == FATE["duplicate"]))
     counts = {"redelivered": len(again), **_fan_out(run, judged)}
-    metrics = {"duplicates": float(len(again))}
+    metrics = _metrics(run)
     witnesses = [_witness(run, int(copy)) for copy in again[:MAX_WITNESSES]]
     per_event = {name.partition(".")[2]: amount(value) for name, value in counts.items() if name.startswith("handled_per_event.")}
     factors = ", ".join(f"{service} {value}" for service, value in per_event.items()) or "none"
@@ -40,6 +42,15 @@ def check(run: Run) -> Result:
     detail = f"{what}; handled copies per event: {factors}"
     allowed = run.scenario.get("bus", {}).get("transport", "pubsub") in AT_LEAST_ONCE
     return Result("valid" if allowed else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
+
+
+def _metrics(run: Run) -> dict[str, float | Bounds]:
+    """Return the duplicates of the run, of each service and of each channel; NaN where nothing was heard that could be one."""
+    metrics: dict[str, float | Bounds] = {}
+    for of in run.tally.scopes():
+        fates = run.tally.fates(of)
+        metrics[str(of._replace(base="duplicates"))] = float(fates["duplicate"]) if fates["delivered"] + fates["duplicate"] else math.nan
+    return metrics
 
 
 def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:

@@ -12,7 +12,7 @@ one begins, or the drain, is put down to a fault.
   published in memory mode, also those that nobody heard; a pod's metric of published events counts both as published.
 - **blind**: from the first to the last copy of an unbroken row of copies that a living pod lost as deaf, cut or cut-link; while a copy
   was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind
-  without evidence, and a quiet bus hides blindness.
+  without evidence, and a quiet bus hides blindness. Copies that may never have been published count for the upper ends of metrics.
 - **truth gap**: blind and `connected` at once. **ready while blind**: blind and the kubelet's last readiness probe was answered 200.
 - **unnoticed**: a pod with a truth gap in a fault, that stayed `connected` to the end of the fault's time.
 
@@ -22,6 +22,7 @@ unknown. How pods that end in a fault recover is not measured: they do not notic
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ import pandas as pd
 from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result, greatest
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.outages import (
@@ -82,16 +83,33 @@ def check(run: Run) -> Result:
     counts |= _inside(run)
     counts |= {"truth_gap_s.sum": sum(map(seconds, gaps.values())), "truth_gap_s.max": seconds(gaps[longest]) if longest else 0.0}
     counts |= {"ready_while_blind_s.sum": sum(map(seconds, ready.values()))} if len(run.probes) else {}
-    metrics = {
-        "time_to_notice_s_max": greatest(notice, unnoticed, limit=run.slo.get("time_to_notice_s_max")),
-        "time_to_recover_s_max": greatest(back, away, limit=run.slo.get("time_to_recover_s_max")),
-        "truth_gap_s_max": counts["truth_gap_s.max"] if beliefs else float("nan"),
-        "heard_only_here": float(counts["heard_only_here"]),
+    published = bool((run.publishes["phase"] == "run").any())
+    metrics: dict[str, float | Bounds] = {
+        "time_to_notice_s_max": greatest(notice, unnoticed),
+        "time_to_recover_s_max": greatest(back, away),
+        "truth_gap_s_max": float(counts["truth_gap_s.max"]) if beliefs and published else math.nan,
+        "heard_only_here": float(counts["heard_only_here"]) if published else math.nan,
     }
+    if (run.copies.fate == FATE["unknown"]).any():
+        metrics = _with_doubts(run, metrics, beliefs, outages)
     absent = _absent(run, outages)
     if absent:
         return Result("unknown", absent, counts=counts, metrics=metrics)
     return Result("valid", _sentence(run, counts, longest), counts=counts, witnesses=_witnesses(run, gaps), metrics=metrics)
+
+
+def _with_doubts(
+    run: Run, metrics: dict[str, float | Bounds], beliefs: dict[str, Belief], outages: list[Outage]
+) -> dict[str, float | Bounds]:
+    """Return the metrics with the ends that they have when every copy is lost that may never have been published."""
+    phase = np.array([run.phases.get("run", (0, 0))], dtype=np.int64)
+    blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs, in_doubt=True).items()}
+    gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}
+    reactions = [reaction for outage in outages for reaction in _reactions(outage, beliefs, gaps)]
+    sides = ([one.notice_s for one in reactions if one.word == word] for word in ("noticed", "unnoticed"))
+    most = {"time_to_notice_s_max": greatest(*sides), "truth_gap_s_max": max(map(seconds, gaps.values()), default=math.nan)}
+    why = "whether what was not heard had been published"
+    return metrics | {name: united(metrics[name], value, why) for name, value in most.items()}
 
 
 def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
@@ -129,11 +147,17 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def blind_spans(run: Run, beliefs: dict[str, Belief]) -> dict[str, Array]:
-    """Return when each pod was blind, see the module; a pod without such a time is left out."""
+def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False) -> dict[str, Array]:
+    """Return when each pod was blind, see the module; a pod without such a time is left out.
+
+    Parameters
+    ----------
+    in_doubt
+        Whether copies that may never have been published count as lost.
+    """
     pods = [history.pod for history in run.pod_histories]
     code = {pod: number for number, pod in enumerate(pods)}
-    found = [_lost_rows(run, beliefs), _late(run), _unanswered(run, beliefs, code)]
+    found = [_lost_rows(run, beliefs, in_doubt=in_doubt), _late(run), _unanswered(run, beliefs, code)]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(pod, kind="stable")
     bounds = np.searchsorted(pod[order], np.arange(len(pods) + 1))
@@ -141,10 +165,11 @@ def blind_spans(run: Run, beliefs: dict[str, Belief]) -> dict[str, Array]:
     return {pods[n]: union(spans[bounds[n] : bounds[n + 1]]) for n in np.unique(pod)}
 
 
-def _lost_rows(run: Run, beliefs: dict[str, Belief]) -> tuple[Array, Array, Array]:
+def _lost_rows(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool) -> tuple[Array, Array, Array]:
     """Return pod, begin and end of each unbroken row of lost copies; a delivery or a new subscription breaks it."""
     copies, publishes = run.copies, run.publishes
     lost = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
+    lost |= in_doubt & (copies.fate == FATE["unknown"])
     concerned = np.isin(copies.pod, np.unique(copies.pod[lost]))
     heard = (copies.fate == FATE["delivered"]) & concerned
     heard[heard] = codes_in(run.deliveries["path"], {"broker": 1})[copies.delivery[heard]] == 1

@@ -159,6 +159,12 @@ def _audit_load(run: Run, audit: _Audit) -> float:
             f"{count(absent, 'more call was', 'more calls were')} due while their pods did not run: nobody made them, and no copy of "
             "theirs is missing"
         )
+    if load.closed_by_server:
+        audit.counts["closed_by_server"] = load.closed_by_server
+        audit.warnings.append(
+            f"before {count(load.closed_by_server, 'publish')} the generator found that the server had closed its connection (an idle "
+            "time-out, or an end of the server); it connected anew"
+        )
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
         return math.nan

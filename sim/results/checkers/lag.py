@@ -20,8 +20,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.machine.words import count, duration, measured
+from sim.record.limits import MetricName, read_metric
 from sim.record.reader import Array, codes_in, codes_of, quantiles
-from sim.results.checkers.verdict import Result
+from sim.results.checkers.verdict import Bounds, Result
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
 
@@ -49,16 +50,21 @@ def check(run: Run) -> Result:
     channel, channels = codes_of(publishes["channel"])
     services = sorted({history.service for history in run.pod_histories})
     service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
+    metrics = _metrics(lag, delay)
     for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
         for code, word in enumerate(words):
-            counts |= _quantiles(f"lag_us.{kind}.{word}", lag[codes == code])
+            found = quantiles(lag[codes == code], QUANTILES)
+            counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
+            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in found.items()}
+            if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
+                counts |= _quantiles(f"bus_us.{kind}.{word}", bus[codes == code])
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
     detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
     if counts["negative"]:
         many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
         detail = f"{many} meant or sent: the clocks or the record are wrong"
-        return Result("unknown", detail, counts=counts, metrics=_metrics(lag, delay))
-    return Result("valid", detail, counts=counts, metrics=_metrics(lag, delay))
+        return Result("unknown", detail, counts=counts, metrics=metrics)
+    return Result("valid", detail, counts=counts, metrics=metrics)
 
 
 def _without_fleet(lag: Array, delay: Array) -> Result:
@@ -114,10 +120,12 @@ def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]
     counts
         What `check` counted. Quantiles of the other parts of the lag are added up, so their sum is rather too great than too small.
     """
-    quantile = metric.removeprefix("lag_ms_")
-    if counts.get("unanswered") or f"bus_us.{quantile}" not in counts:
+    base, scope, subject = read_metric(metric)
+    quantile = base.removeprefix("lag_ms_")
+    bus = ".".join(filter(None, ("bus_us", scope, subject, quantile)))
+    if counts.get("unanswered") or bus not in counts:
         return ""
-    rest_ms = (counts[f"bus_us.{quantile}"] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
+    rest_ms = (counts[bus] + counts.get(f"held_up_us.{quantile}", 0.0)) / 1e3
     return f"the generator was late by itself: without that it is at most {measured(metric, rest_ms)}" if rest_ms <= limit else ""
 
 
@@ -125,10 +133,10 @@ def _quantiles(name: str, values: Array) -> dict[str, int | float]:
     return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
 
 
-def _metrics(lag: Array, delay: Array) -> dict[str, float]:
+def _metrics(lag: Array, delay: Array) -> dict[str, float | Bounds]:
     lags, delays = quantiles(lag, QUANTILES), quantiles(delay, QUANTILES)
     nan = float("nan")
-    metrics = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
+    metrics: dict[str, float | Bounds] = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
     return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
 
 

@@ -1,12 +1,12 @@
-"""Account for every copy: what was expected, what was heard, and why the rest is missing.
+"""Account for every copy, and for every event at every service: what was expected, what was heard, and why the rest is missing.
 
-The words are defined in `sim.results.copies`. Counts are of the `run` phase; the books are balanced over the whole run, because a
-delivery belongs to it whatever its phase, and so are unexplained and unexpected copies outside the probe.
+The words are defined in `sim.results.copies` and `sim.results.service_books`. Counts are of the `run` phase; the books are balanced over
+the whole run, because a delivery belongs to it whatever its phase, and so are unexplained and unexpected copies outside the probe.
 
 The books are kept twice, and must agree:
 
-1. Copy by copy, as `Run.copies` does.
-2. From totals: rows of the deliveries table, and, event by event, how many pods of its channel were alive.
+1. Copy by copy, as `Run.copies` does, and pair by pair of event and service, as `Run.service_books` does.
+2. From totals: rows of the deliveries table, and, event by event, how many pods of its channel were alive in each service (`balance`).
 
 A third account, what PUBLISH said, is evidence and not truth: a broker counts subscribers of any program, and connections that
 are already dead. It is reported, never judged. In a cluster PUBLISH counts one node's subscribers, so that it said fewer is no finding
@@ -14,30 +14,39 @@ there (a sharded one reaches only its own node's, so there it is).
 
 Losing copies is not invalid (Pub/Sub may); one without a cause makes the verdict unknown. A copy nobody should have heard is
 invalid, unless it is traffic of another program or another run on the same broker: then it is unknown.
+
+Where publishers do not know whether some events were published, nobody can vouch for the copies of these that were not heard: what is
+missing or unserved is then between those known to be lost, and these too.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sim.machine.words import amount, count
+from sim.record.limits import MetricName
 from sim.record.reader import Array, codes_in, codes_of
-from sim.record.schema import ALIVE_STATES, FOREIGN_BIT, event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result, Word
+from sim.record.schema import FOREIGN_BIT, event_id
+from sim.results.balance import unbalanced
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, Word, between, told
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
+from sim.results.tally import Tally
+
+MAX_SERVICES = 2  # at most so many are named in the sentence
+WHY = "whether what was not heard had been published"
 
 UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone
 
 
 def check(run: Run) -> Result:
-    """Count copies by fate and cause, balance the books, and name what has no explanation."""
-    copies, phase = run.copies, run.copies_phase()
+    """Count copies by fate and cause, and events by service; balance the books, and name what has no explanation."""
+    copies, phase, tally = run.copies, run.copies_phase(), run.tally
     names = list(run.phases)
-    judged = phase == (names.index("run") if "run" in names else -1)
     loaded = phase != (names.index("probe") if "probe" in names else -1)
-    fates = dict(zip(FATE, np.bincount(copies.fate[judged], minlength=len(FATE)).tolist(), strict=True))
-    causes = dict(zip(CAUSE, np.bincount(copies.cause[judged], minlength=len(CAUSE)).tolist(), strict=True))
+    fates, served = tally.fates(MetricName("")), tally.served(MetricName(""))
     expected = fates["delivered"] + fates["missing"] + fates["unknown"]
     unexplained = np.flatnonzero(loaded & (copies.cause == CAUSE["unexplained"]))
     unexpected = np.flatnonzero(loaded & (copies.fate == FATE["unexpected"]))
@@ -46,23 +55,41 @@ def check(run: Run) -> Result:
         "events": int((run.publishes["phase"] == "run").sum()),
         "expected": expected,
         **fates,
-        **{cause: count for cause, count in causes.items() if cause},
+        **tally.causes,
+        **served,
         "foreign": len(foreign),
         **_unrecorded(run, len(foreign), unexpected),
         **_publish_account(run),
     }
-    metrics = {
-        "missing": float(fates["missing"]),
-        "missing_ratio": fates["missing"] / expected if expected else float("nan"),
-        "unexpected": float(fates["unexpected"]),
-    }
-    warnings = _warnings(run, counts)
-    unbalanced = _unbalanced(run)
+    judged = phase == (names.index("run") if "run" in names else -1)
     lost = np.flatnonzero(judged & (copies.fate == FATE["missing"]))
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
-    witnesses = [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
-    verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced, _sentence(expected, fates, causes))
-    return Result(verdict, detail, counts=counts, witnesses=witnesses, metrics=metrics, warnings=warnings)
+    witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
+    witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
+    verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
+    metrics = _metrics(tally)
+    return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
+
+
+def _metrics(tally: Tally) -> dict[str, float | Bounds]:
+    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed."""
+    metrics: dict[str, float | Bounds] = {}
+    for of in tally.scopes():
+        fates, served = tally.fates(of), tally.served(of)
+        expected, pairs = fates["delivered"] + fates["missing"] + fates["unknown"], served["pairs"]
+        missing, most = fates["missing"], fates["missing"] + fates["unknown"]
+        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"]
+        found: dict[str, float | Bounds] = {
+            "missing": between(missing, most, WHY) if expected else math.nan,
+            "missing_ratio": between(missing / expected, most / expected, WHY) if expected else math.nan,
+            "unserved": between(known, unserved, WHY) if pairs else math.nan,
+            "unserved_ratio": between(known / pairs, unserved / pairs, WHY) if pairs else math.nan,
+            "half_served": float(served["half_served"]) if pairs else math.nan,
+        }
+        metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
+    heard = sum(tally.fates(MetricName(""))[fate] for fate in ("delivered", "duplicate", "unexpected"))
+    return metrics | {"unexpected": float(tally.fates(MetricName(""))["unexpected"]) if heard else math.nan}
 
 
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
@@ -85,6 +112,28 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     return "valid", sentence
 
 
+def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
+    """Return how many events reached the services that should hear them, the services that lack most first."""
+    short = []
+    for of in tally.scopes():
+        served = tally.served(of)
+        if of.scope == "service" and served["unserved"] + served["half_served"]:
+            short.append((served["unserved"], served["half_served"], of.subject, served))
+    if not short:
+        whole = f"all {tally.events:,} events" if tally.events > 1 else "the one event"
+        pods = "" if one_pod else "every living pod of "
+        return f"{whole} reached {pods}every service that should handle {'them' if tally.events > 1 else 'it'}"
+    texts = []
+    for unserved, half, service, served in sorted(short, key=lambda one: (-one[0], -one[1], one[2]))[:MAX_SERVICES]:
+        parts = []
+        if unserved:
+            parts.append(f"{told('', between(unserved - served['in_doubt'], unserved, WHY))} reached none of its pods")
+        parts += [f"{half:,} {'' if parts else 'reached '}only some{'' if parts else ' of its pods'}"] if half else []
+        texts.append(f"of {count(served['pairs'], 'event')} that {service} should handle {' and '.join(parts)}")
+    more = len(short) - len(texts)
+    return ", ".join(texts) + (f", and {count(more, 'more service lacks', 'more services lack')} some" if more else "")
+
+
 def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
     """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
     if run.info.load.record_kept is not False:
@@ -97,8 +146,11 @@ def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> s
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
     text = f"of {count(expected, 'expected copy', 'expected copies')} {count(fates['delivered'], 'was', 'were')} delivered"
-    text += f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing"
-    return text + (f", the fate of {amount(fates['unknown'])} is not known" if fates["unknown"] else "")
+    if not fates["unknown"]:
+        return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
+    ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
+    text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
+    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
 
 
 def _witness(run: Run, copy: int) -> str:
@@ -111,6 +163,18 @@ def _witness(run: Run, copy: int) -> str:
     return text + (f", {cause}" if cause else "")
 
 
+def _alone_witnesses(run: Run) -> list[str]:
+    """Return some of the run phase's events that were owed to a service without a pod."""
+    books = run.service_books
+    alone = books.alone[books.fate[books.alone] == FATE["missing"]]
+    of_run = (run.publishes["phase"] == "run").to_numpy()
+    texts = []
+    for pair in alone[of_run[books.publish[alone]]][:MAX_WITNESSES]:
+        key, channel = run.publishes[["event", "channel"]].iloc[books.publish[pair]]
+        texts.append(f"{event_id(int(key))} on {channel}: missing at {run.services[books.service[pair]]}, {list(CAUSE)[books.cause[pair]]}")
+    return texts
+
+
 def _foreign(run: Run, unexpected: Array) -> Array:
     """Return which of these copies are of events that no publisher of this run can have made."""
     copies = run.copies
@@ -118,61 +182,6 @@ def _foreign(run: Run, unexpected: Array) -> Array:
     keys = run.deliveries["event"].to_numpy()[copies.delivery[unexpected]]
     own = np.unique(run.publishes["event"].to_numpy() >> np.uint64(48))
     return unpublished & ((keys >= np.uint64(FOREIGN_BIT)) | ~np.isin(keys >> np.uint64(48), own))
-
-
-def _unbalanced(run: Run) -> str:
-    """Return how the two accounts differ, empty when they agree."""
-    copies, index, pods = run.copies, run.index, len(run.pod_histories)
-    fates = dict(zip(FATE, np.bincount(copies.fate, minlength=len(FATE)).tolist(), strict=True))
-    heard, rows = fates["delivered"] + fates["duplicate"] + fates["unexpected"], len(run.deliveries)
-    if heard != rows:
-        return f"the books do not balance: {rows:,} delivery rows, but {heard:,} copies delivered, duplicate or unexpected"
-    published = index.event_of < len(index.row) - 1
-    pod = codes_in(run.deliveries["pod"], {history.pod: number for number, history in enumerate(run.pod_histories)})
-    pairs = _distinct(index.event_of[published].astype(np.int64) * pods + pod[published])
-    stray = (copies.fate == FATE["unexpected"]) & (copies.publish >= 0)
-    once = fates["delivered"] + _distinct(copies.publish[stray].astype(np.int64) * pods + copies.pod[stray])
-    if pairs != once:
-        return f"the books do not balance: {pairs:,} pairs of event and pod in the deliveries, but {once:,} copies heard once or more"
-    booked = fates["delivered"] + fates["missing"] + fates["unknown"]
-    expected = _expected_from_totals(run)
-    if expected != booked and expected + _came_alive_late(run) != booked:
-        return f"the books do not balance: {expected:,} copies were expected, but {booked:,} are delivered, missing or unknown"
-    return ""
-
-
-def _distinct(values: Array) -> int:
-    values = np.sort(values)
-    return int((values[1:] != values[:-1]).sum()) + 1 if len(values) else 0
-
-
-def _expected_from_totals(run: Run) -> int:
-    """Return the number of expected copies: event by event, pods of its channel that had begun minus those that had ended."""
-    index, channels = run.index, codes_of(run.publishes["channel"])[1]
-    total = 0
-    for code, channel in enumerate(channels):
-        begins, ends = [], []
-        for history in run.pod_histories:
-            was = False
-            for at, state in zip(history.at_ns, history.states, strict=True) if channel in history.channels else ():
-                alive = state in ALIVE_STATES
-                begins += [at] if alive and not was else []
-                ends += [at] if was and not alive else []
-                was = alive
-        due = index.due_ns[:-1][index.channel[:-1] == code]
-        total += int(np.searchsorted(np.sort(begins), due, side="right").sum() - np.searchsorted(np.sort(ends), due, side="right").sum())
-    return total
-
-
-def _came_alive_late(run: Run) -> int:
-    """Return the number of copies heard by pods that came alive between sending and answer, or lived for a part of its nanosecond."""
-    copies, index, late = run.copies, run.index, 0
-    due = np.zeros(len(run.publishes) + 1, dtype=np.int64)
-    due[index.row] = index.due_ns
-    for number, history in enumerate(run.pod_histories):
-        mine = copies.publish[(copies.pod == number) & (copies.fate == FATE["delivered"])]
-        late += int((~history.alive(due[mine])).sum())
-    return late
 
 
 def _publish_account(run: Run) -> dict[str, int | float]:

@@ -25,7 +25,7 @@ def check(run: Run) -> Result:
     judged = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
     first = np.flatnonzero(judged & (copies.fate == FATE["delivered"]))
     if not len(first):
-        return Result("unknown", "no data: nothing was delivered in the run phase")
+        return Result("unknown", "no data: nothing was delivered in the run phase", metrics={"out_of_order": float("nan")})
     key = publishes["event"].to_numpy()
     sources, source = np.unique(key >> np.uint64(32), return_inverse=True)
     channel, channels = codes_of(publishes["channel"])

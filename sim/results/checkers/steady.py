@@ -21,7 +21,7 @@ import numpy as np
 from sim.machine.words import agreeing, count, duration
 from sim.record.reader import Array
 from sim.record.schema import ALIVE_STATES, event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
 from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told_felt, without_outage
@@ -32,12 +32,12 @@ MARGIN_NS = 250_000_000
 def check(run: Run) -> Result:
     """Compare the fleet before the first fault with the fleet after the last."""
     outages = read_outages(run)
-    nothing = {"steady_s_max": math.nan}
+    nothing: dict[str, float | Bounds] = {"steady_s_max": math.nan}
     told = told_felt(run)
     if not outages:
         return Result("valid", without_outage(run)[0], metrics=nothing, warnings=told)
     begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
-    beliefs, (meant_ns, last_ns, lost) = read_beliefs(run), _copies(run)
+    beliefs, (meant_ns, last_ns, lost, in_doubt) = read_beliefs(run), _copies(run)
     before = (meant_ns >= run.phases["run"][0]) & (np.maximum(meant_ns, last_ns) < begin_ns - MARGIN_NS)
     lost_before = np.flatnonzero(before & lost)
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
@@ -60,25 +60,36 @@ def check(run: Run) -> Result:
             return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing, warnings=told)
         return Result("invalid", text, counts=counts, metrics=nothing, warnings=told)
     after = lost & (meant_ns >= end_ns)
-    again_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(meant_ns[after].max(initial=0))])
-    counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum()), "steady_s": (again_ns - end_ns) / 1e9}
+    alone_ns = _alone(run)
+    back_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(alone_ns.max(initial=0))])
+    sure_ns, again_ns = (max(back_ns, int(meant_ns[rows].max(initial=0))) for rows in (after & ~in_doubt, after))
+    counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum() + (alone_ns >= end_ns).sum())}
+    counts |= {"steady_s": (again_ns - end_ns) / 1e9}
     text = f"steady before the first fault, and again {duration((again_ns - end_ns) / 1e9)} after the last one's end"
     text += f"; {_otherwise(run, told)}" if told else ""
-    return Result("valid", text, counts=counts, metrics={"steady_s_max": float(counts["steady_s"])}, warnings=told)
+    steady_s = between((sure_ns - end_ns) / 1e9, (again_ns - end_ns) / 1e9, "whether what was not heard had been published")
+    return Result("valid", text, counts=counts, metrics={"steady_s_max": steady_s}, warnings=told)
 
 
 def _otherwise(run: Run, told: list[str]) -> str:
     return f"{len(told)} of {count(len(run.faults), 'fault')} {agreeing(len(told), 'was', 'were')} felt late, in part or not at all"
 
 
-def _copies(run: Run) -> tuple[Array, Array, Array]:
-    """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, and whether it is lost."""
+def _alone(run: Run) -> Array:
+    """Return when the run phase's events were meant that a service without a pod did not hear."""
+    rows = run.service_books.publish[run.service_books.alone]
+    meant: Array = run.publishes["intended_ns"].to_numpy()[rows[(run.publishes["phase"] == "run").to_numpy()[rows]]]
+    return meant
+
+
+def _copies(run: Run) -> tuple[Array, Array, Array, Array]:
+    """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, if it is lost, if in doubt."""
     copies, publishes = run.copies, run.publishes
     meant, last = (np.append(times, 0)[copies.publish] for times in (publishes["intended_ns"].to_numpy(), _last_ns(run)))
     in_run = (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0)
     usual = ["taken-by-peer"] if run.scenario.get("bus", {}).get("redis_url", True) else ["taken-by-peer", "sent-in-memory-mode"]
     bad = np.isin(copies.fate, [FATE["missing"], FATE["unknown"]]) & ~np.isin(copies.cause, [CAUSE[word] for word in usual])
-    return np.where(in_run, meant, -1), last, bad & in_run
+    return np.where(in_run, meant, -1), last, bad & in_run, copies.fate == FATE["unknown"]
 
 
 def _last_ns(run: Run) -> Array:

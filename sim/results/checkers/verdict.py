@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sim.machine.words import measured
+from sim.machine.words import measured, unit_of
 
 Word = Literal["valid", "invalid", "unknown"]
 VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
@@ -16,26 +16,47 @@ MAX_WITNESSES = 3
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """The least and the most that something can be which is not known for sure; `why` goes on after "nobody knows".
+
+    `high` is infinite where it is only known to be at least `low`.
+    """
+
+    low: float
+    high: float
+    why: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class Result:
-    """What one checker found: a verdict and one sentence, with the numbers and events behind it."""
+    """What one checker found: a verdict and one sentence, with the numbers and events behind it.
+
+    A metric is NaN where it was not measured, or where nothing happened that it is about.
+    """
 
     verdict: Word
     detail: str
     counts: dict[str, int | float] = field(default_factory=dict)
     witnesses: list[str] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | Bounds] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class JudgedLimit:
-    """Whether one limit of the scenario was kept; `measured` is None when it could not be measured."""
+    """Whether one limit of the scenario was kept; `measured` is None when it could not be measured, or only between two ends."""
 
     metric: str
     limit: float
     measured: float | None
     verdict: Word
     detail: str
+    interval: Bounds | None = None
+
+    @property
+    def found(self) -> float | Bounds | None:
+        """What was measured, a number or an interval."""
+        return self.measured if self.interval is None else self.interval
 
 
 @dataclass(frozen=True)
@@ -61,30 +82,55 @@ class Verdict:
         return [text for word, text in told if word == self.verdict]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of verdict.json; a number that does not exist is null."""
-        checkers = {
-            name: {
-                "verdict": result.verdict,
-                "counts": {key: finite(value) for key, value in result.counts.items()},
-                "witnesses": result.witnesses,
-                "detail": result.detail,
-                "metrics": {key: finite(value) for key, value in result.metrics.items()},
-                "warnings": result.warnings,
-            }
-            for name, result in self.checkers.items()
-        }
-        slo = [{"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail} for s in self.slo]
+        """Return the content of verdict.json; a number that does not exist is null.
+
+        What is an interval is null among the numbers, and stands beside them as [least, most], the most null where it has no end.
+        """
+        checkers = {name: result_json(result) for name, result in self.checkers.items()}
+        slo = [
+            {"metric": s.metric, "limit": s.limit, "measured": s.measured, "verdict": s.verdict, "detail": s.detail}
+            | ({} if s.interval is None else {"interval": _ends(s.interval)})
+            for s in self.slo
+        ]
         head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
         return {**head, "checkers": checkers, "slo": slo}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Verdict:
         """Return the verdict that has this content of a verdict.json; a number that is null there is NaN."""
-        checkers = {
-            name: Result(**{**one, "counts": _with_nan(one["counts"]), "metrics": _with_nan(one["metrics"])})
-            for name, one in content["checkers"].items()
-        }
-        return cls(**{**content, "checkers": checkers, "slo": [JudgedLimit(**one) for one in content["slo"]]})
+        checkers = {name: read_result(one) for name, one in content["checkers"].items()}
+        slo = [JudgedLimit(**{**one, "interval": _bounds(one["interval"]) if "interval" in one else None}) for one in content["slo"]]
+        return cls(**{**content, "checkers": checkers, "slo": slo})
+
+
+def result_json(result: Result) -> dict[str, Any]:
+    """Return a checker's part of verdict.json."""
+    intervals = {key: _ends(value) for key, value in result.metrics.items() if isinstance(value, Bounds)}
+    return {
+        "verdict": result.verdict,
+        "counts": {key: finite(value) for key, value in result.counts.items()},
+        "witnesses": result.witnesses,
+        "detail": result.detail,
+        "metrics": {key: None if isinstance(value, Bounds) else finite(value) for key, value in result.metrics.items()},
+        **({"intervals": intervals} if intervals else {}),
+        "warnings": result.warnings,
+    }
+
+
+def read_result(content: Mapping[str, Any]) -> Result:
+    """Return what a checker's part of a verdict.json says: the inverse of `result_json`."""
+    one = dict(content)
+    intervals = {key: _bounds(ends) for key, ends in one.pop("intervals", {}).items()}
+    return Result(**{**one, "counts": _with_nan(one["counts"]), "metrics": {**_with_nan(one["metrics"]), **intervals}})
+
+
+def _ends(bounds: Bounds) -> list[float | None]:
+    return [finite(bounds.low), finite(bounds.high)]
+
+
+def _bounds(ends: Sequence[float | None]) -> Bounds:
+    low, high = ends
+    return Bounds(0.0 if low is None else low, math.inf if high is None else high)
 
 
 def worst(words: Collection[str]) -> Word:
@@ -98,9 +144,34 @@ def bound(metric: str, limit: object) -> str:
     return f"{'at least' if metric.endswith('_min') else 'at most'} {text}"
 
 
-def beside_limit(metric: str, value: float, limit: float) -> str:
+def told(metric: str, value: float | Bounds, *, beside: float = math.nan) -> str:
+    """Return what was measured in words: "0.162 ms", "0 to 94", "at least 3.2 s"."""
+    if not isinstance(value, Bounds):
+        return measured(metric, value, beside=beside)
+    if math.isinf(value.high):
+        return f"at least {measured(metric, value.low, beside=beside)}"
+    low = measured(metric, value.low, beside=value.high)
+    return f"{low.removesuffix(unit_of(metric)).rstrip()} to {measured(metric, value.high, beside=value.low)}"
+
+
+def beside_limit(metric: str, value: float | Bounds, limit: float) -> str:
     """Return what was measured beside its limit, such as "0.162 ms, at most 50 ms"."""
-    return f"{measured(metric, value, beside=limit)}, {bound(metric, limit)}"
+    return f"{told(metric, value, beside=limit)}, {bound(metric, limit)}"
+
+
+def between(low: float, high: float, why: str) -> float | Bounds:
+    """Return the interval from the least to the most, or the number where they are one."""
+    return low if low == high or math.isnan(low) else Bounds(low, high, why)
+
+
+def least_of(value: float | Bounds) -> float:
+    """Return the lower end of what was measured."""
+    return value.low if isinstance(value, Bounds) else value
+
+
+def most_of(value: float | Bounds) -> float:
+    """Return the upper end of what was measured."""
+    return value.high if isinstance(value, Bounds) else value
 
 
 def finite(value: float) -> float | None:
@@ -112,11 +183,16 @@ def _with_nan(numbers: Mapping[str, float | None]) -> dict[str, float]:
     return {key: math.nan if value is None else value for key, value in numbers.items()}
 
 
-def greatest(ended: Sequence[float], unended: Sequence[float], *, limit: object) -> float:
-    """Return the greatest of some times, of which the `unended` are only known to be at least so long.
-
-    NaN, which no limit passes, when there are none, or when an unended one leaves open whether the limit was kept.
-    """
+def greatest(ended: Sequence[float], unended: Sequence[float]) -> float | Bounds:
+    """Return the greatest of some times, of which the `unended` are only known to be at least so long; NaN when there are none."""
     most = max([*ended, *unended], default=math.nan)
-    broken = isinstance(limit, int | float) and most > limit
-    return math.nan if unended and not broken else most
+    return Bounds(most, math.inf, "how long what had not ended yet would have gone on") if unended else most
+
+
+def united(one: float | Bounds, other: float | Bounds, why: str) -> float | Bounds:
+    """Return what holds whichever of two was measured: the number where they are one, else all between them. NaN is no measure."""
+    known = [value for value in (one, other) if not math.isnan(least_of(value))]
+    if not known:
+        return math.nan
+    whys = [value.why for value in known if isinstance(value, Bounds)]
+    return between(min(map(least_of, known)), max(map(most_of, known)), whys[0] if whys else why)

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from sim.cli.commands.compare import compare as command
 from sim.errors import RunFolderError, UsageError
 from sim.experiments.compare.bootstrap import BLOCKS, quantile, ratio, welch
 from sim.experiments.compare.compare import DRIFT, METRICS, Comparison, _differences, _in_turn, _milli, compare, find_runs, read_tolerances
-from sim.experiments.compare.table import write_comparison
+from sim.experiments.compare.table import compare_table, write_comparison
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
@@ -96,6 +97,56 @@ def test_a_verdict_that_became_invalid_is_worse(tmp_path: Path) -> None:
     comparison = compare(bad.write(), good.write())
     assert comparison.exit_code == 1
     assert words(comparison)["verdict"] == "worse" and words(comparison)["duplicates"] == "maybe worse"
+
+
+def in_doubt(folder: Path, *, refused: int = 0, unknown: int = 0) -> Path:
+    """Return a run of 2,000 events for two pods, of which some more were refused, and some had no answer."""
+    plan = RunFolder(folder).service("web", replicas=2)
+    plan.publish(2000)
+    for number in range(refused + unknown):
+        plan.event(plan.events[number * 3].intended_ns + 1, outcome="unknown" if number < unknown else "refused", acked_ns=0)
+    return plan.write()
+
+
+@pytest.mark.parametrize(
+    ("run", "baseline", "word", "code"),
+    [
+        ({"unknown": 90}, {}, "unknown", 2),  # none of them may be lost, or all
+        ({}, {"unknown": 90}, "unknown", 2),
+        ({"unknown": 90}, {"unknown": 90}, "same", 0),
+        ({"refused": 900, "unknown": 90}, {"refused": 1}, "worse", 1),
+        ({"refused": 1}, {"refused": 900, "unknown": 90}, "better", 0),
+        ({"refused": 900, "unknown": 90}, {"refused": 1, "unknown": 900}, "unknown", 2),  # the baseline may have lost as many
+    ],
+)
+def test_of_an_interval_both_ends_are_compared(tmp_path: Path, run: dict[str, int], baseline: dict[str, int], word: str, code: int) -> None:
+    comparison = compare(in_doubt(tmp_path / "run", **run), in_doubt(tmp_path / "baseline", **baseline))
+    of = {one.metric: one for one in comparison.differences}
+    assert (of["missing_ratio"].verdict, of["unserved_ratio"].verdict, comparison.exit_code) == (word, word, code)
+    one = of["missing_ratio"]
+    lost, doubtful = run.get("refused", 0), run.get("unknown", 0)
+    assert one.run == pytest.approx(lost / (2000 + lost + doubtful))
+    assert one.run_most == pytest.approx((lost + doubtful) / (2000 + lost + doubtful))
+    assert json.loads(json.dumps(comparison.to_json()))["differences"][0]["run_most"] is None, "a point has no second end"
+    if word == "unknown":
+        assert "nobody knows whether what was not heard had been published" in one.detail
+        console = Console(width=200)
+        with console.capture() as shown:
+            console.print(compare_table(comparison))
+        assert " to " in next(line for line in shown.get().splitlines() if "missing_ratio" in line)
+
+
+def test_an_event_for_a_service_without_a_pod_is_in_the_comparison(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1).pod("far-0", service="far")
+    events = plan.publish(2000)
+    plan.state("far-0", events[1000].sent_ns, "aborted").state("far-0", events[1500].sent_ns - 1, "subscribed")
+    for event in events[1000:1500]:
+        plan.drop(event, "far-0")
+    whole = RunFolder(tmp_path / "whole").service("web", replicas=1).pod("far-0", service="far")
+    whole.publish(2000)
+    of = {one.metric: one for one in compare(plan.write(), whole.write()).differences}
+    assert (of["missing_ratio"].run, of["unserved_ratio"].run) == (0.125, 0.125)
+    assert of["unserved_ratio"].verdict == "maybe worse", "one burst of losses"
 
 
 @pytest.mark.parametrize("text", ["10", "lag_ms_p98=5%", "-5%", "lag_ms_p99=", "x%"])

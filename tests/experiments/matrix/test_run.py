@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from sim.cli.main import cli
 from sim.errors import RunFolderError, UsageError
 from sim.experiments.many_runs import Job, Outcome, run_many
-from sim.experiments.matrix.plots import draw_cells, draw_matrix, finding
-from sim.experiments.matrix.report import differences, matrix_page, matrix_table, write_matrix
-from sim.experiments.matrix.run import Matrix, MatrixRow, cell_scenario, matrix_row, open_matrix, run_matrix
+from sim.experiments.matrix.plots import MEASURES, draw_cells, draw_matrix, finding
+from sim.experiments.matrix.report import COLUMNS, differences, matrix_page, matrix_table, write_matrix
+from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow, cell_scenario, matrix_row, open_matrix, run_matrix
 from sim.results.checkers import Result, Verdict
 from sim.scenario.file import load_scenario
 
@@ -47,7 +47,7 @@ def test_a_cell_says_what_the_fault_did_to_the_bus(small: Matrix) -> None:
     assert (reference.told, reference.recovered, reference.verdict, reference.unexplained) == ("yes", "yes", "valid", 0)
     assert hardened.deaf_s <= 0.55, "it tries again every half second at least"
     killed = of(small, "pod_kill", "reference")
-    assert killed.lost and set(killed.causes.split(", ")) == {f"{killed.lost} never-sent"}
+    assert killed.causes == f"{killed.lost - 3} no-pod, 3 never-sent", "both pods of a service are killed"
 
 
 def test_a_fault_that_the_ground_cannot_do_is_a_row_with_the_reason(small: Matrix) -> None:
@@ -113,6 +113,24 @@ def test_an_unexplained_copy_makes_the_whole_unknown_and_a_broken_promise_invali
     rows.append(MatrixRow("c", "reference", verdict="unknown"))
     assert Matrix("model", 1, ("reference",), rows, []).verdict == "unknown"
     assert Matrix("model", 1, ("reference",), [MatrixRow("a", "reference", why_not="no")], []).verdict == "unknown", "nothing was run"
+
+
+def test_what_is_known_between_two_ends_shows_both() -> None:
+    row = MatrixRow("a", "reference", lost=3, in_doubt=94, never=0, never_most=2, deaf_s=1.5, deaf_s_most=math.inf, recovered="yes")
+    row = replace(row, recover_s=0.5, recover_s_most=0.9, truth_gap_s=0.2, truth_gap_s_most=0.2)
+    shown = {name: write(row) for name, write in COLUMNS.items()}
+    assert (shown["lost"], shown["in doubt"], shown["never"], shown["deaf s"]) == ("3 to 97", "94", "0 to 2", "1.5 or more")
+    assert (shown["recovered"], shown["green s"]) == ("0.5 to 0.9 s", "0.2")
+    drawn = {measure.heading.split()[0]: measure.text(row) for measure in MEASURES}
+    assert (drawn["copies"], drawn["deaf"], drawn["events"]) == ("3 to\n97", "1.5 or\nmore", "0 to\n2")
+
+
+def test_a_matrix_with_ends_is_read_again(tmp_path: Path) -> None:
+    row = MatrixRow("a", "reference", verdict="valid", deaf_s=1.5, deaf_s_most=math.inf, never=0, never_most=2)
+    write_matrix(Matrix("model", 1, ("reference",), [row], [BusCost("reference")]), tmp_path, took_s=1.0)
+    again = open_matrix(tmp_path).rows[0]
+    assert (again.deaf_s, again.deaf_s_most, again.never_most) == (1.5, math.inf, 2)
+    assert math.isnan(again.recover_s_most)
 
 
 def test_what_a_peer_took_is_not_lost_and_what_came_again_is_counted() -> None:

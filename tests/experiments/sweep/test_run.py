@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -190,3 +191,11 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_the_first_run(tmp_path
     with pytest.raises(UsageError, match="the name is not UTF-8"):
         run_sweep("baseline", settings=("load.rate_per_s=10,20",), on="model", out=folder)
     assert not folder.exists()
+
+
+def test_a_cell_whose_runs_know_a_metric_between_two_ends_shows_both() -> None:
+    rows = pd.DataFrame({"cell": [0, 0], "verdict": ["unknown", "valid"], "missing": [math.nan, 3.0]})
+    rows["missing.least"], rows["missing.most"] = [0.0, math.nan], [94.0, math.nan]
+    rows.attrs["plan"] = {"settings": {}, "scenario": "x", "on": "model"}
+    shown = {str(column.header): list(column.cells) for column in sweep_table(rows).columns}
+    assert shown["missing"] == ["0 to 94"]

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.results.checkers.batching import BATCH, check
+from sim.results.checkers.verdict import Bounds
 from sim.results.opened_run import open_run
 from tests.support.examples import examples
 from tests.support.run_folders import MS, SECOND, Event, RunFolder
@@ -60,7 +61,7 @@ def test_items_lost_stand_by_what_their_publisher_knew(plan: RunFolder) -> None:
     result = check(open_run(plan.write()))
     lost = {name: value for name, value in result.counts.items() if name.startswith("lost")}
     assert lost == {"lost": 67, "lost.acknowledged": 19, "lost.unknown": 13, "lost.memory": 17, "lost.refused": 11, "lost.never-sent": 7}
-    assert result.metrics["items_lost"] == 67
+    assert result.metrics["items_lost"] == Bounds(54, 67), "13 may never have been published"
     assert "19 were taken by the broker and reached no pod" in result.detail
     assert len(result.witnesses) == 3 and all(text.startswith("evt_") for text in result.witnesses)
     assert result.witnesses[0].endswith("on analytics.events.batch: 19 items of web-0, acknowledged")

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from sim.errors import UsageError
+from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.run_info import LoadInfo, Phase
 from sim.record.schema import SLO_METRICS, compose_key
-from sim.results import checkers
+from sim.results import balance, checkers
 from sim.results.checkers import CHECKERS, Result, Verdict, judge, write_verdict
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
@@ -40,8 +41,10 @@ def test_a_clean_run_is_valid_and_its_metrics_are_those_of_the_schema(plan: RunF
     assert verdict.verdict == "valid"
     assert verdict.exit_code == 0
     assert words(verdict) == {}
-    measured = {metric for result in verdict.checkers.values() for metric in result.metrics}
-    assert measured == set(SLO_METRICS)
+    measured = [read_metric(metric) for result in verdict.checkers.values() for metric in result.metrics]
+    assert {metric.base for metric in measured} == set(SLO_METRICS) and all(metric.known for metric in measured)
+    scopes = {(metric.scope, metric.subject) for metric in measured if metric.base in SCOPED_METRICS}
+    assert scopes == {("", ""), ("service", "web"), ("channel", "config.updated")}
 
 
 def test_each_plant_is_reported_once_and_by_its_own_checker(plan: RunFolder) -> None:
@@ -152,18 +155,31 @@ def test_who_subscribed_before_the_fleet_is_named(plan: RunFolder) -> None:
 
 
 def test_books_that_do_not_balance_are_unknown(plan: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan.publish(10)
+    plan.pod("far-0", service="far")
+    events = plan.publish(10)
+    plan.end("far-0", events[5].sent_ns)
+    for event in events[5:]:
+        plan.drop(event, "far-0")
     run = open_run(plan.write())
-    for field, damaged in (("delivery", run.copies.delivery[1:]), ("fate", np.zeros_like(run.copies.fate))):
-        copies = run.copies._replace(**{name: getattr(run.copies, name)[1:] for name in run.copies._fields})
-        monkeypatch.setitem(run.__dict__, "copies", copies)
-        result = CHECKERS["ledger"](run)
-        assert result.verdict == "unknown", (field, damaged)
-        assert "do not balance" in result.detail
-    ledger = CHECKERS["ledger"].__globals__
-    fresh = open_run(plan.folder)
-    monkeypatch.setitem(ledger, "_expected_from_totals", lambda run: 31)
-    assert "31 copies were expected, but 30" in CHECKERS["ledger"](fresh).detail
+    assert CHECKERS["ledger"](run).verdict == "valid"
+
+    def told(**changes: Any) -> str:
+        other = open_run(plan.folder)
+        other.__dict__.update(changes)
+        result = CHECKERS["ledger"](other)
+        assert result.verdict == "unknown"
+        return result.detail
+
+    copies, books = run.copies, run.service_books
+    assert "do not balance: 35 delivery rows, but 34" in told(copies=type(copies)(*(column[1:] for column in copies)))
+    assert "services heard 34" in told(service_books=books._replace(heard=books.heard - (np.arange(len(books.heard)) == 0)))
+    fewer = type(books)(*(np.delete(column, 9) for column in books))
+    assert "20 events, but 19 are booked" in told(service_books=fewer)
+    none = books._replace(fate=np.full_like(books.fate, -1))
+    assert "5 events found no pod of a service, but 0 are booked so" in told(service_books=none)
+    totals = balance._totals(run)
+    monkeypatch.setattr(balance, "_totals", lambda run: totals._replace(copies=31))
+    assert "31 copies were expected, but 35" in CHECKERS["ledger"](open_run(plan.folder)).detail
 
 
 def test_fan_out_is_the_number_of_pods_of_a_service_and_not_duplication(plan: RunFolder) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sim.results.checkers import judge
 from sim.results.checkers.fallback import check, reachability
-from sim.results.checkers.verdict import greatest
+from sim.results.checkers.verdict import Bounds, greatest, least_of
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
@@ -108,7 +108,7 @@ def test_who_never_notices_that_its_publishes_have_no_answer_is_unnoticed_and_pa
     assert result.counts["truth_gap_s.sum"] == 3.0 + 1.5
     assert result.counts["ready_while_blind_s.sum"] == 2.0, "from 14 to 15 and from 16 to 17"
     assert (result.counts["noticed"], result.counts["unnoticed"]) == (0, 2)
-    assert math.isnan(result.metrics["time_to_notice_s_max"])
+    assert result.metrics["time_to_notice_s_max"] == Bounds(3.0, math.inf), "not before the fault had ended"
     assert "2 pods were blind in a fault and did not notice" in result.detail
 
 
@@ -165,7 +165,7 @@ def test_what_the_scenario_promises_and_the_run_lacks_is_unknown(plan: RunFolder
 
 
 def test_a_time_that_did_not_end_passes_no_limit() -> None:
-    assert greatest([1.0, 2.0], [], limit=1) == 2
-    assert greatest([1.0], [3.0], limit=2) == 3
-    for ended, unended, limit in (([1.0], [3.0], 4), ([1.0], [3.0], None), ([], [], 1)):
-        assert math.isnan(greatest(ended, unended, limit=limit))
+    assert greatest([1.0, 2.0], []) == 2
+    assert greatest([1.0], [3.0]) == Bounds(3.0, math.inf)
+    assert greatest([5.0], [3.0]) == Bounds(5.0, math.inf)
+    assert math.isnan(least_of(greatest([], [])))

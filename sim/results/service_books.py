@@ -1,0 +1,104 @@
+"""Keep the books per service: what became of each event at each service that should hear it.
+
+A service should hear the events of its pods' channels, whether or not one of its pods lives. Beside the copies of its pods
+(`sim.results.copies`) a pair of event and service is
+
+- **heard by all**: every pod that was to hear it did; where a transport hands an event to one pod of each service, one of them did.
+- **heard by some**: some of its pods did, and some did not.
+- **unserved**: none did. *In doubt* when its publisher does not know whether it was published.
+- without a pod, when none of the service's pods was alive at the moment at which the event was due (when it was sent; at its intended
+  time, if it never left) and none heard it later. The service is then owed one copy, which no pod stands for. Its cause is what its
+  publisher knew, else **keys-lost** as for any other copy, else **no-pod**. A pod that came alive before the answer, or that reads what a
+  stream kept, and heard the event makes it an ordinary copy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.reader import Array, codes_of
+from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, Copies, CopyIndex
+from sim.results.run_tables import RunTables
+
+NO_COPY = -1  # the fate of a pair whose pods have copies of their own
+HEARD, UNHEARD, LEFT_TO_PEER = 1, 2, 3  # what a pod's copy is to its service
+
+
+class ServiceBooks(NamedTuple):
+    """Every pair of an event and a service that should hear it, one entry each, service by service.
+
+    `publish` is a row number, `service` numbers `RunTables.services`; `heard` counts the service's pods that heard it, `unheard` those that
+    should have and did not. `fate` and `cause` are of the copy that a service without a pod is owed, `NO_COPY` and "" elsewhere.
+    """
+
+    publish: Array
+    service: Array
+    heard: Array
+    unheard: Array
+    in_doubt: Array
+    fate: Array
+    cause: Array
+
+    @property
+    def unserved(self) -> Array:
+        """Whether no pod of the service heard the event."""
+        none: Array = self.heard == 0
+        return none
+
+    @property
+    def half_served(self) -> Array:
+        """Whether some of its pods heard it, and some did not."""
+        some: Array = (self.heard > 0) & (self.unheard > 0)
+        return some
+
+    @property
+    def alone(self) -> Array:
+        """Which pairs are of a service without a pod."""
+        none: Array = np.flatnonzero(self.fate != NO_COPY)
+        return none
+
+
+def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks:
+    """Return what became of each event at each service."""
+    role = np.zeros(len(FATE), dtype=np.int8)
+    role[[FATE["delivered"], FATE["missing"], FATE["unknown"]]] = HEARD, UNHEARD, UNHEARD
+    roles = role[copies.fate]
+    roles[copies.cause == CAUSE["taken-by-peer"]] = LEFT_TO_PEER
+    bounds = np.searchsorted(copies.pod, np.arange(len(run.pod_histories) + 1))
+    parts = []
+    for service in range(len(run.services)):
+        own = [slice(bounds[pod], bounds[pod + 1]) for pod in np.flatnonzero(run.service_of_pod == service)]
+        publish, part = (np.concatenate([column[:0], *(column[one] for one in own)]) for column in (copies.publish, roles))
+        parts.append(_of_service(run, index, service, publish=publish, roles=part))
+    if not parts:
+        kinds = (np.int32, np.int16, np.int16, np.int16, np.bool_, np.int8, np.int8)
+        return ServiceBooks(*(np.array([], dtype=kind) for kind in kinds))
+    return ServiceBooks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Array, roles: Array) -> ServiceBooks:
+    """Return the part of one service, from the copies of its pods."""
+    wanted = np.array([*(word in run.service_channels[service] for word in codes_of(run.publishes["channel"])[1]), False])
+    event = np.flatnonzero(wanted[index.channel])
+    rows = index.row[event]
+    heard, unheard, left_to_peer = (
+        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16) for role in (HEARD, UNHEARD, LEFT_TO_PEER)
+    )
+    in_doubt = (heard == 0) & (index.outcome[event] == OUTCOME["unknown"])
+    alone = (heard == 0) & (unheard == 0) & (left_to_peer == 0)
+    fate = np.where(alone, np.where(in_doubt, FATE["unknown"], FATE["missing"]), NO_COPY).astype(np.int8)
+    cause = np.zeros(len(event), dtype=np.int8)
+    cause[fate == FATE["missing"]] = _cause(index, event[fate == FATE["missing"]])
+    return ServiceBooks(rows, np.full(len(event), service, dtype=np.int16), heard, unheard, in_doubt, fate, cause)
+
+
+def _cause(index: CopyIndex, event: Array) -> Array:
+    """Return why the copies of services without a pod are missing: what went wrong first."""
+    known = np.array([CAUSE[KNOWN_CAUSE.get(word, "no-pod")] for word in OUTCOME], dtype=np.int8)
+    cause: Array = known[index.outcome[event]]
+    for window in index.hurt:
+        here = window.touches(index.sent_ns[event], index.answered_ns[event]) & (cause == CAUSE["no-pod"])
+        cause[here & (window.cause == "keys-lost")] = CAUSE["keys-lost"]
+    return cause
