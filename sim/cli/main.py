@@ -14,6 +14,7 @@ import click
 from sim import __version__
 from sim.cli.commands import COMMANDS
 from sim.errors import BuslabError
+from sim.machine.variables import read_switch
 
 
 @click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,7 +39,7 @@ def _terminate(number: int, _: object) -> None:
 
 def main() -> None:
     """Run a command; errors are one line and an exit code, never a traceback."""
-    debug = bool(os.environ.get("BUSLAB_DEBUG"))
+    debug = read_switch("BUSLAB_DEBUG")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli(standalone_mode=False)

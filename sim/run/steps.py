@@ -100,6 +100,7 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
+    on = on.strip()
     virtual = on.partition(":")[0] == "model"
     scenario, notes = fit_time(scenario, virtual=virtual)
     broker = open_broker(on, load_this_server=load_this_server, image=image, tell=lambda text: watch(Status(text)), seed=scenario.seed)

@@ -220,11 +220,12 @@ async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
     commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", client_name)]
     if address.db:
         commands.insert(0, ("SELECT", str(address.db)))
-    if address.password is not None:
-        user = (address.username,) if address.username else ()
-        commands.insert(0, ("AUTH", *user, address.password))
+    if address.credentials:
+        commands.insert(0, ("AUTH", *address.credentials))
     for command in commands:
         reply = await wire.command(*command)
+        if command[0] == "AUTH" and "wrong number of arg" in str(reply):  # before Redis 6 there are no users; redis-py asks so too
+            reply = await wire.command("AUTH", command[-1])
         if isinstance(reply, hiredis.ReplyError):
             if command[0] == "CLIENT" and str(reply).startswith("NOPERM"):
                 wire.named = False  # only people who read CLIENT LIST need the name
