@@ -42,6 +42,7 @@ from sim.run.client_list import Listing, cut_between, read_limit
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
 from sim.wire.pipeline import NOT_SAID
+from sim.wire.refusals import in_short
 from sim.wire.transports import Transport
 
 PERIOD_S = 0.25
@@ -117,15 +118,15 @@ class NodeSampler:
         """Connect and read what the server says of itself (`about`)."""
         wire = await open_wire(address, client_name=f"buslab-{run_id}-sampler")
         sampler = cls(address, run_id, wire, recorder, node=node)
-        if not wire.named:
-            sampler._note("CLIENT SETNAME", "NOPERM")
+        if wire.unnamed:
+            sampler._note("CLIENT SETNAME", wire.unnamed)
         (said,) = await sampler._ask(("INFO", "server"))
         sampler.about = _fields(said)
         return sampler
 
     def _note(self, command: str, reply: str) -> None:
         self._refused.add(command)
-        self.notes.append(f"the broker does not let us ask {command} ({reply}): {LACKS.get(command, 'left out')}")
+        self.notes.append(f"the broker does not let us ask {command} ({in_short(reply)}): {LACKS.get(command, 'left out')}")
 
     async def _ask(self, *commands: Sequence[str]) -> list[object]:
         """Send commands in one write and return their replies; None for one that the broker refuses, now or before.
@@ -330,7 +331,7 @@ class BrokerSampler:
             if str(error).startswith(TRANSIENT):
                 raise
             self._uncounted = True
-            self._notes.append(f"the broker does not let us ask {COUNT} ({error}): {LACKS[COUNT]}")
+            self._notes.append(f"the broker does not let us ask {COUNT} ({in_short(str(error))}): {LACKS[COUNT]}")
             return {}
         counts = {channel: count for channel, count in zip(channels, counted, strict=True) if count != NOT_SAID}
         self.record_counts(counts, metric=metric)

@@ -260,7 +260,7 @@ def _check_text(shown: str, url: str, inside: SplitResult) -> None:
     if inside.port == 0:
         raise UsageError(f"{shown!r}: port 0 is none: give one from 1 to 65535, or leave it out for 6379")
     if inside.fragment or url.endswith("#"):
-        raise UsageError(f"{shown!r}: a broker's URL has no part behind '#'; write the # of a user or password as %23")
+        raise UsageError(f"{shown!r}: a broker's URL has no part behind '#': {HOW}")
     host = unquote(inside.hostname or "localhost")
     try:
         host.encode("idna")

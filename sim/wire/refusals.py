@@ -6,21 +6,31 @@ A reply, an exception of TLS or of a socket goes in, a `BrokerError` comes out. 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+import hiredis
+from redis.exceptions import InvalidResponse
+
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.machine.clock import is_virtual
 from sim.machine.words import duration
 from sim.wire.address import Address
+from sim.wire.reply_reader import BadReply
 
 NO_WORDS: ContextVar[bool] = ContextVar("NO_WORDS", default=False)
 """Set by who tries again and again: asking why would be a connection more each time, and a disturbance of what is measured."""
 GREETING_TIMEOUT_S = 0.3
 HANDSHAKE_TIMEOUT_S = 1.0
 MAX_CLIENTS = "max number of clients"
+SHOWN_CHARACTERS = 200  # of a server's own words in a message
+KEPT_OUT = ("NOAUTH", "WRONGPASS", "DENIED", "LOADING", "MASTERDOWN")
+_LACKING = re.compile(
+    r"unknown (sub)?command|(un|not )supported|not (allowed|permitted|available|implemented)|disabled|invalid request", re.I
+)
 
 # X509_V_ERR_*: what is wrong with the server's certificate, and what to do
 _CERTIFICATE = {
@@ -39,6 +49,7 @@ def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
     code = reply.partition(" ")[0]
     if MAX_CLIENTS in reply:
         return full(address)
+    reply = in_short(reply)
     if code == "NOAUTH":
         hint = "it wants a password: write redis://USER:PASSWORD@HOST:PORT"
     elif code == "WRONGPASS" or "invalid password" in reply or "invalid username-password" in reply:
@@ -51,6 +62,23 @@ def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
         return BrokerRefused(f"{address} refuses {doing}: {reply}")
     letting_in = code != "NOPERM"
     return BrokerRefused(f"{address} {f'does not let us in: {reply}' if letting_in else f'refuses {doing}: {reply}'}; {hint}")
+
+
+def keeps_out(reply: str) -> bool:
+    """Return whether an error reply means that we are not let in, rather than that one command is refused or not there."""
+    return reply.startswith(KEPT_OUT) or MAX_CLIENTS in reply
+
+
+def lacks(reply: str) -> bool:
+    """Return whether an error reply says that this user or server does not have a command; proxies and managed services lack many."""
+    return reply.startswith("NOPERM") or _LACKING.search(reply) is not None
+
+
+def in_short(reply: object) -> str:
+    """Return a server's words as one line that a person reads to the end."""
+    text = " ".join((reply if isinstance(reply, str) else repr(reply)).split())
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: SHOWN_CHARACTERS + 1])
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def reply_text(error: Exception) -> str:
@@ -79,6 +107,9 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
         if isinstance(one, TimeoutError):
             return silent(address)
     for one in _chain(error):
+        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
+            said = in_short(str(one).partition(": ")[2] if str(one).startswith("Protocol Error") else str(one))
+            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this the right host and port?")
         if isinstance(one, ConnectionRefusedError | socket.gaierror):
             return BrokerUnreachable(f"{address} is not reachable: {one.strerror}; is the server up, and the host and port right?")
         # Where a transport was reset, uvloop raises RuntimeError; redis-py has a ConnectionError of its own.

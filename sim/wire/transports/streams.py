@@ -34,6 +34,8 @@ from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCa
 from sim.wire.connection import Command, Wire, open_confirmed
 from sim.wire.pipeline import Pipeline, open_pipeline
 from sim.wire.read_memo import C, Handling
+from sim.wire.refusals import in_short
+from sim.wire.reply_reader import BadReply, ReplyReader
 from sim.wire.resp import pack
 from sim.wire.stream_store import StreamStore
 
@@ -61,7 +63,7 @@ class Subscription(Generic[C]):
         self._group, self._consumer = client.group.encode(), client.consumer.encode()
         self._claim_ns = int(claim_s * NS_PER_S)
         self._decode, self._heard = callbacks.memo.decode, callbacks.heard
-        self._reader = hiredis.Reader()
+        self._reader = ReplyReader()
         self._replies: deque[Reply] = deque()  # what to do with each answer that is still to come
         self._due_ns = 0  # when the last of them is overdue
         self._was_overdue = False
@@ -135,7 +137,10 @@ class Subscription(Generic[C]):
         while (reply := self._reader.gets()) is not False:
             if self._replies:
                 self._was_overdue = False
-                self._replies.popleft()(reply, at_ns)
+                try:
+                    self._replies.popleft()(reply, at_ns)
+                except (TypeError, ValueError, LookupError):
+                    raise BadReply(f"its answer about a stream has not the form of one: {in_short(reply)}") from None
         self._go_on()
 
     # -- answers -----------------------------------------------------------------------------------------------
