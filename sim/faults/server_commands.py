@@ -14,7 +14,7 @@ import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.faults.world import Server, World
 
 USES = ("sub", "pub", "cmd")  # what a pod's connections are for, as their names end
@@ -37,6 +37,8 @@ async def end_connections(world: World, pods: Sequence[str], uses: Iterable[str]
 
     async def of(server: Server) -> int:
         listed = await server.ask("CLIENT", "LIST")
+        if not isinstance(listed, bytes):
+            raise BrokerError(f"the server's answer to CLIENT LIST is no list of clients but {listed!r:.80}")
         chosen = [number.decode() for number, name in _CLIENT.findall(listed) if name in names]
         return sum(await server.ask_all(*(("CLIENT", "KILL", "ID", number) for number in chosen))) if chosen else 0
 
@@ -111,8 +113,10 @@ async def change_setting(world: World, name: str, value: str) -> None:
     """
     for number, server in enumerate(world.servers):
         if (number, name) not in world.settings:
-            _, was = await server.ask("CONFIG", "GET", name)
-            world.settings[number, name] = [(0, was.decode())]
+            said = await server.ask("CONFIG", "GET", name)
+            if not isinstance(said, list) or len(said) != 2 or not isinstance(said[1], bytes):
+                raise BrokerError(f"the server has no setting {name}: its answer to CONFIG GET is {said!r:.80}")
+            world.settings[number, name] = [(0, said[1].decode())]
         world.settings[number, name].append((id(world), value))
         await server.ask("CONFIG", "SET", name, value)
 

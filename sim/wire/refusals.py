@@ -98,6 +98,9 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
     May block for some `HANDSHAKE_TIMEOUT_S`: where the broker just hung up, it is asked once more, to tell why.
     """
     for one in _chain(error):
+        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
+            said = in_short(str(one).partition(": ")[2] if str(one).startswith("Protocol Error") else str(one))
+            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this its host and port?")
         if isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return _ask_why(address)
         if isinstance(one, ssl.SSLError):
@@ -107,9 +110,6 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
         if isinstance(one, TimeoutError):
             return silent(address)
     for one in _chain(error):
-        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
-            said = in_short(str(one).partition(": ")[2] if str(one).startswith("Protocol Error") else str(one))
-            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this the right host and port?")
         if isinstance(one, ConnectionRefusedError | socket.gaierror):
             return BrokerUnreachable(f"{address} is not reachable: {one.strerror}; is the server up, and the host and port right?")
         # Where a transport was reset, uvloop raises RuntimeError; redis-py has a ConnectionError of its own.

@@ -140,7 +140,7 @@ class ChannelSubscription(Generic[C]):
         elif word == b"pong":
             self._pinged = False
         elif word == self._kind.message:
-            raise BadReply(f"it says a message of another form: {in_short(frame)}")
+            raise BadReply(f"the server says a message of another form: {in_short(frame)}")
 
     @property
     def is_gone(self) -> bool:

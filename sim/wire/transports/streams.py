@@ -37,7 +37,7 @@ from sim.wire.read_memo import C, Handling
 from sim.wire.refusals import in_short
 from sim.wire.reply_reader import BadReply, ReplyReader
 from sim.wire.resp import pack
-from sim.wire.stream_store import StreamStore
+from sim.wire.stream_store import StreamStore, count_of
 
 FIELD = b"e"  # the field of an entry that holds the envelope
 BLOCK_S = 0.5
@@ -140,7 +140,7 @@ class Subscription(Generic[C]):
                 try:
                     self._replies.popleft()(reply, at_ns)
                 except (TypeError, ValueError, LookupError):
-                    raise BadReply(f"its answer about a stream has not the form of one: {in_short(reply)}") from None
+                    raise BadReply(f"the server's answer about a stream has not the form of one: {in_short(reply)}") from None
         self._go_on()
 
     # -- answers -----------------------------------------------------------------------------------------------
@@ -358,4 +358,7 @@ class Streams:
 
     async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Count the consumers of all groups; one stays counted when it is gone, until its group is."""
-        return [sum(int(group[b"consumers"]) for group in await self.store.groups(commands[0], channel)) for channel in channels]
+        return [
+            sum(count_of(group, b"consumers", "XINFO GROUPS") for group in await self.store.groups(commands[0], channel))
+            for channel in channels
+        ]
