@@ -234,9 +234,7 @@ def test_a_subscription_that_hears_nonsense_is_lost_in_one_line(run_async: Run, 
     async def scene() -> str:
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         hears = SubscriptionCallbacks(ReadMemo(decode_read), lambda *_: None, lost.set_result)
-        await TRANSPORTS["pubsub"]().subscribe(
-            server.address, [CHANNEL], client=SubscribingClient("buslab-t", "g", "c"), callbacks=hears
-        )
+        await TRANSPORTS["pubsub"]().subscribe(server.address, [CHANNEL], client=SubscribingClient("buslab-t", "g", "c"), callbacks=hears)
         async with asyncio.timeout(5):
             return await lost
 
