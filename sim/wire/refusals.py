@@ -17,6 +17,7 @@ from redis.exceptions import InvalidResponse
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.machine.clock import is_virtual
+from sim.machine.open_files import why_no_file
 from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.reply_reader import BadReply
@@ -89,7 +90,8 @@ def reply_text(error: Exception) -> str:
 
 def full(address: Address) -> BrokerRefused:
     """Return the error of a broker that has as many clients as it takes."""
-    return BrokerRefused(f"{address} has reached its maxclients and takes no more: raise it there, or run fewer pods")
+    less = "a server that may open few files (ulimit -n where it was started) has fewer than it is configured for"
+    return BrokerRefused(f"{address} has reached its maxclients and takes no more: raise it there, or run fewer pods; {less}")
 
 
 def unreachable(address: Address, error: BaseException) -> BrokerError:
@@ -97,10 +99,9 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
 
     May block for some `HANDSHAKE_TIMEOUT_S`: where the broker just hung up, it is asked once more, to tell why.
     """
+    if (known := _no_file(address, error) or _no_redis(address, error)) is not None:
+        return known
     for one in _chain(error):
-        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
-            said = in_short(str(one).partition(": ")[2] if str(one).startswith("Protocol Error") else str(one))
-            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this its host and port?")
         if isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return _ask_why(address)
         if isinstance(one, ssl.SSLError):
@@ -119,10 +120,25 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
     return BrokerUnreachable(f"{address} is not reachable: {reason}")
 
 
+def _no_file(address: Address, error: BaseException) -> BrokerError | None:
+    """Return the error where this process may open no more files: the server has no part in it."""
+    why = why_no_file(error)
+    return BrokerUnreachable(f"no connection to {address} can be opened: {why}") if why else None
+
+
+def _no_redis(address: Address, error: BaseException) -> BrokerError | None:
+    """Return the error where something answered that speaks no RESP, or announced what no server of ours would."""
+    for one in _chain(error):
+        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
+            said = in_short(str(one).removeprefix("Protocol Error: "))
+            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this its host and port?")
+    return None
+
+
 async def explain(address: Address, error: BaseException) -> BrokerError:
     """Return the same without blocking the loop; a bare reason where nobody will read it (`NO_WORDS`), and in virtual time."""
     if NO_WORDS.get() or is_virtual():
-        return BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}")
+        return BrokerUnreachable(f"{address} is not reachable: {why_no_file(error) or getattr(error, 'strerror', None) or error}")
     return await asyncio.to_thread(unreachable, address, error)
 
 
