@@ -33,6 +33,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 from sim.errors import UsageError
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.line import open_line
+from sim.machine.variables import read_variable
 from sim.run.folder import empty_folder
 from sim.scenario.file import load_scenario
 from sim.scenario.schedule import SHAPES
@@ -43,11 +44,25 @@ PARENT_PERIOD_S = 0.5
 END_TIMEOUT_S = 120.0  # a run needs less to heal, stop, seal and judge
 
 
+def variable(name: str, *, otherwise: str | None = None, is_list: bool = False) -> str | None:
+    """Return what an environment variable says, or `otherwise`; one that cannot be read ends Locust with one line and 2."""
+    try:
+        return read_variable(name, is_list=is_list) or otherwise
+    except UsageError as error:
+        log.error("%s", error)
+        sys.exit(2)
+
+
 def add_options(parser: LocustArgumentParser) -> None:
     """Add what `buslab run` takes, under the same names, to Locust's own options."""
     add = parser.add_argument
-    add("--scenario", default=os.environ.get("BUSLAB_SCENARIO", "baseline"), help="A built-in scenario or a .toml file.")
-    add("--on", default=os.environ.get("BUSLAB_ON"), metavar="GROUND", help="embedded (default), container, cluster, or a URL as --host.")
+    add("--scenario", default=variable("BUSLAB_SCENARIO", otherwise="baseline"), help="A built-in scenario or a .toml file.")
+    add(
+        "--on",
+        default=variable("BUSLAB_ON", is_list=True),
+        metavar="GROUND",
+        help="embedded (default), container, cluster, or a URL as --host.",
+    )
     add("--fleet", choices=("ours", "none"), default="ours", help="none: load a fleet that runs already; start no pods.")
     add("--shape", choices=tuple(SHAPES), help="How the rate goes over the run: sets load.shape.")
     for option, more in (
@@ -77,7 +92,7 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     BuslabError
     """
     options = environment.parsed_options
-    if str(options.on or environment.host or "").partition(":")[0] == "model":
+    if str(options.on or environment.host or "").strip().partition(":")[0] == "model":
         raise UsageError("--on model: Locust lives in real time; use `buslab run SCENARIO --on model`")
     scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
     if scenario.load.driver != "locust":

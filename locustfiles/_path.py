@@ -11,6 +11,8 @@ import sys
 _ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, _ours)
 from sim.machine.import_path import put_working_folder_last  # noqa: E402
+from sim.machine.open_files import raise_open_files  # noqa: E402
 
 sys.path.remove(_ours)
 put_working_folder_last()
+raise_open_files()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import secrets
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _path  # noqa: F401  - before whatever the working directory may hold in the place of what comes below
-from _launch import end_workers
+from _launch import end_workers, variable
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
@@ -157,9 +156,14 @@ def _port(service: str, pod: Child) -> int:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any, **_: object) -> None:
     add = parser.add_argument
-    add("--on", default=os.environ.get("BUSLAB_ON", "embedded"), metavar="GROUND", help="The server of our own pods, as for `buslab run`.")
+    add(
+        "--on",
+        default=variable("BUSLAB_ON", otherwise="embedded", is_list=True),
+        metavar="GROUND",
+        help="The server of our own pods, as for `buslab run`.",
+    )
     add("--analytics-host", default="", help="Base URL of analytics-service; without it only the gateway is loaded.")
-    add("--admin-token", default=os.environ.get("ADMIN_TOKEN", ""), include_in_web_ui=False, help="The gateway's ADMIN_TOKEN.")
+    add("--admin-token", default=variable("ADMIN_TOKEN", otherwise=""), include_in_web_ui=False, help="The gateway's ADMIN_TOKEN.")
     add("--shape", choices=tuple(SHAPES), help="Let the number of users follow this over -t.")
 
 

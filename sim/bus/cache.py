@@ -10,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from fnmatch import translate
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sim.bus.envelope import Event
 
@@ -65,6 +65,17 @@ class LruCache(Generic[K, V]):
             del self._entries[key]
         return len(gone)
 
+    def drop(self, pattern: object) -> int:
+        """Remove what an invalidation names and return how many; one that names nothing means all: a stale copy would be the worse error.
+
+        A pattern without a wildcard is looked up, not searched for.
+        """
+        if isinstance(pattern, str):
+            return self.delete_matching(pattern) if _GLOB.search(pattern) else int(self.delete(cast("K", pattern)))
+        dropped = len(self._entries)
+        self._entries.clear()
+        return dropped
+
 
 def subject_of(kind: str, data: dict[str, Any]) -> str:
     """Return what an invalidation is about: the cache key or pattern that it names; empty for any other event."""
@@ -80,7 +91,8 @@ def subject_of(kind: str, data: dict[str, Any]) -> str:
 class ConfigSubscriber:
     """A service's copies of configuration, dropped when an event says so (the reference's ConfigEventSubscriber).
 
-    Every handler is idempotent: dropping what is not there changes nothing. An event without the expected field is an error.
+    Every handler is idempotent: dropping what is not there changes nothing. An event that names no template or provider drops none, as the
+    reference's `delete(undefined)` does; a cache invalidation without a pattern drops all.
     A copy is represented by the time at which it was loaded from the database: that is all that decides whether it is stale.
     While it does not serve, every read goes to the database and nothing is kept.
     """
@@ -116,20 +128,20 @@ class ConfigSubscriber:
 
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""
-        self.templates.delete(f"{TEMPLATES}{event.data['templateId']}")
+        self.templates.delete(f"{TEMPLATES}{event.data.get('templateId', '')}")
         self.invalidations += 1
 
     def provider_invalidated(self, event: Event) -> None:
         """Drop one provider's configuration."""
-        self.providers.delete(f"{PROVIDERS}{event.data['providerId']}")
+        self.providers.delete(f"{PROVIDERS}{event.data.get('providerId', '')}")
         self.invalidations += 1
 
     def cache_invalidated(self, event: Event) -> None:
-        """Drop every entry that matches the event's pattern; one without a wildcard is looked up, not searched for."""
-        pattern = event.data["pattern"]
+        """Drop every entry that matches the event's pattern."""
+        pattern = event.data.get("pattern")
         for cache in (self.templates, self.providers):
-            if _GLOB.search(pattern):
-                cache.delete_matching(pattern)
-            else:
+            if isinstance(pattern, str) and not _GLOB.search(pattern):
                 cache.delete(pattern)
+            else:
+                cache.drop(pattern)
         self.invalidations += 1

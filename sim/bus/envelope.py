@@ -6,10 +6,15 @@ Rules
 2. Schema versions ``1`` and ``1.N`` are read. Another one is *unsupported*: refused and counted apart from *malformed*, which is
    what is no envelope at all. An envelope of a newer schema may have other fields, so its version is looked at first.
 3. A field that this version does not know is kept in `Event.extra`, and written again after the known ones.
+4. What JSON.parse reads is read, as the reference's pods do: half a pair of surrogates in any text, numbers beyond 64 bits, a name that
+   comes twice (the last one counts), and null for the one field that may be missing. Bytes that are not UTF-8, a byte order mark and
+   JSON nested deeper than Python's stack are malformed. The common envelope goes through one decoder and pays nothing for this.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from array import array
 from collections.abc import Iterable
@@ -38,6 +43,7 @@ PROBE = "probe"
 
 _CORRELATION_PREFIX = "cor_"
 _MS = 1_000_000
+MAX_DIGITS = 19  # of a whole number of an envelope that msgspec does not read
 _SUPPORTED = re.compile(r"1(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -94,13 +100,25 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
 
-def encode(event: Event) -> bytes:
-    """Return the envelope as UTF-8 JSON."""
-    if type(event) is Event:
-        return _encoder.encode(event)
-    known = Event(*(getattr(event, name) for name in Event.__struct_fields__))
-    extra = {name: value for name, value in event.extra.items() if name not in _FIELDS}
-    return _encoder.encode(known)[:-1] + b"," + _encoder.encode(extra)[1:] if extra else _encoder.encode(known)
+def encode(event: Event, *, strict: bool = False) -> bytes:
+    """Return the envelope as UTF-8 JSON.
+
+    Parameters
+    ----------
+    strict
+        Whether half a pair of surrogates raises `UnicodeEncodeError`: it is no text. Else it is written as an escape, as JavaScript does.
+    """
+    try:
+        if type(event) is Event:
+            return _encoder.encode(event)
+        known = Event(*(getattr(event, name) for name in Event.__struct_fields__))
+        extra = {name: value for name, value in event.extra.items() if name not in _FIELDS}
+        return _encoder.encode(known)[:-1] + b"," + _encoder.encode(extra)[1:] if extra else _encoder.encode(known)
+    except UnicodeEncodeError:
+        if strict:
+            raise
+    fields = {field: getattr(event, name) for field, name in zip(_FIELDS, Event.__struct_fields__, strict=True)}
+    return json.dumps(_finite({**event.extra, **fields}), separators=(",", ":")).encode()
 
 
 def encode_item(item: dict[str, Any]) -> msgspec.Raw:
@@ -136,7 +154,7 @@ def decode(payload: bytes) -> Event:
     """
     try:
         event = _decoder.decode(payload)
-    except msgspec.ValidationError:  # the common envelope is decoded once; any other pays for a second look
+    except msgspec.MsgspecError:  # the common envelope is decoded once; any other pays for a second look
         return _decode_uncommon(payload)
     if event.version != VERSION and not is_supported(event.version):
         raise _unsupported(event.version)
@@ -144,14 +162,40 @@ def decode(payload: bytes) -> Event:
 
 
 def _decode_uncommon(payload: bytes) -> Event:
-    fields = msgspec.json.decode(payload)
+    try:
+        fields = msgspec.json.decode(payload)
+    except msgspec.MsgspecError:  # half a pair of surrogates in a text, a number beyond 64 bits: JavaScript reads them
+        fields = _parse(payload.decode())
     if not isinstance(fields, dict):
         raise ValueError("an envelope is a JSON object")
+    if fields.get("correlationId", "") is None:
+        del fields["correlationId"]
     version = fields.get("version")
     if isinstance(version, str) and not is_supported(version):
         raise _unsupported(version)
     known = {"correlationId": ""} | {name: fields.pop(name) for name in _FIELDS if name in fields}  # the reference's own has none
     return msgspec.convert({**known, "extra": fields}, ExtendedEvent) if fields else msgspec.convert(known, Event)
+
+
+def _whole_number(text: str) -> int | float:
+    """Return a whole number as JavaScript has it: beyond 64 bits it is a float."""
+    return int(text) if len(text) < MAX_DIGITS else float(text)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_parse = json.JSONDecoder(parse_int=_whole_number, parse_constant=_no_constant).decode
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for a number that is too large for JSON, as JavaScript writes it."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unsupported(version: str) -> UnsupportedVersion:
@@ -170,7 +214,7 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
                 unsupported += 1
                 continue
         except (ValueError, RecursionError) as error:  # another program may send JSON nested a thousand deep
-            if not isinstance(error, msgspec.ValidationError):
+            if not isinstance(error, msgspec.MsgspecError):
                 malformed += 1
                 continue
             try:
@@ -195,8 +239,9 @@ def intended_ns(correlation_id: str) -> int | None:
     """Return the intended time in a correlation id of `correlation_id`, or None for any other."""
     if not correlation_id.startswith(_CORRELATION_PREFIX):
         return None
+    digits = correlation_id[len(_CORRELATION_PREFIX) :]
     try:
-        return int(correlation_id[len(_CORRELATION_PREFIX) :], 16)
+        return int(digits, 16) if len(digits) <= 16 and digits.isalnum() else None
     except ValueError:
         return None
 

@@ -108,7 +108,7 @@ class BusNode:
         timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
-            payload = encode(event)
+            payload = encode(event, strict=True)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise NotEncodable(f"an event of type {type!r} cannot become JSON: {error}") from None
         self._sequence += 1  # after encoding, so that the sequence has no gap

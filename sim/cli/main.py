@@ -14,6 +14,8 @@ import click
 from sim import __version__
 from sim.cli.commands import COMMANDS
 from sim.errors import BuslabError
+from sim.machine.open_files import raise_open_files, why_no_file
+from sim.machine.variables import read_switch
 
 
 @click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,7 +40,8 @@ def _terminate(number: int, _: object) -> None:
 
 def main() -> None:
     """Run a command; errors are one line and an exit code, never a traceback."""
-    debug = bool(os.environ.get("BUSLAB_DEBUG"))
+    raise_open_files()
+    debug = read_switch("BUSLAB_DEBUG")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli(standalone_mode=False)
@@ -67,6 +70,8 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str:
+    if why := why_no_file(error):
+        return why
     if isinstance(error, OSError):  # a full disk, a folder in a file's place: the command itself had no better message
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; free the disk or the place, or choose another folder"

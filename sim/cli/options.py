@@ -11,6 +11,22 @@ from typing import Any
 
 import click
 
+from sim.machine.variables import read_variable
+
+
+class GroundOption(click.Option):
+    """The option --on: its text, from the command line or its variable, has no blanks at the ends."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return what the variable says, None where that is nothing."""
+        return (read_variable(self.envvar, is_list=True) or None) if isinstance(self.envvar, str) else None
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return the text without the blanks at its ends."""
+        text = super().type_cast_value(ctx, value)
+        return text.strip() if isinstance(text, str) else text
+
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 RUN_ARGUMENT = click.argument("run", type=click.Path(path_type=Path))
@@ -23,7 +39,7 @@ GROUND_HELP = (
 def on_option(*, help: str = GROUND_HELP, default: str = "embedded", variable: bool = True) -> Decorator:
     """Declare --on: where to run; by the variable BUSLAB_ON, too, unless the command means something else by a ground."""
     more: dict[str, Any] = {"envvar": "BUSLAB_ON", "show_envvar": True} if variable else {}
-    return click.option("--on", default=default, show_default=bool(default), metavar="GROUND", help=help, **more)
+    return click.option("--on", default=default, show_default=bool(default), metavar="GROUND", help=help, cls=GroundOption, **more)
 
 
 def image_option() -> Decorator:

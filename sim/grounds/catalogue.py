@@ -60,6 +60,7 @@ def open_broker(
     UsageError
         No such ground, or an image for a ground that has none.
     """
+    on = on.strip()
     ground, _, rest = on.partition(":")
     if ground in ("container", "container-cluster"):
         return GROUNDS[ground][0](rest, image=image, tell=tell)

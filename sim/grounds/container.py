@@ -33,6 +33,7 @@ from sim.grounds.container_engine import (
 )
 from sim.machine.clock import new_event_loop
 from sim.machine.lease import note_container
+from sim.machine.variables import read_variable
 from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
 
@@ -155,7 +156,7 @@ def container(
     """
     with engine() as client:
         sweep(client)
-        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
+        about = ensure_image(client, image or read_variable(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
         with contextlib.ExitStack() as started:
 
             def start(port: int) -> Container:

@@ -6,7 +6,6 @@ The nodes find each other on the ports that clients use, and 10,000 above, so al
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from sim.grounds.cluster import ClusterBroker, on_ports
 from sim.grounds.cluster_formation import ARGUMENTS
 from sim.grounds.container import ContainerBroker, start_server
 from sim.grounds.container_engine import DEFAULT_IMAGE, IMAGE_ENV, engine, ensure_image, shares_loopback, sweep
+from sim.machine.variables import read_variable
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -36,7 +36,7 @@ def container_cluster(
         if not shares_loopback(client):
             raise BrokerError("container-cluster needs host networking, which this container engine does not give us: use --on cluster")
         sweep(client)
-        about = ensure_image(client, image or os.environ.get(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
+        about = ensure_image(client, image or read_variable(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
         yield on_ports(text, ground="container-cluster", start=lambda ports: _start(client, about, ports, until=started), image=about)
 
 

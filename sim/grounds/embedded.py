@@ -18,6 +18,7 @@ import redis
 from sim.errors import BrokerError
 from sim.grounds.server_binary import server_binary
 from sim.machine.clock import new_event_loop
+from sim.machine.open_files import why_no_file
 from sim.machine.process import Child
 from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
@@ -156,10 +157,13 @@ def await_answer(server: Child, port: int) -> None:
                 if "in use" in server.tail():
                     raise PortTaken(server.tail())
                 raise BrokerError(f"the embedded server ended with code {server.poll()}: {server.tail()}")
-            with contextlib.suppress(redis.RedisError):
+            try:
                 # Another server on this port would answer PING too: make sure it is ours.
                 if int(probe.info("server")["process_id"]) == server.pid:
                     return
+            except redis.RedisError as error:
+                if why := why_no_file(error):
+                    raise BrokerError(f"the embedded server cannot be asked: {why}") from None
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"the embedded server did not answer within {duration(READY_TIMEOUT_S)}: {server.tail()}")
             time.sleep(_POLL_S)

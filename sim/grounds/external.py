@@ -16,7 +16,8 @@ import redis
 from sim.errors import UsageError
 from sim.machine.clock import new_event_loop
 from sim.wire.address import Address, parse_address
-from sim.wire.refusals import refusal, reply_text, unreachable
+from sim.wire.refusals import keeps_out, lacks, refusal, reply_text, unreachable
+from sim.wire.reply_reader import GuardedParser
 
 TIMEOUT_S = 5.0
 
@@ -50,7 +51,9 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
         raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
     _ = address.ssl_context  # a missing file is named before anything is asked of the server
     for node in address.nodes:
-        client = redis.Redis.from_url(node.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2)
+        client = redis.Redis.from_url(
+            node.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, protocol=2, parser_class=GuardedParser
+        )
         try:
             check(client, node)
         finally:
@@ -59,7 +62,7 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
 
 
 def check(client: redis.Redis, address: Address) -> None:
-    """PING once; a user who is refused only the PING was let in all the same.
+    """PING once; who is refused only the PING, by the ACL or by a server that has none, was let in all the same.
 
     Raises
     ------
@@ -67,9 +70,9 @@ def check(client: redis.Redis, address: Address) -> None:
     """
     try:
         client.ping()
-    except redis.exceptions.NoPermissionError:
-        return
     except (redis.AuthenticationError, redis.ResponseError) as error:
+        if lacks(reply_text(error)) and not keeps_out(reply_text(error)):
+            return
         raise refusal(address, "PING", reply_text(error)) from None
     except (redis.RedisError, OSError) as error:
         raise unreachable(address, error) from None

@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sim.machine.open_files import why_no_file
+
 SUFFIX = ".unfinished"
 
 
@@ -72,3 +74,8 @@ def write_all(texts: Mapping[Path, str]) -> None:
     with whole_files(*texts) as unfinished:
         for path, text in zip(unfinished, texts.values(), strict=True):
             path.write_text(text, encoding="utf-8")
+
+
+def why_not_written(error: OSError) -> str:
+    """Return why a file of a run was not written, and what to do."""
+    return why_no_file(error) or f"{error.strerror or error}; free some space or choose another --out"

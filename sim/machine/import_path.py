@@ -58,8 +58,9 @@ def _main() -> None:
     put_working_folder_last()
     import runpy
 
-    import sim  # noqa: F401  - its modules are ours from here on
+    from sim.machine.open_files import raise_open_files  # `sim` is ours from here on
 
+    raise_open_files()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -29,7 +29,9 @@ from sim.machine.clock import now_ns, wall_offset_ns
 from sim.pods.caller import Caller
 from sim.record.recorder import Recorder
 from sim.wire.address import Address
-from sim.wire.refusals import refusal, reply_text, unreachable
+from sim.wire.pipeline import MAX_CREDIBLE, NOT_SAID
+from sim.wire.refusals import keeps_out, refusal, reply_text, unreachable
+from sim.wire.reply_reader import GuardedParser
 from sim.wire.slots import read_owners
 from sim.wire.transports import TRANSPORTS, Transport
 
@@ -178,7 +180,9 @@ class BusClient(Caller[Published]):
         except (redis.RedisError, OSError) as error:
             self._nodes.lost(connection)
             return Published(send, sent_ns, 0, "unknown", -1, str(error))
-        return Published(send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) else -1, "")
+        return Published(
+            send, sent_ns, now_ns(), "acknowledged", reply if isinstance(reply, int) and 0 <= reply <= MAX_CREDIBLE else NOT_SAID, ""
+        )
 
 
 def has_ended(connection: Any) -> bool:
@@ -250,6 +254,7 @@ class _Nodes:
                 retry=None,
                 protocol=2,
                 redis_connect_func=self._let_in,
+                parser_class=GuardedParser,
             ).make_connection()
             self._connections[node.host, node.port] = connection
         elif connection.is_connected and has_ended(connection):
@@ -260,9 +265,12 @@ class _Nodes:
 
     def _let_in(self, connection: Any) -> None:
         connection.on_connect()
-        with contextlib.suppress(redis.exceptions.NoPermissionError):  # only people who read CLIENT LIST need the name
-            connection.send_command("CLIENT", "SETNAME", self._client_name, check_health=False)
+        connection.send_command("CLIENT", "SETNAME", self._client_name, check_health=False)
+        try:
             connection.read_response()
+        except redis.ResponseError as error:  # only people who read CLIENT LIST need the name
+            if keeps_out(reply_text(error)):
+                raise
 
     def moved(self, channel: str, host: str, port: int) -> None:
         """Remember where a channel is; no host means the one that was asked."""

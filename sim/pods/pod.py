@@ -302,7 +302,9 @@ class Pod(Caller[None]):
         return handling
 
     def _probe(self, event: Event) -> None:
-        self._context.probed(self.number, event.type, event.data["round"])
+        round = event.data.get("round")
+        if round.__class__ is int:  # another program may call itself the lab, too
+            self._context.probed(self.number, event.type, round)
 
     # -- publishing --------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
+from sim.machine.variables import read_variable
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.endpoints import endpoints
 from sim.pods.pod import Pod
@@ -56,14 +57,14 @@ class Settings:
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the reference's environment variables; an empty one counts as absent, as in a manifest.
+    """Read the reference's environment variables, as `sim.machine.variables` says.
 
     Raises
     ------
     UsageError
         A value is wrong; the message names the variable and the value, but no password.
     """
-    url = environment.get("REDIS_URL", "")
+    url = read_variable("REDIS_URL", environment, is_list=True)
     try:
         address = parse_address(url) if url else None
         _ = address and address.ssl_context  # read now, so that a missing file ends the pod at its start
@@ -73,12 +74,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         address=address,
         batch_size=_whole_number(environment, "EVENT_BUS_BATCH_SIZE", Settings.batch_size, BATCH_SIZES),
         batch_interval_ms=_whole_number(environment, "EVENT_BUS_BATCH_INTERVAL_MS", Settings.batch_interval_ms, BATCH_INTERVALS_MS),
-        admin_token=environment.get("ADMIN_TOKEN", ""),
+        admin_token=read_variable("ADMIN_TOKEN", environment),
     )
 
 
 def _whole_number(environment: Mapping[str, str], name: str, default: int, bounds: tuple[int, int]) -> int:
-    text = environment.get(name, "")
+    text = read_variable(name, environment)
     if not text:
         return default
     low, high = bounds

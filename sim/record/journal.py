@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sim.errors import RecordError
+from sim.machine.files import why_not_written
 from sim.record.recorder import DeliveryBuffer, Names, Recorder, TableBuffer
 from sim.record.schema import TABLES
 
@@ -69,7 +70,7 @@ class JournalFile:
             with self._path.open("r+b") as file:
                 return mmap.mmap(file.fileno(), self._capacity)
         except OSError as error:
-            raise RecordError(f"cannot write {self._path}: {error.strerror or error}; free some space or choose another --out") from None
+            raise RecordError(f"cannot write {self._path}: {why_not_written(error)}") from None
 
     def close(self) -> None:
         """Unmap the file; what was written stays."""

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from sim.errors import RecordError
 from sim.machine.clock import is_virtual
-from sim.machine.files import whole_file, write_whole
+from sim.machine.files import whole_file, why_not_written, write_whole
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
@@ -305,7 +305,7 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
         with whole_file(path) as unfinished:
             pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
     except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from error
+        raise RecordError(f"cannot write {path}: {why_not_written(error)}") from error
 
 
 def seal_tables(folder: Path) -> dict[str, SealedTable]:
@@ -362,4 +362,4 @@ def write_json(path: Path, content: Any) -> None:
     try:
         write_whole(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space or choose another --out") from None
+        raise RecordError(f"cannot write {path}: {why_not_written(error)}") from None

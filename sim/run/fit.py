@@ -6,10 +6,15 @@ from msgspec.structs import replace
 
 from sim.errors import UsageError
 from sim.grounds.broker import Broker
+from sim.machine.open_files import raise_open_files
+from sim.machine.words import count
+from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.settings import Kubelet
 
 FLEETS = ("ours", "none")
+OWN_FILES = 30  # of a process of ours that holds no pod: its libraries, tables, lines, and the connections by which it asks the broker
+SERVER_FILES = 48  # of a server of ours without a pod: its own, those that it keeps back, and the connections that ask it
 
 
 def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
@@ -69,3 +74,43 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
             raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
         if "links" in fault.needs and scenario.load.driver != "pods":
             raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
+
+
+def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = True) -> int:
+    """Return about how many files that process needs which opens most: with the pods, the proxy of their links, Locust, or the server.
+
+    Parameters
+    ----------
+    nodes
+        Of the broker; a sharded end has a connection to each that is a master.
+    """
+    pods = len(scenario.pods())
+    ends = nodes if scenario.bus.transport == "sharded" else 1
+    each = 2 * ends + (nodes if scenario.bus.once != "none" else 0)  # to hear, to speak, to lock
+    if scenario.load.mix.get(HTTP_CALL) or scenario.kubelet.enabled:
+        each += 2
+    kinds = {kind for kind, weight in scenario.load.mix.items() if weight > 0}
+    publishing = sum(service.replicas for service in scenario.services.values() if kinds & set(service.publishes))
+    locusts = publishing if scenario.load.driver == "locust" else 0
+    here = pods if scenario.hosts.kind == "inline" else -(-pods // scenario.hosts.processes)
+    needs = [OWN_FILES + here * each, OWN_FILES + locusts * ends]
+    if any("links" in fault.needs for fault in scenario.faults):
+        needs.append(OWN_FILES + pods * (1 + 2 * each))
+    if server_is_ours and scenario.bus.transport != "memory":
+        needs.append(SERVER_FILES + pods * each + locusts)
+    return max(needs)
+
+
+def check_open_files(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = True) -> None:
+    """Raise the limit of open files as far as it goes, and refuse what needs more, before anything was started.
+
+    Raises
+    ------
+    UsageError
+    """
+    may, needed = raise_open_files(), files_needed(scenario, nodes=nodes, server_is_ours=server_is_ours)
+    if needed > may:
+        raise UsageError(
+            f"{count(len(scenario.pods()), 'pod')} need about {needed:,} open files in one process, and this shell allows {may:,}: "
+            f"run `ulimit -n {needed}` first (where the hard limit is lower, root must raise it), or run fewer pods"
+        )

@@ -43,6 +43,7 @@ from sim.run.client_list import Listing, cut_between, read_limit
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
 from sim.wire.pipeline import NOT_SAID
+from sim.wire.refusals import in_short
 from sim.wire.transports import Transport
 
 PERIOD_S = 0.25
@@ -118,15 +119,15 @@ class NodeSampler:
         """Connect and read what the server says of itself (`about`)."""
         wire = await open_wire(address, client_name=f"buslab-{run_id}-sampler")
         sampler = cls(address, run_id, wire, recorder, node=node)
-        if not wire.named:
-            sampler._note("CLIENT SETNAME", "NOPERM")
+        if wire.unnamed:
+            sampler._note("CLIENT SETNAME", wire.unnamed)
         (said,) = await sampler._ask(("INFO", "server"))
         sampler.about = _fields(said)
         return sampler
 
     def _note(self, command: str, reply: str) -> None:
         self._refused.add(command)
-        self.notes.append(f"the broker does not let us ask {command} ({reply}): {LACKS.get(command, 'left out')}")
+        self.notes.append(f"the broker does not let us ask {command} ({in_short(reply)}): {LACKS.get(command, 'left out')}")
 
     async def _ask(self, *commands: Sequence[str]) -> list[object]:
         """Send commands in one write and return their replies; None for one that the broker refuses, now or before.
@@ -194,7 +195,7 @@ class NodeSampler:
         (said,) = await self._ask(INFO)
         fields = _fields(said)
         self._record_info(fields)
-        if self._before is not None and int(fields.get(CUTS, 0)) > (self._before.cuts or 0):
+        if self._before is not None and (_whole(fields.get(CUTS, "")) or 0) > (self._before.cuts or 0):
             await self._list()
 
     async def list_channels(self, prefix: str) -> None:
@@ -203,7 +204,7 @@ class NodeSampler:
         if isinstance(names, list):
             at_ns = now_ns()
             self._add(at_ns, "channels_listed", "", len(names))
-            self._add(at_ns, "channels_listed_bytes", "", sum(map(len, names)))
+            self._add(at_ns, "channels_listed_bytes", "", sum(len(name) for name in names if isinstance(name, bytes)))
 
     async def _list(self) -> None:
         asked_s = _now_s()
@@ -213,28 +214,34 @@ class NodeSampler:
         self._record_info(fields)
         if not isinstance(text, bytes):
             return
-        listing = Listing(text, int(fields[CUTS]) if CUTS in fields else None)
+        listing = Listing(text, _whole(fields.get(CUTS, "")))
         if listing.cuts is None and not self._limit_bytes:
             (config,) = await self._ask(("CONFIG", "GET", "client-output-buffer-limit"))
-            self._limit_bytes = read_limit([bytes(word).decode() for word in config] if isinstance(config, list) else [])
-        self._record_listing(listing)
+            words = config if isinstance(config, list) else []
+            self._limit_bytes = read_limit([word.decode("utf-8", "replace") for word in words if isinstance(word, bytes)])
+        try:
+            self._record_listing(listing)
+        except ValueError:  # a proxy's own list
+            self._note("CLIENT LIST", f"its lines are not those of a Redis server: {in_short(text[:200])}")
+            return
         took_s = max(self._broker_took_s(fields, answered_s - asked_s), _now_s() - answered_s)
         self._list_due_s = asked_s + rest_s(took_s)
 
     def _broker_took_s(self, fields: dict[str, str], round_trip_s: float) -> float:
         """Return how long the broker is busy with a CLIENT LIST: by its own count, else, as an upper bound, the time until its answer."""
         stat = dict(pair.split("=") for pair in fields.get("cmdstat_client|list", "").split(",") if pair.count("=") == 1)
-        if "usec" not in stat:
+        counted, took_us = _whole(stat.get("calls", "")), _whole(stat.get("usec", ""))
+        if counted is None or took_us is None:
             return round_trip_s
-        before, self._list_stat = self._list_stat, (int(stat["calls"]), int(stat["usec"]))
+        before, self._list_stat = self._list_stat, (counted, took_us)
         calls, used_us = self._list_stat[0] - before[0], self._list_stat[1] - before[1]
         return used_us / calls / 1e6 if calls > 0 else round_trip_s
 
     def _record_info(self, fields: dict[str, str]) -> None:
         at_ns = now_ns()
         for field, metric in INFO_METRICS.items():
-            if field in fields:
-                self._add(at_ns, metric, "", float(fields[field]))
+            with contextlib.suppress(ValueError):  # missing, or no number: a proxy says what it likes
+                self._add(at_ns, metric, "", float(fields.get(field, "")))
 
     def _record_listing(self, listing: Listing) -> None:
         at_ns = now_ns()
@@ -331,7 +338,7 @@ class BrokerSampler:
             if str(error).startswith(TRANSIENT):
                 raise
             self._uncounted = True
-            self._notes.append(f"the broker does not let us ask {COUNT} ({error}): {LACKS[COUNT]}")
+            self._notes.append(f"the broker does not let us ask {COUNT} ({in_short(str(error))}): {LACKS[COUNT]}")
             return {}
         counts = {channel: count for channel, count in zip(channels, counted, strict=True) if count != NOT_SAID}
         self.record_counts(counts, metric=metric)
@@ -396,6 +403,11 @@ def _fields(said: object) -> dict[str, str]:
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else ""
     pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {key: value for key, _, value in pairs}
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number of a broker's answer, None where there is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _now_s() -> float:

@@ -42,7 +42,7 @@ from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.bystanders import Bystanders, bystanders_of
-from sim.run.fit import check_ground, fit_time, peopled
+from sim.run.fit import check_ground, check_open_files, fit_time, peopled
 from sim.run.fleet import Fleet
 from sim.run.folder import free_folder, make_folder, write_info
 from sim.run.generator import Generator, start_generator, until
@@ -101,13 +101,17 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
+    on = on.strip()
     virtual = on.partition(":")[0] == "model"
     scenario, notes = fit_time(scenario, virtual=virtual)
+    pods = peopled(scenario, fleet=fleet)
+    if not virtual:
+        check_open_files(pods, server_is_ours=on.partition(":")[0] == "embedded")
     broker = open_broker(on, load_this_server=load_this_server, image=image, tell=lambda text: watch(Status(text)), seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _RunSteps(
         scenario,
-        peopled=peopled(scenario, fleet=fleet),
+        peopled=pods,
         broker_context=broker,
         folder=folder,
         named=out is not None,
@@ -191,6 +195,8 @@ class _RunSteps:
         with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
+            if broker.address.others:
+                check_open_files(self._peopled, nodes=self.info.nodes, server_is_ours=False)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
             try:

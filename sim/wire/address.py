@@ -3,8 +3,16 @@
 A cluster's address is that of one node with the `others` behind it, in the order in which to try them: whoever cannot reach the
 first connects to the next, as a client library does with its list of seed nodes.
 
-Both drivers read the same URL: redis-py takes it whole, our own connections take it apart here. So what one of them would not
-know is refused, and TLS is set up as redis-py does it.
+Both drivers read the same URL: redis-py takes it whole, our own connections take it apart here. TLS is set up as redis-py does it.
+
+Rules
+-----
+1. Blanks at the ends are dropped; any other control character is refused, because the URL parser would drop it in silence.
+2. What the two drivers would read differently, or one of them would pass over, is refused: a database that is no number, a part behind
+   ``#``, an option that is not known, has no value, or stands there twice (also once as a part of the URL and once as an option).
+3. A user without a password is let in with an empty one, as redis-py does it.
+4. No host means localhost, no port 6379, no database 0, as everywhere.
+5. A message names the part that is wrong, never a text that could be a piece of a password.
 """
 
 from __future__ import annotations
@@ -13,12 +21,13 @@ import ipaddress
 import re
 import socket
 import ssl
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from redis.connection import parse_url
 
@@ -29,8 +38,11 @@ _TRIES = 5
 SCHEMES = ("redis", "rediss")
 TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = (*TLS_FILES, "ssl_password", "ssl_check_hostname", "ssl_cert_reqs", "ssl_min_version", "ssl_ciphers")
+URL_OPTIONS = (*TLS_OPTIONS, "username", "password", "db")
+HOW = "write redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], with / ? # and @ of a password as %2F %3F %23 %40"
+TRUTHS = ("true", "false", "yes", "no", "1", "0")
 CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-PARTS = ("host", "port", "username", "password", "db", "connection_class")
+_DATABASE = re.compile(r"/*([0-9]{1,9})?/?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,13 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self})"
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The words of AUTH, as redis-py sends them: a user without a password has an empty one; nothing where there is neither."""
+        if self.username:
+            return (self.username, self.password or "")
+        return (self.password,) if self.password else ()
 
     @property
     def nodes(self) -> tuple[Address, ...]:
@@ -148,27 +167,32 @@ def join_nodes(nodes: Sequence[Address]) -> Address:
 
 
 def parse_address(url: str) -> Address:
-    """Read a ``redis://`` or ``rediss://`` URL, or those of a cluster's nodes with spaces between them.
+    """Read a ``redis://`` or ``rediss://`` URL, or those of a cluster's nodes with spaces between them; the module has the rules.
 
     Raises
     ------
     UsageError
-        Not such a URL, or an option in it that the drivers do not know. The message never holds the password.
+        Not such a URL, or something in it that the drivers do not know or would read differently. The message never holds the password.
     """
     if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
         return join_nodes([parse_address(one) for one in urls])
+    url = url.strip()
     shown = url.split("@")[-1].partition("?")[0]
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
-        raise UsageError(f"{shown!r} is not a broker's URL: write redis://HOST:PORT or rediss://HOST:PORT")
+        unix = "; Unix sockets are not spoken here" if scheme in ("unix", "redis+socket", "redis+unix") else ""
+        raise UsageError(f"{shown!r} is not a broker's URL: write redis://HOST:PORT or rediss://HOST:PORT{unix}")
     try:
+        inside = urlsplit(url)
+        port = inside.port
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        port = urlsplit(url).port
     except (ValueError, TypeError):  # its text may hold a piece of the password
-        hint = "write redis://[USER:PASSWORD@]HOST[:PORT], with / ? # and @ of a password as %2F %3F %23 %40"
-        raise UsageError(f"{shown!r} is not a broker's URL: {hint}") from None
+        ipv6 = "; an IPv6 address stands in brackets" if _is_bare_ipv6(shown) else ""
+        raise UsageError(f"{shown!r} is not a broker's URL: {HOW}{ipv6}") from None
+    _check_text(shown, url, inside)
+    _check_options(shown, scheme, inside)
     tls = {key: value for key, value in parts.items() if key in TLS_OPTIONS}
-    _check_options(shown, scheme, parts, tls)
+    _check_tls(shown, tls, parse_qs(inside.query))
     return Address(
         url=url,
         host=parts.get("host", "localhost"),
@@ -219,15 +243,63 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _check_options(shown: str, scheme: str, parts: dict[str, Any], tls: dict[str, Any]) -> None:
-    known = (*TLS_OPTIONS, "username", "password", "db")
-    if unknown := sorted(parts.keys() - {*TLS_OPTIONS, *PARTS}):
+def _is_bare_ipv6(shown: str) -> bool:
+    """Return whether the host of what is shown of a URL has colons and no brackets, as an IPv6 address that was written bare."""
+    return shown.partition("://")[2].partition("/")[0].count(":") > 1 and "[" not in shown
+
+
+def _check_text(shown: str, url: str, inside: SplitResult) -> None:
+    """Refuse what is no text, no host or no port of a URL; the drivers would pass over it, or die of it when they connect."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in url):
+        raise UsageError(f"{shown!r}: a control character or a byte that is not UTF-8 stands in the URL; write it as %XX, or leave it out")
+    for text in (inside.username, inside.password):
+        try:
+            unquote_to_bytes(text or "").decode("utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"{shown!r}: a user or password in the URL is not UTF-8 where its %XX are read; write it as UTF-8") from None
+    if inside.port == 0:
+        raise UsageError(f"{shown!r}: port 0 is none: give one from 1 to 65535, or leave it out for 6379")
+    if inside.fragment or url.endswith("#"):
+        raise UsageError(f"{shown!r}: a broker's URL has no part behind '#': {HOW}")
+    host = unquote(inside.hostname or "localhost")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        host = ""
+    if not host or re.search(r"[\s\\%\x00-\x1f]", host.partition("%")[0]):  # behind the % of an IPv6 address stands its zone
+        raise UsageError(f"{shown!r}: the host is no name that can be looked up: write redis://HOST:PORT")
+
+
+def _check_options(shown: str, scheme: str, inside: SplitResult) -> None:
+    """Refuse a path that is no number of a database, and an option that is unknown, has no value, or stands there twice."""
+    database = _DATABASE.fullmatch(inside.path)
+    if database is None:
+        raise UsageError(f"{shown!r}: behind host and port stands a / with the number of a database, or nothing: {HOW}")
+    options = parse_qs(inside.query, keep_blank_values=True)
+    if "@" not in inside.netloc and any("@" in name for name in options):  # the option's name would be half a password
+        raise UsageError(f"{shown!r} is not a broker's URL: {HOW}")
+    if unknown := sorted(options.keys() - set(URL_OPTIONS)):
         raise UsageError(
-            f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
+            f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], URL_OPTIONS)}; known: {', '.join(URL_OPTIONS)}"
         )
-    if tls and scheme != "rediss":
-        raise UsageError(f"{shown!r}: {next(iter(tls))} is an option of TLS: write rediss:// in place of redis://")
+    also = {"username": inside.username, "password": inside.password, "db": database[1]}
+    for name, values in options.items():
+        if "" in values:
+            raise UsageError(f"{shown!r}: {name} has no value: give one, or leave it out")
+        if len(values) > 1 or also.get(name):
+            raise UsageError(f"{shown!r}: {name} stands there twice: leave one out")
+        if name in TLS_OPTIONS and scheme != "rediss":
+            raise UsageError(f"{shown!r}: {name} is an option of TLS: write rediss:// in place of redis://")
+    if not re.fullmatch(r"[0-9]{1,9}", options.get("db", ["0"])[0], re.ASCII):
+        raise UsageError(f"{shown!r}: db is the number of a database, as db=0")
+
+
+def _check_tls(shown: str, tls: dict[str, Any], texts: dict[str, list[str]]) -> None:
     if tls.get("ssl_cert_reqs", "required") not in CERT_REQS:
         raise UsageError(f"{shown!r}: ssl_cert_reqs={tls['ssl_cert_reqs']}: write one of {', '.join(CERT_REQS)}")
+    if texts.get("ssl_check_hostname", ["true"])[0].lower() not in TRUTHS:
+        raise UsageError(f"{shown!r}: ssl_check_hostname={texts['ssl_check_hostname'][0]}: write true or false")
+    if tls.get("ssl_min_version", ssl.TLSVersion.TLSv1_2) not in list(ssl.TLSVersion):
+        raise UsageError(f"{shown!r}: ssl_min_version={tls['ssl_min_version']}: write 771 for TLS 1.2 or 772 for TLS 1.3")
     if "ssl_keyfile" in tls and "ssl_certfile" not in tls:
         raise UsageError(f"{shown!r}: ssl_keyfile without ssl_certfile: name the client's certificate too")

@@ -17,7 +17,8 @@ from sim.errors import BrokerError, BrokerUnreachable
 from sim.machine.freezer import Freezer
 from sim.machine.words import duration
 from sim.wire.address import Address
-from sim.wire.refusals import explain, refusal, silent
+from sim.wire.refusals import explain, keeps_out, refusal, silent
+from sim.wire.reply_reader import BadReply, ReplyReader
 from sim.wire.resp import pack
 
 CONNECT_TIMEOUT_S = 5.0
@@ -35,18 +36,18 @@ class Wire(asyncio.BufferedProtocol):
 
     Attributes
     ----------
-    named
-        Whether the broker lists this connection under its name; it may not allow CLIENT SETNAME.
+    unnamed
+        The broker's words where it does not list this connection under its name, because it refuses or lacks CLIENT SETNAME; else empty.
     """
 
     def __init__(self, freezer: Freezer | None = None) -> None:
-        self.named = True
+        self.unnamed = ""
         self.transport: asyncio.Transport | None = None
         self._freezer = freezer or Freezer()
         self._paused_for: set[str] = set()
         self.on_read: Callable[[bytes], None] = self._read_reply
         self.on_lost: Callable[[str], None] = lambda reason: None
-        self._reader = hiredis.Reader()
+        self._reader = ReplyReader()
         self._replies: deque[asyncio.Future[Any]] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,11 +64,15 @@ class Wire(asyncio.BufferedProtocol):
         global _last_read
         if nbytes != len(_last_read) or not _bytes.startswith(_last_read):
             _last_read = bytes(_buffer[:nbytes])
-        self.on_read(_last_read)
+        self.data_received(_last_read)
 
     def data_received(self, data: bytes) -> None:
-        """Hand over what was read, by a transport that has it as bytes already."""
-        self.on_read(data)
+        """Hand over what was read; whatever reads it, a server that answers nonsense is a lost connection and no traceback."""
+        try:
+            self.on_read(data)
+        except (BadReply, hiredis.ProtocolError) as error:
+            self._fail_replies(str(error), error)
+            self.give_up(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits and tell the owner."""
@@ -118,14 +123,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def _read_reply(self, data: bytes) -> None:
         self._reader.feed(data)
-        try:
-            while self._replies and (reply := self._reader.gets()) is not False:
-                waiting = self._replies.popleft()
-                if not waiting.done():
-                    waiting.set_result(reply)
-        except hiredis.ProtocolError as error:  # not a Redis server; if this went any further, the loop would print a traceback
-            self._fail_replies(str(error), error)
-            self.give_up(str(error))
+        while self._replies and (reply := self._reader.gets()) is not False:
+            waiting = self._replies.popleft()
+            if not waiting.done():
+                waiting.set_result(reply)
 
     def close(self) -> None:
         """Close the connection; `on_lost` is not called any more."""
@@ -220,13 +221,14 @@ async def _let_in(wire: Wire, address: Address, client_name: str) -> None:
     commands: list[tuple[str, ...]] = [("CLIENT", "SETNAME", client_name)]
     if address.db:
         commands.insert(0, ("SELECT", str(address.db)))
-    if address.password is not None:
-        user = (address.username,) if address.username else ()
-        commands.insert(0, ("AUTH", *user, address.password))
+    if address.credentials:
+        commands.insert(0, ("AUTH", *address.credentials))
     for command in commands:
         reply = await wire.command(*command)
+        if command[0] == "AUTH" and "wrong number of arg" in str(reply):  # before Redis 6 there are no users; redis-py asks so too
+            reply = await wire.command("AUTH", command[-1])
         if isinstance(reply, hiredis.ReplyError):
-            if command[0] == "CLIENT" and str(reply).startswith("NOPERM"):
-                wire.named = False  # only people who read CLIENT LIST need the name
+            if command[0] == "CLIENT" and not keeps_out(str(reply)):
+                wire.unnamed = str(reply)  # only people who read CLIENT LIST need the name
                 continue
             raise refusal(address, command[0], str(reply))

@@ -20,9 +20,11 @@ from sim.machine.freezer import Freezer
 from sim.wire.address import Address
 from sim.wire.clients import PublishCallbacks
 from sim.wire.connection import Wire, open_wire
+from sim.wire.reply_reader import ReplyReader
 from sim.wire.resp import pack
 
 MAX_IN_FLIGHT = 10_000  # publishes of one connection without an answer
+MAX_CREDIBLE = 1_000_000  # subscribers of a channel at one node
 NOT_SAID = -1  # receivers, where the answer is no count
 PING = object()  # stands for a PING among the publishes that wait for their answer
 
@@ -42,7 +44,7 @@ class Pipeline:
         self._now_ns = running_clock()
         self._wire = wire
         self._frame = frame
-        self._reader = hiredis.Reader()
+        self._reader = ReplyReader()
         self._waiting: deque[Any] = deque()
         self._pinged = False
         self._answered, self._refused, self._lost = callbacks.answered, callbacks.refused, callbacks.lost
@@ -84,7 +86,7 @@ class Pipeline:
             elif isinstance(reply, hiredis.ReplyError):
                 self._refused(token, str(reply), at_ns)
             else:
-                self._answered(token, reply if isinstance(reply, int) else NOT_SAID, at_ns)
+                self._answered(token, reply if isinstance(reply, int) and 0 <= reply <= MAX_CREDIBLE else NOT_SAID, at_ns)
 
     def _gone(self, reason: str) -> None:
         self._lost(reason, self._unanswered())

@@ -6,21 +6,32 @@ A reply, an exception of TLS or of a socket goes in, a `BrokerError` comes out. 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+import hiredis
+from redis.exceptions import InvalidResponse
+
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from sim.machine.clock import is_virtual
+from sim.machine.open_files import why_no_file
 from sim.machine.words import duration
 from sim.wire.address import Address
+from sim.wire.reply_reader import BadReply
 
 NO_WORDS: ContextVar[bool] = ContextVar("NO_WORDS", default=False)
 """Set by who tries again and again: asking why would be a connection more each time, and a disturbance of what is measured."""
 GREETING_TIMEOUT_S = 0.3
 HANDSHAKE_TIMEOUT_S = 1.0
 MAX_CLIENTS = "max number of clients"
+SHOWN_CHARACTERS = 200  # of a server's own words in a message
+KEPT_OUT = ("NOAUTH", "WRONGPASS", "DENIED", "LOADING", "MASTERDOWN")
+_LACKING = re.compile(
+    r"unknown (sub)?command|(un|not )supported|not (allowed|permitted|available|implemented)|disabled|invalid request", re.I
+)
 
 # X509_V_ERR_*: what is wrong with the server's certificate, and what to do
 _CERTIFICATE = {
@@ -39,6 +50,7 @@ def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
     code = reply.partition(" ")[0]
     if MAX_CLIENTS in reply:
         return full(address)
+    reply = in_short(reply)
     if code == "NOAUTH":
         hint = "it wants a password: write redis://USER:PASSWORD@HOST:PORT"
     elif code == "WRONGPASS" or "invalid password" in reply or "invalid username-password" in reply:
@@ -53,6 +65,23 @@ def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
     return BrokerRefused(f"{address} {f'does not let us in: {reply}' if letting_in else f'refuses {doing}: {reply}'}; {hint}")
 
 
+def keeps_out(reply: str) -> bool:
+    """Return whether an error reply means that we are not let in, rather than that one command is refused or not there."""
+    return reply.startswith(KEPT_OUT) or MAX_CLIENTS in reply
+
+
+def lacks(reply: str) -> bool:
+    """Return whether an error reply says that this user or server does not have a command; proxies and managed services lack many."""
+    return reply.startswith("NOPERM") or _LACKING.search(reply) is not None
+
+
+def in_short(reply: object) -> str:
+    """Return a server's words as one line that a person reads to the end."""
+    text = " ".join((reply if isinstance(reply, str) else repr(reply)).split())
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: SHOWN_CHARACTERS + 1])
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
 def reply_text(error: Exception) -> str:
     """Return the broker's own words of an exception of redis-py, which takes the first one off."""
     code = getattr(error, "status_code", None)
@@ -61,7 +90,8 @@ def reply_text(error: Exception) -> str:
 
 def full(address: Address) -> BrokerRefused:
     """Return the error of a broker that has as many clients as it takes."""
-    return BrokerRefused(f"{address} has reached its maxclients and takes no more: raise it there, or run fewer pods")
+    less = "a server that may open few files (ulimit -n where it was started) has fewer than it is configured for"
+    return BrokerRefused(f"{address} has reached its maxclients and takes no more: raise it there, or run fewer pods; {less}")
 
 
 def unreachable(address: Address, error: BaseException) -> BrokerError:
@@ -69,6 +99,8 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
 
     May block for some `HANDSHAKE_TIMEOUT_S`: where the broker just hung up, it is asked once more, to tell why.
     """
+    if (known := _no_file(address, error) or _no_redis(address, error)) is not None:
+        return known
     for one in _chain(error):
         if isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return _ask_why(address)
@@ -89,10 +121,25 @@ def unreachable(address: Address, error: BaseException) -> BrokerError:
     return BrokerUnreachable(f"{address} is not reachable: {reason}")
 
 
+def _no_file(address: Address, error: BaseException) -> BrokerError | None:
+    """Return the error where this process may open no more files: the server has no part in it."""
+    why = why_no_file(error)
+    return BrokerUnreachable(f"no connection to {address} can be opened: {why}") if why else None
+
+
+def _no_redis(address: Address, error: BaseException) -> BrokerError | None:
+    """Return the error where something answered that speaks no RESP, or announced what no server of ours would."""
+    for one in _chain(error):
+        if isinstance(one, BadReply | hiredis.ProtocolError | InvalidResponse):
+            said = in_short(str(one).removeprefix("Protocol Error: "))
+            return BrokerRefused(f"{address} does not answer as a Redis server: {said}; is this its host and port?")
+    return None
+
+
 async def explain(address: Address, error: BaseException) -> BrokerError:
     """Return the same without blocking the loop; a bare reason where nobody will read it (`NO_WORDS`), and in virtual time."""
     if NO_WORDS.get() or is_virtual():
-        return BrokerUnreachable(f"{address} is not reachable: {getattr(error, 'strerror', None) or error}")
+        return BrokerUnreachable(f"{address} is not reachable: {why_no_file(error) or getattr(error, 'strerror', None) or error}")
     return await asyncio.to_thread(unreachable, address, error)
 
 

@@ -19,6 +19,7 @@ from sim.machine.freezer import Freezer
 from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.connection import CONNECT_TIMEOUT_S, open_wire
+from sim.wire.refusals import in_short, lacks
 
 SLOTS = 16_384
 _MOVED = re.compile(r"\bMOVED (\d+) (\S*):(\d+)")
@@ -110,7 +111,7 @@ async def find_owners(address: Address, *, client_name: str, freezer: Freezer | 
     finally:
         wire.close()
     if isinstance(reply, hiredis.ReplyError):
-        if "cluster support disabled" in str(reply):
+        if "cluster support disabled" in str(reply) or (lacks(str(reply)) and not address.others):
             return Owners(((0, SLOTS - 1, address.nodes[0]),))
         raise BrokerRefused(f"{address} refuses CLUSTER SLOTS: {reply}")
     return read_owners(reply, address)
@@ -123,10 +124,15 @@ def read_owners(reply: Sequence[Any], asked: Address) -> Owners:
     ------
     BrokerUnreachable
         Nobody owns anything yet.
+    BrokerRefused
+        It is no such answer.
     """
     if not reply:
         raise BrokerUnreachable(f"{asked}: nobody in the cluster owns a slot")
     ranges = []
-    for first, last, (host, port, *_), *_ in reply:
-        ranges.append((int(first), int(last), asked.at((host or b"").decode() or asked.host, int(port))))
+    try:
+        for first, last, (host, port, *_), *_ in reply:
+            ranges.append((int(first), int(last), asked.at((host or b"").decode() or asked.host, int(port))))
+    except (TypeError, ValueError, AttributeError):
+        raise BrokerRefused(f"{asked}: its answer to CLUSTER SLOTS is no list of slots and nodes: {in_short(reply)}") from None
     return Owners(tuple(ranges))

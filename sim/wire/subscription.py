@@ -10,20 +10,23 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple
 
 import hiredis
 
-from sim.errors import BrokerUnreachable
+from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.machine.clock import running_clock
 from sim.wire.address import Address
 from sim.wire.clients import SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Command, Denied, Wire, open_confirmed
-from sim.wire.pipeline import NOT_SAID
+from sim.wire.pipeline import MAX_CREDIBLE, NOT_SAID
 from sim.wire.read_memo import C, Heard, ReadMemo
-from sim.wire.resp import message_size, pack, wire_size
+from sim.wire.refusals import in_short
+from sim.wire.reply_reader import BadReply, ReplyReader
+from sim.wire.resp import pack
 
 
 class PubSubWords(NamedTuple):
@@ -34,7 +37,8 @@ class PubSubWords(NamedTuple):
     taken: bytes
 
 
-MAX_CREDIBLE = 1_000_000  # subscribers of a channel at one node
+NO_MESSAGE = rb"(?!)"  # before there are channels
+MESSAGE = rb"\*3\r\n\$%d\r\n%b\r\n\$(?:%b)\r\n\$([0-9]{1,8})\r\n"  # kind and channels; the number is the payload's length
 BUSY = "busy"  # why a subscription pauses its wire
 CLASSIC = PubSubWords(b"subscribe", b"message", b"unsubscribe")
 SHARDED = PubSubWords(b"ssubscribe", b"smessage", b"sunsubscribe")
@@ -49,8 +53,9 @@ class ChannelSubscription(Generic[C]):
         self._kind = kind
         self._memo = memo
         self._heard = heard
-        self._reader = hiredis.Reader()
-        self._unread_bytes = 0  # fed to the reader and not yet part of a whole frame
+        self._reader = ReplyReader()
+        self._is_whole = True  # what was read so far ends with a frame; `reader.whole`, one look-up nearer
+        self._message = re.compile(NO_MESSAGE).match
         self._pinged = False
         self._taken = b""  # the channel that the broker took away
         self._unconfirmed: deque[bytes] = deque()
@@ -63,6 +68,8 @@ class ChannelSubscription(Generic[C]):
         share a command with one of another slot.
         """
         self._unconfirmed = deque(sorted({channel.encode() for channel in channels}))
+        names = b"|".join(b"%d\r\n%b" % (len(name), re.escape(name)) for name in self._unconfirmed)
+        self._message = re.compile(MESSAGE % (len(self._kind.message), self._kind.message, names)).match
         wire = self._wire
         wire.on_read, wire.on_lost = self._read, self._lost_early
         assert wire.transport is not None
@@ -75,7 +82,7 @@ class ChannelSubscription(Generic[C]):
 
     def _read(self, data: bytes) -> None:
         received_ns = self._now_ns()
-        if self._unread_bytes:
+        if not self._is_whole:
             chunk, _ = self._parse(data)
         else:
             last = self._memo.last
@@ -84,43 +91,56 @@ class ChannelSubscription(Generic[C]):
                 self._heard(known, received_ns)
                 return
             chunk, only_messages = self._parse(data)
-            if only_messages and not self._unread_bytes:
+            if only_messages and self._is_whole:
                 self._memo.put(data, chunk)
         self._heard(chunk, received_ns)
         if self._taken:
             self.give_up(f"the broker took the channel {self._taken.decode('utf-8', 'replace')} away: its slot moved")
 
     def _parse(self, data: bytes) -> tuple[C, bool]:
-        reader = self._reader
+        reader, message = self._reader, self._message
+        payloads: list[bytes] = []
+        # Whole messages are cut out here, with no object made of their other two words; hiredis gets what is left.
+        if reader.whole:
+            place, end = 0, len(data)
+            while found := message(data, place):
+                begin = found.end()
+                behind = begin + int(found[1]) + 2
+                if behind > end:
+                    break
+                payloads.append(data[begin : behind - 2])
+                place = behind
+            if place == end:
+                return self._memo.decode(payloads), True
+            data = data[place:]
         reader.feed(data)
-        # Counted, because hiredis' has_data() is false between two elements of a frame.
-        self._unread_bytes += len(data)
-        payloads, message = [], self._kind.message
         only_messages = True
         while (frame := reader.gets()) is not False:
-            if isinstance(frame, list) and frame[0] == message:
-                self._unread_bytes -= message_size(*frame)
+            if isinstance(frame, list) and len(frame) == 3 and frame[0] == self._kind.message and isinstance(frame[2], bytes):
                 payloads.append(frame[2])
             else:
-                self._unread_bytes -= wire_size(frame)
                 only_messages = False
                 self._other(frame)
+        self._is_whole = reader.whole
         return self._memo.decode(payloads), only_messages
 
     def _other(self, frame: Any) -> None:
+        word = frame[0] if isinstance(frame, list) and frame else None
         if isinstance(frame, hiredis.ReplyError):
             self._pinged = False  # refused, but answered
             if not self._confirmed.done():
                 self._confirmed.set_exception(Denied(self._unconfirmed[0].decode(), str(frame)))
-        elif isinstance(frame, list) and frame[0] == self._kind.subscribe:
+        elif word == self._kind.subscribe:
             if self._unconfirmed:
                 self._unconfirmed.popleft()
             if not self._unconfirmed and not self._confirmed.done():
                 self._confirmed.set_result(None)
-        elif isinstance(frame, list) and frame[0] == self._kind.taken:
-            self._taken = frame[1]
-        elif isinstance(frame, list) and frame[0] == b"pong":
+        elif word == self._kind.taken:
+            self._taken = frame[1] if len(frame) > 1 and isinstance(frame[1], bytes) else b"?"
+        elif word == b"pong":
             self._pinged = False
+        elif word == self._kind.message:
+            raise BadReply(f"the server says a message of another form: {in_short(frame)}")
 
     @property
     def is_gone(self) -> bool:
@@ -193,9 +213,22 @@ async def counted(commands: Sequence[Command], ask: str, channels: Sequence[str]
     """Return how many subscribers all nodes together count on each channel, by one of PUBSUB's commands.
 
     Valkey 9.1.2 answers with nonsense of nine digits for 8, 15, 16 and 29 to 32 subscribers: then -1.
+
+    Raises
+    ------
+    BrokerUnreachable, BrokerRefused
+        Also where an answer is not what it should be: each channel and a number behind it.
     """
-    replies = [await command("PUBSUB", ask, *channels) for command in commands]
+    replies = [_counts(await command("PUBSUB", ask, *channels), f"PUBSUB {ask}", channels) for command in commands]
     sums = []
-    for counts in zip(*(map(int, reply[1::2]) for reply in replies), strict=True):
+    for counts in zip(*replies, strict=True):
         sums.append(sum(counts) if all(0 <= count <= MAX_CREDIBLE for count in counts) else NOT_SAID)
     return sums
+
+
+def _counts(reply: Any, asked: str, channels: Sequence[str]) -> list[int]:
+    """Return the numbers of an answer, in the order of the channels that were asked for."""
+    names = [channel.encode() for channel in channels]
+    if isinstance(reply, list) and len(reply) == 2 * len(names) and reply[::2] == names and all(type(one) is int for one in reply[1::2]):
+        return reply[1::2]
+    raise BrokerRefused(f"its answer to {asked} is not the channels with a number each: {in_short(reply)}")

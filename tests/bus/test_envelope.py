@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from array import array
 from random import Random
@@ -235,6 +236,127 @@ def test_odd_json_in_an_unknown_field_is_accounted_for(text: str) -> None:
         encode(event)
 
 
+HALVES = ["\\ud83d", "\\ude00", "\\ude00\\ud83d", "caf\\ud83dx", "\\ud83d\\u0041", "\\uD83D\\ude00\\ud83d"]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("field", [*FIELDS[:3], "timestamp", "source", "data", "deep", "key", "extra"])
+def test_half_a_pair_of_surrogates_anywhere_is_read_as_javascript_reads_it(half: str, field: str) -> None:
+    fields = {name: json.dumps(name) for name in FIELDS} | {"version": '"1.0"', "data": "{}"}
+    places = {"data": f'{{"title":"{half}"}}', "deep": f'{{"a":[{{"b":["{half}"]}}]}}', "key": f'{{"{half}":1}}'}
+    if field in places:
+        fields["data"] = places[field]
+    else:
+        fields[field] = f'"{half}"'
+    payload = ("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}").encode()
+    chunk = decode_read([payload, payload])
+    assert (len(chunk.events), chunk.refused) == (2, 0)
+    event = chunk.events[0][1]
+    assert chunk.keys == array("Q", [event_key(event.event_id)] * 2)
+    assert json.loads(encode(event)) == json.loads(payload)
+    assert decode(encode(event)) == event == decode(payload)
+
+
+def test_two_ids_that_differ_in_half_a_pair_are_two_events() -> None:
+    payloads = [(ENVELOPE % "{}").replace('"eventId":"a"', f'"eventId":"{half}"').encode() for half in ("\\ud83d", "\\ud83e")]
+    assert len(set(decode_read(payloads).keys)) == 2
+
+
+@pytest.mark.parametrize("correlation", ['"correlationId":null,', ""])
+@pytest.mark.parametrize("data", ["{}", '{"templateId":"t1"}'])
+def test_no_correlation_id_and_one_that_is_null_are_the_same(correlation: str, data: str) -> None:
+    payload = (ENVELOPE % data).replace('"correlationId":"c",', correlation).encode()
+    event = decode(payload)
+    assert (event.correlation_id, event.extra) == ("", {})
+    assert decode_read([payload]).events == (("t", event),)
+
+
+@pytest.mark.parametrize("other", ["7", "true", "[]", "{}"])
+def test_a_correlation_id_that_is_no_text_is_malformed(other: str) -> None:
+    assert decode_read([(ENVELOPE % "{}").replace('"correlationId":"c"', f'"correlationId":{other}').encode()]).malformed == 1
+
+
+NUMBERS = {
+    "1e400": math.inf,
+    "-1e400": -math.inf,
+    "1" * 400: math.inf,
+    "1" * 5000: math.inf,
+    str(2**64): 2.0**64,
+    str(2**53 + 1): 2**53 + 1,
+    str(-(2**70)): -(2.0**70),
+    "-0": 0,
+    "1E5": 100000.0,
+    "1e-400": 0.0,
+    "0.1e1": 1.0,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS.items())
+@pytest.mark.parametrize("odd", ["", ',"odd":"\\ud800"'])
+def test_every_number_that_javascript_reads_is_read(text: str, value: float, odd: str) -> None:
+    (read,) = decode_read([(ENVELOPE % f'{{"n":{text}{odd}}}').encode()]).events
+    number = read[1].data["n"]  # msgspec keeps every digit of a whole number, where JavaScript rounds
+    assert (math.inf if number >= 10**309 else number) == pytest.approx(value, rel=1e-15)
+    encode(read[1])
+
+
+READ = {
+    "a name twice": ENVELOPE.replace('"type":"t"', '"type":"other","type":"t"') % '{"a":1,"a":2}',
+    "a known field twice": ENVELOPE.replace('"source":"s"', '"source":7,"source":"s"') % '{"a":2}',
+    "blanks everywhere": " \r\n\t" + ENVELOPE.replace(":", " : ").replace(",", "\n,\t") % '{ "a" : 2 }' + "\r\n",
+    "the character zero": ENVELOPE % '{"a":2,"b":"\\u0000"}',
+    "escapes": ENVELOPE % '{"a":2,"b":"\\/\\b\\f\\n\\r\\t\\u00e9\\"\\\\"}',
+    "an escaped name": ENVELOPE.replace('"type"', '"\\u0074ype"') % '{"a":2}',
+    "a name that a prototype has": ENVELOPE % '{"a":2,"__proto__":{"b":1},"constructor":1}',
+    "nested five hundred deep": ENVELOPE % ('{"a":2,"b":' + "[" * 500 + "]" * 500 + "}"),
+}
+MORE = {"": "", "half a pair": ',"odd":"\\ud800"', "a large number": ',"odd":1e999'}
+
+
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
+@pytest.mark.parametrize("text", READ.values(), ids=READ)
+def test_what_json_parse_reads_is_read_by_either_decoder(text: str, more: str) -> None:
+    payload = (text.rstrip()[:-1] + more + "}").encode()
+    (read,) = decode_read([payload]).events
+    assert (read[0], read[1].source, read[1].data["a"]) == ("t", "s", 2)
+
+
+UNREADABLE = {
+    "a byte order mark": b"\xef\xbb\xbf" + (ENVELOPE % "{}").encode(),
+    "UTF-16": (ENVELOPE % "{}").encode("utf-16"),
+    "a text that is not UTF-8": (ENVELOPE % '{"a":"\xe9"}').encode("latin-1"),
+    "a surrogate as bytes": (ENVELOPE % '{"a":"\ud83d"}').encode("utf-8", "surrogatepass"),
+    "a raw line break in a text": (ENVELOPE % '{"a":"\n"}').encode(),
+    "a raw zero": (ENVELOPE % '{"a":"\0"}').encode(),
+    "NaN": (ENVELOPE % '{"a":NaN}').encode(),
+    "Infinity": (ENVELOPE % '{"a":-Infinity}').encode(),
+    "a comma too many": (ENVELOPE % '{"a":1,}').encode(),
+    "single quotes": (ENVELOPE % "{'a':1}").encode(),
+    "a comment": (ENVELOPE % '{"a":1/**/}').encode(),
+    "a leading zero": (ENVELOPE % '{"a":01}').encode(),
+    "hexadecimal": (ENVELOPE % '{"a":0x1}').encode(),
+    "a half escape": (ENVELOPE % '{"a":"\\ud8"}').encode(),
+    "a wrong escape": (ENVELOPE % '{"a":"\\x41"}').encode(),
+    "a blank of another kind": ("\u00a0" + ENVELOPE % "{}").encode(),
+    "something behind it": (ENVELOPE % "{}" + "x").encode(),
+    "digits of another script": (ENVELOPE % '{"a":\u0661}').encode(),
+    "data that is null": (ENVELOPE % "null").encode(),
+}
+
+
+@pytest.mark.parametrize("more", [b"", b',"odd":"\\ud800"'])
+@pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_json_parse_refuses_is_malformed(payload: bytes, more: bytes) -> None:
+    end = payload.rfind(b"}")
+    assert decode_read([payload[:end] + more + payload[end:]]).malformed == 1
+
+
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+@pytest.mark.parametrize("odd", ["", '"odd":"\\ud800",'])
+def test_json_that_is_nested_too_deep_is_malformed(depth: int, odd: str) -> None:
+    assert decode_read([(ENVELOPE % (f'{{{odd}"a":' + "[" * depth + "]" * depth + "}")).encode()]).malformed == 1
+
+
 @pytest.mark.parametrize(("source", "kind"), [(PROBER, PROBE), ("music-service", "config.cache.invalidate")])
 def test_a_probe_is_told_apart_by_its_source(source: str, kind: str) -> None:
     probe = Event("evt_1", "", "config.cache.invalidate", "1.0", "", source, {"round": 1})
@@ -246,7 +368,7 @@ def test_a_correlation_id_carries_the_intended_time(at_ns: int) -> None:
     assert intended_ns(correlation_id(at_ns)) == at_ns
 
 
-@pytest.mark.parametrize("foreign", ["", "cor_", "cor_xyz", "abc", "cor", "cor_ ", "corr_12"])
+@pytest.mark.parametrize("foreign", ["cor_" + "f" * 17, "cor_-5", "cor_1_0", "", "cor_", "cor_xyz", "abc", "cor", "cor_ ", "corr_12"])
 def test_a_foreign_correlation_id_carries_none(foreign: str) -> None:
     assert intended_ns(foreign) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_a_pod_counts_what_it_hears_and_each_kind_of_error_apart(tmp_path: Path,
     async def story() -> None:
         await one.start()
         good = envelope(BATCH, {"events": [ITEM]})
-        one.heard(decode_read([good, b"", envelope(BATCH, {}, "2.0"), b"{}", envelope(BATCH, {}), good]), now_ns())
+        one.heard(decode_read([good, b"", envelope(BATCH, {}, "2.0"), b"{}", envelope("no.such.type", {}), good]), now_ns())
         one.heard(decode_read([b"null"]), now_ns())
         await one.stop(timeout_s=2)
 
@@ -124,7 +125,9 @@ def test_a_slow_handler_in_memory_mode_is_recorded_on_the_memory_path(tmp_path: 
     async def story() -> None:
         await one.start()
         one.record_metric("latency", 1)
-        one.record_provider_usage("prov_1", "many")  # type: ignore[arg-type]  # the handler cannot add it
+        await asyncio.sleep(0.1)  # a handler is looked up when its event comes; this one has been handled
+        one.fail(True)
+        one.record_provider_usage("prov_1", 7)
         await one.stop(timeout_s=2)
 
     run_async(story())

@@ -190,14 +190,24 @@ def test_a_batch_with_one_wrong_item_counts_none(events: Any) -> None:
 
 def test_names_that_are_no_strings_do_not_break_a_query() -> None:
     bus = Bus("analytics-service")
-    for name in ("x", 1, None, 2.5):
+    for name in ("x", 1, None, 2.5, "1", True):
         bus.logic.add_items([{"eventType": name}], source="music-service")
         bus.logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": name, "tokens": 1}))
-        with pytest.raises(TypeError):
-            bus.logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": "new", "tokens": "9"}))
-    assert json.loads(bus.ask("GET", "/api/analytics/music").body)["byType"] == {"1": 1, "2.5": 1, "None": 1, "x": 1}
-    assert sorted(json.loads(bus.ask("GET", "/api/analytics/system").body)["providers"]) == ["1", "2.5", "None", "x"]
-    assert "new" not in bus.logic.tokens
+        bus.logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": "new", "tokens": "9"}))
+    shown = {"(unnamed)": 1, "1": 1, "1 (number)": 1, "2.5 (number)": 1, "true (boolean)": 1, "x": 1}
+    assert json.loads(bus.ask("GET", "/api/analytics/music").body)["byType"] == shown
+    providers = json.loads(bus.ask("GET", "/api/analytics/system").body)["providers"]
+    assert providers == {label: {"uses": 1, "tokens": 1} for label in shown} | {"new": {"uses": 6, "tokens": 0}}
+
+
+def test_names_that_nobody_can_print_are_counted_and_shown_apart() -> None:
+    bus = Bus("analytics-service")
+    names = ["caf\u00e9", "cafe\u0301", "a", "a\u200b", "a\n", "\ud83d", "\ud83e", '"a\\u200b"', "(unnamed)", "", "a\x00"]
+    for name in names:
+        bus.logic.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", {"name": name, "value": 1}))
+    shown = json.loads(bus.ask("GET", "/api/analytics/system").body)["metrics"]
+    assert list(shown.values()) == [1] * len(names)
+    assert all(label.isprintable() for label in shown)
 
 
 def test_names_from_outside_do_not_grow_without_bound() -> None:

@@ -119,9 +119,11 @@ def test_a_handler_that_fails_is_recorded_and_the_next_event_is_handled(stage: S
     async def scene() -> None:
         async with stage.pod() as pod:
             await stage.ground.ask("PUBLISH", CHANNEL_PREFIX + TEMPLATE, "no event")
-            sent = [(TEMPLATE, {}), (TEMPLATE, {"templateId": "t"}), (CACHE, {})]
-            keys = [await stage.send(kind, number, data) for number, (kind, data) in enumerate(sent)]
-            await until(lambda: len(stage.recorder.deliveries) == 3)
+            keys = []
+            for number, (kind, fails) in enumerate([(TEMPLATE, True), (TEMPLATE, False), (CACHE, True)]):
+                pod.fail(fails)
+                keys.append(await stage.send(kind, number, {"templateId": "t"}))
+                await until(lambda: len(stage.recorder.deliveries) == number + 1)  # noqa: B023 - waited for here
             assert stage.heard() == list(zip(keys, ["failed", "handled", "failed"], strict=True))
             assert (pod.counters.failures, pod.counters.malformed, pod.state) == (2, 1, "subscribed")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import ssl
 
 import pytest
+import redis
+from redis.credentials import UsernamePasswordCredentialProvider
 
 from sim.errors import UsageError
 from sim.wire.address import parse_address
@@ -26,6 +30,11 @@ SECRET = "hunter2"
         ("redis://h:1?password=hunter2", "redis://h:1", None, "hunter2"),
         ("redis://[::1]:7", "redis://[::1]:7", None, None),
         ("rediss://h:6380", "rediss://h:6380", None, None),
+        ("redis://ann@h:1", "redis://h:1", "ann", None),
+        (" redis://h:1\n", "redis://h:1", None, None),
+        ("\tredis://ann:hunter2@h:1/2 ", "redis://h:1", "ann", "hunter2"),
+        ("redis://:7", "redis://localhost:7", None, None),
+        ("redis://[fe80::1%25lo]:7", "redis://[fe80::1%lo]:7", None, None),
     ],
 )
 def test_a_url_is_taken_apart_and_shown_without_its_secret(url: str, shown: str, user: str | None, password: str | None) -> None:
@@ -54,6 +63,24 @@ def test_a_url_is_taken_apart_and_shown_without_its_secret(url: str, shown: str,
         f"redis://:{SECRET}#more@h:1",
         f"redis://:{SECRET}?more@h:1",
         f"redis://h?socket_timeout=x&password={SECRET}",
+        "redis://h/abc",
+        "redis://h/1/2",
+        "redis://h/-1",
+        "redis://h/1_0",
+        "redis://h/%31",
+        "redis://h/99999999999999999999",
+        "redis://h?db=x",
+        "redis://h?db=%C2%B2",
+        "redis://::1:7",
+        "redis://fe80::1",
+        "redis://h:1/0#x",
+        "redis://h:1#",
+        "unix:///tmp/redis.sock",
+        f"redis://:123#{SECRET}@h:1",
+        f"redis://:123?{SECRET}@h:1",
+        f"redis://:123/{SECRET}@h:1",
+        f"redis://ann:{SECRET}@h/abc",
+        f"redis://ann:{SECRET}@h:1 redis://ann:{SECRET}@h/abc",
     ],
 )
 def test_what_is_no_broker_s_url_is_refused_with_one_line_that_says_how_to_write_it(url: str) -> None:
@@ -63,6 +90,64 @@ def test_what_is_no_broker_s_url_is_refused_with_one_line_that_says_how_to_write
     assert "redis://" in message
     assert "\n" not in message
     assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h:0", "port 0"),
+        ("redis://h\n:1", "control character"),
+        ("redis://ann:a\x00b@h", "control character"),
+        ("redis://ann:\udcff@h", "not UTF-8"),
+        ("redis://ann:%ff@h", "not UTF-8"),
+        ("redis://h x:1", "host"),
+        ("redis://a..b", "host"),
+        ("redis://h%00:1", "host"),
+        (f"redis://{'a' * 64}", "host"),
+        ("redis://h?host=other", "'host'"),
+        ("redis://h?port=7", "'port'"),
+        ("redis://h?protocol=3", "'protocol'"),
+        ("redis://h?socket_timeout=3", "'socket_timeout'"),
+        ("redis://h?passwort=x", "did you mean 'password'"),
+        ("redis://h?db", "db has no value"),
+        ("redis://h?password=", "password has no value"),
+        ("rediss://h?ssl_ca_certs=", "ssl_ca_certs has no value"),
+        ("redis://h/1?db=1", "db stands there twice"),
+        ("redis://h?db=1&db=1", "db stands there twice"),
+        ("redis://ann@h?username=bob", "username stands there twice"),
+        ("redis://:a@h?password=b", "password stands there twice"),
+        ("redis://h?ssl_ciphers=x", "rediss://"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs=maybe"),
+        ("rediss://h?ssl_check_hostname=maybe", "ssl_check_hostname=maybe"),
+        ("rediss://h?ssl_min_version=5", "ssl_min_version=5"),
+        ("rediss://h?ssl_keyfile=k", "ssl_certfile"),
+    ],
+)
+def test_what_the_drivers_would_read_differently_or_pass_over_is_refused_by_its_name(url: str, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)) as refused:
+        parse_address(url)
+    assert "\n" not in str(refused.value)
+
+
+HOSTS = ("h", "127.0.0.1", "[::1]", "H.example", "a_b", "")
+USERS = ("", "ann@", "ann:@", ":hunter2@", "ann:hunter2@", "an%6e:hun%40ter%2F2@", "a%3Ab:%20@", ":@", "@")
+ENDS = ("", "/", "/0", "/3", "?db=4", "?username=ann", "?password=hunter%202", "?username=ann&password=x&db=2")
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_read_here_is_what_redis_py_reads(user: str, end: str) -> None:
+    for scheme, host, port in itertools.product(("redis", "rediss"), HOSTS, ("", ":7000")):
+        try:
+            ours = parse_address(f" {scheme}://{user}{host}{port}{end} ")
+        except UsageError as refused:
+            assert "twice" in str(refused)
+            continue
+        theirs = redis.ConnectionPool.from_url(ours.url, protocol=2).make_connection()
+        assert (theirs.host, theirs.port, int(theirs.db)) == (ours.host, ours.port, ours.db)
+        credentials = UsernamePasswordCredentialProvider(theirs.username, theirs.password).get_credentials()
+        assert ours.credentials == (credentials if theirs.username or theirs.password else ())
+        assert (ours.tls is not None) == isinstance(theirs, redis.SSLConnection)
 
 
 @pytest.mark.parametrize(

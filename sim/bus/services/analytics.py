@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from sim.bus.cache import LruCache
 from sim.bus.envelope import Event
+from sim.bus.foreign_data import ITEM_NAMES, ITEMS, MAX_NUMBER, METRIC_NAMES, PROVIDERS, TOKENS, find, label_of, name_of, number_in
 
 MAX_NAMES = 1000  # of item types of a source, metrics, providers and sources each: names come from outside
 OTHERS = "(others)"  # counts for every name beyond that limit
 
-Counts = defaultdict[str, int]
+Counts = defaultdict[Hashable, Any]  # by name, as `sim.bus.foreign_data.name_of` gives it
 
 
 class AnalyticsService:
@@ -42,28 +43,34 @@ class AnalyticsService:
         return total
 
     def batch(self, event: Event) -> None:
-        """Add the items of a batch."""
-        self.add_items(event.data["events"], source=event.source)
+        """Add the items of a batch; data without a list of them is one item."""
+        items = find(event.data, ITEMS)
+        self.add_items(items if isinstance(items, list) else [event.data], source=event.source)
 
-    def add_items(self, items: list[dict[str, Any]], *, source: str) -> None:
-        """Add items, however they came; an item without an `eventType` is an error, and those before it count."""
+    def add_items(self, items: list[Any], *, source: str) -> None:
+        """Add items, however they came and whatever they call themselves."""
         counts = self.sources[source if source in self.sources or len(self.sources) < MAX_NAMES else OTHERS]
-        try:
-            for item in items:
-                counts[item["eventType"]] += 1
-        finally:
-            _bound(counts)
+        for item in items:
+            try:
+                name = item["eventType"]
+            except (KeyError, TypeError):
+                name = None
+            counts[name if name.__class__ is str else name_of(item, ITEM_NAMES)] += 1
+        _bound(counts)
 
     def metric(self, event: Event) -> None:
         """Add one metric."""
         metrics = self.metrics
-        metrics[event.data["name"]] += 1
+        name = event.data.get("name")
+        metrics[name if name.__class__ is str else name_of(event.data, METRIC_NAMES)] += 1
         if len(metrics) > MAX_NAMES:  # checked here and not in a function: the lab measures its own speed by this handler
             _bound(metrics)
 
     def usage(self, event: Event) -> None:
         """Add one use of an AI provider."""
-        provider, tokens = event.data["providerId"], 0 + event.data["tokens"]  # what is no number raises here, before anything is kept
+        provider, tokens = event.data.get("providerId"), event.data.get("tokens")
+        if provider.__class__ is not str or tokens.__class__ is not int or tokens >= MAX_NUMBER:
+            provider, tokens = name_of(event.data, PROVIDERS), number_in(event.data, TOKENS)
         self.tokens[provider] += tokens
         self.uses[provider] += 1
         _bound(self.tokens)
@@ -71,7 +78,7 @@ class AnalyticsService:
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop cached reports that match the event's pattern."""
-        self.reports.delete_matching(event.data["pattern"])
+        self.reports.drop(event.data.get("pattern"))
         self.invalidations += 1
 
     def music_analytics(self) -> dict[str, Any]:
@@ -86,7 +93,7 @@ class AnalyticsService:
             "events": sum(items.values()),
             "byType": _by_name(items),
             "metrics": _by_name(self.metrics),
-            "providers": {str(name): {"uses": uses, "tokens": self.tokens.get(name, 0)} for name, uses in self.uses.items()},
+            "providers": {label_of(name): {"uses": uses, "tokens": self.tokens.get(name, 0)} for name, uses in self.uses.items()},
         }
 
 
@@ -95,8 +102,8 @@ def _counts() -> Counts:
 
 
 def _by_name(counts: Counts) -> dict[str, int]:
-    """Return the counts in the order of their names, which another program may have sent as numbers."""
-    return dict(sorted((str(name), count) for name, count in counts.items()))
+    """Return the counts in the order of their labels, as another program may have sent anything as a name."""
+    return dict(sorted((label_of(name), count) for name, count in counts.items()))
 
 
 def _bound(counts: Counts) -> None:

@@ -19,5 +19,5 @@ class ApiGateway:
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop every response whose key matches the event's pattern."""
-        self.responses.delete_matching(event.data["pattern"])
+        self.responses.drop(event.data.get("pattern"))
         self.invalidations += 1

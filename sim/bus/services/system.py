@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from sim.bus.cache import LruCache
 from sim.bus.envelope import Event
+from sim.bus.foreign_data import METRIC_NAMES, VALUES, find, name_of
 
 
 class SystemService:
@@ -14,7 +15,7 @@ class SystemService:
 
     def __init__(self) -> None:
         self.invalidations = 0
-        self.latest: LruCache[str, float] = LruCache(1000)
+        self.latest: LruCache[Hashable, Any] = LruCache(1000)
         self.settings: LruCache[str, Any] = LruCache(500)
         self.handlers: dict[str, Callable[[Event], None]] = {
             "analytics.metric.recorded": self.metric,
@@ -22,10 +23,13 @@ class SystemService:
         }
 
     def metric(self, event: Event) -> None:
-        """Store one metric's value."""
-        self.latest.put(event.data["name"], event.data["value"])
+        """Store one metric's value; None for one without."""
+        name, value = event.data.get("name"), event.data.get("value")
+        if name.__class__ is not str or value is None:
+            name, value = name_of(event.data, METRIC_NAMES), find(event.data, VALUES)
+        self.latest.put(name, value)
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop cached settings that match the event's pattern."""
-        self.settings.delete_matching(event.data["pattern"])
+        self.settings.drop(event.data.get("pattern"))
         self.invalidations += 1

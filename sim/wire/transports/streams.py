@@ -34,8 +34,10 @@ from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCa
 from sim.wire.connection import Command, Wire, open_confirmed
 from sim.wire.pipeline import Pipeline, open_pipeline
 from sim.wire.read_memo import C, Handling
+from sim.wire.refusals import in_short
+from sim.wire.reply_reader import BadReply, ReplyReader
 from sim.wire.resp import pack
-from sim.wire.stream_store import StreamStore
+from sim.wire.stream_store import StreamStore, count_of
 
 FIELD = b"e"  # the field of an entry that holds the envelope
 BLOCK_S = 0.5
@@ -61,7 +63,7 @@ class Subscription(Generic[C]):
         self._group, self._consumer = client.group.encode(), client.consumer.encode()
         self._claim_ns = int(claim_s * NS_PER_S)
         self._decode, self._heard = callbacks.memo.decode, callbacks.heard
-        self._reader = hiredis.Reader()
+        self._reader = ReplyReader()
         self._replies: deque[Reply] = deque()  # what to do with each answer that is still to come
         self._due_ns = 0  # when the last of them is overdue
         self._was_overdue = False
@@ -135,7 +137,10 @@ class Subscription(Generic[C]):
         while (reply := self._reader.gets()) is not False:
             if self._replies:
                 self._was_overdue = False
-                self._replies.popleft()(reply, at_ns)
+                try:
+                    self._replies.popleft()(reply, at_ns)
+                except (TypeError, ValueError, LookupError):
+                    raise BadReply(f"the server's answer about a stream has not the form of one: {in_short(reply)}") from None
         self._go_on()
 
     # -- answers -----------------------------------------------------------------------------------------------
@@ -353,4 +358,7 @@ class Streams:
 
     async def subscribers(self, commands: Sequence[Command], address: Address, channels: Sequence[str]) -> list[int]:
         """Count the consumers of all groups; one stays counted when it is gone, until its group is."""
-        return [sum(int(group[b"consumers"]) for group in await self.store.groups(commands[0], channel)) for channel in channels]
+        return [
+            sum(count_of(group, b"consumers", "XINFO GROUPS") for group in await self.store.groups(commands[0], channel))
+            for channel in channels
+        ]

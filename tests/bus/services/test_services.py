@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -81,21 +81,73 @@ def test_a_config_event_that_comes_twice_leaves_the_same_caches(name: str, kind:
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda v: st.lists(v, max_size=3), max_leaves=4
 )
-names = st.sampled_from(["events", "name", "value", "providerId", "tokens", "templateId", "pattern", "eventType"])
+names = st.sampled_from(
+    [
+        "events",
+        "items",
+        "name",
+        "metricName",
+        "value",
+        "providerId",
+        "provider",
+        "tokens",
+        "totalTokens",
+        "templateId",
+        "pattern",
+        "eventType",
+    ]
+)
 
 
 @pytest.mark.parametrize(("name", "kind"), HANDLED)
 @given(data=st.dictionaries(names, values, max_size=4))
-def test_data_of_any_kind_raises_no_more_than_an_exception(name: str, kind: str, data: dict[str, Any]) -> None:
-    """The pod records an exception as a failed delivery; anything else would end the process."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        SERVICES[name]().handlers[kind](event(kind, data))
+def test_data_of_any_kind_is_handled_and_counted(name: str, kind: str, data: dict[str, Any]) -> None:
+    """The reference fixes no shape of it: whatever another program publishes was heard and handled."""
+    logic: Any = SERVICES[name]()
+    logic.handlers[kind](event(kind, data))
+    counted = [logic.invalidations]
+    if name == "analytics-service":
+        counted += [sum(logic.items.values()), sum(logic.metrics.values()), sum(logic.uses.values())]
+        json.dumps(logic.system_analytics(), allow_nan=False)
+    if name == "system-service":
+        counted.append(len(logic.latest))
+    items = next((data[field] for field in ("events", "items") if data.get(field) is not None), None)
+    assert sum(counted) == (len(items) if kind == EVENT_TYPES[0] and isinstance(items, list) else 1)
 
 
-@pytest.mark.parametrize(("name", "kind"), HANDLED)
-def test_missing_data_is_an_error_not_silence(name: str, kind: str) -> None:
-    with pytest.raises(KeyError):
-        SERVICES[name]().handlers[kind](event(kind, {}))
+FOREIGN = [
+    (EVENT_TYPES[1], {"metricName": "latency", "metricValue": 7}),
+    (EVENT_TYPES[2], {"providerId": "openai", "operation": "chat", "totalTokens": 9, "success": True}),
+    (EVENT_TYPES[2], {"provider": "openai", "cost": 0.1}),
+    (EVENT_TYPES[0], {"events": [{"type": "track.played"}, {"eventType": "track.played", "userId": None}]}),
+    (EVENT_TYPES[0], {"items": [{"event": "track.played"}]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "data"), FOREIGN)
+def test_what_another_program_writes_counts_under_the_name_that_it_has(kind: str, data: dict[str, Any]) -> None:
+    analytics = AnalyticsService()
+    analytics.handlers[kind](event(kind, data))
+    assert set(analytics.items) | set(analytics.metrics) | set(analytics.uses) <= {"track.played", "latency", "openai"}
+    assert analytics.tokens.get("openai", 0) == data.get("totalTokens", 0)
+    system = SystemService()
+    system.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", {"metricName": "latency", "metricValue": 7}))
+    assert system.latest.get("latency") == 7
+
+
+@pytest.mark.parametrize(("name", "kind"), CONFIG)
+@pytest.mark.parametrize("data", [{}, {"templateId": None, "providerId": None, "pattern": None}, {"pattern": ["a"], "reason": "x"}])
+def test_an_invalidation_that_names_nothing_drops_all_where_it_is_general_and_nothing_else(
+    name: str, kind: str, data: dict[str, Any]
+) -> None:
+    logic: Any = SERVICES[name]()
+    holders = [holder for holder in (logic, getattr(logic, "config", None)) if holder]
+    caches = {cache: one for holder in holders for cache, one in vars(holder).items() if isinstance(one, LruCache)}
+    for one in caches.values():
+        one.put("aiponge:cache:templates:t", 1)
+    logic.handlers[kind](event(kind, data))
+    assert logic.invalidations == 1
+    assert {cache for cache, one in caches.items() if not len(one)} == (set(caches) - {"latest"} if kind == EVENT_TYPES[5] else set())
 
 
 def test_analytics_adds_up_items_metrics_and_tokens() -> None:
