@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from sim.machine.lease import note_process
+from sim.machine.lease import MARK, mark, note_process
 
 _PR_SET_PDEATHSIG = 1
 END_TIMEOUT_S = 5.0
@@ -62,7 +62,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=None if env is None else dict(env),
+                env={**(os.environ if env is None else env), MARK: mark()},
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 start_new_session=True,
