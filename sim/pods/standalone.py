@@ -30,7 +30,7 @@ from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
-from sim.pods.endpoints import endpoints
+from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import Address, parse_address
@@ -159,7 +159,7 @@ class StandalonePod:
         )
         metrics = create_metrics(service)
         routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)
-        self.http = HttpServer(routes)
+        self.http = HttpServer(routes, first=PROBES)
         register_event_bus_metrics(service, metrics, self.pod.counts)
         register_refusals(metrics, lambda: self.http.refused)
 

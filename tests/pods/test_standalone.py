@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import psutil
@@ -184,3 +187,22 @@ def test_a_second_signal_ends_it_at_once(own_server: tuple[Address, redis.Redis]
             assert pod.end(signal.SIGTERM) == 128 + signal.SIGTERM
         finally:
             server.resume()
+
+
+@pytest.mark.broker
+def test_its_health_is_answered_while_one_client_sends_ahead_and_another_holds_connections() -> None:
+    ahead, sent = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 4000
+    with running_pod("music-service") as pod, contextlib.ExitStack() as open_ones:
+        held = [open_ones.enter_context(socket.create_connection(("127.0.0.1", pod.port))) for _ in range(300)]
+        assert pod.ask("/health/live")[0] == 200
+        for one in held:
+            one.close()
+        flood = open_ones.enter_context(socket.create_connection(("127.0.0.1", pod.port), timeout=BOUND_S))
+        threading.Thread(target=flood.sendall, args=[ahead * sent], daemon=True).start()
+        heard = flood.recv(1 << 16)
+        assert pod.ask("/health/ready")[0] == 200
+        while heard.count(b"HTTP/1.1 200") < sent // 2:
+            heard += flood.recv(1 << 20)
+            assert pod.ask("/health/live")[0] == 200
+        assert heard.count(b"HTTP/1.1 200") < sent, "it was answered before the last of those that were there first"
+        assert pod.end() == 0
