@@ -23,6 +23,7 @@ from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.record.schema import TABLES, event_id
+from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.status import Status
 from sim.run.steps import run_scenario
@@ -395,3 +396,20 @@ def test_what_died_in_a_part_full_batch_of_an_interrupted_run_has_its_cause(tmp_
     lost = ledger[ledger["event"].isin(died)]
     assert set(lost["pod"]) == {"analytics-service-0"}
     assert set(lost["cause"]) == {"never-sent"}
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), BrokenPipeError(32, "Broken pipe"), UnicodeEncodeError("ascii", "µ", 0, 1, "no")])
+def test_a_watch_whose_reader_is_gone_does_not_end_the_run(small: Callable[..., Scenario], tmp_path: Path, error: BaseException) -> None:
+    """As rich does in a script of one's own: it asks for the process's end."""
+    seen: list[Status] = []
+
+    def watch(status: Status) -> None:
+        seen.append(status)
+        if status.phase == "start":
+            raise error
+
+    run = open_run(run_scenario(small(), on="model", out=tmp_path / "run", watch=watch))
+    assert (run.info.state, judge(run).verdict) == ("complete", "valid")
+    (note,) = run.info.notes
+    assert note.startswith(f"from phase start on nobody was told how far the run was: {type(error).__name__}: ")
+    assert seen[-1].phase == "start"

@@ -113,7 +113,7 @@ def heard_by(address: Address) -> Any:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_gracefully_and_the_part_full_batch_leaves(address: Address, number: signal.Signals) -> None:
     subscriber = heard_by(address)
     with running_pod("music-service", REDIS_URL=address.url, ADMIN_TOKEN="t") as pod:
@@ -206,3 +206,21 @@ def test_its_health_is_answered_while_one_client_sends_ahead_and_another_holds_c
             assert pod.ask("/health/live")[0] == 200
         assert heard.count(b"HTTP/1.1 200") < sent, "it was answered before the last of those that were there first"
         assert pod.end() == 0
+
+
+@pytest.mark.broker
+def test_a_hang_up_counts_once_and_not_where_it_was_ignored_at_the_start() -> None:
+    with running_pod("music-service") as pod:
+        for _ in range(3):
+            pod.process.send_signal(signal.SIGHUP)
+        assert pod.end(signal.SIGHUP) == 0
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for what it starts
+    try:
+        with running_pod("music-service") as pod:
+            pod.process.send_signal(signal.SIGHUP)
+            assert pod.ask("/health/live")[0] == 200
+            assert pod.end() == 0
+            assert [line["event"] for line in pod.log] == ["started", "stopping", "stopped"]
+            assert pod.log[1]["signal"] == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGHUP, usual)
