@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 FIRST_PER_TURN = 8  # probes of health; there are two a second of each pod
 
 
-class Turns:
+class Rota:
     """The order of the pieces of work."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ import msgspec
 
 from sim.errors import UsageError
 from sim.machine.freezer import Freezer
-from sim.machine.http_crowd import Crowd, State, Turns, client_of
+from sim.machine.http_crowd import Crowd, State, Rota, client_of
 
 READ_BYTES = 16 * 1024
 UNREADABLE = 0  # a refusal without an answer
@@ -143,7 +143,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowd: Crowd[_Connection] = Crowd(most=self._limits.connections, most_of_client=self._limits.connections_of_client)
-        self.turns = Turns()
+        self.turns = Rota()
         self.first = tuple(path.encode() for path in first)
 
     async def start(self, host: str, port: int) -> None:
