@@ -31,7 +31,7 @@ import msgspec
 
 from sim.errors import UsageError
 from sim.machine.freezer import Freezer
-from sim.machine.http_crowd import Crowd, State, Rota, client_of
+from sim.machine.http_crowd import Crowd, Rota, State, client_of
 
 READ_BYTES = 16 * 1024
 UNREADABLE = 0  # a refusal without an answer

@@ -119,16 +119,7 @@ def run_scenario(
         fleet=fleet,
         notes=notes,
     )
-    if not in_a_loop():
-        one.run_here()
-        return folder
-    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
-        running = pool.submit(one.run_here)
-        try:
-            running.result()
-        except KeyboardInterrupt as error:
-            one.interrupt(signal_of(error))
-            running.result()
+    one.run_here() if not in_a_loop() else one.run_aside()
     return folder
 
 
@@ -215,6 +206,16 @@ class _RunSteps:
             if isinstance(failure, BuslabError):
                 failure.run_folder = self.folder
             raise failure
+
+    def run_aside(self) -> None:
+        """Run in a thread of its own: in this one an event loop runs already."""
+        with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+            running = pool.submit(self.run_here)
+            try:
+                running.result()
+            except KeyboardInterrupt as error:
+                self.interrupt(signal_of(error))
+                running.result()
 
     def interrupt(self, number: int) -> None:
         """End the run at its next step; may be called from another thread or a signal handler."""
