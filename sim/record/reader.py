@@ -22,6 +22,7 @@ from sim.record.run_info import SealedTable
 from sim.record.schema import TABLES
 
 Array = npt.NDArray[Any]
+ENVIRONMENT = "environment.json"
 FOREVER_NS = np.iinfo(np.int64).max
 
 
@@ -44,6 +45,20 @@ def read_scenario(path: Path, *, promised: int | None = None) -> dict[str, Any]:
     if not isinstance(scenario.get("slo", {}), dict):
         raise RunFolderError(f"{path}: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")
     return scenario
+
+
+def check_files(folder: Path, promised: Mapping[str, int]) -> None:
+    """Raise `RunFolderError` when a file beside the tables is not what run.json says; a log may be gone, environment.json may not."""
+    for name, crc32 in promised.items():
+        path = folder / name
+        if not path.is_file() and name == ENVIRONMENT:
+            raise RunFolderError(f"{path} is missing; the run folder is incomplete, copy it again or repeat the run")
+        try:
+            changed = path.is_file() and file_checksum(path) != crc32
+        except OSError as error:
+            raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
+        if changed:
+            raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
 
 
 def check_sealed(path: Path, table: str, *, promised: SealedTable | None) -> None:

@@ -44,7 +44,7 @@ from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.fit import check_ground, fit_time, peopled
 from sim.run.fleet import Fleet
-from sim.run.folder import free_folder, make_folder, write_info
+from sim.run.folder import free_folder, make_folder, other_files, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
@@ -232,6 +232,7 @@ class _RunSteps:
         try:
             self.info.tables = seal_tables(self.folder)
             self.info.scenario_crc32 = file_checksum(self.folder / "scenario.toml")
+            self.info.files = other_files(self.folder, but="locust" if self._caller is not None else None)  # it writes on after the seal
             self._write_info()
         except BuslabError:
             if failure is None:

@@ -42,7 +42,7 @@ from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
 from sim.results.checkers.verdict import EXIT_CODES, worst
-from sim.run.folder import check_name, runs_folder
+from sim.run.folder import check_name, reports_folder
 from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
 from sim.scenario.settings import MAX_SEED
@@ -196,7 +196,7 @@ def _plan(name: str, axes: Sequence[Axis], *, repeats: int, on: str, scenarios: 
 
 
 def _folder(name: str, out: Path | None, *, resume: bool) -> Path:
-    sweeps = runs_folder().parent / "sweeps" / name
+    sweeps = reports_folder() / "sweeps" / name
     if out is None and resume:
         if not (sweeps / "latest").exists():
             raise UsageError(f"--resume: there is no sweep of {name} in {sweeps}; name its folder with --out")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sim.machine.words import measured
+from sim.record.checksum import KEY
 
 Word = Literal["valid", "invalid", "unknown"]
 VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
@@ -80,6 +81,7 @@ class Verdict:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Verdict:
         """Return the verdict that has this content of a verdict.json; a number that is null there is NaN."""
+        content = {key: value for key, value in content.items() if key != KEY}  # of the file
         checkers = {
             name: Result(**{**one, "counts": _with_nan(one["counts"]), "metrics": _with_nan(one["metrics"])})
             for name, one in content["checkers"].items()
