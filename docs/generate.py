@@ -45,7 +45,7 @@ WORDS = {  # what a column of a run folder may say -> where the words are
 FILES = {
     "scenario.toml": "what ran, with every default",
     "environment.json": "versions, git commit, machine, what the broker is",
-    "run.json": "phases, load, notes, how it ended, a checksum of each table",
+    "run.json": "phases, load, notes, how it ended, a checksum of each other file",
     "verdict.json": "the verdict: checkers, counts, witnesses, limits",
     "junit.xml": "the same for CI",
     "report.html": "the same for people, with pictures",

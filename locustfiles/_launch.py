@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import gevent
 import gevent.subprocess
@@ -33,6 +34,7 @@ from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 from sim.errors import UsageError
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.line import open_line
+from sim.machine.standard_streams import take_over_streams
 from sim.machine.variables import read_variable
 from sim.run.folder import empty_folder
 from sim.scenario.file import load_scenario
@@ -41,6 +43,7 @@ from sim.scenario.schedule import SHAPES
 log = logging.getLogger("buslab")
 INTERRUPTED = 128 + signal.SIGINT
 PARENT_PERIOD_S = 0.5
+_ended_with: set[int] = set()  # the exit codes of the runs of this process
 END_TIMEOUT_S = 120.0  # a run needs less to heal, stop, seal and judge
 
 
@@ -116,12 +119,16 @@ class Signals:
 
     def __init__(self, end: Callable[[], None], *numbers: int) -> None:
         self._end = end
+        self._heard = False
         self._watchers = {number: gevent.signal_handler(number, self._hear) for number in numbers}
 
     def _hear(self) -> None:
-        for watcher in self._watchers.values():
-            watcher.cancel()
-        gevent.spawn(self._end)
+        for number, watcher in self._watchers.items():
+            if number != signal.SIGHUP:  # a terminal that goes may send several
+                watcher.cancel()
+        if not self._heard:
+            self._heard = True
+            gevent.spawn(self._end)
 
     def leave_to_locust(self, number: int) -> None:
         """Listen for this signal no more: Locust does now."""
@@ -129,20 +136,30 @@ class Signals:
             watcher.cancel()
 
 
-def explain_a_taken_port() -> None:
-    """Set a hook: where another Locust has the master's port, end with one line and 2, not with Locust's traceback and 1."""
-    usual = sys.excepthook
+def leave_1_to_the_verdict() -> None:
+    """Set hooks, and take over the streams: 1 is left to a run that is invalid; Locust's own errors, and Python's, end with 2.
+
+    Where another Locust has the master's port there is one line in the place of a traceback.
+    """
+    streams, usual_exit, usual_hook = take_over_streams(), sys.exit, sys.excepthook
+
+    def leave(code: object = None) -> NoReturn:
+        if isinstance(code, str):  # as `sys.exit` does
+            print(code, file=sys.stderr)
+        number = code if isinstance(code, int) else 0 if code is None else 2
+        usual_exit(streams.finish(2 if number < 0 or (number == 1 and 1 not in _ended_with) else number))
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, RPCError):
-            usual(kind, error, trace)
-            return
-        log.error("%s: does another Locust run? Give this one a port of its own: --master-bind-port and --master-port", error)
+        if isinstance(error, RPCError):
+            log.error("%s: does another Locust run? Give this one a port of its own: --master-bind-port and --master-port", error)
+        elif not isinstance(error, KeyboardInterrupt):
+            usual_hook(kind, error, trace)
         end_workers()
         psutil.wait_procs(psutil.Process().children(), timeout=END_TIMEOUT_S)
-        os._exit(2)  # Locust's own way out would wait for the workers once more, and end with 1
+        streams.finish(2)
+        os._exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else 2)  # Locust's own way out would wait once more, and end with 1
 
-    sys.excepthook = explain
+    sys.exit, sys.excepthook = leave, explain  # type: ignore[assignment]
 
 
 def end_with_parent() -> None:
@@ -198,7 +215,9 @@ class Child:
         if self._asked and self.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
             return INTERRUPTED
         judged = folder is not None and (folder / "verdict.json").exists()
-        return 2 if self.process.returncode < 0 or (self.process.returncode == 1 and not judged) else self.process.returncode
+        code = 2 if self.process.returncode < 0 or (self.process.returncode == 1 and not judged) else self.process.returncode
+        _ended_with.add(code)
+        return code
 
     def interrupt(self, *, begun: bool) -> None:
         """Ask it to heal, stop, seal and judge; once, as a second signal ends a run at once.

@@ -5,7 +5,8 @@
     locust -f locustfiles/bus_user.py --headless -u 20 -r 5 -t 30s --scenario baseline
 
 starts broker and fleet in child processes, drives them, lets the run drain, judges it, and ends with the verdict's exit code: 0 valid,
-1 invalid, 2 unknown. ``buslab run`` starts the same file as its own child. Either way the run folder is the same.
+1 invalid and nothing else, 2 unknown or an error. ``buslab run`` starts the same file as its own child. Either way the run folder is the
+same.
 
 Each user plays a publishing pod: one connection, one batch, one sequence of events. With fewer users than such pods a user
 plays several; with more, several users share a pod's calls. More users do not make more load: the scenario's rate does.
@@ -35,7 +36,7 @@ from _launch import (
     check_options,
     end_with_parent,
     end_workers,
-    explain_a_taken_port,
+    leave_1_to_the_verdict,
 )
 from _play import Play, Wait, log
 from locust import User, events, task
@@ -46,6 +47,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import CONTROL_FD, inherited_line
+from sim.machine.process import endings_heard
 from sim.machine.words import count, duration
 from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob
@@ -135,7 +137,7 @@ class State:
         self.tables: Tables | None = None
         leads = environment.parsed_options.headless and not isinstance(environment.runner, WorkerRunner)
         end = self._end if leads else partial(os.kill, os.getpid(), signal.SIGTERM)  # Locust ends in order on it
-        self.signals = Signals(end, signal.SIGINT, *([signal.SIGTERM] if leads else []))
+        self.signals = Signals(end, *(number for number in endings_heard() if leads or number != signal.SIGTERM))
 
     def begin(self) -> None:
         """Start the run, or take the line to the one that started this process."""
@@ -143,6 +145,7 @@ class State:
             line = inherited_line(name="the run")
             self.lead = Lead(self.environment, line, began=lambda job: None, ended=self._leave, waits=False)
             return
+        self.environment.process_exit_code = 2  # until the run says otherwise: Locust's own would be 1 where a publish failed
         self.child = Child(self.environment, run_s=self.run_s)
         self.lead = Lead(self.environment, self.child.line, began=self._keep_tables, ended=self._ended, waits=True)
 
@@ -211,7 +214,7 @@ class State:
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any, **_: object) -> None:
     add_options(parser)
-    explain_a_taken_port()
+    leave_1_to_the_verdict()
 
 
 @events.init.add_listener
@@ -227,6 +230,8 @@ def _init(environment: Environment, **_: object) -> None:
         environment.events.spawning_complete.add_listener(lambda **_: gevent.spawn(state.hand.all_came))
     if isinstance(environment.runner, WorkerRunner) and options.processes:
         gevent.spawn(end_with_parent)
+    if isinstance(environment.runner, WorkerRunner):
+        environment.process_exit_code = 0  # what its users met is judged with the run
     if isinstance(environment.runner, WorkerRunner) or CONTROL_FD in os.environ:
         return
     state.run_s, options.run_time = options.run_time, None  # the run ends by itself; Locust's own timer would count the set-up too

@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import _path  # noqa: F401  - before whatever the working directory may hold in the place of what comes below
+import gevent
 from _launch import end_workers, variable
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
@@ -34,7 +37,8 @@ from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker
 from sim.machine.import_path import child_environment, python_child
-from sim.machine.process import Child
+from sim.machine.process import Child, endings_heard
+from sim.machine.standard_streams import take_over_streams
 from sim.machine.words import duration
 from sim.scenario.schedule import SHAPES, content, share_of_peak
 
@@ -155,6 +159,7 @@ def _port(service: str, pod: Child) -> int:
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any, **_: object) -> None:
+    take_over_streams()
     add = parser.add_argument
     add(
         "--on",
@@ -165,6 +170,12 @@ def _add_options(parser: Any, **_: object) -> None:
     add("--analytics-host", default="", help="Base URL of analytics-service; without it only the gateway is loaded.")
     add("--admin-token", default=variable("ADMIN_TOKEN", otherwise=""), include_in_web_ui=False, help="The gateway's ADMIN_TOKEN.")
     add("--shape", choices=tuple(SHAPES), help="Let the number of users follow this over -t.")
+
+
+@events.init.add_listener
+def _end_with_the_terminal(**_: object) -> None:
+    if signal.SIGHUP in endings_heard():
+        gevent.signal_handler(signal.SIGHUP, os.kill, os.getpid(), signal.SIGTERM)  # on which Locust ends in order
 
 
 @events.init.add_listener

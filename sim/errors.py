@@ -14,7 +14,7 @@ Each message is one line and says what was wrong, the value, and what to do::
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
     ├── UnsupportedVersion      an event of a schema version that this bus does not read
     ├── NotEncodable            what a caller handed over cannot become JSON, or is no object
-    └── Interrupted             Ctrl-C or SIGTERM; exit code 128 + signal number
+    └── Interrupted             Ctrl-C, SIGTERM or SIGHUP; exit code 128 + signal number
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The command `buslab`: its commands in one group, and errors as one line.
 
-Exit codes: 0 valid, 1 invalid, 2 unknown or an error, 130 interrupted (128 + signal).
+Exit codes: 0 valid, 1 invalid and nothing else, 2 unknown or an error of any kind, 130 interrupted (128 + signal). Who reads the output may
+go, and the command goes on (`sim.machine.standard_streams`).
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import traceback
 
 import click
 
@@ -15,6 +16,8 @@ from sim import __version__
 from sim.cli.commands import COMMANDS
 from sim.errors import BuslabError
 from sim.machine.open_files import raise_open_files, why_no_file
+from sim.machine.process import endings_heard, signal_of
+from sim.machine.standard_streams import take_over_streams
 from sim.machine.variables import read_switch
 
 
@@ -29,47 +32,50 @@ def cli() -> None:
     """
 
 
-_ended_by: list[int] = []
-
-
 def _terminate(number: int, _: object) -> None:
-    """Take a SIGTERM as a Ctrl-C; runs and pods have handlers of their own, which heal and seal first."""
-    _ended_by.append(number)
-    raise KeyboardInterrupt
+    """Take a SIGTERM or SIGHUP as a Ctrl-C; runs and pods have handlers of their own, which heal and seal first."""
+    if number == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it may come again
+    raise KeyboardInterrupt(number)
 
 
 def main() -> None:
     """Run a command; errors are one line and an exit code, never a traceback."""
     raise_open_files()
+    streams = take_over_streams()
+    for number in endings_heard():
+        if number != signal.SIGINT:
+            signal.signal(number, _terminate)
+    sys.exit(streams.finish(_carry_out()))
+
+
+def _carry_out() -> int:
+    """Run a command and return its exit code: 1 only where the command itself says that something is invalid."""
     debug = read_switch("BUSLAB_DEBUG")
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli(standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except click.exceptions.Exit as end:
-        code = end.exit_code
+        return end.exit_code
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return 2
+    except (KeyboardInterrupt, click.Abort) as error:
         click.echo("buslab: interrupted", err=True)
-        code = 128 + (_ended_by or [signal.SIGINT])[0]
+        return 128 + (signal_of(error) if isinstance(error, KeyboardInterrupt) else signal.SIGINT)
     except BuslabError as error:
         if debug:
-            raise
+            traceback.print_exc()
         click.echo(f"buslab: {error}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 2
-    except Exception as error:
+        return error.exit_code
+    except (Exception, SystemExit) as error:  # SystemExit: some library thought that the process was its own
         if debug:
-            raise
+            traceback.print_exc()
         click.echo(f"buslab: {_in_words(error)}", err=True)
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+        return 2
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     if why := why_no_file(error):
         return why
     if isinstance(error, OSError):  # a full disk, a folder in a file's place: the command itself had no better message

@@ -35,7 +35,7 @@ from sim import errors
 from sim.errors import BuslabError, Interrupted, UsageError, did_you_mean
 from sim.machine.clock import in_a_loop
 from sim.machine.line import inherited_line, start_child
-from sim.machine.process import interruptible
+from sim.machine.process import interruptible, signal_of
 from sim.results.checkers import Verdict
 from sim.results.checkers.verdict import least_of, most_of
 from sim.results.judged_run import JudgedRun, judge_folder
@@ -229,7 +229,7 @@ def _run_here(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None], watc
     def interrupt(number: int) -> None:
         asked.append(number)
         if under_way:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
 
     # In a notebook Ctrl-C keeps its own meaning: `interruptible` would end the kernel at the second one.
     with contextlib.nullcontext() if in_a_loop() else interruptible(interrupt):
@@ -243,8 +243,8 @@ def _run_here(jobs: Iterable[Job], out: Path, begin: Callable[[Job], None], watc
                 answer = _carry_out(order, watch)
             except Interrupted as end:
                 asked.append(end.signal_number)
-            except KeyboardInterrupt:
-                asked.append(signal.SIGINT)
+            except KeyboardInterrupt as end:
+                asked.append(signal_of(end))
             finally:
                 under_way = False
             if asked:

@@ -146,6 +146,11 @@ def is_left_over(owner: str) -> bool:
     return abs(started_s - int(started)) > _START_TOLERANCE_S
 
 
+def is_of(pid: int, owner: str) -> bool:
+    """Return whether an owner label names a process that had this id, ran here and is dead."""
+    return owner.split(":")[1:2] == [str(pid)] and is_left_over(owner)
+
+
 def sweep(client: DockerClient) -> int:
     """Remove the containers that killed runs left; return how many there were."""
     removed = 0

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -118,11 +119,20 @@ def embedded(port_text: str = "", *, binary: Path | None = None) -> Iterator[Emb
 
 
 def sweep() -> None:
-    """Remove the folders that killed processes left; each holds a server's log."""
+    """Remove the folders that killed processes of this user left; each holds a server's log."""
     for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
         owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if owner.isascii() and owner.isdigit() and len(owner) < 10 and _is_mine(left) and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_mine(folder: Path) -> bool:
+    """Return whether this user made a folder; anybody may make one of any name there, or a link to another."""
+    try:
+        about = folder.lstat()
+    except OSError:  # another process has just removed it
+        return False
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
 
 
 def start_server(port: int, *, folder: Path, binary: Path | None = None) -> Child:
@@ -144,6 +154,7 @@ def launch(port: int, *, folder: Path, extra: Sequence[str] = (), binary: Path |
     """Start one server's process, which may not answer yet; `extra` are more arguments of the server."""
     program = binary or server_binary()
     argv = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    argv += ["--set-proc-title", "no"]  # its title would be written over its environment, and with it over our mark
     return Child([*argv, *extra], log=folder / "server.log")
 
 

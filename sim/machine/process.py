@@ -1,5 +1,8 @@
 """Processes and signals: children that never outlive us, and an interruption that can be asked for twice.
 
+Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) mean the same, but for this: who began with SIGHUP ignored, as under nohup, goes on
+ignoring it, and only the first SIGHUP counts, because a terminal that goes may send several.
+
 Children are started in a session of their own, killed by the kernel when we die (on Linux), and noted in our lease.
 
 A terminal's Ctrl-C reaches a whole process group, so a child in our group would die before the run could heal and
@@ -19,11 +22,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from sim.machine.lease import note_process
+from sim.machine.lease import MARK, mark, note_process
 
 _PR_SET_PDEATHSIG = 1
 END_TIMEOUT_S = 5.0
 TAIL_LINES = 12
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _seen: list[int] = []  # signals since `interruptible` was entered: a process has one set of handlers
 
 
@@ -40,6 +44,16 @@ def die_with_parent() -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def endings_heard() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to end: SIGHUP only where it is not ignored."""
+    return tuple(number for number in ENDINGS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
+
+
+def signal_of(error: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that a KeyboardInterrupt stands for: who raises one for another than SIGINT hands it its number."""
+    return signal.Signals(error.args[0]) if error.args and isinstance(error.args[0], int) else signal.SIGINT
 
 
 class Child:
@@ -62,7 +76,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=None if env is None else dict(env),
+                env={**(os.environ if env is None else env), MARK: mark()},
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 start_new_session=True,
@@ -105,7 +119,7 @@ class Child:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Delay the handlers of SIGINT and SIGTERM until after the block.
+    """Delay the handlers of SIGINT, SIGTERM and SIGHUP until after the block.
 
     A fork calls hooks of other modules, and what a handler raises in one of those is printed and lost, as a Ctrl-C was now and then.
     """
@@ -113,7 +127,8 @@ def signals_wait() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    before = {number: signal.signal(number, lambda *one: came.append(one)) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]  # a child ignores what its parent does
+    before = {number: signal.signal(number, lambda *one: came.append(one)) for number in heard}
     try:
         yield
     finally:
@@ -129,7 +144,7 @@ def signals_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `interrupt`; the second ends the process at once.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into `interrupt`; the second, if it is no SIGHUP, ends the process at once.
 
     Whoever blocks for long inside asks `asked_to_end` now and then. Children are killed by the kernel when this process
     ends. Outside the main thread nothing is installed.
@@ -140,12 +155,14 @@ def interruptible(interrupt: Callable[[int], None]) -> Iterator[None]:
     _seen.clear()
 
     def handle(number: int, frame: object) -> None:
+        if _seen and number == signal.SIGHUP:
+            return
         _seen.append(number)
         if len(_seen) > 1:
             os._exit(128 + number)
         interrupt(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in endings_heard()}
     try:
         yield
     finally:

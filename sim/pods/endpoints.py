@@ -19,6 +19,7 @@ from sim.bus.services.analytics import AnalyticsService
 from sim.machine.http_server import Endpoint, HttpAnswer, Refusal, Request, as_json, from_json
 from sim.pods.pod import Pod
 
+PROBES = ("/health/live", "/health/ready")
 CACHE_CLEAR = "config.cache.invalidate"
 MAX_PATTERN = 512  # characters
 MAX_ITEMS = 10_000  # of one POST

@@ -19,7 +19,7 @@ from sim.bus.metrics import create_metrics, register_event_bus_metrics, register
 from sim.errors import BrokerError, UsageError
 from sim.machine.clock import now_ns
 from sim.machine.http_server import HttpServer
-from sim.pods.endpoints import endpoints
+from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import ENDED, Pod
 from sim.record.recorder import Recorder
@@ -149,7 +149,7 @@ class InlineReplica:
             return
         pod, metrics = self.pod, create_metrics(self.pod.service)
         routes = endpoints(pod, metrics, call=lambda kind, data: pod.call(kind, data), admin_token="")
-        http = self._http = HttpServer(routes, freezer=pod.freezer)
+        http = self._http = HttpServer(routes, first=PROBES, freezer=pod.freezer)
         register_event_bus_metrics(pod.service, metrics, pod.counts)
         register_refusals(metrics, lambda: http.refused)
         await http.start("127.0.0.1", 0)

@@ -4,7 +4,7 @@ Rules
 -----
 1. HTTP answers before the bus is tried: a pod that starts in an outage is alive, not ready, and recovers.
 2. It records nothing: rows are dropped before they count for memory.
-3. SIGTERM and SIGINT end it gracefully: the part-full batch leaves, its answer is awaited, then the connections close; exit code 0.
+3. SIGTERM, SIGINT and SIGHUP end it gracefully: the part-full batch leaves, its answer is awaited, then the connections close; exit code 0.
    A second signal ends it at once.
 """
 
@@ -29,9 +29,10 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
+from sim.machine.process import endings_heard
 from sim.machine.variables import read_variable
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
-from sim.pods.endpoints import endpoints
+from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.wire.address import Address, parse_address
@@ -160,7 +161,7 @@ class StandalonePod:
         )
         metrics = create_metrics(service)
         routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)
-        self.http = HttpServer(routes)
+        self.http = HttpServer(routes, first=PROBES)
         register_event_bus_metrics(service, metrics, self.pod.counts)
         register_refusals(metrics, lambda: self.http.refused)
 
@@ -215,11 +216,13 @@ class StandalonePod:
 
         def caught(number: int) -> None:
             if self._stop.is_set():
-                os._exit(128 + number)
+                if number != signal.SIGHUP:  # a terminal that goes may send several
+                    os._exit(128 + number)
+                return
             self._log("stopping", pod=self.pod.name, signal=signal.Signals(number).name)
             self._stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in endings_heard():
             loop.add_signal_handler(number, caught, number)
 
     def _entered(self, state: str, bus: str) -> None:

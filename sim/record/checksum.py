@@ -6,8 +6,9 @@ CRC-32 finds accidents, not forgery.
 from __future__ import annotations
 
 import json
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sim.errors import RunFolderError
 
 CHUNK_BYTES = 1 << 20
 KEY = "crc32"
+_SIGNED = re.compile(rb"<!-- crc32 of all before this line: (\d+) -->\n\Z")
 
 
 def file_checksum(path: Path) -> int:
@@ -46,6 +48,35 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 def is_whole(content: Mapping[str, Any]) -> bool:
     """Return whether what was read from a JSON file is what was written; one without a checksum cannot be checked, and counts as whole."""
     return KEY not in content or content[KEY] == _checksum(content)
+
+
+def signed_page(text: str) -> str:
+    """Return a page in HTML or XML with the checksum of all of it in a last line, which is a comment."""
+    text = text if text.endswith("\n") else text + "\n"
+    return f"{text}<!-- crc32 of all before this line: {zlib.crc32(text.encode())} -->\n"
+
+
+def changed_since(paths: Iterable[Path]) -> list[Path]:
+    """Return those JSON files and pages that were damaged or changed since they were written; none that is not there or has no checksum."""
+    return [path for path in paths if path.is_file() and not (_json_is_whole if path.suffix == ".json" else _page_is_whole)(path)]
+
+
+def _json_is_whole(path: Path) -> bool:
+    try:
+        return is_whole(read_json(path))
+    except RunFolderError:
+        return False
+
+
+def _page_is_whole(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    signed = _SIGNED.search(content)
+    if signed is None:  # written before pages had a checksum, unless the checksum is what was damaged
+        return b"<!-- crc32 of all before" not in content[-200:]
+    return zlib.crc32(content[: signed.start()]) == int(signed[1])
 
 
 def _checksum(content: Mapping[str, Any]) -> int:

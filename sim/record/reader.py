@@ -23,6 +23,7 @@ from sim.record.run_info import SealedTable
 from sim.record.schema import LATER_COLUMNS, OPTIONAL, TABLES
 
 Array = npt.NDArray[Any]
+ENVIRONMENT = "environment.json"
 FOREVER_NS = np.iinfo(np.int64).max
 
 
@@ -48,6 +49,20 @@ def read_scenario(path: Path, *, promised: int | None = None) -> dict[str, Any]:
         return scenario | {"slo": flat_limits(scenario.get("slo", {}))}
     except ValueError as error:
         raise RunFolderError(f"{path}: {error}") from None
+
+
+def check_files(folder: Path, promised: Mapping[str, int]) -> None:
+    """Raise `RunFolderError` when a file beside the tables is not what run.json says; a log may be gone, environment.json may not."""
+    for name, crc32 in promised.items():
+        path = folder / name
+        if not path.is_file() and name == ENVIRONMENT:
+            raise RunFolderError(f"{path} is missing; the run folder is incomplete, copy it again or repeat the run")
+        try:
+            changed = path.is_file() and file_checksum(path) != crc32
+        except OSError as error:
+            raise RunFolderError(f"cannot read {path}: {error.strerror or error}") from error
+        if changed:
+            raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
 
 
 def check_sealed(path: Path, table: str, *, promised: SealedTable | None) -> None:

@@ -93,6 +93,8 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
         Once sealed: what each table is, and the checksum of scenario.toml.
+    files
+        Once sealed: the checksum of every other file that was there then, by its path in the folder; older runs have none.
     """
 
     format: int
@@ -114,6 +116,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None
+    files: dict[str, int] | None = None
 
 
 def content_of(info: RunInfo) -> dict[str, Any]:

@@ -159,7 +159,7 @@ RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
     "killed": "not sealed: its process was killed, as a later command found; what was written by then is kept",
     "complete": "every phase was reached",
-    "interrupted": "ended early by Ctrl-C or SIGTERM; what was recorded is kept",
+    "interrupted": "ended early by Ctrl-C, SIGTERM or SIGHUP; what was recorded is kept",
     "failed": "ended early by an error; what was recorded is kept",
 }
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sim.errors import RunFolderError
 from sim.record.checksum import read_json
-from sim.record.reader import Array, categorical, check_sealed, gather, read_scenario, take_rows
+from sim.record.reader import ENVIRONMENT, Array, categorical, check_files, check_sealed, gather, read_scenario, take_rows
 from sim.record.run_info import read_info
 from sim.record.schema import TABLES
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, account, make_index
@@ -116,8 +116,9 @@ def open_run(path: str | Path) -> Run:
     if not (folder / "run.json").is_file():
         hint = f"did you mean {path}/latest?" if (folder / "latest").exists() else "give the folder that `buslab run` printed"
         raise RunFolderError(f"{path} is not a run folder, it holds no run.json; {hint}")
-    environment = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
     info = read_info(folder / "run.json")
+    check_files(folder, info.files or {})
+    environment = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {}
     scenario = read_scenario(folder / "scenario.toml", promised=info.scenario_crc32)
     run = Run(folder, info=info, scenario=scenario, environment=environment)
     for table in TABLES if run.sealed else ():

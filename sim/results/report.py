@@ -19,6 +19,7 @@ from rich.table import Table
 
 from sim.machine.files import write_whole
 from sim.machine.words import amount, count, duration
+from sim.record.checksum import signed_page
 from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS
 from sim.record.schema import CAUSES, FATES, SLO_METRICS
@@ -66,7 +67,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         scenario=(run.folder / "scenario.toml").read_text(encoding="utf-8"),
     )
     path = run.folder / "report.html"
-    write_whole(path, text)
+    write_whole(path, signed_page(text))
     return path
 
 

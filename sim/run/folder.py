@@ -7,19 +7,32 @@ from pathlib import Path
 
 from sim.errors import RecordError, UsageError
 from sim.machine.clock import utc_now
+from sim.record.checksum import file_checksum
 from sim.record.recorder import write_json
 from sim.record.run_info import RunInfo, content_of
 from sim.scenario.file import Scenario, to_toml
 
+OTHER_FILES = ("environment.json", "proxy.log", "journals/*.log", "locust.log", "locust*.csv")  # that are whole when a run is sealed
+REPORTS_ENV = "BUSLAB_REPORTS"
 _CHECKOUT = Path(__file__).parents[2]
 
 
-def runs_folder() -> Path:
-    """Return where run folders go: ``reports/runs`` of the checkout, seen from here, or of this folder where there is none."""
-    runs = Path("reports") / "runs"
+def reports_folder() -> Path:
+    """Return where results go that nobody gave a folder: ``reports`` of the checkout, seen from here, or of this folder without one.
+
+    A command that was given a folder for all that it makes names it to its children as `REPORTS_ENV`.
+    """
+    if given := os.environ.get(REPORTS_ENV):
+        return Path(given)
+    reports = Path("reports")
     if not (_CHECKOUT / "pyproject.toml").is_file():
-        return runs
-    return runs if Path.cwd() == _CHECKOUT else _CHECKOUT / runs
+        return reports
+    return reports if Path.cwd() == _CHECKOUT else _CHECKOUT / reports
+
+
+def runs_folder() -> Path:
+    """Return where run folders go that nobody named."""
+    return reports_folder() / "runs"
 
 
 def free_folder(scenario: Scenario, out: Path | None) -> Path:
@@ -66,6 +79,21 @@ def write_info(folder: Path, info: RunInfo) -> None:
         It could not be written.
     """
     write_json(folder / "run.json", content_of(info))
+
+
+def other_files(folder: Path, *, but: str | None = None) -> dict[str, int]:
+    """Return the checksums of what a run wrote beside its tables; not of files whose names begin with `but`. Files of others are not ours.
+
+    Raises
+    ------
+    RecordError
+        One could not be read.
+    """
+    try:
+        paths = sorted({path for pattern in OTHER_FILES for path in folder.glob(pattern) if path.is_file()})
+        return {path.relative_to(folder).as_posix(): file_checksum(path) for path in paths if but is None or not path.name.startswith(but)}
+    except OSError as error:
+        raise RecordError(f"cannot read what is in {folder}: {error.strerror or error}") from None
 
 
 def point_latest_to(folder: Path) -> None:

@@ -16,15 +16,36 @@ STATUS_PERIOD_S = 0.25
 
 
 class Reporter:
-    """One that looks at the fleet and the generator of a run, once there are any, and tells `watch`."""
+    """One that looks at the fleet and the generator of a run, once there are any, and tells `watch`.
+
+    Attributes
+    ----------
+    failure
+        Why nobody is told any more; empty while all goes well.
+    """
 
     def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+        self._watch = watch
+        self.failure = ""
         self.phase = "provision"
         self.phase_ends_ns: int | None = None
         self.fleet: Fleet | None = None
         self.generator: Generator | None = None
         self._shown_s = 0.0
+
+    def watch(self, status: Status) -> None:
+        """Tell one status, unless telling has failed: who reads may go, the run goes on."""
+        if self.failure:
+            return
+        try:
+            self._watch(status)
+        except (OSError, UnicodeError, SystemExit) as error:  # rich asks for the process's end where its reader is gone
+            cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ is not None else error
+            self.failure = f"from phase {self.phase} on nobody was told how far the run was: {type(cause).__name__}: {cause}"
+
+    def say(self, text: str, *, stays: bool = False) -> None:
+        """Tell a sentence in the place of a phase; see `Status`."""
+        self.watch(Status(text, stays=stays))
 
     def show(self) -> None:
         """Show how far the run is now."""

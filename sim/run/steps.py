@@ -25,6 +25,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
@@ -35,7 +36,7 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, is_virtual, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
 from sim.machine.lease import note_folder
-from sim.machine.process import interruptible
+from sim.machine.process import interruptible, signal_of
 from sim.machine.words import agreeing, count
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
@@ -44,7 +45,7 @@ from sim.record.schema import FORMAT
 from sim.run.bystanders import Bystanders, bystanders_of
 from sim.run.fit import check_ground, check_open_files, fit_time, peopled
 from sim.run.fleet import Fleet
-from sim.run.folder import free_folder, make_folder, write_info
+from sim.run.folder import free_folder, make_folder, other_files, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
@@ -107,7 +108,8 @@ def run_scenario(
     pods = peopled(scenario, fleet=fleet)
     if not virtual:
         check_open_files(pods, server_is_ours=on.partition(":")[0] == "embedded")
-    broker = open_broker(on, load_this_server=load_this_server, image=image, tell=lambda text: watch(Status(text)), seed=scenario.seed)
+    reporter = Reporter(watch)
+    broker = open_broker(on, load_this_server=load_this_server, image=image, tell=reporter.say, seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _RunSteps(
         scenario,
@@ -116,22 +118,13 @@ def run_scenario(
         folder=folder,
         named=out is not None,
         caller=caller,
-        watch=watch,
+        reporter=reporter,
         tamper=tamper,
         virtual=virtual,
         fleet=fleet,
         notes=notes,
     )
-    if not in_a_loop():
-        one.run_here()
-        return folder
-    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
-        running = pool.submit(one.run_here)
-        try:
-            running.result()
-        except KeyboardInterrupt:
-            one.interrupt(signal.SIGINT)
-            running.result()
+    one.run_here() if not in_a_loop() else one.run_aside()
     return folder
 
 
@@ -147,7 +140,7 @@ class _RunSteps:
         folder: Path,
         named: bool,
         caller: socket.socket | None,
-        watch: Watch,
+        reporter: Reporter,
         tamper: Tamper | None,
         virtual: bool,
         fleet: str,
@@ -161,7 +154,7 @@ class _RunSteps:
         self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed repeats the event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
-        self._reporter = Reporter(watch)
+        self._reporter = reporter
         self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -191,7 +184,7 @@ class _RunSteps:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        self.info.notes += heal_left_over(tell=lambda text: self._reporter.watch(Status(text, stays=True)))
+        self.info.notes += heal_left_over(tell=partial(self._reporter.say, stays=True))
         with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
@@ -204,13 +197,13 @@ class _RunSteps:
                     self._loop = runner.get_loop()
                     runner.run(self._run(broker))
                 self.info.state = "complete"
-            except (asyncio.CancelledError, KeyboardInterrupt):
-                number = self._signal or signal.SIGINT
+            except (asyncio.CancelledError, KeyboardInterrupt) as end:
+                number = self._signal or (signal_of(end) if isinstance(end, KeyboardInterrupt) else signal.SIGINT)
                 failure = Interrupted(
                     number, f"interrupted by {number.name} in phase {self._phase_name()}; what was recorded is in {self.folder}"
                 )
                 self.info.state, self.info.reason = "interrupted", str(failure)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # SystemExit: some library thought that the process was its own
                 failure = error
                 self.info.state = "failed"
                 self.info.reason = str(error) if isinstance(error, BuslabError) else f"{type(error).__name__}: {error}"
@@ -221,6 +214,16 @@ class _RunSteps:
             if isinstance(failure, BuslabError):
                 failure.run_folder = self.folder
             raise failure
+
+    def run_aside(self) -> None:
+        """Run in a thread of its own: in this one an event loop runs already."""
+        with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+            running = pool.submit(self.run_here)
+            try:
+                running.result()
+            except KeyboardInterrupt as error:
+                self.interrupt(signal_of(error))
+                running.result()
 
     def interrupt(self, number: int) -> None:
         """End the run at its next step; may be called from another thread or a signal handler."""
@@ -233,9 +236,11 @@ class _RunSteps:
         end_ns = now_ns()
         for phase in self.info.phases:
             _end_of(phase, end_ns)
+        self.info.notes += [self._reporter.failure] if self._reporter.failure else []
         try:
             self.info.tables = seal_tables(self.folder)
             self.info.scenario_crc32 = file_checksum(self.folder / "scenario.toml")
+            self.info.files = other_files(self.folder, but="locust" if self._caller is not None else None)  # it writes on after the seal
             self._write_info()
         except BuslabError:
             if failure is None:

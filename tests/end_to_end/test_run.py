@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from collections import Counter
@@ -20,10 +21,14 @@ import pytest
 import redis
 
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, EVENT_TYPES
-from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, UsageError
+from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, RecordError, RunFolderError, UsageError
 from sim.grounds.catalogue import open_broker
+from sim.record.checksum import changed_since
 from sim.record.schema import TABLES, event_id
+from sim.results.checkers import judge
+from sim.results.judged_run import judge_folder
 from sim.results.opened_run import open_run
+from sim.results.report import write_report
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario
@@ -395,3 +400,52 @@ def test_what_died_in_a_part_full_batch_of_an_interrupted_run_has_its_cause(tmp_
     lost = ledger[ledger["event"].isin(died)]
     assert set(lost["pod"]) == {"analytics-service-0"}
     assert set(lost["cause"]) == {"never-sent"}
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), BrokenPipeError(32, "Broken pipe"), UnicodeEncodeError("ascii", "µ", 0, 1, "no")])
+def test_a_watch_whose_reader_is_gone_does_not_end_the_run(small: Callable[..., Scenario], tmp_path: Path, error: BaseException) -> None:
+    """As rich does in a script of one's own: it asks for the process's end."""
+    seen: list[Status] = []
+
+    def watch(status: Status) -> None:
+        seen.append(status)
+        if status.phase == "start":
+            raise error
+
+    run = open_run(run_scenario(small(), on="model", out=tmp_path / "run", watch=watch))
+    assert (run.info.state, judge(run).verdict) == ("complete", "valid")
+    (note,) = run.info.notes
+    assert note.startswith(f"from phase start on nobody was told how far the run was: {type(error).__name__}: ")
+    assert seen[-1].phase == "start"
+
+
+def flipped(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+def test_one_bit_of_any_file_of_a_run_folder_that_is_changed_is_noticed(small: Callable[..., Scenario], tmp_path: Path, on: str) -> None:
+    scenario = small("load.driver=locust", "slo={}") if on == "embedded" else small("slo={}")
+    folder = run_scenario(scenario, on=on, out=tmp_path / "run")
+    judged = judge_folder(folder)
+    write_report(judged.run, judged.verdict)
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    assert {Path("environment.json"), Path("report.html"), Path("junit.xml"), Path("verdict.json"), Path("run.json")} < set(files)
+    unnoticed = []
+    for name in files:
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy)
+        assert changed_since(copy / one for one in files) == []
+        open_run(copy)
+        flipped(copy / name)
+        try:
+            open_run(copy)
+            unnoticed += [] if changed_since([copy / name]) == [copy / name] else [name]
+        except RunFolderError:
+            pass
+        shutil.rmtree(copy)
+    assert unnoticed == []

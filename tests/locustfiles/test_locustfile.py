@@ -172,6 +172,8 @@ def test_a_stall_breaks_a_limit_on_lag_only_where_it_was_a_fault_s_and_not_the_g
         (signal.SIGINT, 130, ()),
         (signal.SIGINT, 130, ("--processes", "2")),
         (signal.SIGTERM, 130, ("--shape", "steady")),
+        (signal.SIGHUP, 130, ()),
+        (signal.SIGHUP, 130, ("--processes", "2")),
         (signal.SIGKILL, -9, ("--processes", "2")),
         (signal.SIGKILL, -9, ()),
     ],
@@ -243,6 +245,36 @@ def test_gateway_users_load_two_real_pods_and_their_number_follows_a_shape() -> 
     assert {"/api/admin/cache/clear", "/api/events/batch", "/api/analytics/music", "/api/analytics/system"} <= set(rows)
     assert sum(row["num_failures"] for row in rows.values()) == 0
     assert done.stderr.count("Shape test updating to") >= 3
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("limit", "code"), [((), 0), (("--set", "slo.lag_ms_p50=0.0001"), 1)])
+def test_a_reader_that_goes_changes_neither_the_run_nor_the_exit_code(limit: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    args = command("-u", "3", "-t", "2s", "--out", str(tmp_path / "run"), *QUICK, *limit)
+    piped = ["bash", "-c", '"$@" 2>&1 | head -n 1; exit ${PIPESTATUS[0]}', "bash", *args]
+    done = subprocess.run(
+        piped, capture_output=True, text=True, timeout=BOUND_S, check=False, env=os.environ | {"LOCUST_SKIP_UPDATE_CHECK": "1"}
+    )
+    info, verdict = run_of(tmp_path / "run")
+    assert (done.returncode, info.state, verdict["verdict"]) == (code, "complete", ("valid", "invalid")[code])
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("NoSuchUser",),
+        ("--processes", "-3"),
+        ("--master", "--processes", "2"),
+        ("--master", "--worker"),
+        ("--json-file", "/proc/nowhere/table"),
+        ("--csv", "/proc/nowhere/table"),
+        ("--config-users", '{"user_class_name": "NoSuchUser"}'),
+    ],
+)
+def test_locust_s_own_errors_end_with_2(args: tuple[str, ...], tmp_path: Path) -> None:
+    done = locust("-u", "3", "-t", "1s", "--out", str(tmp_path / "run"), *QUICK, *args)
+    assert done.returncode == 2, done.stderr
 
 
 @pytest.mark.broker

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from sim.errors import UsageError
 from sim.machine.clock import new_event_loop
-from sim.machine.http_server import UNREADABLE, HttpAnswer, HttpLimits, HttpServer, Refusal, Request, as_json, from_json
+from sim.machine.http_crowd import Crowd, State, client_of
+from sim.machine.http_server import UNREADABLE, HttpAnswer, HttpLimits, HttpServer, Refusal, Request, Routes, as_json, from_json
 from tests.support.examples import examples
 
 LIMITS = HttpLimits(head_bytes=2048, body_bytes=1000, connections=4, lingering_bytes=100_000)
@@ -111,6 +113,14 @@ def live() -> Iterator[Live]:
     assert unhandled == []
 
 
+def said_length(text: bytes) -> bytes:
+    """A request whose Content-Length is this, and one after it, which is not to be answered."""
+    return b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %s\r\n\r\nhello" % text + GET
+
+
+TWO_WAYS = b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+
+
 def length(count: int) -> bytes:
     return b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % count
 
@@ -140,6 +150,39 @@ def length(count: int) -> bytes:
         (b"\x16\x03\x01\x02\x00\x01", [400]),
         (b"GET /ec", [400]),
         (b"", []),
+        (TWO_WAYS + GET, [400]),
+        (TWO_WAYS.replace(b"1.1", b"1.0") + GET, [400]),
+        (b"POST /json HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n" + GET, [400]),
+        (CHUNKED.replace(b"1.1", b"1.0") + GET, [400]),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked") + GET, [501]),
+        (CHUNKED.replace(b"chunked", b"xchunked") + GET, [501]),
+        (CHUNKED.replace(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\n" * 2) + GET, [501]),
+        (CHUNKED.replace(b"Encoding:", b"Encoding :") + GET, [400]),
+        (CHUNKED.replace(b"\r\n3\r\n", b"\r\n-3\r\n") + GET, [400]),
+        (CHUNKED.replace(b"\r\n3\r\n", b"\r\n0x3\r\n") + GET, [400]),
+        (CHUNKED.replace(b"\r\n3\r\n", b"\r\n" + b"F" * 16 + b"\r\n") + b"x" * 2000, [413]),
+        (CHUNKED.replace(b"\r\n3\r\n", b"\r\n" + b"F" * 30 + b"\r\n") + GET, [400]),
+        (CHUNKED.replace(b"\r\n3\r\n", b"\r\n3;" + b"x" * 50_000 + b"\r\n") + GET, [431]),
+        (CHUNKED[:-2] + b"".join(b"A%d: b\r\n" % n for n in range(2000)), [431]),
+        (said_length(b"+5"), [400]),
+        (said_length(b"-5"), [400]),
+        (said_length(b"5 5"), [400]),
+        (said_length(b"5, 6"), [400]),
+        (said_length(b"0x5"), [400]),
+        (said_length(b"\xb2"), [400]),
+        (said_length(b"9" * 30), [400]),
+        (said_length(b"9" * 1900), [400]),
+        (said_length(b"5\r\nContent-Length: 5"), [400]),
+        (said_length(b"5\r\nContent-Length: 6"), [400]),
+        (said_length(b"\r\n 5"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\r\nHost: y"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\r\nA: b\r\n\tc"), [400]),
+        (GET.replace(b"\r\n", b"\n"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\nA: b"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\rA: b"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\x00"), [400]),
+        (GET.replace(b"Host: x", b"Host: x\r\n" + b"A:\r\n" * 200), [431]),
+        (GET.replace(b"Host: x", b"Host: x\r\n" + b"A: " + b"b" * 2040), [431]),
     ],
 )
 def test_each_request_has_its_answer_and_refusals_are_counted(live: Live, sent: bytes, expected: list[int]) -> None:
@@ -164,28 +207,215 @@ def test_too_large_a_body_is_answered_though_the_client_goes_on_sending(live: Li
     assert statuses(live.send(length(50_000), *[b"x" * 10_000] * 5)) == [413]
 
 
-def test_too_many_connections_are_refused_and_the_others_served(run_async: Run) -> None:
-    async def story() -> tuple[list[int], list[int], int]:
-        server = HttpServer(ROUTES, limits=LIMITS)
-        await server.start("127.0.0.1", 0)
-        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(LIMITS.connections)]
-        for reader, writer in held:  # each is served once: the server knows of them
-            writer.write(GET)
-            await reader.readuntil(b"}")
-        refused = statuses(await exchange(server.port, end=False))
-        held[0][1].close()
-        await held[0][1].wait_closed()
-        after: list[int] = []
-        while after != [200]:
-            after = statuses(await exchange(server.port, GET))
-        for _, writer in held[1:]:
-            writer.close()
-        await server.close()
-        return refused, after, server.refused[503]
+SLOW = b"GET /echo HTTP/1.1\r\nHost:"  # and no more
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-    refused, after, counted = run_async(story())
-    assert (refused, after) == ([503], [200])
-    assert counted >= 1
+
+async def connect(server: HttpServer, sent: bytes, *, host: str = "127.0.0.1") -> Streams:
+    """Connect from an address, and send; where that is a whole request, return when it is answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, local_addr=(host, 0))
+    writer.write(sent)
+    if sent == GET:
+        await reader.readuntil(b"}")
+    return reader, writer
+
+
+@asynccontextmanager
+async def serving(routes: Routes = ROUTES, **more: Any) -> AsyncIterator[HttpServer]:
+    server = HttpServer(routes, **more)
+    await server.start("127.0.0.1", 0)
+    yield server
+    await server.close()
+
+
+async def ended(*those: Streams) -> list[bool]:
+    """Whether the server has closed each of some connections: where it has not, there is nothing to read."""
+    said = []
+    for reader, _ in those:
+        try:
+            async with asyncio.timeout(0.2):
+                said.append(await reader.read() == b"")
+        except ConnectionError:
+            said.append(True)
+        except TimeoutError:
+            said.append(False)
+    return said
+
+
+@pytest.mark.parametrize("sent", [GET, b"", SLOW, length(10) + b"x"], ids=["idle", "silent", "slow head", "slow body"])
+def test_for_a_new_connection_the_oldest_one_that_waits_is_closed(run_async: Run, sent: bytes) -> None:
+    async def story() -> tuple[list[int], list[bool]]:
+        async with serving(limits=LIMITS) as server:
+            held = [await connect(server, sent) for _ in range(LIMITS.connections)]
+            answered = statuses(await exchange(server.port, GET))
+            gone = await ended(*held)
+            for _, writer in held:
+                writer.close()
+            assert server.refused[UNREADABLE] == (0 if sent == GET else 1)
+            return answered, gone
+
+    assert run_async(story()) == ([200], [True, False, False, False])
+
+
+def test_one_that_rests_goes_before_one_whose_request_has_begun(run_async: Run) -> None:
+    async def story() -> list[bool]:
+        async with serving(limits=LIMITS) as server:
+            held = [await connect(server, sent) for sent in (SLOW, GET, SLOW, GET)]
+            assert statuses(await exchange(server.port, GET)) == [200]
+            gone = await ended(*held)
+            for _, writer in held:
+                writer.close()
+            return gone
+
+    assert run_async(story()) == [False, True, False, False]
+
+
+def test_one_address_takes_no_room_from_another(run_async: Run) -> None:
+    async def story() -> list[bool]:
+        async with serving(limits=HttpLimits(connections=8, connections_of_client=6)) as server:
+            other = await connect(server, GET, host="127.0.0.2")
+            held = [await connect(server, GET) for _ in range(20)]
+            third = [await connect(server, GET, host="127.0.0.3") for _ in range(2)]
+            gone = await ended(other, *third, *held)
+            for _, writer in (other, *held, *third):
+                writer.close()
+            return gone
+
+    gone = run_async(story())
+    assert gone[:3] == [False, False, False]
+    assert gone[3:] == [True] * 15 + [False] * 5, "six of one address, and one of those made room for the third address"
+
+
+def test_many_that_hold_connections_do_not_keep_a_probe_from_its_answer(run_async: Run) -> None:
+    """As many as the server takes and more, at its own limits."""
+
+    async def story() -> list[int]:
+        answered = []
+        for sent in (b"", SLOW):
+            async with serving() as server:
+                held = [await connect(server, sent) for _ in range(300)]
+                answered += statuses(await exchange(server.port, GET))
+                for _, writer in held:
+                    writer.transport.abort()
+        return answered
+
+    assert run_async(story()) == [200, 200]
+
+
+def counting(server_did: list[str], *, takes_s: float = 0.0) -> Routes:
+    """Routes that write down in which order they were asked; the slow one keeps the loop busy."""
+
+    def work(request: Request) -> HttpAnswer:
+        server_did.append("work")
+        until_s = time.perf_counter() + takes_s
+        while time.perf_counter() < until_s:
+            pass
+        return as_json(request.path)
+
+    def probe(request: Request) -> HttpAnswer:
+        server_did.append("probe")
+        return as_json(request.path)
+
+    return {"/work": {"GET": work, "POST": work}, "/health": {"GET": probe}}
+
+
+WORK, HEALTH = GET.replace(b"/echo", b"/work"), GET.replace(b"/echo", b"/health")
+
+
+@pytest.mark.parametrize("clients", [1, 20])
+def test_a_client_that_sends_ahead_keeps_neither_a_probe_nor_the_loop_waiting(run_async: Run, clients: int) -> None:
+    did: list[str] = []
+
+    async def tick() -> None:
+        while True:
+            did.append("tick")
+            await asyncio.sleep(0)
+
+    async def flood(server: HttpServer) -> None:
+        with suppress(OSError, RuntimeError):
+            await exchange(server.port, WORK * 4000, end=False)
+
+    async def story() -> None:
+        async with serving(counting(did, takes_s=0.0005), first=["/health"]) as server:
+            floods = [asyncio.ensure_future(flood(server)) for _ in range(clients)]
+            while did.count("work") < 10:
+                await asyncio.sleep(0)
+            began, ticking = len(did), asyncio.ensure_future(tick())
+            assert statuses(await exchange(server.port, HEALTH)) == [200]
+            assert did[began:].count("work") < 40, "of thousands that were there before it"
+            seen = "".join(one[0] for one in did[began:])
+            assert "ww" not in seen, "one piece in a turn of the loop"
+            for one in (ticking, *floods):
+                one.cancel()
+            await asyncio.gather(*floods, ticking, return_exceptions=True)
+
+    run_async(story())
+
+
+def test_probes_that_come_in_a_stream_leave_the_others_their_turn(run_async: Run) -> None:
+    did: list[str] = []
+
+    async def story() -> None:
+        async with serving(counting(did), first=["/health"]) as server:
+            flood = asyncio.ensure_future(exchange(server.port, HEALTH * 20_000, end=False))
+            while did.count("probe") < 10:
+                await asyncio.sleep(0)
+            assert statuses(await exchange(server.port, WORK)) == [200]
+            assert did.count("probe") < 10_000
+            flood.cancel()
+            await asyncio.gather(flood, return_exceptions=True)
+
+    run_async(story())
+
+
+def test_a_body_in_chunks_of_one_byte_is_given_up_and_keeps_no_probe_waiting(run_async: Run) -> None:
+    did: list[str] = []
+    head = b"POST /work HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def story() -> list[int]:
+        async with serving(counting(did), first=["/health"], limits=HttpLimits(body_bytes=100_000)) as server:
+            sending = asyncio.ensure_future(exchange(server.port, head + b"1\r\nx\r\n" * 90_000 + b"0\r\n\r\n"))
+            for _ in range(5):
+                assert statuses(await exchange(server.port, HEALTH)) == [200]
+                assert not sending.done()
+            return statuses(await sending)
+
+    assert run_async(story()) == [413]
+    assert did == ["probe"] * 5
+
+
+class _Guest:
+    def __init__(self, client: str, state: State) -> None:
+        self.client, self.state = client, state
+
+
+def test_who_must_go_is_of_the_client_that_has_most_in_the_order_of_what_they_do() -> None:
+    crowd: Crowd[_Guest] = Crowd(most=4, most_of_client=3)
+    a, b, c = (_Guest("a", state) for state in (State.WAITS_FOR_US, State.SENDS, State.RECEIVES))
+    other = _Guest("b", State.RESTS)
+    assert [crowd.enter(one) for one in (a, b, c, other)] == [None] * 4
+    first = _Guest("c", State.RECEIVES)
+    assert crowd.enter(first) is c
+    more = [_Guest("a", State.RESTS) for _ in range(2)]
+    assert crowd.enter(more[0]) is b
+    assert crowd.enter(more[1]) is more[0]
+    assert list(crowd) == [a, other, first, more[1]]
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        (("10.0.0.1", 5), "10.0.0.1"),
+        (("::ffff:10.0.0.1", 5, 0, 0), "10.0.0.1"),
+        (("2001:db8:0:1::7", 5, 0, 0), "2001:db8:0:1::/64"),
+        (("2001:db8:0:1:9::7%eth0", 5, 0, 0), "2001:db8:0:1::/64"),
+        (("::1", 5, 0, 0), "::1"),
+        (None, ""),
+        ("", ""),
+    ],
+)
+def test_a_client_is_an_address_or_a_network_of_64_bits(peer: Any, client: str) -> None:
+    assert client_of(peer) == client
 
 
 @pytest.mark.parametrize(("sent", "expected"), [(b"GET /ec", [408]), (length(10) + b"x", [408])])

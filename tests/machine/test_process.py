@@ -105,7 +105,7 @@ def test_whoever_blocks_can_ask_whether_a_signal_came() -> None:
     assert asked_to_end() is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_and_the_handlers_are_put_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     asked: list[int] = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import psutil
@@ -110,7 +113,7 @@ def heard_by(address: Address) -> Any:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_gracefully_and_the_part_full_batch_leaves(address: Address, number: signal.Signals) -> None:
     subscriber = heard_by(address)
     with running_pod("music-service", REDIS_URL=address.url, ADMIN_TOKEN="t") as pod:
@@ -184,3 +187,40 @@ def test_a_second_signal_ends_it_at_once(own_server: tuple[Address, redis.Redis]
             assert pod.end(signal.SIGTERM) == 128 + signal.SIGTERM
         finally:
             server.resume()
+
+
+@pytest.mark.broker
+def test_its_health_is_answered_while_one_client_sends_ahead_and_another_holds_connections() -> None:
+    ahead, sent = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 4000
+    with running_pod("music-service") as pod, contextlib.ExitStack() as open_ones:
+        held = [open_ones.enter_context(socket.create_connection(("127.0.0.1", pod.port))) for _ in range(300)]
+        assert pod.ask("/health/live")[0] == 200
+        for one in held:
+            one.close()
+        flood = open_ones.enter_context(socket.create_connection(("127.0.0.1", pod.port), timeout=BOUND_S))
+        threading.Thread(target=flood.sendall, args=[ahead * sent], daemon=True).start()
+        heard = flood.recv(1 << 16)
+        assert pod.ask("/health/ready")[0] == 200
+        while heard.count(b"HTTP/1.1 200") < sent // 2:
+            heard += flood.recv(1 << 20)
+            assert pod.ask("/health/live")[0] == 200
+        assert heard.count(b"HTTP/1.1 200") < sent, "it was answered before the last of those that were there first"
+        assert pod.end() == 0
+
+
+@pytest.mark.broker
+def test_a_hang_up_counts_once_and_not_where_it_was_ignored_at_the_start() -> None:
+    with running_pod("music-service") as pod:
+        for _ in range(3):
+            pod.process.send_signal(signal.SIGHUP)
+        assert pod.end(signal.SIGHUP) == 0
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for what it starts
+    try:
+        with running_pod("music-service") as pod:
+            pod.process.send_signal(signal.SIGHUP)
+            assert pod.ask("/health/live")[0] == 200
+            assert pod.end() == 0
+            assert [line["event"] for line in pod.log] == ["started", "stopping", "stopped"]
+            assert pod.log[1]["signal"] == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGHUP, usual)

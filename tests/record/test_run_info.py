@@ -54,6 +54,7 @@ def sealed() -> RunInfo:
         recovered=False,
         tables={"pods": SealedTable(1, 2, 3)},
         scenario_crc32=4,
+        files={"environment.json": 5},
     )
 
 
@@ -69,7 +70,7 @@ def test_the_keys_and_their_order_are_those_of_a_run_before_and_after_it(tmp_pat
     assert list(content) == [*head, "crc32"]
     assert (content["phases"], content["load"], content["notes"], content["nodes"]) == ([{"name": "provision", "start_ns": 1}], {}, [], 1)
     content = content_of(sealed())
-    assert list(content) == [*head, "links_us", "recovered", "tables", "scenario_crc32", "crc32"]
+    assert list(content) == [*head, "links_us", "recovered", "tables", "scenario_crc32", "files", "crc32"]
     assert list(content["load"]) == ["offered_calls", "generators", "offered_reads", "calls", "calls_not_made", "record_kept"]
     assert content["tables"] == {"pods": {"rows": 1, "bytes": 2, "crc32": 3}}
     assert (content["links_us"], content["recovered"], content["load"]["offered_reads"]) == ({}, False, 0)
@@ -97,6 +98,7 @@ infos = st.builds(
     tables=st.none()
     | st.dictionaries(st.text(max_size=5), st.builds(SealedTable, st.integers(0, 9), st.integers(0, 9), counts), max_size=3),
     scenario_crc32=counts,
+    files=st.none() | st.dictionaries(st.text(max_size=5), st.integers(0, 2**32 - 1), max_size=3),
 )
 
 
@@ -110,7 +112,7 @@ def test_the_oldest_run_of_this_format_is_read_as_what_was_true_then(tmp_path: P
     (tmp_path / "run.json").write_text(OLDEST)
     info = read_info(tmp_path / "run.json")
     assert (info.nodes, info.fleet, info.load.generators, info.load.record_kept) == (1, "ours", ["locust"], None)
-    assert (info.links_us, info.recovered, info.scenario_crc32) == (None, True, None)
+    assert (info.links_us, info.recovered, info.scenario_crc32, info.files) == (None, True, None, None)
     assert info.tables == {"pods": SealedTable(3, 4)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import RunFolderError, UsageError
+from sim.record.checksum import with_checksum
 from sim.results.checkers import Verdict
 from sim.results.judged_run import judge_folder
 from tests.support.run_folders import MS, RunFolder
@@ -27,7 +28,9 @@ def test_a_folder_is_judged_and_says_so_unless_nothing_is_to_be_written(plan: Ru
     judged = judge_folder(folder, write=False)
     assert judged.run.folder == folder and judged.verdict.verdict == "invalid"
     assert {path.name for path in folder.iterdir()} == before
-    assert judge_folder(folder).verdict.to_json() == judged.verdict.to_json() == json.loads((folder / "verdict.json").read_text())
+    assert judge_folder(folder).verdict.to_json() == judged.verdict.to_json()
+    written = json.loads((folder / "verdict.json").read_text())
+    assert written == with_checksum(judged.verdict.to_json())
     assert {path.name for path in folder.iterdir()} == before | {"verdict.json", "junit.xml"}
     assert list(judge_folder(folder, only=("ledger",), write=False).verdict.checkers) == ["ledger"]
 

@@ -129,6 +129,27 @@ def test_a_bad_folder_is_refused_in_one_line(case: str, plan: RunFolder) -> None
     assert "\n" not in str(error.value)
 
 
+def test_a_file_beside_the_tables_that_was_changed_or_an_environment_that_is_gone_is_refused(plan: RunFolder) -> None:
+    folder = plan.write()
+    names = ("environment.json", "proxy.log", "journals/pod-1.log")
+    (folder / "journals").mkdir()
+    for name in names:
+        (folder / name).write_text('{"python": "3.11.7"}')
+    break_json(folder, files={name: file_checksum(folder / name) for name in names})
+    assert open_run(folder).environment == {"python": "3.11.7"}
+    for name in names:
+        (folder / name).write_text('{"python": "3.12.7"}')
+        with pytest.raises(RunFolderError, match=f"{name} was damaged or changed after the run"):
+            open_run(folder)
+        (folder / name).unlink()
+        if name == "environment.json":
+            with pytest.raises(RunFolderError, match=r"environment\.json is missing"):
+                open_run(folder)
+            (folder / name).write_text('{"python": "3.11.7"}')
+        else:
+            assert open_run(folder).environment == {"python": "3.11.7"}, "nobody judges by a log"
+
+
 @pytest.mark.parametrize("change", ["other columns", "other type"])
 def test_a_table_with_the_wrong_columns_is_refused(change: str, plan: RunFolder) -> None:
     folder = plan.write()

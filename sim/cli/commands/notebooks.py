@@ -14,7 +14,7 @@ from sim.machine.words import duration
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter; may be repeated.")
-@out_option("Folder for the executed notebooks. [default: reports/runs/notebooks]")
+@out_option("Folder for the executed notebooks and all that they run. [default: reports/runs/notebooks]")
 @click.option("--html", type=click.Path(path_type=Path), metavar="DIR", help="Also write pages with an index into this folder.")
 @jobs_option("Notebooks at a time; those that measure disturb each other.", default=1)
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, type=FiniteRange(1), help="Seconds that one may take.")

@@ -10,7 +10,7 @@ import click
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65_535), help="HTTP port; 0 = any free one.")
 @click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on; 0.0.0.0 in a container.")
 def pod(service: str, port: int, bind: str) -> int:
-    """Run one real pod of SERVICE until SIGTERM or Ctrl-C.
+    """Run one real pod of SERVICE until SIGTERM, SIGHUP or Ctrl-C.
 
     Reads REDIS_URL (absent: memory mode), EVENT_BUS_BATCH_SIZE, EVENT_BUS_BATCH_INTERVAL_MS and ADMIN_TOKEN.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from sim.errors import RunFolderError
-from sim.record.checksum import read_json
+from sim.record.checksum import is_whole, read_json
 from sim.results.checkers.verdict import Result, read_result
 from sim.results.opened_run import Run, open_run
 
@@ -97,7 +97,10 @@ def read_evidence(folder: Path) -> Evidence:
     RunFolderError
         It holds no verdict, or one that cannot be read.
     """
-    said = read_json(folder / "verdict.json").get("checkers")
+    content = read_json(folder / "verdict.json")
+    if not is_whole(content):
+        raise RunFolderError(f"{folder / 'verdict.json'} was damaged or changed; judge the run again with `buslab check {folder}`")
+    said = content.get("checkers")
     if not isinstance(said, dict) or not said:
         raise RunFolderError(f"{folder / 'verdict.json'} names no checkers; judge the run again with `buslab check {folder}`")
     return Evidence(folder, {name: read_result(result) for name, result in said.items()})

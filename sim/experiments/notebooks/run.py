@@ -34,7 +34,7 @@ from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, interruptible
 from sim.machine.words import duration
 from sim.results.checkers.verdict import EXIT_CODES, worst
-from sim.run.folder import runs_folder
+from sim.run.folder import REPORTS_ENV, runs_folder
 
 NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 KERNEL = "python3"
@@ -101,7 +101,8 @@ def run_notebooks(
     parameters
         ``key=value`` each, the value as in TOML or plain text; every notebook that runs must have the parameter.
     out
-        The folder for the executed ``.ipynb`` files and for ``conclusions.json``; by default ``reports/runs/notebooks``.
+        The folder for the executed ``.ipynb`` files, for ``conclusions.json``, and for the runs and sweeps that a notebook gives no folder;
+        by default ``reports/runs/notebooks``, and the latter where such go by hand.
     jobs
         How many at a time; those that measure disturb each other.
     timeout_s
@@ -135,7 +136,7 @@ def run_notebooks(
             while waiting and len(running) < jobs:
                 book = waiting.pop(0)
                 tell(f"{book.name}: begins")
-                running.append(started.enter_context(_running(book, given[book.name], Path(scratch))))
+                running.append(started.enter_context(_running(book, given[book.name], Path(scratch), out=out)))
             time.sleep(PERIOD_S)
             for one in [one for one in running if one.is_over(timeout_s, tell)]:
                 running.remove(one)
@@ -231,7 +232,7 @@ def _fits(value: Any, default: Any) -> bool:
 class _Running:
     """One notebook's process, from its start to its result."""
 
-    def __init__(self, book: Notebook, parameters: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, book: Notebook, parameters: Mapping[str, Any], folder: Path, *, out: Path | None) -> None:
         import nbformat
 
         folder.mkdir()
@@ -241,6 +242,8 @@ class _Running:
         source.write_text(nbformat.writes(book.node), "utf-8")  # type: ignore[no-untyped-call]
         values.write_text(json.dumps(self._parameters, allow_nan=False), "utf-8")  # YAML reads it
         env = child_environment(JUPYTER_PATH=_kernels(folder / "jupyter"), **{CONCLUSION_ENV: str(self._conclusion)})
+        if out is not None:
+            env[REPORTS_ENV] = str(out.absolute())
         env.pop("MPLBACKEND", None)  # a backend named in the environment would keep pictures out of the notebook
         argv = [sys.executable, "-P", "-c", LAUNCH, str(source), str(self._made), "--kernel", KERNEL, "--no-progress-bar"]
         argv += ["--parameters_file", str(values), "--cwd", str(book.path.parent.resolve()), "--log-level", "ERROR"]
@@ -323,8 +326,8 @@ def _kernels(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _running(book: Notebook, parameters: Mapping[str, Any], scratch: Path) -> Iterator[_Running]:
-    one = _Running(book, parameters, scratch / book.name)
+def _running(book: Notebook, parameters: Mapping[str, Any], scratch: Path, *, out: Path | None) -> Iterator[_Running]:
+    one = _Running(book, parameters, scratch / book.name, out=out)
     try:
         yield one
     finally:

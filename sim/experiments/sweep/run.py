@@ -21,7 +21,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,12 +37,12 @@ from sim.experiments.sweep.row import sweep_row
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import utc_now
 from sim.machine.files import whole_file
-from sim.machine.process import interruptible
+from sim.machine.process import interruptible, signal_of
 from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
 from sim.results.checkers.verdict import EXIT_CODES, worst
-from sim.run.folder import check_name, runs_folder
+from sim.run.folder import check_name, reports_folder
 from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
 from sim.scenario.settings import MAX_SEED
@@ -133,7 +132,7 @@ def _to_the_table(folder: Path, cells: Sequence[GridCell]) -> Iterator[None]:
             yield
     except (KeyboardInterrupt, Interrupted) as error:
         done = len(_write_table(folder, cells))
-        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        number = error.signal_number if isinstance(error, Interrupted) else signal_of(error)
         text = f"interrupted; {done} of {len(cells)} runs are done and in {folder}: the same command with --out {folder} --resume goes on"
         raise Interrupted(number, text) from None
     finally:
@@ -171,7 +170,7 @@ def exit_code(table: pd.DataFrame) -> int:
 
 
 def _stop(number: int) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _at_once(jobs: int | None, on: str) -> int:
@@ -197,7 +196,7 @@ def _plan(name: str, axes: Sequence[Axis], *, repeats: int, on: str, scenarios: 
 
 
 def _folder(name: str, out: Path | None, *, resume: bool) -> Path:
-    sweeps = runs_folder().parent / "sweeps" / name
+    sweeps = reports_folder() / "sweeps" / name
     if out is None and resume:
         if not (sweeps / "latest").exists():
             raise UsageError(f"--resume: there is no sweep of {name} in {sweeps}; name its folder with --out")

@@ -35,6 +35,7 @@ from typing import Any
 
 from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
+from sim.record.checksum import signed_page, with_checksum
 from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.schema import SLO_METRICS
 from sim.results.at_best import AtBest
@@ -164,5 +165,6 @@ def write_verdict(run: Run, verdict: Verdict) -> Path:
     from sim.results.junit import to_junit
 
     content, path = verdict.to_json(), run.folder / "verdict.json"
-    write_all({run.folder / "junit.xml": to_junit(content), path: json.dumps(content, indent=2, allow_nan=False) + "\n"})
+    text = json.dumps(with_checksum(content), indent=2, allow_nan=False) + "\n"
+    write_all({run.folder / "junit.xml": signed_page(to_junit(content)), path: text})
     return path

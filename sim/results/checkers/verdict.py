@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sim.machine.words import measured, unit_of
+from sim.record.checksum import KEY
 
 Word = Literal["valid", "invalid", "unknown"]
 VERDICTS: tuple[Word, ...] = ("invalid", "unknown", "valid")  # the worst first
@@ -98,6 +99,7 @@ class Verdict:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Verdict:
         """Return the verdict that has this content of a verdict.json; a number that is null there is NaN."""
+        content = {key: value for key, value in content.items() if key != KEY}  # of the file
         checkers = {name: read_result(one) for name, one in content["checkers"].items()}
         slo = [JudgedLimit(**{**one, "interval": _bounds(one["interval"]) if "interval" in one else None}) for one in content["slo"]]
         return cls(**{**content, "checkers": checkers, "slo": slo})

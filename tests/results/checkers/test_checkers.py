@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sim.errors import UsageError
+from sim.record.checksum import is_whole
 from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.run_info import LoadInfo, Phase
 from sim.record.schema import SLO_METRICS, compose_key
@@ -522,7 +523,8 @@ def test_verdict_json_has_the_keys_it_promises_and_no_nan(plan: RunFolder) -> No
     path = write_verdict(run, verdict)
     assert write_verdict(run, verdict) == path  # again, over the old one
     content = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
-    assert list(content) == ["verdict", "scenario", "ground", "seed", "checkers", "slo"]
+    assert list(content) == ["verdict", "scenario", "ground", "seed", "checkers", "slo", "crc32"]
+    assert is_whole(content)
     assert set(content["checkers"]) == set(CHECKERS)
     for result in content["checkers"].values():
         assert {"verdict", "counts", "witnesses", "detail"} <= set(result)
