@@ -204,13 +204,12 @@ def command(*words: str) -> tuple[int, str]:
 
 def test_from_writes_to_out_when_it_is_given_and_else_says_that_it_does_not(tmp_path: Path) -> None:
     write_capacity(FOUND, tmp_path / "kept")
-    before = (tmp_path / "kept" / "capacity.json").read_bytes()
     _, said = command("--from", str(tmp_path / "kept"))
     assert "nothing is written without --out" in said and [path.name for path in tmp_path.iterdir()] == ["kept"]
     code, said = command("--from", str(tmp_path / "kept"), "--target-rate", "90000000", "--out", str(tmp_path / "new"))
     assert code == 1 and f"capacity {tmp_path / 'new' / 'capacity.json'}" in said
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["capacity.json", "capacity.md", "capacity.png"]
-    assert (tmp_path / "new" / "capacity.json").read_bytes() == before
+    assert read_capacity(tmp_path / "new") == FOUND
     page = (tmp_path / "new" / "capacity.md").read_text("utf-8")
     assert "## Planned: `baseline` at 90,000,000 calls/s" in page and "What would have to change" in page
     assert len(list((tmp_path / "kept").iterdir())) == 2
@@ -225,14 +224,13 @@ def test_options_that_only_measuring_uses_are_named_and_another_limit_on_lag_is_
 
 
 def test_the_command_refuses_what_the_search_of_its_file_did_not_hold(tmp_path: Path) -> None:
-    workload = workload_of(
-        load_scenario("baseline", settings=("services.ai-config-service.replicas=2", "services.system-service.replicas=2"))
-    )
+    two = [f"services.{name}.replicas=2" for name in ("ai-config-service", "system-service")]
+    workload = workload_of(load_scenario("baseline", settings=tuple(two)))
     why = "p99 of lag is 80.0 ms, over 50 ms"
     steps = (step(30_000.0), step(36_259.0), step(39_541.0, why_not=why))
     found = msgspec.structs.replace(FOUND, workload=workload, steps=steps, at_answer=(step(36_259.0),) * 4)
     write_capacity(found, tmp_path)
-    again = ("--set", "services.ai-config-service.replicas=2", "--set", "services.system-service.replicas=2", "--from", str(tmp_path))
+    again = ("--set", two[0], "--set", two[1], "--from", str(tmp_path))
     code, said = command(*again, "--target-rate", "36000")
     assert code == 0 and "1 broker, batches of 100" in said and "Measured: 36,259 calls/s held." in said
     code, said = command(*again, "--target-rate", "70000")
