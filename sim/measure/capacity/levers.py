@@ -40,7 +40,7 @@ def what_must_change(workload: Workload, target_calls_per_s: float, *, link_mbit
     today = most(workload, link)
 
     def unless(change: str, load: Workload, over: float) -> str:
-        """Say how far a change goes that is not enough."""
+        """Return how far a change goes that is not enough."""
         goes = most(load, over)
         return f"{change} does not help" if goes <= today * CLOSE else f"{change} is not enough and carries {goes:,.0f} calls/s"
 

@@ -51,7 +51,7 @@ class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     how: str
 
 
-class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SustainedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the search of a measurement came to, with one broker.
 
     Attributes
@@ -198,7 +198,7 @@ def make_plan(
     workload: Workload,
     *,
     target_calls_per_s: float,
-    measured: Measured | None = None,
+    measured: SustainedRate | None = None,
     least_replicas: Sequence[int] = (0,),
     brokers: Sequence[int] = tuple(range(1, MAX_BROKERS + 1)),
     batches: Sequence[int] = BATCHES,
@@ -248,7 +248,7 @@ class _Looked(msgspec.Struct, frozen=True):
     """What options are looked at with."""
 
     model: CostModel
-    measured: Measured | None
+    measured: SustainedRate | None
     link_mbit_per_s: float
     cores: float = 1.0
 
@@ -352,7 +352,7 @@ def what_if(
     batch_size: int,
     brokers: int = 1,
     link_mbit_per_s: float = 0.0,
-    measured: Measured | None = None,
+    measured: SustainedRate | None = None,
 ) -> str:
     """Return in some lines what one choice would come to at one rate; for sliders."""
     choice = Choice(0, brokers, batch_size if workload.is_batched else NO_BATCH)
@@ -367,7 +367,7 @@ def what_if(
     return "\n".join([*lines, *(f"- {text}" for text in (*option.excuses, *option.notes))])
 
 
-def teller(model: CostModel, workload: Workload, measured: Measured | None = None) -> Callable[[float, int, int, int], None]:
+def teller(model: CostModel, workload: Workload, measured: SustainedRate | None = None) -> Callable[[float, int, int, int], None]:
     """Return a function of calls_per_s, pods_per_service, batch_size and brokers that prints what they would come to."""
 
     def tell(calls_per_s: float, pods_per_service: int, batch_size: int, brokers: int) -> None:

@@ -25,7 +25,7 @@ from sim.machine.words import agreeing, count, duration
 from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, fit_costs, hold_against
 from sim.measure.capacity.frames import on_link
 from sim.measure.capacity.link_table import LINK_HEADINGS, LINK_MBIT_PER_S, link_rows, link_sentence
-from sim.measure.capacity.plan import Measured, ResourceLimit, headroom, saturation
+from sim.measure.capacity.plan import ResourceLimit, SustainedRate, headroom, saturation
 from sim.measure.capacity.workload import Workload, hearing_alone
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.results.interval import Interval, mean_interval
@@ -113,14 +113,14 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return max((step for step in self.at_answer or self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> SustainedRate:
         """Which rate was carried and which was too much, for plans."""
         carried = self.carried.calls_per_s if self.carried else 0.0
         above = [step for step in (*self.steps, *self.lowered, *self.at_answer) if step.calls_per_s > carried * (1 + 1e-9)]
         least = min(above, key=lambda step: (step.calls_per_s, step.sustained), default=None)
         if least is None:
-            return Measured(self.workload, carried, math.inf, "")
-        return Measured(self.workload, carried, least.calls_per_s, least.why_not or "it held once, but not when it was measured again")
+            return SustainedRate(self.workload, carried, math.inf, "")
+        return SustainedRate(self.workload, carried, least.calls_per_s, least.why_not or "it held once, but not when it was measured again")
 
     @property
     def plan_model(self) -> CostModel:
@@ -220,7 +220,9 @@ def _next_limit(found: Capacity) -> str:
     who = (
         "the broker's core" if first.core >= FULL_CORE else f"not the broker's core, which had {first.core:.0%}: this machine's other work"
     )
-    return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}). What each resource carries: {others}."
+    once = [step.calls_per_s for step in found.steps if step.sustained and carried.calls_per_s * (1 + 1e-9) < step.calls_per_s]
+    before = f"; {min(once):,.0f} held once, but not again" if once else ""
+    return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}{before}). What each resource carries: {others}."
 
 
 def _rate_of(limit: ResourceLimit) -> str:
@@ -243,7 +245,7 @@ def _error(found: Capacity) -> str:
 
 
 def _widened(found: Capacity) -> str:
-    """Say by how much the intervals of plans are wider than those of the predictions, where they are."""
+    """Return by how much the intervals of plans are wider than those of the predictions, where they are."""
     load = found.workload.events(math.inf)
     before, after = (one.cost_us(load) for one in (found.model, found.plan_model))
     ratios = [math.sqrt(one.high / one.low) for one in (before, after)]

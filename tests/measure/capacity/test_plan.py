@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim.measure.capacity.fit import CostModel, Hull
 from sim.measure.capacity.frames import on_link
-from sim.measure.capacity.plan import Choice, Measured, Plan, headroom, make_plan, not_tested, saturation, split, what_if
+from sim.measure.capacity.plan import Choice, Plan, SustainedRate, headroom, make_plan, not_tested, saturation, split, what_if
 from sim.measure.capacity.plan_table import plan_sentence
 from sim.measure.capacity.workload import EventType, Workload, same_load
 from sim.wire.resp import pack
@@ -174,7 +174,7 @@ def test_what_if_says_yes_and_no_with_its_reasons() -> None:
 # -- what was measured -------------------------------------------------------------------------------------------
 
 HELD, TOO_MUCH = 36_259.0, 39_541.0
-FOUND = Measured(LOAD, HELD, TOO_MUCH, "p99 of lag is 80.0 ms, over 50 ms")
+FOUND = SustainedRate(LOAD, HELD, TOO_MUCH, "p99 of lag is 80.0 ms, over 50 ms")
 TENTH = tuple(value / 10 for value in MODEL.values)
 ROOMY = msgspec.structs.replace(MODEL, values=TENTH, draws=(TENTH,) * 3)
 
@@ -196,7 +196,7 @@ def test_what_was_measured_needs_no_word_computed_and_what_was_not_has_it() -> N
     assert plan.best is not None and plan.best.choice == Choice(0, 1, 10) and plan.best.notes[0] == "measured: 36,259 calls/s held"
     larger = next(option for option in plan.options if option.choice == Choice(0, 1, 30))
     assert larger.accepted and larger.notes[0].startswith("computed")
-    open_ended = Measured(LOAD, HELD, math.inf, "")
+    open_ended = SustainedRate(LOAD, HELD, math.inf, "")
     above = make_plan(ROOMY, LOAD, target_calls_per_s=70_000, measured=open_ended).best
     assert above is not None and above.notes[0] == "computed from the broker's costs: measured was 36,259 calls/s at most"
 
@@ -206,7 +206,7 @@ def test_what_was_measured_needs_no_word_computed_and_what_was_not_has_it() -> N
 def test_no_accepted_plan_is_fuller_than_what_held_and_only_the_measured_lacks_the_word_computed(
     load: Workload, target: float, held: float, more: float
 ) -> None:
-    found = Measured(load, held, held * more, "the backlog grows by 9 events/s")
+    found = SustainedRate(load, held, held * more, "the backlog grows by 9 events/s")
     share = held / saturation(ROOMY, load, calls_per_s=held).value
     for option in make_plan(ROOMY, load, target_calls_per_s=target, measured=found, least_replicas=(0, 2), brokers=(1, 2)).options:
         chosen = option.choice.of(load)
@@ -223,7 +223,7 @@ def test_no_accepted_plan_is_fuller_than_what_held_and_only_the_measured_lacks_t
 
 
 def test_without_a_rate_that_was_carried_nothing_is_planned_but_to_measure_again() -> None:
-    plan = make_plan(ROOMY, LOAD, target_calls_per_s=10, measured=Measured(LOAD, 0.0, 2_239.0, "the backlog grows by 9 events/s"))
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=10, measured=SustainedRate(LOAD, 0.0, 2_239.0, "the backlog grows by 9 events/s"))
     assert plan.best is None and all(any("no rate was carried" in why for why in option.excuses) for option in plan.options)
     assert len(plan.changes) == 1 and "measure again" in plan.changes[0]
 

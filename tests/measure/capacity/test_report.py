@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from sim.cli.main import cli
 from sim.errors import UsageError
-from sim.measure.capacity.plan import Measured, make_plan
+from sim.measure.capacity.plan import SustainedRate, make_plan
 from sim.measure.capacity.plan_table import plan_sentence
 from sim.measure.capacity.plots import predicted_against_measured, rate_against_pods, write_picture
 from sim.measure.capacity.report import Capacity, answer, markdown, read_capacity, search_rows, write_capacity
@@ -173,7 +173,7 @@ def test_a_rate_is_carried_when_three_of_four_repeats_held_and_text_table_and_pl
 def test_a_rate_that_was_lowered_is_what_held_and_the_one_before_was_too_much() -> None:
     lower = tuple(step(1_999.0) for _ in range(4))
     found = msgspec.structs.replace(held_once(1), at_answer=lower, lowered=held_once(1).at_answer)
-    assert found.measured == Measured(found.workload, 1_999.0, 2_239.0, "the backlog grows by 90 events/s")
+    assert found.measured == SustainedRate(found.workload, 1_999.0, 2_239.0, "the backlog grows by 90 events/s")
     assert search_rows(found)[0][-1] == "once, but not again"
     old = msgspec.structs.replace(found, lowered=())  # a file of before they were kept
     assert old.measured.too_much_calls_per_s == 2_239.0 and "held once" in old.measured.why_not
