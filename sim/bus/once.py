@@ -95,3 +95,4 @@ RECIPES: dict[str, Recipe] = {
     "keep-marker": keep_marker,
     "two-key": two_key,
 }
+ONCE_FOR_ALL = frozenset({"keep-marker", "two-key"})  # those that keep a second pod from handling it also after the first has finished

@@ -15,13 +15,15 @@ from sim.experiments.series.plots import handled_per_event
 from sim.experiments.series.plots import part_rows as lag_part_rows
 from sim.experiments.series.run import lag_rows, lock_rows, second_rows
 from sim.experiments.series.run import predict_rows as predicted_lag_rows
+from sim.measure.capacity.link_table import LINK_HEADINGS, link_rows
 from sim.measure.capacity.plan_table import OPTION_HEADINGS, option_rows, plan_sentence
-from sim.measure.capacity.report import HELD_HEADINGS, STEP_HEADINGS, cost_rows, held_rows, step_rows
+from sim.measure.capacity.report import HELD_HEADINGS, STEP_HEADINGS, cost_rows, held_rows, search_rows, step_rows
 from sim.measure.capacity.report import conclusion as capacity_answer
 
 __all__ = [
     "HELD_HEADINGS",
     "LAG_PARTS",
+    "LINK_HEADINGS",
     "OPTION_HEADINGS",
     "STEP_HEADINGS",
     "against_theory",
@@ -36,11 +38,13 @@ __all__ = [
     "held_rows",
     "lag_part_rows",
     "lag_rows",
+    "link_rows",
     "lock_rows",
     "matrix_sentence",
     "option_rows",
     "plan_sentence",
     "predicted_lag_rows",
+    "search_rows",
     "second_rows",
     "step_rows",
 ]

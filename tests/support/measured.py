@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 
 from sim.measure.capacity.fit import Point, columns_of, fit_costs, fit_usl
-from sim.measure.capacity.plan import EventType, Workload
 from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate
+from sim.measure.capacity.workload import EventType, Workload
 
 KINK = 16_384
 COSTS = (2.0, 0.001, 0.5, 0.0006, 1.0, 0.0003)

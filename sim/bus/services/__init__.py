@@ -51,3 +51,6 @@ SERVICES: dict[str, Callable[[], ServiceLogic]] = {
     "analytics-service": AnalyticsService,
     "system-service": SystemService,
 }
+
+# These count what analytics events bring, so an event that two replicas handle counts twice; the others only forget or replace.
+ADDING_UP = frozenset({"analytics-service"})

@@ -41,6 +41,8 @@ class Trial:
         The ground where it runs by default: the model, where virtual time can tell the truth about it.
     needs
         Which other grounds will do: "any" single server or the model, "server" = any single real one, "only" = none but `on`.
+    client_away_s
+        Not 0: no run of a scenario, but a client that is not ours in an outage so long (`sim.experiments.claims.client_outage`).
     """
 
     name: str
@@ -48,6 +50,14 @@ class Trial:
     settings: tuple[str, ...] = ()
     on: str = MODEL
     needs: Literal["any", "server", "only"] = "any"
+    client_away_s: float = 0.0
+
+    @property
+    def command(self) -> str:
+        """How to run it alone, without its ground."""
+        if self.client_away_s:
+            return f"python -m sim.experiments.claims.client_outage FOLDER --away {self.client_away_s:g}"
+        return " ".join([f"buslab run {self.scenario}", *(f'--set "{setting}"' for setting in self.settings)])
 
     def where(self, ground: str) -> str | None:
         """Return where the trial runs when a ground is asked for (empty: none is); None where it cannot run there."""
@@ -170,6 +180,8 @@ class Claim:
         The runs of the experiment.
     rule
         Turns the runs, by the names of the trials, into a finding.
+    false_if
+        Which outcome of the experiment would make it false.
     """
 
     words: str
@@ -178,6 +190,7 @@ class Claim:
     expects: Word
     trials: tuple[Trial, ...]
     rule: Callable[[Mapping[str, Evidence]], Finding]
+    false_if: str = ""
 
 
 def find(claim: Claim, evidence: Mapping[str, Evidence]) -> Finding:

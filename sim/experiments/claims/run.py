@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from sim.errors import BuslabError, RecordError, UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
+from sim.experiments.claims.client_outage import AFTER_S, BEFORE_S, live_through
 from sim.experiments.many_runs import Job, run_many
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
@@ -54,6 +55,8 @@ class TrialRun:
         """About how long it takes."""
         if self.is_virtual:
             return MODEL_S
+        if self.trial.client_away_s:
+            return BEFORE_S + self.trial.client_away_s + AFTER_S
         load = load_scenario(self.trial.scenario, settings=self.trial.settings).load
         more_s = EXTRA_S.get(self.on.partition(":")[0], 4.0) + (LOCUST_S if load.driver == "locust" else 0.0)
         return load.warm_up_s + load.run_s + more_s
@@ -179,14 +182,14 @@ def _make_folder(out: Path | None) -> Path:
 
 def _plan(numbers: Sequence[str], *, on: str, folder: Path) -> dict[str, dict[str, TrialRun]]:
     """Return the runs of each claim; one trial that several share is one run, in the folder of the first."""
-    known: dict[tuple[str, tuple[str, ...], str], Path] = {}
+    known: dict[tuple[str, str], Path] = {}
     plans: dict[str, dict[str, TrialRun]] = {}
     for number in numbers:
         plans[number] = {}
         for trial in CLAIMS[number].trials:
             where = trial.where(on)
             assert where is not None
-            path = known.setdefault((trial.scenario, trial.settings, where), folder / f"{int(number):02d}-{trial.name}")
+            path = known.setdefault((trial.command, where), folder / f"{int(number):02d}-{trial.name}")
             plans[number][trial.name] = TrialRun(trial, where, path)
     return plans
 
@@ -195,14 +198,26 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
     """Run everything, and note the error of each run folder that has one."""
     left = {run.folder.name: run.about_s / (min(at_once, len(work)) if run.is_virtual else 1) for run in work}
     tell(f"{count(len(work), 'run')}, about {duration(round(max(sum(left.values()), 1)))}")
-    virtual, real = ([run.job for run in work if run.is_virtual is word] for word in (True, False))
-    for outcome in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)):
-        name = outcome.job.key
+    runs = [run for run in work if not run.trial.client_away_s]
+    virtual, real = ([run.job for run in runs if run.is_virtual is word] for word in (True, False))
+    made = ((one.job.key, one.error) for one in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)))
+    where = {run.folder.name: f"{run.trial.scenario} on {run.on}" for run in work}
+    for name, error in chain(made, _live_through(run for run in work if run.trial.client_away_s)):
         del left[name]
-        errors.update({name: str(outcome.error)} if outcome.error else {})
-        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.job.scenario.name} on {outcome.job.on}"
+        errors.update({name: str(error)} if error else {})
+        word = f"failed: {error}" if error else where[name]
         rest = f", about {duration(round(max(sum(left.values()), 1)))} left" if left else ""
         tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
+
+
+def _live_through(work: Iterable[TrialRun]) -> Iterator[tuple[str, BuslabError | None]]:
+    """Let clients that are not ours live through their outages, one after another; yield each folder's name and what went wrong."""
+    for run in work:
+        try:
+            live_through(run.folder, away_s=run.trial.client_away_s)
+            yield run.folder.name, None
+        except BuslabError as error:
+            yield run.folder.name, error
 
 
 def _answer(number: str, plan: Mapping[str, TrialRun], errors: Mapping[str, str]) -> ClaimAnswer:
@@ -232,6 +247,7 @@ def to_json(answers: ClaimAnswers) -> dict[str, Any]:
 def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
     claim, finding = answer.claim, answer.finding
     said = {"number": answer.number, "claim": claim.words, "where": claim.where, "theory": claim.theory, "expects": claim.expects}
+    said["false_if"] = claim.false_if
     found = {"verdict": finding.verdict, "as_expected": answer.as_expected, "cases": dict(finding.cases)}
     value = None if finding.number is None else finite(finding.number)
     numbers = {key: finite(number) for key, number in finding.numbers.items()}

@@ -26,14 +26,14 @@ STYLES = {"true": "green", "false": "red", "depends": "yellow", "unknown": "mage
 def claims_table(answers: ClaimAnswers) -> Table:
     """Return the table for a rich console."""
     table = Table(title=f"What {count(len(answers.answers), 'claim')} came to; the runs are in {answers.folder}")
-    for heading in ("#", "claim", "verdict", "number", "experiment", "run"):
+    for heading in ("#", "claim", "verdict", "number", "false if", "experiment", "run"):
         table.add_column(heading, justify="right" if heading == "#" else "left")
     for answer in answers.answers:
         word = f"[{STYLES[answer.finding.verdict]}]{answer.finding.verdict}[/]" + (
             "" if answer.as_expected else f", not {answer.claim.expects}"
         )
         runs = "\n".join(dict.fromkeys(run.folder.name for run in answer.runs.values()))
-        table.add_row(answer.number, answer.claim.words, word, number_of(answer), experiment_of(answer), runs)
+        table.add_row(answer.number, answer.claim.words, word, number_of(answer), answer.claim.false_if, experiment_of(answer), runs)
     return table
 
 
@@ -69,13 +69,14 @@ def claims_frame(answers: ClaimAnswers) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index `claim` (number); words, verdict, expected, result (the number with its unit, as text), number, unit, condition, measured
-        (a sentence), experiment, run (folders).
+        Index `claim` (number); words, false_if (the outcome that would make it false), verdict, expected, result (the number with its
+        unit, as text), number, unit, condition, measured (a sentence), experiment, run (folders).
     """
     rows = [
         {
             "claim": answer.number,
             "words": answer.claim.words,
+            "false_if": answer.claim.false_if,
             "verdict": answer.finding.verdict,
             "expected": answer.claim.expects,
             "result": number_of(answer),
@@ -117,6 +118,7 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
     yield ""
     yield f"- stands in: {claim.where}"
     yield f"- theory: {claim.theory}"
+    yield f"- false if: {claim.false_if}"
     if finding.condition:
         yield f"- condition: {finding.condition}"
     yield f"- measured: {finding.detail}"
@@ -124,8 +126,9 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
         yield f"- unknown because: {finding.doubt}"
     yield f"- again: `{again(answer)}`, which runs"
     for run in answer.runs.values():
-        settings = "".join(f' --set "{setting}"' for setting in run.trial.settings)
-        yield f"  - `buslab run {run.trial.scenario} --on {run.on}{settings}`"
+        words = run.trial.command.split(" ", 3)  # the ground stands behind the scenario
+        ground = [] if run.trial.client_away_s else ["--on", run.on]
+        yield f"  - `{' '.join([*words[:3], *ground, *words[3:]])}`"
 
 
 def write_page(answers: ClaimAnswers, path: Path) -> None:

@@ -12,8 +12,17 @@ The fan-out model, for events of B bytes to S subscribers::
 A server that copies small replies and only refers to large ones (Valkey's min-string-size-avoid-copy-reply) has the kink; without one
 the two halves are fitted as one. No number is below 0, errors are relative: non-negative least squares.
 
-Intervals: the model's own spread (residuals of the points, with their degrees of freedom), what drawing those residuals anew does to
-the fit, and how far whole rounds lay apart, in quadrature on a log scale, times Student's t: 95 % of new points should lie inside.
+Intervals, of which 95 % should hold a new point, are made of what is known of each source of error, in quadrature on a log scale:
+
+- the spread of the points about the fit, and what drawing that spread anew does to the fit;
+- how far whole rounds lay apart, for the machine of a later hour is as far from that of the fit. One round tells nothing of that, and
+  then `ASSUMED_DRIFT` is taken;
+- a new point that was measured in fewer windows than those of the fit is the less certain;
+- how much farther the held-out points lay from their predictions than all of that says (`CostModel.calibrated`): only for what is planned
+  afterwards, as a prediction must not know what it is held against.
+
+Each has its degrees of freedom, few where few rounds were measured, and their sum has those of Welch and Satterthwaite. Student's t for
+them is the factor: an interval is as wide as the little that is known of the spread demands.
 
 Beside it stands the Universal Scalability Law of copies per second, its rate falling with size as the model's does::
 
@@ -38,6 +47,7 @@ from sim.results.interval import Interval, student_t
 DRAWS = 200
 WIDTH = 6  # columns of the fan-out model
 MIN_POINTS = 8
+ASSUMED_DRIFT, ASSUMED_FREEDOM = 0.15, 4  # of rounds about each other, where there is one only
 
 Array = np.ndarray
 
@@ -107,6 +117,12 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Spread of the points about the fit, and of whole rounds about each other, as standard deviations of logarithms.
     freedom
         Degrees of freedom of the fit.
+    rounds_freedom
+        The same of `rounds`; 0 in a file of before they were told.
+    noise, windows
+        Spread of a point's windows about each other when whole rounds are taken out, and how many windows a point of the fit has.
+    held, held_freedom
+        What the held-out points add, 0 before they are known.
     """
 
     kink_bytes: int
@@ -116,20 +132,59 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: float
     freedom: int
     hull: Hull
+    rounds_freedom: int = 0
+    noise: float = 0.0
+    windows: int = 0
+    held: float = 0.0
+    held_freedom: int = 0
 
-    def cost_us(self, events: Sequence[tuple[float, int, float]]) -> Interval:
+    def value_us(self, events: Sequence[tuple[float, int, float]]) -> float:
+        """Return what a mix of events costs the broker, in microseconds, without its interval."""
+        return float(self._columns(events) @ np.array(self.values))
+
+    def cost_us(self, events: Sequence[tuple[float, int, float]], *, windows: int = 0) -> Interval:
         """Return what a mix of events costs the broker, in microseconds.
 
         Parameters
         ----------
         events
             (how many, subscribers, bytes) of each kind.
+        windows
+            The interval is for a cost that is measured in so many windows; by default in as many as those of the fit.
         """
-        columns = sum(count * columns_of(pods, size, self.kink_bytes) for count, pods, size in events)
-        value = float(columns @ np.array(self.values))
-        drawn = np.log(np.maximum(np.array(self.draws) @ columns, 1e-12) / value)
-        half = student_t(self.freedom) * math.sqrt(float(np.var(drawn)) + self.residual**2 + self.rounds**2)
+        value = self.value_us(events)
+        spread, freedom = self.spread(events, windows=windows)
+        half = student_t(freedom) * spread
         return Interval(value, value * math.exp(-half), value * math.exp(half))
+
+    def spread(self, events: Sequence[tuple[float, int, float]], *, windows: int = 0) -> tuple[float, int]:
+        """Return the standard deviation of the logarithm of a prediction, and its degrees of freedom."""
+        drawn = np.log(np.maximum(np.array(self.draws) @ self._columns(events), 1e-12) / self.value_us(events))
+        fewer = max(0.0, 1 / windows - 1 / self.windows) if windows and self.windows else 0.0
+        parts = (
+            (self.residual**2 + float(np.var(drawn)), self.freedom),
+            (self.rounds**2 * (1 + 1 / max(1, self.windows)), self.rounds_freedom or self.freedom),  # another round, and the mean of those
+            (self.noise**2 * fewer, self.freedom),
+            (self.held**2, self.held_freedom),
+        )
+        variance = sum(part for part, _ in parts)
+        doubt = sum(part**2 / freedom for part, freedom in parts if part)
+        return math.sqrt(variance), max(1, int(variance**2 / doubt)) if doubt else self.freedom
+
+    def calibrated(self, held: Sequence[HeldOut]) -> CostModel:
+        """Return the same with intervals that are as wide as the errors of held-out points say, never narrower than they were."""
+        if not held:
+            return self
+        errors, said = [], []
+        for one in held:
+            errors.append(math.log(one.predicted.value / one.measured) ** 2)
+            said.append(self.spread([(1.0, one.point.pods, one.point.event_bytes)], windows=len(one.point.cpu_us))[0] ** 2)
+        more = max(0.0, float(np.mean(errors)) - float(np.mean(said)))
+        return msgspec.structs.replace(self, held=math.sqrt(more), held_freedom=len(held))
+
+    def _columns(self, events: Sequence[tuple[float, int, float]]) -> Array:
+        columns: Array = np.sum([many * columns_of(pods, size, self.kink_bytes) for many, pods, size in events], axis=0)
+        return columns
 
     def parts(self) -> dict[str, Interval]:
         """Return the fitted numbers by name, with the intervals of the draws."""
@@ -166,24 +221,41 @@ def fit_costs(points: Sequence[Point], *, kink_bytes: int, seed: int = 1) -> Cos
     wider = math.sqrt(len(points) / freedom)
     rng = np.random.default_rng(seed)
     drawn = [_nnls(rows, rows @ values * np.exp(wider * rng.choice(residuals, len(points)))) for _ in range(DRAWS)]
+    rounds = min(len(p.cpu_us) for p in points)
     return CostModel(
         kink_bytes,
         tuple(values.tolist()),
         tuple(tuple(one.tolist()) for one in drawn),
         residual=wider * float(np.sqrt((residuals**2).mean())),
-        rounds=spread_of_rounds(points),
+        rounds=spread_of_rounds(points) if rounds > 1 else ASSUMED_DRIFT,
         freedom=freedom,
         hull=Hull(_bounds([p for p in points if p.event_bytes < kink_bytes]), _bounds([p for p in points if p.event_bytes >= kink_bytes])),
+        rounds_freedom=rounds - 1 if rounds > 1 else ASSUMED_FREEDOM,
+        noise=_noise_of_windows(points),
+        windows=rounds,
     )
 
 
 def spread_of_rounds(points: Sequence[Point]) -> float:
     """Return how far whole rounds lay apart: the standard deviation of their median log cost against the points' medians."""
-    rounds = min(len(p.cpu_us) for p in points)
-    if rounds < 2:
+    apart = _apart(points)
+    return float(np.std(np.median(apart, axis=1), ddof=1)) if len(apart) > 1 else 0.0
+
+
+def _noise_of_windows(points: Sequence[Point]) -> float:
+    """Return the spread of single windows about their points, when what whole rounds have in common is taken out."""
+    apart = _apart(points)
+    if len(apart) < 2:
         return 0.0
-    apart = np.array([[math.log(p.cpu_us[n] / p.cost_us) for p in points] for n in range(rounds)])
-    return float(np.std(np.median(apart, axis=1), ddof=1))
+    left = apart - np.median(apart, axis=1, keepdims=True)
+    left = left - left.mean(axis=0)
+    return math.sqrt(float((left**2).sum()) / ((len(apart) - 1) * apart.shape[1]))
+
+
+def _apart(points: Sequence[Point]) -> Array:
+    """Return how far each window of a point lies from its median, logarithms of shape (rounds, points)."""
+    rounds = min(len(p.cpu_us) for p in points)
+    return np.array([[math.log(p.cpu_us[n] / p.cost_us) for p in points] for n in range(rounds)])
 
 
 def _nnls(rows: Array, costs: Array) -> Array:
@@ -286,7 +358,7 @@ def hold_against(model: CostModel, usl: Usl, points: Sequence[Point]) -> list[He
     """Predict points that were not fitted."""
     found = []
     for point in points:
-        predicted = model.cost_us([(1.0, point.pods, point.event_bytes)]).inverse(1e6)
+        predicted = model.cost_us([(1.0, point.pods, point.event_bytes)], windows=len(point.cpu_us)).inverse(1e6)
         outside = model.hull.outside(point.pods, point.event_bytes, model.kink_bytes)
         found.append(HeldOut(point, predicted, usl.rate_per_s(point.pods, point.event_bytes), outside))
     return found

@@ -2,10 +2,11 @@
 
 Words
 -----
-*Workload*: who hears what, and what a call of the application makes of it: events, copies, bytes.
+*Workload*: who hears what, and what a call of the application makes of it (`sim.measure.capacity.workload`).
 *Saturation*: calls per second at which the broker's core does nothing else.
 *Headroom*: the share of that which stays free, by a stated rule: 0.712 / cores^0.448, at which three in ten arrivals find the core
 busy (Netflix, service-capacity-modeling). A broker runs its commands on one core, so 71.2 % stay free.
+*Held*: the highest rate that the search of a measurement carried; *too much*: the lowest one above that it did not.
 *Excuse*: why a choice is refused. A refused choice has one at least; an accepted one has none, but may have notes.
 
 Rules
@@ -14,7 +15,12 @@ Rules
 2. What a choice carries is the low end of the interval, not its middle.
 3. A choice outside of what was tested is refused, and one that stands on a computed step (several brokers) says so.
 4. One pod down must not silence a channel: a service that hears has two replicas at least. The broker is not relieved by a pod that is
-   down: plans are for all pods up, the worse of the two.
+   down: plans are for all pods up, the worse of the two. Excepted is a service that adds up what it hears: a second replica would count
+   every event again, so it stays as it is, and the plan says so.
+5. No broker is planned to be fuller than it was at the rate that held, where a higher one was measured as too much. An accepted choice
+   was measured as it is, or has the word *computed* in its notes, with the reason.
+6. Choices that come to the same are one: sizes of a batch that the interval ends first, or that no event waits for; replicas that are
+   there already.
 """
 
 from __future__ import annotations
@@ -26,91 +32,15 @@ import msgspec
 
 from sim.machine.words import count, duration
 from sim.measure.capacity.fit import CostModel
+from sim.measure.capacity.frames import BITS, on_link
+from sim.measure.capacity.levers import what_must_change
+from sim.measure.capacity.workload import EventType, Workload, hearing_alone, same_load
 from sim.results.interval import Interval
 
 HEADROOM_AT_ONE, HEADROOM_POWER = 0.712, 0.448
 BATCHES = (1, 10, 30, 100, 300, 1000)
 MAX_BROKERS = 8
-BITS = 8
-
-
-class EventType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One event type of a workload.
-
-    Attributes
-    ----------
-    share
-        Of the application's calls; the shares of all kinds sum to 1.
-    batched
-        Whether calls are items that wait for a batch.
-    head_bytes, item_bytes
-        An event has ``head + items x item`` bytes.
-    heard_by, published_by
-        Services.
-    """
-
-    name: str
-    share: float
-    batched: bool
-    head_bytes: float
-    item_bytes: float
-    heard_by: tuple[str, ...]
-    published_by: tuple[str, ...]
-
-
-class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a scenario asks of a bus."""
-
-    kinds: tuple[EventType, ...]
-    replicas: dict[str, int]
-    batch_size: int
-    batch_interval_s: float
-
-    def with_pods(self, pods_per_service: int) -> Workload:
-        """Return the same with so many replicas of every service."""
-        return msgspec.structs.replace(self, replicas=dict.fromkeys(self.replicas, pods_per_service))
-
-    def with_at_least(self, replicas: int) -> Workload:
-        """Return the same with at least so many replicas of every service."""
-        return msgspec.structs.replace(self, replicas={name: max(pods, replicas) for name, pods in self.replicas.items()})
-
-    def one_down(self) -> Workload:
-        """Return the same with one pod less of the service that hears most."""
-        heard = {name: sum(name in kind.heard_by for kind in self.kinds) for name in self.replicas}
-        name = max(heard, key=lambda one: (heard[one], self.replicas[one]))
-        return msgspec.structs.replace(self, replicas=self.replicas | {name: self.replicas[name] - 1})
-
-    def receivers(self, kind: EventType) -> int:
-        """Return how many pods hear an event of this kind."""
-        return sum(self.replicas[name] for name in kind.heard_by)
-
-    def items(self, kind: EventType, calls_per_s: float) -> float:
-        """Return how many items a batch has at this rate: the size ends it, or the interval, whichever comes first."""
-        if not kind.batched:
-            return 1.0
-        publishers = max(1, sum(self.replicas[name] for name in kind.published_by))
-        in_time = kind.share * calls_per_s / publishers * self.batch_interval_s
-        return float(min(self.batch_size, max(1.0, in_time + 1)))
-
-    def events(self, calls_per_s: float, kinds: Sequence[EventType] | None = None) -> list[tuple[float, int, float]]:
-        """Return (events, subscribers, bytes) that one call makes on average, of each kind."""
-        found = []
-        for kind in self.kinds if kinds is None else kinds:
-            items = self.items(kind, calls_per_s)
-            found.append((kind.share / items, self.receivers(kind), kind.head_bytes + items * kind.item_bytes))
-        return found
-
-    def events_per_call(self, calls_per_s: float) -> float:
-        """Return how many events a call makes on average."""
-        return sum(many for many, _, _ in self.events(calls_per_s))
-
-    def copies_per_call(self, calls_per_s: float) -> float:
-        """Return how many copies a call makes on average."""
-        return sum(many * pods for many, pods, _ in self.events(calls_per_s))
-
-    def bytes_per_call(self, calls_per_s: float) -> float:
-        """Return how many bytes of events leave the broker for a call on average."""
-        return sum(many * pods * size for many, pods, size in self.events(calls_per_s))
+NO_BATCH = 0
 
 
 class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +51,40 @@ class ResourceLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     how: str
 
 
+class SustainedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the search of a measurement came to, with one broker.
+
+    Attributes
+    ----------
+    workload
+        What it was measured with.
+    held_calls_per_s
+        The highest rate that was carried; 0 when none was.
+    too_much_calls_per_s
+        The lowest above it that was not carried; infinite when none was too much.
+    why_not
+        Why it was not.
+    """
+
+    workload: Workload
+    held_calls_per_s: float
+    too_much_calls_per_s: float
+    why_not: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether some rate was too much."""
+        return math.isfinite(self.too_much_calls_per_s)
+
+    def __str__(self) -> str:
+        if not self.held_calls_per_s:
+            return f"no rate was carried, the lowest that was not is {self.too_much_calls_per_s:,.0f} calls/s: {self.why_not}"
+        held = f"{self.held_calls_per_s:,.0f} calls/s held"
+        return f"{held}, {self.too_much_calls_per_s:,.0f} did not: {self.why_not}" if self.ended else f"{held}, nothing higher was tried"
+
+
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way to run the bus: the replicas of the workload, but at least so many of each service; `batch_size` is of items."""
+    """One way to run the bus: the replicas of the workload, but at least so many of each service; `batch_size` is of items, 0 = none."""
 
     least_replicas: int
     brokers: int
@@ -131,7 +93,12 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         brokers = count(self.brokers, "broker")
         pods = f"at least {count(self.least_replicas, 'replica')}" if self.least_replicas else "replicas as they are"
-        return f"{pods}, {brokers}, batches of {self.batch_size}"
+        return f"{pods}, {brokers}" + (f", batches of {self.batch_size}" if self.batch_size != NO_BATCH else "")
+
+    def of(self, workload: Workload) -> Workload:
+        """Return the workload as it is with this choice."""
+        size = self.batch_size if self.batch_size != NO_BATCH else workload.batch_size
+        return msgspec.structs.replace(workload, batch_size=size).with_at_least(self.least_replicas)
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,10 +128,20 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every option that was looked at for a target, and the one to take: fewest brokers, then nearest to today's batch."""
+    """Every option that was looked at for a target, and the one to take: fewest brokers, then nearest to today's batch.
+
+    Attributes
+    ----------
+    changes
+        What would have to change, each alone, where no option is left.
+    measured
+        Which rate held in the measurement, and which did not.
+    """
 
     target_calls_per_s: float
     options: tuple[Option, ...]
+    changes: tuple[str, ...] = ()
+    measured: str = ""
 
     @property
     def best(self) -> Option | None:
@@ -192,9 +169,9 @@ def saturation(
     """
     at = calls_per_s
     if at is None:
-        at = 1e6 / model.cost_us(workload.events(math.inf, kinds)).value  # full batches: the most that can be
+        at = 1e6 / model.value_us(workload.events(math.inf, kinds))  # full batches: the most that can be
         for _ in range(20):  # the interval may end batches before they are full, and then there is more to publish
-            at = (at + 1e6 / model.cost_us(workload.events(at, kinds)).value) / 2
+            at = (at + 1e6 / model.value_us(workload.events(at, kinds))) / 2
     return model.cost_us(workload.events(at, kinds)).inverse(1e6)
 
 
@@ -209,7 +186,7 @@ def not_tested(model: CostModel, workload: Workload, calls_per_s: float) -> list
 
 def split(model: CostModel, workload: Workload, brokers: int, calls_per_s: float) -> list[list[EventType]]:
     """Return which kinds go to which of several independent brokers: the dearest first, each to the one with the least to do."""
-    cost = {kind.name: model.cost_us(workload.events(calls_per_s, [kind])).value for kind in workload.kinds}
+    cost = {kind.name: model.value_us(workload.events(calls_per_s, [kind])) for kind in workload.kinds}
     groups: list[list[EventType]] = [[] for _ in range(brokers)]
     for kind in sorted(workload.kinds, key=lambda one: -cost[one.name]):
         min(groups, key=lambda group: sum(cost[one.name] for one in group)).append(kind)
@@ -221,6 +198,7 @@ def make_plan(
     workload: Workload,
     *,
     target_calls_per_s: float,
+    measured: SustainedRate | None = None,
     least_replicas: Sequence[int] = (0,),
     brokers: Sequence[int] = tuple(range(1, MAX_BROKERS + 1)),
     batches: Sequence[int] = BATCHES,
@@ -231,6 +209,8 @@ def make_plan(
 
     Parameters
     ----------
+    measured
+        Which rates were carried and which were not; without it every option is computed, and says so.
     least_replicas
         How many replicas each service has at least, to look at; 0 means those of the workload.
     link_mbit_per_s
@@ -239,41 +219,121 @@ def make_plan(
         Cores that a broker's commands run on.
     """
     sizes = sorted({*batches, workload.batch_size}, key=lambda size: (abs(math.log(size / workload.batch_size)), size))
-    options = [
-        _option(model, workload, Choice(pods, many, size), target_calls_per_s, link_mbit_per_s, cores)
-        for many in sorted(set(brokers))
-        for pods in least_replicas
-        for size in sizes
-    ]
-    return Plan(target_calls_per_s, tuple(options))
+    sizes = sizes if workload.is_batched else [NO_BATCH]
+    choices = [Choice(pods, many, size) for many in sorted(set(brokers)) for pods in least_replicas for size in sizes]
+    distinct: dict[object, Choice] = {}
+    for choice in choices:
+        load = choice.of(workload)
+        distinct.setdefault((choice.brokers, tuple(load.replicas.values()), tuple(load.events(target_calls_per_s))), choice)
+    look = _Looked(model, measured, link_mbit_per_s, cores)
+    options = tuple(look.option(workload, choice, target_calls_per_s) for choice in distinct.values())
+    said = str(measured or "")
+    if any(option.accepted for option in options):
+        return Plan(target_calls_per_s, options, measured=said)
+    most = min(max(brokers), len(workload.kinds))
+    few, many, _, largest = model.hull.small  # smaller events than any that was tested cost no more than those
+    lenient = msgspec.structs.replace(model, hull=msgspec.structs.replace(model.hull, small=(few, many, 0, largest)))
+
+    def carried(load: Workload, rate: float, link: float, many: int = most) -> bool:
+        tried = msgspec.structs.replace(look, link_mbit_per_s=link, model=lenient)
+        return any(tried.option(load, Choice(pods, many, size), rate).accepted for pods in least_replicas for size in sizes)
+
+    changes = what_must_change(workload, target_calls_per_s, link_mbit_per_s=link_mbit_per_s, carried=carried)
+    if measured is not None and not measured.held_calls_per_s:
+        changes = ("measure again on a machine at rest (`buslab capacity`): a plan needs a rate that was carried",)
+    return Plan(target_calls_per_s, options, changes, said)
 
 
-def _option(model: CostModel, workload: Workload, choice: Choice, target: float, link_mbit_per_s: float, cores: float) -> Option:
-    chosen = msgspec.structs.replace(workload, batch_size=choice.batch_size).with_at_least(choice.least_replicas)
-    free = headroom(cores)
-    groups = [group for group in split(model, chosen, choice.brokers, target) if group]
-    fullest = max(groups, key=lambda group: model.cost_us(chosen.events(target, group)).value)
-    full = saturation(model, chosen, kinds=fullest)
-    mbit = max(sum(n * pods * size for n, pods, size in chosen.events(target, group)) for group in groups) * BITS / 1e6
-    most = link_mbit_per_s / mbit if link_mbit_per_s and mbit else math.inf
-    carries = Interval(*(min(value, most) * (1 - free) for value in (full.value, full.low, full.high)))
-    used = target / saturation(model, chosen, calls_per_s=target, kinds=fullest).low
-    alone = [name for name, pods in chosen.replicas.items() if pods < 2 and any(name in kind.heard_by for kind in chosen.kinds)]
-    excuses = [f"one replica of {', '.join(alone)}: with one pod down nobody hears its events"] if alone else []
-    excuses += not_tested(model, chosen, target)
-    if len(groups) < choice.brokers:
-        excuses.append(f"{count(choice.brokers, 'broker')} for {count(len(groups), 'channel')}: one has nothing to do")
-    if used > 1 - free:
-        excuses.append(f"the fullest broker would be at {used:.0%} of its saturation rate; the rule keeps {free:.0%} free")
-    if target > most * (1 - free):
-        excuses.append(f"its link would carry {target * mbit:,.0f} Mbit/s of {link_mbit_per_s:,.0f}; the rule keeps {free:.0%} free")
-    return Option(choice, carries, used, free, tuple(excuses), tuple(_notes(chosen, choice, target)))
+class _Looked(msgspec.Struct, frozen=True):
+    """What options are looked at with."""
+
+    model: CostModel
+    measured: SustainedRate | None
+    link_mbit_per_s: float
+    cores: float = 1.0
+
+    def option(self, workload: Workload, choice: Choice, target: float) -> Option:
+        """Return what a choice comes to."""
+        model, chosen, free = self.model, choice.of(workload), headroom(self.cores)
+        groups = [group for group in split(model, chosen, choice.brokers, target) if group]
+        fullest = max(groups, key=lambda group: model.value_us(chosen.events(target, group)))
+        full = saturation(model, chosen, kinds=fullest)
+        at_target = saturation(model, chosen, calls_per_s=target, kinds=fullest)
+        mbit = max(on_link(chosen.sent(target, group)).most for group in groups) * BITS / 1e6
+        most = self.link_mbit_per_s / mbit if self.link_mbit_per_s and mbit else math.inf
+        ceiling = self._ceiling(chosen, choice, target, full, at_target)
+        carries = Interval(*(min(min(value, most) * (1 - free), ceiling) for value in (full.value, full.low, full.high)))
+        used = target / at_target.low
+        alone = [name for name in hearing_alone(chosen) if name not in chosen.adding_up]
+        excuses = [f"one replica of {', '.join(alone)}: with one pod down nobody hears its events"] if alone else []
+        excuses += not_tested(model, chosen, target)
+        if len(groups) < choice.brokers:
+            excuses.append(f"{count(choice.brokers, 'broker')} for {count(len(groups), 'channel')}: one has nothing to do")
+        excuses += self._beyond(chosen, choice, target, at_target)
+        if used > 1 - free:
+            excuses.append(f"the fullest broker would be at {used:.0%} of its saturation rate; the rule keeps {free:.0%} free")
+        if target > most * (1 - free):
+            excuses.append(
+                f"its link would carry {target * mbit:,.0f} Mbit/s of {self.link_mbit_per_s:,.0f}; the rule keeps {free:.0%} free"
+            )
+        notes = [self._how_known(chosen, choice, target), *_notes(chosen, target)]
+        return Option(choice, carries, used, free, tuple(excuses), tuple(notes))
+
+    def _as_measured(self, chosen: Workload, choice: Choice, target: float) -> bool:
+        return self.measured is not None and choice.brokers == 1 and same_load(chosen, self.measured.workload, target)
+
+    def _share_held(self) -> float:
+        """Return the share of its saturation rate that a broker had at the rate that held, by the model."""
+        held = self.measured.held_calls_per_s if self.measured else 0.0
+        if not (held and self.measured):
+            return 0.0
+        return held / saturation(self.model, self.measured.workload, calls_per_s=held).value
+
+    def _ceiling(self, chosen: Workload, choice: Choice, target: float, full: Interval, at_target: Interval) -> float:
+        """Return the calls per second that a choice may be said to carry by what was measured."""
+        measured = self.measured
+        if measured is None or not (measured.ended or target <= measured.held_calls_per_s):
+            return math.inf
+        if self._as_measured(chosen, choice, target):
+            return measured.held_calls_per_s
+        return self._share_held() * min(full.value, at_target.value) if measured.ended else math.inf
+
+    def _beyond(self, chosen: Workload, choice: Choice, target: float, at_target: Interval) -> list[str]:
+        """Return why a choice is beyond what was measured."""
+        measured = self.measured
+        if measured is None or not measured.ended:
+            return []
+        if self._as_measured(chosen, choice, target):
+            return [f"measured: {measured}"] if target > measured.held_calls_per_s else []
+        held = self._share_held()
+        if target <= held * at_target.value:
+            return []
+        if not held:
+            return [f"measured: {measured}"]
+        like = target / at_target.value / held * measured.held_calls_per_s
+        return [f"computed: its fullest broker would be as full as one at {like:,.0f} calls/s of what was measured, where {measured}"]
+
+    def _how_known(self, chosen: Workload, choice: Choice, target: float) -> str:
+        """Return how it is known what a choice carries."""
+        measured = self.measured
+        if choice.brokers > 1:
+            return "not tested: computed from the costs of one broker, each on a core of its own, channels divided among them"
+        if measured is None:
+            return "computed from the broker's costs: which rate it sustains was not measured"
+        if not self._as_measured(chosen, choice, target):
+            return "computed from the broker's costs: measured were other events, replicas or batches"
+        if target > measured.held_calls_per_s:
+            return f"computed from the broker's costs: measured was {measured.held_calls_per_s:,.0f} calls/s at most"
+        return f"measured: {measured.held_calls_per_s:,.0f} calls/s held"
 
 
-def _notes(workload: Workload, choice: Choice, target: float) -> list[str]:
+def _notes(workload: Workload, target: float) -> list[str]:
     notes = []
-    if choice.brokers > 1:
-        notes.append("not tested: computed from the costs of one broker, each on a core of its own, channels divided among them")
+    hearing = [name for name in workload.adding_up if any(name in kind.heard_by for kind in workload.kinds)]
+    for name in hearing:
+        pods = workload.replicas[name]
+        together = f"together {pods} replicas count {pods} times as much" if pods > 1 else "it keeps one replica, as two would count twice"
+        notes.append(f"{name} adds up every event: {together}")
     for kind in workload.kinds:
         if kind.batched and (items := workload.items(kind, target)) > 1:
             publishers = sum(workload.replicas[name] for name in kind.published_by)
@@ -292,12 +352,14 @@ def what_if(
     batch_size: int,
     brokers: int = 1,
     link_mbit_per_s: float = 0.0,
+    measured: SustainedRate | None = None,
 ) -> str:
     """Return in some lines what one choice would come to at one rate; for sliders."""
-    option = _option(model, workload.with_pods(pods_per_service), Choice(0, brokers, batch_size), calls_per_s, link_mbit_per_s, 1.0)
+    choice = Choice(0, brokers, batch_size if workload.is_batched else NO_BATCH)
+    option = _Looked(model, measured, link_mbit_per_s).option(workload.with_pods(pods_per_service), choice, calls_per_s)
+    batches = f", batches of {batch_size}" if workload.is_batched else ""
     head = (
-        f"{count(pods_per_service, 'replica')} of each service, {count(brokers, 'broker')}, batches of "
-        f"{batch_size}: carries {option.carries.low:,.0f} .. "
+        f"{count(pods_per_service, 'replica')} of each service, {count(brokers, 'broker')}{batches}: carries {option.carries.low:,.0f} .. "
         f"{option.carries.high:,.0f} calls/s with {option.headroom:.0%} kept free."
     )
     verdict = "It carries" if option.accepted else "It does not carry"
@@ -305,11 +367,11 @@ def what_if(
     return "\n".join([*lines, *(f"- {text}" for text in (*option.excuses, *option.notes))])
 
 
-def teller(model: CostModel, workload: Workload) -> Callable[[float, int, int, int], None]:
+def teller(model: CostModel, workload: Workload, measured: SustainedRate | None = None) -> Callable[[float, int, int, int], None]:
     """Return a function of calls_per_s, pods_per_service, batch_size and brokers that prints what they would come to."""
 
     def tell(calls_per_s: float, pods_per_service: int, batch_size: int, brokers: int) -> None:
         pods, size = pods_per_service, batch_size
-        print(what_if(model, workload, calls_per_s=calls_per_s, pods_per_service=pods, batch_size=size, brokers=brokers))
+        print(what_if(model, workload, calls_per_s=calls_per_s, pods_per_service=pods, batch_size=size, brokers=brokers, measured=measured))
 
     return tell

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from sim.measure.capacity.plan import Plan
-from sim.measure.capacity.report import plain_table
+from sim.measure.capacity.report import markdown_table, plain_table
 
 
 def option_rows(plan: Plan, *, most: int | None = None) -> list[list[str]]:
@@ -30,11 +30,14 @@ OPTION_HEADINGS = ("choice", "carries calls/s at least (low end of 95 %)", "of s
 def plan_sentence(plan: Plan) -> str:
     """Return in a few sentences what to do for the target."""
     if plan.best is None:
-        return f"For {plan.target_calls_per_s:,.0f} calls/s no option is left: each is refused, for the reasons given."
+        measured = f" In the measurement {plan.measured}." if plan.measured else ""
+        changes = f" What would have to change, each alone and computed: {'; '.join(plan.changes)}." if plan.changes else ""
+        return f"For {plan.target_calls_per_s:,.0f} calls/s no option is left: each is refused, for the reasons given.{measured}{changes}"
     return (
         f"For {plan.target_calls_per_s:,.0f} calls/s take {plan.best.choice}: its fullest broker is at {plan.best.used:.0%} of its "
         f"saturation rate, {plan.best.headroom:.0%} are kept free."
-        + "".join(f" N{note[1:]}." for note in plan.best.notes if note.startswith("not tested"))
+        + "".join(f" {note[:1].upper()}{note[1:]}." for note in plan.best.notes if " at risk in " not in note)
+        + (f" In the measurement {plan.measured}." if plan.measured else "")
         + " A plan knows what the broker carries, not how many replicas the services' own work needs."
     )
 
@@ -44,3 +47,9 @@ def plan_table(plan: Plan, *, most: int | None = None) -> Group:
     accepted = sum(option.accepted for option in plan.options)
     title = f"Options: {accepted} accepted, {len(plan.options) - accepted} refused" + (f"; the first {most} of each" if most else "")
     return Group(plain_table(title, OPTION_HEADINGS, option_rows(plan, most=most)), Text(plan_sentence(plan)))
+
+
+def plan_page(plan: Plan, of: str) -> str:
+    """Return the plan for the end of the page of a measurement, in Markdown; `of` is the scenario."""
+    lines = [f"## Planned: `{of}` at {plan.target_calls_per_s:,.0f} calls/s", "", plan_sentence(plan), ""]
+    return "\n" + "\n".join([*lines, *markdown_table(OPTION_HEADINGS, option_rows(plan))]) + "\n"

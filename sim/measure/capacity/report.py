@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from rich.text import Text
 from sim.errors import UsageError
 from sim.machine.files import whole_file, write_all
 from sim.machine.words import agreeing, count, duration
-from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, hold_against
-from sim.measure.capacity.plan import ResourceLimit, Workload, headroom, saturation
+from sim.measure.capacity.fit import CostModel, HeldOut, Point, Usl, fit_costs, hold_against
+from sim.measure.capacity.frames import on_link
+from sim.measure.capacity.link_table import LINK_HEADINGS, LINK_MBIT_PER_S, link_rows, link_sentence
+from sim.measure.capacity.plan import ResourceLimit, SustainedRate, headroom, saturation
+from sim.measure.capacity.workload import Workload, hearing_alone
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.results.interval import Interval, mean_interval
 
@@ -35,13 +38,16 @@ WINDOW = (
     *("events_per_s", "us_per_event", "core", "lag_ms_p99", "why_not"),
 )
 FULL_CORE = 0.9  # a broker that used less of its core was not full
-LINK_MBIT_PER_S = 1000.0
 LEAST_CORE = 0.03  # a broker with less of its core was not measured at all
+MOST = 0.75  # of the repeats of a rate must hold
 NOISY = 0.15  # spread of rounds, or missing share of a core, from which on the text says that the machine was not at rest
 
 
 class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core."""
+    """One rate that was tried: calls meant and events answered per second, lag, what the backlog did, and the broker's core.
+
+    `out_bytes_per_event` is what the broker itself counted as sent, 0 in a file of before that was asked.
+    """
 
     calls_per_s: float
     events_per_s: float
@@ -51,6 +57,7 @@ class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backlog_per_s: float
     core: float
     why_not: str
+    out_bytes_per_event: float = 0.0
 
     @property
     def sustained(self) -> bool:
@@ -71,6 +78,8 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The search, in order.
     at_answer, one_down
         The answer's rate again, all pods up and with one pod down.
+    lowered
+        Rates that the search found, and that did not hold when they were measured again.
     host_copies_per_s
         What one process full of the lab's own pods hears at most, 0 where it was not measured.
     """
@@ -94,11 +103,29 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one_down: tuple[TriedRate, ...]
     host_copies_per_s: float
     about: dict[str, Any]
+    lowered: tuple[TriedRate, ...] = ()
 
     @property
     def carried(self) -> TriedRate | None:
-        """The rate of the answer: one of its repeats that held, else the highest of the search, or None."""
+        """The rate of the answer, of which `MOST` of the repeats held; None when they did not, or no rate held in the search."""
+        if self.at_answer and not again_held(self.at_answer):
+            return None
         return max((step for step in self.at_answer or self.steps if step.sustained), key=lambda step: step.calls_per_s, default=None)
+
+    @property
+    def measured(self) -> SustainedRate:
+        """Which rate was carried and which was too much, for plans."""
+        carried = self.carried.calls_per_s if self.carried else 0.0
+        above = [step for step in (*self.steps, *self.lowered, *self.at_answer) if step.calls_per_s > carried * (1 + 1e-9)]
+        least = min(above, key=lambda step: (step.calls_per_s, step.sustained), default=None)
+        if least is None:
+            return SustainedRate(self.workload, carried, math.inf, "")
+        return SustainedRate(self.workload, carried, least.calls_per_s, least.why_not or "it held once, but not when it was measured again")
+
+    @property
+    def plan_model(self) -> CostModel:
+        """The fitted costs with intervals that also hold what the held-out points showed."""
+        return self.model.calibrated(self.held())
 
     def held(self) -> list[HeldOut]:
         """Return the held-out points beside what both models said of them."""
@@ -110,18 +137,21 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def limits(self, link_mbit_per_s: float = LINK_MBIT_PER_S) -> list[ResourceLimit]:
         """Return what each resource carries, the least first."""
-        found = [ResourceLimit("the broker's core", saturation(self.model, self.workload), "fitted to measured costs")]
-        size = self.workload.bytes_per_call(math.inf) * 8 / 1e6
-        if size:
-            exact = link_mbit_per_s / size
-            found.append(
-                ResourceLimit(f"a link of {link_mbit_per_s:,.0f} Mbit/s", Interval(exact, exact, exact), "computed: loopback has none")
-            )
+        found = [ResourceLimit("the broker's core", saturation(self.plan_model, self.workload), "fitted to measured costs")]
+        least, most = on_link(self.workload.sent(math.inf)).calls_per_s(link_mbit_per_s)
+        if math.isfinite(most):
+            how = "computed, with every header; loopback has none"
+            found.append(ResourceLimit(f"a link of {link_mbit_per_s:,.0f} Mbit/s", Interval(least, least, most), how))
         if self.host_copies_per_s and (copies := self.workload.copies_per_call(math.inf)):
             exact = self.host_copies_per_s / copies
             name = "one process with all of the lab's pods"
             found.append(ResourceLimit(name, Interval(exact, exact, exact), "measured, 16 in flight; of a run of this lab, not of the bus"))
         return sorted(found, key=lambda limit: limit.calls_per_s.value)
+
+
+def again_held(again: Sequence[TriedRate]) -> bool:
+    """Return whether enough of the repeats of a rate held."""
+    return sum(step.sustained for step in again) >= MOST * len(again)
 
 
 def answer(found: Capacity) -> str:
@@ -130,28 +160,21 @@ def answer(found: Capacity) -> str:
     pods = sorted(set(load.replicas.values()))
     per_service = f"{pods[0]}" if len(pods) == 1 else f"{pods[0]} to {pods[-1]}"
     if carried is None:
-        least = min(found.steps, key=lambda step: step.calls_per_s)
-        return (
-            f"No rate that was tried was carried at p99 <= {duration(found.lag_ms_p99 / 1e3)}, "
-            f"the lowest was {least.calls_per_s:,.0f} calls/s: {least.why_not}. {_noise(found)}"
-        )
+        return f"{_nothing_carried(found)} {_noise(found)}".strip()
     rate = carried.calls_per_s
     core = mean_interval([100 * step.core for step in found.at_answer or (carried,)])
     between = "" if math.isnan(core.low) else f", 95 % interval {core.low:.0f} .. {core.high:.0f} %"
     says_up = f"({sum(step.sustained for step in found.at_answer)} of {count(len(found.at_answer), 'repeat')} held)"
     down = [step for step in found.one_down if step.sustained]
     says_down = f"and with one pod down ({len(down)} of {len(found.one_down)} held)" if found.one_down else "(one down: not tested)"
-    free = headroom()
-    full = found.mix_saturation_calls_per_s()
-    alone = [name for name, pods in load.replicas.items() if pods < 2 and any(name in kind.heard_by for kind in load.kinds)]
+    alone = hearing_alone(load)
     sentences = [
         f"This bus ({found.scenario}, {count(sum(load.replicas.values()), 'pod')}, {per_service} a service) carries {rate:,.0f} calls/s = "
         f"{rate * load.events_per_call(rate):,.0f} events/s = {rate * load.copies_per_call(rate):,.0f} copies/s at p99 <= "
         f"{duration(found.lag_ms_p99 / 1e3)} (measured {duration(carried.lag_ms_p99 / 1e3)}) with all pods up {says_up} {says_down}.",
         f"The broker's core is then at {core.value:.0f} %{between}.",
         _next_limit(found),
-        f"The mix filled the broker at {full:,.0f} calls/s; with {free:.0%} of that kept free (0.712 / cores^0.448, one core), plan for "
-        f"{full * (1 - free):,.0f} calls/s at most.",
+        _plan_for(found, rate),
         _error(found),
     ]
     if alone:
@@ -159,11 +182,39 @@ def answer(found: Capacity) -> str:
     return " ".join([*sentences, _noise(found)]).strip()
 
 
+def _nothing_carried(found: Capacity) -> str:
+    limit = f"at p99 <= {duration(found.lag_ms_p99 / 1e3)}"
+    once = [step.calls_per_s for step in found.steps if step.sustained]
+    if not once:
+        least = min(found.steps, key=lambda step: step.calls_per_s)
+        return f"No rate that was tried was carried {limit}, the lowest was {least.calls_per_s:,.0f} calls/s: {least.why_not}."
+    failed = [step for step in found.at_answer if not step.sustained]
+    held, rate = len(found.at_answer) - len(failed), failed[0].calls_per_s
+    return (
+        f"No rate was carried {limit}: in the search {max(once):,.0f} calls/s held once, but of the repeats at {rate:,.0f} only "
+        f"{held} of {len(found.at_answer)} held: {failed[0].why_not}."
+    )
+
+
+def _plan_for(found: Capacity, rate: float) -> str:
+    """Return for how much to plan: with the headroom kept, and never for more than was carried."""
+    full, free = found.mix_saturation_calls_per_s(), headroom()
+    planned = full * (1 - free)
+    text = f"The mix filled the broker at {full:,.0f} calls/s; with {free:.0%} of that kept free (0.712 / cores^0.448, one core), "
+    most = f"plan for {min(planned, rate):,.0f} calls/s at most"
+    text += f"{most}." if planned <= rate else f"{planned:,.0f} calls/s would be left, which is computed: {most}, which was measured."
+    least = on_link(found.workload.sent(math.inf)).calls_per_s(LINK_MBIT_PER_S)[0] * (1 - free)
+    return (
+        text
+        if least >= min(planned, rate)
+        else f"{text} A link of {LINK_MBIT_PER_S:,.0f} Mbit/s, as much of it kept free, is for {least:,.0f}."
+    )
+
+
 def _next_limit(found: Capacity) -> str:
     carried, broken = found.carried, [step for step in found.steps if not step.sustained]
     first = min(broken, key=lambda step: step.calls_per_s, default=None)
-    limits = found.limits()
-    others = "; ".join(f"{one.name} {one.calls_per_s.value:,.0f} calls/s ({one.how})" for one in limits)
+    others = "; ".join(f"{one.name} {_rate_of(one)} calls/s ({one.how})" for one in found.limits())
     if first is None or carried is None:
         return f"No rate that was tried was too much. What each resource carries: {others}."
     who = (
@@ -171,7 +222,15 @@ def _next_limit(found: Capacity) -> str:
         if first.core >= FULL_CORE
         else f"not the broker's core, which had {first.core:.0%}: it may be this machine's other work"
     )
-    return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}). What each resource carries: {others}."
+    once = [step.calls_per_s for step in found.steps if step.sustained and carried.calls_per_s * (1 + 1e-9) < step.calls_per_s]
+    before = f"; {min(once):,.0f} held once, but not again" if once else ""
+    return f"The next limit is {who} (at {first.calls_per_s:,.0f} calls/s {first.why_not}{before}). What each resource carries: {others}."
+
+
+def _rate_of(limit: ResourceLimit) -> str:
+    """Return one number, or both ends where the low one is taken."""
+    rate = limit.calls_per_s
+    return f"{rate.value:,.0f} to {rate.high:,.0f}" if rate.low == rate.value < rate.high else f"{rate.value:,.0f}"
 
 
 def _error(found: Capacity) -> str:
@@ -183,8 +242,18 @@ def _error(found: Capacity) -> str:
         f"Of {count(len(held), 'held-out combination')} the fan-out model's saturation rate was off by "
         f"{error:.0%} in the median, the scalability "
         f"law's by {usl:.0%}, so {better} predicts better here; {inside} of {len(held)} "
-        f"{agreeing(inside, 'lies', 'lie')} in the model's 95 % intervals."
+        f"{agreeing(inside, 'lies', 'lie')} in the model's 95 % intervals." + _widened(found)
     )
+
+
+def _widened(found: Capacity) -> str:
+    """Return by how much the intervals of plans are wider than those of the predictions, where they are."""
+    load = found.workload.events(math.inf)
+    before, after = (one.cost_us(load) for one in (found.model, found.plan_model))
+    ratios = [math.sqrt(one.high / one.low) for one in (before, after)]
+    if ratios[1] <= ratios[0] * 1.005:
+        return ""
+    return f" Plans have wider ones to hold such errors too: a factor of {ratios[1]:.1f} to either side for the mix, not {ratios[0]:.1f}."
 
 
 def _noise(found: Capacity) -> str:
@@ -200,8 +269,8 @@ def _noise(found: Capacity) -> str:
     )
 
 
-def write_capacity(found: Capacity, folder: Path) -> Path:
-    """Write the file and the page for people, and return the file.
+def write_capacity(found: Capacity, folder: Path, plan: str = "") -> Path:
+    """Write the file and the page for people, with a plan in Markdown at its end, and return the file.
 
     Raises
     ------
@@ -212,7 +281,7 @@ def write_capacity(found: Capacity, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(with_checksum(msgspec.json.decode(msgspec.json.encode(found))), indent=1)
-        write_all({folder / "capacity.md": markdown(found), path: text + "\n"})
+        write_all({folder / "capacity.md": markdown(found) + plan, path: text + "\n"})
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror or error}; choose another folder with --out") from None
     return path
@@ -262,6 +331,8 @@ def read_capacity(source: Path | str) -> Capacity:
         raise UsageError(f"{path} was damaged or changed after it was written, its checksum differs; {again}")
     if found.format != FILE_FORMAT:
         raise UsageError(f"{path} is of format {found.format}, this version reads {FILE_FORMAT}; {again}")
+    if not found.model.rounds_freedom:  # written before intervals told of what they are made: its points are fitted anew
+        return msgspec.structs.replace(found, model=fit_costs(found.fitted, kink_bytes=found.model.kink_bytes))
     return found
 
 
@@ -287,11 +358,21 @@ HELD_HEADINGS = (
     "held out", "event, B", "predicted events/s (95 %)", "measured", "error", "inside", "USL", "by the wall clock, at core",
     "within what was tested",
 )  # fmt: skip
-STEP_HEADINGS = ("calls/s", "events/s", "lag p50 ms", "p99 ms", "backlog grows /s", "broker's core", "carried")
+STEP_HEADINGS = ("calls/s", "events/s", "lag p50 ms", "p99 ms", "backlog grows /s", "broker's core", "held")
+
+
+def search_rows(found: Capacity) -> list[list[str]]:
+    """Return the rows of the table of the search; what held there but not when it was measured again says so."""
+    carried = found.carried.calls_per_s if found.carried else 0.0
+    rows = step_rows(found.steps)
+    for step, row in zip(found.steps, rows, strict=True):
+        if step.sustained and step.calls_per_s > carried * (1 + 1e-9):
+            row[-1] = "once, but not again"
+    return rows
 
 
 def step_rows(steps: tuple[TriedRate, ...]) -> list[list[str]]:
-    """Return the rows of the table of tried rates."""
+    """Return the rows of a table of tried rates."""
     return [
         [
             f"{step.calls_per_s:,.0f}",
@@ -333,9 +414,10 @@ def tables(found: Capacity) -> Group:
     parts = [
         plain_table("Costs of the broker when it is full, 95 % intervals", ("what", "value", "interval"), cost_rows(found)),
         plain_table("Saturation rates predicted and measured", HELD_HEADINGS, held_rows(found)),
-        plain_table(f"Rates tried with the mix of {found.scenario}", STEP_HEADINGS, step_rows(found.steps)),
+        plain_table(f"Rates tried with the mix of {found.scenario}", STEP_HEADINGS, search_rows(found)),
+        plain_table("What a call puts on a link", LINK_HEADINGS, link_rows(found.workload)),
     ]
-    return Group(*parts, Text(answer(found)))
+    return Group(*parts, Text(_link(found)), Text(answer(found)))
 
 
 def plain_table(title: str, headings: tuple[str, ...], rows: list[list[str]]) -> Table:
@@ -365,20 +447,28 @@ def markdown(found: Capacity) -> str:
     for title, headings, rows in (
         ("Held out: predicted, then measured", HELD_HEADINGS, held_rows(found)),
         ("Costs of the broker's core when it is full", ("what", "value", "95 %"), cost_rows(found)),
-        ("Rates tried", STEP_HEADINGS, step_rows(found.steps)),
+        ("Rates tried", STEP_HEADINGS, search_rows(found)),
         ("The answer's rate again", STEP_HEADINGS, step_rows(found.at_answer)),
         ("With one pod down", STEP_HEADINGS, step_rows(found.one_down)),
+        ("What a call puts on a link", LINK_HEADINGS, link_rows(found.workload)),
     ):
-        lines += ["", f"## {title}", "", _row(headings), _row("---" for _ in headings), *map(_row, rows)]
-    return "\n".join(lines) + "\n"
+        lines += ["", f"## {title}", "", *markdown_table(headings, rows)]
+    return "\n".join([*lines, "", _link(found)]) + "\n"
+
+
+def _link(found: Capacity) -> str:
+    at = found.at_answer or found.steps
+    counted = [step.out_bytes_per_event for step in found.at_answer]
+    return link_sentence(found.workload, calls_per_s=at[0].calls_per_s, counted=counted)
 
 
 def _cores(machine: Mapping[str, Any]) -> str:
     return count(machine["cores"], "core") if "cores" in machine else "? cores"
 
 
-def _row(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    return ["| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows)]
 
 
 def conclusion(found: Capacity) -> tuple[str, str]:

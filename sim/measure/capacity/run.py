@@ -10,7 +10,8 @@ Rules
 3. Without a core there is no answer: where the broker, or who publishes and drains, could have run and did not for more than
    `Effort.most_withheld` of a window, it is tried again, `TRIES` times; then the measurement ends, before the rest of the budget is
    spent, and says what else took the cores. The first window looks for nothing else.
-4. Everything has a part of the budget of time. The first round of points is always measured, further ones while there is time.
+4. Everything has a part of the budget of time. Two rounds of the points to fit, and one of those held out, are always measured, further
+   ones while there is time: from one round alone nothing is known of how far rounds lie apart.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from pathlib import Path
 import msgspec
 import redis
 
-from sim.bus.envelope import BATCH, EVENT_TYPES
+from sim.bus.envelope import ANALYTICS, BATCH, EVENT_TYPES
+from sim.bus.once import ONCE_FOR_ALL
+from sim.bus.services import ADDING_UP
 from sim.errors import MachineBusyError, UsageError
 from sim.grounds.broker import Broker
 from sim.grounds.catalogue import open_broker
@@ -40,9 +43,10 @@ from sim.measure.bench.children import LAB
 from sim.measure.bench.measure import Setting
 from sim.measure.capacity.children import EventKind as Driven
 from sim.measure.capacity.fit import Point, fit_costs, fit_usl
-from sim.measure.capacity.plan import EventType, Workload, saturation
-from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate
+from sim.measure.capacity.plan import saturation
+from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate, again_held
 from sim.measure.capacity.saturate import Range, Shot, payload_of
+from sim.measure.capacity.workload import EventType, Workload
 from sim.scenario.file import Scenario
 
 CONNECTIONS = 4  # publishing connections: four reads of 16 KiB make the 64 KiB that the server writes to one subscriber in one turn
@@ -56,7 +60,8 @@ CHANNEL = EVENT_TYPES[0]
 TRIES = 3
 GROWTH, GAP, MIN_ANSWERED = 0.02, 1.12, 0.98
 MAX_STEPS = 10
-MAX_LOWER, MOST = 3, 0.75  # the rate found is measured again, and lowered until so many of the repeats hold
+MAX_LOWER = 3  # the rate found is measured again, and so often lowered until it holds
+LEAST_ROUNDS = 2  # one alone tells nothing of how far rounds lie apart
 HOST_PODS = 100
 Window = dict[str, float | str]
 
@@ -68,9 +73,9 @@ class Effort:
     Attributes
     ----------
     budget_s
-        About how long all of it may take; the first round of points is measured in any case.
+        About how long all of it may take; the first rounds of points are measured in any case.
     rounds
-        Of points, at most.
+        Of points, at most; of those to fit two at least.
     full_s, rate_s
         Windows of a point and of a rate.
     again
@@ -115,15 +120,18 @@ def workload_of(scenario: Scenario) -> Workload:
         raise UsageError(f"scenario {scenario.name}: load.mix names no event of the bus: there is nothing to size")
     kinds = []
     for name, weight in mix.items():
-        one, two = (len(payload_of(name, payload_bytes=scenario.load.payload_bytes, items=items)) for items in (1, 2))
+        size = scenario.load.payload_bytes
+        one, two = (len(payload_of(name, payload_bytes=size, items=items)) for items in (1, 2))
         heard, published = (
             tuple(service for service, its in scenario.services.items() if name in getattr(its, how)) for how in ("subscribes", "publishes")
         )
-        kinds.append(
-            EventType(name, weight / sum(mix.values()), name == BATCH, 2 * one - two if name == BATCH else one, two - one, heard, published)
-        )
+        channel = scenario.bus.channel_prefix + name
+        head = 2 * one - two if name == BATCH else one
+        kinds.append(EventType(name, weight / sum(mix.values()), name == BATCH, head, two - one, heard, published, float(size), channel))
     replicas = {name: service.replicas for name, service in scenario.services.items()}
-    return Workload(tuple(kinds), replicas, scenario.bus.batch_size, scenario.bus.batch_interval_ms / 1000)
+    hearing = {name for kind in kinds if kind.name in ANALYTICS for name in kind.heard_by}
+    adding_up = tuple(name for name in replicas if name in ADDING_UP & hearing and scenario.bus.once not in ONCE_FOR_ALL)
+    return Workload(tuple(kinds), replicas, scenario.bus.batch_size, scenario.bus.batch_interval_ms / 1000, adding_up)
 
 
 def with_pods(scenario: Scenario, pods_per_service: int | None) -> Scenario:
@@ -195,17 +203,19 @@ class _Measurement:
         """Measure, in order: that there is a core, the grid, the fit, what was held out, the mix, the search, the answer anew, our pods."""
         kink = self._kink()
         self._with_a_core(lambda: self._point(1, 0, 1))
-        fitted = self._points(self._grid(), "to fit", until=0.45)
+        fitted = self._points(self._grid(), "to fit", until=0.45, least=LEAST_ROUNDS)
         model, usl = fit_costs(fitted, kink_bytes=kink), fit_usl(fitted, kink_bytes=kink)
         held_out = self._points(list(self.effort.held_out), "held out", until=0.68)
         mix = self._mix()
         steps = self._search(min(self._wall_calls(mix), saturation(model, self.workload).value * 1.5))
         carried = max((step.calls_per_s for step in steps if step.sustained), default=0.0)
         again: list[TriedRate] = []
+        lowered: list[TriedRate] = []
         for _ in range(MAX_LOWER if carried else 0):
             again = [self._step(carried, self.workload, "again") for _ in range(self.effort.again)]
-            if sum(step.sustained for step in again) >= MOST * len(again):
+            if again_held(again):
                 break
+            lowered += again
             carried /= GAP
         carried = again[0].calls_per_s if again else 0.0
         down = self.workload.one_down()
@@ -228,6 +238,7 @@ class _Measurement:
             steps=tuple(steps),
             at_answer=tuple(again),
             one_down=tuple(one_down),
+            lowered=tuple(lowered) if again_held(again) else (),
             host_copies_per_s=self._host(),
             about=environment(
                 broker_says={key: str(value) for key, value in self.range.asker.info("server").items()}, image=self.broker.image
@@ -267,22 +278,23 @@ class _Measurement:
                 return int(next(iter(said.values())) or 0) or NO_KINK
         return NO_KINK
 
-    def _points(self, todo: list[tuple[int, int, int]], what: str, *, until: float) -> list[Point]:
+    def _points(self, todo: list[tuple[int, int, int]], what: str, *, until: float, least: int = 1) -> list[Point]:
         """Measure every combination in each round, in another order, while there is time for a round."""
         shots: dict[tuple[int, int, int], list[Shot]] = {one: [] for one in todo}
-        for number in range(self.effort.rounds):
+        rounds = max(least, self.effort.rounds)
+        for number in range(rounds):
             round_began = time.monotonic()
             for place, (pods, payload_bytes, batch) in enumerate(random.Random(number).sample(todo, len(todo))):
                 shot = self._point(pods, payload_bytes, batch)
                 self._keep(what, shot, pods=pods, payload_bytes=payload_bytes, batch=batch)
                 shots[pods, payload_bytes, batch].append(shot)
-                done = f"{what}, round {number + 1}/{self.effort.rounds}, {place + 1}/{len(todo)}"
+                done = f"{what}, round {number + 1}/{rounds}, {place + 1}/{len(todo)}"
                 self._say(
                     f"{done}: {count(pods, 'pod')}, {payload_bytes} B, batch {batch}: "
                     f"{duration(shot.cpu_us / 1e6)} an event, core {shot.core:.0%}"
                 )
             took_s = time.monotonic() - round_began
-            if time.monotonic() + took_s - self.begun > until * self.effort.budget_s:
+            if number + 1 >= least and time.monotonic() + took_s - self.begun > until * self.effort.budget_s:
                 break
         return [
             Point(
@@ -376,6 +388,7 @@ class _Measurement:
             said["backlog_per_s"],
             shot.core,
             why_not(shot, events_per_s, self.lag_ms_p99),
+            shot.out_bytes / shot.events,
         )
         self._keep(what, shot, calls_per_s=calls_per_s, lag_ms_p99=step.lag_ms_p99, why_not=step.why_not)
         word = "sustained" if step.sustained else f"not sustained: {step.why_not}"

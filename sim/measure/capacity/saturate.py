@@ -69,6 +69,8 @@ class Shot:
         Share of the window in which the publisher waited for the drain: near 0, or the drain and not the broker was the limit.
     rate
         What the watchers saw, when events were sent at a rate: see `sim.measure.capacity.children.Drove`.
+    out_bytes
+        What the server counted as sent in the window.
     """
 
     events: int
@@ -79,6 +81,7 @@ class Shot:
     behind_s: float
     waited: float
     rate: dict[str, float]
+    out_bytes: int = 0
     broker_withheld: float = math.nan
     children_withheld: float = math.nan
 
@@ -190,14 +193,14 @@ class Range:
             driving.send(Begin())
             driving.receive(WindowBegan, timeout_s=drive.warm_up_s + PATIENCE_S)
             withheld = stack.enter_context(contextlib.closing(Accounts(self.broker.pid, driving.child.pid, hearing.child.pid)))
-            before = self._cpu_s()
+            before, bytes_before = self._cpu_s(), self._out_bytes()
             if drive.rate_per_s:
                 driving.receive(WindowEnded, timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
-                used, shares = self._cpu_s() - before, withheld.shares()
+                used, sent, shares = self._cpu_s() - before, self._out_bytes() - bytes_before, withheld.shares()
                 drove = driving.receive(Drove, timeout_s=PATIENCE_S * 3)
             else:
                 drove = driving.receive(Drove, timeout_s=drive.seconds + PATIENCE_S)
-                used, shares = self._cpu_s() - before, withheld.shares()
+                used, sent, shares = self._cpu_s() - before, self._out_bytes() - bytes_before, withheld.shares()
             hearing.send(End())
             drained = hearing.receive(Drained, timeout_s=PATIENCE_S * 3)
         if not drove.events:
@@ -210,13 +213,17 @@ class Range:
         rate, seconds = {**drove.rate, "cut": cut} if drive.rate_per_s else {}, drove.seconds
         drain_core = drained.cpu_s / drained.seconds
         return Shot(
-            drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate, *shares
+            drove.events, seconds, used, drove.cpu_s / seconds, drain_core, drained.behind_s, drove.waited_s / seconds, rate, sent, *shares
         )
 
     def _cpu_s(self) -> float:
         said: dict[str, Any] = self.asker.info("cpu")
         suffix = "_main_thread" if "used_cpu_user_main_thread" in said else ""
         return float(said[f"used_cpu_user{suffix}"]) + float(said[f"used_cpu_sys{suffix}"])
+
+    def _out_bytes(self) -> int:
+        said: dict[str, Any] = self.asker.info("stats")
+        return int(said["total_net_output_bytes"])
 
     @contextlib.contextmanager
     def _start(self, kind: str, heard_fd: int) -> Iterator[Line]:

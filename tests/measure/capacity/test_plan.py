@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.measure.capacity.fit import CostModel, Hull
-from sim.measure.capacity.plan import Choice, EventType, Workload, headroom, make_plan, not_tested, saturation, split, what_if
+from sim.measure.capacity.frames import on_link
+from sim.measure.capacity.plan import Choice, Plan, SustainedRate, headroom, make_plan, not_tested, saturation, split, what_if
+from sim.measure.capacity.plan_table import plan_sentence
+from sim.measure.capacity.workload import EventType, Workload, same_load
+from sim.wire.resp import pack
 from tests.support.examples import examples
 
 MODEL = CostModel(
@@ -43,6 +48,10 @@ workloads = st.builds(
     batch_interval_s=st.floats(0.01, 30),
 )
 rates = st.floats(1, 1e6)
+
+
+def _frame(name: str, size: int) -> bytes:
+    return pack(b"message", b"aiponge:events:" + name.encode(), b"x" * size)
 
 
 @given(load=workloads, more=st.integers(1, 50))
@@ -99,7 +108,8 @@ def test_events_copies_and_bytes_of_a_call() -> None:
     assert LOAD.events(math.inf) == [(0.06, 2, 1_700), (0.4, 5, 400)]
     assert LOAD.events_per_call(math.inf) == pytest.approx(0.46)
     assert LOAD.copies_per_call(math.inf) == pytest.approx(0.06 * 2 + 0.4 * 5)
-    assert LOAD.bytes_per_call(math.inf) == pytest.approx(0.06 * 2 * 1_700 + 0.4 * 5 * 400)
+    copies = 0.06 * (2 * len(_frame("items", 1_700)) + 4) + 0.4 * (5 * len(_frame("news", 400)) + 4)  # 4 bytes answer a publisher
+    assert LOAD.bytes_per_call(math.inf) == pytest.approx(copies)
 
 
 def test_the_interval_ends_a_batch_at_low_rates() -> None:
@@ -136,7 +146,7 @@ def test_a_target_that_nothing_carries_has_no_best_and_every_option_its_reason()
 
 
 def test_a_link_that_is_too_thin_is_a_reason() -> None:
-    mbit = 10_000 * LOAD.bytes_per_call(math.inf) * 8 / 1e6
+    mbit = 10_000 * on_link(LOAD.sent(math.inf)).most * 8 / 1e6
     thin, wide = (make_plan(MODEL, LOAD, target_calls_per_s=10_000, brokers=(1,), batches=(), link_mbit_per_s=mbit * f) for f in (3, 4))
     assert thin.best is None and "Mbit/s" in thin.options[0].excuses[0]
     assert wide.best is not None
@@ -159,3 +169,152 @@ def test_what_if_says_yes_and_no_with_its_reasons() -> None:
     assert "It carries 1,000 calls/s" in yes and "items at risk" in yes
     no = what_if(MODEL, LOAD, calls_per_s=1e6, pods_per_service=1, batch_size=10)
     assert "It does not carry 1,000,000 calls/s" in no and "one replica" in no
+
+
+# -- what was measured -------------------------------------------------------------------------------------------
+
+HELD, TOO_MUCH = 36_259.0, 39_541.0
+FOUND = SustainedRate(LOAD, HELD, TOO_MUCH, "p99 of lag is 80.0 ms, over 50 ms")
+TENTH = tuple(value / 10 for value in MODEL.values)
+ROOMY = msgspec.structs.replace(MODEL, values=TENTH, draws=(TENTH,) * 3)
+
+
+def test_a_rate_that_was_measured_as_too_much_is_refused_for_one_broker_though_its_costs_would_allow_it() -> None:
+    by_cost = make_plan(ROOMY, LOAD, target_calls_per_s=70_000).best
+    assert by_cost is not None and by_cost.choice.brokers == 1 and by_cost.notes[0].startswith("computed")
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=70_000, measured=FOUND)
+    one = next(option for option in plan.options if option.choice == Choice(0, 1, 10))
+    assert one.excuses == ("measured: 36,259 calls/s held, 39,541 did not: p99 of lag is 80.0 ms, over 50 ms",)
+    assert one.carries.high <= HELD
+    for option in plan.options:
+        assert not option.accepted or "computed" in option.notes[0]
+        assert option.accepted or option.choice.brokers > 1 or any("39,541 did not" in why for why in option.excuses)
+
+
+def test_what_was_measured_needs_no_word_computed_and_what_was_not_has_it() -> None:
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=HELD, measured=FOUND)
+    assert plan.best is not None and plan.best.choice == Choice(0, 1, 10) and plan.best.notes[0] == "measured: 36,259 calls/s held"
+    larger = next(option for option in plan.options if option.choice == Choice(0, 1, 30))
+    assert larger.accepted and larger.notes[0].startswith("computed")
+    open_ended = SustainedRate(LOAD, HELD, math.inf, "")
+    above = make_plan(ROOMY, LOAD, target_calls_per_s=70_000, measured=open_ended).best
+    assert above is not None and above.notes[0] == "computed from the broker's costs: measured was 36,259 calls/s at most"
+
+
+@settings(max_examples=examples(60))
+@given(load=workloads, target=rates, held=rates, more=st.floats(1.001, 2))
+def test_no_accepted_plan_is_fuller_than_what_held_and_only_the_measured_lacks_the_word_computed(
+    load: Workload, target: float, held: float, more: float
+) -> None:
+    found = SustainedRate(load, held, held * more, "the backlog grows by 9 events/s")
+    share = held / saturation(ROOMY, load, calls_per_s=held).value
+    for option in make_plan(ROOMY, load, target_calls_per_s=target, measured=found, least_replicas=(0, 2), brokers=(1, 2)).options:
+        chosen = option.choice.of(load)
+        as_measured = option.choice.brokers == 1 and same_load(chosen, load, target)
+        assert ("computed" in option.notes[0]) != (as_measured and target <= held)
+        if not option.accepted:
+            continue
+        if as_measured:
+            assert target <= held
+        else:
+            groups = [group for group in split(ROOMY, chosen, option.choice.brokers, target) if group]
+            least = min(saturation(ROOMY, chosen, calls_per_s=target, kinds=group).value for group in groups)
+            assert target / least <= share * (1 + 1e-9)
+
+
+def test_without_a_rate_that_was_carried_nothing_is_planned_but_to_measure_again() -> None:
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=10, measured=SustainedRate(LOAD, 0.0, 2_239.0, "the backlog grows by 9 events/s"))
+    assert plan.best is None and all(any("no rate was carried" in why for why in option.excuses) for option in plan.options)
+    assert len(plan.changes) == 1 and "measure again" in plan.changes[0]
+
+
+# -- options that come to the same -------------------------------------------------------------------------------
+
+
+def test_a_batch_size_that_the_bus_does_not_use_makes_no_option() -> None:
+    news = msgspec.structs.replace(LOAD, kinds=(msgspec.structs.replace(NEWS, share=1.0),))
+    plan = make_plan(MODEL, news, target_calls_per_s=100, brokers=(1,))
+    assert [str(option.choice) for option in plan.options] == ["replicas as they are, 1 broker"]
+    assert "batches" not in what_if(MODEL, news, calls_per_s=100, pods_per_service=2, batch_size=10)
+
+
+def test_sizes_that_the_interval_never_lets_fill_are_one_option() -> None:
+    slow = make_plan(MODEL, LOAD, target_calls_per_s=1.0, brokers=(1,))  # a batch has 7 items when its interval ends
+    assert [option.choice.batch_size for option in slow.options] == [10, 1]
+    fast = make_plan(MODEL, LOAD, target_calls_per_s=1_000.0, brokers=(1,))
+    assert len(fast.options) == 6
+
+
+def test_replicas_that_are_there_already_make_no_option() -> None:
+    plan = make_plan(MODEL, LOAD, target_calls_per_s=1_000.0, brokers=(1,), batches=(), least_replicas=(0, 1, 2, 3))
+    assert [option.choice.least_replicas for option in plan.options] == [0, 3]
+
+
+# -- services that add up ----------------------------------------------------------------------------------------
+
+
+def test_a_service_that_adds_up_keeps_its_one_replica_and_the_plan_says_so() -> None:
+    load = msgspec.structs.replace(LOAD, replicas={"reader": 1, "writer": 1}, adding_up=("reader",))
+    assert load.with_at_least(3).replicas == {"reader": 1, "writer": 3} and load.with_pods(3).replicas == {"reader": 3, "writer": 3}
+    best = make_plan(MODEL, load, target_calls_per_s=100, least_replicas=(0, 2)).best
+    assert best is not None and best.choice.least_replicas == 2
+    assert "reader adds up every event: it keeps one replica, as two would count twice" in best.notes
+    three = make_plan(MODEL, load.with_pods(3), target_calls_per_s=100).best
+    assert three is not None and "reader adds up every event: together 3 replicas count 3 times as much" in three.notes
+    other = make_plan(MODEL, msgspec.structs.replace(load, adding_up=()), target_calls_per_s=100, least_replicas=(0,)).best
+    assert other is None
+
+
+# -- what would have to change -----------------------------------------------------------------------------------
+
+
+BIG = Workload(
+    (
+        msgspec.structs.replace(ITEMS, share=0.1, payload_bytes=100),
+        msgspec.structs.replace(NEWS, share=0.9, head_bytes=4_000, payload_bytes=3_600),
+    ),
+    {"reader": 12, "writer": 12}, 10, 30.0,
+)  # fmt: skip
+RATE, THIN = 3_000.0, 2_000.0
+
+
+def _number(plan: Plan, pattern: str) -> float:
+    (found,) = [match for change in plan.changes if (match := re.fullmatch(pattern, change))]
+    return float(found.group(1).replace(",", ""))
+
+
+def test_each_change_is_enough_alone_and_a_little_less_is_not() -> None:
+    def carried(load: Workload = BIG, rate: float = RATE, link: float = THIN) -> bool:
+        return make_plan(MODEL, load, target_calls_per_s=rate, link_mbit_per_s=link, brokers=(1, 2)).best is not None
+
+    plan = make_plan(MODEL, BIG, target_calls_per_s=RATE, link_mbit_per_s=THIN)
+    assert plan.best is None
+    rate = _number(plan, r"at most ([\d,]+) calls/s")
+    assert carried(rate=rate * 0.99) and not carried(rate=rate * 1.02)
+    link = _number(plan, r"a link of ([\d,]+) Mbit/s in place of 2,000")
+    assert carried(link=link * 1.01) and not carried(link=link * 0.98)
+    size = _number(plan, r"payloads of at most ([\d,]+) B in place of 3,600")
+    assert carried(BIG.with_payloads(size / 3_600)) and not carried(BIG.with_payloads((size + 2) / 3_600))
+    few = _number(plan, r"at most (\d+) replicas of a service, so that \d+ and not 24 pods hear an event")
+    assert carried(BIG.with_at_most(int(few))) and not carried(BIG.with_at_most(int(few) + 1))
+    over = int(_number(plan, r"each channel split by key over (\d+) brokers, each with 1/\d+ of the events"))
+    one = [make_plan(MODEL, BIG, target_calls_per_s=RATE / n, link_mbit_per_s=THIN, brokers=(1,)).best for n in (over, over - 1)]
+    assert one[0] is not None and one[1] is None
+
+
+def test_a_change_that_is_not_enough_alone_says_how_far_it_goes_or_that_it_does_not_help() -> None:
+    plan = make_plan(MODEL, BIG, target_calls_per_s=1e7, link_mbit_per_s=THIN)
+    text = "; ".join(plan.changes)
+    assert re.search(r"a thicker link is not enough and carries [\d,]+ calls/s", text)
+    assert re.search(r"a payload of 0 B (is not enough and carries [\d,]+ calls/s|does not help)", text)
+    assert plan_sentence(plan).endswith(f"What would have to change, each alone and computed: {text}.")
+
+
+def test_replicas_that_stand_alone_are_what_would_have_to_change() -> None:
+    alone = msgspec.structs.replace(LOAD, replicas={"reader": 1, "writer": 2})
+    plan = make_plan(MODEL, alone, target_calls_per_s=100)
+    assert plan.best is None and plan.changes[:2] == ("a lower rate does not help", "at least 2 replicas of reader")
+
+
+def test_a_plan_that_has_an_option_asks_for_no_change() -> None:
+    assert make_plan(MODEL, LOAD, target_calls_per_s=1_000).changes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -11,10 +12,12 @@ from click.testing import CliRunner
 
 from sim.cli.main import cli
 from sim.errors import UsageError
-from sim.measure.capacity.plan import make_plan
+from sim.measure.capacity.plan import SustainedRate, make_plan
 from sim.measure.capacity.plan_table import plan_sentence
 from sim.measure.capacity.plots import predicted_against_measured, rate_against_pods, write_picture
-from sim.measure.capacity.report import answer, markdown, read_capacity, write_capacity
+from sim.measure.capacity.report import Capacity, answer, markdown, read_capacity, search_rows, write_capacity
+from sim.measure.capacity.run import workload_of
+from sim.scenario.file import load_scenario
 from tests.support.measured import measured, nothing_carried, step
 
 FOUND = measured()
@@ -60,7 +63,7 @@ def test_a_file_is_read_back_as_it_was_written_and_its_page_has_every_table(tmp_
     path = write_capacity(FOUND, tmp_path / "new")
     assert read_capacity(path.parent) == FOUND == read_capacity(str(path))
     page = (path.parent / "capacity.md").read_text()
-    assert page == markdown(FOUND) and page.count("\n## ") == 5
+    assert page == markdown(FOUND) and page.count("\n## ") == 6
     assert sorted(p.name for p in path.parent.iterdir()) == ["capacity.json", "capacity.md"]
 
 
@@ -118,7 +121,7 @@ def test_the_command_plans_from_a_file_and_its_exit_code_says_whether_a_target_i
 
 
 def test_the_sentence_of_a_plan_names_choice_and_share() -> None:
-    plan = make_plan(FOUND.model, FOUND.workload, target_calls_per_s=1_000)
+    plan = make_plan(FOUND.plan_model, FOUND.workload, target_calls_per_s=1_000, measured=FOUND.measured)
     assert plan_sentence(plan).startswith("For 1,000 calls/s take replicas as they are, 1 broker, batches of 10")
 
 
@@ -139,3 +142,107 @@ def test_the_picture_of_pods_shades_what_was_tested_and_draws_a_line_for_each_si
     assert len({line.get_color() for line in ax.lines if "payload" in str(line.get_label())}) == 5
     write_picture(FOUND, tmp_path / "capacity.png")
     assert (tmp_path / "capacity.png").stat().st_size > 10_000
+
+
+# -- one truth about what was carried ----------------------------------------------------------------------------
+
+
+def held_once(repeats: int = 1) -> Capacity:
+    """Return a measurement whose search held a rate that of four repeats only so many did."""
+    why = "the backlog grows by 90 events/s"
+    again = tuple(step(2_239.0, why_not="" if n < repeats else why) for n in range(4))
+    return msgspec.structs.replace(measured(), steps=(step(2_239.0), step(4_478.0, why_not=why)), at_answer=again, one_down=())
+
+
+@pytest.mark.parametrize("repeats", range(5))
+def test_a_rate_is_carried_when_three_of_four_repeats_held_and_text_table_and_plan_agree(repeats: int) -> None:
+    found = held_once(repeats)
+    carried = repeats >= 3
+    assert (found.carried is not None) == carried == (found.measured.held_calls_per_s == 2_239.0)
+    text, table = answer(found), {row[0]: row[-1] for row in search_rows(found)}
+    assert text.startswith("This bus" if carried else "No rate was carried") and ": ." not in text and ": , " not in text
+    assert table == {"2,239": "yes" if carried else "once, but not again", "4,478": "no: the backlog grows by 90 events/s"}
+    assert table["2,239"] in markdown(found)
+    plan = make_plan(found.plan_model, found.workload, target_calls_per_s=100, measured=found.measured)
+    assert (plan.best is not None) == carried
+    if not carried:
+        said = f"in the search 2,239 calls/s held once, but of the repeats at 2,239 only {repeats} of 4 held: the backlog grows by 90"
+        assert said in text and "2,239 calls/s" in plan_sentence(plan)
+
+
+def test_a_rate_that_was_lowered_is_what_held_and_the_one_before_was_too_much() -> None:
+    lower = tuple(step(1_999.0) for _ in range(4))
+    found = msgspec.structs.replace(held_once(1), at_answer=lower, lowered=held_once(1).at_answer)
+    assert found.measured == SustainedRate(found.workload, 1_999.0, 2_239.0, "the backlog grows by 90 events/s")
+    assert search_rows(found)[0][-1] == "once, but not again"
+    old = msgspec.structs.replace(found, lowered=())  # a file of before they were kept
+    assert old.measured.too_much_calls_per_s == 2_239.0 and "held once" in old.measured.why_not
+    assert "." in answer(nothing_carried()) and nothing_carried().measured.held_calls_per_s == 0.0
+
+
+def test_what_to_plan_for_is_never_more_than_was_carried() -> None:
+    found = held_once(4)
+    assert "plan for 2,239 calls/s at most, which was measured" in answer(found) and "which is computed" in answer(found)
+
+
+def test_a_file_of_before_intervals_told_their_parts_is_fitted_anew(tmp_path: Path) -> None:
+    parts = {"rounds_freedom": 0, "noise": 0.0, "windows": 0}
+    old = msgspec.structs.replace(FOUND, model=msgspec.structs.replace(FOUND.model, **parts))
+    assert read_capacity(write_capacity(old, tmp_path)) == FOUND
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+
+def command(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["capacity", "baseline", *words], standalone_mode=False)
+    if isinstance(done.exception, UsageError):
+        return 2, str(done.exception)
+    assert done.exception is None, done.exception
+    return int(done.return_value), " ".join(done.output.split())
+
+
+def test_from_writes_to_out_when_it_is_given_and_else_says_that_it_does_not(tmp_path: Path) -> None:
+    write_capacity(FOUND, tmp_path / "kept")
+    _, said = command("--from", str(tmp_path / "kept"))
+    assert "nothing is written without --out" in said and [path.name for path in tmp_path.iterdir()] == ["kept"]
+    code, said = command("--from", str(tmp_path / "kept"), "--target-rate", "90000000", "--out", str(tmp_path / "new"))
+    assert code == 1 and f"capacity {tmp_path / 'new' / 'capacity.json'}" in said
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["capacity.json", "capacity.md", "capacity.png"]
+    assert read_capacity(tmp_path / "new") == FOUND
+    page = (tmp_path / "new" / "capacity.md").read_text("utf-8")
+    assert "## Planned: `baseline` at 90,000,000 calls/s" in page and "What would have to change" in page
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_options_that_only_measuring_uses_are_named_and_another_limit_on_lag_is_refused(tmp_path: Path) -> None:
+    write_capacity(FOUND, tmp_path)
+    code, said = command("--from", str(tmp_path), "--lag-ms-p99", "10")
+    assert code == 2 and "--lag-ms-p99 10: the file of --from was measured with 50" in said
+    code, said = command("--from", str(tmp_path), "--lag-ms-p99", "50", "--deep", "--on", "container")
+    assert code == 0 and "--on and --deep changed nothing: with --from nothing is measured" in said
+
+
+def test_the_command_refuses_what_the_search_of_its_file_did_not_hold(tmp_path: Path) -> None:
+    two = [f"services.{name}.replicas=2" for name in ("ai-config-service", "system-service")]
+    workload = workload_of(load_scenario("baseline", settings=tuple(two)))
+    why = "p99 of lag is 80.0 ms, over 50 ms"
+    steps = (step(30_000.0), step(36_259.0), step(39_541.0, why_not=why))
+    found = msgspec.structs.replace(FOUND, workload=workload, steps=steps, at_answer=(step(36_259.0),) * 4)
+    write_capacity(found, tmp_path)
+    again = ("--set", two[0], "--set", two[1], "--from", str(tmp_path))
+    code, said = command(*again, "--target-rate", "36000")
+    assert code == 0 and "1 broker, batches of 100" in said and "Measured: 36,259 calls/s held." in said
+    code, said = command(*again, "--target-rate", "70000")
+    assert "36,259 calls/s held, 39,541 did not: p99 of lag is 80.0 ms" in said
+    taken = re.search(r"take [^:]*", said)
+    assert (code == 1) == (taken is None) and (taken is None or (", 1 broker" not in taken.group() and "computed" in said))
+
+
+def test_a_service_that_adds_up_is_one_that_hears_what_it_counts_and_has_no_recipe_that_lasts() -> None:
+    def adding(*settings: str) -> tuple[str, ...]:
+        return workload_of(load_scenario("baseline", settings=settings)).adding_up
+
+    assert adding() == adding("bus.once=finally-del") == ("analytics-service",)
+    assert adding("bus.once=keep-marker") == adding("bus.once=two-key") == ()
+    assert adding("load.mix={}", 'load.mix."config.cache.invalidate"=1') == ()

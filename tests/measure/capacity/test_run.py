@@ -135,6 +135,8 @@ def test_a_tiny_measurement_has_every_part_and_leaves_no_file(monkeypatch: pytes
     assert {point.pods for point in found.fitted} == {1, 12}  # the channel with most pods stretches the grid
     assert [(p.pods, p.payload_bytes, p.batch) for p in found.held_out] == list(SMALLEST.held_out)
     assert all(cost > 0 for point in found.fitted for cost in point.cpu_us)
+    assert {len(point.cpu_us) for point in found.fitted} == {2} and found.model.rounds_freedom == 1  # two rounds, whatever the budget
+    assert all(step.out_bytes_per_event > 0 for step in (*found.steps, *found.at_answer))
     assert found.carried is not None and len(found.at_answer) == 1 and len(found.one_down) == 1
     assert found.host_copies_per_s > 0 and found.model.kink_bytes > 1000
     assert len(lines) > len(found.fitted) and "s left" in lines[0]

@@ -54,6 +54,7 @@ CHANNELS = Claim(
     expects="false",
     trials=(STALLED,),
     rule=_channels,
+    false_if="the answer of PUBSUB CHANNELS stays as long as it was while what waits grows by a megabyte and more",
 )
 RECEIVED = Claim(
     words="PUBLISH returned N, so N pods got it",
@@ -62,4 +63,5 @@ RECEIVED = Claim(
     expects="false",
     trials=(STALLED,),
     rule=_received,
+    false_if="fewer copies were heard than PUBLISH counted receivers",
 )

@@ -72,6 +72,7 @@ BATCH_SIZE = Claim(
         for name, settings in (("", ()), ("_half_size", ("bus.batch_size=50",)), ("_half_interval", ("bus.batch_interval_ms=15000",)))
     ),
     rule=_review,
+    false_if="halving the size leaves over 0.8 of the wait at a high rate as well",
 )
 DEFAULTS = Claim(
     words="The defaults of 100 items and 30,000 ms are good: an item is seen within 5 s",
@@ -85,4 +86,5 @@ DEFAULTS = Claim(
         Trial("quick", "graceful_shutdown", _at("low", "bus.batch_interval_ms=1000")),
     ),
     rule=_defaults,
+    false_if="an item is over 5 s old at each of the three rates",
 )

@@ -65,4 +65,5 @@ CLUSTER = Claim(
         Trial("classic_few", "cluster_fanout", FEW, on="cluster:3", needs="only"),
     ),
     rule=_more,
+    false_if="the busiest node of a cluster could carry less than 1.2 times the load of one server in each case",
 )

@@ -66,6 +66,7 @@ ALL_PODS = Claim(
     expects="depends",
     trials=(CALM, CUT),
     rule=_all_pods,
+    false_if="copies are missing also in everyday load, with every pod subscribed",
 )
 AT_LEAST_ONCE = Claim(
     words="Delivery is at least once",
@@ -74,6 +75,7 @@ AT_LEAST_ONCE = Claim(
     expects="false",
     trials=(CUT,),
     rule=_at_least_once,
+    false_if="a copy that the broker took for a pod that was cut off never comes",
 )
 SEVERAL_TIMES = Claim(
     words="An event may be processed several times across pods",
@@ -85,4 +87,5 @@ SEVERAL_TIMES = Claim(
         Trial("three", "baseline", (*CALM.settings, "services.analytics-service.replicas=3")),
     ),
     rule=_counted_by_each,
+    false_if="one of several replicas handles an event, and the others do not",
 )

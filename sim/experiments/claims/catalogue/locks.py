@@ -54,6 +54,7 @@ FINALLY_DEL = Claim(
         Trial("raises", "handler_error", ("bus.once=finally-del", "services.music-service.handler_ms=10")),
     ),
     rule=_with_deletion,
+    false_if="an event runs more than once, or never, in each of the situations",
 )
 KEEP_MARKER = Claim(
     words="SET NX EX without the DEL processes an event exactly once",
@@ -66,4 +67,5 @@ KEEP_MARKER = Claim(
         Trial("dies", "lock_lab", (*LAB, "bus.once=keep-marker", "services.music-service.handler_ms=100", DIES)),
     ),
     rule=_without_deletion,
+    false_if="an event runs more than once, or never, in each of the situations",
 )

@@ -22,8 +22,9 @@ def _within_the_pod(evidence: Mapping[str, Evidence]) -> Finding:
         f"{amount(there)} of {amount(int((~own).sum()))} for other pods; {amount(nobody)} of {count(inside, 'event')} that counted as "
     )
     detail += f"published {agreeing(nobody, 'was', 'were')} heard by nobody"
-    cases = {"for the pod itself": here == own.sum() if own.any() else None, "for no other pod": there == 0 if (~own).any() else None}
-    return Finding(cases, 100 * nobody / inside, "% of published events heard by nobody", detail, {"own": here, "others": there})
+    cases = {"without Redis": here == own.sum() and there == 0 if own.any() and (~own).any() else None}
+    share = 100 * nobody / inside if inside else 0.0
+    return Finding(cases, share, "% of published events heard by nobody", detail, {"own": here, "others": there})
 
 
 MEMORY_MODE = Claim(
@@ -33,4 +34,5 @@ MEMORY_MODE = Claim(
     expects="true",
     trials=(Trial("alone", "memory_mode"),),
     rule=_within_the_pod,
+    false_if="copies reach other pods, or the publishing pod misses its own",
 )

@@ -54,6 +54,7 @@ FALL_BACK = Claim(
     expects="depends",
     trials=(KILLED, FROZEN),
     rule=_fall_back,
+    false_if="a pod does not notice that Redis was killed either, or publishes nothing inside",
 )
 STATUS = Claim(
     words="connection_status 1 means connected",
@@ -62,4 +63,5 @@ STATUS = Claim(
     expects="depends",
     trials=(KILLED, FROZEN, BLACK_HOLE),
     rule=_status,
+    false_if="a pod calls itself connected for over a second while it is blind, also when Redis is killed",
 )

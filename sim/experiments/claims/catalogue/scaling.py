@@ -39,4 +39,5 @@ SCALE_ANALYTICS = Claim(
         Trial("four", "slow_handler", (*LOAD, "services.analytics-service.replicas=4")),
     ),
     rule=_replicas,
+    false_if="the median lag with four replicas is over 0.8 of that with one",
 )
