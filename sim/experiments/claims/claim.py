@@ -25,6 +25,7 @@ from sim.results.opened_run import Run, open_run
 Word = Literal["true", "false", "depends", "unknown"]
 MODEL, EMBEDDED = "model", "embedded"
 LOST_UNHEARD = ("deaf", "cut", "cut-link")
+CLIENT = "client"  # under which name the verdict of a client that is not ours holds what was counted
 
 
 @dataclass(frozen=True)

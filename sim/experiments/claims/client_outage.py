@@ -26,6 +26,7 @@ from pathlib import Path
 
 import redis
 
+from sim.experiments.claims.claim import CLIENT
 from sim.grounds.embedded import embedded
 from sim.machine.files import write_whole
 from sim.machine.words import duration, times
@@ -34,11 +35,10 @@ from sim.results.checkers.verdict import Result, Verdict
 CHANNEL = "aiponge:events:config.cache.invalidate"
 PUBLISH_S = 0.02
 BEFORE_S, AFTER_S, LAST_S = 1.0, 12.0, 1.0
-CHECKER = "client"  # under which name the verdict holds what was counted
 
 
 @dataclass
-class Listener:
+class HearingClient:
     """A subscriber in a thread of its own: the numbers that it heard, and the error that ended it."""
 
     port: int
@@ -61,7 +61,7 @@ class Listener:
 
 
 @dataclass
-class Sender:
+class SendingClient:
     """A publisher in a thread of its own: the numbers that were acknowledged with their times, and how many of its calls raised."""
 
     port: int
@@ -85,7 +85,7 @@ class Sender:
 
 
 def live_through(folder: Path, *, away_s: float) -> Verdict:
-    """Let the clients live through an outage, and write and return what was counted as a verdict.
+    """Carry both clients through an outage, and write and return what was counted as a verdict.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def live_through(folder: Path, *, away_s: float) -> Verdict:
         The server did not start again.
     """
     with embedded() as broker:
-        listener, sender = Listener(broker.address.port), Sender(broker.address.port)
+        listener, sender = HearingClient(broker.address.port), SendingClient(broker.address.port)
         listener.thread.start()
         sender.thread.start()
         time.sleep(BEFORE_S)
@@ -111,7 +111,7 @@ def live_through(folder: Path, *, away_s: float) -> Verdict:
     counts: dict[str, int | float] = {"away_s": away_s, "heard_before": heard_before, "sent_after": len(last), "raised": sender.errors}
     counts |= {"lives": int(lives), "hears": int(hears and lives)} | ({"publisher_back_s": after[0][1]} if after else {})
     result = _result(counts, listener.ended_by)
-    verdict = Verdict(result.verdict, "redis-py", "embedded", None, {CHECKER: result}, [])
+    verdict = Verdict(result.verdict, "redis-py", "embedded", None, {CLIENT: result}, [])
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "verdict.json", json.dumps(verdict.to_json(), indent=2, allow_nan=False) + "\n")
     return verdict
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--away", type=float, default=8.0, metavar="SECONDS")
     said = parser.parse_args()
-    print(live_through(said.folder, away_s=said.away).checkers[CHECKER].detail)
+    print(live_through(said.folder, away_s=said.away).checkers[CLIENT].detail)
 
 
 if __name__ == "__main__":

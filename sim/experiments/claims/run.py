@@ -211,7 +211,7 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
 
 
 def _live_through(work: Iterable[TrialRun]) -> Iterator[tuple[str, BuslabError | None]]:
-    """Let clients that are not ours live through their outages, one after another; yield each folder's name and what went wrong."""
+    """Carry clients that are not ours through their outages, one after another; yield each folder's name and what went wrong."""
     for run in work:
         try:
             live_through(run.folder, away_s=run.trial.client_away_s)

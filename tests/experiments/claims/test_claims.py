@@ -26,8 +26,8 @@ from sim.bus.envelope import Event
 from sim.errors import UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Evidence, Finding, Trial, find, load_tool
 from sim.experiments.claims.catalogue.idempotence import PodStep, play
-from sim.experiments.claims.claim import read_evidence
-from sim.experiments.claims.client_outage import CHECKER, live_through
+from sim.experiments.claims.claim import CLIENT, read_evidence
+from sim.experiments.claims.client_outage import live_through
 from sim.experiments.claims.plots import claims_overview
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, TrialRun, choose, run_claims, to_json
 from sim.experiments.claims.table import claims_frame, claims_page, concluded, explained, number_of, write_page
@@ -291,11 +291,11 @@ def test_which_clients_come_back_decides_both_claims_on_it(reattach: str, hears:
 @pytest.mark.broker
 def test_redis_py_hears_again_after_a_second_and_has_given_up_after_eight(tmp_path: Path) -> None:
     short, long = (live_through(tmp_path / str(away_s), away_s=away_s) for away_s in (0.3, 8.0))
-    assert short.checkers[CHECKER].counts["hears"] == 1, short
-    assert (long.checkers[CHECKER].counts["hears"], long.checkers[CHECKER].counts["lives"]) == (0, 0), long
-    assert "ConnectionError" in long.checkers[CHECKER].detail
-    assert long.checkers[CHECKER].counts["publisher_back_s"] < 5  # a publisher tries anew with each call
-    assert read_evidence(tmp_path / "8.0").counts(CHECKER)["away_s"] == 8.0
+    assert short.checkers[CLIENT].counts["hears"] == 1, short
+    assert (long.checkers[CLIENT].counts["hears"], long.checkers[CLIENT].counts["lives"]) == (0, 0), long
+    assert "ConnectionError" in long.checkers[CLIENT].detail
+    assert long.checkers[CLIENT].counts["publisher_back_s"] < 5  # a publisher tries anew with each call
+    assert read_evidence(tmp_path / "8.0").counts(CLIENT)["away_s"] == 8.0
 
 
 @pytest.mark.parametrize(("took_ms", "raised", "verdict"), [(1.0, 0, "true"), (60.0, 0, "false"), (1.0, 1, "false")])

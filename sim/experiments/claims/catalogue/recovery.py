@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.experiments.claims.claim import EMBEDDED, Claim, Evidence, Finding, Trial
-from sim.experiments.claims.client_outage import CHECKER
+from sim.experiments.claims.claim import CLIENT, EMBEDDED, Claim, Evidence, Finding, Trial
 from sim.machine.words import agreeing, amount, count, duration
 from sim.results.outages import read_beliefs, read_outages
 
@@ -63,10 +62,10 @@ def _reconnects(evidence: Mapping[str, Evidence]) -> Finding:
     cases["for Locust's publishers after a real server was killed"] = back_again == of if of else None
     parts.append(f"{amount(back_again)} of {count(of, 'publisher')} of Locust's publish again")
     for name in AWAY_S:
-        counts = evidence[name].counts(CHECKER)
+        counts = evidence[name].counts(CLIENT)
         cases[_redis_py(name)] = bool(counts["hears"])
         numbers[f"hears_{name}"] = counts["hears"]
-        parts.append(evidence[name].checkers[CHECKER].detail)
+        parts.append(evidence[name].checkers[CLIENT].detail)
     numbers |= {"locust_back": back_again, "locust_of": of}
     return Finding(cases, numbers["recover_s_real"], "s from a real server's return to the last pod's", "; ".join(parts), numbers)
 
@@ -85,10 +84,10 @@ def _restart(evidence: Mapping[str, Evidence]) -> Finding:
         numbers |= {f"away_{kind}": away, f"pods_{kind}": len(pods)}
         parts.append(f"{amount(away)} of {count(len(pods), 'pod')} of ours that {words} {agreeing(away, 'is', 'are')} away 6 s after it")
     for name in AWAY_S:
-        counts = evidence[name].counts(CHECKER)
+        counts = evidence[name].counts(CLIENT)
         cases[_redis_py(name)] = not counts["hears"]
-        parts.append(evidence[name].checkers[CHECKER].detail)
-    ended = int(np.sum([not evidence[name].counts(CHECKER)["hears"] for name in AWAY_S]))
+        parts.append(evidence[name].checkers[CLIENT].detail)
+    ended = int(np.sum([not evidence[name].counts(CLIENT)["hears"] for name in AWAY_S]))
     unit = f"of {count(len(AWAY_S), 'subscriber')} of redis-py's {agreeing(ended, 'needs', 'need')} a restart"
     return Finding(cases, ended, unit, "; ".join(parts), numbers)
 
