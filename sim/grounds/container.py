@@ -26,6 +26,7 @@ from sim.grounds.container_engine import (
     asking,
     engine,
     ensure_image,
+    ensure_reaper,
     owner_label,
     remove,
     shares_loopback,
@@ -157,6 +158,7 @@ def container(
     with engine() as client:
         sweep(client)
         about = ensure_image(client, image or read_variable(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
+        ensure_reaper(client, tell=tell)
         with contextlib.ExitStack() as started:
 
             def start(port: int) -> Container:
@@ -171,6 +173,8 @@ def start_server(client: DockerClient, image: str, port: int, *, until: contextl
 
     Parameters
     ----------
+    image
+        The whole name, as `ensure_image` gives it.
     extra
         More arguments of the server, for example ``("--cluster-enabled", "yes")``.
 
@@ -192,6 +196,7 @@ def start_server(client: DockerClient, image: str, port: int, *, until: contextl
     host = shares_loopback(client)
     where = ["--bind", "127.0.0.1", "--port", str(port)] if host else ["--bind", "*", "--port", str(_PORT_INSIDE)]
     asked = RedisContainer(image, name=name)
+    asked.image = image  # without the prefix of the user's: `ensure_image` has put it there
     asked.with_kwargs(labels={LABEL: owner_label()}, network="host" if host else "bridge")
     until.callback(asked.get_docker_client().client.close)
     asked.ports = {} if host else {f"{_PORT_INSIDE}/tcp": ("127.0.0.1", port)}  # type: ignore[dict-item]  # the engine's client takes the pair

@@ -14,7 +14,7 @@ from sim.errors import BrokerError
 from sim.grounds.cluster import ClusterBroker, on_ports
 from sim.grounds.cluster_formation import ARGUMENTS
 from sim.grounds.container import ContainerBroker, start_server
-from sim.grounds.container_engine import DEFAULT_IMAGE, IMAGE_ENV, engine, ensure_image, shares_loopback, sweep
+from sim.grounds.container_engine import DEFAULT_IMAGE, IMAGE_ENV, engine, ensure_image, ensure_reaper, shares_loopback, sweep
 from sim.machine.variables import read_variable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def container_cluster(
             raise BrokerError("container-cluster needs host networking, which this container engine does not give us: use --on cluster")
         sweep(client)
         about = ensure_image(client, image or read_variable(IMAGE_ENV) or DEFAULT_IMAGE, tell=tell)
+        ensure_reaper(client, tell=tell)
         yield on_ports(text, ground="container-cluster", start=lambda ports: _start(client, about, ports, until=started), image=about)
 
 

@@ -5,6 +5,9 @@ Rules
 1. Every container of ours carries `LABEL`, whose value names the process that owns it.
 2. `sweep` removes those whose process is dead, and no others: not a living run's, not another machine's or namespace's, not a stranger's.
 3. Only an engine on this machine is used, because only loopback may carry load.
+4. One name stands for an image: it is looked up, pulled, started and recorded. Testcontainers would put a prefix of the user's before it
+   (TESTCONTAINERS_HUB_IMAGE_NAME_PREFIX, a company's mirror); `whole_name` does that once, and nobody after it.
+5. What the user has set for Testcontainers stays, by a variable or in ``~/.testcontainers.properties``. Ours fills what is not set.
 """
 
 from __future__ import annotations
@@ -30,14 +33,15 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 LABEL = "buslab"
+RYUK = "TESTCONTAINERS_RYUK_DISABLED"
 IMAGE_ENV = "BUSLAB_REDIS_IMAGE"
 DEFAULT_IMAGE = "redis:8.2.1-alpine"
 LOCAL_REPOSITORY = "buslab/valkey"
 PULL_TIMEOUT_S = 600.0
 _PULL_POLL_S = 0.1
+_reaping = threading.Lock()
 _START_TOLERANCE_S = 2  # psutil derives a start time from the wall clock, which may be set meanwhile
 _SETTINGS = {  # read by testcontainers when it is imported
-    "TESTCONTAINERS_RYUK_DISABLED": "true",  # its reaper is one more image; `sweep` does its work
     "TESTCONTAINERS_CONNECTION_MODE": "docker_host",
     "TESTCONTAINERS_HOST_OVERRIDE": "127.0.0.1",
     "TC_POOLING_INTERVAL": "0.05",
@@ -55,13 +59,16 @@ def engine() -> Iterator[DockerClient]:
     BrokerRefused
         It does not let this user in, or is on another machine.
     """
-    os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in _SETTINGS.items() if not os.environ.get(name, "").strip()})
     try:
         from docker.errors import DockerException
+        from testcontainers.core.config import testcontainers_config as settings
         from testcontainers.core.docker_client import DockerClient as EngineClient
         from testcontainers.core.docker_client import get_docker_host
     except ModuleNotFoundError as error:
         raise BrokerUnreachable(f"containers need the package {error.name}: pip install 'buslab[containers]'") from None
+    if not os.environ.get(RYUK, "").strip() and "ryuk.disabled" not in settings.tc_properties:
+        settings.ryuk_disabled = True  # its reaper is one more image; `sweep` does its work
     where = get_docker_host() or "its usual socket"
     if not _is_here(where):
         raise BrokerRefused(f"the container engine {where} is on another machine: unset DOCKER_HOST, or `docker context use default`")
@@ -188,8 +195,35 @@ def local_image() -> str:
     return f"{LOCAL_REPOSITORY}:{server_version(server_binary())}"
 
 
-def ensure_image(client: DockerClient, image: str, *, tell: Callable[[str], None] = lambda text: None) -> dict[str, str]:
-    """Find an image, or pull it; return what identifies it: name, id and, where a registry gave it one, digest.
+def whole_name(client: DockerClient, image: str) -> str:
+    """Return the name under which an image is looked up and run: behind the user's prefix, unless it stands there already.
+
+    The local image is only ever built here, so that no mirror has it; where it was not given the prefix by hand, it has none.
+    """
+    from docker.errors import ImageNotFound
+    from testcontainers.core.config import testcontainers_config as settings
+
+    prefix = settings.hub_image_name_prefix.strip()
+    if not prefix or image.startswith(prefix):
+        return image
+    if image.startswith(f"{LOCAL_REPOSITORY}:"):
+        with asking(f"cannot look up the image {prefix}{image}"):
+            try:
+                client.images.get(prefix + image)
+            except ImageNotFound:
+                return image
+    return prefix + image
+
+
+def ensure_image(
+    client: DockerClient, image: str, *, tell: Callable[[str], None] = lambda text: None, hint: Callable[[], str] | None = None
+) -> dict[str, str]:
+    """Find an image, or pull it; return what identifies it: its `whole_name`, id and, where a registry gave it one, digest.
+
+    Parameters
+    ----------
+    hint
+        Gives what to do where it cannot be had; by default, to build one here.
 
     Raises
     ------
@@ -200,16 +234,48 @@ def ensure_image(client: DockerClient, image: str, *, tell: Callable[[str], None
     """
     from docker.errors import ImageNotFound
 
+    image = whole_name(client, image)
     with asking(f"cannot look up the image {image}"):
         try:
             found = client.images.get(image)
         except ImageNotFound:
             if image.startswith(f"{LOCAL_REPOSITORY}:"):  # only ever built here
                 raise BrokerError(f"the image {image} is not on this machine: {_use_local(client)}") from None
-            _pull(client, image, tell)
+            _pull(client, image, tell, hint or (lambda: _use_local(client)))
             found = client.images.get(image)
     digests = found.attrs.get("RepoDigests") or [""]
-    return {"name": image, "id": str(found.id), "digest": digests[0].rpartition("@")[2]}
+    own = [digest for digest in digests if image.startswith(digest.rpartition("@")[0])]
+    return {"name": image, "id": str(found.id), "digest": (own or digests)[0].rpartition("@")[2]}
+
+
+def ensure_reaper(client: DockerClient, *, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Start Testcontainers' reaper where the user asks for it, before anything that it is to remove.
+
+    Raises
+    ------
+    BrokerError
+        Its image cannot be had, or it does not start; the message names that image, and the variable that does without.
+    """
+    from testcontainers.core.config import testcontainers_config as settings
+    from testcontainers.core.container import Reaper
+
+    if settings.ryuk_disabled:
+        return
+    without = f"it is Testcontainers' reaper, which {RYUK}=true does without: containers of killed runs are removed by the next run, too"
+    with _reaping:
+        if Reaper._instance is not None:
+            return
+        name = ensure_image(client, settings.ryuk_image, tell=tell, hint=lambda: without)["name"]
+        before = settings.hub_image_name_prefix, settings.ryuk_image
+        settings.hub_image_name_prefix, settings.ryuk_image = "", name  # with a prefix, the reaper would start one for itself
+        try:
+            with asking(f"cannot start a container of {name}"):
+                Reaper.get_instance()
+        except (BrokerError, TimeoutError, ConnectionError) as error:
+            Reaper.delete_instance()
+            raise BrokerError(f"{error}; {without}") from None
+        finally:
+            settings.hub_image_name_prefix, settings.ryuk_image = before
 
 
 def _use_local(client: DockerClient) -> str:
@@ -224,7 +290,7 @@ def _use_local(client: DockerClient) -> str:
     return f"{name}, which `buslab image` built, is: choose it with {choose}"
 
 
-def _pull(client: DockerClient, image: str, tell: Callable[[str], None]) -> None:
+def _pull(client: DockerClient, image: str, tell: Callable[[str], None], hint: Callable[[], str]) -> None:
     """Pull from a registry in a thread, so that Ctrl-C need not wait for it."""
     failures: list[BaseException] = []
     tell(f"pulling {image}")
@@ -250,4 +316,4 @@ def _pull(client: DockerClient, image: str, tell: Callable[[str], None]) -> None
             if failures:
                 raise failures[0]
     except BrokerError as error:
-        raise BrokerError(f"{error}; {_use_local(client)}") from None
+        raise BrokerError(f"{error}; {hint()}") from None

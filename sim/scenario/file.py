@@ -18,7 +18,7 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
-from sim.scenario.problems import problems
+from sim.scenario.problems import problems, quoted, shown
 from sim.scenario.settings import Bus, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
@@ -58,10 +58,14 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
     """Turn a TOML tree into a scenario, or raise what is wrong with it."""
     faults = tree.get("faults", [])
     for place, fault in enumerate(faults if isinstance(faults, list) else []):
-        kind = fault.get("kind") if isinstance(fault, dict) else None
-        if kind not in FAULTS:
-            known = f"no such fault{did_you_mean(str(kind), FAULTS)}; known: {', '.join(FAULTS)}"
-            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {kind!r}: {known}")
+        if not isinstance(fault, dict):
+            raise ScenarioError(
+                f"scenario {where}: faults[{place}] = {shown(fault)}: a fault is a table with its kind, as [[faults]] makes one"
+            )
+        kind = fault.get("kind")
+        if not isinstance(kind, str) or kind not in FAULTS:
+            known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
+            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
     tree = _flat_slo(tree, where=f"scenario {where}")
     try:
         scenario = msgspec.convert(tree, Scenario)
@@ -80,7 +84,7 @@ def to_toml(scenario: Scenario) -> str:
 
 def _read_toml(name: str, path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # an editor may have put a byte order mark at the start
     except FileNotFoundError:
         known = built_in()
         hint = did_you_mean(name, known)
@@ -89,8 +93,15 @@ def _read_toml(name: str, path: Path) -> dict[str, Any]:
         raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"scenario {name}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"scenario {name}: not valid TOML: {_why_no_toml(error)}") from None
+
+
+def _why_no_toml(error: Exception) -> str:
+    """Return what is wrong with a text; what is nested too deep, or a number of thousands of digits, is not an error of TOML itself."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a number in it has thousands of digits"
 
 
 def _apply(tree: dict[str, Any], setting: str) -> None:
@@ -102,8 +113,12 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     except tomllib.TOMLDecodeError:
         try:
             change = tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}")
+        except UnicodeEncodeError:
+            raise ScenarioError(f"--set {setting!r}: the value is not UTF-8") from None
         except tomllib.TOMLDecodeError:
             raise ScenarioError(f'--set {setting!r}: {key!r} is not a key; quote parts that hold dots: load.mix."a.b"=1') from None
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"--set {setting[:80]!r}: not a value: {_why_no_toml(error)}") from None
     _merge(tree, _flat_slo(change, where=f"--set {setting!r}"), setting)
 
 
@@ -139,7 +154,7 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
         if part == "..." and isinstance(value, dict):
             part = path[place] = _entry_at_fault(value, Service if path[0] == "services" else Annotated[float, Meta(ge=0)])
         value = _inside(value, part)
-    unknown = re.search(r"unknown field `(.+)`", what)
+    unknown = re.search(r"unknown field `(.*)`", what, re.DOTALL)
     if unknown:
         struct = _struct_at(path, tree)
         known = [f for f in struct.__struct_fields__ if f != "name"]
@@ -150,13 +165,13 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     key = _dotted(path) or "the file"
     if what.startswith("Invalid enum value"):
         choices = get_args(get_type_hints(_struct_at(path, tree))[path[-1]])
-        return f"{key} = {value!r}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
-    return f"{key} = {value!r}: {what[0].lower() + what[1:]}"
+        return f"{key} = {shown(value)}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
+    return f"{key} = {shown(value)}: {what[0].lower() + what[1:]}"
 
 
 def _dotted(path: list[str]) -> str:
     """Return the key as other messages write it: ``faults[0].at_s``."""
-    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path).removeprefix(".")
+    return "".join(f"[{part}]" if part.isdigit() else f".{quoted(part)}" for part in path).removeprefix(".")
 
 
 def _inside(value: Any, part: str) -> Any:

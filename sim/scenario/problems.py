@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
@@ -14,6 +16,23 @@ from sim.record.schema import HTTP_CALL, SLO_METRICS
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import CALLS, MAX_PODS, MAX_PROCESSES, Scenario
 from sim.wire.transports import TRANSPORTS
+
+SHOWN_CHARACTERS = 120  # of a value in a message
+_PLAIN = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+
+
+def quoted(name: str) -> str:
+    """Return one part of a key for a message: as it is where it reads as a name, as event types do; else in quotes, as TOML has it."""
+    return name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def shown(value: object) -> str:
+    """Return a value in Python's words, cut short where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # hexadecimal digits by the thousand
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def problems(scenario: Scenario) -> Iterator[str]:
@@ -34,7 +53,7 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
         yield "services is empty: define at least one service"
     for name, service in scenario.services.items():
         if name not in SERVICES:
-            yield f"services.{name}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
+            yield f"services.{quoted(name)}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
             return
         handled = SERVICES[name]().handlers
         for key, types, known in (("publishes", service.publishes, CALLS), ("subscribes", service.subscribes, EVENT_TYPES)):
@@ -74,7 +93,7 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
         if kind not in CALLS:
             yield f"load.mix: {_unknown_channel(kind, CALLS)}"
         elif not math.isfinite(weight):
-            yield f"load.mix.{kind} = {weight}: give a number"
+            yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
         elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
 
@@ -113,7 +132,7 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
         base, scope, subject = read_metric(metric)
         if base not in SLO_METRICS:
             known = f"no such metric{did_you_mean(base, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
-            yield f'slo.{metric}: {known}; of a service or a channel: slo.missing.service."NAME", slo.missing.channel."NAME"'
+            yield f'slo.{quoted(metric)}: {known}; of a service or a channel: slo.missing.service."NAME", slo.missing.channel."NAME"'
         elif scope and base not in SCOPED_METRICS:
             yield f"slo.{metric}: {base} is of the whole run only; of a service or a channel are {', '.join(SCOPED_METRICS)}"
         elif scope and scope not in SCOPES:
@@ -123,7 +142,7 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
             hears = "no service of the scenario that hears anything is called" if scope == "service" else "no service subscribes to"
             yield f"slo.{metric}: {hears} {subject!r}{hint}; there are {', '.join(subjects[scope]) or 'none'}"
         elif not math.isfinite(limit):
-            yield f"slo.{metric} = {limit}: give a number"
+            yield f"slo.{quoted(metric)} = {shown(limit)}: give a number"
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:

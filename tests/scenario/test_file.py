@@ -26,6 +26,9 @@ subscribes = ["config.cache.invalidate"]
 """
 
 
+KINDS = [b"['pod_kill']", b"{a = 1}", b"1", b"nan", b"true", b"''", b"2024-01-01", b"[]"]
+
+
 def refusal(name: str, *settings: str) -> str:
     """The message of a ScenarioError, after checking that it is one line."""
     with pytest.raises(ScenarioError) as refused:
@@ -170,6 +173,13 @@ def test_the_last_setting_of_a_key_counts(good: Path) -> None:
         ("", ["''", "key=value"]),
         ("load..rate=5", ["load..rate", "is not a key"]),
         ("load.rate_per_s.x=5", ["load.rate_per_s"]),
+        ("''=5", ["unknown key '\"\"'"]),
+        ("'...'=5", ["unknown key '\"...\"'"]),
+        ("faults=[{kind=['pod_kill']}]", ["faults[0].kind = ['pod_kill']", "no such fault"]),
+        ("faults=[1]", ["faults[0] = 1", "table"]),
+        ("seed=" + "9" * 5000, ["thousands of digits"]),
+        ("title=a\ud800", ["not UTF-8"]),
+        ("seed=" + "[" * 3000 + "]" * 3000, ["nested too deep"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(good: Path, setting: str, says: list[str]) -> None:
@@ -202,13 +212,51 @@ def test_a_limit_of_a_service_stands_beside_that_of_the_run_and_survives_its_fil
         (GOOD.replace("[load.mix]", "[load.mux]").encode(), ["load.mux", "did you mean 'mix'"]),
         (GOOD.replace('"config.cache.invalidate" = 1', "").encode(), ["load.mix is empty"]),
         (GOOD.replace("[load]", "tite = 1\n[load]").encode(), ["tite", "did you mean 'title'"]),
+        (GOOD.encode("utf-16"), ["cannot read", "utf-8"]),
+        (GOOD.encode() + b"\xef\xbb\xbf", ["not valid TOML"]),
+        (GOOD.encode() + b"\0", ["not valid TOML"]),
+        (b"x = " + b"[" * 3000 + b"]" * 3000, ["not valid TOML", "nested too deep"]),
+        (b"seed = " + b"9" * 5000, ["not valid TOML", "thousands of digits"]),
+        (b"seed = 0x" + b"f" * 5000 + GOOD.encode(), ["seed = a number of thousands of digits"]),
+        (b"'' = 1" + GOOD.encode(), ["unknown key '\"\"'", "known keys: title"]),
+        (b"'a b' = 1" + GOOD.encode(), ["unknown key '\"a b\"'"]),
+        (GOOD.encode() + b"[services.'']", ['services."":', "nobody defines"]),
+        (GOOD.encode() + b"[services.'...']", ['services."...":', "nobody defines"]),
+        (GOOD.encode() + b"[services.'...']\nreplicas = 'x'", ["services.\"...\".replicas = 'x'", "int"]),
+        (GOOD.encode() + b"[slo]\n'' = 1", ['slo."":', "no such metric"]),
+        (GOOD.encode() + b"[slo]\n'..' = 'x'", ["slo.\"..\" = 'x'", "float"]),
+        (GOOD.encode() + b"[slo]\nmissing = " + b"9" * 400, ["slo.missing = 999", "…"]),
+        (GOOD.encode() + b"[slo]\nmissing = [nan]", ["slo.missing = [nan]", "array"]),
+        (b"seed = 2024-01-01" + GOOD.encode(), ["seed = datetime.date", "int"]),
+        (b"title = 7" + GOOD.encode(), ["title = 7", "str"]),
+        (b"title = ['a']" + GOOD.encode(), ["title = ['a']", "str"]),
+        (b"faults = 'x'" + GOOD.encode(), ["faults = 'x'", "array"]),
+        (b"faults = ['x']" + GOOD.encode(), ["faults[0] = 'x'", "table"]),
+        (b"faults = [[1]]" + GOOD.encode(), ["faults[0] = [1]", "table"]),
+        (GOOD.encode() + b"[faults]\nkind = 'pod_kill'", ["faults = {'kind'", "array"]),
+        *((GOOD.encode() + b"[[faults]]\nkind = " + kind, ["faults[0].kind = ", "no such fault"]) for kind in KINDS),
+        (GOOD.encode() + b"[[faults]]\nat_s = 1", ["faults[0].kind = None", "no such fault"]),
+        (GOOD.encode() + b"[[faults]]\nkind = 'pod_kill'\nat_s = 1\n'' = 1", ["unknown key 'faults[0].\"\"'"]),
+        (GOOD.encode() + b"[[faults]]\nkind = 'pod_kill'\nat_s = nan", ["faults[0].at_s = nan"]),
+        (GOOD.encode() + b"[[faults]]\nkind = 'pod_kill'\nat_s = 1\npods = 'a'", ["faults[0].pods = 'a'", "array"]),
+        (GOOD.encode() + b"[bus]\nonce = ['none']", ["bus.once = ['none']", "str"]),
+        (GOOD.encode() + b"[hosts]\nkind = ['local']", ["hosts.kind = ['local']", "str"]),
     ],
+    ids=lambda value: repr(value[-40:]) if isinstance(value, bytes) else "",
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, says: list[str]) -> None:
     path = tmp_path / "wrong.toml"
     path.write_bytes(content)
     message = refusal(str(path))
     assert [word for word in ["wrong.toml", *says] if word not in message] == [], message
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf" + GOOD.encode(), GOOD.replace("\n", "\r\n").encode()], ids=["mark", "CR LF"])
+def test_what_an_editor_leaves_in_a_file_changes_nothing(tmp_path: Path, good: Path, text: bytes) -> None:
+    (tmp_path / "edited").mkdir()
+    path = tmp_path / "edited" / "mine.toml"
+    path.write_bytes(text)
+    assert load_scenario(str(path)) == load_scenario(str(good))
 
 
 @pytest.mark.parametrize("name", ["basline", "nowhere/mine.toml", "", ".", "/", "a\0b"])
