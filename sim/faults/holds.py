@@ -35,7 +35,9 @@ class Holds:
     pods
         Pod -> who keeps it down, and whether it has ended.
     deaths
-        How often a fault has ended servers of the broker.
+        How often a fault has ended servers of the broker, one or all.
+    outages
+        How often one has ended all of them.
     changing
         Held while the broker is ended, started or frozen, so that a start does not outlive the end that comes after it.
     """
@@ -44,6 +46,7 @@ class Holds:
     frozen: dict[int, int] = field(default_factory=dict)
     pods: dict[str, dict[int, bool]] = field(default_factory=dict)
     deaths: int = 0
+    outages: int = 0
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -64,7 +67,7 @@ async def take_down(world: World, *, in_order: bool = False) -> None:
             felt.missed()  # unless the other one ends before this one
             return
         holds.deaths += 1
-        world.settings.clear()  # a new server has those that it is started with
+        holds.outages += 1
         felt.did()
         await (world.broker.stop() if in_order else world.broker.kill())
 
@@ -89,7 +92,7 @@ async def replace_broker(world: World) -> None:
     assert world.broker is not None
     async with world.holds.changing:
         world.holds.deaths += 1
-        world.settings.clear()
+        world.holds.outages += 1
         await world.broker.kill()
         await world.broker.start()
 

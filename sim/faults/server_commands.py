@@ -127,7 +127,10 @@ async def await_connections(world: World, pods: Sequence[str]) -> None:
 
 async def _connections(server: Server) -> list[tuple[str, bytes]]:
     """Return number and name (POD-USE) of each connection of a pod."""
-    return [(number.decode(), name) for number, name in _CLIENT.findall(await server.ask("CLIENT", "LIST"))]
+    listed = await server.ask("CLIENT", "LIST")
+    if not isinstance(listed, bytes):
+        raise BrokerError(f"the server's answer to CLIENT LIST is no list of clients but {listed!r:.80}")
+    return [(number.decode(), name) for number, name in _CLIENT.findall(listed)]
 
 
 async def each(world: World, *words: str, waiting: bool = False) -> None:
@@ -202,30 +205,37 @@ async def change_setting(world: World, name: str, value: str) -> bool:
     async def of(server: Server) -> Any:
         key = number[id(server)], name
         if key not in world.settings:
-            _, was = await server.ask("CONFIG", "GET", name)
-            world.settings[key] = [(0, was.decode())]
+            said = await server.ask("CONFIG", "GET", name)
+            if not isinstance(said, list) or len(said) != 2 or not isinstance(said[1], bytes):
+                raise BrokerError(f"the server has no setting {name}: its answer to CONFIG GET is {said!r:.80}")
+            world.settings[key] = [(0, said[1].decode())]
         if (world.who, value) not in world.settings[key]:  # it may have been tried before, and have had no answer
             world.settings[key].append((world.who, value))
-        world.kept["deaths"] = world.holds.deaths
+        world.kept.update(deaths=world.holds.deaths, outages=world.holds.outages)
         return await server.ask("CONFIG", "SET", name, value)
 
     return any(await on_each(world, of, waiting=True))
 
 
 async def restore_settings(world: World, *, within_s: float = 0.0) -> None:
-    """Undo what this occasion of the fault changed; nothing when it was undone before.
+    """Undo what this occasion of the fault changed; nothing when it was undone before, or all servers have ended since.
 
     Raises
     ------
     BrokerError
         A server refuses, or is not there for that long; it may be tried again.
     """
-    world.felt.in_part |= world.kept.pop("deaths", world.holds.deaths) != world.holds.deaths  # a new server knew nothing of it
+    world.felt.in_part |= world.kept.pop("deaths", world.holds.deaths) != world.holds.deaths  # a new server knows nothing of it
+    outlived = world.kept.get("outages", world.holds.outages) != world.holds.outages
     for (number, name), values in list(world.settings.items()):
         left = [(who, value) for who, value in values if who != world.who]
         if left == values:
             continue
-        await _insist(world, world.servers[number], ("CONFIG", "SET", name, left[-1][1]), within_s=within_s)
+        try:
+            await _insist(world, world.servers[number], ("CONFIG", "SET", name, left[-1][1]), within_s=within_s)
+        except BrokerUnreachable:
+            if not outlived:
+                raise
         if len(left) > 1:
             world.settings[number, name] = left
         else:

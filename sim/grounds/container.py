@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -55,6 +56,9 @@ class ContainerBroker:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
         self.image = image
         self._container = container
+        # Whoever asked may not wait any more, as when a run is interrupted; what was asked first is done first all the same.
+        self._changing = threading.Lock()
+        self._stopping = False
 
     @property
     def control(self) -> ContainerBroker:
@@ -82,26 +86,34 @@ class ContainerBroker:
         await asyncio.to_thread(self._thaw)
 
     def _freeze(self) -> None:
-        with asking("cannot pause the broker's container"):
+        with self._changing, asking("cannot pause the broker's container"):
             self._container.reload()
             if self._container.status == "running":
                 self._container.pause()
 
     def _kill(self) -> None:
-        with asking("cannot kill the broker's container"):
+        with self._changing, asking("cannot kill the broker's container"):
             self._container.reload()
             if self._container.status in ("running", "paused"):
                 self._container.kill()
             self._container.wait(timeout=_KILL_TIMEOUT_S)
 
     def _stop(self) -> None:
-        with asking("cannot stop the broker's container"):
-            self._container.stop(timeout=_KILL_TIMEOUT_S)
+        with self._changing, asking("cannot stop the broker's container"):
+            self._stopping = True
+            try:
+                self._container.stop(timeout=_KILL_TIMEOUT_S)
+            finally:
+                self._stopping = False
 
     def _start(self) -> None:
-        with asking("cannot start the broker's container again"):
-            self._container.start()
-        await_answer(self._container, self.address.port)
+        if self._stopping:  # a frozen one would take until the engine loses its patience
+            with contextlib.suppress(BrokerError), asking("cannot kill the broker's container"):
+                self._container.kill()
+        with self._changing:
+            with asking("cannot start the broker's container again"):
+                self._container.start()
+            await_answer(self._container, self.address.port)
 
     def _thaw(self) -> None:
         with asking("cannot unpause the broker's container"):

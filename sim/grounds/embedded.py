@@ -40,6 +40,7 @@ class EmbeddedBroker:
         self._folder = folder
         self._extra = extra
         self._binary = binary
+        self._stopped: Child | None = None  # told to end in order; nobody may be waiting for that any more
 
     @property
     def pid(self) -> int | None:
@@ -58,6 +59,7 @@ class EmbeddedBroker:
     async def stop(self) -> None:
         """End the server in order (SIGTERM): it closes every connection."""
         if self._server.poll() is None:
+            self._stopped = self._server
             await asyncio.to_thread(self._server.end)
 
     async def freeze(self) -> None:
@@ -72,6 +74,8 @@ class EmbeddedBroker:
 
     async def start(self) -> None:
         """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
+        if self._server is self._stopped:
+            self._server.kill()  # else one that still ends, or is frozen, would count as running, and end afterwards
         if self._server.poll() is not None:
             # From this thread, not a worker: the kernel kills a child when the thread that started it ends.
             self._server = launch(self.address.port, folder=self._folder, extra=self._extra, binary=self._binary)

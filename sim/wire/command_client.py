@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,8 +56,7 @@ class CommandClient:
         """
         async with self._one_question:
             if self._wire is None or self._wire.is_gone:
-                address = self._address if self._password is None else replace(self._address, password=self._password)
-                self._wire = await open_wire(address, client_name=self._name)
+                self._wire = await self._open()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     replies = await self._wire.commands(*commands)
@@ -67,6 +67,12 @@ class CommandClient:
             if isinstance(reply, hiredis.ReplyError):
                 raise BrokerRefused(f"{self._address} refuses {words[0]}: {reply}")
         return replies
+
+    async def _open(self) -> Wire:
+        if self._password is not None:
+            with contextlib.suppress(BrokerRefused):  # a server that was started anew since asks for the one we began with
+                return await open_wire(replace(self._address, password=self._password), client_name=self._name)
+        return await open_wire(self._address, client_name=self._name)
 
     def let_in_by(self, password: str | None) -> None:
         """Set the password for connections to come, None = that of the address; what is connected stays."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
-from sim.errors import Interrupted, ScenarioError, UsageError
+from sim.errors import BuslabError, Interrupted, ScenarioError, UsageError
 from sim.faults.catalogue import FAULTS
 from sim.faults.timeline import Timeline
+from sim.faults.world import World
+from sim.machine.clock import NS_PER_S, now_ns
+from sim.record.schema import FELT
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.run.fit import check_ground
@@ -44,6 +48,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "rolling_restart": {"pods": ["music-service"], "each_s": 0.1, "grace_s": 1},
     "slow_handler": {"pods": ["music-service"], "handler_ms": 10},
 }
+SETTINGS = ("client-output-buffer-limit", "maxclients", "requirepass")
+HEAL_MAX_S = 15.0  # of a run that is interrupted on a busy machine; a cluster may have to become whole again
 LONGER = {"broker_failover": 3.0}  # a replica takes some two seconds to be elected
 
 
@@ -65,8 +71,8 @@ def all_pairs() -> list[Pair]:
     return [Pair(one, two, place, cut) for one in FAULTS for two in FAULTS for place in PLACES for cut in (False, True)]
 
 
-def scenario_of(pair: Pair, *, unit_s: float = 1.0) -> Scenario:
-    """Return the scenario of a pair; `unit_s` is how long its first fault is on. A seed of the pair's own draws who ends first.
+def scenario_of(pair: Pair) -> Scenario:
+    """Return the scenario of a pair. A seed of the pair's own draws which fault ends first, and which is listed first.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def scenario_of(pair: Pair, *, unit_s: float = 1.0) -> Scenario:
         The two cannot be on at once.
     """
     draw = Random(f"{pair.first}/{pair.second}/{pair.place}")
-    one_s, two_s = (unit_s * LONGER.get(kind, 1.0) for kind in (pair.first, pair.second))
+    one_s, two_s = (LONGER.get(kind, 1.0) for kind in (pair.first, pair.second))
     at_s = 1.0
     other_s = {"before": at_s - 0.4, "in": at_s + 0.4 * one_s, "after": at_s + one_s + 0.2}[pair.place]
     lasts_s = two_s * draw.choice((0.3, 1.0))
@@ -117,44 +123,120 @@ def can_do(pair: Pair, on: str) -> bool:
     return True
 
 
+class _Errors(logging.Handler):
+    """What asyncio logs of exceptions that nobody caught."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(" ".join(record.getMessage().split())[:300])
+
+
+@dataclass
+class Watched:
+    """What is seen of a run from inside, beside its record."""
+
+    interrupt_s: float | None
+    found: list[str] = field(default_factory=list)
+    heal_s: float = 0.0
+    _before: asyncio.Task[list[Any]] | None = None
+
+    def started(self, timeline: Timeline) -> None:
+        """Ask for the settings before the first fault, and set the alarm that interrupts."""
+        loop = asyncio.get_running_loop()
+        self._before = loop.create_task(_settings(world_of(timeline)))
+        if self.interrupt_s is not None:
+            loop.call_later(self.interrupt_s, os.kill, os.getpid(), signal.SIGINT)
+
+    async def healed(self, timeline: Timeline) -> None:
+        """Look for what a fault has left behind."""
+        world = world_of(timeline)
+        holds = world.holds
+        left = {
+            "settings": world.settings,
+            "down": holds.down,
+            "frozen": holds.frozen,
+            "pods": {n for n, held in holds.pods.items() if held},
+        }
+        self.found += [f"{name} left behind: {what}" for name, what in left.items() if what]
+        still = [name for name, pod in world.pods.items() if getattr(pod, "frozen", False) or not getattr(pod, "running", True)]
+        self.found += [f"pods that do not run: {still}"] if still else []
+        assert self._before is not None
+        before, after = await self._before, await _settings(world)
+        self.found += [f"settings were {before} and are {after}"] if before != after else []
+
+
+def world_of(timeline: Timeline) -> World:
+    """Return what the faults of a timeline may touch."""
+    return timeline._occasions[0].world
+
+
+async def _settings(world: World) -> list[Any]:
+    return [await server.ask("CONFIG", "GET", name) for server in world.servers for name in SETTINGS]
+
+
 @contextlib.contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Send this process a SIGINT so long after the run phase began, in the run's own time."""
-    started = Timeline.start
+def watching(watched: Watched) -> Iterator[None]:
+    """Look at the run that begins inside the block."""
+    started, heal, errors = Timeline.start, Timeline.heal, _Errors()
 
     def start(self: Timeline, run_ns: int) -> None:
         started(self, run_ns)
-        asyncio.get_running_loop().call_later(seconds, os.kill, os.getpid(), signal.SIGINT)
+        watched.started(self)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Timeline, "start", start)
-        yield
+    async def healed(self: Timeline) -> None:
+        began_ns = now_ns()
+        await heal(self)
+        watched.heal_s = (now_ns() - began_ns) / NS_PER_S
+        await watched.healed(self)
+
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(errors)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Timeline, "start", start)
+            patch.setattr(Timeline, "heal", healed)
+            yield
+    finally:
+        logger.removeHandler(errors)
+        watched.found += errors.texts
 
 
-def play(pair: Pair, folder: Path, *, on: str, unit_s: float = 1.0) -> Run:
-    """Run a pair and return its opened run."""
-    scenario = scenario_of(pair, unit_s=unit_s)
-    begins = sorted(fault.at_s for fault in scenario.faults)
-    with contextlib.ExitStack() as stack:
-        if pair.interrupted:
-            stack.enter_context(interrupted_after(begins[1] + 0.1))
-            stack.enter_context(pytest.raises(Interrupted))
+def play(pair: Pair, folder: Path, *, on: str) -> tuple[Run, Watched]:
+    """Run a pair and return its opened run, with what was seen from inside."""
+    scenario = scenario_of(pair)
+    watched = Watched(sorted(fault.at_s for fault in scenario.faults)[1] + 0.1 if pair.interrupted else None)
+    with watching(watched), pytest.raises(Interrupted) if pair.interrupted else contextlib.nullcontext():
         run_scenario(scenario, on=on, out=folder)
-    return open_run(folder)
+    return open_run(folder), watched
 
 
-def problems(pair: Pair, run: Run) -> list[str]:
-    """Return what is wrong with the run of a pair; empty when it ended, healed and was judged."""
-    found = []
-    state = "interrupted" if pair.interrupted else "complete"
+def problems(pair: Pair, folder: Path, *, on: str) -> list[str]:
+    """Run a pair and return what is wrong; empty when it ended, healed, left nothing behind and was judged."""
+    try:
+        run, watched = play(pair, folder, on=on)
+    except BuslabError as error:
+        return [f"{type(error).__name__}: {error}"]
+    found, state = list(watched.found), "interrupted" if pair.interrupted else "complete"
     if run.info.state != state:
         found.append(f"the run was {run.info.state}: {run.info.reason}")
+    if strange := set(map(str, run.faults["felt"])) - set(FELT):
+        found.append(f"felt is {strange}")
     if pair.interrupted:
-        return found
+        return found + ([f"healing took {watched.heal_s:.1f} s"] if watched.heal_s > HEAL_MAX_S else [])
+    if len(run.faults) != 2:
+        found.append(f"{len(run.faults)} faults in the table")
     verdict = judge(run)
     counts = verdict.checkers["ledger"].counts
     found += [f"{counts['unexplained']:.0f} copies unexplained"] if counts.get("unexplained") else []
-    found += [f"{name} is unknown: {one.detail}" for name, one in verdict.checkers.items() if one.verdict == "unknown"]
-    found += [f"not recovered: {run.info.notes}"] if not run.info.recovered else []
-    found += [f"{verdict.verdict}: {verdict.reasons}"] if verdict.verdict != "valid" and not found else []
-    return found
+    found += [f"{name} is {one.verdict}: {one.detail}" for name, one in verdict.checkers.items() if one.verdict != "valid"]
+    return found + ([] if run.info.recovered else [f"not recovered: {run.info.notes}"])
+
+
+def chosen(on: str, share: float, *, seed: int) -> tuple[list[Pair], int, int]:
+    """Return a drawn share of the pairs that a ground can do, then how many it can do and how many it cannot."""
+    pairs = all_pairs()
+    can = [pair for pair in pairs if can_do(pair, on)]
+    return sorted(Random(seed).sample(can, round(len(can) * share)), key=str), len(can), len(pairs) - len(can)

@@ -181,7 +181,7 @@ class ModelDoor:
     def cut(self, cutting: bool) -> None:
         """Pass on half of the next piece from the listener, then reset the connection; or spare those that had no piece since."""
         for here in self._open:
-            here.other.cut_next = cutting
+            here.other.cut_next = cutting or here.other.was_cut
 
 
 class _Name:
@@ -206,7 +206,7 @@ class Peer(asyncio.Transport):
 
     __slots__ = (
         "_closing", "_ended", "_loop", "_network", "_paused", "_under_way", "_unread", "_waiting", "_window_bytes",
-        "cut_next", "link", "other", "protocol", "room", "waiting_bytes",
+        "cut_next", "link", "other", "protocol", "room", "waiting_bytes", "was_cut",
     )  # fmt: skip
 
     def __init__(self, network: Network, address: Address) -> None:
@@ -224,6 +224,7 @@ class Peer(asyncio.Transport):
         self._unread: deque[bytes | None] = deque()  # arrived, and the protocol has paused
         self._paused = False
         self.cut_next = False  # pass on half of the next piece, then reset
+        self.was_cut = False  # what is sent until the reset would join the half to a frame that nobody sent
         self._closing = False
         self._ended = False  # the protocol was told that the connection is lost
 
@@ -264,11 +265,13 @@ class Peer(asyncio.Transport):
         return True
 
     def _cut(self, data: bytes, at_ns: int) -> bool:
-        """Pass on half of a piece, then reset; return False while the link is held."""
+        """Pass on half of a piece, then reset, and nothing of any further one; return False while the link is held."""
+        if self.was_cut:
+            return True
         half = data[: len(data) // 2]
         if (arrival_ns := self.link.arrival_ns(at_ns, len(half))) is None:
             return False
-        self.cut_next = False
+        self.was_cut = True
         self._under_way += len(half)
         self._loop.at_ns(arrival_ns, self.other.arrive, half)
         self._loop.at_ns(arrival_ns + 1, lambda _: self.reset(), None)
