@@ -45,7 +45,7 @@ class Group:
 
 
 @dataclass
-class Node:
+class EntryNode:
     """Some entries that lie together."""
 
     entries: int = 0
@@ -57,7 +57,7 @@ class ModelStream:
     """The entries of a stream in the order of their ids, the nodes in which they lie, and its groups."""
 
     entries: dict[Id, list[bytes]] = field(default_factory=dict)
-    nodes: deque[Node] = field(default_factory=deque)
+    nodes: deque[EntryNode] = field(default_factory=deque)
     last: Id = ZERO
     groups: dict[bytes, Group] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class ModelStream:
         """Add an entry, in the last node or a new one."""
         size, last = sum(map(len, content)), self.nodes[-1] if self.nodes else None
         if last is None or last.entries >= NODE_ENTRIES or last.size + size >= NODE_BYTES:
-            last = Node()
+            last = EntryNode()
             self.nodes.append(last)
         last.entries += 1
         last.size += sum(map(len, content[1::2])) + ENTRY_OWN_BYTES
