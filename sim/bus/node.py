@@ -54,7 +54,7 @@ class BusNode:
     Attributes
     ----------
     skew_ns
-        How far the wall clock is ahead of the true time. Nothing but the envelope's timestamp is read from it.
+        How far the wall clock is ahead of the true time.
     """
 
     def __init__(self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int) -> None:
@@ -64,6 +64,10 @@ class BusNode:
         self._sequence = 0
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
+
+    def wall_ns(self, now_ns: int) -> int:
+        """Return what the pod's wall clock shows, in nanoseconds since 1970."""
+        return now_ns + self._wall_offset_ns + self.skew_ns
 
     @property
     def due_ns(self) -> int | None:
@@ -105,7 +109,7 @@ class BusNode:
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
-        timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
+        timestamp = iso_timestamp(self.wall_ns(now_ns))
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
             payload = encode(event)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
+from sim.bus.once import Scope
 from sim.bus.services import SERVICES, ConfigReader
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.record.schema import HTTP_CALL
@@ -52,7 +53,13 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
-        The recipe by which one pod of a service handles an event (see `sim.bus.once`), and how long its keys live.
+        The recipe by which one pod handles an event (see `sim.bus.once`), and how long its keys live.
+    once_scope
+        Among whom: `event`: of all pods, as the reference's key `aiponge:locks:<eventId>` is one for all services; `service`: of each
+        service.
+    once_ttl_clock
+        Who counts how long the keys live: the `server` (EX), as in the reference, or the `pod`, which says until when by its own wall
+        clock (PXAT).
     """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
@@ -72,6 +79,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
+    once_scope: Scope = "event"
+    once_ttl_clock: Literal["server", "pod"] = "server"
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -108,6 +108,7 @@ class RunFolder:
     numsub: bool = True
     title: str = ""
     transport: str = "pubsub"
+    bus: str = ""  # further lines of [bus]
 
     def pod(self, name: str, *, service: str = "web", channels: str = "config.updated", end_ns: int = 30 * SECOND) -> RunFolder:
         """Add a pod that lives from second 1 to the end."""
@@ -212,7 +213,7 @@ class RunFolder:
         slo = "".join(f"{key} = {value}\n" for key, value in self.slo.items())
         title = json.dumps(self.title)
         (self.folder / "scenario.toml").write_text(
-            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n'
+            f'name = "synthetic"\ntitle = {title}\nseed = 1\n[bus]\ntransport = "{self.transport}"\n{self.bus}'
             f"[load]\nreads_per_s = {self.reads_per_s}\n[slo]\n{slo}{self.scenario}",
             encoding="utf-8",
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
+from sim.bus.once import RUN_PREFIX
 from sim.bus.services import SERVICES
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
@@ -109,7 +110,7 @@ class InlineHost:
                 resync=bus.resync,
                 keep_alive_s=bus.keep_alive_s,
             ),
-            once=OnceRules(bus.once, bus.once_ttl_s),
+            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:"),
         )
         self._scenario = scenario
         self._nonce = nonce
