@@ -183,8 +183,10 @@ class Pod(Caller[None]):
         self._handlers = {**handlers, PROBE: self._probe}
 
     def skew(self, skew_ms: float) -> None:
-        """Set the wall clock ahead by so much; recorded times do not come from it."""
-        self.node.skew_ns = int(skew_ms * 1e6)
+        """Set the wall clock ahead by so much; recorded times do not come from it, but how far it is ahead is recorded."""
+        changed, self.node.skew_ns = self.node.skew_ns, int(skew_ms * 1e6)
+        if changed != self.node.skew_ns and self.state not in ("new", "frozen", *ENDED):  # else the next state says it
+            self._enter(self.state)
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; return False when time ran out."""
@@ -243,7 +245,8 @@ class Pod(Caller[None]):
         context = self._context
         channels = ",".join(self.channels)
         bus = "stopped" if state in ENDED else self.fallback.state
-        context.recorder.tables["pods"].add(self.name, self.service, context.host, channels, self._now_ns(), state, bus)
+        row = (self.name, self.service, context.host, channels, self._now_ns(), state, bus, self.node.skew_ns)
+        context.recorder.tables["pods"].add(*row)
         if context.entered is not None:
             context.entered(state, bus)
 

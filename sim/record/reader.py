@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import TABLES
+from sim.record.schema import ADDED, TABLES
 
 Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
@@ -66,6 +66,8 @@ def _check_columns(path: Path, table: str) -> None:
     word = pa.dictionary(pa.uint16(), pa.string())
     expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
     for name, kind in expected:
+        if name not in schema.names and name in ADDED.get(table, ()):
+            continue
         found = schema.field(name).type if name in schema.names else "not there"
         if found != kind:
             raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
@@ -75,10 +77,12 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
     """Return one table, its columns checked, or raise `RunFolderError`."""
     _check_columns(path, table)
     try:
-        rows = pq.read_table(path, columns=list(TABLES[table])).unify_dictionaries()
+        absent = set(ADDED.get(table, ())) - set(pq.read_schema(path).names) if table in ADDED else set()
+        rows = pq.read_table(path, columns=[column for column in TABLES[table] if column not in absent]).unify_dictionaries()
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    return pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    frame = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    return frame.assign(**dict.fromkeys(absent, np.int64(0)))[list(TABLES[table])] if absent else frame
 
 
 def join_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -297,6 +297,43 @@ def test_only_the_timestamps_of_a_skewed_pod_are_wrong(tmp_path: Path, monkeypat
     assert run.ledger()["lag_us"].max() < 1e6, "what the lab measures knows nothing of it"
 
 
+@pytest.mark.broker
+def test_an_evicted_lock_lets_an_event_run_again(tmp_path: Path) -> None:
+    evict = "faults=[{kind='keys_lost',how='evict',at_s=2,for_s=3,every_ms=10}]"
+    settings = (evict, "services.music-service.skew_ms=200", "services.music-service.handler_ms=600")
+    run = open_run(run_scenario(load_scenario("keys_lost", settings=settings), on="embedded", out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict != "invalid", verdict.reasons
+    assert verdict.checkers["once"].counts["twice_or_more.music-service"] > 5, (
+        "without a lost key each runs once"
+    )
+    assert run.faults["end_ns"].iloc[0] > 0
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+def test_a_wrong_clock_breaks_a_limit_on_ages_that_a_right_one_keeps(tmp_path: Path, on: str) -> None:
+    words = {}
+    for skew_ms in (0, 5000, -5000):
+        fault = f"faults=[{{kind='clock_skew',at_s=1,for_s=1,pods=['ai-config-service'],skew_ms={skew_ms}}}]"
+        limits = ("slo.from_future=0", "slo.stated_age_ms_max=4000", "load.run_s=3", fault)
+        run = open_run(run_scenario(load_scenario("clock_skew", settings=limits), on=on, out=tmp_path / str(skew_ms)))
+        words[skew_ms] = tuple(one.verdict for one in judge(run).slo if one.metric in ("from_future", "stated_age_ms_max"))
+    assert words[0] == ("valid", "valid")
+    assert words[5000] == words[-5000] == ("invalid", "invalid"), "events of the pod and those that it hears are wrong in opposite ways"
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+@pytest.mark.parametrize(("clock", "verdict"), [("pod", "invalid"), ("server", "valid")])
+def test_a_clock_behind_makes_locks_that_are_over_before_they_begin(tmp_path: Path, on: str, clock: str, verdict: str) -> None:
+    """A marker that lives until a time of the pod's clock promises nothing; one that lives for so many seconds keeps its promise."""
+    fault = "faults=[{kind='clock_skew',at_s=1,for_s=2,pods=['music-service-0'],skew_ms=-400000}]"
+    settings = ("bus.once=keep-marker", f"bus.once_ttl_clock={clock}", "load.run_s=4", "services.music-service.handler_ms=20", fault)
+    run = open_run(run_scenario(load_scenario("lock_lab", settings=settings), on=on, out=tmp_path / "run"))
+    once = judge(run).checkers["once"]
+    assert once.verdict == verdict, once.detail
+    assert (once.counts["twice_or_more"] > 20) == (verdict == "invalid")
+
+
 @pytest.mark.parametrize("seed", range(2, 5))
 def test_a_pod_that_ends_in_order_loses_no_item_to_a_call_after_its_flush(tmp_path: Path, seed: int) -> None:
     run = on_model(tmp_path, "pod_stop", f"seed={seed}", "load.rate_per_s=2000")

@@ -166,17 +166,17 @@ class LocalHost:
         gone, heard, published = self._gone, len(journal.rows("deliveries")), len(journal.rows("publishes"))
         self._gone = Counts(gone.published + published, gone.delivered + heard, gone.calls + calls_made(journal))
         if (last := journal.read("pods")[-1:]) and last[0]["state"] not in ENDED:
-            self._add_state(pod, process, died_ns, "aborted", "stopped")
+            self._add_state(pod, process, died_ns, "aborted", "stopped", last[0]["clock_ahead_ns"])
         self._tell_ports()
 
     def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
         assert pod.process is not None
         if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
-            self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"])
+            self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"], last[0]["clock_ahead_ns"])
 
-    def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str) -> None:
-        self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus)
+    def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str, clock_ahead_ns: int) -> None:
+        self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus, clock_ahead_ns)
 
     # -- what a host does --------------------------------------------------------------------------------------
 

@@ -28,7 +28,21 @@ from typing import Any
 from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
 from sim.record.schema import SLO_METRICS
-from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
+from sim.results.checkers import (
+    batching,
+    callers,
+    clocks,
+    deaf,
+    duplication,
+    fallback,
+    harness,
+    lag,
+    ledger,
+    once,
+    order,
+    staleness,
+    steady,
+)
 from sim.results.checkers.verdict import JudgedLimit, Result, Verdict, beside_limit, finite, worst
 from sim.results.opened_run import Run
 
@@ -41,6 +55,7 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "duplication": duplication.check,
     "order": order.check,
     "lag": lag.check,
+    "clocks": clocks.check,
     "once": once.check,
     "staleness": staleness.check,
     "fallback": fallback.check,
