@@ -304,9 +304,7 @@ def test_an_evicted_lock_lets_an_event_run_again(tmp_path: Path) -> None:
     run = open_run(run_scenario(load_scenario("keys_lost", settings=settings), on="embedded", out=tmp_path / "run"))
     verdict = judge(run)
     assert verdict.verdict != "invalid", verdict.reasons
-    assert verdict.checkers["once"].counts["twice_or_more.music-service"] > 5, (
-        "without a lost key each runs once"
-    )
+    assert verdict.checkers["once"].counts["twice_or_more.music-service"] > 5, "without a lost key each runs once"
     assert run.faults["end_ns"].iloc[0] > 0
 
 

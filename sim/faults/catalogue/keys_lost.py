@@ -29,10 +29,11 @@ class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True
     how: Literal["flush", "evict"] = "flush"
     every_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Return which parts of a `World` it touches."""
-        return ("broker", "memory") if self.how == "evict" else ("broker",)
+    needs = ("broker",)
+
+    def not_on_model(self) -> str:
+        """Return why the model cannot do it, empty when it can."""
+        return "the model keeps no account of memory, so how = 'evict' would evict nothing" if self.how == "evict" else ""
 
     async def begin(self, world: World) -> None:
         """Lose every key."""
