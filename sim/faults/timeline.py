@@ -29,6 +29,7 @@ class _Occasion:
     at_s: float
     world: World
     begun_ns: int = 0
+    targets: tuple[str, ...] = ()  # the pods that it began on
     ended: bool = False
     ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -59,7 +60,7 @@ class Timeline:
 
     async def _live(self, one: _Occasion, run_ns: int) -> None:
         await _until(run_ns + int(one.at_s * NS_PER_S))
-        one.begun_ns = now_ns()
+        one.begun_ns, one.targets = now_ns(), tuple(_targets(one))
         await one.fault.begin(one.world)
         await _until(run_ns + int((one.at_s + one.fault.for_s) * NS_PER_S))
         await self._end(one)
@@ -70,9 +71,8 @@ class Timeline:
                 return
             await one.fault.end(one.world)
             one.ended = True
-        name, target = type(one.fault).__struct_config__.tag, "broker"
-        if (chosen := getattr(one.fault, "pods", None)) is not None:
-            target = ",".join(one.world.names(chosen))
+        name = type(one.fault).__struct_config__.tag
+        target = ",".join(dict.fromkeys((*one.targets, *_targets(one)))) or "broker"  # a rolling restart ends on other pods
         self._recorder.tables["faults"].add(name, target, one.begun_ns, now_ns())
 
     async def heal(self) -> None:
@@ -92,6 +92,12 @@ class Timeline:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+
+
+def _targets(one: _Occasion) -> list[str]:
+    """Return the pods that a fault is on now; none when it is on the broker."""
+    chosen = getattr(one.fault, "pods", None)
+    return [] if chosen is None else one.world.names(chosen)
 
 
 async def _until(at_ns: int) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import ADDED, TABLES
+from sim.record.schema import LATER_COLUMNS, TABLES
 
 Array = npt.NDArray[Any]
 FOREVER_NS = np.iinfo(np.int64).max
@@ -66,23 +66,25 @@ def _check_columns(path: Path, table: str) -> None:
     word = pa.dictionary(pa.uint16(), pa.string())
     expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
     for name, kind in expected:
-        if name not in schema.names and name in ADDED.get(table, ()):
-            continue
         found = schema.field(name).type if name in schema.names else "not there"
-        if found != kind:
+        if found != kind and (name in schema.names or name not in LATER_COLUMNS.get(table, ())):
             raise RunFolderError(f"{path}: column {name} is {found}, expected {kind}; it is another table or of another version")
 
 
 def read_table(path: Path, table: str) -> pd.DataFrame:
     """Return one table, its columns checked, or raise `RunFolderError`."""
     _check_columns(path, table)
+    later = LATER_COLUMNS.get(table, {})
     try:
-        absent = set(ADDED.get(table, ())) - set(pq.read_schema(path).names) if table in ADDED else set()
-        rows = pq.read_table(path, columns=[column for column in TABLES[table] if column not in absent]).unify_dictionaries()
+        there = pq.read_schema(path).names if later else list(TABLES[table])
+        rows = pq.read_table(path, columns=[name for name in TABLES[table] if name in there]).unify_dictionaries()
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    frame = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
-    return frame.assign(**dict.fromkeys(absent, np.int64(0)))[list(TABLES[table])] if absent else frame
+    read = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    for name, value in later.items():
+        if name not in read:
+            read[name] = pd.Categorical([value] * len(read)) if TABLES[table][name] == "name" else np.full(len(read), value)
+    return read
 
 
 def join_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:

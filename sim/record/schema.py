@@ -123,8 +123,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 # table -> column -> type, as the files are written and read.
 TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}
 
-# table -> columns that runs from before do not have: they are read as 0.
-ADDED = {"publishes": ("stamped_ns",), "pods": ("clock_ahead_ns",)}
+# Columns that run folders from before do not have -> what they are read as there.
+LATER_COLUMNS: dict[str, dict[str, str | int]] = {"publishes": {"stamped_ns": 0}, "pods": {"clock_ahead_ns": 0}}
 
 RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",

@@ -11,6 +11,7 @@ from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
 from sim.bus.once import Scope
 from sim.bus.services import SERVICES, ConfigReader
 from sim.faults.catalogue import KILLS_PODS, Fault
+from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.schema import HTTP_CALL
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
 from sim.wire.transports import Transport, make_transport
@@ -242,14 +243,37 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
 
-    def pods(self) -> list[tuple[str, str]]:
-        """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
+    def first_pods(self) -> list[tuple[str, str]]:
+        """Return (pod name, service name) of every pod that a run starts, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
 
+    def pods(self) -> list[tuple[str, str]]:
+        """Return the pods that a run starts, then those that take their places in a rolling restart, which have names of their own."""
+        later = {name: self.successors(name) for name in self.services} if self.faults else {}
+        return self.first_pods() + [
+            (f"{name}-{self.services[name].replicas + i}", name) for name, many in later.items() for i in range(many)
+        ]
+
+    def successors(self, service: str) -> int:
+        """Return how many new pods rolling restarts start in a service."""
+        return sum(one.times * sum(rolled) for one, rolled in self._rolled(service) if one.surge(sum(rolled)))
+
+    def surge(self, service: str) -> int:
+        """Return how many pods more than its replicas a service may have at a time, in a rolling restart."""
+        return max((one.surge(sum(rolled)) for one, rolled in self._rolled(service)), default=0)
+
+    def _rolled(self, service: str) -> list[tuple[RollingRestart, list[bool]]]:
+        """Return the rolling restarts that concern a service, and for each of its first pods whether it is restarted."""
+        names = [f"{service}-{i}" for i in range(self.services[service].replicas)]
+        rolling = [one for one in self.faults if isinstance(one, RollingRestart)]
+        found = [(one, [not one.pods or bool({name, service} & set(one.pods)) for name in names]) for one in rolling]
+        return [(one, rolled) for one, rolled in found if any(rolled)]
+
     def killable_pods(self) -> set[str]:
-        """Return the pods that a fault, or the kubelet, may end or freeze."""
+        """Return the pods that a fault, or the kubelet, may end or freeze; who takes the place of another in a restart is one of them."""
         chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
-        return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
+        killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
+        return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
 
     def transport(self) -> Transport:
         """Return the transport that `[bus]` names, with its settings."""
@@ -257,7 +281,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
         """Return every intended call of the run; another offset draws another one of the same load."""
-        pods = self.pods()
+        pods = self.first_pods()
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
         return make_schedule(
             rate_per_s=self.load.rate_per_s,
@@ -278,6 +302,6 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             rate_per_s=self.load.reads_per_s,
             seconds=self.load.warm_up_s + self.load.run_s,
             seed=self.seed,
-            pods=[number for number, (_, service) in enumerate(self.pods()) if service in readers],
+            pods=[number for number, (_, service) in enumerate(self.first_pods()) if service in readers],
             templates=self.load.templates,
         )
