@@ -102,7 +102,7 @@ def _hosts_problems(scenario: Scenario) -> Iterator[str]:
     if (alone := len(scenario.killable_pods() & first) + sum(map(scenario.surge, scenario.services))) > MAX_PROCESSES:
         why = "the kubelet" if scenario.kubelet.enabled else "a fault"
         yield (
-            f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} at a time are more than "
+            f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
             f"{MAX_PROCESSES}; name fewer pods, or set hosts.kind = 'inline'"
         )
 

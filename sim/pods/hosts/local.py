@@ -132,7 +132,7 @@ class LocalHost:
         self._give_orders(process)
 
     def _give_orders(self, process: HostProcess) -> None:
-        """Let the pods of a process make their calls and reads from now on, unless others still make them."""
+        """Order the calls and reads of the pods of a process from now on, unless others still make them."""
         since_ns = now_ns()
         if not all(pod.calls for pod in self._pods if pod.process is process):
             return
@@ -142,7 +142,7 @@ class LocalHost:
             process.read(msgspec.structs.replace(self._reading, since_ns=since_ns))
 
     def hand_over(self, old: LocalReplica) -> None:
-        """Let the heir of a pod, if it has one, make its calls and reads from now on."""
+        """Give the calls and reads of a pod to its heir, if it has one."""
         heir = old.heir
         if heir is None or not old.calls:
             return

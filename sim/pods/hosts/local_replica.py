@@ -31,7 +31,7 @@ class ReplicaOwner(Protocol):
         """All pods, by their names."""
 
     def hand_over(self, old: LocalReplica) -> None:
-        """Let the heir of a pod, if it has one, make its calls and reads from now on."""
+        """Give the calls and reads of a pod to its heir, if it has one."""
 
     async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods."""
