@@ -171,6 +171,10 @@ def _type(kind: Any) -> str:
         low, high = (kind.ge if kind.gt is None else kind.gt), (kind.le if kind.lt is None else kind.lt)
         bounds = _bounds(low, high, open_min=kind.gt is not None, open_max=kind.lt is not None)
         return f"{word}, {bounds}" if bounds else word
+    if isinstance(kind, shapes.UnionType):
+        return "; or ".join(map(_type, kind.types))
+    if isinstance(kind, shapes.StrType) and kind.pattern:
+        return f"text that matches `{kind.pattern}`"
     if isinstance(kind, shapes.StrType):
         return "text" + (f", {_bounds(kind.min_length, kind.max_length)} letters" if kind.max_length else "")
     if isinstance(kind, shapes.VarTupleType):

@@ -18,7 +18,7 @@
 # rule that turns what they measured into a verdict: true, false, or depends, and then on what. `buslab list claims` names all.
 #
 # By default those claims are run that virtual time can judge, the same on any machine, and three that need a real server.
-# `numbers = []` runs all 24, also those that need clusters and Locust, in about three minutes. `buslab claims 2` runs one alone.
+# `numbers = []` runs all 25, also those that need clusters and Locust, in about three minutes. `buslab claims 2` runs one alone.
 
 # %% tags=["parameters"]
 numbers = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 20, 21, 22, 23]

@@ -25,7 +25,7 @@ class Send:
         Event key.
     items
         Calls of the application that it carries; 0 for a probe.
-    first_item_ns, items_wait_ns, intended_ns, subject
+    first_item_ns, items_wait_ns, intended_ns, subject, stamped_ns
         As in the `publishes` table.
     """
 
@@ -37,6 +37,7 @@ class Send:
     items_wait_ns: int
     intended_ns: int
     subject: str = ""
+    stamped_ns: int = 0
 
 
 class BusNode:
@@ -54,7 +55,7 @@ class BusNode:
     Attributes
     ----------
     skew_ns
-        How far the wall clock is ahead of the true time. Nothing but the envelope's timestamp is read from it.
+        How far the wall clock is ahead of the true time.
     """
 
     def __init__(self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int) -> None:
@@ -64,6 +65,10 @@ class BusNode:
         self._sequence = 0
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
+
+    def wall_ns(self, now_ns: int) -> int:
+        """Return what the pod's wall clock shows, in nanoseconds since 1970."""
+        return now_ns + self._wall_offset_ns + self.skew_ns
 
     @property
     def due_ns(self) -> int | None:
@@ -87,7 +92,7 @@ class BusNode:
         if not isinstance(data, dict):
             raise NotEncodable(f"an event's data is {data.__class__.__name__}, not an object; give a dict")
         key, payload = self._encode(type, data, now_ns, intended_ns)
-        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data))
+        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data), now_ns + self.skew_ns)
 
     def tick(self, now_ns: int) -> Send | None:
         """Return the batch whose time has come, if any."""
@@ -101,11 +106,12 @@ class BusNode:
         if batch is None:
             return None
         key, payload = self._encode(BATCH, {"events": batch.items}, now_ns, batch.intended_ns)
-        return Send(key, BATCH, payload, len(batch.items), batch.first_item_ns, batch.items_wait_ns, batch.intended_ns)
+        times = (batch.first_item_ns, batch.items_wait_ns, batch.intended_ns)
+        return Send(key, BATCH, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns)
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
-        timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
+        timestamp = iso_timestamp(self.wall_ns(now_ns))
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
             payload = encode(event, strict=True)

@@ -38,6 +38,7 @@ class _Occasion:
     world: World
     begun_ns: int = 0
     whole: bool = False  # its beginning is over
+    targets: tuple[str, ...] = ()  # the pods that it began on
     ended: bool = False
     ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -77,7 +78,7 @@ class Timeline:
     async def _live(self, one: _Occasion, run_ns: int) -> None:
         end_ns = run_ns + int((one.at_s + one.fault.for_s) * NS_PER_S)
         await _until(run_ns + int(one.at_s * NS_PER_S))
-        one.begun_ns = now_ns()
+        one.begun_ns, one.targets = now_ns(), tuple(_targets(one))
         one.world.felt.until_s = asyncio.get_running_loop().time() + (end_ns - one.begun_ns) / NS_PER_S
         try:
             await one.fault.begin(one.world)
@@ -100,12 +101,11 @@ class Timeline:
                     return one.explain(error)
                 raise one.explain(error) from None
             one.ended = True
-        felt, target = one.world.felt, "broker"
+        felt = one.world.felt
         if not felt.says:
             felt.at_ns = one.begun_ns
         felt.in_part |= not one.whole
-        if (chosen := getattr(one.fault, "pods", None)) is not None:
-            target = ",".join(one.world.names(chosen))
+        target = ",".join(dict.fromkeys((*one.targets, *_targets(one)))) or "broker"  # a rolling restart ends on other pods
         self._recorder.tables["faults"].add(one.kind, target, one.begun_ns, now_ns(), felt.word(), felt.at_ns)
         return None
 
@@ -140,6 +140,12 @@ class Timeline:
             await asyncio.sleep(RETRY_S if left else 0)
         if failures:
             raise failures[0]
+
+
+def _targets(one: _Occasion) -> list[str]:
+    """Return the pods that a fault is on now; none when it is on the broker."""
+    chosen = getattr(one.fault, "pods", None)
+    return [] if chosen is None else one.world.names(chosen)
 
 
 async def _until(at_ns: int) -> None:

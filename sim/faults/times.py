@@ -44,6 +44,10 @@ class FaultTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """When it is over at the latest."""
         return self.at_s + (self.times - 1) * self.every_s + self.within_s + self.for_s
 
+    def not_on_model(self) -> str:
+        """Return why the model cannot do it, empty when it can."""
+        return ""
+
     def problem(self) -> str:
         """Return what is wrong with the times, empty when nothing is."""
         if self.times > 1 and self.every_s < self.for_s + self.within_s:

@@ -70,7 +70,17 @@ class PodControl(Protocol):
         """End it as on SIGTERM, and kill it after the grace period."""
 
     async def start(self) -> None:
-        """Start it anew; nothing when it runs."""
+        """Start it anew; nothing when it runs, or when it is not one of the pods that should."""
+
+    async def deploy(self, *, of: str) -> None:
+        """Start it for the first time, to take the place of another pod: what faults told that one holds for it too."""
+
+    async def retire(self, *, grace_s: float = ...) -> None:
+        """End it as on SIGTERM, for good: whoever was deployed in its place makes its calls from now on, and nothing starts it again."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its readiness endpoint would say so."""
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
         """Make its handlers take so long, at most so many at a time, until told otherwise; 0 and 0: as its service's settings say."""
@@ -108,7 +118,11 @@ class World:
     pods
         Pod name -> how to hurt it, in the order of their numbers.
     services
-        Service -> names of its pods.
+        Service -> names of its pods that should run now.
+    waiting
+        Service -> names of pods that may be deployed in the place of others.
+    heirs
+        Pod name -> who was deployed in its place.
     links
         None where no fault of the run needs them: then pods reach the broker directly.
     servers
@@ -133,6 +147,8 @@ class World:
     felt: Felt = field(default_factory=Felt)
     settings: dict[tuple[int, str], list[tuple[int, str]]] = field(default_factory=dict)
     holds: Holds = field(default_factory=Holds)
+    waiting: dict[str, list[str]] = field(default_factory=dict)
+    heirs: dict[str, str] = field(default_factory=dict)
 
     @property
     def who(self) -> int:
@@ -140,9 +156,9 @@ class World:
         return id(self.kept)
 
     def names(self, chosen: Sequence[str]) -> list[str]:
-        """Return the pods that are chosen by name or by service; all, when nothing is."""
-        names = [name for one in chosen for name in self.services.get(one, (one,))]
-        return list(dict.fromkeys(names)) or list(self.pods)
+        """Return the pods that are chosen by name or by service; all that should run, when nothing is."""
+        names = [name for one in chosen or self.services for name in self.services.get(one, (one,))]
+        return list(dict.fromkeys(names))
 
     def chosen(self, chosen: Sequence[str]) -> list[PodControl]:
         """Return the controls of these pods."""

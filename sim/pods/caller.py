@@ -32,6 +32,7 @@ def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: i
         outcome,
         receivers,
         send.subject,
+        send.stamped_ns,
     )
 
 

@@ -7,6 +7,7 @@ broker end here: the pod only sees states.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class Connections:
         self._commands: KeyCommands | None = None
         self._repairs: dict[Effect, asyncio.Task[None]] = {}
         self._keep_alive: asyncio.Task[None] | None = None
+        self._reconnecting = context.reconnecting
 
     @property
     def in_flight(self) -> int:
@@ -175,24 +177,29 @@ class Connections:
                 self._repair(effect)
 
     def _repair(self, effect: Effect) -> None:
-        reopen, then = {
-            "subscribe": (self._subscribe, "subscribed"),
-            "open-publisher": (self._open_publisher, "publisher-opened"),
+        what, reopen, then = {
+            "subscribe": ("subscriber", self._subscribe, "subscribed"),
+            "open-publisher": ("publisher", self._open_publisher, "publisher-opened"),
         }[effect]
-        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._reopen, reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._reopen, what, reopen, then))  # type: ignore[arg-type]
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
-    async def _reopen(self, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
+    async def _reopen(self, what: str, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
         """Try again with exponential backoff and full jitter until it works or the pod ends."""
         NO_WORDS.set(True)  # for this task alone
         ceiling_s = min(BACKOFF_FIRST_S, self._outage.reconnect_max_s)
-        while True:
-            await asyncio.sleep(self._random.uniform(0, ceiling_s))
+        error = ""
+        for attempt in itertools.count(1):
+            pause_s = self._random.uniform(0, ceiling_s)
+            if self._reconnecting is not None:
+                self._reconnecting(what, attempt, pause_s * 1000, error)
+            await asyncio.sleep(pause_s)
             ceiling_s = min(2 * ceiling_s, self._outage.reconnect_max_s)
             try:
                 await reopen()
-            except BrokerError:
+            except BrokerError as failed:
+                error = str(failed)
                 continue
             self._step(then)
             return

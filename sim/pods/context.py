@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Policy
+from sim.bus.once import Scope
 from sim.record.recorder import Recorder
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
@@ -79,10 +81,27 @@ class OutageRules:
 
 @dataclass(frozen=True)
 class OnceRules:
-    """How the pods of a service see to it that only one of them handles an event: the recipe's name and how long its keys live."""
+    """How pods see to it that only one of them handles an event (`sim.bus.once`).
+
+    Attributes
+    ----------
+    recipe
+        Its name.
+    ttl_s
+        How long its keys live.
+    scope
+        Among whom an event is handled once: all pods, or those of one service.
+    ttl_clock
+        Who counts that time: the server, or the pod by its own wall clock.
+    prefix
+        What tells the keys of one run from those of another; empty: the reference's own keys.
+    """
 
     recipe: str = "none"
     ttl_s: int = 300
+    scope: Scope = "event"
+    ttl_clock: Literal["server", "pod"] = "server"
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,9 @@ class PodContext:
         Called with (pod number, event type, probe round) when a pod hears a probe.
     entered
         Called with (pod state, bus state) at each change of either, if given.
+    reconnecting
+        Called before each pause after which a connection is tried again, if given: with ``subscriber`` or ``publisher``, the attempt,
+        which counts from 1 at each loss, the pause in milliseconds, and why the attempt before failed, empty for the first.
     """
 
     host: str
@@ -106,6 +128,7 @@ class PodContext:
     memo: ReadMemo[Chunk]
     probed: Callable[[int, str, int], None]
     entered: Callable[[str, str], None] | None = None
+    reconnecting: Callable[[str, int, float, str], None] | None = None
     outage: OutageRules = field(default_factory=OutageRules)
     once: OnceRules = field(default_factory=OnceRules)
 

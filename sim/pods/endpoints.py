@@ -54,10 +54,15 @@ def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> di
     return routes
 
 
+def is_ready(pod: Pod) -> bool:
+    """Return whether a pod is ready: connected, or without a broker to connect to."""
+    return pod.fallback.connected or pod.fallback.state == "memory-only"
+
+
 def readiness(pod: Pod) -> HttpAnswer:
     """Return the reference's readiness; 503 when the pod is not ready."""
     fallback = pod.fallback
-    ready = fallback.connected or fallback.state == "memory-only"
+    ready = is_ready(pod)
     bus = {"connected": fallback.connected, "redisEnabled": fallback.state in HEARING or fallback.state in SPEAKING}
     return as_json({"ready": ready, "checks": {"eventBus": bus}}, status=200 if ready else 503)
 

@@ -36,6 +36,7 @@ class Probed(Protocol):
 
     port: int
     ended: asyncio.Event
+    wanted: asyncio.Event
 
     @property
     def name(self) -> str:
@@ -131,18 +132,22 @@ class FleetKubelet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep(self, pod: Probed, chance: random.Random) -> None:
-        """Probe one pod and restart it, for ever."""
+        """Probe one pod and restart it, for as long as it is wanted: one that takes the place of another is probed when it starts."""
         settings, back_off = self._settings, BackOff(self._settings)
         while True:
+            await pod.wanted.wait()
             started_ns = now_ns()
             await self._watch(pod, chance)
             self.ready[pod.name] = False
+            if not pod.wanted.is_set():
+                continue
             if not pod.ended.is_set():
                 await pod.stop(grace_s=settings.grace_s)
             ran_s = (now_ns() - started_ns) / NS_PER_S
             await asyncio.sleep(back_off.wait_s(ran_s=ran_s) + settings.restart_delay_s)
-            await pod.start()
-            self.restarts[pod.name] += 1
+            if pod.wanted.is_set():
+                await pod.start()
+                self.restarts[pod.name] += 1
 
     async def _watch(self, pod: Probed, chance: random.Random) -> None:
         """Probe a pod until it ends or its liveness fails."""

@@ -13,13 +13,15 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import replace
+from functools import partial
 
 from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
-from sim.bus.once import RECIPES, RUN_PREFIX
+from sim.bus.once import RECIPES, lock_name
 from sim.bus.services import ConfigReader, ServiceLogic
+from sim.machine.clock import NS_PER_MS
 from sim.machine.freezer import Freezer
 from sim.pods.caller import Caller
 from sim.pods.connections import Connections
@@ -112,10 +114,19 @@ class Pod(Caller[None]):
             self._connections,
             record=DeliveryRecord(self._deliveries, self.number, self.counters),
             pace=pace,
-            claim=OnceClaim(RECIPES[once.recipe], once.ttl_s, f"{RUN_PREFIX}{self._context.run_id}:{self.service}", self.name),
+            claim=OnceClaim(
+                RECIPES[once.recipe],
+                once.ttl_s,
+                partial(lock_name, scope=once.scope, service=self.service, prefix=once.prefix),
+                self.name,
+                self._wall_ms if once.ttl_clock == "pod" else None,
+            ),
             seed=self.identity.seed,
             freezer=self.freezer,
         )
+
+    def _wall_ms(self) -> int:
+        return self.node.wall_ns(self._now_ns()) // NS_PER_MS
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -172,8 +183,10 @@ class Pod(Caller[None]):
         self._handlers = {**handlers, PROBE: self._probe}
 
     def skew(self, skew_ms: float) -> None:
-        """Set the wall clock ahead by so much; recorded times do not come from it."""
-        self.node.skew_ns = int(skew_ms * 1e6)
+        """Set the wall clock ahead by so much; recorded times do not come from it, but how far it is ahead is recorded."""
+        changed, self.node.skew_ns = self.node.skew_ns, int(skew_ms * 1e6)
+        if changed != self.node.skew_ns and self.state not in ("new", "frozen", *ENDED):  # else the next state says it
+            self._enter(self.state)
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; return False when time ran out."""
@@ -236,7 +249,8 @@ class Pod(Caller[None]):
         context = self._context
         channels = ",".join(self.channels)
         bus = "stopped" if state in ENDED else self.fallback.state
-        context.recorder.tables["pods"].add(self.name, self.service, context.host, channels, self._now_ns(), state, bus)
+        row = (self.name, self.service, context.host, channels, self._now_ns(), state, bus, self.node.skew_ns)
+        context.recorder.tables["pods"].add(*row)
         if context.entered is not None:
             context.entered(state, bus)
 

@@ -70,12 +70,14 @@ class UnderWayJournal:
         """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
         times = (send.first_item_ns, send.items_wait_ns, send.intended_ns, sent_ns, 0)
         outcome = "unknown" if sent_ns else "never-sent"
-        self._add_publish(send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject)
+        self._add_publish(
+            send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject, send.stamped_ns
+        )
 
     def begin_batch(self, batch: Batcher) -> None:
         """Write down the part-full batch as it is now."""
         times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
-        self._add_publish(0, BATCH, self._pod, len(batch), 0, *times, "never-sent", -1, "")
+        self._add_publish(0, BATCH, self._pod, len(batch), 0, *times, "never-sent", -1, "", 0)
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
         """Write down that a call by HTTP is about to be made: in place of how long it took, when it began."""

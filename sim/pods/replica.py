@@ -4,7 +4,8 @@ Rules
 -----
 1. Every start makes a new *incarnation*: a `Pod` of the same name and number with empty caches and a sequence of events of its own.
 2. HTTP answers before the bus is tried, and as long as the pod runs: a new incarnation may listen on another port.
-3. What a fault says of a pod's handlers or clock (`slow`, `fail`, `skew`) holds for the incarnations to come as well.
+3. What a fault says of a pod's handlers or clock (`slow`, `fail`, `skew`) holds for the incarnations to come as well, and for the pod
+   that is deployed in its place.
 4. `kill` and `abort` need no consent of the pod. `stop` is SIGTERM: a pod that is frozen, or does not end in its grace period, is
    killed then.
 """
@@ -13,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
 from sim.errors import BrokerError, UsageError
 from sim.machine.clock import now_ns
 from sim.machine.http_server import HttpServer
-from sim.pods.endpoints import PROBES, endpoints
+from sim.pods.endpoints import PROBES, endpoints, is_ready
 from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import ENDED, Pod
 from sim.record.recorder import Recorder
@@ -59,6 +60,10 @@ class InlineReplica:
         Whether this incarnation was told to end in order: its application makes no call any more.
     poster
         Makes this incarnation's calls by HTTP.
+    wanted
+        Set while it is one of the pods that should run: not before it is deployed, nor when it is retired.
+    heir
+        Who was deployed in its place.
 
     Parameters
     ----------
@@ -68,6 +73,12 @@ class InlineReplica:
         Whether it serves HTTP.
     ports
         Where the analytics pods that run now listen.
+    fleet
+        All places, by the pod's name; None for a pod that is never replaced.
+    deployed
+        Whether it is one of the pods that the run starts.
+    hand_over
+        Called with (a pod, its heir) when the heir makes its calls from now on.
     """
 
     def __init__(
@@ -77,10 +88,18 @@ class InlineReplica:
         recorder: Recorder,
         serves: bool = False,
         ports: Callable[[], Sequence[int]] = tuple,
+        fleet: Mapping[str, InlineReplica] | None = None,
+        deployed: bool = True,
+        hand_over: Callable[[InlineReplica, InlineReplica], None] = lambda old, new: None,
     ) -> None:
         self.port = 0
         self.started_ns = 0
         self.ended = asyncio.Event()
+        self.wanted = asyncio.Event()
+        (self.wanted if deployed else self.ended).set()
+        self.heir: InlineReplica | None = None
+        self._fleet = fleet or {}
+        self._hand_over = hand_over
         self._new_pod = new_pod
         self._recorder = recorder
         self._serves = serves
@@ -113,6 +132,11 @@ class InlineReplica:
         """Whether it stands still."""
         return self.pod.state == "frozen"
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is ready, as its endpoint says."""
+        return self.running and not self.frozen and is_ready(self.pod)
+
     async def begin(self, *, patient: bool = False) -> None:
         """Start the first incarnation; return when the broker confirmed its subscriptions or, if `patient`, when `start` would.
 
@@ -129,12 +153,35 @@ class InlineReplica:
     async def start(self) -> None:
         """Start a new incarnation; do nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
         async with self._changing:
-            if not self.ended.is_set():
+            if not self.ended.is_set() or not self.wanted.is_set():
                 return
             self._take(self._new_pod())
             await self._serve()
             self.ended.clear()
             self._try_bus()
+
+    async def deploy(self, *, of: str) -> None:
+        """Start the first incarnation, in the place of another pod: what faults told that one holds for it too."""
+        old = self._fleet[of]
+        self._told = dict(old._told)
+        for tell in self._told.values():
+            tell(self.pod)
+        old.heir = self
+        self.wanted.set()
+        async with self._changing:
+            await self._serve()
+            self.ended.clear()
+            self._try_bus()
+        if not old.wanted.is_set():
+            self._hand_over(old, self)
+
+    async def retire(self, *, grace_s: float = GRACE_S) -> None:
+        """End as on SIGTERM, for good; who was deployed in its place makes its calls from now on."""
+        self.wanted.clear()
+        self.stopping = True
+        if self.heir is not None:
+            self._hand_over(self, self.heir)
+        await self.stop(grace_s=grace_s)
 
     def _try_bus(self) -> None:
         self._starting = asyncio.get_running_loop().create_task(self.pod.freezer.hold(self._start_bus, self.pod))
@@ -157,6 +204,8 @@ class InlineReplica:
 
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
         """End as on SIGTERM, and as on SIGKILL when that takes longer than the grace period."""
+        if self._is_not_born:
+            return
         async with self._changing:
             try:
                 if not self.ended.is_set():
@@ -185,8 +234,14 @@ class InlineReplica:
         await self.poster.settle()
         await pod.stop(timeout_s=0.4 * grace_s)  # for each of its two waits
 
+    @property
+    def _is_not_born(self) -> bool:
+        return self.pod.state == "new" and not self.wanted.is_set()
+
     async def kill(self) -> None:
         """End at once, as on SIGKILL."""
+        if self._is_not_born:
+            return
         self.abort()
         async with self._changing:  # a start that was under way is over by now; its pod must end too
             await self._close()
@@ -219,6 +274,8 @@ class InlineReplica:
     def _tell(self, what: str, tell: Callable[[Pod], None]) -> None:
         self._told[what] = tell
         tell(self.pod)
+        if self.heir is not None:
+            self.heir._tell(what, tell)
 
     async def settle(self, *, timeout_s: float, last: bool = False) -> None:
         """Flush the batch, and wait for every answer; a pod that does not run, or stands still, has nothing to wait for.

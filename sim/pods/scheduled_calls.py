@@ -29,6 +29,11 @@ class ScheduledCalls:
     ----------
     made
         Calls made so far.
+
+    Parameters
+    ----------
+    replicas
+        Who makes the calls of each pod of the schedule, by its number: the pod, or who has its place now.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class ScheduledCalls:
         self._kinds = schedule.kinds
         self._templates = schedule.templates
         self._payload_bytes = payload_bytes
-        self._due: list[tuple[int, int]] = []  # one (time, pod) for each batch that was begun
+        self._due: list[tuple[int, int]] = []  # one (time, place) for each batch that was begun
         self._next = 0
         self.made = 0
         self._now_ns = running_clock()
@@ -96,7 +101,7 @@ class ScheduledCalls:
         due_before = pod.node.due_ns
         pod.call(kind, content(kind, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
         if due_before is None and pod.node.due_ns is not None:
-            heapq.heappush(self._due, (pod.node.due_ns, pod.number))
+            heapq.heappush(self._due, (pod.node.due_ns, self._pod[row]))
 
     def _make_late(self, replica: InlineReplica, row: int) -> None:
         self._make(replica, row)

@@ -24,7 +24,7 @@ import hiredis
 
 from sim.bus.counters import Counters
 from sim.bus.envelope import Event
-from sim.bus.once import RUN, Command, Outcome, Recipe
+from sim.bus.once import RUN, Command, Outcome, Recipe, WallMs
 from sim.errors import BrokerError
 from sim.machine.clock import running_clock
 from sim.machine.freezer import Freezer
@@ -83,20 +83,23 @@ class OnceClaim:
 
     Attributes
     ----------
-    scope
-        Among whom an event is handled once: the pods of one service.
+    name
+        Gives what stands in the keys for an event id (`sim.bus.once.lock_name`).
     token
         Who claims it: the pod.
+    wall_ms
+        The pod's wall clock, where keys expire by it.
     """
 
     recipe: Recipe
     ttl_s: int
-    scope: str
+    name: Callable[[str], str]
     token: str
+    wall_ms: WallMs | None = None
 
     def steps(self, event_id: str) -> Generator[Command, Any, Outcome]:
         """Return the steps by which one event is claimed and handled."""
-        return self.recipe(f"{self.scope}:{event_id}", token=f"{self.token}:{event_id}", ttl_s=self.ttl_s)
+        return self.recipe(self.name(event_id), token=f"{self.token}:{event_id}", ttl_s=self.ttl_s, wall_ms=self.wall_ms)
 
 
 @dataclass

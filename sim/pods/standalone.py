@@ -17,21 +17,22 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from sim.bus.envelope import CHANNEL_PREFIX, decode_read
 from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
 from sim.bus.node import BusNode
+from sim.bus.once import RECIPES, Scope
 from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
 from sim.machine.process import endings_heard
 from sim.machine.variables import read_variable
-from sim.pods.context import BrokerAccess, PodContext, PodIdentity
+from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity
 from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
@@ -43,6 +44,7 @@ STOP_TIMEOUT_S = 10.0  # below Kubernetes' grace period of 30 s
 FORGET_PERIOD_S = 0.5
 BATCH_SIZES = (1, 100_000)
 BATCH_INTERVALS_MS = (1, 86_400_000)
+ONCE_TTLS_S = (1, 86_400)
 
 Log = Callable[..., None]
 
@@ -55,6 +57,7 @@ class Settings:
     batch_size: int = 100
     batch_interval_ms: int = 30_000
     admin_token: str = ""
+    once: OnceRules = field(default_factory=OnceRules)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -76,7 +79,19 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         batch_size=_whole_number(environment, "EVENT_BUS_BATCH_SIZE", Settings.batch_size, BATCH_SIZES),
         batch_interval_ms=_whole_number(environment, "EVENT_BUS_BATCH_INTERVAL_MS", Settings.batch_interval_ms, BATCH_INTERVALS_MS),
         admin_token=read_variable("ADMIN_TOKEN", environment),
+        once=OnceRules(
+            recipe=_one_of(environment, "BUSLAB_ONCE", OnceRules.recipe, RECIPES),
+            scope=cast(Scope, _one_of(environment, "BUSLAB_ONCE_SCOPE", OnceRules.scope, get_args(Scope))),
+            ttl_s=_whole_number(environment, "BUSLAB_ONCE_TTL_S", OnceRules.ttl_s, ONCE_TTLS_S),
+        ),
     )
+
+
+def _one_of(environment: Mapping[str, str], name: str, default: str, known: Iterable[str]) -> str:
+    text = read_variable(name, environment) or default
+    if text not in known:
+        raise UsageError(f"{name}={text!r}: give one of {', '.join(known)}{did_you_mean(text, known)}")
+    return text
 
 
 def _whole_number(environment: Mapping[str, str], name: str, default: int, bounds: tuple[int, int]) -> int:
@@ -157,6 +172,8 @@ class StandalonePod:
                 memo=ReadMemo(decode_read),
                 probed=lambda number, kind, round: None,
                 entered=self._entered,
+                reconnecting=self._reconnecting,
+                once=settings.once,
             ),
         )
         metrics = create_metrics(service)
@@ -231,6 +248,11 @@ class StandalonePod:
         if connected != self._was_connected:
             self._was_connected = connected
             self._log("connected" if connected else "disconnected", pod=self.pod.name, bus=bus)
+
+    def _reconnecting(self, connection: str, attempt: int, pause_ms: float, error: str) -> None:
+        """Log, as the reference's client does, that a lost connection is tried again; each of the two counts by itself."""
+        why = {"error": error} if error else {}
+        self._log("reconnecting", pod=self.pod.name, connection=connection, attempt=attempt, pause_ms=round(pause_ms, 1), **why)
 
     async def _forget(self) -> None:
         while True:

@@ -56,6 +56,10 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "outcome": ("name", "see OUTCOMES"),
         "receivers": ("int32", "what PUBLISH returned, of its node's subscribers; -1 = no answer, or one that does not say (a stream's)"),
         "subject": ("name", "what an invalidation is about: the cache key or pattern that it names; empty otherwise"),
+        "stamped_ns": (
+            "int64",
+            "when it was made, as its timestamp says: by its publisher's wall clock; 0 = never encoded",
+        ),
     },
     "calls": {
         "intended_ns": ("int64", "when the schedule meant the application to call; without a schedule, when it did"),
@@ -87,6 +91,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "at_ns": ("int64", "when it changed"),
         "state": ("name", "see POD_STATES"),
         "bus": ("name", "see `bus.fallback`: what the pod itself believes of its connections"),
+        "clock_ahead_ns": ("int64", "how far its wall clock is ahead of the true time from now on"),
     },
     "faults": {
         "fault": ("name", "its kind"),
@@ -153,7 +158,11 @@ PROXY = "proxy"  # the `host` of the proxy of links
 TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}
 
 # Columns that run folders from before do not have -> what they are read as there.
-LATER_COLUMNS: dict[str, dict[str, str | int]] = {"faults": {"felt": "", "felt_ns": 0}}
+LATER_COLUMNS: dict[str, dict[str, str | int]] = {
+    "faults": {"felt": "", "felt_ns": 0},
+    "publishes": {"stamped_ns": 0},
+    "pods": {"clock_ahead_ns": 0},
+}
 
 RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
@@ -258,11 +267,15 @@ SLO_METRICS = {
     "duplicates": "copies heard again by a pod that had heard them",
     "unexpected": "copies nobody should have heard",
     "out_of_order": "deliveries that overtook an earlier event of their publisher and channel",
-    "handled_twice": "events that a service ran more than once although the bus has a recipe against it",
-    "handled_never": "events that no pod of a service ran although the bus has a recipe for one",
+    "handled_twice": "events run more than once despite a recipe: by a service or, with bus.once_scope = 'event', by all together",
+    "handled_never": "events that no pod ran although the bus has a recipe: of a service or, with bus.once_scope = 'event', of any",
+    "handled_elsewhere": "events of a service that it never ran because another service had their lock (bus.once_scope = 'event')",
     "stale_reads": "reads of configuration that were served a copy older than the newest update",
     "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
     "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
+    "stated_age_ms_p99": "99th percentile of an event's age by its timestamp and the clock of the pod that handles it, milliseconds",
+    "stated_age_ms_max": "greatest age of an event by its timestamp and the clock of the pod that handles it, milliseconds",
+    "from_future": "copies whose event was made later, by its timestamp, than it is by the clock of the pod that handles it",
     "send_delay_ms_p99": "99th percentile of (sent - intended), milliseconds",
     "time_to_notice_s_max": "greatest time from the beginning of a fault until a pod noticed it, seconds",
     "time_to_recover_s_max": "greatest time from the end of a fault until a pod that had noticed it was connected again, seconds",

@@ -270,7 +270,8 @@ class AtBest:
         services = sorted({history.service for history in run.pod_histories})
         service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int64)[copies.pod[ran]]
         handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[ran]]
-        pair = copies.publish[ran].astype(np.int64) * len(services) + service
+        of_all = run.scenario.get("bus", {}).get("once_scope", "service") == "event"  # then one lock is for all services
+        pair = copies.publish[ran].astype(np.int64) * len(services) + (0 if of_all else service)
         order = np.lexsort((handled, pair))
         again = np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)
         first, second = order[again - 1], order[again]

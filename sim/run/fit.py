@@ -70,6 +70,8 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
             raise UsageError(f"{broker.ground} has no replica that could take over: run {kind} with --on cluster or container-cluster")
         if "one-server" in fault.needs and several:
             raise UsageError(f"{broker.ground} has several nodes, which could not reach each other any more: run {kind} with --on embedded")
+        if broker.ground == "model" and (why := fault.not_on_model()):
+            raise UsageError(f"{why}: run the fault {kind} with --on embedded")
         if "links" in fault.needs and several:
             raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
         if "links" in fault.needs and scenario.load.driver != "pods":

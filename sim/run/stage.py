@@ -66,13 +66,22 @@ async def links_add_us(links: Links, broker: Broker) -> dict[str, float]:
 @contextlib.asynccontextmanager
 async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, run_id: str) -> AsyncIterator[Timeline]:
     """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
-    services: dict[str, list[str]] = {}
-    for name, service in scenario.pods():
-        services.setdefault(service, []).append(name)
+    services: dict[str, list[str]] = {name: [] for name in scenario.services}
+    waiting: dict[str, list[str]] = {name: [] for name in scenario.services}
+    for place, (name, service) in enumerate(scenario.pods()):
+        (services if place < len(scenario.first_pods()) else waiting)[service].append(name)
     command_clients = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.replicas
     shared = None if links is None else SharedLinks(links)
-    world = World(broker=broker.control, ask=command_clients[0].ask, pods=pods, services=services, links=shared, servers=command_clients)
+    world = World(
+        broker=broker.control,
+        ask=command_clients[0].ask,
+        pods=pods,
+        services=services,
+        links=shared,
+        servers=command_clients,
+        waiting=waiting,
+    )
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     try:
         yield timeline

@@ -7,7 +7,7 @@
     a PING every second finds connections that are dead and do not say so; a lost connection is tried every half second at least;
     what is published in an outage is kept, and sent when the others have had time to subscribe again; who loses its subscription reads
     past its caches, and drops them when it is back, since it does not know what it missed; and where an event must run once, a lock
-    while it runs and a marker when it is done.
+    while it runs and a marker when it is done, both of one service, so that no service takes an event from another.
     What no client can mend: what is published while a subscriber is away and the publisher is not. The broker keeps nothing.
 ``streams``
     One consumer group a service: the broker keeps events, and gives each to one pod of the service. Clients as in ``hardened``, but
@@ -39,7 +39,7 @@ BUSES: dict[str, BusProfile] = {
     "reference": BusProfile("as the reference describes it", once="finally-del"),
     "hardened": BusProfile(
         "Pub/Sub with keep-alive, quick reconnection, kept outage events, no cache while it is deaf, and a marker for what ran",
-        {**_CLIENT, "outage_hold_s": 0.75, "resync": "read-through", "once_ttl_s": 300},
+        {**_CLIENT, "outage_hold_s": 0.75, "resync": "read-through", "once_ttl_s": 300, "once_scope": "service"},
         once="two-key",
     ),
     "streams": BusProfile(

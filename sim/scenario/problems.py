@@ -11,6 +11,7 @@ from itertools import combinations, pairwise
 from sim.bus.envelope import EVENT_TYPES
 from sim.bus.services import SERVICES, ConfigReader
 from sim.errors import did_you_mean
+from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
 from sim.scenario.schedule import MAX_CALLS, SHAPES
@@ -62,7 +63,7 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
         for type in service.subscribes:
             if type not in handled:
                 yield f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(handled)}"
-    pods = sum(service.replicas for service in scenario.services.values())
+    pods = len(scenario.pods())
     if pods > MAX_PODS:
         yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
 
@@ -117,7 +118,8 @@ def _hosts_problems(scenario: Scenario) -> Iterator[str]:
         return
     if scenario.bus.transport == "memory":
         yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
-    if (alone := len(scenario.killable_pods())) > MAX_PROCESSES:
+    first = {name for name, _ in scenario.first_pods()}
+    if (alone := len(scenario.killable_pods() & first) + sum(map(scenario.surge, scenario.services))) > MAX_PROCESSES:
         why = "the kubelet" if scenario.kubelet.enabled else "a fault"
         yield (
             f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
@@ -146,8 +148,9 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:
-    names = {name for name, _ in scenario.pods()} | set(scenario.services)
+    services, first, later = set(scenario.services), *({name for name, _ in pods} for pods in (scenario.first_pods(), scenario.pods()))
     for place, fault in enumerate(scenario.faults):
+        names = services | (first if isinstance(fault, RollingRestart) else later)  # who was replaced is found by its first name
         if problem := fault.problem():
             yield f"faults[{place}]: {problem}"
         if "links" in fault.needs and scenario.bus.transport == "memory":

@@ -8,8 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
+from sim.bus.once import Scope
 from sim.bus.services import SERVICES, ConfigReader
 from sim.faults.catalogue import KILLS_PODS, Fault
+from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.schema import HTTP_CALL
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
 from sim.wire.transports import Transport, make_transport
@@ -52,7 +54,13 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
-        The recipe by which one pod of a service handles an event (see `sim.bus.once`), and how long its keys live.
+        The recipe by which one pod handles an event (see `sim.bus.once`), and how long its keys live.
+    once_scope
+        Among whom: `event`: of all pods, as the reference's key `aiponge:locks:<eventId>` is one for all services; `service`: of each
+        service.
+    once_ttl_clock
+        Who counts how long the keys live: the `server` (EX), as in the reference, or the `pod`, which says until when by its own wall
+        clock (PXAT).
     """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
@@ -72,6 +80,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
+    once_scope: Scope = "event"
+    once_ttl_clock: Literal["server", "pod"] = "server"
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -233,14 +243,37 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
 
-    def pods(self) -> list[tuple[str, str]]:
-        """Return (pod name, service name) of every pod, in order; a pod's number is its place."""
+    def first_pods(self) -> list[tuple[str, str]]:
+        """Return (pod name, service name) of every pod that a run starts, in order; a pod's number is its place."""
         return [(f"{name}-{i}", name) for name, service in self.services.items() for i in range(service.replicas)]
 
+    def pods(self) -> list[tuple[str, str]]:
+        """Return the pods that a run starts, then those that take their places in a rolling restart, which have names of their own."""
+        later = {name: self.successors(name) for name in self.services} if self.faults else {}
+        return self.first_pods() + [
+            (f"{name}-{self.services[name].replicas + i}", name) for name, many in later.items() for i in range(many)
+        ]
+
+    def successors(self, service: str) -> int:
+        """Return how many new pods rolling restarts start in a service."""
+        return sum(one.times * sum(rolled) for one, rolled in self._rolled(service) if one.surge(sum(rolled)))
+
+    def surge(self, service: str) -> int:
+        """Return how many pods more than its replicas a service may have at a time, in a rolling restart."""
+        return max((one.surge(sum(rolled)) for one, rolled in self._rolled(service)), default=0)
+
+    def _rolled(self, service: str) -> list[tuple[RollingRestart, list[bool]]]:
+        """Return the rolling restarts that concern a service, and for each of its first pods whether it is restarted."""
+        names = [f"{service}-{i}" for i in range(self.services[service].replicas)]
+        rolling = [one for one in self.faults if isinstance(one, RollingRestart)]
+        found = [(one, [not one.pods or bool({name, service} & set(one.pods)) for name in names]) for one in rolling]
+        return [(one, rolled) for one, rolled in found if any(rolled)]
+
     def killable_pods(self) -> set[str]:
-        """Return the pods that a fault, or the kubelet, may end or freeze."""
+        """Return the pods that a fault, or the kubelet, may end or freeze; who takes the place of another in a restart is one of them."""
         chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
-        return {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
+        killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
+        return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
 
     def transport(self) -> Transport:
         """Return the transport that `[bus]` names, with its settings."""
@@ -248,7 +281,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
         """Return every intended call of the run; another offset draws another one of the same load."""
-        pods = self.pods()
+        pods = self.first_pods()
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
         return make_schedule(
             rate_per_s=self.load.rate_per_s,
@@ -269,6 +302,6 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             rate_per_s=self.load.reads_per_s,
             seconds=self.load.warm_up_s + self.load.run_s,
             seed=self.seed,
-            pods=[number for number, (_, service) in enumerate(self.pods()) if service in readers],
+            pods=[number for number, (_, service) in enumerate(self.first_pods()) if service in readers],
             templates=self.load.templates,
         )

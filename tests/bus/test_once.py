@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.bus.once import DELETE_IF_MINE, RECIPES, RUN
+from sim.bus.once import DELETE_IF_MINE, RECIPES, RUN, Scope, lock_name
 
 LOCKING = sorted(set(RECIPES) - {"none"})
 
@@ -105,6 +105,19 @@ def test_a_pod_that_hears_it_after_the_first_has_finished_handles_it_again(recip
     pods = Pods(recipe, 2)
     pods.finish()
     assert pods.runs == 2, "the reference's snippet is not once-only when the start skew exceeds the handler's time"
+
+
+@pytest.mark.parametrize(("scope", "keys"), [("event", {"run:evt_1"}), ("service", {"run:music:evt_1", "run:system:evt_1"})])
+def test_the_reference_s_key_is_one_for_all_services(scope: Scope, keys: set[str]) -> None:
+    assert {lock_name("evt_1", scope=scope, service=service, prefix="run:") for service in ("music", "system")} == keys
+    assert lock_name("evt_1", scope="event", service="music") == "evt_1", "without a run: exactly aiponge:locks:<eventId>"
+
+
+@pytest.mark.parametrize("recipe", LOCKING)
+def test_keys_live_by_the_server_s_clock_or_until_a_time_by_the_pod_s(recipe: str) -> None:
+    relative = next(RECIPES[recipe]("evt_1", token="t", ttl_s=300))
+    absolute = next(RECIPES[recipe]("evt_1", token="t", ttl_s=300, wall_ms=lambda: 1_000_000))
+    assert (relative[-2:], absolute[-2:]) == (("EX", "300"), ("PXAT", "1300000"))
 
 
 def test_none_lets_every_pod_handle_it() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,20 +93,21 @@ async def staged(broker: Any) -> AsyncIterator[Stage]:
 REAL = [pytest.param("embedded", marks=pytest.mark.broker), pytest.param("container", marks=[pytest.mark.broker, pytest.mark.container])]
 
 
+def play_on(on: str, scene: Scene) -> None:
+    """Run a scene on a ground."""
+    with open_broker(on) as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+
+        async def whole() -> None:
+            async with asyncio.timeout(BOUND_S), staged(broker) as stage:
+                await scene(stage)
+
+        runner.run(whole())
+
+
 @pytest.fixture(params=["model", *REAL])
 def play(request: pytest.FixtureRequest) -> Play:
-    """Run a scene on a ground."""
-
-    def run(scene: Scene) -> None:
-        with open_broker(request.param) as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
-
-            async def whole() -> None:
-                async with asyncio.timeout(BOUND_S), staged(broker) as stage:
-                    await scene(stage)
-
-            runner.run(whole())
-
-    return run
+    """Return what runs a scene on a ground."""
+    return partial(play_on, request.param)
 
 
 def fault(kind: str, **fields: Any) -> Fault:
@@ -260,6 +262,69 @@ def test_lost_keys_are_lost_and_subscriptions_stay(play: Play) -> None:
     play(scene)
 
 
+@pytest.mark.broker
+@pytest.mark.parametrize("on", ["embedded", pytest.param("container", marks=pytest.mark.container)])
+def test_memory_that_is_short_evicts_every_key_and_is_given_back(on: str) -> None:
+    async def scene(stage: Stage) -> None:
+        wire, settings = stage.wires["prober"], [await stage.setting(name) for name in ("maxmemory", "maxmemory-policy")]
+        assert await stage.wires[f"{PODS[0]}-sub"].command("SUBSCRIBE", "c")
+        for number in range(300):
+            await wire.command("SET", f"lock-{number}", "1")
+        lost = fault("keys_lost", how="evict")
+        await lost.begin(stage.world)
+        assert await wire.command("EXISTS", *(f"lock-{number}" for number in range(300))) == 0
+        assert int(await stage.setting("maxmemory")) > 0
+        assert await stage.setting("maxmemory-policy") == "allkeys-random"
+        assert int(_stat(await wire.command("INFO", "stats"), "evicted_keys")) >= 300, "not deleted: evicted"
+        assert await wire.command("PUBLISH", "c", "x") == 1
+        assert await wire.command("SET", "lock", "2", "NX") == b"OK", "a server whose memory is short still takes writes"
+        await lost.end(stage.world)
+        await lost.end(stage.world)
+        assert [await stage.setting(name) for name in ("maxmemory", "maxmemory-policy")] == settings
+        assert await wire.command("KEYS", "*") == [b"lock"], "what the fault wrote is gone"
+        repeated = fault("keys_lost", how="evict", every_ms=10)
+        world = stage.again()
+        await repeated.begin(world)
+        for _ in range(3):
+            await wire.command("SET", "lock", "3")
+            while await wire.command("EXISTS", "lock"):
+                await asyncio.sleep(0.005)
+        await repeated.end(world)
+        assert await wire.command("DBSIZE") == 0
+
+    play_on(on, scene)
+
+
+@pytest.mark.broker
+def test_every_master_of_a_cluster_evicts() -> None:
+    async def scene(broker: Any) -> None:
+        clients = [CommandClient(node, name="test") for node in broker.address.nodes]
+        world = World(broker=broker.control, ask=clients[0].ask, pods={}, services={}, servers=clients)
+        keys = 0
+        for number in range(60):
+            for client in clients:
+                with contextlib.suppress(BrokerRefused):  # MOVED
+                    keys += await client.ask("SET", f"lock-{number}", "1") == b"OK"
+        assert keys == 60
+        lost = fault("keys_lost", how="evict")
+        await lost.begin(world)
+        for client in clients:
+            assert not [key for key in await client.ask("KEYS", "lock-*")] or (await client.ask("ROLE"))[0] == b"slave"
+        await lost.end(world)
+        masters = [client for client in clients if (await client.ask("ROLE"))[0] == b"master"]
+        assert [await client.ask("DBSIZE") for client in masters] == [0, 0, 0]
+        assert {(await client.ask("CONFIG", "GET", "maxmemory"))[1] for client in clients} == {b"0"}
+        for client in clients:
+            client.close()
+
+    with open_broker("cluster") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+        runner.run(scene(broker))
+
+
+def _stat(info: bytes, name: str) -> bytes:
+    return next(line for line in info.splitlines() if line.startswith(name.encode() + b":")).partition(b":")[2]
+
+
 @pytest.mark.parametrize("how", ["maxclients", "password"])
 @pytest.mark.parametrize("asker_stays", [True, False])
 def test_nobody_is_let_in_until_the_fault_ends(play: Play, how: str, asker_stays: bool) -> None:
@@ -363,8 +428,15 @@ def test_a_ground_that_cannot_do_it_refuses_before_anything_starts() -> None:
     with pytest.raises(UsageError, match=r"cluster has several nodes.* connections_refused with --on embedded"):
         check_ground(load_scenario("connections_refused"), several)  # type: ignore[arg-type]
     check_ground(load_scenario("subscribers_cut"), several)  # type: ignore[arg-type]
-    for name, one in FAULTS.items():
-        if "broker" in one.needs:  # type: ignore[attr-defined]
+    model = SimpleNamespace(ground="model", control=object(), address=alone.address)
+    evicted = load_scenario("keys_lost", settings=("faults=[{kind='keys_lost',at_s=1,for_s=1,how='evict'}]",))
+    with pytest.raises(UsageError, match=r"the model keeps no account of memory, .*: run the fault keys_lost with --on embedded"):
+        check_ground(evicted, model)  # type: ignore[arg-type]
+    check_ground(evicted, several)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="not ours to hurt"):
+        check_ground(evicted, foreign)  # type: ignore[arg-type]
+    for name in FAULTS:
+        if "broker" in load_scenario(name).faults[0].needs:
             with pytest.raises(UsageError, match="not ours to hurt"):
                 check_ground(load_scenario(name), foreign)  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sim.bus.envelope import Event
@@ -22,7 +23,16 @@ from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
-from tests.support.faults_of_pods_and_links import bus_states, causes, copies, of_fault, outcomes_unsent
+from tests.support.faults_of_pods_and_links import (
+    alone_at_its_start,
+    bus_states,
+    causes,
+    causes_of_other,
+    copies,
+    of_fault,
+    outcomes_unsent,
+    starts,
+)
 
 FREE = LinkPlan()
 OWN: dict[str, dict[str, Any]] = {
@@ -37,7 +47,7 @@ OWN: dict[str, dict[str, Any]] = {
     "pod_kill": {},
     "pod_start_in_outage": {},
     "pod_stop": {},
-    "rolling_restart": {"each_s": 0.0},
+    "rolling_restart": {"each_s": 0.0, "max_surge": 0},
     "slow_handler": {},
 }
 
@@ -201,6 +211,10 @@ def test_resets_go_on_until_the_end_and_a_proxy_that_is_gone_is_told_there(run_a
         ('faults=[{kind="link_reset",at_s=1,for_s=1,every_ms=2}]', ["every_ms = 2", "at least 10"]),
         ('faults=[{kind="slow_handler",at_s=1,for_s=1,at_once=0}]', ["at_once", "0"]),
         ('faults=[{kind="clock_skew",at_s=1,for_s=1}]', ["skew_ms", "missing"]),
+        ('faults=[{kind="rolling_restart",at_s=1,for_s=1,max_surge=0,max_unavailable="0%"}]', ["are both 0", "raise one"]),
+        ('faults=[{kind="rolling_restart",at_s=1,for_s=1,max_surge="a few"}]', ["max_surge", "a few"]),
+        ('faults=[{kind="rolling_restart",at_s=1,for_s=1,max_unavailable="101%"}]', ["max_unavailable", "101%", "100%"]),
+        ('faults=[{kind="rolling_restart",at_s=1,for_s=1,pods=["music-service-3"]}]', ["music-service-3", "no pod and no service"]),
         ('faults=[{kind="partition",at_s=1,for_s=1,pods=["musik-service"]}]', ["musik-service", "did you mean 'music-service'"]),
     ],
 )
@@ -297,7 +311,162 @@ def test_only_the_timestamps_of_a_skewed_pod_are_wrong(tmp_path: Path, monkeypat
     assert run.ledger()["lag_us"].max() < 1e6, "what the lab measures knows nothing of it"
 
 
+@pytest.mark.broker
+def test_an_evicted_lock_lets_an_event_run_again(tmp_path: Path) -> None:
+    evict = "faults=[{kind='keys_lost',how='evict',at_s=2,for_s=3,every_ms=10}]"
+    settings = (evict, "services.music-service.skew_ms=200", "services.music-service.handler_ms=600")
+    run = open_run(run_scenario(load_scenario("keys_lost", settings=settings), on="embedded", out=tmp_path / "run"))
+    verdict = judge(run)
+    assert verdict.verdict != "invalid", verdict.reasons
+    assert verdict.checkers["once"].counts["twice_or_more.music-service"] > 5, "without a lost key each runs once"
+    assert run.faults["end_ns"].iloc[0] > 0
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+def test_a_wrong_clock_breaks_a_limit_on_ages_that_a_right_one_keeps(tmp_path: Path, on: str) -> None:
+    words = {}
+    for skew_ms in (0, 5000, -5000):
+        fault = f"faults=[{{kind='clock_skew',at_s=1,for_s=1,pods=['ai-config-service'],skew_ms={skew_ms}}}]"
+        limits = ("slo.from_future=0", "slo.stated_age_ms_max=4000", "load.run_s=3", fault)
+        run = open_run(run_scenario(load_scenario("clock_skew", settings=limits), on=on, out=tmp_path / str(skew_ms)))
+        words[skew_ms] = tuple(one.verdict for one in judge(run).slo if one.metric in ("from_future", "stated_age_ms_max"))
+    assert words[0] == ("valid", "valid")
+    assert words[5000] == words[-5000] == ("invalid", "invalid"), "events of the pod and those that it hears are wrong in opposite ways"
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+@pytest.mark.parametrize(("clock", "verdict"), [("pod", "invalid"), ("server", "valid")])
+def test_a_clock_behind_makes_locks_that_are_over_before_they_begin(tmp_path: Path, on: str, clock: str, verdict: str) -> None:
+    """A marker that lives until a time of the pod's clock promises nothing; one that lives for so many seconds keeps its promise."""
+    fault = "faults=[{kind='clock_skew',at_s=1,for_s=2,pods=['music-service-0'],skew_ms=-400000}]"
+    settings = ("bus.once=keep-marker", f"bus.once_ttl_clock={clock}", "load.run_s=4", "services.music-service.handler_ms=20", fault)
+    run = open_run(run_scenario(load_scenario("lock_lab", settings=settings), on=on, out=tmp_path / "run"))
+    once = judge(run).checkers["once"]
+    assert once.verdict == verdict, once.detail
+    assert (once.counts["twice_or_more"] > 20) == (verdict == "invalid")
+
+
 @pytest.mark.parametrize("seed", range(2, 5))
 def test_a_pod_that_ends_in_order_loses_no_item_to_a_call_after_its_flush(tmp_path: Path, seed: int) -> None:
     run = on_model(tmp_path, "pod_stop", f"seed={seed}", "load.rate_per_s=2000")
     assert outcomes_unsent(run) == set()
+
+
+def restarted(folder: Path, *settings: str, on: str = "model", **fields: object) -> Run:
+    """Run the scenario `rolling_restart` with another fault of the kind."""
+    texts = {"kind": "'rolling_restart'", "at_s": 1, "for_s": 6, "pods": "['music-service']", "each_s": 0.5, "down_s": 0.2} | fields
+    fault = ",".join(f"{name}={value}" for name, value in texts.items())
+    return open_run(
+        run_scenario(load_scenario("rolling_restart", settings=(f"faults=[{{{fault}}}]", *settings)), on=on, out=folder / "run")
+    )
+
+
+def alive_and_ready(run: Run, service: str) -> tuple[list[int], list[int]]:
+    """Return how many pods of a service ran, and how many were connected, after each change in the run phase.
+
+    A pod that is stopping still runs here; Kubernetes does not count it any more, and starts the next one meanwhile (`down_s` later).
+    """
+    begin_ns, end_ns = run.phases["run"]
+    rows = run.pods[run.pods["service"] == service].sort_values("at_ns", kind="stable")
+    now: dict[str, str] = {}
+    alive, ready = [], []
+    for row in rows.to_dict("records"):
+        now[row["pod"]] = row["bus"]
+        if begin_ns <= row["at_ns"] < end_ns:
+            alive.append(sum(bus != "stopped" for bus in now.values()))
+            ready.append(sum(bus == "connected" for bus in now.values()))
+    return alive, ready
+
+
+@pytest.mark.parametrize(
+    ("surge", "unavailable", "most", "least"),
+    [
+        ("'25%'", "'25%'", 4, 3),
+        (1, 0, 4, 3),
+        (2, 0, 5, 3),
+        ("'100%'", 0, 6, 3),
+        (1, 1, 4, 2),
+        (0, 1, 3, 2),
+        (0, "'70%'", 3, 1),
+        (0, "'25%'", 3, 2),
+    ],
+)
+def test_a_restart_has_room_for_so_many_more_and_spares_so_many(
+    tmp_path: Path, surge: object, unavailable: object, most: int, least: int
+) -> None:
+    """Kubernetes rounds a percentage of `max_surge` up and one of `max_unavailable` down."""
+    run = restarted(tmp_path, max_surge=surge, max_unavailable=unavailable)
+    alive, ready = alive_and_ready(run, "music-service")
+    assert (max(alive), min(ready)) == (most, least)
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    last = {history.pod for history in run.pod_histories if history.state(run.phases["drain"][0]) == "subscribed"}
+    names = {f"music-service-{number}" for number in (range(3, 6) if surge else range(3))}
+    assert {name for name in last if name.startswith("music")} == names, "without surge they keep their names"
+    made = run.publishes.drop_duplicates("event").loc[lambda rows: rows["phase"] != "probe", "items"].sum()
+    assert made == run.info.load.offered_calls - run.info.load.calls_not_made
+
+
+def test_in_place_one_pod_is_away_at_a_time_and_comes_back_under_its_name(tmp_path: Path) -> None:
+    run = restarted(tmp_path, max_surge=0, max_unavailable=1, each_s=1, down_s=0.5)
+    begin_ns, _, pods = of_fault(run)
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
+    rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] > begin_ns)]
+    ends = np.sort(rows.loc[rows["state"] == "stopped", "at_ns"].to_numpy())[: len(pods)]
+    backs = np.sort(rows.loc[rows["state"] == "starting", "at_ns"].to_numpy())
+    assert (backs - ends >= 500_000_000).all()
+    assert (ends[1:] > backs[:-1]).all(), "the next one ends when the one before is there again"
+    music = copies(run).loc[lambda rows: rows["pod"].isin(pods) & (rows["phase"] == "run")]
+    assert set(music[music["fate"] == "delivered"].groupby("event", observed=True).size()) <= {2, 3}
+
+
+def test_a_second_restart_replaces_the_successors_and_other_faults_find_them(tmp_path: Path) -> None:
+    """What a fault told a pod holds for its successor, also when it ends; a retired pod is started by nobody."""
+    rolling = "{kind='rolling_restart',at_s=1,for_s=3,times=2,every_s=5,each_s=0.5,pods=['music-service-0','music-service-1']}"
+    skew = "{kind='clock_skew',at_s=0.5,for_s=3,pods=['music-service-0'],skew_ms=1000}"
+    kill = "{kind='pod_kill',at_s=10,for_s=1,pods=['music-service']}"
+    run = on_model(tmp_path, "rolling_restart", "load.run_s=13", f"faults=[{rolling},{skew},{kill}]")
+    state = {history.pod: history.states for history in run.pod_histories if history.service == "music-service"}
+    assert sorted(state) == [f"music-service-{number}" for number in range(7)]
+    killed = {pod for pod, states in state.items() if "aborted" in states}
+    assert killed == {"music-service-2", "music-service-5", "music-service-6"}, "the three that there were then"
+    assert all(states[-1] == "stopped" for states in state.values())
+    music = run.pods[run.pods["pod"].isin(["music-service-0", "music-service-3"])]
+    ahead = music.groupby("pod", observed=True)["clock_ahead_ns"]
+    assert ahead.max().to_dict() == dict.fromkeys(("music-service-0", "music-service-3"), 10**9)
+    assert ahead.last()["music-service-3"] == 0
+
+
+def test_a_restart_that_the_end_of_the_run_cuts_short_leaves_as_many_pods_as_before(tmp_path: Path) -> None:
+    run = restarted(tmp_path, "load.run_s=2.4", for_s=1, each_s=0.6)
+    at_ns = run.phases["drain"][0]
+    there = [h.pod for h in run.pod_histories if h.service == "music-service" and h.state(at_ns) == "subscribed"]
+    assert sorted(there) == ["music-service-2", "music-service-3", "music-service-4"]
+    assert judge(run).checkers["ledger"].counts["unexplained"] == 0
+
+
+def test_the_kubelet_probes_who_is_new_and_leaves_who_was_replaced(tmp_path: Path) -> None:
+    kubelet = ("kubelet.enabled=true", "kubelet.live_delay_s=0", "kubelet.live_period_s=0.5", "kubelet.ready_delay_s=0")
+    run = restarted(tmp_path, *kubelet)
+    probed = run.probes.groupby("pod", observed=True)["at_ns"].agg(["min", "max"])
+    ends = run.pods[run.pods["state"] == "stopped"].groupby("pod", observed=True)["at_ns"].min()
+    for old in ("music-service-0", "music-service-1", "music-service-2"):
+        assert probed.loc[old, "max"] <= ends[old]
+    assert {"music-service-3", "music-service-4", "music-service-5"} <= set(probed.index)
+    assert run.info.notes == [], "nobody was restarted"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("host", ["inline", "local"])
+def test_new_pods_are_there_before_old_ones_go_on_a_real_server(tmp_path: Path, host: str) -> None:
+    run = restarted(tmp_path, f"hosts.kind={host}", "load.run_s=25", on="embedded", for_s=6)
+    alive, ready = alive_and_ready(run, "music-service")
+    assert (max(alive), min(ready)) == (4, 3)
+    verdict = judge(run)
+    assert verdict.checkers["ledger"].counts["unexplained"] == 0
+    assert verdict.checkers["harness"].counts["calls_made"] >= verdict.checkers["harness"].counts["calls_offered"] * 0.99
+    publishers = set(run.publishes["publisher"].astype(str))
+    assert {f"music-service-{number}" for number in range(6)} <= publishers, "each made the calls of its place"
+    made = run.publishes.drop_duplicates("event").loc[lambda rows: rows["phase"] != "probe", "items"].sum()
+    assert made <= run.info.load.offered_calls, "no call is made twice"

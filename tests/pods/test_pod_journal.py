@@ -73,12 +73,12 @@ class Lab:
 
 
 def assert_alike(killed: dict[str, list[dict[str, Any]]], dropped: dict[str, list[dict[str, Any]]]) -> None:
-    """A killed process knows not how long its unencoded batch would have been, nor when a handler that waits had begun."""
+    """A killed process knows not how long its unencoded batch would have been, nor its stamp, nor when a handler that waits had begun."""
     for table, rows in killed.items():
         others = dropped[table]
         for row in (*rows, *others):
             if row["outcome"] in ("never-sent", "failed"):
-                row.pop("bytes", None), row.pop("handled_ns", None)
+                row.pop("bytes", None), row.pop("handled_ns", None), row.pop("stamped_ns", None)
         key = "intended_ns" if table == "calls" else "event"
         assert sorted(rows, key=lambda row: row[key]) == sorted(others, key=lambda row: row[key]), table
 

@@ -18,6 +18,7 @@ import redis
 
 from sim.errors import UsageError
 from sim.grounds.server_binary import server_binary
+from sim.pods.context import OnceRules
 from sim.pods.standalone import Settings, read_settings, run_pod
 from sim.wire.address import Address, free_port
 from tests.support.pod_process import BOUND_S, OURS, running_pod
@@ -36,6 +37,28 @@ def test_without_variables_the_reference_s_defaults_hold() -> None:
 def test_the_variables_are_read() -> None:
     found = read_settings({"REDIS_URL": "redis://h:1", "EVENT_BUS_BATCH_SIZE": "7", "EVENT_BUS_BATCH_INTERVAL_MS": "8", "ADMIN_TOKEN": "t"})
     assert (str(found.address), found.batch_size, found.batch_interval_ms, found.admin_token) == ("redis://h:1", 7, 8, "t")
+
+
+def test_the_recipe_for_handling_once_is_read_and_its_key_is_the_reference_s() -> None:
+    once = read_settings({"BUSLAB_ONCE": "finally-del", "BUSLAB_ONCE_SCOPE": "service", "BUSLAB_ONCE_TTL_S": "7"}).once
+    assert once == OnceRules("finally-del", 7, "service")
+    assert read_settings({}).once == OnceRules("none", 300, "event", "server", prefix="")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("BUSLAB_ONCE", "finaly-del", "did you mean 'finally-del'"),
+        ("BUSLAB_ONCE", "yes", "give one of none, finally-del, token-del, keep-marker, two-key"),
+        ("BUSLAB_ONCE_SCOPE", "pod", "give one of event, service"),
+        ("BUSLAB_ONCE_TTL_S", "0", "from 1 to 86400"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_refused(name: str, value: str, says: str) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        read_settings({name: value})
+    assert says in str(caught.value)
+    assert repr(value) in str(caught.value)
 
 
 BAD = [(name, value) for name in OURS[1:3] for value in ("ten", "0", "-1", "1.5", "1 0", "²", "9" * 30, "1e3")]
@@ -66,6 +89,7 @@ def test_a_service_that_is_not_there_is_refused() -> None:
     [
         (["music-service"], {"EVENT_BUS_BATCH_SIZE": "ten"}, "EVENT_BUS_BATCH_SIZE='ten'"),
         (["music-service"], {"REDIS_URL": "localhost:6379"}, "REDIS_URL: 'localhost:6379'"),
+        (["music-service"], {"BUSLAB_ONCE": "twice"}, "BUSLAB_ONCE='twice'"),
         (["musik-service"], {}, "did you mean 'music-service'"),
         (["music-service", "--port", "65536"], {}, "--port"),
         (["music-service", "--bind", "192.0.2.1"], {}, "cannot listen on 192.0.2.1"),
@@ -155,6 +179,53 @@ def test_started_in_an_outage_it_is_alive_not_ready_and_recovers() -> None:
             finally:
                 server.kill()
         assert pod.end() == 0
+
+
+@pytest.mark.broker
+def test_each_try_to_reconnect_is_logged_with_its_attempt_and_pause() -> None:
+    port = free_port()
+    with start_server(port) as server, running_pod("system-service", REDIS_URL=f"redis://127.0.0.1:{port}") as pod:
+        try:
+            pod.until("connected")
+        finally:
+            server.kill()
+        pod.until("disconnected")
+        told = [pod.until("reconnecting") for _ in range(6)]
+        assert pod.end() == 0
+    for connection in ("subscriber", "publisher"):
+        tries = [line for line in told if line["connection"] == connection]
+        assert [line["attempt"] for line in tries] == list(range(1, len(tries) + 1))
+        for line in tries:
+            assert 0 <= line["pause_ms"] <= 50 * 2 ** (line["attempt"] - 1), "exponential, from 50 ms on, drawn from 0 to there"
+            assert ("not reachable" in line.get("error", "")) == (line["attempt"] > 1)
+    assert {line["connection"] for line in told} == {"subscriber"}, "the publisher is opened when the subscriber is back"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("scope", "handled", "keys"),
+    [
+        ("", 1, ["aiponge:locks:evt_1"]),
+        ("event", 1, ["aiponge:locks:evt_1"]),
+        ("service", 2, ["aiponge:locks:music-service:evt_1", "aiponge:locks:system-service:evt_1"]),
+    ],
+)
+def test_pods_of_two_services_share_the_reference_s_key(
+    own_server: tuple[Address, redis.Redis], scope: str, handled: int, keys: list[str]
+) -> None:
+    address, client = own_server
+    settings = {"REDIS_URL": address.url, "BUSLAB_ONCE": "keep-marker", "BUSLAB_ONCE_SCOPE": scope}
+    with running_pod("music-service", **settings) as music, running_pod("system-service", **settings) as system:
+        for pod in (music, system):
+            pod.until("connected")
+        payload = {"eventId": "evt_1", "type": "config.cache.invalidate", "version": "1.0", "timestamp": "", "source": "x"}
+        payload["data"] = {"pattern": "k"}
+        assert client.publish("aiponge:events:config.cache.invalidate", json.dumps(payload)) == 2
+        for pod in (music, system):
+            pod.metrics_when(event_bus_events_received_total=1)
+            assert pod.end() == 0  # in order: what it has begun is done
+    assert sorted(key.decode() for key in client.keys("aiponge:*")) == keys
+    assert len(keys) == handled
 
 
 @pytest.mark.broker

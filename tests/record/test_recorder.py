@@ -112,7 +112,7 @@ def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: li
 
 
 def pod_row(number: int) -> tuple[Any, ...]:
-    return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting")
+    return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting", 0)
 
 
 def read_row(number: int, word: str) -> tuple[Any, ...]:

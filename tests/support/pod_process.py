@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 BOUND_S = 60.0  # of anything waited for; reached only when the test fails
 OURS = ("REDIS_URL", "EVENT_BUS_BATCH_SIZE", "EVENT_BUS_BATCH_INTERVAL_MS", "ADMIN_TOKEN")
+OURS += ("BUSLAB_ONCE", "BUSLAB_ONCE_SCOPE", "BUSLAB_ONCE_TTL_S")
 
 
 def lines_of(process: subprocess.Popen[str]) -> queue.Queue[dict[str, Any] | None]:

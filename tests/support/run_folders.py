@@ -45,6 +45,7 @@ class Event:
     outcome: str = "acknowledged"
     receivers: int = -1
     subject: str = ""
+    stamped_ns: int = 0
 
     @property
     def id(self) -> str:
@@ -95,6 +96,7 @@ class RunFolder:
     load: LoadInfo | None = None  # by default derived from the events
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
     beliefs: dict[tuple[str, int], str] = field(default_factory=dict)
+    clocks: dict[tuple[str, int], int] = field(default_factory=dict)
     states: list[tuple[str, int, str]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
@@ -228,7 +230,9 @@ class RunFolder:
         for pod, at, state in self.states:
             service, channels = self.pods[pod]
             bus = {"subscribed": "connected", "stopped": "stopped", "aborted": "stopped"}.get(state, "outage")
-            recorder.tables["pods"].add(pod, service, "h0", channels, at, state, self.beliefs.get((pod, at), bus))
+            recorder.tables["pods"].add(
+                pod, service, "h0", channels, at, state, self.beliefs.get((pod, at), bus), self.clocks.get((pod, at), 0)
+            )
         calls = self.calls or [(e.intended_ns, e.publisher, e.channel, 5 * US, "ok") for e in self.events if e.items]
         for table, rows in {
             "calls": calls,
@@ -248,7 +252,7 @@ class RunFolder:
                 first = e.first_item_ns or e.intended_ns
                 recorder.tables["publishes"].add(
                     e.key, e.channel, e.publisher, e.items, e.size, first, (e.intended_ns - first) * e.items,
-                    e.intended_ns, e.sent_ns, e.acked_ns, e.outcome, e.receivers, e.subject,
+                    e.intended_ns, e.sent_ns, e.acked_ns, e.outcome, e.receivers, e.subject, e.stamped_ns,
                 )  # fmt: skip
             rows = len(self.heard)
             for row in self.heard[part * rows // parts : (part + 1) * rows // parts]:

@@ -183,7 +183,7 @@ def lock_rows(
             for handler, run in runs.items():
                 verdict = judge(run)
                 counts = verdict.checkers["once"].counts
-                pods, events = sum(history.service == service for history in run.pod_histories), int(counts["pairs"])
+                pods, events = sum(history.service == service for history in run.pod_histories), int(counts["events"])
                 row = {"recipe": recipe, "pods": pods, "handler_ms": float(handler), "skew_ms": float(skew), "events": events}
                 row |= {"never": counts["never"] / events, "once": counts["once"] / events, "more": counts["twice_or_more"] / events}
                 row |= {"runs_per_event": counts[f"runs_per_event.{service}"], "verdict": verdict.verdict}

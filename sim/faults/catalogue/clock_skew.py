@@ -1,4 +1,4 @@
-"""The wall clocks of some pods are wrong: their events say that they were made earlier or later than they were."""
+"""The wall clocks of some pods are wrong: what they say of the time, and what they compute from what others say of it, is wrong too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from sim.faults.world import World
 
 
 class ClockSkew(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="clock_skew"):
-    """A wrong wall clock for the envelopes' timestamps, ahead or behind; the lab measures with another one.
+    """A wrong wall clock, ahead or behind. The lab measures with another one.
+
+    It reaches all that a pod reads from its wall clock: the timestamp of each event that it makes; how old an event seems to it by that
+    event's timestamp (the checker `clocks`); and, with `bus.once_ttl_clock = "pod"`, until when its locks and markers live. It does not
+    reach what the reference counts in seconds from now, which a wrong clock cannot hurt: `EX` of the lock, the batch interval, pauses
+    before a reconnection, probes. Nor does time pass at another speed.
 
     Attributes
     ----------

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from sim.bus.once import DELETE_IF_MINE
 from sim.faults.server_commands import SPIN
 from sim.grounds.model.server import Client, Command, ModelRedis
+from sim.machine.clock import NS_PER_MS, NS_PER_S, wall_offset_ns
 from sim.wire.resp import NIL, Error, Reply, encode
 
-NS_PER_S = 1_000_000_000
 VERSION = "model"
 # What CLIENT PAUSE with WRITE holds back: commands that change keys, and PUBLISH, since a replica would be told of it.
 WRITES = frozenset(("DEL", "EVAL", "FLUSHALL", "PUBLISH", "SET", "XACK", "XADD", "XAUTOCLAIM", "XGROUP", "XREADGROUP"))
@@ -135,9 +135,13 @@ def _set(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     if b"NX" in options and server.keys.get(key) is not None:
         return NIL
     ttl_ns = 0
-    for option, unit_ns in ((b"EX", NS_PER_S), (b"PX", NS_PER_S // 1000)):
+    wall_ns = server.loop.now_ns() + wall_offset_ns()
+    for option, unit_ns, since_ns in ((b"EX", NS_PER_S, 0), (b"PX", NS_PER_MS, 0), (b"PXAT", NS_PER_MS, wall_ns)):
         if option in options:
-            ttl_ns = int(options[options.index(option) + 1]) * unit_ns
+            ttl_ns = int(options[options.index(option) + 1]) * unit_ns - since_ns
+            if ttl_ns <= 0 and since_ns:  # a time that has passed: the key is gone as soon as it is set
+                server.keys.delete(key)
+                return "OK"
     server.keys.set(key, value, ttl_ns=ttl_ns)
     return "OK"
 

@@ -24,6 +24,7 @@ class Replica(PodControl, Protocol):
 
     port: int
     ended: asyncio.Event
+    wanted: asyncio.Event
 
     @property
     def name(self) -> str:

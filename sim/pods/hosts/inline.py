@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
+from sim.bus.once import RUN_PREFIX
 from sim.bus.services import SERVICES
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
@@ -47,6 +48,8 @@ class HostedPods:
         Takes what the pods do.
     publishers
         Pod number -> its number in event keys.
+    places
+        Pod number -> the number of the pod whose calls it makes, where that is not its own.
     address
         Gives the way to the broker of a pod, by its number.
     entered
@@ -60,6 +63,7 @@ class HostedPods:
     name: str
     recorder: Recorder
     publishers: Mapping[int, int]
+    places: Mapping[int, int]
     address: Callable[[int], Address]
     entered: Callable[[int, str, str], None]
     ports: Callable[[], Sequence[int]]
@@ -109,7 +113,7 @@ class InlineHost:
                 resync=bus.resync,
                 keep_alive_s=bus.keep_alive_s,
             ),
-            once=OnceRules(bus.once, bus.once_ttl_s),
+            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:"),
         )
         self._scenario = scenario
         self._nonce = nonce
@@ -119,18 +123,23 @@ class InlineHost:
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
         self._analytics: list[InlineReplica] = []
         self.replicas: dict[str, InlineReplica] = {}
-        self._by_number: dict[int, InlineReplica] = {}
+        self._by_place: dict[int, InlineReplica] = {}  # the number of a pod that the run starts -> who makes its calls now
         for number, (name, service) in enumerate(pods):
             if share is not None and number not in share.publishers:
                 continue
             analytics = service == "analytics-service"
             first = number if share is None else share.publishers[number]
-            self._by_number[number] = self.replicas[name] = replica = InlineReplica(
+            self.replicas[name] = replica = InlineReplica(
                 partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
+                fleet=self.replicas,
+                deployed=share is not None or number < len(scenario.first_pods()),
+                hand_over=self._hand_over,
             )
+            if replica.wanted.is_set():
+                self._by_place[number if share is None else share.places.get(number, number)] = replica
             if analytics:
                 self._analytics.append(replica)
         self._driver: ScheduledCalls | None = None
@@ -138,6 +147,18 @@ class InlineHost:
         self._failed = failed
         self._meter: LoopMeter | None = None
         self._reader: ScheduledReads | None = None
+
+    def _hand_over(self, old: InlineReplica, new: InlineReplica) -> None:
+        """Give the calls and the reads of a pod to its heir; nothing when it has none to give."""
+        for place, replica in self._by_place.items():
+            if replica is old:
+                self._by_place[place] = new
+
+    def cease(self, name: str) -> None:
+        """Make no call and no read of a pod any more."""
+        self.replicas[name].stopping = True
+        if self._reader is not None and len(self.replicas) == 1:
+            self._reader.close()
 
     def _new_pod(self, name: str, number: int, service: str, publishers: Iterator[int]) -> Pod:
         scenario, publisher = self._scenario, next_publisher(name, publishers)
@@ -194,12 +215,12 @@ class InlineHost:
 
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
-                for replica in self.replicas.values():
+                for replica in self._by_place.values():
                     group.create_task(start_one(replica))
         except TimeoutError:
             up = self.states()["subscribed"]
             raise BrokerUnreachable(
-                f"only {up} of {count(len(self.replicas), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
+                f"only {up} of {count(len(self._by_place), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
             ) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
@@ -210,7 +231,7 @@ class InlineHost:
         Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
         driver = self._driver = ScheduledCalls(
-            self._by_number, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
+            self._by_place, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
         )
         try:
             await driver.done
@@ -220,7 +241,7 @@ class InlineHost:
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
-        self._reader = ScheduledReads(self._by_number, reads, zero_ns=zero_ns, recorder=self.recorder)
+        self._reader = ScheduledReads(self._by_place, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float, last: bool = False) -> None:
         """Flush every pod's batch and wait until every publish has its answer; the last time, give up what pods still keep."""
@@ -248,7 +269,7 @@ class InlineHost:
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
-        return Counter(replica.pod.state for replica in self.replicas.values())
+        return Counter(one.pod.state for one in self.replicas.values() if one.wanted.is_set() or one.running)
 
     def _made_call(self) -> None:
         self._calls += 1

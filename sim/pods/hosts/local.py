@@ -70,7 +70,8 @@ class LocalHost:
         self.replicas: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
             channels = ",".join(scenario.services[service].subscribes)
-            self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels)
+            deployed = number < len(scenario.first_pods())
+            self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels, deployed=deployed)
         self.closing = False
         self._pods = list(self.replicas.values())
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
@@ -104,6 +105,7 @@ class LocalHost:
             urls=self._address.urls,
             links={} if self._links is None else {pod.number: self._links.address(pod.number).urls for pod in pods},
             publishers=publishers,
+            places={pod.number: pod.place for pod in pods},
             killable=killable,
             patient=patient,
             grace_s=min([GRACE_S, *self._graces_s()]),
@@ -127,11 +129,26 @@ class LocalHost:
         for name, port in answer.ports.items():
             self.replicas[name].port = port
         self._tell_ports()
+        self._give_orders(process)
+
+    def _give_orders(self, process: HostProcess) -> None:
+        """Order the calls and reads of the pods of a process from now on, unless others still make them."""
         since_ns = now_ns()
-        if self._driving is not None:
+        if not all(pod.calls for pod in self._pods if pod.process is process):
+            return
+        if self._driving is not None and process.driven is None:
             process.drive(msgspec.structs.replace(self._driving, since_ns=since_ns))
-        if self._reading is not None:
-            process.send(msgspec.structs.replace(self._reading, since_ns=since_ns))
+        if self._reading is not None and not process.reading:
+            process.read(msgspec.structs.replace(self._reading, since_ns=since_ns))
+
+    def hand_over(self, old: LocalReplica) -> None:
+        """Give the calls and reads of a pod to its heir, if it has one."""
+        heir = old.heir
+        if heir is None or not old.calls:
+            return
+        old.calls, heir.calls = False, True
+        if heir.running and heir.process is not None and heir.process.has_started:  # else it gets them when it has
+            self._give_orders(heir.process)
 
     def _tell_ports(self) -> None:
         if self._posts:
@@ -145,7 +162,7 @@ class LocalHost:
         elif isinstance(word, Entered):
             pod = self._pods[word.pod]
             if not pod.ended.is_set():
-                pod.state = word.state
+                pod.state, pod.ready = word.state, word.ready
         elif isinstance(word, Failed):
             self._failed(HostError(word.error))
 
@@ -166,17 +183,17 @@ class LocalHost:
         gone, heard, published = self._gone, len(journal.rows("deliveries")), len(journal.rows("publishes"))
         self._gone = Counts(gone.published + published, gone.delivered + heard, gone.calls + calls_made(journal))
         if (last := journal.read("pods")[-1:]) and last[0]["state"] not in ENDED:
-            self._add_state(pod, process, died_ns, "aborted", "stopped")
+            self._add_state(pod, process, died_ns, "aborted", "stopped", last[0]["clock_ahead_ns"])
         self._tell_ports()
 
     def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
         assert pod.process is not None
         if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
-            self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"])
+            self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"], last[0]["clock_ahead_ns"])
 
-    def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str) -> None:
-        self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus)
+    def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str, clock_ahead_ns: int) -> None:
+        self.recorder.tables["pods"].add(pod.name, pod.service, process.name, pod.channels, at_ns, state, bus, clock_ahead_ns)
 
     # -- what a host does --------------------------------------------------------------------------------------
 
@@ -192,10 +209,11 @@ class LocalHost:
         """
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         alone = self._scenario.killable_pods()
-        for pod in self._pods:
+        first = [pod for pod in self._pods if pod.wanted.is_set()]
+        for pod in first:
             if pod.name in alone:
                 await pod.begin()
-        shared = [pod for pod in self._pods if pod.name not in alone]
+        shared = [pod for pod in first if pod.name not in alone]
         for place in range(min(self._scenario.hosts.processes, len(shared))):
             await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", killable=False, patient=False)
         try:
@@ -204,7 +222,7 @@ class LocalHost:
                     group.create_task(self.up(process))
         except TimeoutError:
             states = self.states()
-            text = f"only {states['subscribed']} of {count(len(self._pods), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
+            text = f"only {states['subscribed']} of {count(len(first), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
             raise BrokerUnreachable(text) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
@@ -224,7 +242,7 @@ class LocalHost:
         """Read the pods' configuration at these times, that of a pod that starts later from then on."""
         self._reading = Read(zero_ns)
         for process in self._processes.values():
-            process.send(self._reading)
+            process.read(self._reading)
 
     async def settle(self, *, timeout_s: float, last: bool = False) -> None:
         """Flush every pod's batch and wait until every publish has its answer; the last time, give up what pods still keep."""
@@ -308,7 +326,7 @@ class LocalHost:
 
     def states(self) -> Counter[str]:
         """Return how many pods are in which state."""
-        return Counter("frozen" if pod.frozen else pod.state for pod in self._pods)
+        return Counter("frozen" if pod.frozen else pod.state for pod in self._pods if pod.wanted.is_set() or pod.running)
 
     def counts(self) -> Counts:
         """Return what the display shows; of the lags of the processes the greatest."""

@@ -22,6 +22,7 @@ from sim.machine.line import AsyncLine, Line, inherited_line
 from sim.pods.hosts.inline import HostedPods, InlineHost
 from sim.pods.hosts.local_messages import (
     Answer,
+    Cease,
     Drive,
     Entered,
     Failed,
@@ -55,9 +56,9 @@ class Hosted:
         self._hold = hold
         self._line = line
         self._scenario = msgspec.convert(hold.scenario, Scenario)
-        self._pods = sorted(hold.publishers)
-        self._schedule = self._scenario.schedule().of_pods(self._pods)  # computed now, because later it would delay pods that connect
-        self._reads = self._scenario.reads().of_pods(self._pods)
+        places = sorted(hold.places[pod] for pod in hold.publishers)
+        self._schedule = self._scenario.schedule().of_pods(places)  # computed now, because later it would delay pods that connect
+        self._reads = self._scenario.reads().of_pods(places)
         self._analytics_ports: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         names = [name for name, _ in self._scenario.pods()]
@@ -66,8 +67,9 @@ class Hosted:
             name=hold.name,
             recorder=recorder,
             publishers=hold.publishers,
+            places=hold.places,
             address=self._address_of,
-            entered=lambda pod, state, bus: self._say(Entered(pod, state)),
+            entered=lambda pod, state, bus: self._say(Entered(pod, state, bus in ("connected", "memory-only"))),
             ports=lambda: self._analytics_ports,
             new_journal=new_journal,
         )
@@ -168,9 +170,11 @@ class Hosted:
         self._say(self._how_far())
         self._say(Answer(order.id))
 
-    async def _tell(self, told: Told) -> None:
+    async def _tell(self, told: Told | Cease) -> None:
         replica = self._host.replicas[told.pod]
-        if isinstance(told, Handlers):
+        if isinstance(told, Cease):
+            self._host.cease(told.pod)
+        elif isinstance(told, Handlers):
             await replica.slow(handler_ms=told.handler_ms, at_once=told.at_once)
         elif isinstance(told, Failing):
             await replica.fail(told.failing)

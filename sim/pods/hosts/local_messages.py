@@ -39,6 +39,13 @@ class Skew(msgspec.Struct, frozen=True, tag="skew"):
     id: int = 0
 
 
+class Cease(msgspec.Struct, frozen=True, tag="cease"):
+    """The order to make no call and no read of a pod any more: another has its place."""
+
+    pod: str
+    id: int = 0
+
+
 Told = Handlers | Failing | Skew  # what a fault orders for a pod; its later incarnations follow it too
 
 
@@ -55,6 +62,8 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
         Pod number -> the URL by which it reaches the broker, where that is a way of its own.
     publishers
         Pod number -> its number in event keys.
+    places
+        Pod number -> the number of the pod whose calls it makes.
     killable
         Whether it may be killed: then it keeps a journal.
     grace_s
@@ -71,6 +80,7 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     urls: str
     links: dict[int, str]
     publishers: dict[int, int]
+    places: dict[int, int]
     killable: bool
     patient: bool
     grace_s: float
@@ -127,10 +137,11 @@ class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Entered(msgspec.Struct, frozen=True, tag="entered"):
-    """The news that a pod's state changed."""
+    """The news that a pod's state changed, or what it believes of its connections."""
 
     pod: int
     state: str
+    ready: bool
 
 
 class PodProgress(msgspec.Struct, frozen=True, tag="progress"):
@@ -152,5 +163,5 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: str
 
 
-Order = Hold | Handlers | Failing | Skew | Drive | Read | Settle | Ports | ForgetLag
+Order = Hold | Handlers | Failing | Skew | Cease | Drive | Read | Settle | Ports | ForgetLag
 Word = Answer | ProbeHeard | Entered | PodProgress | Failed

@@ -16,12 +16,14 @@ from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
 from sim.pods.hosts.local_messages import (
     Answer,
+    Cease,
     Drive,
     Failing,
     Handlers,
     Hold,
     Order,
     PodProgress,
+    Read,
     Settle,
     Skew,
     Word,
@@ -30,7 +32,7 @@ from sim.pods.hosts.local_messages import (
 POLL_S = 0.002
 
 Lost = Callable[["HostProcess", BuslabError], None]
-Asking = Hold | Handlers | Failing | Skew | Drive | Settle  # orders that are answered
+Asking = Hold | Handlers | Failing | Skew | Cease | Drive | Settle  # orders that are answered
 
 
 def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
@@ -54,6 +56,8 @@ class HostProcess:
         Whether it was told to go, or is gone.
     driven
         Done when its pods have made their calls; None before it was told to make them.
+    reading
+        Whether it was told to read.
     """
 
     def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
@@ -68,6 +72,7 @@ class HostProcess:
         self._gone: BuslabError | None = None
         self._listening: asyncio.Task[None] | None = None
         self.driven: asyncio.Future[Answer] | None = None
+        self.reading = False
         self._start = self._ask(hold)
 
     @classmethod
@@ -157,6 +162,11 @@ class HostProcess:
     def drive(self, order: Drive) -> None:
         """Send the order that its pods make their calls."""
         self.driven = self._ask(order)
+
+    def read(self, order: Read) -> None:
+        """Send the order that its pods read configuration."""
+        self.reading = True
+        self.send(order)
 
     # -- signals -----------------------------------------------------------------------------------------------
 

@@ -7,19 +7,31 @@ ended or frozen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
+
+import msgspec
 
 from sim.errors import HostError, UsageError
 from sim.machine.clock import now_ns
-from sim.pods.hosts.local_messages import Failing, Handlers, Skew, Told
+from sim.pods.hosts.local_messages import Cease, Failing, Handlers, Skew, Told
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.replica import GRACE_S
+
+CEASE_TIMEOUT_S = 1.0
 
 
 class ReplicaOwner(Protocol):
     """A host as its pods see it."""
 
     closing: bool
+
+    @property
+    def replicas(self) -> dict[str, LocalReplica]:
+        """All pods, by their names."""
+
+    def hand_over(self, old: LocalReplica) -> None:
+        """Give the calls and reads of a pod to its heir, if it has one."""
 
     async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
         """Start a process that holds these pods."""
@@ -45,17 +57,28 @@ class LocalReplica:
         Set while it does not run.
     state
         As it said last.
+    ready
+        Whether its readiness endpoint would say so, as it said last.
     process
         That of its incarnation of now, or of the last one.
+    wanted, heir
+        As of `sim.pods.replica.InlineReplica`.
+    place, calls
+        The number of the pod whose calls it makes, and whether it makes them now.
     """
 
-    def __init__(self, host: ReplicaOwner, name: str, *, number: int, service: str, channels: str) -> None:
+    def __init__(self, host: ReplicaOwner, name: str, *, number: int, service: str, channels: str, deployed: bool) -> None:
         self.name = name
         self.number = number
         self.service = service
         self.channels = channels
         self.port = 0
         self.ended = asyncio.Event()
+        self.wanted = asyncio.Event()
+        (self.wanted if deployed else self.ended).set()
+        self.heir: LocalReplica | None = None
+        self.place, self.calls = number, deployed
+        self.ready = False
         self.state = "new"
         self.frozen = False
         self.process: HostProcess | None = None
@@ -86,7 +109,7 @@ class LocalReplica:
     async def start(self) -> None:
         """Start a new incarnation; do nothing when one runs. Return when HTTP answers; the bus is tried for as long as it takes."""
         async with self._changing:
-            if not self.ended.is_set() or self._host.closing:
+            if not self.ended.is_set() or not self.wanted.is_set() or self._host.closing:
                 return
             process = await self.begin(patient=True)
             try:
@@ -94,6 +117,26 @@ class LocalReplica:
             except HostError:
                 if not self.ended.is_set():  # else it was killed meanwhile
                     raise
+
+    async def deploy(self, *, of: str) -> None:
+        """Start it for the first time, in the place of another pod: what faults told that one holds for it too."""
+        old = self._host.replicas[of]
+        self.told = {kind: msgspec.structs.replace(told, pod=self.name) for kind, told in old.told.items()}
+        self.place, old.heir = old.place, self
+        self.wanted.set()
+        await self.start()
+        if not old.wanted.is_set():
+            self._host.hand_over(old)
+
+    async def retire(self, *, grace_s: float = GRACE_S) -> None:
+        """Stop it for good; who was deployed in its place makes its calls from now on."""
+        self.wanted.clear()
+        if self.running and not self.frozen and self.process is not None:
+            with contextlib.suppress(HostError, TimeoutError):  # one that is gone, or does not answer, makes no call either
+                async with asyncio.timeout(min(CEASE_TIMEOUT_S, grace_s)):
+                    await self.process.ask(Cease(self.name))
+        self._host.hand_over(self)
+        await self.stop(grace_s=grace_s)
 
     async def kill(self) -> None:
         """Kill it (SIGKILL)."""
@@ -111,7 +154,7 @@ class LocalReplica:
         """Mark it as ended, because its process is gone, and tell its host."""
         if not self.ended.is_set():
             self.ended.set()
-            self.port, self.frozen, self.state = 0, False, state
+            self.port, self.frozen, self.state, self.ready = 0, False, state, False
             self._host.buried(self, self._own(), now_ns())
 
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
@@ -154,5 +197,7 @@ class LocalReplica:
 
     async def _tell(self, told: Told) -> None:
         self.told[type(told).__name__] = told
+        if self.heir is not None:
+            await self.heir._tell(msgspec.structs.replace(told, pod=self.heir.name))
         if self.process is not None and not self.ended.is_set() and not self.frozen:
             await self.process.ask(told)

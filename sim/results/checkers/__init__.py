@@ -39,7 +39,21 @@ from sim.record.checksum import signed_page, with_checksum
 from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.schema import SLO_METRICS
 from sim.results.at_best import AtBest
-from sim.results.checkers import batching, callers, deaf, duplication, fallback, harness, lag, ledger, once, order, staleness, steady
+from sim.results.checkers import (
+    batching,
+    callers,
+    clocks,
+    deaf,
+    duplication,
+    fallback,
+    harness,
+    lag,
+    ledger,
+    once,
+    order,
+    staleness,
+    steady,
+)
 from sim.results.checkers.verdict import Bounds, JudgedLimit, Result, Verdict, beside_limit, finite, least_of, most_of, worst
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
@@ -53,6 +67,7 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "duplication": duplication.check,
     "order": order.check,
     "lag": lag.check,
+    "clocks": clocks.check,
     "once": once.check,
     "staleness": staleness.check,
     "fallback": fallback.check,

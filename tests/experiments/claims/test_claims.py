@@ -58,7 +58,7 @@ def test_a_claim_is_whole_and_its_trials_can_run(number: str) -> None:
 
 
 def test_the_numbers_have_no_gap() -> None:
-    assert list(CLAIMS) == [str(n) for n in range(1, 25)]
+    assert list(CLAIMS) == [str(n) for n in range(1, 26)]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,10 @@ def test_the_verdict_follows_from_the_cases(held: list[bool | None], verdict: st
 
 def once(*, twice: int = 0, never: int = 0, pairs: int = 100) -> Evidence:
     return evidence(once={"pairs": pairs, "twice_or_more": twice, "never": never})
+
+
+def left(elsewhere: int, *, events: int = 100) -> Evidence:
+    return evidence(once={"events": events, "elsewhere": elsewhere})
 
 
 def ledger(**counts: float) -> Evidence:
@@ -134,6 +138,11 @@ WAITS = {"low": 15.0, "low_half_size": 15.0, "low_half_interval": 7.5, "high": 1
         ("5", {"short": once(twice=93), "long": once(), "raises": once(never=30)}, "depends", 93.0),
         ("5", {"short": once(), "long": once(), "raises": once()}, "true", 0.0),
         ("5", {"short": once(twice=1), "long": once(twice=1), "raises": once(never=1)}, "false", 1.0),
+        ("25", {"short": left(0), "long": left(100), "stays": left(100)}, "depends", 100.0),
+        ("25", {"short": left(0), "long": left(0), "stays": left(0)}, "false", 0.0),
+        ("25", {"short": left(100), "long": left(99), "stays": left(100)}, "true", 99.0),
+        ("25", {"short": left(0), "long": left(98), "stays": left(0)}, "false", 98.0),
+        ("25", {"short": left(0, events=0), "long": left(1, events=1), "stays": left(1, events=1)}, "unknown", 100.0),
         ("6", {"calm": once(), "raises": once(never=30), "dies": once(never=2)}, "depends", 32.0),
         ("6", {"calm": once(pairs=0), "raises": once(), "dies": once()}, "unknown", 0.0),
         ("7", {"killed": noticed(12, 0), "frozen": noticed(0, 7)}, "depends", 0.0),
@@ -203,6 +212,7 @@ def test_another_bus_changes_the_verdict_and_a_broker_that_is_not_there_is_unkno
         trials = tuple(replace(trial, settings=(*trial.settings, *settings)) for trial in CLAIMS[number].trials)
         monkeypatch.setitem(CLAIMS, number, replace(CLAIMS[number], trials=trials))
 
+    changed("25", "bus.once_scope=service")
     changed("2", "bus.transport=streams")
     changed("7", "bus.keep_alive_s=0.3")
     changed("15", "bus.transport=streams")
@@ -211,6 +221,8 @@ def test_another_bus_changes_the_verdict_and_a_broker_that_is_not_there_is_unkno
     assert {answer.number: answer.finding.verdict for answer in answers.answers} == dict.fromkeys(("2", "7", "15", "23"), "true")
     assert answers.exit_code == 1
     assert concluded(answers)[0] == "invalid"
+    (taken,) = run_claims(["25"], jobs=1, out=tmp_path / "each").answers
+    assert (taken.finding.verdict, taken.finding.number) == ("false", 0.0), "with a lock for each service both handle every event"
     absent = run_claims([2], jobs=1, on="redis://127.0.0.1:1", out=tmp_path / "absent")
     assert (absent.exit_code, concluded(absent)[0]) == (2, "unknown")
     assert "127.0.0.1:1 is not reachable" in absent.answers[0].finding.doubt
@@ -369,12 +381,12 @@ class FakeFolder:
 def test_a_claim_that_needs_a_real_server_is_left_out_or_refused_on_the_model() -> None:
     chosen, left_out = choose((), on="model")
     assert sorted(left_out, key=int) == ["9", "10", "11", "19", "20", "24"]
-    assert len(chosen) == 18
+    assert len(chosen) == 19
     assert choose((), on="")[0] == list(CLAIMS)
     assert choose(("14", "19"), on="embedded:7000") == (["14", "19"], {})
     with pytest.raises(UsageError, match="--on model: claim 24 needs a real server"):
         choose(("1", "24"), on="model")
-    with pytest.raises(UsageError, match="no claim '99': there are 1 to 24"):
+    with pytest.raises(UsageError, match="no claim '99': there are 1 to 25"):
         choose((99,), on="")
     with pytest.raises(UsageError, match="--jobs 0"):
         run_claims([1], jobs=0)

@@ -55,4 +55,5 @@ CLAIMS: dict[str, Claim] = {
     "22": caches.STREAMS,
     "23": order.ORDERED,
     "24": load_tool.LOAD_TOOL,
+    "25": locks.ONE_OF_SEVERAL,
 }

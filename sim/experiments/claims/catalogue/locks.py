@@ -1,4 +1,4 @@
-"""Claims on handling an event once: the reference's lock, and the same lock without the deletion."""
+"""Claims on handling an event once: the reference's lock, the same lock without the deletion, and whom the lock's key lets handle it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ SITUATIONS = {
     "raises": "when the handler raises",
     "calm": "when nothing fails",
     "dies": "when the pod dies in the handler",
+    "stays": "when the lock stays as a marker",
 }
+TWO = (*LAB, "services.ai-content-service.replicas=2", "services.ai-content-service.subscribes=['config.template.invalidated']")
+TWO_LONG = (*TWO, "services.music-service.handler_ms=10", "services.ai-content-service.handler_ms=10")
+ONE_SERVICE_SHARE = 0.99  # a pod that a busy machine makes late hears when the first one is done
 
 
 def _once(evidence: Mapping[str, Evidence]) -> Finding:
@@ -68,4 +72,37 @@ KEEP_MARKER = Claim(
     ),
     rule=_without_deletion,
     false_if="an event runs more than once, or never, in each of the situations",
+)
+
+
+def _one_service(evidence: Mapping[str, Evidence]) -> Finding:
+    """Ask of how many events that two services should have handled one of them never did, because the other had the lock.
+
+    It is false where both handle every event, as with a lock for each service: then no pair is left to another service.
+    """
+    cases: dict[str, bool | None] = {}
+    numbers: dict[str, float] = {}
+    parts = []
+    for name, one in evidence.items():
+        counts = one.counts("once")
+        events, left = int(counts["events"]), int(counts["elsewhere"])
+        cases[SITUATIONS[name]] = left >= ONE_SERVICE_SHARE * events if events else None
+        numbers |= {f"left_{name}": left, f"events_{name}": events}
+        parts.append(f"{SITUATIONS[name]} {amount(left)} of {count(events, 'event')} for two services ran in one of them only")
+    share = 100 * numbers["left_long"] / numbers["events_long"] if numbers["events_long"] else None
+    return Finding(cases, share, "% of events for two services run by one of them only", "; ".join(parts), numbers)
+
+
+ONE_OF_SEVERAL = Claim(
+    words="The lock lets one service of several handle an event",
+    where="Preventing Duplicate Processing: aiponge:locks:<eventId> names no service",
+    theory="true while the first one has the lock, and for good where it stays; a service that hears later than that handles it too",
+    expects="depends",
+    trials=(
+        Trial("short", "lock_lab", TWO),
+        Trial("long", "lock_lab", TWO_LONG),
+        Trial("stays", "lock_lab", (*TWO, "bus.once=keep-marker")),
+    ),
+    rule=_one_service,
+    false_if="each service that hears an event runs it, in each of the situations",
 )

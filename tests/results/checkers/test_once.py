@@ -1,0 +1,82 @@
+"""How often an event was run, judged over a service or over all, as the recipe's scope says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.results.checkers import judge
+from sim.results.checkers.verdict import Result
+from sim.results.opened_run import open_run
+from tests.support.run_folders import RunFolder
+
+HANDLED, SKIPPED, FAILED = "handled", "skipped", "failed"
+
+
+def plan(folder: Path, *outcomes: dict[str, str], bus: dict[str, Any]) -> RunFolder:
+    """Return a run of two services with two pods each; each event is heard by the pods named, with that outcome."""
+    plan = RunFolder(folder, bus=bus).service("web", replicas=2).service("jobs", replicas=2)
+    for number, heard in enumerate(outcomes):
+        event = plan.event(11_000_000_000 + number * 1_000_000)
+        for pod, outcome in heard.items():
+            plan.hear(event, pod, outcome=outcome)
+    return plan
+
+
+def judged(plan: RunFolder) -> Result:
+    return judge(open_run(plan.write())).checkers["once"]
+
+
+ALL = ({"web-0": HANDLED, "web-1": SKIPPED, "jobs-0": SKIPPED, "jobs-1": SKIPPED},)
+EVENT = {"once": "keep-marker", "once_scope": "event"}
+SERVICE = {"once": "keep-marker", "once_scope": "service"}
+
+
+def test_with_one_lock_for_all_an_event_is_handled_once_and_its_other_service_is_told(tmp_path: Path) -> None:
+    once = judged(plan(tmp_path, *ALL, bus=EVENT))
+    assert once.verdict == "valid"
+    assert once.metrics == {"handled_twice": 0, "handled_never": 0, "handled_elsewhere": 1}
+    assert (once.counts["events"], once.counts["pairs"], once.counts["once"]) == (1, 2, 1)
+    assert (once.counts["elsewhere.web"], once.counts["elsewhere.jobs"]) == (0, 1)
+    assert once.detail == (
+        "keep-marker, one lock for all services: of 1 event 1 ran once, 0 more than once, 0 never; of 2 (event, service) pairs 1 was "
+        "never run by its service: another service had the lock"
+    )
+
+
+@pytest.mark.parametrize("bus", [SERVICE, {"once": "keep-marker"}], ids=["service", "a run from before"])
+def test_with_a_lock_for_each_service_the_same_run_lacks_one(tmp_path: Path, bus: dict[str, Any]) -> None:
+    once = judged(plan(tmp_path, *ALL, bus=bus))
+    assert once.metrics == {"handled_twice": 0, "handled_never": 1, "handled_elsewhere": 0}
+    assert once.witnesses[0].endswith("in jobs")
+
+
+def test_two_services_that_run_an_event_break_the_promise_of_a_marker_for_all(tmp_path: Path) -> None:
+    both = {"web-0": HANDLED, "web-1": SKIPPED, "jobs-0": HANDLED, "jobs-1": SKIPPED}
+    assert judged(plan(tmp_path / "event", both, bus=EVENT)).verdict == "invalid"
+    assert judged(plan(tmp_path / "service", both, bus=SERVICE)).verdict == "valid"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "never", "elsewhere"),
+    [
+        ({"web-0": FAILED, "web-1": SKIPPED, "jobs-0": SKIPPED, "jobs-1": SKIPPED}, 1, 1),
+        ({"web-0": HANDLED, "web-1": SKIPPED, "jobs-0": FAILED, "jobs-1": SKIPPED}, 0, 0),
+        ({"web-0": HANDLED, "web-1": SKIPPED}, 0, 0),
+    ],
+    ids=["the holder raised", "its own pod raised", "its pods did not hear"],
+)
+def test_another_service_is_blamed_only_where_no_pod_of_the_own_had_the_lock(
+    tmp_path: Path, outcomes: dict[str, str], never: int, elsewhere: int
+) -> None:
+    once = judged(plan(tmp_path, outcomes, bus=EVENT))
+    assert (once.metrics["handled_never"], once.metrics["handled_elsewhere"]) == (never, elsewhere)
+
+
+def test_a_limit_judges_what_other_services_took(tmp_path: Path) -> None:
+    folder = plan(tmp_path, *ALL, bus=EVENT)
+    folder.slo = {"handled_elsewhere": 0, "handled_never": 0}
+    limits = {one.metric: one.verdict for one in judge(open_run(folder.write())).slo}
+    assert limits == {"handled_elsewhere": "invalid", "handled_never": "valid"}
