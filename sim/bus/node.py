@@ -111,7 +111,7 @@ class BusNode:
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
-        timestamp = iso_timestamp(self.wall_ns(now_ns))
+        timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
             payload = encode(event, strict=True)
