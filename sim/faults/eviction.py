@@ -12,11 +12,10 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from sim.faults.server_commands import HEAL_S, RETRY_S, change_setting
+from sim.faults.server_commands import change_setting, on_each
 from sim.faults.world import Server, World
 from sim.machine.words import count
 
@@ -33,20 +32,22 @@ _FILLER = "buslab-filler-"
 _NUMBERS = re.compile(rb"^(used_memory|repl_backlog_size|repl_backlog_histlen):(\d+)", re.MULTILINE)
 
 
-async def limit_memory(world: World) -> None:
-    """Set `maxmemory` a little above what is used, with a policy that evicts any key, until `restore_settings`.
+async def limit_memory(world: World) -> bool:
+    """Set `maxmemory` a little above what is used, with a policy that evicts any key, until `restore_settings`; return if a server was there.
 
     Raises
     ------
     BrokerError
     """
-    told = await asyncio.gather(*(server.ask("INFO") for server in world.servers))
-    numbers = [{name: int(value) for name, value in _NUMBERS.findall(text)} for text in told]
+    told = await on_each(world, lambda server: server.ask("INFO"), waiting=True)
+    numbers = [{name: int(value) for name, value in _NUMBERS.findall(text)} for text in told if text is not None]
     if not all(b"used_memory" in one for one in numbers):
         raise BrokerError("keys_lost: INFO memory names no used_memory, so nobody knows how little memory is too little")
+    if not numbers:
+        return False
     await change_setting(world, "maxmemory-policy", POLICY)
     needed = (one[b"used_memory"] + one.get(b"repl_backlog_size", 0) - one.get(b"repl_backlog_histlen", 0) for one in numbers)
-    await change_setting(world, "maxmemory", str(max(needed) + ROOM_BYTES))
+    return await change_setting(world, "maxmemory", str(max(needed) + ROOM_BYTES))
 
 
 async def evict_keys(world: World) -> None:
@@ -56,21 +57,25 @@ async def evict_keys(world: World) -> None:
     ------
     BrokerRefused
         A server refuses it, or keeps keys although much was written.
-    BrokerUnreachable
     """
-    tags: dict[int, str] = world.kept.setdefault("tags", {})
-    for number, server in enumerate(world.servers):
-        if number not in tags:
-            tags[number] = await _tag(server)
-    await asyncio.gather(*(_evict(world, number) for number, tag in tags.items() if tag))
+    number = {id(server): place for place, server in enumerate(world.servers)}
+    await on_each(world, lambda server: _evict(world, number[id(server)]), waiting=True)
 
 
-async def _evict(world: World, number: int) -> None:
-    server, tag = world.servers[number], world.kept["tags"][number]
-    begin = f"{_FILLER}{world.who:x}-{{{tag}}}-"
+async def _evict(world: World, number: int) -> int:
+    """Evict the keys of one server, and return how many there were."""
+    server, tags = world.servers[number], world.kept.setdefault("tags", {})
+    if (number, "maxmemory") not in world.settings:
+        return 0  # it was away when its memory was to be limited
+    if number not in tags:
+        tags[number] = await _tag(server)
+    if not tags[number]:
+        return 0
+    begin = f"{_FILLER}{world.who:x}-{{{tags[number]}}}-"
     for name in ("maxmemory-policy", "maxmemory"):  # again, because a server that was started anew since does not have them
         await server.ask("CONFIG", "SET", name, world.settings[number, name][-1][1])
     left = [key for key in await _keys(server) if not key.startswith(begin)]
+    many = len(left)
     filled: dict[int, int] = world.kept.setdefault("filled", {})
     value, written = "x" * VALUE_BYTES, 0
     while left:
@@ -87,6 +92,7 @@ async def _evict(world: World, number: int) -> None:
                 raise
         written += VALUES_AT_ONCE * VALUE_BYTES
         left = await _that_exist(server, left)
+    return many
 
 
 async def _that_exist(server: Server, keys: list[str]) -> list[str]:
@@ -122,24 +128,19 @@ async def _tag(server: Server) -> str:
 
 
 async def delete_filler(world: World) -> None:
-    """Delete what was written; nothing when it was deleted before. A server that is not there is waited for.
+    """Delete what was written; nothing when it was deleted before.
 
     Raises
     ------
     BrokerError
+        A server refuses, or is not there; it may be tried again.
     """
     filled: dict[int, int] = world.kept.get("filled", {})
-    now_s = asyncio.get_running_loop().time
+    if filled and world.holds.broker_away:
+        raise BrokerUnreachable("the broker is down, or stands still")
     for number, many in list(filled.items()):
-        begin, deadline_s = f"{_FILLER}{world.who:x}-{{{world.kept['tags'][number]}}}-", now_s() + HEAL_S
-        while True:
-            try:
-                for first in range(0, many, EXISTS_AT_ONCE):
-                    keys = [f"{begin}{place}" for place in range(first, min(first + EXISTS_AT_ONCE, many))]
-                    await world.servers[number].ask("UNLINK", *keys)
-                break
-            except BrokerUnreachable:
-                if now_s() > deadline_s:
-                    raise
-            await asyncio.sleep(RETRY_S)
+        begin = f"{_FILLER}{world.who:x}-{{{world.kept['tags'][number]}}}-"
+        for first in range(0, many, EXISTS_AT_ONCE):
+            keys = [f"{begin}{place}" for place in range(first, min(first + EXISTS_AT_ONCE, many))]
+            await world.servers[number].ask("UNLINK", *keys)
         del filled[number]

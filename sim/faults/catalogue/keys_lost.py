@@ -37,13 +37,13 @@ class KeysLost(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     async def begin(self, world: World) -> None:
         """Lose every key."""
-        if self.how == "evict":
-            await limit_memory(world)
+        if self.how == "evict" and not await limit_memory(world):
+            return
         lose = partial(evict_keys, world) if self.how == "evict" else partial(each_master, world, "FLUSHALL")
         if self.every_ms:
             keep_on(world, lose, every_s=self.every_ms / 1000)
         else:
-            await (each_master(world, "FLUSHALL", waiting=True) if self.how == "flush" else lose())
+            await (lose() if self.how == "evict" else each_master(world, "FLUSHALL", waiting=True))
 
     async def end(self, world: World) -> None:
         """Stop losing keys, and give the memory back; what is lost stays lost."""
