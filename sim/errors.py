@@ -47,6 +47,10 @@ class BrokerUnreachable(BrokerError):
     """A broker's address at which nothing answers."""
 
 
+class BrokerSilent(BrokerUnreachable):
+    """A broker that took a command and did not answer in time: it may carry it out all the same."""
+
+
 class BrokerRefused(BrokerError):
     """A broker that answers but refuses this client."""
 

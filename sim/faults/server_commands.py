@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerError, BrokerRefused, BrokerSilent, BrokerUnreachable
 from sim.faults.felt import RETRY_S
 from sim.faults.world import Server, World
 from sim.machine.clock import now_ns
@@ -136,11 +136,24 @@ async def _connections(server: Server) -> list[tuple[str, bytes]]:
 async def each(world: World, *words: str, waiting: bool = False) -> None:
     """Send every server one command, all at the same time.
 
+    A server that is still busy with it when time is up, or when the fault ends, was hurt by it, though it has not said so.
+
     Raises
     ------
     BrokerError
     """
-    await on_each(world, lambda server: server.ask(*words), waiting=waiting)
+
+    async def of(server: Server) -> Any:
+        asked_ns = now_ns()
+        try:
+            return await server.ask(*words)
+        except (asyncio.CancelledError, BrokerSilent) as error:
+            world.felt.did(since_ns=asked_ns)
+            if isinstance(error, BrokerSilent):
+                return 0
+            raise
+
+    await on_each(world, of, waiting=waiting)
 
 
 async def each_master(world: World, *words: str, waiting: bool = False) -> None:

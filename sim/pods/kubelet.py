@@ -104,6 +104,8 @@ class FleetKubelet:
         self._seed = seed
         self._failed = failed
         self._tasks: list[asyncio.Task[None]] = []
+        self._restarting: set[str] = set()  # pods that it is ending, or waits to start again
+        self._closing = False
 
     def start(self) -> None:
         """Begin to probe every pod; each counts as started now."""
@@ -126,21 +128,29 @@ class FleetKubelet:
         for task in self._tasks:
             task.cancel()
 
-    async def close(self) -> None:
-        """Probe and restart no more; return when nothing is under way."""
+    async def close(self, *, finish_s: float = 0.0) -> None:
+        """Probe no more and begin no restart; return when nothing is under way: a restart that is has so long to finish."""
+        self._closing = True
+        under_way = {task for pod, task in zip(self._pods, self._tasks, strict=False) if pod.name in self._restarting and not task.done()}
+        for task in self._tasks:
+            if task not in under_way:
+                task.cancel()
+        if under_way and finish_s:
+            await asyncio.wait(under_way, timeout=finish_s)
         self.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep(self, pod: Probed, chance: random.Random) -> None:
-        """Probe one pod and restart it, for as long as it is wanted: one that takes the place of another is probed when it starts."""
+        """Probe one pod and restart it, until the kubelet closes; one that takes the place of another is probed when it starts."""
         settings, back_off = self._settings, BackOff(self._settings)
-        while True:
+        while not self._closing:
             await pod.wanted.wait()
             started_ns = now_ns()
             await self._watch(pod, chance)
             self.ready[pod.name] = False
             if not pod.wanted.is_set():
                 continue
+            self._restarting.add(pod.name)
             if not pod.ended.is_set():
                 await pod.stop(grace_s=settings.grace_s)
             ran_s = (now_ns() - started_ns) / NS_PER_S
@@ -148,6 +158,7 @@ class FleetKubelet:
             if pod.wanted.is_set():
                 await pod.start()
                 self.restarts[pod.name] += 1
+            self._restarting.discard(pod.name)
 
     async def _watch(self, pod: Probed, chance: random.Random) -> None:
         """Probe a pod until it ends or its liveness fails."""

@@ -5,7 +5,7 @@ Rules
 1. A window opens when the newest event was sent that the pod heard before its connection or its life ended (one connection keeps its
    order: what was answered before that must have arrived), or at ``starting``, and closes at ``subscribed``.
 2. A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it or a
-   freeze began, and only before the drain: how all pods end after a run excuses nothing.
+   freeze began, and only before the drain: how all pods end after a run excuses only what had been sent and had no answer yet.
 3. A window whose connection the broker ended for a full buffer is **cut**, whatever else was going on.
 4. Of any other window, what lies inside a fault of `LOSING` on the pod's link is **cut-link**: nobody could reach it then. When the
    connection ended inside that fault, so is what was on its way before the fault began, since the window opened. What is left, such
@@ -76,6 +76,8 @@ def read_windows(
             held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(history.freezes)
             begins = [begin for begin, end in held if begin <= at and end >= quiet]
             windows.append(SilentWindow(max(quiet, min([at - grace, *begins])), at, "pod-down"))
+        elif state != "disconnected":
+            windows.append(SilentWindow(at, at, "pod-down"))
     return windows + (_split(SilentWindow(since, FOREVER_NS, cause), faults, lost_at) if since >= 0 else [])
 
 

@@ -251,12 +251,13 @@ class Fleet:
             self._probed(ANSWER, token[0].type, self._round)
 
     async def settle(self, *, timeout_s: float, last: bool = False) -> None:
-        """Stop restarting pods, flush every batch and wait for the answers, so that a probe round can prove that nothing is under way.
+        """Finish restarts of pods and begin no more, flush every batch and wait for the answers.
 
-        The last time, what pods without a connection keep is given up: after that no pod sends anything.
+        So a probe round can prove that nothing is under way. The last time, what pods without a connection keep is given up, and no pod
+        sends anything after that.
         """
         if self.kubelet is not None:
-            await self.kubelet.close()
+            await self.kubelet.close(finish_s=timeout_s)
         await self.host.settle(timeout_s=timeout_s, last=last)
 
     async def look(self, command: Command) -> None:

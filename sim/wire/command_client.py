@@ -10,7 +10,7 @@ from typing import Any
 
 import hiredis
 
-from sim.errors import BrokerRefused, BrokerUnreachable
+from sim.errors import BrokerRefused, BrokerSilent
 from sim.machine.words import duration
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire
@@ -42,7 +42,7 @@ class CommandClient:
         BrokerRefused
             The broker answered with an error.
         BrokerUnreachable
-            It is not there, or does not answer in time.
+            It is not there, or, as `BrokerSilent`, does not answer in time.
         """
         return (await self.ask_all(words))[0]
 
@@ -62,7 +62,7 @@ class CommandClient:
                     replies = await self._wire.commands(*commands)
             except TimeoutError:
                 self.close()  # a late answer must not be taken for the next one's
-                raise BrokerUnreachable(f"{self._address} does not answer {commands[0][0]} within {duration(ANSWER_TIMEOUT_S)}") from None
+                raise BrokerSilent(f"{self._address} does not answer {commands[0][0]} within {duration(ANSWER_TIMEOUT_S)}") from None
         for words, reply in zip(commands, replies, strict=True):
             if isinstance(reply, hiredis.ReplyError):
                 raise BrokerRefused(f"{self._address} refuses {words[0]}: {reply}")

@@ -38,6 +38,12 @@ def test_what_was_judged_wrongly_once_is_judged_rightly(path: Path, tmp_path: Pa
     judged_rightly(found_scenario(path), on="model", folder=tmp_path / "run")
 
 
+def test_a_stall_that_outlasts_its_fault_was_felt(tmp_path: Path) -> None:
+    (path,) = (path for path in FOUND if path.stem == "a_stall_outlasts_its_fault")
+    run = open_run(run_scenario(found_scenario(path), on="model", out=tmp_path / "run"))
+    assert run.faults["felt"].tolist() == ["whole"]
+
+
 @pytest.mark.broker
 @pytest.mark.parametrize("name", ["consumers_stay_counted", "given_to_a_pod_that_died_with_the_broker"])
 def test_so_it_is_on_a_real_server(name: str, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import pytest
 from sim.errors import Interrupted
 from sim.grounds.broker import Broker
 from sim.grounds.catalogue import open_broker
-from sim.pods.kubelet import BackOff, Streak, next_tick_s
+from sim.pods.kubelet import BackOff, FleetKubelet, Streak, next_tick_s
+from sim.record.recorder import Recorder
 from sim.record.schema import HTTP_CALL, NO_ANSWER
 from sim.results.checkers import judge
 from sim.results.opened_run import Run as Ran
@@ -84,6 +85,43 @@ def test_a_kubelet_has_the_reference_s_probes_and_kubernetes_defaults() -> None:
     assert (kubelet.live_delay_s, kubelet.live_period_s, kubelet.ready_delay_s, kubelet.ready_period_s) == (10, 15, 5, 10)
     assert (kubelet.timeout_s, kubelet.failure_threshold, kubelet.success_threshold, kubelet.grace_s) == (1, 3, 1, 30)
     assert not load_scenario("baseline").kubelet.enabled
+
+
+class Restartable:
+    """A pod that has ended, and what a kubelet tells it."""
+
+    name, port = "web-0", 0
+
+    def __init__(self) -> None:
+        self.ended, self.told = asyncio.Event(), list[str]()
+        self.ended.set()
+
+    async def stop(self, *, grace_s: float) -> None:
+        self.told.append("stop")
+
+    async def start(self) -> None:
+        self.told.append("start")
+        self.ended.clear()
+
+
+@pytest.mark.parametrize(("finish_s", "told"), [(5.0, ["start"]), (0.0, []), (0.5, [])])
+def test_a_restart_that_is_under_way_is_finished_before_the_kubelet_closes(tmp_path: Path, finish_s: float, told: list[str]) -> None:
+    """Else the end of the load would leave a pod down that Kubernetes had begun to restart."""
+    pod = Restartable()
+
+    async def scene() -> None:
+        recorder = Recorder(tmp_path, source="h0", pods=[pod.name])
+        kubelet = FleetKubelet(Kubelet(restart_delay_s=1.0), [pod], recorder=recorder, seed=1, failed=pytest.fail)
+        kubelet.start()
+        await asyncio.sleep(0.1)
+        await kubelet.close(finish_s=finish_s)
+        assert pod.told == told
+        await asyncio.sleep(5.0)
+        assert pod.told == told, "it begins no other one"
+        assert kubelet.restarts["web-0"] == len(told)
+
+    with open_broker("model") as broker, asyncio.Runner(loop_factory=broker.new_loop) as runner:
+        runner.run(scene())
 
 
 def lively(*settings: str) -> Scenario:

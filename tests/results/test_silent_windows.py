@@ -100,3 +100,12 @@ def test_a_pod_that_starts_behind_a_partition_is_cut_off_as_long_as_that_lasts(p
     for event in events[60:]:
         plan.hear(event, "new")
     assert causes(plan) == {"cut-link": 30, "deaf": 20}
+
+
+@pytest.mark.parametrize(("answered_ms", "expected"), [(50, {"pod-down": 1}), (-50, {"unexplained": 1})])
+def test_the_end_of_all_pods_excuses_only_what_had_no_answer_yet(plan: RunFolder, answered_ms: int, expected: dict[str, int]) -> None:
+    """On a link so slow that the drain is over before the broker has what was sent."""
+    events = plan.publish(10, start_ns=AT_NS)
+    events[4].acked_ns = 21 * SECOND + answered_ms * MS
+    plan.drop(events[4], "web-0").end("web-0", 21 * SECOND, "stopped")
+    assert causes(plan) == Counter(expected)

@@ -273,17 +273,19 @@ def _no_batches(run: Run, name: str, result: Result) -> bool:
     return said and not ((mine["first_item_ns"] < end_ns) & (mine["intended_ns"] >= begin_ns)).any()
 
 
-def _overtaken_in_memory(run: Run, name: str, result: Result) -> bool:
-    """A pod alone heard its own newer events at once, and older ones when the broker thawed: those from the broker kept their order."""
-    rows = run.deliveries[run.deliveries["path"] == "broker"].drop_duplicates(["event", "pod"])
-    rows = rows.merge(run.publishes[["event", "channel", "publisher"]].drop_duplicates("event"), on="event")
-    kept = rows.groupby(["pod", "publisher", "channel"], observed=True)["event"].is_monotonic_increasing
-    return name == "order" and bool((run.deliveries["path"] == "memory").any()) and bool(kept.all())
+def _sent_before_its_connection_was_lost(run: Run, name: str, result: Result) -> bool:
+    """What a publisher had no answer for may still reach the broker when it goes on by another way: memory, or a new connection."""
+    rows = run.deliveries.drop_duplicates(["event", "pod"])
+    rows = rows.merge(
+        run.publishes[["event", "channel", "publisher", "outcome"]].drop_duplicates("event"), on="event", suffixes=("", "_sent")
+    )
+    newest = rows.groupby(["pod", "publisher", "channel"], observed=True)["event"].cummax()
+    return name == "order" and bool((rows.loc[rows["event"] < newest, "outcome_sent"] == "unknown").all())
 
 
 Reason = Callable[[Run, str, Result], bool]
 UNKNOWN: tuple[Reason, ...] = (_nothing_published, _nothing_delivered, _nobody_to_hear, _no_batches, _machine_busy)
-INVALID: tuple[Reason, ...] = (_keys_were_lost, _overtaken_in_memory)
+INVALID: tuple[Reason, ...] = (_keys_were_lost, _sent_before_its_connection_was_lost)
 
 
 # -- running ------------------------------------------------------------------------------------------------------
