@@ -24,6 +24,7 @@ from sim.faults.catalogue import FAULTS
 from sim.faults.times import FaultTimes
 from sim.grounds.catalogue import GROUNDS
 from sim.record import schema
+from sim.record.limits import SCOPED_METRICS
 from sim.results.checkers import CHECKERS
 from sim.scenario.file import built_in, load_scenario
 from sim.scenario.schedule import SHAPES
@@ -239,6 +240,9 @@ def _metrics() -> str:
             "## Metrics",
             "What a limit in `[slo]` may bound; all over the phase `run`. A limit is the most that a metric may be, or the least.",
             _table(("metric", "meaning", "a limit is the"), limits),
+            f"Of one service or one channel are {_ticked(SCOPED_METRICS)}: "
+            '`slo.missing.service."analytics-service"`, `slo.missing.channel."config.cache.invalidate"`. A limit on the whole run that '
+            "stands beside such ones is `slo.missing.all`. [What nobody knows](../explanation/verdict.md) is an interval.",
             "## Checkers",
             "Each says valid, invalid or unknown; the verdict of a run is the worst of them and of its limits.",
             _table(("checker", "what it asks"), checkers),

@@ -26,8 +26,9 @@ TERMS = {
     "reference": "the event bus that is simulated: its services, event types, defaults and endpoints",
     "run folder": "what a run leaves: its tables and what is made of them",
     "scenario": "a TOML file that says what to run: services, load, bus, faults, limits",
-    "served": "(of an event) some pod of the service handled it",
+    "served": "(of an event) some pod of the service heard it",
     "silent window": "a time in which a pod could not hear",
+    "unserved": "(of an event) no pod of a service that should hear it did; half-served: some did, and some did not",
     "truth gap": "a time in which a pod called itself connected while it did not hear, or its publishes had no answer",
     "verdict": "valid, invalid or unknown: the worst of the checkers and limits of a run",
 }

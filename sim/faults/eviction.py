@@ -33,7 +33,7 @@ _NUMBERS = re.compile(rb"^(used_memory|repl_backlog_size|repl_backlog_histlen):(
 
 
 async def limit_memory(world: World) -> bool:
-    """Set `maxmemory` a little above what is used, with a policy that evicts any key, until `restore_settings`; return if a server was there.
+    """Set `maxmemory` a little above what is used, with a policy that evicts any key, until `restore_settings`; False: no server was there.
 
     Raises
     ------

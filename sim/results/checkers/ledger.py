@@ -35,7 +35,7 @@ from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.tally import Tally
 
-MAX_SERVICES = 2  # at most so many are named in the sentence
+MAX_SERVICES = 1  # at most so many are named in the sentence; the report has a table of all
 WHY = "whether what was not heard had been published"
 
 UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone

@@ -315,6 +315,14 @@ def test_calls_that_nobody_made_because_their_pod_was_down_are_told(plan: RunFol
     assert "20 more calls were due while their pods did not run" in result.warnings[0]
 
 
+def test_connections_that_the_generator_found_closed_are_told(plan: RunFolder) -> None:
+    plan.publish(100)
+    plan.load = LoadInfo(offered_calls=100, generators=["locust"], closed_by_server=2)
+    result = judged(plan).checkers["harness"]
+    assert (result.verdict, result.counts["closed_by_server"]) == ("valid", 2)
+    assert result.warnings[0].startswith("before 2 publishes the generator found that the server had closed its connection")
+
+
 def test_strangers_that_were_there_before_are_subtracted(plan: RunFolder) -> None:
     plan.publish(10)
     plan.broker += [(2 * SECOND, "numsub_foreign", "config.updated", 4.0), (int(19.95 * SECOND), "numsub", "config.updated", 7.0)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import redis
 
 from sim.results.checkers.verdict import Bounds
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
+from sim.wire.address import Address
 
 KILL = 'faults=[{kind="pod_kill",at_s=2,for_s=3,pods=["analytics-service"]}]'
 RESTART = 'faults=[{kind="rolling_restart",at_s=1,for_s=4,pods=["analytics-service"],each_s=1,down_s=0.5}]'
@@ -64,3 +66,21 @@ def test_copies_that_nobody_can_vouch_for_pass_no_limit(tmp_path: Path) -> None:
     unknown = one.verdict.checkers["ledger"].counts["unknown"]
     assert unknown > 50
     assert (one.verdict.exit_code, limit.verdict, limit.interval) == (2, "unknown", Bounds(0, unknown))
+
+
+@pytest.mark.broker
+def test_a_server_with_an_idle_time_out_costs_locust_no_event(tmp_path: Path, own_server: tuple[Address, redis.Redis]) -> None:
+    """Each user is idle for longer than the server lets a connection be; it looks before it publishes."""
+    address, server = own_server
+    server.config_set("timeout", 1)
+    text = (
+        'seed = 7\n[load]\ndriver = "locust"\nrate_per_s = 1\narrivals = "uniform"\nwarm_up_s = 2\nrun_s = 8\n'
+        'mix = { "config.template.invalidated" = 1 }\n[services.ai-config-service]\nreplicas = 2\n'
+        'publishes = ["config.template.invalidated"]\nsubscribes = ["config.template.invalidated"]\n[slo]\nmissing = 0\n'
+    )
+    (tmp_path / "idle.toml").write_text(text)
+    one = judge_folder(run_scenario(load_scenario(str(tmp_path / "idle.toml")), on=address.url, out=tmp_path / "run"))
+    counts = one.verdict.checkers["ledger"].counts
+    assert (counts["unknown"], counts["missing"], counts["delivered"]) == (0, 0, 16)
+    assert (one.run.info.load.closed_by_server or 0) > 2
+    assert any("had closed its connection" in note for note in one.verdict.checkers["harness"].warnings)
