@@ -205,7 +205,12 @@ def test_rediss_on_a_plain_port_hints_at_redis(connect: Connect, address: Addres
 
 
 @needs_tls
-def test_a_blocking_client_sees_over_tls_that_the_server_closed_its_connection(tls: TlsServer) -> None:
+@pytest.mark.parametrize("ask_kernel", [True, False])
+def test_a_blocking_client_sees_over_tls_that_the_server_closed_its_connection(
+    tls: TlsServer, monkeypatch: pytest.MonkeyPatch, ask_kernel: bool
+) -> None:
+    if not ask_kernel:
+        monkeypatch.setattr("sim.pods.blocking_client.TCP_INFO", None)
     client = BusClient(parse_address(tls.trusted()), source="music-service")
     client.connect()  # what the server sends after the handshake, its session tickets, is no end
     with tls.admin() as server:

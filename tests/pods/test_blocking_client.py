@@ -157,9 +157,14 @@ def gone(server: redis.Redis) -> None:
         assert now_ns() < deadline_ns
 
 
-def test_a_connection_that_the_server_closed_while_it_was_idle_is_found_and_made_anew(own_server: tuple[Address, redis.Redis]) -> None:
+@pytest.mark.parametrize("ask_kernel", [True, False])
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_found_and_made_anew(
+    own_server: tuple[Address, redis.Redis], monkeypatch: pytest.MonkeyPatch, ask_kernel: bool
+) -> None:
     """What is written into a closed connection is lost: nothing is, when one looks first."""
     address, server = own_server
+    if not ask_kernel:
+        monkeypatch.setattr("sim.pods.blocking_client.TCP_INFO", None)
     server.config_set("timeout", 1)
     client = BusClient(address, source="music-service")
     client.connect()
@@ -197,8 +202,11 @@ def test_what_the_server_closes_after_the_look_is_unknown_once_and_then_new(
     client.close()
 
 
-def test_what_came_unasked_makes_a_connection_useless(address: Address) -> None:
+def test_where_the_kernel_cannot_be_asked_what_came_unasked_makes_a_connection_useless(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else each answer would be taken for that of the publish after it."""
+    monkeypatch.setattr("sim.pods.blocking_client.TCP_INFO", None)
     client = BusClient(address, source="music-service")
     client.connect()
     (connection,) = client._nodes._connections.values()
