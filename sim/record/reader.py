@@ -38,10 +38,10 @@ def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
 def read_scenario(path: Path, *, promised: int | None = None) -> dict[str, Any]:
     """Return the resolved scenario, or raise `RunFolderError`; `promised` is its checksum, None where none is known."""
     try:
-        scenario = tomllib.loads(path.read_text(encoding="utf-8"))
+        scenario = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if promised is not None and file_checksum(path) != promised:
             raise RunFolderError(f"{path} was damaged or changed after the run: its checksum differs; copy it again or repeat the run")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"cannot read {path}: {error}; without it nothing says what the run promised") from error
     if not isinstance(scenario.get("slo", {}), dict):
         raise RunFolderError(f"{path}: slo is {scenario['slo']!r}; write [slo] and one `metric = limit` a line")

@@ -211,7 +211,7 @@ def read_parameters(book: Notebook, given: Sequence[str]) -> dict[str, Any]:
         default = book.parameters[key]
         try:
             value = tomllib.loads(f"value = {word}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, nested too deep
             value = word
         if isinstance(default, str):
             value = value if isinstance(value, str) else word

@@ -118,7 +118,7 @@ def plain_value(text: str) -> Any:
     """Return the value as a table holds it: a number, a truth value, or text; a list or a table stays as it was written."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, nested too deep
         return text
     return value if isinstance(value, bool | int | float | str) else text
 
