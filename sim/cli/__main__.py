@@ -14,7 +14,7 @@ def main() -> None:
     try:
         from sim.cli.main import main as command
     except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("BUSLAB_DEBUG"):
+        if os.environ.get("BUSLAB_DEBUG", "").strip() not in ("", "0"):  # nothing of ours can be imported
             import traceback
 
             traceback.print_exc()

@@ -18,7 +18,7 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
-from sim.scenario.problems import problems, quoted, shown
+from sim.scenario.problems import limit_name, problems, quoted, shown
 from sim.scenario.settings import Bus, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
@@ -171,6 +171,8 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
 
 def _dotted(path: list[str]) -> str:
     """Return the key as other messages write it: ``faults[0].at_s``."""
+    if path[:1] == ["slo"] and len(path) == 2:
+        return limit_name(path[1])
     return "".join(f"[{part}]" if part.isdigit() else f".{quoted(part)}" for part in path).removeprefix(".")
 
 

@@ -27,6 +27,12 @@ def quoted(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=not name.isprintable())
 
 
+def limit_name(metric: str) -> str:
+    """Return the name of a limit as a key in TOML: ``slo.missing.service."web"``."""
+    base, scope, subject = read_metric(metric)
+    return f"slo.{quoted(base)}" + (f".{quoted(scope)}.{json.dumps(subject, ensure_ascii=not subject.isprintable())}" if scope else "")
+
+
 def shown(value: object) -> str:
     """Return a value in Python's words, cut short where it is long."""
     try:
@@ -134,7 +140,7 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
         base, scope, subject = read_metric(metric)
         if base not in SLO_METRICS:
             known = f"no such metric{did_you_mean(base, SLO_METRICS)}; known: {', '.join(SLO_METRICS)}"
-            yield f'slo.{quoted(metric)}: {known}; of a service or a channel: slo.missing.service."NAME", slo.missing.channel."NAME"'
+            yield f'{limit_name(metric)}: {known}; of a service or a channel: slo.missing.service."NAME", slo.missing.channel."NAME"'
         elif scope and base not in SCOPED_METRICS:
             yield f"slo.{metric}: {base} is of the whole run only; of a service or a channel are {', '.join(SCOPED_METRICS)}"
         elif scope and scope not in SCOPES:
@@ -144,7 +150,7 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
             hears = "no service of the scenario that hears anything is called" if scope == "service" else "no service subscribes to"
             yield f"slo.{metric}: {hears} {subject!r}{hint}; there are {', '.join(subjects[scope]) or 'none'}"
         elif not math.isfinite(limit):
-            yield f"slo.{quoted(metric)} = {shown(limit)}: give a number"
+            yield f"{limit_name(metric)} = {shown(limit)}: give a number"
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:

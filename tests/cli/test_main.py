@@ -66,7 +66,7 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["check", "."], "run.json"),
         (["story", "nowhere", "evt_1"], "nowhere"),
         (["list", "planets"], "planets"),
-        (["claims", "99"], "no claim '99': there are 1 to 24"),
+        (["claims", "99"], "no claim '99': there are 1 to 25"),
         (["claims", "24", "--on", "model"], "claim 24 needs a real server"),
         (["claims", "2", "--report", "something/page.md"], "cannot write something/page.md"),
         (["frobnicate"], "frobnicate"),

@@ -14,7 +14,7 @@ from sim.scenario.file import load_scenario
 from sim.wire.address import Address
 
 KILL = 'faults=[{kind="pod_kill",at_s=2,for_s=3,pods=["analytics-service"]}]'
-RESTART = 'faults=[{kind="rolling_restart",at_s=1,for_s=4,pods=["analytics-service"],each_s=1,down_s=0.5}]'
+RESTART = 'faults=[{kind="rolling_restart",max_surge=0,at_s=1,for_s=4,pods=["analytics-service"],each_s=1,down_s=0.5}]'
 
 
 def judged(out: Path, name: str, *settings: str, on: str = "model") -> JudgedRun:

@@ -90,7 +90,8 @@ def test_a_pod_that_came_later_may_hear_what_was_kept(plan: RunFolder) -> None:
     for event in events[5:]:
         plan.hear(event, "late-0", lag_ns=40 * MS)
     run = open_run(plan.write())
-    assert fates(run) == {"delivered": 45}
+    assert fates(run) == {"delivered": 45, "missing": 5}, "the first five found no pod of its service, and it never read them"
+    assert causes(run) == {"no-pod": 5}
     ledger = judge(run, only=["ledger"]).checkers["ledger"]
     assert ledger.verdict == "valid", ledger.detail
     plan.transport, plan.folder = "pubsub", plan.folder.with_name("pubsub")

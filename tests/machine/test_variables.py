@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -77,4 +76,5 @@ def test_nothing_reads_them_in_another_way() -> None:
     files = [path for folder in ("sim", "locustfiles") for path in sorted(Path(OURS, folder).rglob("*.py"))]
     assert len(files) > 100
     assert PEOPLE_SET.search('os.environ.get("BUSLAB_ON")') and PEOPLE_SET.search("os.environ.get(IMAGE_ENV)")
-    assert [os.fspath(path) for path in files if PEOPLE_SET.search(path.read_text("utf-8"))] == []
+    start = Path(OURS, "sim", "cli", "__main__.py")  # it tells why nothing else could be imported
+    assert [path for path in files if PEOPLE_SET.search(path.read_text("utf-8"))] == [start]

@@ -93,8 +93,9 @@ class Restartable:
     name, port = "web-0", 0
 
     def __init__(self) -> None:
-        self.ended, self.told = asyncio.Event(), list[str]()
+        self.ended, self.wanted, self.told = asyncio.Event(), asyncio.Event(), list[str]()
         self.ended.set()
+        self.wanted.set()
 
     async def stop(self, *, grace_s: float) -> None:
         self.told.append("stop")
@@ -379,7 +380,8 @@ def test_pods_stop_start_and_stay_down_without_a_kubelet(tmp_path: Path, monkeyp
     counts = books(run)
     assert history(run, VICTIM) == ["starting", "subscribed", "stopped", "starting", "subscribed", "stopped"]
     assert history(run, "analytics-service-0") == ["starting", "subscribed", "aborted"]
-    assert counts["missing"] == counts["pod-down"] + counts["deaf"]
+    assert counts["missing"] == counts["pod-down"] + counts["deaf"] + counts["no-pod"]
+    assert counts["no-pod"] > 0, "of analytics-service, whose only pod is gone"
     last = run.publishes[run.publishes["outcome"] == "acknowledged"].iloc[-1]
     assert last["receivers"] < 12
     assert len(run.probes) == 0

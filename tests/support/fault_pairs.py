@@ -163,7 +163,8 @@ class Watched:
             "pods": {n for n, held in holds.pods.items() if held},
         }
         self.found += [f"{name} left behind: {what}" for name, what in left.items() if what]
-        still = [name for name, pod in world.pods.items() if getattr(pod, "frozen", False) or not getattr(pod, "running", True)]
+        wanted = {name: pod for name, pod in world.pods.items() if getattr(pod, "wanted", None) is None or pod.wanted.is_set()}
+        still = [name for name, pod in wanted.items() if getattr(pod, "frozen", False) or not getattr(pod, "running", True)]
         self.found += [f"pods that do not run: {still}"] if still else []
         assert self._before is not None
         before, after = await self._before, await _settings(world)

@@ -218,7 +218,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert set(unsent["channel"]) == {BATCH}
     assert unsent["items"].sum() > len(pods)
     assert counts["never-sent"] == len(unsent), "one pod hears batches"
-    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf", "no-pod"}
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
@@ -230,7 +230,7 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
     """Check that no item is lost: each pod that ended published its part-full batch first."""
     begin_ns, end_ns, pods = of_fault(run)
     assert "never-sent" not in outcomes_unsent(run)
-    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf", "no-pod"}
     assert "aborted" not in set(run.pods["state"].astype(str))
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]

@@ -107,11 +107,12 @@ class RollingRestart(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_onl
 
         async def start(old: str) -> None:
             await asyncio.sleep(self.down_s)
-            pod = world.pods[_deploy(world, old)]
-            await pod.deploy(of=old)
-            while not pod.ready:
-                await asyncio.sleep(POLL_S)
-            await asyncio.sleep(self.each_s)
+            if new := _deploy(world, old):
+                pod = world.pods[new]
+                await pod.deploy(of=old)
+                while not pod.ready:
+                    await asyncio.sleep(POLL_S)
+                await asyncio.sleep(self.each_s)
             spare.release()
 
         async with asyncio.TaskGroup() as group:
@@ -157,8 +158,10 @@ def _holder(world: World, name: str) -> str:
 
 
 def _deploy(world: World, old: str) -> str:
-    """Make the next pod of the service one that should run, in the place of another, and return its name."""
-    service = _service(world, old) or world.kept["old"][old]
+    """Make the next pod of the service one that should run, in the place of another, and return its name; empty where it has an heir."""
+    service = _service(world, old) or world.kept.get("old", {}).get(old, "")
+    if not service or old in world.heirs:  # another restart that is on at the same time has replaced it
+        return ""
     new = world.heirs[old] = world.waiting[service].pop(0)
     world.kept.setdefault("old", {})[old] = service
     pods = world.services[service]
