@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from redis.connection import parse_url
 
 from sim.errors import BrokerError, UsageError, did_you_mean
+from sim.wire.shown import is_hidden, shown_url
 
 T = TypeVar("T")
 _TRIES = 5
@@ -157,7 +158,7 @@ def parse_address(url: str) -> Address:
     """
     if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
         return join_nodes([parse_address(one) for one in urls])
-    shown = url.split("@")[-1].partition("?")[0]
+    shown = shown_url(url)
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
         raise UsageError(f"{shown!r} is not a broker's URL: write redis://HOST:PORT or rediss://HOST:PORT")
@@ -221,7 +222,10 @@ def free_port() -> int:
 
 def _check_options(shown: str, scheme: str, parts: dict[str, Any], tls: dict[str, Any]) -> None:
     known = (*TLS_OPTIONS, "username", "password", "db")
-    if unknown := sorted(parts.keys() - {*TLS_OPTIONS, *PARTS}):
+    unknown = sorted(parts.keys() - {*TLS_OPTIONS, *PARTS})
+    if unknown and is_hidden(shown):
+        raise UsageError(f"{shown!r} is not a broker's URL: write / ? # and @ of a password as %2F %3F %23 %40")
+    if unknown:
         raise UsageError(
             f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], known)}; known: {', '.join(known)}"
         )

@@ -22,6 +22,7 @@ from sim.errors import BuslabError, RecordError, UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
 from sim.experiments.many_runs import Job, run_many
+from sim.grounds.catalogue import shown_ground
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
 from sim.machine.words import count, duration
@@ -154,7 +155,7 @@ def choose(numbers: Sequence[str | int], *, on: str) -> tuple[list[str], dict[st
     for number in named or CLAIMS:
         cannot = [trial for trial in CLAIMS[number].trials if trial.where(on) is None]
         if cannot and named:
-            raise UsageError(f"--on {on}: claim {number} {_why(cannot[0])}; leave --on out")
+            raise UsageError(f"--on {shown_ground(on)}: claim {number} {_why(cannot[0])}; leave --on out")
         if cannot:
             left_out[number] = _why(cannot[0])
         else:
@@ -200,7 +201,7 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
         name = outcome.job.key
         del left[name]
         errors.update({name: str(outcome.error)} if outcome.error else {})
-        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.job.scenario.name} on {outcome.job.on}"
+        word = f"failed: {outcome.error}" if outcome.error else f"{outcome.job.scenario.name} on {shown_ground(outcome.job.on)}"
         rest = f", about {duration(round(max(sum(left.values()), 1)))} left" if left else ""
         tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
@@ -226,7 +227,7 @@ def _answer(number: str, plan: Mapping[str, TrialRun], errors: Mapping[str, str]
 def to_json(answers: ClaimAnswers) -> dict[str, Any]:
     """Return the content of claims.json; a number that does not exist is null."""
     listed = [_one_json(answer, answers.folder) for answer in answers.answers]
-    return {"format": FORMAT, "state": answers.state, "on": answers.on, "left_out": dict(answers.left_out), "claims": listed}
+    return {"format": FORMAT, "state": answers.state, "on": shown_ground(answers.on), "left_out": dict(answers.left_out), "claims": listed}
 
 
 def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
@@ -241,7 +242,7 @@ def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
             "trial": name,
             "scenario": run.trial.scenario,
             "settings": list(run.trial.settings),
-            "on": run.on,
+            "on": shown_ground(run.on),
             "run": os.path.relpath(run.folder, folder),
         }
         for name, run in answer.runs.items()
