@@ -32,6 +32,7 @@ from locust.html import get_html_report
 from locust.stats import PERCENTILES_TO_REPORT, StatsCSV, StatsCSVFileWriter
 
 from sim.errors import UsageError
+from sim.grounds.catalogue import shown_ground
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.line import open_line
 from sim.machine.standard_streams import take_over_streams
@@ -110,6 +111,30 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
         options.spawn_rate = min(100, options.num_users)
 
 
+class Grounds:
+    """The grounds that this process was given: Locust's pages and files show what may be shown of them, the run gets the whole."""
+
+    def __init__(self) -> None:
+        self._whole: dict[str, str] = {}
+
+    def hide(self, environment: Environment) -> None:
+        """Put what may be shown in the place of each; done again when the form of the web interface has brought another."""
+        options = environment.parsed_options
+        environment.host, options.on = self._shown(environment.host), self._shown(options.on)
+        options.host = self._shown(options.host)
+
+    def _shown(self, on: str | None) -> str | None:
+        if not on or on in self._whole:
+            return on
+        shown = shown_ground(on)
+        self._whole[shown] = on
+        return shown
+
+    def whole(self, shown: str) -> str:
+        """Return the ground that is shown so."""
+        return self._whole.get(shown, shown)
+
+
 class Signals:
     """The way in which a Ctrl-C or SIGTERM ends us: in order, whatever Locust is doing; the second one ends at once.
 
@@ -183,7 +208,7 @@ class Child:
     thread to thread, and each time the kernel would send the signal again; the second one ends a run at once.
     """
 
-    def __init__(self, environment: Environment, *, run_s: float | None) -> None:
+    def __init__(self, environment: Environment, *, run_s: float | None, grounds: Grounds) -> None:
         options = environment.parsed_options
         self.line, theirs = open_line(name="the run")
         argv = python_child("sim.cli", "run", options.scenario, "--driven-by", theirs.fileno(), "--fleet", options.fleet)
@@ -192,7 +217,7 @@ class Child:
         for name, value in (("--out", options.out), ("--image", options.image)):
             argv += [name, value] if value else []
         argv += ["--yes-load-this-server"] if options.yes_load_this_server else []
-        on = environment.host or options.on or "embedded"
+        on = grounds.whole(environment.host or options.on or "embedded")
         with theirs:
             self.process = gevent.subprocess.Popen(
                 argv,

@@ -29,6 +29,7 @@ from _launch import (
     END_TIMEOUT_S,
     INTERRUPTED,
     Child,
+    Grounds,
     RunShape,
     Signals,
     Tables,
@@ -132,6 +133,8 @@ class State:
         self.environment = environment
         self.run_s: float | None = None
         self.hand = Hand(environment)
+        self.grounds = Grounds()
+        self.grounds.hide(environment)
         self.lead: Lead | None = None
         self.child: Child | None = None
         self.tables: Tables | None = None
@@ -146,7 +149,7 @@ class State:
             self.lead = Lead(self.environment, line, began=lambda job: None, ended=self._leave, waits=False)
             return
         self.environment.process_exit_code = 2  # until the run says otherwise: Locust's own would be 1 where a publish failed
-        self.child = Child(self.environment, run_s=self.run_s)
+        self.child = Child(self.environment, run_s=self.run_s, grounds=self.grounds)
         self.lead = Lead(self.environment, self.child.line, began=self._keep_tables, ended=self._ended, waits=True)
 
     def _keep_tables(self, job: LoadJob) -> None:
@@ -252,6 +255,7 @@ def _init(environment: Environment, **_: object) -> None:
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: object) -> None:
     state: State = environment.buslab  # type: ignore[attr-defined]
+    state.grounds.hide(environment)
     if not isinstance(environment.runner, MasterRunner):
         state.hand = Hand(environment)
     if isinstance(environment.runner, WorkerRunner):

@@ -35,12 +35,13 @@ from locust.runners import WorkerRunner
 
 from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
-from sim.grounds.catalogue import open_broker
+from sim.grounds.catalogue import open_broker, shown_ground
 from sim.machine.import_path import child_environment, python_child
 from sim.machine.process import Child, endings_heard
 from sim.machine.standard_streams import take_over_streams
 from sim.machine.words import duration
 from sim.scenario.schedule import SHAPES, content, share_of_peak
+from sim.wire.shown import shown_url
 
 START_TIMEOUT_S = 30.0
 SERVICES = ("api-gateway", "analytics-service")
@@ -186,7 +187,9 @@ def _init(environment: Environment, **_: object) -> None:
     try:
         for option, url in (("--host", environment.host), ("--analytics-host", options.analytics_host)):
             if url and not _is_base_url(url):
-                raise UsageError(f"{option} {url!r}: give a base URL, for example http://127.0.0.1:3000")
+                raise UsageError(
+                    f"{option} {shown_url(url)!r}: give a base URL without user and password, for example http://127.0.0.1:3000"
+                )
         if not (options.admin_token.isascii() and options.admin_token.isprintable()):
             raise UsageError("ADMIN_TOKEN or --admin-token goes into an HTTP header: give printable ASCII")
         if not environment.host:
@@ -208,6 +211,8 @@ def _init(environment: Environment, **_: object) -> None:
 def _is_base_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
+        if "@" in url:  # it would stand in Locust's pages
+            return False
         return bool(parts.hostname) and parts.scheme in ("http", "https") and parts.port != 0  # a port above 65,535 raises
     except ValueError:
         return False
@@ -216,5 +221,6 @@ def _is_base_url(url: str) -> bool:
 def _start_pods(environment: Environment, options: Namespace) -> None:
     options.admin_token = options.admin_token or secrets.token_hex(8)
     pods = Pods(options.on, options.admin_token)
+    options.on = shown_ground(options.on)  # Locust's pages show the options
     environment.host, options.analytics_host = (pods.urls[service] for service in SERVICES)
     environment.events.quit.add_listener(lambda **_: pods.close())

@@ -19,6 +19,7 @@ from sim.machine.open_files import raise_open_files, why_no_file
 from sim.machine.process import endings_heard, signal_of
 from sim.machine.standard_streams import take_over_streams
 from sim.machine.variables import read_switch
+from sim.wire.shown import without_secrets
 
 
 @click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -65,13 +66,13 @@ def _carry_out() -> int:
         return 128 + (signal_of(error) if isinstance(error, KeyboardInterrupt) else signal.SIGINT)
     except BuslabError as error:
         if debug:
-            traceback.print_exc()
-        click.echo(f"buslab: {error}", err=True)
+            click.echo(without_secrets(traceback.format_exc()), err=True)
+        click.echo(f"buslab: {without_secrets(str(error))}", err=True)
         return error.exit_code
     except (Exception, SystemExit) as error:  # SystemExit: some library thought that the process was its own
         if debug:
-            traceback.print_exc()
-        click.echo(f"buslab: {_in_words(error)}", err=True)
+            click.echo(without_secrets(traceback.format_exc()), err=True)
+        click.echo(f"buslab: {without_secrets(_in_words(error))}", err=True)
         return 2
 
 

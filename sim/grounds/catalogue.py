@@ -20,6 +20,7 @@ from sim.grounds.embedded import embedded
 from sim.grounds.external import external
 from sim.grounds.model.ground import model
 from sim.wire.address import SCHEMES
+from sim.wire.shown import shown_url
 
 GROUNDS: dict[str, tuple[Callable[..., AbstractContextManager[Broker]], str]] = {
     "embedded": (embedded, "a Valkey server of our own on loopback, nothing on disk; embedded:PORT fixes its port"),
@@ -73,4 +74,9 @@ def open_broker(
     if ground == "model":
         return model(rest, seed=seed)
     known = ", ".join(name if name != "redis" else "redis://HOST:PORT" for name in GROUNDS)
-    raise UsageError(f"--on {on.split('@')[-1].partition('?')[0]!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")
+    raise UsageError(f"--on {shown_ground(on)!r}: no such ground{did_you_mean(ground, GROUNDS)}; known: {known}")
+
+
+def shown_ground(on: str) -> str:
+    """Return what may be shown, and written down, of a ground as `--on` names it: no secret of a URL."""
+    return on if on.partition(":")[0] in {*GROUNDS} - {*SCHEMES} else shown_url(on)

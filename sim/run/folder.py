@@ -11,6 +11,7 @@ from sim.record.checksum import file_checksum
 from sim.record.recorder import write_json
 from sim.record.run_info import RunInfo, content_of
 from sim.scenario.file import Scenario, to_toml
+from sim.wire.shown import without_secrets
 
 OTHER_FILES = ("environment.json", "proxy.log", "journals/*.log", "locust.log", "locust*.csv")  # that are whole when a run is sealed
 REPORTS_ENV = "BUSLAB_REPORTS"
@@ -71,13 +72,14 @@ def make_folder(folder: Path, scenario: Scenario, *, link_latest: bool) -> None:
 
 
 def write_info(folder: Path, info: RunInfo) -> None:
-    """Write run.json, whole or not at all.
+    """Write run.json, whole or not at all, and without a secret that the text of an error may hold.
 
     Raises
     ------
     RecordError
         It could not be written.
     """
+    info.reason, info.notes = without_secrets(info.reason), [without_secrets(note) for note in info.notes]
     write_json(folder / "run.json", content_of(info))
 
 

@@ -32,6 +32,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsp
 from redis.connection import parse_url
 
 from sim.errors import BrokerError, UsageError, did_you_mean
+from sim.wire.shown import is_hidden, shown_url
 
 T = TypeVar("T")
 _TRIES = 5
@@ -177,7 +178,7 @@ def parse_address(url: str) -> Address:
     if len(urls := re.split(r"\s+(?=rediss?://)", url.strip())) > 1:
         return join_nodes([parse_address(one) for one in urls])
     url = url.strip()
-    shown = url.split("@")[-1].partition("?")[0]
+    shown = shown_url(url)
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
         unix = "; Unix sockets are not spoken here" if scheme in ("unix", "redis+socket", "redis+unix") else ""
@@ -276,9 +277,10 @@ def _check_options(shown: str, scheme: str, inside: SplitResult) -> None:
     if database is None:
         raise UsageError(f"{shown!r}: behind host and port stands a / with the number of a database, or nothing: {HOW}")
     options = parse_qs(inside.query, keep_blank_values=True)
-    if "@" not in inside.netloc and any("@" in name for name in options):  # the option's name would be half a password
+    unknown = sorted(options.keys() - set(URL_OPTIONS))
+    if unknown and is_hidden(shown):  # the option's name would be half a password
         raise UsageError(f"{shown!r} is not a broker's URL: {HOW}")
-    if unknown := sorted(options.keys() - set(URL_OPTIONS)):
+    if unknown:
         raise UsageError(
             f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], URL_OPTIONS)}; known: {', '.join(URL_OPTIONS)}"
         )

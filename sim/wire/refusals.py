@@ -47,6 +47,8 @@ _CLIENT_CERTIFICATE = "add ?ssl_certfile=CERT.pem&ssl_keyfile=KEY.pem to the URL
 def refusal(address: Address, doing: str, reply: str) -> BrokerRefused:
     """Return the error that names the step which the broker refused; `reply` is its error reply, for example ``NOPERM …``."""
     user = f"user {address.username!r}" if address.username else "user 'default'"
+    if address.username and not address.password:  # it may be a password in the wrong place
+        user = "the user that the URL names"
     code = reply.partition(" ")[0]
     if MAX_CLIENTS in reply:
         return full(address)

@@ -23,6 +23,7 @@ from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
 from sim.experiments.claims.client_outage import AFTER_S, BEFORE_S, live_through
 from sim.experiments.many_runs import Job, run_many
+from sim.grounds.catalogue import shown_ground
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
 from sim.machine.words import count, duration
@@ -157,7 +158,7 @@ def choose(numbers: Sequence[str | int], *, on: str) -> tuple[list[str], dict[st
     for number in named or CLAIMS:
         cannot = [trial for trial in CLAIMS[number].trials if trial.where(on) is None]
         if cannot and named:
-            raise UsageError(f"--on {on}: claim {number} {_why(cannot[0])}; leave --on out")
+            raise UsageError(f"--on {shown_ground(on)}: claim {number} {_why(cannot[0])}; leave --on out")
         if cannot:
             left_out[number] = _why(cannot[0])
         else:
@@ -201,7 +202,7 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
     runs = [run for run in work if not run.trial.client_away_s]
     virtual, real = ([run.job for run in runs if run.is_virtual is word] for word in (True, False))
     made = ((one.job.key, one.error) for one in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)))
-    where = {run.folder.name: f"{run.trial.scenario} on {run.on}" for run in work}
+    where = {run.folder.name: f"{run.trial.scenario} on {shown_ground(run.on)}" for run in work}
     for name, error in chain(made, _live_through(run for run in work if run.trial.client_away_s)):
         del left[name]
         errors.update({name: str(error)} if error else {})
@@ -241,7 +242,7 @@ def _answer(number: str, plan: Mapping[str, TrialRun], errors: Mapping[str, str]
 def to_json(answers: ClaimAnswers) -> dict[str, Any]:
     """Return the content of claims.json; a number that does not exist is null."""
     listed = [_one_json(answer, answers.folder) for answer in answers.answers]
-    return {"format": FORMAT, "state": answers.state, "on": answers.on, "left_out": dict(answers.left_out), "claims": listed}
+    return {"format": FORMAT, "state": answers.state, "on": shown_ground(answers.on), "left_out": dict(answers.left_out), "claims": listed}
 
 
 def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def _one_json(answer: ClaimAnswer, folder: Path) -> dict[str, Any]:
             "trial": name,
             "scenario": run.trial.scenario,
             "settings": list(run.trial.settings),
-            "on": run.on,
+            "on": shown_ground(run.on),
             "run": os.path.relpath(run.folder, folder),
         }
         for name, run in answer.runs.items()

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sim.errors import RecordError
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, again
+from sim.grounds.catalogue import shown_ground
 from sim.machine.files import write_whole
 from sim.machine.words import UNITS_S, amount, count, duration, multiple
 
@@ -53,7 +54,7 @@ def number_of(answer: ClaimAnswer) -> str:
 
 def experiment_of(answer: ClaimAnswer) -> str:
     """Return scenarios and grounds, each once."""
-    return ", ".join(dict.fromkeys(f"{run.trial.scenario} on {run.on}" for run in answer.runs.values()))
+    return ", ".join(dict.fromkeys(f"{run.trial.scenario} on {shown_ground(run.on)}" for run in answer.runs.values()))
 
 
 def explained(answer: ClaimAnswer) -> str:
@@ -127,7 +128,7 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
     yield f"- again: `{again(answer)}`, which runs"
     for run in answer.runs.values():
         words = run.trial.command.split(" ", 3)  # the ground stands behind the scenario
-        ground = [] if run.trial.client_away_s else ["--on", run.on]
+        ground = [] if run.trial.client_away_s else ["--on", shown_ground(run.on)]
         yield f"  - `{' '.join([*words[:3], *ground, *words[3:]])}`"
 
 

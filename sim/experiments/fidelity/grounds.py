@@ -11,6 +11,7 @@ from rich.table import Table
 from sim.errors import BrokerError
 from sim.experiments.fidelity.run import GroundRow, measure
 from sim.experiments.many_runs import Job, run_many
+from sim.grounds.catalogue import shown_ground
 from sim.results.broker_costs import BrokerCosts, broker_costs
 from sim.scenario.file import Scenario
 
@@ -43,12 +44,12 @@ def run_on_grounds(
     scenario = msgspec.structs.replace(scenario, load=load)
     jobs = [Job(str(place), scenario, on, image if "container" in on else None) for place, on in enumerate(grounds)]
     found = []
-    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name} on {job.on}")):
+    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name} on {shown_ground(job.on)}")):
         if isinstance(outcome.error, BrokerError):
-            found.append(OnGround(outcome.job.on, why_not=str(outcome.error)))
+            found.append(OnGround(shown_ground(outcome.job.on), why_not=str(outcome.error)))
         else:
             judged = outcome.judged()
-            found.append(OnGround(outcome.job.on, measure(judged), broker_costs(judged.run)))
+            found.append(OnGround(shown_ground(outcome.job.on), measure(judged), broker_costs(judged.run)))
     return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from sim.errors import UsageError
 from sim.experiments.many_runs import Job, run_many
+from sim.grounds.catalogue import shown_ground
 from sim.machine.words import count, duration, multiple
 from sim.record.schema import CAUSES
 from sim.results.judged_run import JudgedRun
@@ -120,7 +121,7 @@ def run_fidelity(
     planned = [msgspec.structs.replace(one, seed=one.seed + number) for one in loaded for number in range(repeats)]
     jobs = [Job(f"{place}-{on.partition(':')[0]}", one, on) for place, one in enumerate(planned) for on in (model_on, EMBEDDED)]
     sides, about = list[GroundRow](), dict[str, Any]()
-    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name}, seed {job.scenario.seed}, on {job.on}")):
+    for outcome in run_many(jobs, begin=lambda job: tell(f"{job.scenario.name}, seed {job.scenario.seed}, on {shown_ground(job.on)}")):
         judged = outcome.judged()
         sides.append(measure(judged))
         about = judged.run.environment

@@ -34,6 +34,7 @@ from msgspec.structs import replace
 from sim.errors import BuslabError, Interrupted, RunFolderError, UsageError, did_you_mean
 from sim.experiments.many_runs import Job, Outcome, default_jobs, run_many
 from sim.faults.catalogue import FAULTS
+from sim.grounds.catalogue import shown_ground
 from sim.record.checksum import read_json
 from sim.record.schema import CAUSES
 from sim.results.broker_costs import broker_costs
@@ -198,7 +199,7 @@ def run_matrix(
         done.setdefault(job.key, Outcome(job, out / job.key, None, BuslabError("interrupted before it was run"), 0.0))
     rows = [matrix_row(fault, bus, done[f"{fault}-{bus}"]) for fault, bus in pairs]
     prices = [cost_of(bus, done[f"cost-{bus}"]) for bus in plain]
-    return Matrix(on, seed, tuple(plain), rows, prices, interrupted)
+    return Matrix(shown_ground(on), seed, tuple(plain), rows, prices, interrupted)
 
 
 def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:

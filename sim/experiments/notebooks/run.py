@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psutil
 
@@ -35,12 +36,15 @@ from sim.machine.process import Child, interruptible
 from sim.machine.words import duration
 from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import REPORTS_ENV, runs_folder
+from sim.wire.shown import HIDDEN, secrets_of, shown_url, without_secrets
 
 NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 KERNEL = "python3"
 INDEX = "conclusions.json"
 PERIOD_S = 0.1
 TOLD_EVERY_S = 15.0
+LEAST_SECRET = 3  # characters; fewer are hidden with the URL around them, and by themselves would be in every other word
+NOT_READ = ("kernelspec", "language_info", "cell_type", "output_type", "id")
 GRACE_S = 15.0  # for a run inside the notebook to heal its faults and end its server
 # jsonschema imports rfc3987_syntax where it is installed, and compiling its grammar takes seconds of each start; no notebook needs it.
 LAUNCH = "import sys; sys.modules['rfc3987_syntax'] = None; from papermill.cli import papermill; papermill()"
@@ -288,6 +292,7 @@ class _Running:
         took_s = time.monotonic() - self._began_s
         if self._made.is_file():
             try:
+                _hide(self._made, self._parameters)
                 shutil.move(self._made, out / f"{self.book.name}.ipynb")
             except OSError as error:
                 raise RecordError(f"cannot write {out / self.book.name}.ipynb: {error.strerror or error}; choose another --out") from None
@@ -308,9 +313,42 @@ class _Running:
         return say(concluded.verdict, concluded.sentence)
 
     def _say(self, verdict: str, sentence: str, *, took_s: float, error: Sequence[str] = ()) -> Executed:
-        values = self.book.parameters | self._parameters
+        values = {key: _shown(value) for key, value in (self.book.parameters | self._parameters).items()}
         ground, book = str(values.get("ground", "-")), self.book
-        return Executed(book.name, book.title, verdict, sentence, took_s, values, list(error), ground, self._ran_at)
+        sentence, error = without_secrets(sentence), [without_secrets(line) for line in error]
+        return Executed(book.name, book.title, verdict, sentence, took_s, values, error, ground, self._ran_at)
+
+
+def _shown(value: Any) -> Any:
+    """Return a parameter as it may be kept: a URL without its secrets."""
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    return shown_url(value) if isinstance(value, str) and secrets_of(value) else value
+
+
+def _hide(executed: Path, parameters: Mapping[str, Any]) -> None:
+    """Take the secrets of the parameters out of an executed notebook: they stand in a cell, in the metadata, maybe in what it shows."""
+    given = [one for value in parameters.values() for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    written: dict[str, str] = {}
+    for one in given:
+        for secret in secrets_of(one):
+            for form in (secret, unquote(secret)):
+                written.setdefault(form, shown_url(one) if form == one else HIDDEN)
+    if written:
+        executed.write_text(json.dumps(_without(json.loads(executed.read_text("utf-8")), written), indent=1) + "\n", "utf-8")
+
+
+def _without(node: Any, written: Mapping[str, str]) -> Any:
+    """Return part of a notebook with other words in the place of some, in all that a person reads."""
+    if isinstance(node, str):
+        for secret, shown in written.items():
+            node = node.replace(secret, shown) if len(secret) >= LEAST_SECRET else node
+        return node
+    if isinstance(node, list):
+        return [_without(one, written) for one in node]
+    if isinstance(node, dict):
+        return {key: value if key in NOT_READ or key.startswith("image/") else _without(value, written) for key, value in node.items()}
+    return node
 
 
 def _kernels(folder: Path) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from sim.bus.envelope import CHANNEL_PREFIX
 from sim.errors import UsageError
 from sim.experiments.many_runs import Job, run_many
+from sim.grounds.catalogue import shown_ground
 from sim.grounds.model.costs import LINK
 from sim.grounds.model.fanout import predict_fanout
 from sim.results.broker_costs import broker_costs
@@ -57,7 +58,7 @@ def run_each(
     jobs = [Job(str(place), one, on) for place, one in enumerate(loaded)]
 
     def begin(job: Job) -> None:
-        tell(f"{scenario}: {key} = {values[int(job.key)]}, on {on}")
+        tell(f"{scenario}: {key} = {values[int(job.key)]}, on {shown_ground(on)}")
 
     runs: dict[float | str, Run] = {}
     for value, outcome in zip(values, run_many(jobs, begin=begin), strict=True):

@@ -34,7 +34,7 @@ from sim.errors import Interrupted, RecordError, RunFolderError, UsageError
 from sim.experiments.many_runs import Job, check_keep, run_many
 from sim.experiments.sweep.plan import Axis, GridCell, make_cells, plain_value, read_axes, shuffle
 from sim.experiments.sweep.row import sweep_row
-from sim.grounds.catalogue import open_broker
+from sim.grounds.catalogue import open_broker, shown_ground
 from sim.machine.clock import utc_now
 from sim.machine.files import whole_file
 from sim.machine.process import interruptible, signal_of
@@ -46,6 +46,7 @@ from sim.run.folder import check_name, reports_folder
 from sim.run.status import Watch
 from sim.scenario.file import Scenario, load_scenario, to_toml
 from sim.scenario.settings import MAX_SEED
+from sim.wire.shown import without_secrets
 
 FORMAT = 1
 MODEL_JOBS = 2
@@ -119,7 +120,7 @@ def run_sweep(
         cell: Job(cell.name, replace(scenarios[cell.number], seed=scenarios[cell.number].seed + cell.repeat), on, image, load_this_server)
         for cell in shuffle(cells, seed=scenarios[0].seed)
     }
-    with _held(folder, plan, resume=resume), _to_the_table(folder, cells):
+    with _held(folder, plan, on=on, resume=resume), _to_the_table(folder, cells):
         _run_all(folder, planned, at_once=at_once, keep=keep, tell=tell, watch=watch)
     return read_sweep(folder)
 
@@ -190,7 +191,7 @@ def _plan(name: str, axes: Sequence[Axis], *, repeats: int, on: str, scenarios: 
         "scenario": name,
         "settings": {axis.key: list(axis.values) for axis in axes},
         "repeats": repeats,
-        "on": on.partition("@")[2] if "@" in on else on,  # no password goes into a file
+        "on": shown_ground(on),  # no password goes into a file
         "content": hashlib.sha256(content.encode()).hexdigest(),
     }
 
@@ -205,13 +206,13 @@ def _folder(name: str, out: Path | None, *, resume: bool) -> Path:
 
 
 @contextlib.contextmanager
-def _held(folder: Path, plan: dict[str, Any], *, resume: bool) -> Iterator[None]:
+def _held(folder: Path, plan: dict[str, Any], *, on: str, resume: bool) -> Iterator[None]:
     """Make the folder or check that it is of the same plan, and keep other sweeps out of it meanwhile."""
     check_name(folder)
     try:
         there = (folder / "plan.json").exists()
         if there and resume:
-            _check_plan(folder, plan)
+            _check_plan(folder, plan, on=on)
         elif there:
             raise UsageError(f"--out {folder}: a sweep lies there; go on with it by --resume, or choose a new folder")
         elif resume:
@@ -240,16 +241,19 @@ def _link_latest(folder: Path) -> None:
         link.replace(folder.parent / "latest")
 
 
-def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
+def _check_plan(folder: Path, plan: dict[str, Any], *, on: str) -> None:
     try:
         before = json.loads((folder / "plan.json").read_bytes())
         if not isinstance(before, dict) or not is_whole(before):
             raise ValueError
     except (ValueError, RecursionError):
         raise UsageError(f"{folder}: its plan.json is damaged; choose a new folder") from None
+    if before.get("on") == (on.partition("@")[2] if "@" in on else on):  # as sweeps wrote it down once, with path and query
+        before["on"] = plan["on"]
     for key, what in {"format": "format", "scenario": "scenario", "on": "--on", "repeats": "--repeats"}.items():
         if before.get(key) != plan[key]:
-            raise UsageError(f"{folder} holds another sweep: {what} was {before.get(key)} and is {plan[key]}; choose a new folder")
+            was = without_secrets(str(before.get(key)))
+            raise UsageError(f"{folder} holds another sweep: {what} was {was} and is {plan[key]}; choose a new folder")
     old, new = before.get("settings", {}), plan["settings"]
     for key in [*old, *new]:
         was, now = (",".join(side[key]) if key in side else "not set" for side in (old, new))

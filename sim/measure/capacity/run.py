@@ -33,7 +33,7 @@ from sim.bus.once import ONCE_FOR_ALL
 from sim.bus.services import ADDING_UP
 from sim.errors import MachineBusyError, UsageError
 from sim.grounds.broker import Broker
-from sim.grounds.catalogue import open_broker
+from sim.grounds.catalogue import open_broker, shown_ground
 from sim.grounds.embedded import EmbeddedBroker
 from sim.machine.clock import utc_now
 from sim.machine.facts import environment
@@ -169,9 +169,7 @@ def measure_capacity(
     """
     workload = workload_of(scenario)
     if on.partition(":")[0] in ("model", "cluster", "container-cluster") or " " in on.strip():
-        raise UsageError(
-            f"--on {on.partition('?')[0].split('@')[-1]}: capacity is measured of one real broker: embedded, container or redis://"
-        )
+        raise UsageError(f"--on {shown_ground(on)}: capacity is measured of one real broker: embedded, container or redis://")
     if on.startswith("rediss:"):
         raise UsageError("--on rediss://…: capacity through TLS is not measured; give a redis:// address")
     with contextlib.ExitStack() as stack:
