@@ -103,16 +103,19 @@ def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = T
     return max(needs)
 
 
-def check_open_files(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = True) -> None:
-    """Raise the limit of open files as far as it goes, and refuse what needs more, before anything was started.
+def check_open_files(scenario: Scenario, *, on: str = "embedded", nodes: int = 1) -> Scenario:
+    """Raise the limit of open files as far as it goes, and return the scenario where that is enough on this ground.
 
     Raises
     ------
     UsageError
+        It needs more; nothing has been started yet.
     """
-    may, needed = raise_open_files(), files_needed(scenario, nodes=nodes, server_is_ours=server_is_ours)
-    if needed > may:
+    ground = on.partition(":")[0]
+    may, needed = raise_open_files(), files_needed(scenario, nodes=nodes, server_is_ours=ground == "embedded")
+    if ground != "model" and needed > may:
         raise UsageError(
             f"{count(len(scenario.pods()), 'pod')} need about {needed:,} open files in one process, and this shell allows {may:,}: "
             f"run `ulimit -n {needed}` first (where the hard limit is lower, root must raise it), or run fewer pods"
         )
+    return scenario

@@ -102,18 +102,14 @@ def run_scenario(
     -----
     It may be called from a notebook: where an event loop runs already, the run gets a thread of its own.
     """
-    on = on.strip()
-    virtual = on.partition(":")[0] == "model"
+    virtual = (on := on.strip()).partition(":")[0] == "model"
     scenario, notes = fit_time(scenario, virtual=virtual)
-    pods = peopled(scenario, fleet=fleet)
-    if not virtual:
-        check_open_files(pods, server_is_ours=on.partition(":")[0] == "embedded")
     reporter = Reporter(watch)
     broker = open_broker(on, load_this_server=load_this_server, image=image, tell=reporter.say, seed=scenario.seed)
     folder = free_folder(scenario, out)
     one = _RunSteps(
         scenario,
-        peopled=pods,
+        peopled=check_open_files(peopled(scenario, fleet=fleet), on=on),
         broker_context=broker,
         folder=folder,
         named=out is not None,
@@ -189,7 +185,7 @@ class _RunSteps:
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
             if broker.address.others:
-                check_open_files(self._peopled, nodes=self.info.nodes, server_is_ours=False)
+                check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
             try:
