@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 UNKNOWNS := .pytest_cache/unknown-tests
 
-.PHONY: run test deep check lab reports docs lock clean
+.PHONY: run test deep mutants check lab reports docs lock clean
 
 run: $(READY)
 	$(BIN)/buslab run baseline
@@ -20,6 +20,10 @@ test: $(READY)
 # What is too long for each change; an hour or more. It prints what it did.
 deep: $(READY)
 	JOBS=$(JOBS) BROKER_JOBS=$(BROKER_JOBS) bash .ci/deep
+
+# How many small changes of the judging code the tests notice; DRAW=0 FILES=0 tries all some 14,000, which takes hours.
+mutants: $(READY)
+	$(BIN)/python .ci/mutants --draw $(or $(DRAW),30) --files $(or $(FILES),4) --seed $(or $(SEED),14)
 
 check: $(READY)
 	$(BIN)/ruff check .

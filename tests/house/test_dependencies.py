@@ -27,6 +27,7 @@ STARTED = {  # not imported: commands, plugins, kernels and types
     "import-linter",
     "ipykernel",
     "jupyterlab",
+    "mutmut",
     "mypy",
     "pandas-stubs",
     "papermill",
