@@ -36,6 +36,8 @@ class Felt:
         Whether it waited for that.
     in_part
         Whether some of it was not done, not at the same time, or taken back too early.
+    cut_short
+        Whether it is ended before its window is, as the run is interrupted: what heals waits then for nothing that had yet to happen.
     """
 
     until_s: float = math.inf
@@ -43,6 +45,7 @@ class Felt:
     at_ns: int = 0
     late: bool = False
     in_part: bool = False
+    cut_short: bool = False
 
     @property
     def is_over(self) -> bool:

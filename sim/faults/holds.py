@@ -162,7 +162,7 @@ async def restore_master(world: World) -> None:
         raise BrokerUnreachable("the cluster stands still")
     alone = world.kept["deaths"] == holds.deaths
     try:
-        if alone:
+        if alone and not world.felt.cut_short:
             await broker.promoted()
     except BrokerError as error:
         alone = world.kept["deaths"] == holds.deaths
@@ -170,10 +170,10 @@ async def restore_master(world: World) -> None:
             raise BrokerError(f"no replica took the place of the master that was killed: {error}") from None
     finally:
         world.felt.in_part |= not alone
-        del world.kept["deaths"]
         async with holds.changing:
             if not holds.down:  # else who holds it down starts this one too
                 await broker.start()
+        del world.kept["deaths"]
 
 
 async def end_pod(world: World, name: str, end: Callable[[PodControl], Awaitable[None]]) -> None:

@@ -123,6 +123,8 @@ class Timeline:
         self._tasks = []
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         left = sorted(self._occasions, key=lambda one: one.begun_ns)[::-1]
+        for one in left:
+            one.world.felt.cut_short = not one.world.felt.is_over
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + HEAL_S
         while left:

@@ -40,7 +40,8 @@ class EmbeddedBroker:
         self._folder = folder
         self._extra = extra
         self._binary = binary
-        self._stopped: Child | None = None  # told to end in order; nobody may be waiting for that any more
+        self._stopped: Child | None = None  # told to end in order; nobody may be waiting for that any more, as when a run is interrupted
+        self._silent: Child | None = None  # started, and has not answered yet; nor may anybody wait for that
 
     @property
     def pid(self) -> int | None:
@@ -78,8 +79,10 @@ class EmbeddedBroker:
             self._server.kill()  # else one that still ends, or is frozen, would count as running, and end afterwards
         if self._server.poll() is not None:
             # From this thread, not a worker: the kernel kills a child when the thread that started it ends.
-            self._server = launch(self.address.port, folder=self._folder, extra=self._extra, binary=self._binary)
+            self._server = self._silent = launch(self.address.port, folder=self._folder, extra=self._extra, binary=self._binary)
+        if self._server is self._silent:
             await asyncio.to_thread(await_answer, self._server, self.address.port)
+            self._silent = None
 
     def close(self, *, at_once: bool = False) -> None:
         """End the server, frozen or not; at once means SIGKILL."""

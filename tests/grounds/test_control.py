@@ -65,6 +65,28 @@ def test_who_is_connected_when_the_server_ends_is_told_once_and_nobody_gets_in(g
 
 @HURT
 @ENDS
+@pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
+def test_a_start_comes_after_the_end_before_it_that_nobody_waits_for(ground: Ground, end: str, frozen: bool) -> None:
+    """As when a run is interrupted in a fault that has just begun; a container was ended after its start."""
+
+    async def scene() -> None:
+        control = ground.control
+        if frozen:
+            await control.freeze()
+        ending = asyncio.ensure_future(getattr(control, end)())
+        await asyncio.sleep(0.01)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        await control.start()
+        await control.thaw()
+        await asyncio.sleep(0.3)
+        assert await answers(ground)
+
+    ground.run(scene())
+
+
+@HURT
+@ENDS
 def test_a_server_that_starts_again_is_empty_and_at_the_same_address(ground: Ground, end: str) -> None:
     async def scene() -> None:
         control = ground.control
