@@ -69,6 +69,15 @@ def causes_of_other(run: Run, events: set[int]) -> set[str]:
     return set(rows.loc[~rows["event"].isin(events), "cause"].astype(str))
 
 
+def assert_only_one_service_was_without(run: Run) -> None:
+    """Check that both pods of one service were away, and that it missed what came meanwhile; of the other one pod of three was."""
+    rows = lost(run)
+    alone = rows[rows["cause"] == "no-pod"]
+    assert set(alone["service"]) == {"ai-content-service"} and alone["pod"].isna().all() and len(alone) > 50
+    begin_ns, end_ns, _ = of_fault(run)
+    assert alone["intended_ns"].between(begin_ns - int(1e9 * (latest_s(run) or 0)), end_ns + int(1e9)).all()
+
+
 def bus_states(run: Run, pod: str) -> list[str]:
     return run.pods.loc[run.pods["pod"] == pod, "bus"].astype(str).tolist()
 
@@ -213,7 +222,8 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert set(unsent["channel"]) == {BATCH}
     assert unsent["items"].sum() > len(pods)
     assert counts["never-sent"] == len(unsent), "one pod hears batches"
-    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf", "no-pod"}
+    assert_only_one_service_was_without(run)
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
@@ -225,7 +235,8 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
     """Check that no item is lost: each pod that ended published its part-full batch first."""
     begin_ns, end_ns, pods = of_fault(run)
     assert "never-sent" not in outcomes_unsent(run)
-    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf", "no-pod"}
+    assert_only_one_service_was_without(run)
     assert "aborted" not in set(run.pods["state"].astype(str))
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
