@@ -69,6 +69,15 @@ def causes_of_other(run: Run, events: set[int]) -> set[str]:
     return set(rows.loc[~rows["event"].isin(events), "cause"].astype(str))
 
 
+def assert_only_one_service_was_without(run: Run) -> None:
+    """Check that both pods of one service were away, and that it missed what came meanwhile; of the other one pod of three was."""
+    rows = lost(run)
+    alone = rows[rows["cause"] == "no-pod"]
+    assert set(alone["service"]) == {"ai-content-service"} and alone["pod"].isna().all() and len(alone) > 50
+    begin_ns, end_ns, _ = of_fault(run)
+    assert alone["intended_ns"].between(begin_ns - int(1e9 * (latest_s(run) or 0)), end_ns + int(1e9)).all()
+
+
 def bus_states(run: Run, pod: str) -> list[str]:
     return run.pods.loc[run.pods["pod"] == pod, "bus"].astype(str).tolist()
 
@@ -82,7 +91,7 @@ def outcomes_unsent(run: Run) -> set[str]:
 
 
 def clock_skew(run: Run, counts: dict[str, float]) -> None:
-    """Check that nothing is measured by the clock that is wrong, and that whoever reads wall clocks is wrong by just so much."""
+    """Check that nothing is measured by the clock that is wrong: no lag is negative, none is of seconds."""
     assert counts["delivered"] == counts["expected"] > 1000
     rows = copies(run)
     begin_ns, end_ns, pods = of_fault(run)
@@ -90,11 +99,6 @@ def clock_skew(run: Run, counts: dict[str, float]) -> None:
     assert len(skewed) > 100
     assert skewed["lag_us"].min() > 0
     assert skewed["lag_us"].median() < 5_000_000 / 2
-    stated = judge(run).checkers["clocks"].counts
-    others = skewed[(skewed["fate"] == "delivered") & ~skewed["pod"].isin(pods)]
-    assert abs(stated["from_future"] - len(others)) < 50, "some are handled more than 5 s late, or on the fault's border"
-    assert -5000 <= stated["stated_age_ms.min"] < -2500
-    assert stated["stated_age_ms.max"] > 5000, "with the pod's own clock the events of others seem older than they are"
 
 
 def handler_error(run: Run, counts: dict[str, float]) -> None:
@@ -219,6 +223,7 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert unsent["items"].sum() > len(pods)
     assert counts["never-sent"] == len(unsent), "one pod hears batches"
     assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf", "no-pod"}
+    assert_only_one_service_was_without(run)
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
@@ -231,6 +236,7 @@ def pod_stop(run: Run, counts: dict[str, float]) -> None:
     begin_ns, end_ns, pods = of_fault(run)
     assert "never-sent" not in outcomes_unsent(run)
     assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf", "no-pod"}
+    assert_only_one_service_was_without(run)
     assert "aborted" not in set(run.pods["state"].astype(str))
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     batches = run.publishes[(run.publishes["channel"] == BATCH) & (run.publishes["items"] > 0)]
@@ -258,26 +264,20 @@ def pod_start_in_outage(run: Run, counts: dict[str, float]) -> None:
 
 
 def rolling_restart(run: Run, counts: dict[str, float]) -> None:
-    """Check that a new pod is there before an old one goes, so that three always hear and never more than four."""
+    """Check that one pod of the service is away at a time, so the service always hears, and that what is lost fell into a gap."""
     begin_ns, _, pods = of_fault(run)
-    assert pods == {f"music-service-{number}" for number in range(6)}, "a new pod has a new name"
-    assert set(starts(run)) == {1}, "nobody starts twice"
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     assert "never-sent" not in outcomes_unsent(run)
-    assert causes(run) <= {"pod-down", "deaf"}
-    rows = run.pods[run.pods["pod"].isin(pods)]
-    ends = np.sort(rows.loc[rows["state"] == "stopped", "at_ns"].to_numpy())[:3]
-    new = rows[rows["at_ns"] > begin_ns].groupby("pod", observed=True)
-    begins = np.sort(new.apply(lambda one: one.loc[one["state"] == "starting", "at_ns"].min()).dropna().to_numpy())
-    backs = np.sort(new.apply(lambda one: one.loc[one["bus"] == "connected", "at_ns"].min()).dropna().to_numpy())
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"pod-down", "deaf"}
+    rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] > begin_ns)]
+    ends = np.sort(rows.loc[rows["state"] == "stopped", "at_ns"].to_numpy())[: len(pods)]
+    backs = np.sort(rows.loc[rows["state"] == "starting", "at_ns"].to_numpy())
     early_ns = int(1e9 * (latest_s(run) or 0))  # a timer counts from when its loop last looked at the clock
-    assert len(begins) == len(backs) == len(ends) == 3
-    assert (ends - backs >= 1_000_000_000 - early_ns).all(), "an old one goes when a new one was ready for so long"
-    assert (begins[1:] > ends[:-1] - SETTLED_NS // 10).all(), "one more than the replicas at a time"
+    assert (backs - ends >= 500_000_000 - early_ns).all()
+    assert (ends[1:] > backs[:-1]).all(), "the next one ends when the one before is there again"
     music = copies(run).loc[lambda rows: rows["pod"].isin(pods) & (rows["phase"] == "run")]
     heard = music[music["fate"] == "delivered"].groupby("event", observed=True).size()
-    assert set(heard) <= {3, 4}
-    calls = run.publishes.drop_duplicates("event").loc[lambda rows: rows["phase"] != "probe", "items"].sum()
-    assert calls == run.info.load.offered_calls, "whoever has a pod's place makes its calls"
+    assert set(heard) <= {2, 3}
 
 
 def slow_handler(run: Run, counts: dict[str, float]) -> None:
