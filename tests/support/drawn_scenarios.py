@@ -289,7 +289,8 @@ def _sent_before_its_connection_was_lost(run: Run, name: str, result: Result) ->
         run.publishes[["event", "channel", "publisher", "outcome"]].drop_duplicates("event"), on="event", suffixes=("", "_sent")
     )
     newest = rows.groupby(["pod", "publisher", "channel"], observed=True)["event"].cummax()
-    return name == "order" and bool((rows.loc[rows["event"] < newest, "outcome_sent"] == "unknown").all())
+    late = rows.loc[rows["event"] < newest, "outcome_sent"]
+    return name == "order" and len(late) > 0 and bool((late == "unknown").all())
 
 
 Reason = Callable[[Run, str, Result], bool]
