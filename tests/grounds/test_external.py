@@ -89,7 +89,7 @@ def test_a_once_recipe_sets_keys_of_its_run_only_and_they_are_gone_at_its_end(
     folder = run_scenario(once_run(recipe), on=address.url, out=tmp_path / "run", watch=watch)
     run = open_run(folder)
     ours = seen - set(OTHERS)
-    prefixes = tuple(f"aiponge:{kind}:buslab-{run.info.nonce:x}:music-service:evt_" for kind in ("locks", "done"))
+    prefixes = tuple(f"aiponge:{kind}:buslab-{run.info.nonce:x}:evt_" for kind in ("locks", "done"))
     assert ours or recipe not in ("keep-marker", "two-key"), "a marker stays until the end"
     assert [key for key in ours if not key.startswith(prefixes)] == []
     before.scripts = state(client).scripts  # EVAL caches the text of a lock's release: memory of the server, no key
