@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job of a shell: what tests start and interrupt would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: likewise
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if "BUSLAB_TESTS" not in os.environ:  # leases of tests, and of the processes that they kill, in a folder of their own
     os.environ["BUSLAB_TESTS"] = os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="buslab-tests-")
     atexit.register(shutil.rmtree, os.environ["BUSLAB_TESTS"], ignore_errors=True)

@@ -140,7 +140,6 @@ def heard_by(address: Address) -> Any:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_gracefully_and_the_part_full_batch_leaves(address: Address, number: signal.Signals) -> None:
     subscriber = heard_by(address)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests under nohup ignores it, and a pod would too
     with running_pod("music-service", REDIS_URL=address.url, ADMIN_TOKEN="t") as pod:
         pod.until("connected")
         assert pod.ask("/health/ready") == (200, '{"ready":true,"checks":{"eventBus":{"connected":true,"redisEnabled":true}}}')
