@@ -189,6 +189,7 @@ def _account(rows: pd.DataFrame, machine: pd.DataFrame, steps: Sequence[Step], f
     risen = {column: _risen(rows[column]) for column in ("waited_ns", "stood_ns", "throttled_ns", "cpu_ns", "major_faults")}
     known = rows["waited_ns"].notna().to_numpy()[1:]
     waited = np.where(known, risen["waited_ns"], _evenly(machine, "pressure_ns", begin, end) if len(machine) else 0)
+    waited = np.minimum(waited, length)  # the sum over threads, some of which the kernel settles later, may be more than there was
     stood, throttled = risen["stood_ns"], risen["throttled_ns"]
     late = rows["loop_lag_ns"].to_numpy()[1:].copy()
     for since, until in frozen:

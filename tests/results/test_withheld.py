@@ -49,6 +49,12 @@ def test_a_short_time_may_lie_in_the_worst_of_its_row_and_loses_no_more_than_it_
     assert of(found, "h0", 12.3, 12.45) == pytest.approx(0.15)  # 100 ms of this row, and of the row before what may be left of it
 
 
+def test_nobody_is_said_to_have_waited_longer_than_the_time_was(tmp_path: Path) -> None:
+    """Many threads that wait at once, or a kernel that settles a long wait late."""
+    found = withheld(tmp_path / "run", h0=between(12, 13, 28_000))
+    assert found.sums("h0", 11 * SECOND, 14 * SECOND)["waited"] == pytest.approx(1)
+
+
 def test_who_has_no_moment_to_catch_up_carries_on_what_it_lost(tmp_path: Path) -> None:
     """All that is not withheld is computed: the work of the starved second waits behind it."""
     plan = RunFolder(tmp_path / "run").pod("web-0")
