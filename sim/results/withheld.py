@@ -189,7 +189,7 @@ def _account(rows: pd.DataFrame, machine: pd.DataFrame, steps: Sequence[Step], f
     risen = {column: _risen(rows[column]) for column in ("waited_ns", "stood_ns", "throttled_ns", "cpu_ns", "major_faults")}
     known = rows["waited_ns"].notna().to_numpy()[1:]
     waited = np.where(known, risen["waited_ns"], _evenly(machine, "pressure_ns", begin, end) if len(machine) else 0)
-    waited = np.minimum(waited, length)  # the sum over threads, some of which the kernel settles later, may be more than there was
+    waited = _settled(waited, length, risen["cpu_ns"])
     stood, throttled = risen["stood_ns"], risen["throttled_ns"]
     late = rows["loop_lag_ns"].to_numpy()[1:].copy()
     for since, until in frozen:
@@ -207,6 +207,24 @@ def _account(rows: pd.DataFrame, machine: pd.DataFrame, steps: Sequence[Step], f
     for row in range(len(end)):
         before = carried[row] = withheld[row] + (before if busy[row] else 0)
     return Account(begin, end, withheld.astype(np.int64), carried, late, waited, stood, throttled)
+
+
+def _settled(waited: Array, length: Array, cpu_ns: Array) -> Array:
+    """Return the waits in the rows in which they were, and in none more than it is long.
+
+    The kernel counts a wait when it is over, so what is more than a row lies in the rows before, as far back as the process did not run
+    at all. Where many threads waited at once, their sum is no longer than the time was, but for the row in which it may have begun.
+    """
+    waited, later = waited.copy(), 0.0
+    for row in range(len(waited) - 1, -1, -1):
+        if later > 0:
+            taken = min(later, max(length[row] - cpu_ns[row] - waited[row], 0.0))
+            waited[row] += taken
+            later = later - taken if cpu_ns[row] < IDLE_SHARE * length[row] else 0.0
+        if waited[row] > length[row]:
+            later += waited[row] - max(length[row] - cpu_ns[row], 0.0)
+            waited[row] = length[row]
+    return waited
 
 
 def _risen(column: pd.Series[float]) -> Array:
