@@ -5,6 +5,7 @@ Rules
 1. Scheme, host and port are shown, and only where they are beyond doubt. User, password, path, query and fragment never are.
 2. What can be read in more ways than one is not shown, an ellipsis stands in its place: where an ``@`` is missing the password is a part of
    the host, and where one of ``/ ? #`` in a password is not written as ``%2F %3F %23``, a part of it looks like host, path or query.
+   Digits that are no port count as a password; those that are one cannot be told from it, as in ``redis://user:12345``, and are shown.
 3. A text without a scheme is shown where it is a host, with or without its port; else up to its first colon, if that is a word.
 """
 
@@ -14,7 +15,8 @@ import re
 
 HIDDEN = "…"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,15})://(.*)", re.DOTALL)
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[\w.-]{1,253})(?::[0-9]{1,5})?|", re.ASCII)
+_PORT = r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_HOST = re.compile(rf"(?:\[[0-9A-Fa-f:.]{{2,45}}\]|[\w.-]{{1,253}})(?::(?:{_PORT}))?|", re.ASCII)
 _WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}://[^\s'\"<>`]*(?:[^\s]*@[^\s'\"<>`]*)?")
 _NAMED = re.compile(r"(?i)\b((?:(?:ssl_)?password|passwd|pwd|secret|(?:admin_)?token)=|bearer +)[^\s&'\"<>]+")
