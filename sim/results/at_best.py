@@ -94,6 +94,9 @@ class AtBest:
         counts = {
             "missing": self._missing,
             "missing_ratio": self._missing,
+            "unserved": self._unserved,
+            "unserved_ratio": self._unserved,
+            "half_served": self._half_served,
             "items_lost": self._items_lost,
             "calls_failed": self._calls_failed,
         }
@@ -223,17 +226,47 @@ class AtBest:
                 lasts[kind] = max(lasts.get(kind, 0), round(float(fault["for_s"]) * 1e9))
         return lasts
 
-    def _missing(self, metric: str) -> float:
+    def _missing_copies(self, metric: str) -> tuple[Array, Array]:
+        """Return the rows of the missing copies that a metric is about, and which of them a stall may have made."""
         copies, chosen = self.run.copies, self._chosen(metric)
         missing = np.flatnonzero(chosen & (copies.fate == FATE["missing"]))
         due = self._due_ns()[copies.publish[missing]]
-        made = self._stall_made(due, copies.pod[missing]) & (copies.cause[missing] != CAUSE["taken-by-peer"])
+        made: Array = self._stall_made(due, copies.pod[missing]) & (copies.cause[missing] != CAUSE["taken-by-peer"])
+        return missing, made
+
+    def _missing(self, metric: str) -> float:
+        _, made = self._missing_copies(metric)
         fates = self.run.tally.fates(read_metric(metric))
         left = float(fates["missing"] - made.sum())  # an event that found no pod of a service is no stall's doing
         if not metric.startswith("missing_ratio"):
             return left
         expected = fates["delivered"] + fates["missing"] + fates["unknown"]
         return left / expected if expected else math.nan
+
+    def _unserved(self, metric: str) -> float:
+        missing, made = self._missing_copies(metric)
+        served, books = self.run.tally.served(read_metric(metric)), self.run.service_books
+        pair = self._pair_of(missing[made])
+        saved = np.unique(pair[books.unserved[pair] & ~books.in_doubt[pair]])  # one of its pods would have heard it
+        left = float(served["unserved"] - served["in_doubt"] - len(saved))
+        if metric.startswith("unserved_ratio"):
+            return left / served["pairs"] if served["pairs"] else math.nan
+        return left
+
+    def _half_served(self, metric: str) -> float:
+        missing, made = self._missing_copies(metric)
+        pair = self._pair_of(missing[~made])
+        return float(len(np.unique(pair[self.run.service_books.half_served[pair]])))
+
+    def _pair_of(self, rows: Array) -> Array:
+        """Return the entry of the service books to which each of these copies belongs."""
+        run, copies, books = self.run, self.run.copies, self.run.service_books
+        many = len(run.publishes)
+        keys = books.service.astype(np.int64) * many + books.publish
+        order = np.argsort(keys)
+        wanted = run.service_of_pod[copies.pod[rows]].astype(np.int64) * many + copies.publish[rows]
+        entries: Array = order[np.searchsorted(keys[order], wanted)]
+        return entries
 
     def _due_ns(self) -> Array:
         sent, intended = self.run.publishes["sent_ns"].to_numpy(), self.run.publishes["intended_ns"].to_numpy()

@@ -233,6 +233,37 @@ def test_copies_lost_without_a_fault(tmp_path: Path, said: Said, word: str, metr
     assert limit_of(plan.starve(h0=said)).verdict == word
 
 
+@pytest.mark.parametrize(("said", "word"), [(stands(), "unknown"), (waits(10), "invalid")], ids=["stopped", "quiet"])
+@pytest.mark.parametrize("metric", ["unserved", "unserved_ratio", "unserved.service.web", "unserved.channel.config.updated", "half_served"])
+def test_events_that_a_service_did_not_hear_without_a_fault(tmp_path: Path, said: Said, word: str, metric: str) -> None:
+    plan = RunFolder(tmp_path / "run", slo={metric: 0}).service("web", replicas=2)
+    event = plan.publish(200, step_ns=50 * MS)[101]
+    for pod in ("web-0",) if metric == "half_served" else ("web-0", "web-1"):
+        plan.drop(event, pod).state(pod, event.sent_ns - MS, "disconnected").state(pod, event.acked_ns + MS, "subscribed")
+    assert limit_of(plan.starve(h0=said)).verdict == word
+
+
+@pytest.mark.parametrize("metric", ["missing", "unserved", "unserved_ratio", 'unserved.service."web"'])
+def test_an_event_for_a_service_without_a_pod_is_lost_on_any_machine(tmp_path: Path, metric: str) -> None:
+    plan = RunFolder(tmp_path / "run", slo={metric: 0}).pod("web-0").pod("api-0", service="api")
+    event = plan.publish(200, step_ns=50 * MS)[101]
+    plan.drop(event, "web-0").end("web-0", event.sent_ns - MS).state("web-0", event.acked_ns + MS, "starting")
+    plan.state("web-0", event.acked_ns + 2 * MS, "subscribed")
+    assert limit_of(plan.starve(h0=stands())).verdict == "invalid"
+
+
+@pytest.mark.parametrize(("limit", "word"), [(1, "unknown"), (0, "invalid")])
+def test_of_events_that_some_pods_heard_those_count_that_no_stall_explains(tmp_path: Path, limit: int, word: str) -> None:
+    """One is lost to one of two pods in a fault that was meant, the other in a stop long after it."""
+    fault = '[[faults]]\nkind = "broker_down"\nat_s = 1\nfor_s = 1.0\n'
+    plan = RunFolder(tmp_path / "run", slo={"half_served": limit}, scenario=fault).service("web", replicas=2)
+    plan.faults.append(("broker_down", "broker", 11 * SECOND, 12 * SECOND))
+    events = plan.publish(200, step_ns=50 * MS)
+    for event in (events[30], events[190]):
+        plan.drop(event, "web-0").state("web-0", event.sent_ns - MS, "disconnected").state("web-0", event.acked_ns + MS, "subscribed")
+    assert limit_of(plan.starve(h0=stands(19, 20))).verdict == word
+
+
 @pytest.mark.parametrize("said", [stands(), waits(900)], ids=["stopped", "starved"])
 def test_an_event_heard_twice_and_a_wrong_order_stay_invalid_on_any_machine(tmp_path: Path, said: Said) -> None:
     plan = RunFolder(tmp_path / "run", slo={"duplicates": 0, "out_of_order": 0, "unexpected": 0}).pod("web-0").pod("web-1", channels="")
