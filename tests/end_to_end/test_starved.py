@@ -1,7 +1,8 @@
 """A machine that withholds itself from the lab never makes the bus invalid, and a bus that is slow on a quiet machine always is.
 
-Whole runs of the command, each on a real server. A lab that is stopped is tried with every change, the matrix and the counter-proofs with
-`make deep`; those that speak of a quiet machine are the only ones that may be unknown to the test itself.
+Whole runs of the command, each on a real server and with nothing beside it. A lab that is stopped and some cells of the matrix are tried
+with every change, all of it and the counter-proofs with `make deep`; those that speak of a quiet machine are the only ones that may be
+unknown to the test itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from tests.support.starving import CONDITIONS, STEP_S, STOP_S, judged, run_under
 from tests.support.unknown import MARK
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.alone]
 
 MATRIX = ("baseline", "lock_lab", "cache_invalidation", "streams_vs_pubsub", "broker_down")
 # Limits that a starved lab breaks: without one a run is valid because nothing was asked.
@@ -77,7 +78,6 @@ def check_cell(condition: str, scenario: str, folder: Path, *settings: str) -> N
             assert any(word in limit.detail for word in ("for a core", "stood still", "wall clock", "was late by itself")), limit.detail
 
 
-@pytest.mark.deep  # it takes the machine from whatever runs beside it
 @pytest.mark.parametrize(("condition", "scenario"), CELLS)
 def test_a_cell_of_the_matrix_is_never_invalid(tmp_path: Path, condition: str, scenario: str) -> None:
     check_cell(condition, scenario, tmp_path / "run", "load.run_s=4")
