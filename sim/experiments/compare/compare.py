@@ -17,6 +17,9 @@ when the lower ends are, within the tolerance, and the upper ends are, `worse` w
 upper one, `better` when even its upper end is better than the baseline's lower one, `maybe worse` when both ends are at least that; else
 unknown.
 
+On a starved machine a run is late by no fault of the bus: what would be worse is **unknown** where it need not have been without the time
+that was withheld from the run (`sim.experiments.compare.starved`).
+
 Two sides **cannot be compared** when they are of different scenarios, services, loads or kinds of ground, when a verdict is unknown (the
 instrument is not trusted), when one run is on both sides, or when one measured what the other did not. What may differ (the bus, faults,
 the seed, versions) is named.
@@ -36,6 +39,7 @@ import numpy as np
 
 from sim.errors import RunFolderError, UsageError, did_you_mean
 from sim.experiments.compare.bootstrap import BLOCKS, LEVEL, Blocked, block_of, draw, quantile, ratio, welch
+from sim.experiments.compare.starved import made_by_machine, starved
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.broker_costs import cpu_samples, work_between
 from sim.results.checkers import judge
@@ -196,7 +200,10 @@ def compare(
                 cannot.append(f"the verdict of {one.folder.name} is unknown: {why}")
     several = min(len(side) for side in sides) >= 2
     drift = 0.0 if _kind(sides[1][0]) == "model" or _in_turn(*sides) else DRIFT
-    differences = [] if cannot else [_verdicts(*words), *_differences(measured[0], measured[1], tolerances, drift)]
+    differences = [] if cannot else _differences(measured[0], measured[1], tolerances, drift)
+    if any(one.verdict == "worse" for one in differences):
+        differences = _without_machine(differences, sides[0], measured[0])
+    differences = differences if cannot else [_verdicts(*words), *differences]
     note = "intervals hold the spread between runs" if several else "one run a side: the spread between runs is not known"
     note += (
         "; a time is worse only when it has more than doubled and grown by some ms, unless runs were made in turn: docs/how-to/compare.md"
@@ -356,6 +363,21 @@ def _differences(
             continue
         differ = partial(_difference, name, tolerance=tolerance, drift=drift if METRICS[name].drift is not None else 0.0, rng=rng)
         found.append(_by_ends(sides[0], sides[1], differ))
+    return found
+
+
+def _without_machine(differences: list[Difference], runs: list[Run], measured: list[dict[str, Measure]]) -> list[Difference]:
+    """Return the differences with those unknown that are worse in the run, and may be so by what its machine withheld."""
+    waited, found = starved(runs), []
+    for one in differences:
+        why = ""
+        if waited and one.verdict == "worse":
+            metric = METRICS[one.metric]
+            allowed = one.tolerance * abs(one.baseline) + metric.floor
+            values = {str(run.folder): _value(values[one.metric]) for run, values in zip(runs, measured, strict=True)}
+            most = one.baseline - allowed if metric.high else one.baseline + allowed
+            why = made_by_machine(one.metric, values, waited, most=most, high=metric.high)
+        found.append(replace(one, verdict="unknown", detail=f"{one.detail}; but {why}") if why else one)
     return found
 
 

@@ -58,7 +58,7 @@ from sim.results.checkers.verdict import Bounds, JudgedLimit, Result, Verdict, b
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
 
-__all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "judge", "worst", "write_verdict"]
+__all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "at_best_of", "judge", "worst", "write_verdict"]
 
 CHECKERS: dict[str, Callable[[Run], Result]] = {
     "harness": harness.check,
@@ -102,7 +102,7 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
     if not names:
         raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
-    best = AtBest(run, partial(staleness.stale_for_at_best, run))
+    best = at_best_of(run)
     results = {name: _check(name, run, best) for name in names}
     metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
     named = {key: read_metric(key) for key in run.slo}
@@ -111,6 +111,11 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     slo = [_with_waits(limit, best) for limit in slo]
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
     return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
+
+
+def at_best_of(run: Run) -> AtBest:
+    """Return what the metrics of a run would have been, had its machine withheld nothing."""
+    return AtBest(run, partial(staleness.stale_for_at_best, run))
 
 
 def _check(name: str, run: Run, best: AtBest) -> Result:

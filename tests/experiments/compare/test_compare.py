@@ -17,10 +17,11 @@ from sim.errors import RunFolderError, UsageError
 from sim.experiments.compare.bootstrap import BLOCKS, quantile, ratio, welch
 from sim.experiments.compare.compare import DRIFT, METRICS, Comparison, _differences, _in_turn, _milli, compare, find_runs, read_tolerances
 from sim.experiments.compare.table import compare_table, write_comparison
+from sim.machine.waits import Waits
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
-from tests.support.run_folders import RunFolder
+from tests.support.run_folders import MS, SECOND, RunFolder
 
 SHORT = ("load.run_s=6", "load.rate_per_s=100", "load.reads_per_s=0")
 SLOW = 'faults=[{kind="link_slow",pods=["music-service"],at_s=0.5,for_s=5,delay_ms=5}]'
@@ -97,6 +98,25 @@ def test_a_verdict_that_became_invalid_is_worse(tmp_path: Path) -> None:
     comparison = compare(bad.write(), good.write())
     assert comparison.exit_code == 1
     assert words(comparison)["verdict"] == "worse" and words(comparison)["duplicates"] == "maybe worse"
+
+
+@pytest.mark.parametrize(("stood_s", "word", "code"), [(3, "unknown", 2), (0, "worse", 1)], ids=["stopped", "quiet"])
+def test_a_run_on_a_starved_machine_is_not_worse_by_what_was_withheld(tmp_path: Path, stood_s: int, word: str, code: int) -> None:
+    """In the run, copies meant in three seconds are handled when these are over; nothing else differs."""
+    folders = []
+    for name, until_s in (("run", 15), ("baseline", 0)):
+        plan = RunFolder(tmp_path / name).pod("web-0")
+        for event in plan.publish(200, step_ns=50 * MS):
+            if event.intended_ns >= 12 * SECOND:
+                plan.delay(event, "web-0", max(until_s * SECOND - event.intended_ns, 0))
+        stood = stood_s if until_s else 0
+        plan.starve(h0=lambda at, most=stood: Waits(waited_ns=0.0, stood_ns=float(min(max(0, at - 12 * SECOND), most * SECOND))))
+        folders.append(plan.write())
+    comparison = compare(*folders)
+    lag = next(one for one in comparison.differences if one.metric == "lag_ms_p99")
+    assert (lag.verdict, comparison.exit_code) == (word, code)
+    assert ("in run h0 stood still for 3 s, which may have made it: repeat the run" in lag.detail) is (word == "unknown")
+    assert compare(folders[1], folders[0]).exit_code == 0
 
 
 def in_doubt(folder: Path, *, refused: int = 0, unknown: int = 0) -> Path:
