@@ -63,7 +63,8 @@ def _carry_out() -> int:
         return 2
     except (KeyboardInterrupt, click.Abort) as error:
         click.echo("buslab: interrupted", err=True)
-        return 128 + (signal_of(error) if isinstance(error, KeyboardInterrupt) else signal.SIGINT)
+        cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__  # click makes an Abort of what a command raised
+        return 128 + (signal_of(cause) if isinstance(cause, KeyboardInterrupt) else signal.SIGINT)
     except BuslabError as error:
         if debug:
             click.echo(without_secrets(traceback.format_exc()), err=True)

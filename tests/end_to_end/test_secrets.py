@@ -29,7 +29,7 @@ from tests.support.pod_process import running_pod
 
 pytestmark = pytest.mark.broker
 BOUND_S = 300.0
-SECRET = "Zq/9?x@W#7vLm"
+SECRET = "ZqXw4/9?x@W#7vLmTr"
 QUOTED = quote(SECRET, safe="")
 LOCUSTFILES = Path(__file__).parents[2] / "locustfiles"
 SHORT = ("--set", "load.run_s=1", "--set", "load.warm_up_s=0.2", "--set", "slo={}")
@@ -42,7 +42,7 @@ def _base64_of(text: str) -> list[str]:
 
 
 FORMS = [form.encode() for form in (SECRET, QUOTED, quote(QUOTED, safe=""), quote(SECRET), *_base64_of(SECRET))]
-PIECES = [b"Zq", b"vLm"]  # of the secret: a part of it that was taken for a host, a port or a path
+PIECES = [b"ZqXw4", b"vLmTr"]  # of the secret: a part of it that was taken for a host, a port or a path
 
 
 def found_in(content: bytes) -> list[bytes]:
@@ -193,7 +193,7 @@ def test_a_pod_logs_and_serves_no_secret(url: str) -> None:
 
 BAD = {
     "missing at": f"redis://user:{SECRET}127.0.0.1:6379",
-    "missing at, dotted": "redis://user:ZqvLm.127.0.0.1:6379",
+    "missing at, dotted": "redis://user:ZqXw4vLmTr.127.0.0.1:6379",
     "not quoted": f"redis://user:{SECRET}@127.0.0.1:1",
     "no scheme": f"user:{SECRET}@127.0.0.1:1",
     "wrong scheme": f"rdis://user:{QUOTED}@127.0.0.1:1",

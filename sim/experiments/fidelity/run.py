@@ -116,7 +116,7 @@ def run_fidelity(
     if not 1 <= repeats <= MAX_REPEATS:
         raise UsageError(f"--repeats {repeats}: give 1 to {MAX_REPEATS}")
     if model_on.partition(":")[0] != MODEL:
-        raise UsageError(f"--on {model_on}: the model is compared with the embedded server; give model or model:FILE")
+        raise UsageError(f"--on {shown_ground(model_on)}: the model is compared with the embedded server; give model or model:FILE")
     loaded = [shortened(load_scenario(name, settings=tuple(settings))) for name in scenarios or on_both_grounds()]
     planned = [msgspec.structs.replace(one, seed=one.seed + number) for one in loaded for number in range(repeats)]
     jobs = [Job(f"{place}-{on.partition(':')[0]}", one, on) for place, one in enumerate(planned) for on in (model_on, EMBEDDED)]
