@@ -128,9 +128,10 @@ def link_blackhole(run: Run, counts: dict[str, float]) -> None:
 def link_cut(run: Run, counts: dict[str, float]) -> None:
     """Check that every cut connection is noticed and opened again; no half of an event was handled."""
     _, _, pods = of_fault(run)
-    assert counts["cut-link"] >= len(pods), "at least the event that was cut, in each pod"
     assert causes(run) <= {"cut-link", "deaf", "sent-in-memory-mode", "publish-refused"}
-    assert set(lost(run).loc[lambda rows: rows["cause"].isin(["cut-link", "deaf"]), "pod"].astype(str)) == pods
+    losers = set(lost(run).loc[lambda rows: rows["cause"].isin(["cut-link", "deaf"]), "pod"].astype(str))
+    assert losers <= pods and (losers == pods or run.info.ground != "model"), "on a real link an answer may be what is cut, not an event"
+    assert counts["cut-link"] >= len(losers) > 0, "at least the event that was cut, in each of them"
     for pod in {history.pod for history in run.pod_histories} - pods:
         assert bus_states(run, pod) == ["connecting", "mute", "connected", "stopped"]
     assert all(bus_states(run, pod)[-2:] == ["connected", "stopped"] and {"deaf", "outage"} & set(bus_states(run, pod)) for pod in pods)
