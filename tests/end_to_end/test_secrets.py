@@ -34,6 +34,8 @@ QUOTED = quote(SECRET, safe="")
 LOCUSTFILES = Path(__file__).parents[2] / "locustfiles"
 SHORT = ("--set", "load.run_s=1", "--set", "load.warm_up_s=0.2", "--set", "slo={}")
 PODS = (*SHORT, "--set", "load.driver=pods")
+DEEP = pytest.mark.deep
+LONG = ((SHORT, ""), (PODS, "1"))
 
 
 def _base64_of(text: str) -> list[str]:
@@ -127,8 +129,10 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert "file.parquet" in leaks_below(tmp_path)
 
 
-@pytest.mark.parametrize("debug", ["", "1"])
-@pytest.mark.parametrize("driver", [SHORT, PODS], ids=["locust", "pods"])
+@pytest.mark.parametrize(
+    ("driver", "debug"),
+    [pytest.param(SHORT, "1", id="locust-1"), pytest.param(PODS, "", id="pods-"), *(pytest.param(*one, marks=DEEP) for one in LONG)],
+)
 def test_a_run_by_a_url_or_a_variable_leaves_no_secret(url: str, tmp_path: Path, driver: tuple[str, ...], debug: str) -> None:
     where: dict[str, str] = {"BUSLAB_ON": url} if debug else {}
     on = () if debug else ("--on", url)
@@ -139,7 +143,7 @@ def test_a_run_by_a_url_or_a_variable_leaves_no_secret(url: str, tmp_path: Path,
     ended.check(tmp_path)
 
 
-@pytest.mark.parametrize("how", ["--host", "--on", "variable"])
+@pytest.mark.parametrize("how", ["--host", pytest.param("--on", marks=DEEP), pytest.param("variable", marks=DEEP)])
 def test_locust_s_own_files_hold_no_secret(url: str, tmp_path: Path, how: str) -> None:
     given = () if how == "variable" else (how, url)
     more = {"BUSLAB_ON": url} if how == "variable" else {}
@@ -160,19 +164,23 @@ def test_a_sweep_keeps_no_secret_and_goes_on(url: str, tmp_path: Path) -> None:
     assert b'"on": "redis://127.0.0.1:' in (tmp_path / "sweep" / "plan.json").read_bytes()
 
 
-def test_a_notebook_that_is_given_a_url_shows_no_secret(url: str, tmp_path: Path) -> None:
-    for said in ("pass", "print(ground); raise LookupError(ground.split('@')[0])"):
-        (tmp_path / "asked.py").write_text(
-            '# # Where?\n# %% tags=["parameters"]\nground = "model"\n# %%\n'
-            "import sim\nfrom sim.experiments.notebooks.conclusion import conclude\n"
-            'settings = ["load.driver=pods", "load.run_s=1", "load.warm_up_s=0.2", "slo={}"]\n'
-            f'run = sim.open_run(sim.run_scenario(sim.load_scenario("baseline", settings=settings), on=ground))\n{said}\n'
-            'conclude("valid", run.info.ground)\n'
-        )
-        ended = buslab("notebooks", "asked.py", "-p", f"ground={url}", "--out", "out", "--html", "pages", cwd=tmp_path)
-        assert ended.code == (0 if said == "pass" else 2), ended.said
-        assert b"redis://127.0.0.1:" in (tmp_path / "out" / "asked.ipynb").read_bytes(), "it can be seen where it ran"
-        ended.check(tmp_path / "out", tmp_path / "pages")
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("print(ground); raise LookupError(ground.split('@')[0])", 2), pytest.param("pass", 0, marks=DEEP)],
+    ids=["and fails", "and concludes"],
+)
+def test_a_notebook_that_is_given_a_url_shows_no_secret(url: str, tmp_path: Path, said: str, code: int) -> None:
+    (tmp_path / "asked.py").write_text(
+        '# # Where?\n# %% tags=["parameters"]\nground = "model"\n# %%\n'
+        "import sim\nfrom sim.experiments.notebooks.conclusion import conclude\n"
+        'settings = ["load.driver=pods", "load.run_s=1", "load.warm_up_s=0.2", "slo={}"]\n'
+        f'run = sim.open_run(sim.run_scenario(sim.load_scenario("baseline", settings=settings), on=ground))\n{said}\n'
+        'conclude("valid", run.info.ground)\n'
+    )
+    ended = buslab("notebooks", "asked.py", "-p", f"ground={url}", "--out", "out", "--html", "pages", cwd=tmp_path)
+    assert ended.code == code, ended.said
+    assert b"redis://127.0.0.1:" in (tmp_path / "out" / "asked.ipynb").read_bytes(), "it can be seen where it ran"
+    ended.check(tmp_path / "out", tmp_path / "pages")
 
 
 def test_a_pod_logs_and_serves_no_secret(url: str) -> None:
