@@ -48,7 +48,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import CONTROL_FD, inherited_line
-from sim.machine.process import endings_heard
+from sim.machine.signals import endings_heard
 from sim.machine.words import count, duration
 from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob

@@ -37,7 +37,8 @@ from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker, shown_ground
 from sim.machine.import_path import child_environment, python_child
-from sim.machine.process import Child, endings_heard
+from sim.machine.process import Child
+from sim.machine.signals import endings_heard
 from sim.machine.standard_streams import take_over_streams
 from sim.machine.words import duration
 from sim.scenario.schedule import SHAPES, content, share_of_peak

@@ -16,7 +16,7 @@ from sim import __version__
 from sim.cli.commands import COMMANDS
 from sim.errors import BuslabError
 from sim.machine.open_files import raise_open_files, why_no_file
-from sim.machine.process import endings_heard, signal_of
+from sim.machine.signals import endings_heard, signal_of
 from sim.machine.standard_streams import take_over_streams
 from sim.machine.variables import read_switch
 from sim.wire.shown import without_secrets

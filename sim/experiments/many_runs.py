@@ -35,7 +35,7 @@ from sim import errors
 from sim.errors import BuslabError, Interrupted, UsageError, did_you_mean
 from sim.machine.clock import in_a_loop
 from sim.machine.line import inherited_line, start_child
-from sim.machine.process import interruptible, signal_of
+from sim.machine.signals import interruptible, signal_of
 from sim.results.checkers import Verdict
 from sim.results.checkers.verdict import least_of, most_of
 from sim.results.judged_run import JudgedRun, judge_folder

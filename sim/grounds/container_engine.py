@@ -26,7 +26,7 @@ import psutil
 from sim.errors import BrokerError, BrokerRefused, BrokerUnreachable, Interrupted
 from sim.grounds.server_binary import server_binary, server_version
 from sim.machine.lease import place
-from sim.machine.process import asked_to_end
+from sim.machine.signals import asked_to_end
 from sim.machine.words import duration
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from sim.bus.services import SERVICES
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
-from sim.machine.process import endings_heard
+from sim.machine.signals import endings_heard
 from sim.machine.variables import read_variable
 from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity
 from sim.pods.endpoints import PROBES, endpoints

@@ -36,7 +36,7 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, is_virtual, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
 from sim.machine.lease import note_folder
-from sim.machine.process import interruptible, signal_of
+from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json

@@ -32,7 +32,8 @@ from sim.experiments.notebooks.conclusion import CONCLUSION_ENV, read_conclusion
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
 from sim.machine.import_path import child_environment, python_child
-from sim.machine.process import Child, interruptible
+from sim.machine.process import Child
+from sim.machine.signals import interruptible
 from sim.machine.words import duration
 from sim.results.checkers.verdict import EXIT_CODES, worst
 from sim.run.folder import REPORTS_ENV, runs_folder

@@ -37,7 +37,7 @@ from sim.experiments.sweep.row import sweep_row
 from sim.grounds.catalogue import open_broker, shown_ground
 from sim.machine.clock import utc_now
 from sim.machine.files import whole_file
-from sim.machine.process import interruptible, signal_of
+from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import count, duration
 from sim.record.checksum import KEY, is_whole, with_checksum
 from sim.record.recorder import write_json
