@@ -135,16 +135,16 @@ WAITS = {"low": 15.0, "low_half_size": 15.0, "low_half_interval": 7.5, "high": 1
         ("1", {"calm": ledger(expected=0), "cut": ledger(missing=8)}, "unknown", 8.0),
         ("3", {"two": replicas(2.0)}, "true", 2.0),
         ("3", {"two": replicas(1.0)}, "false", 2.0),
-        ("5", {"short": once(twice=93), "long": once(), "raises": once(never=30)}, "depends", 93.0),
-        ("5", {"short": once(), "long": once(), "raises": once()}, "true", 0.0),
-        ("5", {"short": once(twice=1), "long": once(twice=1), "raises": once(never=1)}, "false", 1.0),
+        ("5", {"short": once(twice=93), "long": once(), "raises_long": once(never=30)}, "depends", 93.0),
+        ("5", {"short": once(), "long": once(), "raises_long": once(), "raises_two_key": once(twice=1)}, "true", 0.0),
+        ("5", {"short": once(twice=1), "long": once(twice=1), "raises_long": once(never=1), "raises_two_key": once()}, "false", 1.0),
         ("25", {"short": left(0), "long": left(100), "stays": left(100)}, "depends", 100.0),
         ("25", {"short": left(0), "long": left(0), "stays": left(0)}, "false", 0.0),
         ("25", {"short": left(100), "long": left(99), "stays": left(100)}, "true", 99.0),
         ("25", {"short": left(0), "long": left(98), "stays": left(0)}, "false", 98.0),
         ("25", {"short": left(0, events=0), "long": left(1, events=1), "stays": left(1, events=1)}, "unknown", 100.0),
-        ("6", {"calm": once(), "raises": once(never=30), "dies": once(never=2)}, "depends", 32.0),
-        ("6", {"calm": once(pairs=0), "raises": once(), "dies": once()}, "unknown", 0.0),
+        ("6", {"calm": once(), "raises_keep_marker": once(never=30), "dies": once(never=2)}, "depends", 32.0),
+        ("6", {"calm": once(pairs=0), "raises_keep_marker": once(), "dies": once()}, "unknown", 0.0),
         ("7", {"killed": noticed(12, 0), "frozen": noticed(0, 7)}, "depends", 0.0),
         ("13", {"killed": noticed(12, 0, 2.0), "frozen": noticed(0, 7, 2.9), "black_hole": noticed(0, 2, 4.0)}, "false", 2.9),
         ("20", {"both": both(bus_ms=0.9, http_ms=1.0)}, "false", 0.1),
@@ -232,6 +232,8 @@ CHANGED = [  # the claim, what is another bus, and what then becomes of it: of t
     ("1", "faults=[{kind='link_cut',at_s=1,for_s=2,pods=['music-service']}]", "false"),
     ("2", "bus.transport=streams", "true"),
     ("3", "bus.transport=streams", "false"),
+    ("5", "services.music-service.skew_ms=50", "false"),  # also a handler of 10 ms is done before the next pod hears
+    ("6", "bus.once=finally-del", "false"),
     ("7", "bus.fallback=no-url", "false"),
     ("8", "bus.redis_url=true", "false"),
     ("15", "bus.transport=streams", "true"),
@@ -252,6 +254,28 @@ def test_a_run_of_a_changed_bus_decides_the_claim_the_other_way(
     monkeypatch.setitem(CLAIMS, number, replace(CLAIMS[number], trials=trials))
     (answer,) = run_claims([number], on="model", jobs=1, out=tmp_path / "changed").answers
     assert answer.finding.verdict == verdict, explained(answer)
+
+
+RECIPES = {  # by recipe, whether events are run more than once, and never: one of three pods raises and the others hear later
+    "finally-del": (True, False),
+    "token-del": (True, False),
+    "keep-marker": (False, True),
+    "two-key": (False, False),
+}
+
+
+def test_where_one_pod_raises_the_recipes_part(tmp_path: Path) -> None:
+    one, other = run_claims(["5", "6"], out=tmp_path / "claims").answers
+    numbers = one.finding.numbers
+    for recipe, (twice, never) in RECIPES.items():
+        name = f"raises_{recipe.replace('-', '_')}"
+        assert numbers[f"events_{name}"] > 400
+        assert (numbers[f"twice_{name}"] > 0, numbers[f"never_{name}"] > 0) == (twice, never), explained(one)
+    assert numbers["twice_raises_long"] == 0 < numbers["never_raises_long"], "who skipped does not come again"
+    assert numbers["twice_outlives"] > numbers["twice_outlives_token_del"] > 0, "a pod deletes the lock of the one that raises after it"
+    assert [one.finding.verdict, other.finding.verdict] == ["depends", "depends"]
+    assert [held for held in one.finding.cases.values() if held] == [True], "with a long handler that does not raise"
+    assert other.finding.numbers["never_raises_keep_marker"] == numbers["never_raises_keep_marker"], "both judge the same run"
 
 
 def test_a_bus_that_does_not_flush_makes_graceful_shutdown_false(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
