@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -160,6 +161,8 @@ WAITS = {"low": 15.0, "low_half_size": 15.0, "low_half_interval": 7.5, "high": 1
         ("19", {"limits": limits(one=(90, 100, 0.8), cluster=(200, 240, 0.97))}, "unknown", 2.0),  # who knows what one would carry
         ("19", {"limits": limits(one=(90, 100, 0.99), cluster=(200, 240, 0.97), lag_ms=60)}, "false", 2.0),  # answered, and too late
         ("19", {"limits": limits(one=(90, 100, 0.99), cluster=(200, 240, 0.97), one_ms=60)}, "unknown", 2.0),
+        ("19", {"limits": limits(one=(90, 100, 0.99), cluster=(200, 240, 0.97), one_ms=math.nan)}, "unknown", 2.0),
+        ("19", {"limits": limits(one=(90, 100, 0.99), cluster=(200, 240, 0.97), lag_ms=math.nan)}, "false", 2.0),  # its hearers were cut
         ("19", {"limits": limits(one=(95, 100, 0.5), cluster=(95, 100, 0.97))}, "false", 0.95),
         ("19", {"limits": limits(one=(95, 100, 0.99), cluster=(95, 100, 0.8))}, "unknown", 0.95),
         ("19", {"limits": limits(one=(100, 100, 0.99), cluster=(115, 118, 0.97))}, "unknown", 1.15),  # as far as runs lie apart

@@ -7,10 +7,11 @@ ends, too. What is between "no more" and "more" is what such figures move by bet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from sim.experiments.claims.claim import Claim, Evidence, Finding, Trial
-from sim.machine.words import amount, count, duration, multiple
+from sim.machine.words import amount, count, duration
 
 MORE, NO_MORE = 1.2, 1.1  # times what one server carries
 FULL = 0.9  # of a core: where the busiest node used less, it was not what limited the rate
@@ -37,7 +38,7 @@ def _more(evidence: Mapping[str, Evidence]) -> Finding:
         numbers |= {f"least_gain_{hearers}": least, f"most_gain_{hearers}": most}
         numbers |= {f"lag_ms_one_{hearers}": one["lag_ms_p99"], f"lag_ms_cluster_{hearers}": cluster["lag_ms_p99"]}
         parts.append(
-            f"{words}: three masters carry {multiple(least)} to {multiple(most)} what one server carries, {_rates(one)} events/s; "
+            f"{words}: three masters carry {least:.2f} to {most:.2f} times what one server carries, {_rates(one)} events/s; "
             f"p99 of lag is {_lag(one)}, and {_lag(cluster)} on the cluster (busiest nodes at least {one['core']:.0%} and "
             f"{cluster['core']:.0%} of a core)"
         )
@@ -49,7 +50,7 @@ def _held(least: float, most: float, *, one: Mapping[str, float], cluster: Mappi
 
     A server that was not full carries what was measured at least: then only the other end of the gain is known.
     """
-    if one["lag_ms_p99"] > LAG_MS_P99:  # at a rate well below its limit: then it is not the broker
+    if not one["lag_ms_p99"] <= LAG_MS_P99:  # at a rate well below its limit: then it is not the broker
         return None
     if least >= MORE and one["core"] >= FULL:
         return cluster["lag_ms_p99"] <= LAG_MS_P99
@@ -63,7 +64,8 @@ def _rates(of: Mapping[str, float]) -> str:
 
 
 def _lag(of: Mapping[str, float]) -> str:
-    return f"{duration(of['lag_ms_p99'] / 1e3)} at {count(of['at_per_s'], 'event')}/s"
+    late = "without an end" if math.isnan(of["lag_ms_p99"]) else duration(of["lag_ms_p99"] / 1e3)  # those who heard were cut
+    return f"{late} at {count(of['at_per_s'], 'event')}/s"
 
 
 CLUSTER = Claim(
