@@ -205,6 +205,25 @@ def test_a_run_that_the_lab_does_not_vouch_for_decides_nothing() -> None:
     assert (finding.verdict, "TypeError" in finding.doubt) == ("unknown", True)
 
 
+@pytest.mark.parametrize(
+    ("runs", "why"),
+    [
+        (
+            limits(one=(90, 100, 0.8), cluster=(200, 240, 0.97)),
+            "who publishes or drains was the limit: measure it on a machine with more cores",
+        ),
+        (limits(one=(100, 100, 0.99), cluster=(115, 118, 0.97)), "the gain is not certainly over 1.2 nor at most 1.1"),
+        (
+            limits(one=(90, 100, 0.99), cluster=(200, 240, 0.97), one_ms=60),
+            "too late well below its limit, by 60 ms at 50 events/s: stop what",
+        ),
+    ],
+)
+def test_a_limit_that_does_not_decide_says_why_and_what_to_do(runs: Evidence, why: str) -> None:
+    finding = find(CLAIMS["19"], {"limits": runs})
+    assert finding.verdict == "unknown" and finding.doubt.count(why) == 2, finding
+
+
 def test_a_repeated_deletion_changes_nothing_and_a_handler_that_toggles_does(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "aiponge:cache:templates:7"
     gone = PodStep(20, "config.template.invalidated", key)
@@ -354,6 +373,16 @@ def test_redis_py_hears_again_after_a_second_and_has_given_up_after_eight(tmp_pa
     assert "ConnectionError" in long.checkers[CLIENT].detail
     assert long.checkers[CLIENT].counts["publisher_back_s"] < 5  # a publisher tries anew with each call
     assert read_evidence(tmp_path / "8.0").counts(CLIENT)["away_s"] == 8.0
+
+
+def test_a_program_that_fails_makes_its_claim_unknown_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = tuple(replace(trial, program=(trial.program[0], "--masters", "many")) for trial in CLAIMS["19"].trials)
+    monkeypatch.setitem(CLAIMS, "19", replace(CLAIMS["19"], trials=trials))
+    answers = run_claims(["19"], out=tmp_path / "claims")
+    (answer,) = answers.answers
+    assert (answers.exit_code, answer.finding.verdict) == (2, "unknown")
+    assert answer.finding.doubt.startswith("limits: sim.measure.capacity.cluster_limits ended with code 2: ")
+    assert "invalid int value: 'many'" in answer.finding.doubt and "\n" not in answer.finding.doubt
 
 
 @pytest.mark.parametrize(("took_ms", "raised", "verdict"), [(1.0, 0, "true"), (60.0, 0, "false"), (1.0, 1, "false")])

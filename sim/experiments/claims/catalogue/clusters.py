@@ -27,7 +27,7 @@ def _more(evidence: Mapping[str, Evidence]) -> Finding:
         return Finding({}, None, "", result.detail)
     cases: dict[str, bool | None] = {}
     numbers: dict[str, float] = {}
-    parts = []
+    parts, doubts = [], []
     for hearers, words in CASES.items():
         one, cluster = (
             {name: counts[f"{who}.{hearers}.{name}"] for name in ("least_per_s", "most_per_s", "core", "lag_ms_p99", "at_per_s")}
@@ -35,6 +35,8 @@ def _more(evidence: Mapping[str, Evidence]) -> Finding:
         )
         least, most = cluster["least_per_s"] / one["most_per_s"], cluster["most_per_s"] / one["least_per_s"]
         cases[words] = _held(least, most, one=one, cluster=cluster)
+        if cases[words] is None:
+            doubts.append(f"{words}: {_undecided(one, cluster)}")
         numbers |= {f"least_gain_{hearers}": least, f"most_gain_{hearers}": most}
         numbers |= {f"lag_ms_one_{hearers}": one["lag_ms_p99"], f"lag_ms_cluster_{hearers}": cluster["lag_ms_p99"]}
         parts.append(
@@ -42,7 +44,9 @@ def _more(evidence: Mapping[str, Evidence]) -> Finding:
             f"p99 of lag is {_lag(one)}, and {_lag(cluster)} on the cluster (busiest nodes at least {one['core']:.0%} and "
             f"{cluster['core']:.0%} of a core)"
         )
-    return Finding(cases, numbers["least_gain_1"], "times the load of one server at least, one hearer", "; ".join(parts), numbers)
+    return Finding(
+        cases, numbers["least_gain_1"], "times the load of one server at least, one hearer", "; ".join(parts), numbers, "; ".join(doubts)
+    )
 
 
 def _held(least: float, most: float, *, one: Mapping[str, float], cluster: Mapping[str, float]) -> bool | None:
@@ -57,6 +61,14 @@ def _held(least: float, most: float, *, one: Mapping[str, float], cluster: Mappi
     if most <= NO_MORE and cluster["core"] >= FULL:
         return False
     return None
+
+
+def _undecided(one: Mapping[str, float], cluster: Mapping[str, float]) -> str:
+    if not one["lag_ms_p99"] <= LAG_MS_P99:
+        return f"one server was too late well below its limit, by {_lag(one)}: stop what else runs on this machine"
+    if one["core"] < FULL or cluster["core"] < FULL:
+        return "not the nodes but who publishes or drains was the limit: measure it on a machine with more cores"
+    return f"the gain is not certainly over {MORE:g} nor at most {NO_MORE:g}, which is as far as such figures lie apart: measure it again"
 
 
 def _rates(of: Mapping[str, float]) -> str:
