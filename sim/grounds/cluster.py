@@ -134,13 +134,15 @@ class ClusterBroker:
 
 
 @contextlib.contextmanager
-def cluster(text: str = "") -> Iterator[ClusterBroker]:
+def cluster(text: str = "", *, replicas: bool = True) -> Iterator[ClusterBroker]:
     """Start a cluster and stop it on leaving.
 
     Parameters
     ----------
     text
         ``""``, ``MASTERS`` or ``MASTERS:PORT``, see the module.
+    replicas
+        Whether each of several masters has one.
 
     Raises
     ------
@@ -151,7 +153,7 @@ def cluster(text: str = "") -> Iterator[ClusterBroker]:
     """
     sweep()
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder, contextlib.ExitStack() as started:
-        yield on_ports(text, ground="cluster", start=lambda ports: _start(Path(folder), ports, until=started))
+        yield on_ports(text, ground="cluster", start=lambda ports: _start(Path(folder), ports, until=started), replicas=replicas)
 
 
 def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[Node]:
@@ -171,7 +173,14 @@ def _start(folder: Path, ports: range, *, until: contextlib.ExitStack) -> list[N
     return [node for node, _ in nodes]
 
 
-def on_ports(text: str, *, ground: str, start: Callable[[range], Sequence[Node]], image: dict[str, str] | None = None) -> ClusterBroker:
+def on_ports(
+    text: str,
+    *,
+    ground: str,
+    start: Callable[[range], Sequence[Node]],
+    image: dict[str, str] | None = None,
+    replicas: bool = True,
+) -> ClusterBroker:
     """Start nodes on the ports that the text fixes, or on free ones, and make a whole cluster of them.
 
     Parameters
@@ -185,7 +194,7 @@ def on_ports(text: str, *, ground: str, start: Callable[[range], Sequence[Node]]
         As in `cluster`.
     """
     masters, fixed = read_shape(text, ground=ground)
-    count = nodes_of(masters)
+    count = nodes_of(masters) if replicas else masters
     for _ in range(1 if fixed else _TRIES):
         first = fixed or random.randint(FIRST_PORT, LAST_PORT - count + 1)
         with contextlib.suppress(PortTaken):

@@ -21,6 +21,7 @@ import redis
 from sim.errors import BrokerError
 from sim.machine.words import agreeing, count, duration
 from sim.wire.address import Address
+from sim.wire.reply_reader import GuardedParser
 
 SLOTS = 16_384
 READY_TIMEOUT_S = 30.0
@@ -170,7 +171,13 @@ def _clients(addresses: Sequence[Address]) -> Iterator[list[Any]]:
     """Yield a client of each node; typed Any, because redis-py types its answers for its blocking and its async half at once."""
     made = [
         redis.Redis.from_url(
-            one.url, socket_timeout=ANSWER_TIMEOUT_S, socket_connect_timeout=ANSWER_TIMEOUT_S, retry=None, decode_responses=True
+            one.url,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            socket_connect_timeout=ANSWER_TIMEOUT_S,
+            retry=None,
+            decode_responses=True,
+            protocol=2,
+            parser_class=GuardedParser,
         )
         for one in addresses
     ]

@@ -37,6 +37,7 @@ from sim.machine.lease import note_container
 from sim.machine.variables import read_variable
 from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
+from sim.wire.reply_reader import GuardedParser
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -225,7 +226,9 @@ def await_answer(server: Container, port: int) -> None:
         As in `start_server`.
     """
     url = f"redis://127.0.0.1:{port}"
-    probe = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=None, decode_responses=True)
+    probe = redis.Redis.from_url(
+        url, socket_timeout=1, socket_connect_timeout=1, retry=None, decode_responses=True, protocol=2, parser_class=GuardedParser
+    )
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     try:
         while True:

@@ -23,6 +23,7 @@ from sim.machine.open_files import why_no_file
 from sim.machine.process import Child
 from sim.machine.words import duration
 from sim.wire.address import Address, PortTaken, on_a_port, parse_address
+from sim.wire.reply_reader import GuardedParser
 
 READY_TIMEOUT_S = 10.0
 _POLL_S = 0.005
@@ -163,7 +164,9 @@ def launch(port: int, *, folder: Path, extra: Sequence[str] = (), binary: Path |
 
 def await_answer(server: Child, port: int) -> None:
     """Return once the server answers; end it when it does not (errors as in `start_server`)."""
-    probe = redis.Redis.from_url(f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1, retry=None)
+    probe = redis.Redis.from_url(
+        f"redis://127.0.0.1:{port}", socket_timeout=1, socket_connect_timeout=1, retry=None, protocol=2, parser_class=GuardedParser
+    )
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     try:
         while True:

@@ -152,3 +152,19 @@ def test_every_requirement_is_pinned_and_has_its_hashes() -> None:
     )
     rest = wanted.sub("", re.sub(r"^ *#.*\n", "", text, flags=re.M))
     assert wanted.search(text) and rest == ""
+
+
+PLAIN_CLIENT = "experiments/claims/client_outage.py"  # what is asked there is redis-py as it comes
+
+
+def test_every_client_of_redis_py_looks_at_a_reply_before_it_takes_memory_for_it() -> None:
+    made = {"redis.Redis", "redis.Redis.from_url", "redis.asyncio.Redis.from_url", "ConnectionPool.from_url", "Connection"}
+    plain, guarded = [], 0
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in made and path != SIM / PLAIN_CLIENT:
+                looks = any(word.arg == "parser_class" and ast.unparse(word.value) == "GuardedParser" for word in node.keywords)
+                guarded += looks
+                plain += [] if looks else [f"{path.relative_to(ROOT)}:{node.lineno}"]
+    assert plain == []
+    assert guarded >= 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -14,9 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.bus.envelope import decode_read
-from sim.errors import BrokerError, BrokerRefused
-from sim.grounds.external import external
+from sim.errors import BrokerError, BrokerRefused, BuslabError
+from sim.grounds.external import ExternalBroker, external
+from sim.measure.capacity import children
+from sim.measure.capacity.run import TINY, measure_capacity
+from sim.measure.capacity.saturate import Range
 from sim.pods.blocking_client import BusClient
+from sim.scenario.file import load_scenario
 from sim.wire.address import Address
 from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.command_client import CommandClient
@@ -87,6 +92,14 @@ def connect(address: Address) -> None:
     BusClient(address, source="music-service").connect()
 
 
+def ask_of_capacity(address: Address) -> None:
+    Range(ExternalBroker(address, str(address)), Path()).info("cpu")
+
+
+def hear_of_capacity(address: Address) -> None:
+    children.connect(address.url, [CHANNEL])
+
+
 OURS = {
     "commands": ask,
     "hearing": lambda address: subscribe("pubsub", address),
@@ -96,7 +109,8 @@ OURS = {
     "speaking to shards": lambda address: publish("sharded", address),
     "asking for slots": lambda address: find_owners(address, client_name="buslab-t"),
 }
-REDIS_PY = {"reaching": reach, "Locust's client": connect}
+SUBSCRIBED = encode([b"subscribe", CHANNEL.encode(), 1])
+REDIS_PY = {"reaching": reach, "Locust's client": connect, "capacity asks": ask_of_capacity, "capacity subscribes": hear_of_capacity}
 
 
 def refused_in_one_line(address: Address, attempt: Callable[[], object], *, within_s: float = 6.0) -> str:
@@ -126,6 +140,26 @@ def test_redis_py_s_connections_refuse_it_in_one_line(use: Callable[[Address], N
 
 def only(command: bytes, answer: bytes, *, other: bytes = b"+OK\r\n") -> Callable[[list[bytes]], bytes]:
     return lambda words: answer if words[0] == command else other
+
+
+@pytest.mark.parametrize("command", [b"INFO", b"SUBSCRIBE", b"PUBLISH"])
+def test_capacity_ends_in_one_line_and_takes_no_memory(command: bytes) -> None:
+    """The server is let in with its PING, and announces two billion elements in answer to what capacity asks later."""
+    scenario = load_scenario("baseline", settings=["load.driver=pods"])
+    info = encode(b"used_cpu_user:0\r\nused_cpu_sys:0\r\ntotal_net_output_bytes:0\r\n")
+    others = {b"INFO": info, b"SUBSCRIBE": SUBSCRIBED, b"PUBLISH": b":1\r\n"}
+
+    def answer(words: list[bytes]) -> bytes:
+        return TOO_LARGE["two billion elements"] if words[0] == command else others.get(words[0], b"+OK\r\n")
+
+    with strange_server(answer) as server:
+        before = psutil.Process().memory_info().vms
+        with pytest.raises(BuslabError) as refused:
+            measure_capacity(scenario, on=server.address.url, effort=TINY)
+        assert psutil.Process().memory_info().vms - before < 400e6
+    said = str(refused.value)
+    assert "2,000,000,000 elements" in said or "2000000000" in said, said
+    assert "\n" not in said and "Traceback" not in said and len(said) < 600
 
 
 @pytest.mark.parametrize("answer", EVERY.values(), ids=EVERY)

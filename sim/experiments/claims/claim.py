@@ -42,8 +42,9 @@ class Trial:
         The ground where it runs by default: the model, where virtual time can tell the truth about it.
     needs
         Which other grounds will do: "any" single server or the model, "server" = any single real one, "only" = none but `on`.
-    client_away_s
-        Not 0: no run of a scenario, but a client that is not ours in an outage so long (`sim.experiments.claims.client_outage`).
+    program, about_s
+        Not empty: no run of a scenario, but a module of ours and its arguments, run with the folder before these, into which it writes
+        its verdict; and about how long it takes.
     """
 
     name: str
@@ -51,13 +52,15 @@ class Trial:
     settings: tuple[str, ...] = ()
     on: str = MODEL
     needs: Literal["any", "server", "only"] = "any"
-    client_away_s: float = 0.0
+    program: tuple[str, ...] = ()
+    about_s: float = 0.0
 
     @property
     def command(self) -> str:
         """How to run it alone, without its ground."""
-        if self.client_away_s:
-            return f"python -m sim.experiments.claims.client_outage FOLDER --away {self.client_away_s:g}"
+        if self.program:
+            module, *arguments = self.program
+            return " ".join(["python -m", module, "FOLDER", *arguments])
         return " ".join([f"buslab run {self.scenario}", *(f'--set "{setting}"' for setting in self.settings)])
 
     def where(self, ground: str) -> str | None:

@@ -1,7 +1,7 @@
 """A client that is not ours lives through an outage: redis-py's publisher and subscriber as they come, the server killed and started again.
 
-A trial with `client_away_s` is this and no run of a scenario: nothing of the lab's own bus takes part, so what it shows is not a
-setting of the lab. `python -m sim.experiments.claims.client_outage FOLDER --away 8` makes one.
+The trials `REDIS_PY` of claims 10 and 11 are this and no run of a scenario: nothing of the lab's own bus takes part, so what it shows is
+not a setting of the lab. `python -m sim.experiments.claims.client_outage FOLDER --away 8` makes one.
 
 Rules
 -----
@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import redis
 
+from sim.errors import BuslabError
 from sim.experiments.claims.claim import CLIENT
 from sim.grounds.embedded import embedded
 from sim.machine.files import write_whole
@@ -132,7 +134,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--away", type=float, default=8.0, metavar="SECONDS")
     said = parser.parse_args()
-    print(live_through(said.folder, away_s=said.away).checkers[CLIENT].detail)
+    try:
+        print(live_through(said.folder, away_s=said.away).checkers[CLIENT].detail)
+    except BuslabError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,11 +22,12 @@ from typing import Any
 from sim.errors import BuslabError, RecordError, UsageError
 from sim.experiments.claims.catalogue import CLAIMS, Claim, Finding, Trial, find
 from sim.experiments.claims.claim import MODEL, Evidence, read_evidence
-from sim.experiments.claims.client_outage import AFTER_S, BEFORE_S, live_through
 from sim.experiments.many_runs import Job, run_many
 from sim.grounds.catalogue import shown_ground
 from sim.machine.clock import utc_now
 from sim.machine.files import write_whole
+from sim.machine.import_path import child_environment, python_child
+from sim.machine.process import Child
 from sim.machine.words import count, duration
 from sim.results.checkers.verdict import finite
 from sim.run.folder import empty_folder, point_latest_to, runs_folder
@@ -36,6 +38,7 @@ MAX_JOBS = 64
 EXTRA_S = {"embedded": 3.0, "cluster": 6.0}  # what a real run takes besides its load
 LOCUST_S = 3.0
 MODEL_S = 1.0  # of a trial on the model
+PATIENCE = 6.0  # times what a program takes: on a machine that is busy it takes longer
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class TrialRun:
         """About how long it takes."""
         if self.is_virtual:
             return MODEL_S
-        if self.trial.client_away_s:
-            return BEFORE_S + self.trial.client_away_s + AFTER_S
+        if self.trial.program:
+            return self.trial.about_s
         load = load_scenario(self.trial.scenario, settings=self.trial.settings).load
         more_s = EXTRA_S.get(self.on.partition(":")[0], 4.0) + (LOCUST_S if load.driver == "locust" else 0.0)
         return load.warm_up_s + load.run_s + more_s
@@ -199,11 +202,11 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
     """Run everything, and note the error of each run folder that has one."""
     left = {run.folder.name: run.about_s / (min(at_once, len(work)) if run.is_virtual else 1) for run in work}
     tell(f"{count(len(work), 'run')}, about {duration(round(max(sum(left.values()), 1)))}")
-    runs = [run for run in work if not run.trial.client_away_s]
+    runs = [run for run in work if not run.trial.program]
     virtual, real = ([run.job for run in runs if run.is_virtual is word] for word in (True, False))
     made = ((one.job.key, one.error) for one in chain(run_many(virtual, out=folder, at_once=at_once), run_many(real, out=folder)))
     where = {run.folder.name: f"{run.trial.scenario} on {shown_ground(run.on)}" for run in work}
-    for name, error in chain(made, _live_through(run for run in work if run.trial.client_away_s)):
+    for name, error in chain(made, _run_programs(run for run in work if run.trial.program)):
         del left[name]
         errors.update({name: str(error)} if error else {})
         word = f"failed: {error}" if error else where[name]
@@ -211,14 +214,21 @@ def _run_all(work: Sequence[TrialRun], *, folder: Path, at_once: int, errors: di
         tell(f"{len(work) - len(left)} of {len(work)} runs{rest} | {name}: {word}")
 
 
-def _live_through(work: Iterable[TrialRun]) -> Iterator[tuple[str, BuslabError | None]]:
-    """Carry clients that are not ours through their outages, one after another; yield each folder's name and what went wrong."""
+def _run_programs(work: Iterable[TrialRun]) -> Iterator[tuple[str, BuslabError | None]]:
+    """Run the trials that are programs of their own, one after another; yield each folder's name and what went wrong."""
     for run in work:
+        module, *arguments = run.trial.program
+        run.folder.mkdir(parents=True, exist_ok=True)
+        child = Child(python_child(module, run.folder, *arguments), log=run.folder / "program.log", env=child_environment(), name=module)
+        error: BuslabError | None = None
         try:
-            live_through(run.folder, away_s=run.trial.client_away_s)
-            yield run.folder.name, None
-        except BuslabError as error:
-            yield run.folder.name, error
+            if child.process.wait(run.trial.about_s * PATIENCE):
+                error = BuslabError(f"{module} ended with code {child.poll()}: {child.tail()}")
+        except subprocess.TimeoutExpired:
+            error = BuslabError(f"{module} has not ended after {duration(run.trial.about_s * PATIENCE)}: {child.tail()}")
+        finally:
+            child.end()
+        yield run.folder.name, error
 
 
 def _answer(number: str, plan: Mapping[str, TrialRun], errors: Mapping[str, str]) -> ClaimAnswer:

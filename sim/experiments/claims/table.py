@@ -128,7 +128,7 @@ def _section(answer: ClaimAnswer) -> Iterable[str]:
     yield f"- again: `{again(answer)}`, which runs"
     for run in answer.runs.values():
         words = run.trial.command.split(" ", 3)  # the ground stands behind the scenario
-        ground = [] if run.trial.client_away_s else ["--on", shown_ground(run.on)]
+        ground = [] if run.trial.program else ["--on", shown_ground(run.on)]
         yield f"  - `{' '.join([*words[:3], *ground, *words[3:]])}`"
 
 

@@ -31,6 +31,7 @@ from sim.results.opened_run import Run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
 from sim.wire.address import Address
+from sim.wire.reply_reader import GuardedParser
 
 SCENARIO = "cluster_fanout"
 MASTERS = (1, 3)
@@ -112,7 +113,7 @@ def _rest(address: Address) -> float:
 def _used_s(address: Address) -> float:
     used_s = 0.0
     for node in address.nodes:
-        with redis.Redis.from_url(node.url) as client:
+        with redis.Redis.from_url(node.url, protocol=2, parser_class=GuardedParser) as client:
             said = client.info("cpu")
         used_s += float(said["used_cpu_user"]) + float(said["used_cpu_sys"])
     return used_s

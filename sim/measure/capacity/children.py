@@ -14,6 +14,8 @@ Rules
 4. The drain counts the bytes that it has heard in memory that both share. A full drive waits when more than `AHEAD_BYTES` a subscriber
    are unheard, or the server would cut the subscribers; how long it waited is told.
 5. The watchers are subscribers of the first process. The backlog, looked at every tick, is what is due and not answered by the server.
+6. Of a cluster, connections and subscribers take its nodes in turn, as those of many pods would. A node counts its own subscribers only,
+   and each passes an event on to every other one.
 """
 
 from __future__ import annotations
@@ -31,11 +33,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import redis
 from redis.connection import ConnectionPool
 
+from sim.errors import BrokerError
 from sim.machine.line import Line, inherited_line
 from sim.machine.words import count
 from sim.measure.child_messages import Begin, Prepared
+from sim.wire.address import parse_address
+from sim.wire.refusals import in_short, unreachable
+from sim.wire.reply_reader import MAX_LINE, GuardedParser
 from sim.wire.resp import message_size, pack
 
 FULL_BYTES = 16 * 1024  # what the server reads from one connection in one turn
@@ -59,9 +66,12 @@ class EventKind(msgspec.Struct, frozen=True):
 
 
 class DriveOrder(msgspec.Struct, frozen=True, tag="drive"):
-    """What to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber."""
+    """What to publish; `rate_per_s` 0 means full. `watchers` are the channels of each watching subscriber.
 
-    url: str
+    `urls` are those of the server, or of every node.
+    """
+
+    urls: list[str]
     kinds: list[EventKind]
     connections: int
     seconds: float
@@ -74,9 +84,9 @@ class DriveOrder(msgspec.Struct, frozen=True, tag="drive"):
 
 
 class DrainOrder(msgspec.Struct, frozen=True, tag="drain"):
-    """Who hears: the channels of each subscriber."""
+    """Who hears: the channels of each subscriber; `urls` as in `DriveOrder`."""
 
-    url: str
+    urls: list[str]
     subscribers: list[list[str]]
     heard_fd: int = -1
 
@@ -142,17 +152,32 @@ class Watched:
 
 
 def connect(url: str, channels: Sequence[str] = ()) -> socket.socket:
-    """Return a socket that was let in, and is subscribed when channels are named."""
-    connection: Any = ConnectionPool.from_url(url, protocol=2, socket_timeout=PATIENCE_S).make_connection()
-    connection.connect()
-    if channels:
-        connection.send_command("SUBSCRIBE", *channels)
-        for _ in channels:
-            connection.read_response()
+    """Return a socket that was let in, and is subscribed when channels are named.
+
+    Raises
+    ------
+    BrokerError
+        It was not let in, or what answers is no Redis.
+    """
+    pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=PATIENCE_S, parser_class=GuardedParser)
+    connection: Any = pool.make_connection()
+    try:
+        connection.connect()
+        if channels:
+            connection.send_command("SUBSCRIBE", *channels)
+            for _ in channels:
+                connection.read_response()
+    except (redis.RedisError, OSError) as error:
+        raise unreachable(parse_address(url), error) from None
     made: socket.socket = connection._sock
     connection._sock = None  # it is ours now
     made.setblocking(True)  # with a timeout MSG_DONTWAIT would wait; the parent bounds how long all of it may take
     return made
+
+
+def connect_each(urls: Sequence[str], channels: Sequence[Sequence[str]]) -> list[socket.socket]:
+    """Return a socket for each of these lists of channels, at each node in turn."""
+    return [connect(urls[place % len(urls)], some) for place, some in enumerate(channels)]
 
 
 def shared(fd: int) -> np.ndarray:
@@ -165,7 +190,7 @@ def shared(fd: int) -> np.ndarray:
 
 def drain(line: Line, plan: DrainOrder) -> None:
     """Drop what arrives until the parent speaks, then what is under way; report how much and what it cost."""
-    sockets = {one.fileno(): one for one in (connect(plan.url, channels) for channels in plan.subscribers)}
+    sockets = {one.fileno(): one for one in connect_each(plan.urls, plan.subscribers)}
     epoll = select.epoll()
     for fd in (*sockets, line.socket.fileno()):
         epoll.register(fd, select.EPOLLIN)
@@ -208,7 +233,7 @@ class Speaker:
 
     def __init__(self, plan: DriveOrder) -> None:
         self.plan = plan
-        self.sockets = [connect(plan.url) for _ in range(plan.connections)]
+        self.sockets = connect_each(plan.urls, [()] * plan.connections)
         self.epoll = select.epoll()
         self.of = {one.fileno(): one for one in self.sockets}
         for fd in self.of:
@@ -226,15 +251,13 @@ class Speaker:
         return float(self.shares @ sizes)
 
     def check_receivers(self) -> None:
-        """Publish one event of each kind and demand that as many hear it as should."""
-        one = self.sockets[0]
+        """Publish one event of each kind, at each node, and demand that as many subscribers of all nodes hear it as should."""
         for kind, frame in zip(self.plan.kinds, self.frames, strict=True):
-            one.sendall(frame.tobytes())
-            got = b""
-            while not got.endswith(b"\r\n"):
-                got += one.recv(4096) or sys.exit("the server closed a publisher")
-            if got != b":%d\r\n" % kind.receivers:
-                sys.exit(f"{kind.channel} should be heard by {count(kind.receivers, 'subscriber')}: {got[:80]!r}")
+            answers = [_answer(one, frame.tobytes()) for one in self.sockets[: len(self.plan.urls)]]
+            if not all(answer[:1] == b":" and answer[1:-2].isdigit() for answer in answers):
+                sys.exit(f"the server answers PUBLISH with {in_short(answers)}")
+            if (heard := sum(int(answer[1:]) for answer in answers)) != kind.receivers:
+                sys.exit(f"{kind.channel} should be heard by {count(kind.receivers, 'subscriber')}, and is by {heard:,}")
 
     def read_answers(self, timeout_s: float) -> list[int]:
         """Read what has been answered; return the sockets that said something."""
@@ -257,6 +280,17 @@ class Speaker:
             block[:, self.at[kind] : self.at[kind] + DIGITS] = mine[:, None] // _POWERS % 10 + ord("0")
             parts.append(block.tobytes())
         return b"".join(parts)
+
+
+def _answer(one: socket.socket, command: bytes) -> bytes:
+    """Send a command and return the line that answers it."""
+    one.sendall(command)
+    got = b""
+    while not got.endswith(b"\r\n"):
+        got += one.recv(4096) or sys.exit("the server closed a publisher")
+        if len(got) > MAX_LINE:
+            sys.exit(f"the server answers with a line of more than {MAX_LINE:,} bytes")
+    return got
 
 
 def drive_full(line: Line, plan: DriveOrder) -> None:
@@ -305,7 +339,7 @@ def drive_full(line: Line, plan: DriveOrder) -> None:
 def drive_rate(line: Line, plan: DriveOrder) -> None:
     """Publish at intended times, and report the watchers' lag and the backlog."""
     speaker = Speaker(plan)
-    watchers = [Watched(connect(plan.url, channels)) for channels in plan.watchers]
+    watchers = [Watched(one) for one in connect_each(plan.urls, plan.watchers)]
     speaker.check_receivers()
     rng = np.random.default_rng(plan.seed)
     total_s = plan.warm_up_s + plan.seconds
@@ -411,10 +445,13 @@ def main() -> None:
     """Drain or drive, as the order says."""
     line = inherited_line(name="the command")
     for plan in line.messages(DriveOrder | DrainOrder):
-        if isinstance(plan, DrainOrder):
-            drain(line, plan)
-        else:
-            (drive_rate if plan.rate_per_s else drive_full)(line, plan)
+        try:
+            if isinstance(plan, DrainOrder):
+                drain(line, plan)
+            else:
+                (drive_rate if plan.rate_per_s else drive_full)(line, plan)
+        except BrokerError as error:
+            sys.exit(str(error))
         os._exit(0)  # nothing is left to tidy, and thousands of sockets close faster this way
 
 

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import redis
 
 from sim.bus.envelope import ANALYTICS, BATCH, EVENT_TYPES
 from sim.bus.once import ONCE_FOR_ALL
@@ -238,9 +237,7 @@ class _Measurement:
             one_down=tuple(one_down),
             lowered=tuple(lowered) if again_held(again) else (),
             host_copies_per_s=self._host(),
-            about=environment(
-                broker_says={key: str(value) for key, value in self.range.asker.info("server").items()}, image=self.broker.image
-            ),
+            about=environment(broker_says={key: str(value) for key, value in self.range.info("server").items()}, image=self.broker.image),
         )
 
     def _with_a_core(self, shoot: Callable[[], Shot]) -> Shot:
@@ -271,10 +268,8 @@ class _Measurement:
 
     def _kink(self) -> int:
         """Return from which size on the server refers to a reply instead of copying it, as far as it says."""
-        with contextlib.suppress(redis.RedisError):
-            if said := self.range.asker.config_get(KINK_SETTING):
-                return int(next(iter(said.values())) or 0) or NO_KINK
-        return NO_KINK
+        said = self.range.config(KINK_SETTING)
+        return int(said) or NO_KINK if said.isascii() and said.isdigit() else NO_KINK
 
     def _points(self, todo: list[tuple[int, int, int]], what: str, *, until: float, least: int = 1) -> list[Point]:
         """Measure every combination in each round, in another order, while there is time for a round."""

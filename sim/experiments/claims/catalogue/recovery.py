@@ -19,7 +19,11 @@ STAMPEDE = Trial("stampede", "reconnect_stampede")
 REAL = Trial("real", "restart_redis", on=EMBEDDED, needs="server")
 LOCUST = Trial("locust", "restart_redis", ("load.driver=locust",), on=EMBEDDED, needs="server")
 AWAY_S = {"redis_py_short": 1.0, "redis_py_long": 8.0}
-REDIS_PY = tuple(Trial(name, "redis-py", on=EMBEDDED, needs="only", client_away_s=away_s) for name, away_s in AWAY_S.items())
+OUTAGE = "sim.experiments.claims.client_outage"
+REDIS_PY = tuple(
+    Trial(name, "redis-py", on=EMBEDDED, needs="only", program=(OUTAGE, "--away", f"{away_s:g}"), about_s=away_s + 13.0)
+    for name, away_s in AWAY_S.items()
+)
 SITUATIONS = {
     "killed": "for our pods after Redis was killed",
     "stampede": "for our pods after every one lost its connections at once",
