@@ -150,3 +150,43 @@ def test_what_the_load_invalidates_is_what_a_cache_holds(number: int) -> None:
         config.read(key, now_ns=1)
         config.handlers()[kind](event(kind, **data))
         assert config.read(key, now_ns=2) == (2, False)
+
+
+def test_a_pod_that_heard_nothing_for_a_while_forgets_all_copies_and_keeps_its_limits() -> None:
+    config = ConfigSubscriber(limit=2)
+    for key, at in ((T1, 1), (P1, 2), (T2, 3)):
+        config.read(key, now_ns=at)
+    assert (config.templates.entries(), config.providers.entries()) == ([(T1, 1), (T2, 3)], [(P1, 2)])
+    config.forget()
+    assert (config.templates.entries(), config.providers.entries(), config.invalidations) == ([], [], 0)
+    for cache in (config.templates, config.providers):
+        for number in range(3):
+            cache.put(str(number), number)
+        assert cache.entries() == [("1", 1), ("2", 2)]
+
+
+def test_while_it_does_not_serve_every_read_goes_to_the_database_and_nothing_is_kept() -> None:
+    config = ConfigSubscriber()
+    assert (config.templates.limit, config.providers.limit, config.serves) == (CACHE_SIZE, CACHE_SIZE, True)
+    config.serves = False
+    assert [config.read(T1, now_ns=at) for at in (1, 2)] == [(1, False), (2, False)]
+    assert config.templates.entries() == []
+
+
+def test_what_an_invalidation_drops_is_counted() -> None:
+    cache: LruCache[str, int] = LruCache(9)
+
+    def filled() -> LruCache[str, int]:
+        for number, key in enumerate(("a:1", "a:2", "b:1")):
+            cache.put(key, number)
+        return cache
+
+    dropped = {pattern: (filled().drop(pattern), [key for key, _ in cache.entries()]) for pattern in ("a:*", "a:1", "a:3", "?:1", None, 7)}
+    assert dropped == {
+        "a:*": (2, ["b:1"]),
+        "a:1": (1, ["a:2", "b:1"]),
+        "a:3": (0, ["a:1", "a:2", "b:1"]),
+        "?:1": (2, ["a:2"]),
+        None: (3, []),
+        7: (3, []),
+    }
