@@ -67,6 +67,7 @@ def event(kind: str, **data: object) -> Event:
         ("config.cache.invalidate", {"pattern": "1"}, {T1, T2}, {P1}),
         ("config.cache.invalidate", {"pattern": "*"}, set(), set()),
         ("config.template.invalidated", {"templateId": "unknown"}, {T1, T2}, {P1}),
+        ("config.template.invalidated", {"templateId": 1}, {T2}, {P1}),
     ],
 )
 @pytest.mark.parametrize("times", [1, 2])
@@ -131,7 +132,15 @@ def test_each_invalidation_twice_leaves_the_caches_that_once_leaves(doings: list
         ("config.cache.invalidate", {"pattern": "aiponge:*"}, "aiponge:*"),
         ("config.cache.invalidate", {"round": 1}, ""),
         ("config.template.invalidated", {"templateId": "x" * 999}, f"{TEMPLATES}{'x' * 999}"[:200]),
+        ("config.template.invalidated", {"templateId": None}, ""),
+        ("config.template.invalidated", {"templateId": 0}, f"{TEMPLATES}0"),
+        ("config.provider.invalidated", {"providerId": None}, ""),
+        ("config.provider.invalidated", {"templateId": "1"}, ""),
+        ("config.cache.invalidate", {"pattern": None}, ""),
+        ("config.cache.invalidate", {"pattern": ["a"]}, "['a']"),
+        ("config.cache.invalidate", {"": "1"}, ""),
         ("analytics.provider.usage", {"providerId": "1"}, ""),
+        ("analytics.provider.usage", {"": "1"}, ""),
         (BATCH, {"events": []}, ""),
     ],
 )
@@ -190,3 +199,23 @@ def test_what_an_invalidation_drops_is_counted() -> None:
         None: (3, []),
         7: (3, []),
     }
+
+
+@pytest.mark.parametrize("data", [{}, {"templateId": None, "providerId": None}, {"pattern": "*"}])
+def test_an_event_that_names_no_template_or_provider_drops_none_whatever_its_id(data: dict[str, object]) -> None:
+    config = ConfigSubscriber()
+    odd = [f"{prefix}{id}" for prefix in (TEMPLATES, PROVIDERS) for id in ("", "None", "null", "undefined")]
+    for key in odd:
+        config.read(key, now_ns=1)
+    for kind in CONFIG_KINDS[:2]:
+        config.handlers()[kind](event(kind, **data))
+    assert [config.read(key, now_ns=2) for key in odd] == [(1, True)] * len(odd)
+    assert config.invalidations == 2
+
+
+def test_a_pattern_without_a_wildcard_is_a_key_and_no_search() -> None:
+    cache: LruCache[object, int] = LruCache(9)
+    for key in (1, "1", "a\\"):
+        cache.put(key, 7)
+    assert [cache.drop(pattern) for pattern in ("1", "1", "a\\")] == [1, 0, 1]
+    assert cache.entries() == [(1, 7)]

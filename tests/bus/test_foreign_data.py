@@ -63,7 +63,8 @@ def test_a_name_has_a_key_and_a_label_that_no_other_has(value: Any, key: object,
 
 
 def test_data_that_is_no_object_is_its_own_name() -> None:
-    assert [name_of(data, METRIC_NAMES) for data in ("a", 7, None, {})] == ["a", ("number", "7"), None, None]
+    named: list[object] = ["a", 7, None, {}]
+    assert [name_of(data, METRIC_NAMES) for data in named] == ["a", ("number", "7"), None, None]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_analytics_answers_its_queries_by_kind_and_in_the_order_of_names() -> No
     analytics = AnalyticsService()
     assert analytics.music_analytics() == {"events": 0, "byType": {}}
     assert analytics.system_analytics() == {"events": 0, "byType": {}, "metrics": {}, "providers": {}}
-    heard = [
+    heard: list[tuple[str, dict[str, Any], str]] = [
         (
             EVENT_TYPES[0],
             {"events": [{"eventType": "played"}, {"eventType": "liked"}, {"eventType": "played"}, {}, "skipped"]},
