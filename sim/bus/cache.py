@@ -10,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from fnmatch import translate
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from sim.bus.envelope import Event
 
@@ -19,6 +19,12 @@ PROVIDERS = "aiponge:cache:providers:"
 CACHE_SIZE = 500  # entries, as in the reference
 MAX_SUBJECT = 200  # characters of a subject that are recorded
 
+# event type -> the field that names what it is about, and what stands before that in a key
+_NAMED = {
+    "config.template.invalidated": ("templateId", TEMPLATES),
+    "config.provider.invalidated": ("providerId", PROVIDERS),
+    "config.cache.invalidate": ("pattern", ""),
+}
 _GLOB = re.compile(r"[*?\[]")
 
 K = TypeVar("K", bound=Hashable)
@@ -71,7 +77,7 @@ class LruCache(Generic[K, V]):
         A pattern without a wildcard is looked up, not searched for.
         """
         if isinstance(pattern, str):
-            return self.delete_matching(pattern) if _GLOB.search(pattern) else int(self.delete(cast("K", pattern)))
+            return self.delete_matching(pattern) if _GLOB.search(pattern) else int(self.delete(pattern))  # type: ignore[arg-type]
         dropped = len(self._entries)
         self._entries.clear()
         return dropped
@@ -79,13 +85,12 @@ class LruCache(Generic[K, V]):
 
 def subject_of(kind: str, data: dict[str, Any]) -> str:
     """Return what an invalidation is about: the cache key or pattern that it names; empty for any other event."""
-    if kind == "config.template.invalidated" and "templateId" in data:
-        return f"{TEMPLATES}{data['templateId']}"[:MAX_SUBJECT]
-    if kind == "config.provider.invalidated" and "providerId" in data:
-        return f"{PROVIDERS}{data['providerId']}"[:MAX_SUBJECT]
-    if kind == "config.cache.invalidate" and "pattern" in data:
-        return str(data["pattern"])[:MAX_SUBJECT]
-    return ""
+    naming = _NAMED.get(kind)
+    if naming is None:
+        return ""
+    field, prefix = naming
+    named = data.get(field)
+    return "" if named is None else f"{prefix}{named}"[:MAX_SUBJECT]
 
 
 class ConfigSubscriber:
@@ -128,12 +133,14 @@ class ConfigSubscriber:
 
     def template_invalidated(self, event: Event) -> None:
         """Drop one template."""
-        self.templates.delete(f"{TEMPLATES}{event.data.get('templateId', '')}")
+        if (named := event.data.get("templateId")) is not None:
+            self.templates.delete(f"{TEMPLATES}{named}")
         self.invalidations += 1
 
     def provider_invalidated(self, event: Event) -> None:
         """Drop one provider's configuration."""
-        self.providers.delete(f"{PROVIDERS}{event.data.get('providerId', '')}")
+        if (named := event.data.get("providerId")) is not None:
+            self.providers.delete(f"{PROVIDERS}{named}")
         self.invalidations += 1
 
     def cache_invalidated(self, event: Event) -> None:

@@ -83,3 +83,17 @@ def test_a_late_tick_does_not_move_the_intended_time(late_ns: int) -> None:
 def test_an_empty_batcher_has_nothing_to_send_and_is_never_due() -> None:
     batcher = Batcher(size=10, interval_ms=100)
     assert (len(batcher), batcher.due_ns, batcher.tick(10**18), batcher.flush(10**18)) == (0, None, None, None)
+
+
+def test_a_batcher_tells_of_its_part_full_batch_and_begins_anew_when_that_has_left() -> None:
+    batcher = Batcher(size=3, interval_ms=100)
+
+    def told() -> tuple[int, int | None, int, int, int]:
+        return len(batcher), batcher.due_ns, batcher.first_item_ns, batcher.last_item_ns, batcher.items_wait_ns
+
+    empty = told()
+    assert empty == (0, None, 0, 0, 0)
+    assert (batcher.add("a", intended_ns=7), batcher.add("b", intended_ns=5)) == (None, None)
+    assert told() == (2, 7 + 100 * MS, 7, 7, 2)
+    assert batcher.add("c", intended_ns=9) == Batch(("a", "b", "c"), first_item_ns=7, items_wait_ns=2 + 4, intended_ns=9)
+    assert told() == empty

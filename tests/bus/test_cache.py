@@ -67,6 +67,7 @@ def event(kind: str, **data: object) -> Event:
         ("config.cache.invalidate", {"pattern": "1"}, {T1, T2}, {P1}),
         ("config.cache.invalidate", {"pattern": "*"}, set(), set()),
         ("config.template.invalidated", {"templateId": "unknown"}, {T1, T2}, {P1}),
+        ("config.template.invalidated", {"templateId": 1}, {T2}, {P1}),
     ],
 )
 @pytest.mark.parametrize("times", [1, 2])
@@ -131,7 +132,15 @@ def test_each_invalidation_twice_leaves_the_caches_that_once_leaves(doings: list
         ("config.cache.invalidate", {"pattern": "aiponge:*"}, "aiponge:*"),
         ("config.cache.invalidate", {"round": 1}, ""),
         ("config.template.invalidated", {"templateId": "x" * 999}, f"{TEMPLATES}{'x' * 999}"[:200]),
+        ("config.template.invalidated", {"templateId": None}, ""),
+        ("config.template.invalidated", {"templateId": 0}, f"{TEMPLATES}0"),
+        ("config.provider.invalidated", {"providerId": None}, ""),
+        ("config.provider.invalidated", {"templateId": "1"}, ""),
+        ("config.cache.invalidate", {"pattern": None}, ""),
+        ("config.cache.invalidate", {"pattern": ["a"]}, "['a']"),
+        ("config.cache.invalidate", {"": "1"}, ""),
         ("analytics.provider.usage", {"providerId": "1"}, ""),
+        ("analytics.provider.usage", {"": "1"}, ""),
         (BATCH, {"events": []}, ""),
     ],
 )
@@ -150,3 +159,63 @@ def test_what_the_load_invalidates_is_what_a_cache_holds(number: int) -> None:
         config.read(key, now_ns=1)
         config.handlers()[kind](event(kind, **data))
         assert config.read(key, now_ns=2) == (2, False)
+
+
+def test_a_pod_that_heard_nothing_for_a_while_forgets_all_copies_and_keeps_its_limits() -> None:
+    config = ConfigSubscriber(limit=2)
+    for key, at in ((T1, 1), (P1, 2), (T2, 3)):
+        config.read(key, now_ns=at)
+    assert (config.templates.entries(), config.providers.entries()) == ([(T1, 1), (T2, 3)], [(P1, 2)])
+    config.forget()
+    assert (config.templates.entries(), config.providers.entries(), config.invalidations) == ([], [], 0)
+    for cache in (config.templates, config.providers):
+        for number in range(3):
+            cache.put(str(number), number)
+        assert cache.entries() == [("1", 1), ("2", 2)]
+
+
+def test_while_it_does_not_serve_every_read_goes_to_the_database_and_nothing_is_kept() -> None:
+    config = ConfigSubscriber()
+    assert (config.templates.limit, config.providers.limit, config.serves) == (CACHE_SIZE, CACHE_SIZE, True)
+    config.serves = False
+    assert [config.read(T1, now_ns=at) for at in (1, 2)] == [(1, False), (2, False)]
+    assert config.templates.entries() == []
+
+
+def test_what_an_invalidation_drops_is_counted() -> None:
+    cache: LruCache[str, int] = LruCache(9)
+
+    def filled() -> LruCache[str, int]:
+        for number, key in enumerate(("a:1", "a:2", "b:1")):
+            cache.put(key, number)
+        return cache
+
+    dropped = {pattern: (filled().drop(pattern), [key for key, _ in cache.entries()]) for pattern in ("a:*", "a:1", "a:3", "?:1", None, 7)}
+    assert dropped == {
+        "a:*": (2, ["b:1"]),
+        "a:1": (1, ["a:2", "b:1"]),
+        "a:3": (0, ["a:1", "a:2", "b:1"]),
+        "?:1": (2, ["a:2"]),
+        None: (3, []),
+        7: (3, []),
+    }
+
+
+@pytest.mark.parametrize("data", [{}, {"templateId": None, "providerId": None}, {"pattern": "*"}])
+def test_an_event_that_names_no_template_or_provider_drops_none_whatever_its_id(data: dict[str, object]) -> None:
+    config = ConfigSubscriber()
+    odd = [f"{prefix}{id}" for prefix in (TEMPLATES, PROVIDERS) for id in ("", "None", "null", "undefined")]
+    for key in odd:
+        config.read(key, now_ns=1)
+    for kind in CONFIG_KINDS[:2]:
+        config.handlers()[kind](event(kind, **data))
+    assert [config.read(key, now_ns=2) for key in odd] == [(1, True)] * len(odd)
+    assert config.invalidations == 2
+
+
+def test_a_pattern_without_a_wildcard_is_a_key_and_no_search() -> None:
+    cache: LruCache[object, int] = LruCache(9)
+    for key in (1, "1", "a\\"):
+        cache.put(key, 7)
+    assert [cache.drop(pattern) for pattern in ("1", "1", "a\\")] == [1, 0, 1]
+    assert cache.entries() == [(1, 7)]

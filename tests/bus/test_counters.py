@@ -21,3 +21,11 @@ def test_subscribe_errors_are_the_sum_of_their_kinds() -> None:
     counters = Counters()
     counters.malformed, counters.unsupported, counters.failures = 1, 2, 4
     assert counters.subscribe_errors == 7
+
+
+def test_nothing_is_counted_before_anything_happened() -> None:
+    counters = Counters()
+    assert {name: getattr(counters, name) for name in Counters.__slots__} == dict.fromkeys(Counters.__slots__, 0)
+    for outcome in ("acknowledged", "memory", "refused", "unknown"):
+        counters.publish_ended(outcome, analytics_items=5)
+    assert (counters.published, counters.analytics_published, counters.publish_errors) == (2, 10, 2)

@@ -72,3 +72,18 @@ def test_refusals_are_counted_by_status() -> None:
 @pytest.mark.parametrize(("service", "name"), [("a-b", "aiponge_a_b_x"), ("a.b c", "aiponge_a_b_c_x"), ("a_b", "aiponge_a_b_x")])
 def test_what_a_metric_name_may_not_hold_becomes_an_underscore(service: str, name: str) -> None:
     assert metric_name(service, "x") == name
+
+
+def test_the_whole_text_is_what_prometheus_reads() -> None:
+    metrics = create_metrics("ai-config")
+    register_event_bus_metrics("ai-config", metrics, lambda: BusCounts(*range(1, 9)))
+    register_refusals(metrics, lambda: {401: 2, 0: 1})
+    lines = []
+    for number, (field, (kind, description)) in enumerate(METRICS.items(), 1):
+        name = f"aiponge_ai_config_{field}"
+        lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}", f"{name} {number}.0"]
+    refused = "buslab_http_refused_total"
+    lines += [f"# HELP {refused} HTTP requests and connections refused", f"# TYPE {refused} counter"]
+    lines += [f'{refused}{{status="0"}} 1.0', f'{refused}{{status="401"}} 2.0']
+    assert metrics.text().decode().splitlines() == lines
+    assert metrics.service == "ai-config"

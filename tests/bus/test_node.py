@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode, intended_ns
 from sim.bus.node import BusNode, Send
 from sim.errors import NotEncodable
-from sim.record.schema import compose_key, event_key
+from sim.record.schema import compose_key, event_id, event_key
 
 OTHER = "config.cache.invalidate"
 DEEP: list[Any] = []
@@ -88,3 +88,58 @@ def test_event_keys_rise_by_one_and_stand_in_the_envelope(stimuli: list[str]) ->
     assert [send.event for send in sends] == [compose_key(nonce=5, publisher=9, sequence=n) for n in range(len(sends))]
     assert [event_key(decode(send.payload).event_id) for send in sends] == [send.event for send in sends]
     assert sum(send.items for send in sends) + len(bus.batcher) == sum(what in EVENT_TYPES for what in stimuli)
+
+
+WALL_NS = 1_700_000_000_000_000_000
+KEY = compose_key(nonce=5, publisher=9, sequence=0)
+
+
+def envelope(key: int, kind: str, *, intended: int, timestamp: str, data: str) -> bytes:
+    head = f'{{"eventId":"{event_id(key)}","correlationId":"cor_{intended:x}","type":"{kind}","version":"1.0","timestamp":"{timestamp}"'
+    return f'{head},"source":"music-service","data":{data}}}'.encode()
+
+
+def test_an_instruction_to_send_an_event_is_all_that_travels_and_all_that_is_recorded() -> None:
+    bus = node(wall_offset_ns=WALL_NS)
+    kind, now_ns = "config.template.invalidated", 5_000_000
+    assert bus.wall_ns(now_ns) == WALL_NS + now_ns
+    bus.skew_ns = 2_000_000
+    assert bus.wall_ns(now_ns) == WALL_NS + now_ns + 2_000_000
+    payload = envelope(KEY, kind, intended=4, timestamp="2023-11-14T22:13:20.007Z", data='{"templateId":"t1"}')
+    sent = Send(KEY, kind, payload, 1, 4, 0, 4, "aiponge:cache:templates:t1", 7_000_000)
+    assert bus.call(kind, {"templateId": "t1"}, now_ns=now_ns, intended_ns=4) == sent
+    probe = bus.publish(OTHER, {"round": 1}, now_ns=now_ns, intended_ns=6, items=0)
+    payload = envelope(KEY + 1, OTHER, intended=6, timestamp="2023-11-14T22:13:20.007Z", data='{"round":1}')
+    assert probe == Send(KEY + 1, OTHER, payload, 0, 6, 0, 6, "", 7_000_000)
+
+
+@pytest.mark.parametrize("leaves", ["full", "due", "flushed"])
+def test_an_instruction_to_send_a_batch_has_the_times_of_its_items_and_the_clock_of_its_leaving(leaves: str) -> None:
+    bus = node(wall_offset_ns=WALL_NS, batch_size=2 if leaves == "full" else 3)
+    bus.skew_ns = -1_000_000
+    assert bus.call(BATCH, {"n": 0}, now_ns=4, intended_ns=3) is None
+    send = bus.call(BATCH, {"n": 1}, now_ns=8_000_000, intended_ns=7)
+    intended = 7
+    if leaves == "due":
+        send, intended = bus.tick(100_000_003), 100_000_003
+    if leaves == "flushed":
+        send = bus.flush(6)  # by a clock that is behind: no item leaves before it was meant
+    stamped_ns = {"full": 7_000_000, "due": 99_000_003, "flushed": -999_994}[leaves]
+    timestamp = {"full": "2023-11-14T22:13:20.007Z", "due": "2023-11-14T22:13:20.099Z", "flushed": "2023-11-14T22:13:19.999Z"}[leaves]
+    payload = envelope(KEY, BATCH, intended=intended, timestamp=timestamp, data='{"events":[{"n":0},{"n":1}]}')
+    assert send == Send(KEY, BATCH, payload, 2, 3, (intended - 3) + (intended - 7), intended, "", stamped_ns)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad", "said"),
+    [
+        (BATCH, [1], "an item is list, not an object; give a dict"),
+        (BATCH, {"n": object()}, "an item cannot become JSON: Encoding objects of type object is unsupported"),
+        (OTHER, [1], "an event's data is list, not an object; give a dict"),
+        (OTHER, {"n": object()}, f"an event of type '{OTHER}' cannot become JSON: Encoding objects of type object is unsupported"),
+    ],
+)
+def test_what_cannot_be_encoded_is_said_in_one_sentence(kind: str, bad: Any, said: str) -> None:
+    with pytest.raises(NotEncodable) as refused:
+        node().call(kind, bad, now_ns=1, intended_ns=1)
+    assert (str(refused.value), refused.value.__cause__) == (said, None)

@@ -162,3 +162,55 @@ def test_a_pod_that_dies_inside_leaves_the_event_unhandled_while_its_lock_lives(
         pods.step(1)
     assert pods.outcomes == {1: "skipped"}
     assert pods.runs == 0
+
+
+LOCK, DONE = "aiponge:locks:evt_1", "aiponge:done:evt_1"
+TAKE = ("SET", LOCK, "pod-1", "NX", "EX", "300")
+GIVE_BACK = ("EVAL", DELETE_IF_MINE, "1", LOCK, "pod-1")
+LOOK, MARK = ("GET", DONE), ("SET", DONE, "pod-1", "EX", "300")
+FIRST = ("SET", LOCK, "1", "NX", "EX", "300")  # the reference's lock has no owner
+
+# recipe, the answers that it gets, what it asks for, how it ends
+TALKS: list[tuple[str, list[Any], list[tuple[str, ...]], str]] = [
+    ("none", [True], [RUN], "handled"),
+    ("none", [False], [RUN], "failed"),
+    ("finally-del", [None], [FIRST], "skipped"),
+    ("finally-del", ["OK", True, 1], [FIRST, RUN, ("DEL", LOCK)], "handled"),
+    ("finally-del", ["OK", False, 1], [FIRST, RUN, ("DEL", LOCK)], "failed"),
+    ("token-del", [None], [TAKE], "skipped"),
+    ("token-del", ["OK", True, 0], [TAKE, RUN, GIVE_BACK], "handled"),
+    ("token-del", ["OK", False, 1], [TAKE, RUN, GIVE_BACK], "failed"),
+    ("keep-marker", [None], [TAKE], "skipped"),
+    ("keep-marker", ["OK", True], [TAKE, RUN], "handled"),
+    ("keep-marker", ["OK", False], [TAKE, RUN], "failed"),
+    ("two-key", [None], [TAKE], "skipped"),
+    ("two-key", ["OK", "pod-2", 1], [TAKE, LOOK, GIVE_BACK], "skipped"),
+    ("two-key", ["OK", None, True, "OK", 1], [TAKE, LOOK, RUN, MARK, GIVE_BACK], "handled"),
+    ("two-key", ["OK", None, False, 1], [TAKE, LOOK, RUN, GIVE_BACK], "failed"),
+]
+
+
+def talk(recipe: str, answers: list[Any], **settings: Any) -> tuple[list[tuple[str, ...]], str]:
+    """What a recipe asks for when it gets these answers, and how it ends."""
+    generator = RECIPES[recipe]("evt_1", token="pod-1", **settings)
+    asked = [next(generator)]
+    try:
+        for answer in answers:
+            asked.append(generator.send(answer))
+    except StopIteration as end:
+        return asked, end.value
+    raise AssertionError(f"{recipe} wants more than these answers: {asked}")
+
+
+@pytest.mark.parametrize(("recipe", "answers", "asked", "outcome"), TALKS)
+def test_a_recipe_asks_for_these_and_nothing_else(recipe: str, answers: list[Any], asked: list[tuple[str, ...]], outcome: str) -> None:
+    assert talk(recipe, answers) == (asked, outcome)
+
+
+@pytest.mark.parametrize(("recipe", "answers", "asked", "outcome"), TALKS)
+def test_every_key_of_a_recipe_lives_as_long_as_it_is_told(
+    recipe: str, answers: list[Any], asked: list[tuple[str, ...]], outcome: str
+) -> None:
+    for settings, lifetime in (({"ttl_s": 7}, ("EX", "7")), ({"ttl_s": 7, "wall_ms": lambda: 1_000}, ("PXAT", "8000"))):
+        wanted = [(*one[:-2], *lifetime) if one[0] == "SET" else one for one in asked]
+        assert talk(recipe, answers, **settings) == (wanted, outcome)

@@ -71,3 +71,49 @@ def test_the_load_s_contents_have_the_fields_of_the_names(name: str) -> None:
     bus = Written()
     call(bus)
     assert set(bus.calls[0][1][0]) <= set(content(kind, 1, 0))
+
+
+USAGE, METRIC = "analytics.provider.usage", "analytics.metric.recorded"
+CALLS: list[tuple[Callable[[EventPublisher], None], tuple[str, list[dict[str, Any]], int | None]]] = [
+    (lambda bus: bus.record_event(ITEM), (BATCH, [ITEM], None)),
+    (lambda bus: bus.record_events(iter([ITEM, {}])), (BATCH, [ITEM, {}], None)),
+    (lambda bus: bus.record_metric("d", 1.5), (METRIC, [{"name": "d", "value": 1.5, "unit": "", "tags": {}}], None)),
+    (
+        lambda bus: bus.record_metric("d", 2, unit="ms", tags={"a": "b"}),
+        (METRIC, [{"name": "d", "value": 2, "unit": "ms", "tags": {"a": "b"}}], None),
+    ),
+    (
+        lambda bus: bus.record_provider_usage("prov_1", 120),
+        (USAGE, [{"providerId": "prov_1", "model": "", "tokens": 120, "costUsd": 0.0}], None),
+    ),
+    (
+        lambda bus: bus.record_provider_usage("prov_1", 120, model="m", cost_usd=0.25),
+        (USAGE, [{"providerId": "prov_1", "model": "m", "tokens": 120, "costUsd": 0.25}], None),
+    ),
+    (
+        lambda bus: bus.invalidate_template("tpl_1"),
+        ("config.template.invalidated", [{"templateId": "tpl_1", "reason": "updated"}], None),
+    ),
+    (
+        lambda bus: bus.invalidate_template("tpl_1", reason="gone"),
+        ("config.template.invalidated", [{"templateId": "tpl_1", "reason": "gone"}], None),
+    ),
+    (
+        lambda bus: bus.invalidate_provider("prov_1"),
+        ("config.provider.invalidated", [{"providerId": "prov_1", "reason": "updated"}], None),
+    ),
+    (
+        lambda bus: bus.invalidate_provider("prov_1", reason="gone"),
+        ("config.provider.invalidated", [{"providerId": "prov_1", "reason": "gone"}], None),
+    ),
+    (lambda bus: bus.invalidate_cache("a:*"), ("config.cache.invalidate", [{"pattern": "a:*"}], None)),
+]
+
+
+@pytest.mark.parametrize(("call", "made"), CALLS)
+def test_a_name_publishes_the_data_that_the_reference_gives_it(
+    call: Callable[[EventPublisher], None], made: tuple[str, list[dict[str, Any]], int | None]
+) -> None:
+    bus = Written()
+    call(bus)
+    assert bus.calls == [made]

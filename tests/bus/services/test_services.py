@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
+from sim.bus.foreign_data import MAX_NUMBER
 from sim.bus.services import SERVICES
-from sim.bus.services.analytics import AnalyticsService
+from sim.bus.services.analytics import MAX_NAMES, OTHERS, AnalyticsService
 from sim.bus.services.system import SystemService
 from sim.scenario.file import load_scenario
 from sim.scenario.schedule import content
@@ -165,3 +166,118 @@ def test_system_keeps_the_latest_value_of_a_metric() -> None:
     for number in (1, 2):
         system.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", data_of("analytics.metric.recorded", number)))
     assert system.latest.get("request.duration") == 2
+
+
+def test_a_service_is_fresh_with_its_caches_of_the_reference_s_sizes() -> None:
+    limits = {
+        name: {cache: one.limit for holder in (logic, getattr(logic, "config", None)) if holder for cache, one in caches_of(holder).items()}
+        for name, make in SERVICES.items()
+        for logic in (make(),)
+    }
+    config = {"templates": 500, "providers": 500}
+    assert limits == {
+        "music-service": config,
+        "analytics-service": {"reports": 500},
+        "ai-config-service": config,
+        "ai-content-service": config,
+        "system-service": {"latest": 1000, "settings": 500},
+        "api-gateway": {"responses": 500},
+    }
+    assert {make().invalidations for make in SERVICES.values()} == {0}
+
+
+def caches_of(holder: Any) -> dict[str, LruCache[Any, Any]]:
+    return {name: cache for name, cache in vars(holder).items() if isinstance(cache, LruCache)}
+
+
+def test_analytics_answers_its_queries_by_kind_and_in_the_order_of_names() -> None:
+    analytics = AnalyticsService()
+    assert analytics.music_analytics() == {"events": 0, "byType": {}}
+    assert analytics.system_analytics() == {"events": 0, "byType": {}, "metrics": {}, "providers": {}}
+    heard: list[tuple[str, dict[str, Any], str]] = [
+        (
+            EVENT_TYPES[0],
+            {"events": [{"eventType": "played"}, {"eventType": "liked"}, {"eventType": "played"}, {}, "skipped"]},
+            "music-service",
+        ),
+        (EVENT_TYPES[0], {"eventType": "played"}, "api-gateway"),
+        (EVENT_TYPES[0], {"events": {"type": "no list"}, "name": "whole"}, "api-gateway"),
+        (EVENT_TYPES[1], {"name": "latency", "value": 3}, "test"),
+        (EVENT_TYPES[1], {"name": 7}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": 3}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": 4}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": MAX_NUMBER - 1}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": MAX_NUMBER, "totalTokens": 5}, "test"),
+        (EVENT_TYPES[2], {"providerId": "free"}, "test"),
+        (EVENT_TYPES[2], {"tokens": 2}, "test"),
+    ]
+    for kind, data, source in heard:
+        analytics.handlers[kind](event(kind, data, source=source))
+    by_type = {"(unnamed)": 1, "liked": 1, "played": 2, "skipped": 1}
+    assert list(analytics.music_analytics()["byType"].items()) == list(by_type.items())
+    assert analytics.music_analytics() == {"events": 5, "byType": by_type}
+    assert analytics.system_analytics() == {
+        "events": 7,
+        "byType": by_type | {"played": 3, "whole": 1},
+        "metrics": {"7 (number)": 1, "latency": 1},
+        "providers": {
+            "openai": {"uses": 4, "tokens": 3 + 4 + MAX_NUMBER - 1 + 5},
+            "free": {"uses": 1, "tokens": 0},
+            "(unnamed)": {"uses": 1, "tokens": 2},
+        },
+    }
+
+
+def test_names_beyond_the_limit_are_counted_together_and_those_within_it_go_on() -> None:
+    analytics = AnalyticsService()
+    handle, within, beyond = analytics.handlers, [f"name {n}" for n in range(MAX_NAMES)], [f"other {n}" for n in range(3)]
+    for _ in range(2):
+        for name in [*within, *beyond]:
+            handle[EVENT_TYPES[0]](event(EVENT_TYPES[0], {"events": [{"eventType": name}]}))
+            handle[EVENT_TYPES[1]](event(EVENT_TYPES[1], {"name": name}))
+            handle[EVENT_TYPES[2]](event(EVENT_TYPES[2], {"providerId": name, "tokens": 5}))
+    counts = dict.fromkeys(within, 2) | {OTHERS: 6}
+    assert (analytics.items, analytics.metrics, analytics.uses) == (counts, counts, counts)
+    assert analytics.tokens == {name: 5 * many for name, many in counts.items()}
+
+
+def test_sources_beyond_the_limit_are_counted_together() -> None:
+    analytics = AnalyticsService()
+    sources = [f"service {n}" for n in range(MAX_NAMES + 3)]
+    for source in [*sources, *sources]:
+        analytics.add_items([{"eventType": "played"}], source=source)
+    assert {source: dict(counts) for source, counts in analytics.sources.items()} == {
+        **{key: {"played": 2} for key in sources[:MAX_NAMES]},
+        OTHERS: {"played": 6},
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "value"),
+    [
+        ({"name": "latency", "value": 7, "metricName": "other"}, "latency", 7),
+        ({"name": "latency", "value": 0}, "latency", 0),
+        ({"metricName": "latency", "value": 7}, "latency", 7),
+        ({"name": "latency", "value": None, "metricValue": 3}, "latency", 3),
+        ({"name": "latency"}, "latency", None),
+        ({"name": 7, "value": "x"}, ("number", "7"), "x"),
+        ({}, None, None),
+    ],
+)
+def test_system_stores_the_value_of_a_metric_under_its_name(data: dict[str, Any], key: object, value: Any) -> None:
+    system = SystemService()
+    system.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], data))
+    assert system.latest.entries() == [(key, value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"), [("analytics-service", "reports"), ("system-service", "settings"), ("api-gateway", "responses")]
+)
+def test_a_cache_invalidation_drops_what_matches_its_pattern_each_time_that_it_comes(name: str, cache: str) -> None:
+    logic: Any = SERVICES[name]()
+    held = getattr(logic, cache)
+    for key in ("a:1", "a:2", "b:1"):
+        held.put(key, key)
+    for pattern in ("a:*", "b:2"):
+        logic.handlers[EVENT_TYPES[5]](event(EVENT_TYPES[5], {"pattern": pattern}))
+    assert (held.entries(), logic.invalidations) == ([("b:1", "b:1")], 2)
