@@ -1,10 +1,10 @@
 """Account for every copy of every event.
 
-A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive
-when the event was sent (at its intended time, if it never left); or did hear it, and came alive before the answer (at any time, where
-none came: a link may have held it), or lived for a part of the very nanosecond of the sending, as in virtual time. An event that stands twice in `publishes` counts once, with its best outcome. On
-a transport that hands an event to one pod of each service (`bus.transport = "streams"`) every pod of the service is expected to hear it all
-the same, and one that came alive later may.
+A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive when the event
+was sent (at its intended time, if it never left); or did hear it, and came alive before the answer (at any time, where none came: a link
+may have held it), or lived for a part of the very nanosecond of the sending, as in virtual time. An event that stands twice in `publishes`
+counts once, with its best outcome. On a transport that hands an event to one pod of each service (`bus.transport = "streams"`) every pod of
+the service is expected to hear it all the same, and one that came alive later may.
 
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
