@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sim.errors import BuslabError, Interrupted, ScenarioError, UsageError
+from sim.errors import BrokerUnreachable, BuslabError, Interrupted, ScenarioError, UsageError
 from sim.faults.catalogue import FAULTS
 from sim.faults.timeline import Timeline
 from sim.faults.world import World
@@ -177,7 +177,13 @@ def world_of(timeline: Timeline) -> World:
 
 
 async def _settings(world: World) -> list[Any]:
-    return [await server.ask("CONFIG", "GET", name) for server in world.servers for name in SETTINGS]
+    """Return the settings of each server; a question on a connection whose end nobody has seen yet is asked again."""
+    found = []
+    for server in world.servers:
+        with contextlib.suppress(BrokerUnreachable):
+            await server.ask("PING")
+        found += [await server.ask("CONFIG", "GET", name) for name in SETTINGS]
+    return found
 
 
 @contextlib.contextmanager
