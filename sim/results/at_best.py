@@ -32,6 +32,7 @@ from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.outages import load_end, read_outages
 from sim.results.passages import Passages, by_publisher, kept_at_best
+from sim.results.stated_ages import read_stated_ages
 from sim.results.withheld import Withheld, hosts_of_pods, read_withheld
 
 HORIZON_NS = 10_000_000_000  # reconnecting, with every bound and pause on the way, is over by then
@@ -86,6 +87,7 @@ class AtBest:
             "call_ms": self._call,
             "item_age_ms": self._item_age,
             "stale_ms": self._stale,
+            "stated_age_ms": self._stated_age,
         }
         stem, _, quantile = name.rpartition("_")
         if stem in known and quantile in QUANTILES:
@@ -104,6 +106,8 @@ class AtBest:
             return counts[name](metric)
         if name == "stale_reads":
             return float(len(self._stale(metric, 0.0)))
+        if name == "from_future":
+            return self._from_future()
         if name == "handled_twice":
             return float(self.handled_twice())
         if name in ("time_to_notice_s_max", "time_to_recover_s_max", "deaf_s_max", "steady_s_max"):
@@ -178,6 +182,14 @@ class AtBest:
 
     def _stale(self, metric: str, limit_ns: float) -> Array:
         return self.stale_for_ns(self._passages.arriving)
+
+    def _stated_age(self, metric: str, limit_ns: float) -> Array:
+        """Return how old events seemed; of what a wrong clock adds to that nothing was withheld, only of the way that was really gone."""
+        copies = self.run.copies
+        rows, ages = read_stated_ages(self.run)
+        handled = self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
+        lost = self._passages.arriving(copies.publish[rows], copies.pod[rows], handled)
+        return kept_at_best(ages, lost, handled - ages, limit_ns=limit_ns, withheld=self.withheld)
 
     def _reaction(self, name: str, measured: float) -> float:
         """Return a time since a fault began or ended, less what was withheld in it, and one more try of a connection after a stall."""
@@ -272,6 +284,17 @@ class AtBest:
         sent, intended = self.run.publishes["sent_ns"].to_numpy(), self.run.publishes["intended_ns"].to_numpy()
         due: Array = np.where(sent > 0, sent, intended)
         return due
+
+    def _from_future(self) -> float:
+        """Return how many copies came from the future while a clock was meant to be wrong: being late makes them older, never younger."""
+        rows, ages = read_stated_ages(self.run)
+        intended = self.run.publishes["intended_ns"].to_numpy()[self.run.copies.publish[rows[ages < 0]]]
+        meant = np.zeros(len(intended), dtype=bool)
+        for_ns, faults = self._meant_to_last_ns().get("clock_skew", FOREVER_NS), self.run.faults
+        for begin_ns in faults.loc[faults["fault"] == "clock_skew", "begin_ns"].to_numpy():
+            meant |= (intended >= begin_ns) & (intended - begin_ns <= for_ns)
+        made = ~meant & self.withheld.stalled(self.withheld.accounts, intended - HORIZON_NS, intended + SOON_NS)
+        return float((~made).sum())
 
     def _items_lost(self, metric: str) -> float:
         publishes, copies = self.run.publishes, self.run.copies

@@ -54,11 +54,15 @@ def read_windows(
     """
     newest = np.maximum.accumulate(sent_ns)
     windows: list[SilentWindow] = []
-    since, joined, cause, lost_at = -1, 0, "deaf", 0
+    since, joined, cause, lost_at, began = -1, 0, "deaf", 0, False
     for at, state in zip(history.at_ns, history.states, strict=True):
         last = int(np.searchsorted(received_ns, at, side="right")) - 1
         quiet = max(joined, int(newest[last])) if last >= 0 else joined
+        if state == "starting" and began:  # a row that tells something else of it, such as that its clock is wrong
+            continue
+        began = state == "starting"
         if state == "starting":
+            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []
             since, cause, lost_at = at, "deaf", 0
         elif state == "subscribed":
             windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []

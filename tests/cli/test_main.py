@@ -141,6 +141,14 @@ def test_an_old_run_can_be_judged_told_and_drawn_again(finished: tuple[Path, sub
     assert "no event" in one_line_error(buslab("story", folder, "evt_0000000000000001", cwd=tmp_path))
 
 
+@pytest.mark.parametrize("name", ["http_vs_bus", "broker_down"])
+def test_a_folder_that_is_judged_again_has_the_verdict_of_its_run(name: str, tmp_path: Path) -> None:
+    ran = buslab("run", name, "--on", "model", "--no-report", "--out", "run", cwd=tmp_path)
+    written = {file: (tmp_path / "run" / file).read_bytes() for file in ("verdict.json", "junit.xml")}
+    assert buslab("check", "run", cwd=tmp_path).returncode == ran.returncode == 0, ran.stdout
+    assert {file: (tmp_path / "run" / file).read_bytes() for file in written} == written
+
+
 @pytest.mark.broker
 @pytest.mark.parametrize(
     ("break_it", "says"),

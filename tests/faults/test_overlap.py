@@ -6,9 +6,14 @@ import contextlib
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
+from sim.errors import Interrupted
 from sim.faults.catalogue import FAULTS
-from tests.support.fault_pairs import Pair, chosen, one_broker, problems
+from sim.results.opened_run import Run, open_run
+from sim.run.steps import run_scenario
+from sim.scenario.file import check_tree, load_scenario
+from tests.support.fault_pairs import Pair, Watched, chosen, one_broker, problems, watching
 
 SEED = 20
 DRAWN_MODEL = chosen("model", 0.0109, seed=SEED)[0]
@@ -30,6 +35,38 @@ def test_a_drawn_pair_ends_heals_and_is_judged(pair: Pair, tmp_path: Path) -> No
 @pytest.mark.parametrize("pair", DRAWN_REAL, ids=str)
 def test_a_drawn_pair_ends_heals_and_is_judged_on_a_real_server(pair: Pair, tmp_path: Path) -> None:
     assert problems(pair, tmp_path / "run", on="embedded") == []
+
+
+@pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
+@pytest.mark.parametrize("listed", ["the outage first", "the limit first"])
+def test_a_ctrl_c_in_an_outage_that_began_inside_another_fault_ends_at_once(tmp_path: Path, on: str, listed: str) -> None:
+    """The limit can be taken back only by a broker that is there: so the outage, which began last, ends first, however they are listed."""
+    faults = [
+        {"kind": "broker_down", "at_s": 0.5, "for_s": 9},
+        {"kind": "buffer_limit", "at_s": 0.3, "for_s": 10, "hard_bytes": 1000},
+    ]
+    run, watched = interrupted(tmp_path / "run", faults if listed == "the outage first" else faults[::-1], on=on)
+    assert (watched.found, run.info.state) == ([], "interrupted")
+    assert watched.heal_s < 5, "of the ten for which a broker that stays away is waited for"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_began_last_ends_first(tmp_path: Path, turned: bool) -> None:
+    faults = [
+        {"kind": kind, "at_s": at_s, "for_s": 9} for kind, at_s in (("handler_error", 0.7), ("pod_freeze", 0.9), ("slow_handler", 0.5))
+    ]
+    run, _ = interrupted(tmp_path / "run", faults[::-1] if turned else faults, on="model")
+    ended = run.faults["fault"].astype(str).tolist()  # a row is written when its end is done
+    assert ended == ["pod_freeze", "handler_error", "slow_handler"]
+
+
+def interrupted(folder: Path, faults: list[dict[str, object]], *, on: str) -> tuple[Run, Watched]:
+    """Run baseline with some faults, and interrupt it 1.5 s after its load began."""
+    tree = to_builtins(load_scenario("baseline", settings=("load.driver=pods", "load.run_s=12", "slo={}"))) | {"faults": faults}
+    watched = Watched(1.5)
+    with watching(watched), pytest.raises(Interrupted):
+        run_scenario(check_tree(tree, where="interrupted"), on=on, out=folder)
+    return open_run(folder), watched
 
 
 @pytest.mark.deep

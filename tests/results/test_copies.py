@@ -114,6 +114,18 @@ def test_a_copy_heard_by_a_pod_that_came_alive_before_the_answer_is_expected(pla
     assert judge(run, only=["ledger"]).verdict == "valid"
 
 
+@pytest.mark.parametrize(("outcome", "fate"), [("unknown", "delivered"), ("acknowledged", "unexpected")])
+def test_what_a_link_held_back_may_be_heard_by_who_came_later(plan: RunFolder, outcome: str, fate: str) -> None:
+    """An event without an answer may reach the broker at any time; one that was answered was with all who hear it by then."""
+    plan.pods["late"] = ("web", "config.updated")
+    event = plan.event(RUN_NS, outcome=outcome, acked_ns=0 if outcome == "unknown" else RUN_NS + MS)
+    plan.state("late", RUN_NS + 100 * MS, "starting").state("late", RUN_NS + 102 * MS, "subscribed")
+    for pod in plan.pods:
+        plan.hear(event, pod, lag_ns=700 * MS)
+    found = fates(open_run(plan.write()))
+    assert (found[fate], found["delivered"]) == ((4, 4) if fate == "delivered" else (1, 3))
+
+
 def test_a_pod_is_deaf_from_the_last_it_heard_to_its_next_subscription(plan: RunFolder) -> None:
     events = plan.publish(100)
     plan.state("web-1", events[50].sent_ns + 100 * US, "disconnected").state("web-1", events[70].sent_ns - 10 * US, "subscribed")

@@ -109,3 +109,13 @@ def test_the_end_of_all_pods_excuses_only_what_had_no_answer_yet(plan: RunFolder
     events[4].acked_ns = 21 * SECOND + answered_ms * MS
     plan.drop(events[4], "web-0").end("web-0", 21 * SECOND, "stopped")
     assert causes(plan) == Counter(expected)
+
+
+def test_a_row_that_tells_of_a_pod_s_clock_ends_no_silence(plan: RunFolder) -> None:
+    """A pod that starts is deaf until it has subscribed, whatever else is told of it meanwhile."""
+    plan.state("web-0", AT_NS - SECOND, "aborted").state("web-0", AT_NS, "starting").state("web-0", AT_NS + 300 * MS, "starting")
+    plan.clocks["web-0", AT_NS + 300 * MS] = 5 * SECOND
+    plan.state("web-0", AT_NS + 600 * MS, "subscribed")
+    for event in [event for event in plan.publish(1000, start_ns=AT_NS) if event.sent_ns < AT_NS + 600 * MS]:
+        plan.drop(event, "web-0")
+    assert causes(plan) == {"deaf": 600}

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from sim.errors import BuslabError, Interrupted, ScenarioError, UsageError
+from sim.errors import BrokerUnreachable, BuslabError, Interrupted, ScenarioError, UsageError
 from sim.faults.catalogue import FAULTS
 from sim.faults.timeline import Timeline
-from sim.faults.world import World
+from sim.faults.world import Server, World
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.record.schema import FELT
@@ -52,6 +52,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 SETTINGS = ("client-output-buffer-limit", "maxclients", "requirepass")
 HEAL_MAX_S = 15.0  # of a run that is interrupted on a busy machine; a cluster may have to become whole again
+ASKED_AGAIN = 50
 LONGER = {"broker_failover": 3.0}  # a replica takes some two seconds to be elected
 
 
@@ -144,11 +145,13 @@ class Watched:
     found: list[str] = field(default_factory=list)
     heal_s: float = 0.0
     _before: asyncio.Task[list[Any]] | None = None
+    _before_all: bool = False
 
     def started(self, timeline: Timeline) -> None:
         """Ask for the settings before the first fault, and set the alarm that interrupts."""
         loop = asyncio.get_running_loop()
         self._before = loop.create_task(_settings(world_of(timeline)))
+        self._before.add_done_callback(lambda _: self._answered(timeline))
         if self.interrupt_s is not None:
             loop.call_later(self.interrupt_s, os.kill, os.getpid(), signal.SIGINT)
 
@@ -168,7 +171,11 @@ class Watched:
         self.found += [f"pods that do not run: {still}"] if still else []
         assert self._before is not None
         before, after = await self._before, await _settings(world)
-        self.found += [f"settings were {before} and are {after}"] if before != after else []
+        self.found += [f"settings were {before} and are {after}"] if self._before_all and before != after else []
+
+    def _answered(self, timeline: Timeline) -> None:
+        """Note whether what the settings were is known from before the first fault."""
+        self._before_all = not any(one.begun_ns for one in timeline._occasions)
 
 
 def world_of(timeline: Timeline) -> World:
@@ -177,7 +184,16 @@ def world_of(timeline: Timeline) -> World:
 
 
 async def _settings(world: World) -> list[Any]:
-    return [await server.ask("CONFIG", "GET", name) for server in world.servers for name in SETTINGS]
+    """Return the settings of each server; one that does not answer is asked again for a while, as the machine may be busy."""
+    return await asyncio.gather(*(_settings_of(server) for server in world.servers))
+
+
+async def _settings_of(server: Server) -> list[Any]:
+    for _ in range(ASKED_AGAIN):
+        with contextlib.suppress(BrokerUnreachable):
+            return [await server.ask("CONFIG", "GET", name) for name in SETTINGS]
+        await asyncio.sleep(0.1)
+    return [await server.ask("CONFIG", "GET", name) for name in SETTINGS]
 
 
 @contextlib.contextmanager

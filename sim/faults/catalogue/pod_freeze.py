@@ -24,9 +24,10 @@ class PodFreeze(FaultTimes, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     async def begin(self, world: World) -> None:
         """Freeze them; one that is down as soon as it runs."""
-        await asyncio.gather(*(freeze_pod(world, name) for name in world.names(self.pods)))
+        world.kept["frozen"] = world.names(self.pods)
+        await asyncio.gather(*(freeze_pod(world, name) for name in world.kept["frozen"]))
 
     async def end(self, world: World) -> None:
-        """Thaw them."""
-        for pod in world.chosen(self.pods):
-            await pod.thaw()
+        """Thaw them, also those that a restart has replaced meanwhile: they are still to end in order."""
+        for name in world.kept.get("frozen", ()):
+            await world.pods[name].thaw()

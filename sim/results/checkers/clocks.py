@@ -13,14 +13,13 @@ is the age. Clocks of one machine do not differ but by a fault.
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from sim.machine.words import agreeing, amount, count, duration
-from sim.record.reader import Array, codes_in, quantiles
+from sim.record.reader import quantiles
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
-from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.stated_ages import read_stated_ages
 
 METRICS = ("stated_age_ms_p99", "stated_age_ms_max", "from_future")
 QUANTILES = {"min": 0.0, "p50": 0.5, "p99": 0.99, "max": 1.0}
@@ -32,15 +31,11 @@ def check(run: Run) -> Result:
     wrong = run.pods[run.pods["clock_ahead_ns"] != 0]
     if wrong.empty and not set(METRICS) & set(run.slo):
         return Result("valid", "no pod's wall clock was wrong", metrics=nothing)
-    copies, publishes = run.copies, run.publishes
-    stamped = publishes["stamped_ns"].to_numpy()
-    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & (run.copies_phase() == list(run.phases).index("run")))
-    rows = rows[stamped[copies.publish[rows]] > 0]
+    rows, ages = read_stated_ages(run)
     if not len(rows):
-        return Result("valid" if wrong.empty else "unknown", "no data: no event with a timestamp was delivered", metrics=nothing)
-    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
-    names = [history.pod for history in run.pod_histories]
-    ages = handled + _ahead(run.pods, names, copies.pod[rows], handled) - stamped[copies.publish[rows]]
+        why = "no data: no event with a timestamp was delivered in the run phase"
+        return Result("valid" if wrong.empty else "unknown", why, metrics=nothing)
+    copies, names = run.copies, [history.pod for history in run.pod_histories]
     future = ages < 0
     found = quantiles(ages, QUANTILES)
     counts: dict[str, int | float] = {f"stated_age_ms.{name}": value / 1e6 for name, value in found.items()}
@@ -48,7 +43,7 @@ def check(run: Run) -> Result:
     counts |= {"copies": len(rows), "from_future": int(future.sum()), "wrong_clocks": len(pods)}
     metrics = dict(zip(METRICS, (found["p99"] / 1e6, found["max"] / 1e6, float(future.sum())), strict=True))
     first = rows[np.argsort(ages if future.any() else -ages, kind="stable")[:MAX_WITNESSES]]
-    events = publishes["event"].to_numpy()
+    events = run.publishes["event"].to_numpy()
     witnesses = [f"{event_id(int(events[copies.publish[row]]))} in {names[copies.pod[row]]}" for row in first]
     return Result("valid", _sentence(counts, pods), counts=counts, witnesses=witnesses, metrics=metrics)
 
@@ -60,19 +55,3 @@ def _sentence(counts: dict[str, int | float], pods: list[str]) -> str:
     if future := counts["from_future"]:
         text += f"; {amount(future)} came from the future, by up to {duration(-counts['stated_age_ms.min'] / 1e3)}"
     return text
-
-
-def _ahead(pods: pd.DataFrame, names: list[str], pod: Array, at_ns: Array) -> Array:
-    """Return for each (pod, time) how far the pod's clock was ahead then, in nanoseconds."""
-    ahead = np.zeros(len(at_ns), dtype=np.int64)
-    number, times, values = (
-        codes_in(pods["pod"], {name: place for place, name in enumerate(names)}),
-        *(pods[column].to_numpy() for column in ("at_ns", "clock_ahead_ns")),
-    )
-    for one in np.unique(number[values != 0]):
-        mine = np.flatnonzero(number == one)
-        mine = mine[np.argsort(times[mine], kind="stable")]
-        here = np.flatnonzero(pod == one)
-        place = np.searchsorted(times[mine], at_ns[here], side="right") - 1
-        ahead[here] = np.where(place >= 0, values[mine][np.maximum(place, 0)], 0)
-    return ahead

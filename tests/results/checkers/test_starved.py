@@ -341,3 +341,48 @@ def test_a_lab_that_did_not_recover_while_it_stood_still(tmp_path: Path, said: S
     steady = verdict_of(plan.starve(h0=said)).checkers["steady"]
     assert steady.verdict == word
     assert ("h0 stood still for 3 s" in steady.detail) is (word == "unknown")
+
+
+# -- clocks -------------------------------------------------------------------------------------------------------
+
+
+def wrong_clock(folder: Path, ahead_ns: int, *, late_ms: float = 0.0) -> RunFolder:
+    """Plan a run in which the clock of the pod that hears is wrong from 12 to 13 s, and copies of the stop may be late."""
+    plan = lagging(folder, slo={"from_future": 0, "stated_age_ms_max": 1500}, late_ms=late_ms)
+    plan.scenario = '[[faults]]\nkind = "clock_skew"\nat_s = 2\nfor_s = 1.0\nskew_ms = 1\n'
+    plan.faults.append(("clock_skew", "web-0", 12 * SECOND, 13 * SECOND))
+    for at_ns, ahead in ((12 * SECOND, ahead_ns), (13 * SECOND, 0)):
+        plan.state("web-0", at_ns, "subscribed")
+        plan.clocks["web-0", at_ns] = ahead
+    for event in plan.events:
+        event.stamped_ns = event.intended_ns
+    return plan
+
+
+def words(plan: RunFolder) -> dict[str, str]:
+    return {one.metric: one.verdict for one in verdict_of(plan).slo}
+
+
+@pytest.mark.parametrize("said", [stands(), waits(900), waits(10)], ids=["stopped", "starved", "quiet"])
+def test_what_a_wrong_clock_makes_of_an_age_is_no_doing_of_the_machine(tmp_path: Path, said: Said) -> None:
+    """Being late makes an event older, by what it is late and no more."""
+    everyone = {"h0": said, "locust": said, "broker": said}
+    behind = words(wrong_clock(tmp_path / "behind", -5 * SECOND).starve(**everyone))
+    ahead = words(wrong_clock(tmp_path / "ahead", 5 * SECOND).starve(**everyone))
+    assert behind == {"from_future": "invalid", "stated_age_ms_max": "valid"}
+    assert ahead == {"from_future": "valid", "stated_age_ms_max": "invalid"}
+
+
+@pytest.mark.parametrize(("said", "word"), [(stands(), "unknown"), (waits(10), "invalid")], ids=["stopped", "quiet"])
+def test_an_age_that_is_of_a_stop(tmp_path: Path, said: Said, word: str) -> None:
+    assert words(wrong_clock(tmp_path / "run", 0, late_ms=3000).starve(h0=said))["stated_age_ms_max"] == word
+
+
+@pytest.mark.parametrize(("said", "word"), [(stands(12, 14), "unknown"), (waits(10), "invalid")], ids=["stopped", "quiet"])
+def test_a_clock_that_stayed_wrong_for_longer_than_it_was_meant_to(tmp_path: Path, said: Said, word: str) -> None:
+    """Only what came after the meant end may be of the stop in which the clock was to be set right."""
+    plan = wrong_clock(tmp_path / "run", -5 * SECOND)
+    plan.slo["from_future"] = 21
+    plan.clocks["web-0", 14 * SECOND] = plan.clocks.pop(("web-0", 13 * SECOND))
+    plan.states = [(pod, 14 * SECOND if at == 13 * SECOND else at, state) for pod, at, state in plan.states]
+    assert words(plan.starve(h0=said))["from_future"] == word
