@@ -81,9 +81,9 @@ def test_the_ledger(plan: RunFolder) -> None:
         "verdict": "valid",
         "counts": {"events": 11, "expected": 33, "foreign": 0, **fates, **causes, **pairs, **said},
         "detail": (
-            "of 4 events that mail should handle 4 reached none of its pods, and 2 more services lack some; of 33 expected copies 19 "
-            "were delivered, 12 to 14 are missing (3 never-sent, 3 publish-refused, 3 sent-in-memory-mode, 3 no-pod): nobody knows whether 2 "
-            "had been published"
+            "of 4 events that mail should handle 4 reached none of its pods, and 2 more services lack some; of 33 expected copies "
+            "19 were delivered, 12 to 14 are missing (3 never-sent, 3 publish-refused, 3 sent-in-memory-mode, 3 no-pod): nobody knows "
+            "whether 2 had been published"
         ),
         "witnesses": [
             f"{EVENT}5 on b: missing at mail, sent-in-memory-mode",
