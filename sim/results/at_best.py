@@ -18,7 +18,6 @@ Rules
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,12 +118,12 @@ class AtBest:
     def _chosen(self, metric: str) -> Array:
         """Return which copies a metric is about: of the run phase, and of the channel or service that it names."""
         run = self.run
-        chosen: Array = (run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)) & (run.copies.publish >= 0)
-        if found := re.fullmatch(r'\w+\.(channel|service)\."?(.*?)"?', metric):
-            if found[1] == "service":
-                chosen &= np.array([history.service == found[2] for history in run.pod_histories])[run.copies.pod]
-            else:
-                chosen &= codes_in(run.publishes["channel"], {found[2]: 1})[run.copies.publish] == 1
+        chosen: Array = run.copies_in("run") & (run.copies.publish >= 0)
+        of = read_metric(metric)
+        if of.scope == "service":
+            chosen &= np.array([history.service == of.subject for history in run.pod_histories], dtype=bool)[run.copies.pod]
+        elif of.scope == "channel":
+            chosen &= codes_in(run.publishes["channel"], {of.subject: 1})[run.copies.publish] == 1
         return chosen
 
     def _lag(self, metric: str, limit_ns: float) -> Array:

@@ -187,7 +187,7 @@ def zero_ns(run: Run) -> int:
 
 def _in_run(run: Run) -> Array:
     """Return which copies belong to the run phase."""
-    judged: Array = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
+    judged: Array = run.copies_in("run")
     return judged
 
 

@@ -34,7 +34,7 @@ def check(run: Run) -> Result:
         return Result("valid", "no pod's wall clock was wrong", metrics=nothing)
     copies, publishes = run.copies, run.publishes
     stamped = publishes["stamped_ns"].to_numpy()
-    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & (run.copies_phase() == list(run.phases).index("run")))
+    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & run.copies_in("run"))
     rows = rows[stamped[copies.publish[rows]] > 0]
     if not len(rows):
         return Result("valid" if wrong.empty else "unknown", "no data: no event with a timestamp was delivered", metrics=nothing)
