@@ -60,7 +60,7 @@ def read_beliefs(run: Run) -> dict[str, Belief]:
     """Return what each pod of the pods table believed, in the order of time."""
     rows = run.pods.sort_values("at_ns", kind="stable")
     beliefs = {}
-    for pod, mine in rows.groupby("pod", observed=True, sort=False):
+    for pod, mine in rows.groupby("pod", sort=False):
         words = (tuple(str(word) for word in mine[column]) for column in ("bus", "state"))
         beliefs[str(pod)] = Belief(mine["at_ns"].to_numpy(), *words)
     return beliefs

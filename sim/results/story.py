@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from sim.errors import RunFolderError
 from sim.machine.words import count, duration
 from sim.record.reader import FOREVER_NS
-from sim.record.schema import CAUSES, OUTCOMES, event_id, event_key
+from sim.record.schema import CAUSES, EVENT_ID_PREFIX, OUTCOMES, event_id, event_key
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, silent_windows
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
@@ -15,8 +17,8 @@ from sim.results.service_books import ServiceBooks
 
 def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBooks, event: str) -> str:
     """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
-    key, deliveries = np.uint64(event_key(event)), run.deliveries
-    rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
+    keys, deliveries = np.array(_keys(event), dtype=np.uint64), run.deliveries
+    rows, heard = (np.flatnonzero(np.isin(table["event"].to_numpy(), keys)) for table in (run.publishes, deliveries))
     if not len(rows) + len(heard):
         meant = run.publishes[(run.publishes["phase"] == "run").to_numpy()]
         some = [event_id(int(one)) for table in (meant, run.publishes, deliveries) for one in table["event"][:1]]
@@ -45,6 +47,12 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBoo
         due_ns = int(index.due_ns[np.flatnonzero(index.row == books.publish[pair])[0]])
         lines += [f"{'':>16} {service} {fate}{f', {cause}: {CAUSES[cause]}' if cause else ''}{_absence(run, service, due_ns, zero)}"]
     return "\n".join(lines)
+
+
+def _keys(event: str) -> list[int]:
+    """Return the keys that an id may mean: of another program's event the id that it gave it, or the one that a verdict names it by."""
+    shown = re.fullmatch(f"{EVENT_ID_PREFIX}([0-9a-f]{{16}})", event)
+    return [event_key(event), *([int(shown[1], 16)] if shown else [])]
 
 
 def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_ns: int) -> str:

@@ -220,7 +220,7 @@ def _ready_spans(run: Run) -> dict[str, Array]:
     """Return when the last readiness probe of each probed pod had been answered 200."""
     probes = run.probes[run.probes["probe"] == "ready"].sort_values("at_ns", kind="stable")
     spans = {}
-    for pod, mine in probes.groupby("pod", observed=True):
+    for pod, mine in probes.groupby("pod"):
         at, good = mine["at_ns"].to_numpy(), mine["status"].to_numpy() == 200
         spans[str(pod)] = union(np.column_stack([at, np.append(at[1:], load_end(run))])[good])
     return spans
