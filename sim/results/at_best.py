@@ -106,14 +106,10 @@ class AtBest:
             return self._reaction(name, measured)
         if name == "offered_ratio_min":
             return min(1.0, measured + self._share_withheld())
-        disturbed = self._stalled_in(*self._span) or (self.run.one_per_service and self.withheld.stepped(*self._span))
+        disturbed = self._stalled_in(*self.run.run_span) or (self.run.one_per_service and self.withheld.stepped(*self.run.run_span))
         return (math.inf if metric.endswith("_min") else -math.inf) if disturbed else measured
 
     # -- times ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _span(self) -> tuple[int, int]:
-        return self.run.phases.get("run", (0, 0))
 
     def _chosen(self, metric: str) -> Array:
         """Return which copies a metric is about: of the run phase, and of the channel or service that it names."""
@@ -143,7 +139,7 @@ class AtBest:
 
     def _call(self, metric: str, limit_ns: float) -> Array:
         """Return what each call took; where it began late, by how late the loop of its process was."""
-        calls, (begin_ns, end_ns) = self.run.calls, self._span
+        calls, (begin_ns, end_ns) = self.run.calls, self.run.run_span
         intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
         rows = np.flatnonzero((intended >= begin_ns) & (intended < end_ns) & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1))
         publisher, words = codes_of(calls["publisher"])
@@ -158,7 +154,7 @@ class AtBest:
 
     def _item_age(self, metric: str, limit_ns: float) -> Array:
         copies, publishes = self.run.copies, self.run.publishes
-        (begin_ns, end_ns), items = self._span, publishes["items"].to_numpy()
+        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         first, intended = publishes["first_item_ns"].to_numpy(), publishes["intended_ns"].to_numpy()
         batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
         batch &= (first < end_ns) & (intended >= begin_ns)
@@ -241,7 +237,7 @@ class AtBest:
 
     def _items_lost(self, metric: str) -> float:
         publishes, copies = self.run.publishes, self.run.copies
-        (begin_ns, end_ns), items = self._span, publishes["items"].to_numpy()
+        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         heard = np.zeros(len(publishes), dtype=bool)
         heard[copies.publish[copies.fate == FATE["delivered"]]] = True
         batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
@@ -254,7 +250,7 @@ class AtBest:
         return codes_in(getattr(self.run, table)["publisher"], names)[rows]
 
     def _calls_failed(self, metric: str) -> float:
-        calls, (begin_ns, end_ns) = self.run.calls, self._span
+        calls, (begin_ns, end_ns) = self.run.calls, self.run.run_span
         intended = calls["intended_ns"].to_numpy()
         bus = codes_in(calls["channel"], {HTTP_CALL: 1}) != 1
         failed = codes_in(calls["outcome"], {"failed": 1}) == 1
@@ -294,7 +290,7 @@ class AtBest:
         return ran_out | ((lost_ns > 0) & (gap - lost_ns <= took))
 
     def _share_withheld(self) -> float:
-        begin, end = self._span
+        begin, end = self.run.run_span
         hosts = self.run.info.load.generators
         if not self._stalled_in(begin, end, hosts):
             return 0.0  # it was back in time for the next call

@@ -66,7 +66,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     """
     ax = make_axes(ax)
     outages = read_outages(run)
-    begin, end = run.phases.get("run", (0, 0))
+    begin, end = run.run_span
     name = "in the run phase"
     if between_s is None and outages:
         begin, end, name = outages[0].begin_ns, outages[0].end_ns, f"while {outages[0].fault} lasted"

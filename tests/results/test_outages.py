@@ -173,3 +173,15 @@ def test_beliefs_are_in_the_order_of_time_whatever_that_of_the_rows(tmp_path: Pa
     assert belief.state == ("starting", "subscribed", "subscribed", "disconnected", "stopped")
     assert [belief.row(at) for at in (0, SECOND, 11 * SECOND - 1, 99 * SECOND)] == [-1, 0, 1, 4]
     assert belief.spans(("stopped", "mute")).tolist() == [[12 * SECOND, FOREVER_NS]]
+
+
+def test_what_two_share_span_by_span() -> None:
+    first, second = spans_of([(5, 6), (10, 20), (30, 31)]), spans_of([(0, 1), (2, 3), (6, 7), (11, 12), (13, 30)])
+    assert meet(first, second).tolist() == meet(second, first).tolist() == [[11, 12], [13, 20]]
+    assert meet(first, first).tolist() == first.tolist()
+    assert meet(first, NO_SPANS).tolist() == meet(NO_SPANS, first).tolist() == []
+
+
+def test_spans_that_touch_are_one() -> None:
+    assert union(spans_of([(5, 9), (3, 5), (20, 20), (10, 12), (4, 6), (30, 25)])).tolist() == [[3, 9], [10, 12]]
+    assert seconds(spans_of([(0, 5), (10, 20)])) == 15e-9

@@ -45,7 +45,7 @@ METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
 def check(run: Run) -> Result:
     """Measure waits, ages, losses and rates of the batches that waited in the run phase."""
     publishes = run.publishes
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     once = np.sort(run.index.row[:-1])  # an event that stands twice is one batch
     items = publishes["items"].to_numpy()
     batches = once[((codes_in(publishes["channel"], {BATCH: 1})[once] == 1) & (items[once] > 0)) | (items[once] > 1)]

@@ -27,7 +27,7 @@ METRICS = {"p99": "call_ms_p99", "p999": "call_ms_p999", "max": "call_ms_max"}
 def check(run: Run) -> Result:
     """Measure the calls of the run phase."""
     calls = run.calls
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
     in_run = (intended >= start_ns) & (intended < end_ns)
     bus = in_run & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1)
@@ -61,7 +61,7 @@ def check(run: Run) -> Result:
 
 def _faults(run: Run, intended: Array, took: Array) -> dict[str, Array]:
     """Return for each fault that touches the run phase which calls are in it."""
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     inside: dict[str, Array] = {}
     for row in run.felt_faults():
         end = row["end_ns"] or end_ns

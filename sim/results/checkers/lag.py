@@ -102,7 +102,7 @@ def held_up(run: Run) -> Array:
     for rows in np.split(order, np.flatnonzero(np.diff(publisher[order])) + 1):
         walk = np.concatenate(([0], np.cumsum(took[rows][:-1] - np.diff(intended[rows]))))[: len(rows)]
         waits[rows] = walk - np.minimum.accumulate(walk)
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     inside: Array = waits[(intended >= start_ns) & (intended < end_ns)]
     return inside
 
