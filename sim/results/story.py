@@ -61,7 +61,9 @@ def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_
     windows = silent_windows(run, index, int(copies.pod[copy]), int(index.way[at])) + index.hurt
     touched = [window for window in windows if window.cause == cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
     words = f", {cause}: {CAUSES[cause]}" if cause else ""
-    return words + "".join(f" (silent from {_at(w.begin_ns, zero_ns).strip()} to {_at(w.end_ns, zero_ns).strip()})" for w in touched[:1])
+    if not touched:
+        return words
+    return f"{words} (silent from {_at(touched[0].begin_ns, zero_ns).strip()} to {_at(touched[0].end_ns, zero_ns).strip()})"
 
 
 def _absence(run: RunTables, service: str, due_ns: int, zero_ns: int) -> str:

@@ -62,8 +62,8 @@ def test_a_scenario_that_cannot_be_read_or_was_changed_is_refused(tmp_path: Path
     path.write_text("slo = 3\n")
     assert refusal(read_scenario, path, promised=file_checksum(path) ^ 1) == f"{path} {CHANGED}"
     assert refusal(read_scenario, path) == f"{path}: slo is 3; write [slo] and one `metric = limit` a line"
-    path.write_text("[slo.missing]\nall = 1\n[slo]\n'missing.all' = 2\n")
-    assert refusal(read_scenario, path) == f"{path}: slo.missing has two limits, 1 and 2: leave one out"
+    path.write_text("[slo.missing]\nservice.web = 1\n[slo]\n'missing.service.web' = 2\n")
+    assert refusal(read_scenario, path) == f'{path}: slo.missing.service."web" has two limits, 1 and 2: leave one out'
 
 
 # -- files and tables -----------------------------------------------------------------------------------------------
@@ -117,13 +117,8 @@ def test_a_table_is_checked_against_what_run_json_says_of_it(folder: Path) -> No
     gone = folder / "gone.parquet"
     missing = f"{gone} is missing; the run folder is incomplete, copy it again or repeat the run"
     assert refusal(check_sealed, gone, "calls", promised=promised) == missing
-    wrong = (
-        "column pod is not there, expected dictionary<values=string, indices=uint16, ordered=0>; it is another table or of another version"
-    )
-    assert (
-        refusal(check_sealed, path, "reads", promised=promised)
-        == f"{path}: column at_ns is not there, expected int64; " + wrong.partition("; ")[2]
-    )
+    wrong = f"{path}: column at_ns is not there, expected int64; it is another table or of another version"
+    assert refusal(check_sealed, path, "reads", promised=promised) == wrong
 
 
 def test_a_column_of_another_type_is_named(folder: Path) -> None:
@@ -215,7 +210,7 @@ def test_columns_at_some_rows() -> None:
     assert take_rows(np.array([5, 6], dtype=np.int8), np.array([-1, 1]), none=-1).tolist() == [-1, 6]
     assert take_rows(np.array([5, 6], dtype=np.int8), np.array([0])).dtype == np.int8
     found = gather(words("b", "a"), np.array([1, -1, 0]))
-    assert list(found)[0] == "a" and pd.isna(found[1]) and found[2] == "b" and list(found.categories) == ["a", "b"]
+    assert next(iter(found)) == "a" and pd.isna(found[1]) and found[2] == "b" and list(found.categories) == ["a", "b"]
     made = categorical(np.array([1, -1, 0]), ["x", "y"])
     assert made[0] == "y" and pd.isna(made[1]) and made.categories.dtype == "str"
 

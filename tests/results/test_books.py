@@ -6,6 +6,7 @@ Services `web` (two pods, channels a and b), `api` (one pod, a) and `mail` (b), 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,27 @@ def test_the_story_says_when_a_pod_was_silent_and_when_a_service_had_no_pod(plan
         "                 mail-0 missing, deaf: the pod was not subscribed when it was published (silent from -2.5 s to +1 s)"
     )
     assert run.story(late.id).splitlines()[-1].endswith("(it had no pod from -400 ms to the end)")
+
+
+def test_the_story_of_an_event_that_stands_twice_tells_both_rows(plan: RunFolder) -> None:
+    plan.events.append(replace(plan.events[0], outcome="unknown", acked_ns=0, receivers=-1))
+    lines = open_run(plan.write()).story("evt_0007000000000000").splitlines()
+    assert [line.split()[:2] for line in lines[:8]] == [
+        ["evt_0007000000000000:", "a"], ["+0", "s"], ["+50", "us"], ["+150", "us"],
+        ["evt_0007000000000000:", "a"], ["+0", "s"], ["+50", "us"], ["+50", "us"],
+    ]  # fmt: skip
+    assert len(lines) == 8 + 4
+
+
+def test_the_story_of_an_event_between_two_pods_of_a_service(plan: RunFolder) -> None:
+    """One ended three seconds before, another began a second after; changes of pods that had ended lie between."""
+    plan.pods |= {"mail-0": ("mail", "b"), "mail-1": ("mail", "b")}
+    for pod, seconds, state in (
+        ("mail-0", 9, "starting"), ("mail-0", 10, "stopped"), ("mail-0", 11, "aborted"), ("mail-0", 12, "stopped"),
+        ("mail-1", 13.5, "stopped"), ("mail-1", 14, "starting"),
+    ):  # fmt: skip
+        plan.state(pod, at(seconds), state)
+    assert open_run(plan.write()).story(plan.events[2].id).splitlines()[-1].endswith("(it had no pod from -3 s to +1 s)")
 
 
 # -- the balance ----------------------------------------------------------------------------------------------------
