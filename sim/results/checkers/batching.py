@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, quantiles
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
@@ -121,10 +121,7 @@ def _by_outcome(run: Run, lost: Array) -> dict[str, int | float]:
 
 
 def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
-    if not len(values_ns):
-        return {}
-    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
-    return {f"{name}.{quantile}": int(value) / 1e6 for quantile, value in zip(QUANTILES, found, strict=True)}
+    return {f"{name}.{quantile}": value / 1e6 for quantile, value in quantiles(values_ns, QUANTILES).items()}
 
 
 def _sentence(counts: dict[str, int | float]) -> str:

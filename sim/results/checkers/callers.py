@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import Array, codes_in, codes_of
+from sim.record.reader import Array, codes_in, codes_of, quantiles
 from sim.record.schema import HTTP_CALL, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
 from sim.results.opened_run import Run
@@ -72,10 +72,7 @@ def _faults(run: Run, intended: Array, took: Array) -> dict[str, Array]:
 
 
 def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
-    if not len(values_ns):
-        return {}
-    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
-    return {f"{name}.{quantile}": int(value) / 1e3 for quantile, value in zip(QUANTILES, found, strict=True)}
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values_ns, QUANTILES).items()}
 
 
 def _sentence(run: Run, counts: dict[str, int | float], faults: list[str]) -> str:
