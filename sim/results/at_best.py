@@ -18,7 +18,6 @@ Rules
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,24 +113,20 @@ class AtBest:
             return self._reaction(name, measured)
         if name == "offered_ratio_min":
             return min(1.0, measured + self._share_withheld())
-        disturbed = self._stalled_in(*self._span) or (self.run.one_per_service and self.withheld.stepped(*self._span))
+        disturbed = self._stalled_in(*self.run.run_span) or (self.run.one_per_service and self.withheld.stepped(*self.run.run_span))
         return (math.inf if metric.endswith("_min") else -math.inf) if disturbed else measured
 
     # -- times ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _span(self) -> tuple[int, int]:
-        return self.run.phases.get("run", (0, 0))
-
     def _chosen(self, metric: str) -> Array:
         """Return which copies a metric is about: of the run phase, and of the channel or service that it names."""
         run = self.run
-        chosen: Array = (run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)) & (run.copies.publish >= 0)
-        if found := re.fullmatch(r'\w+\.(channel|service)\."?(.*?)"?', metric):
-            if found[1] == "service":
-                chosen &= np.array([history.service == found[2] for history in run.pod_histories])[run.copies.pod]
-            else:
-                chosen &= codes_in(run.publishes["channel"], {found[2]: 1})[run.copies.publish] == 1
+        chosen: Array = run.copies_in("run") & (run.copies.publish >= 0)
+        of = read_metric(metric)
+        if of.scope == "service":
+            chosen &= np.array([history.service == of.subject for history in run.pod_histories], dtype=bool)[run.copies.pod]
+        elif of.scope == "channel":
+            chosen &= codes_in(run.publishes["channel"], {of.subject: 1})[run.copies.publish] == 1
         return chosen
 
     def _lag(self, metric: str, limit_ns: float) -> Array:
@@ -151,7 +146,7 @@ class AtBest:
 
     def _call(self, metric: str, limit_ns: float) -> Array:
         """Return what each call took; where it began late, by how late the loop of its process was."""
-        calls, (begin_ns, end_ns) = self.run.calls, self._span
+        calls, (begin_ns, end_ns) = self.run.calls, self.run.run_span
         intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
         rows = np.flatnonzero((intended >= begin_ns) & (intended < end_ns) & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1))
         publisher, words = codes_of(calls["publisher"])
@@ -166,7 +161,7 @@ class AtBest:
 
     def _item_age(self, metric: str, limit_ns: float) -> Array:
         copies, publishes = self.run.copies, self.run.publishes
-        (begin_ns, end_ns), items = self._span, publishes["items"].to_numpy()
+        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         first, intended = publishes["first_item_ns"].to_numpy(), publishes["intended_ns"].to_numpy()
         batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
         batch &= (first < end_ns) & (intended >= begin_ns)
@@ -298,7 +293,7 @@ class AtBest:
 
     def _items_lost(self, metric: str) -> float:
         publishes, copies = self.run.publishes, self.run.copies
-        (begin_ns, end_ns), items = self._span, publishes["items"].to_numpy()
+        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         heard = np.zeros(len(publishes), dtype=bool)
         heard[copies.publish[copies.fate == FATE["delivered"]]] = True
         batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
@@ -311,7 +306,7 @@ class AtBest:
         return codes_in(getattr(self.run, table)["publisher"], names)[rows]
 
     def _calls_failed(self, metric: str) -> float:
-        calls, (begin_ns, end_ns) = self.run.calls, self._span
+        calls, (begin_ns, end_ns) = self.run.calls, self.run.run_span
         intended = calls["intended_ns"].to_numpy()
         bus = codes_in(calls["channel"], {HTTP_CALL: 1}) != 1
         failed = codes_in(calls["outcome"], {"failed": 1}) == 1
@@ -351,7 +346,7 @@ class AtBest:
         return ran_out | ((lost_ns > 0) & (gap - lost_ns <= took))
 
     def _share_withheld(self) -> float:
-        begin, end = self._span
+        begin, end = self.run.run_span
         hosts = self.run.info.load.generators
         if not self._stalled_in(begin, end, hosts):
             return 0.0  # it was back in time for the next call

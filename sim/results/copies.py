@@ -106,7 +106,7 @@ def make_index(run: RunTables) -> CopyIndex:
         proves=proves,
         by_pod=by_pod,
         bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
-        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject", observed=True)},
+        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject")},
         faults=faults,
         hurt=list(_hurt(faults, many_nodes=run.many_nodes)),
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),

@@ -15,7 +15,7 @@ MINOR = 0.1  # who has less than this part of the most is not named
 
 def spent(run: Run) -> tuple[int, int]:
     """Return from when until when a run's processes were to work: from its run phase to the end of its drain, as far as it came."""
-    begin = run.phases.get("run", (0, 0))[0]
+    begin = run.run_span[0]
     ends = [end for name, (_, end) in run.phases.items() if name in ("run", "heal", "drain") and end < FOREVER_NS]
     return begin, max(ends, default=FOREVER_NS)
 
@@ -71,7 +71,7 @@ def advice(run: Run, withheld: Withheld) -> str:
 
 def notable(run: Run, withheld: Withheld) -> str:
     """Return who waited so long in the run phase that a reader should know, although nothing is wrong; else an empty string."""
-    begin, end = run.phases.get("run", (0, 0))
+    begin, end = run.run_span
     length = (end - begin) / 1e9
     texts = []
     for host in withheld.accounts:

@@ -41,11 +41,16 @@ class Run(RunTables):
     @cached_property
     def tally(self) -> Tally:
         """The books of the run phase, counted."""
-        return tally_of(self, self.copies, self.service_books, self.copies_phase())
+        return tally_of(self, self.copies, self.service_books, self.copies_in("run"))
 
     def copies_phase(self) -> Array:
         """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
         return self._copies_phase
+
+    def copies_in(self, phase: str) -> Array:
+        """Return which of `copies` are of a phase; none where the run did not reach it."""
+        names = list(self.phases)
+        return self.copies_phase() == names.index(phase) if phase in names else np.zeros(len(self.copies.publish), dtype=bool)
 
     @cached_property
     def _copies_phase(self) -> Array:

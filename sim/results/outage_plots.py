@@ -66,7 +66,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     """
     ax = make_axes(ax)
     outages = read_outages(run)
-    begin, end = run.phases.get("run", (0, 0))
+    begin, end = run.run_span
     name = "in the run phase"
     if between_s is None and outages:
         begin, end, name = outages[0].begin_ns, outages[0].end_ns, f"while {outages[0].fault} lasted"
@@ -74,7 +74,7 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     name = name if between_s is None else f"from {first:g} to {last:g} s"
     rows = reachability(run)
     rows = rows[(rows["second"] >= first) & (rows["second"] + 1 <= last)]
-    sums = rows.groupby(["publisher", "hearer"], observed=True)[["published", "heard"]].sum().reset_index()
+    sums = rows.groupby(["publisher", "hearer"])[["published", "heard"]].sum().reset_index()
     pods = [history.pod for history in run.pod_histories]
     publishers = sorted({str(word) for word in sums["publisher"]}, key=lambda word: (pods.index(word) if word in pods else -1, word))
     share = np.full((len(publishers), len(pods)), np.nan)

@@ -60,7 +60,7 @@ def read_beliefs(run: Run) -> dict[str, Belief]:
     """Return what each pod of the pods table believed, in the order of time."""
     rows = run.pods.sort_values("at_ns", kind="stable")
     beliefs = {}
-    for pod, mine in rows.groupby("pod", observed=True, sort=False):
+    for pod, mine in rows.groupby("pod", sort=False):
         words = (tuple(str(word) for word in mine[column]) for column in ("bus", "state"))
         beliefs[str(pod)] = Belief(mine["at_ns"].to_numpy(), *words)
     return beliefs
@@ -68,7 +68,7 @@ def read_beliefs(run: Run) -> dict[str, Belief]:
 
 def read_outages(run: Run) -> list[Outage]:
     """Return the faults that were felt in the run phase, in the order in which they were first."""
-    begin_ns, end_ns = run.phases.get("run", (0, 0))
+    begin_ns, end_ns = run.run_span
     last_ns = load_end(run)
     rows = sorted(run.felt_faults(), key=_begin_ns)
     begins = [_begin_ns(row) for row in rows]
@@ -106,7 +106,7 @@ def without_outage(run: Run) -> tuple[str, bool]:
 
 def told_felt(run: Run) -> list[str]:
     """Return one sentence for each fault that was felt late, in part or not at all; times are seconds of the run phase."""
-    zero = run.phases.get("run", (0, 0))[0]
+    zero = run.run_span[0]
     told = []
     for row in sorted(run.faults.to_dict("records"), key=lambda row: row["begin_ns"]):
         word, target = str(row["felt"]), str(row["target"])

@@ -43,7 +43,7 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
         counts = np.histogram(times, edges)[0] / width_s
         ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
     mark(ax, run)
-    begin, end = run.phases.get("run", (0, 0))
+    begin, end = run.run_span
     seconds = max((min(end, int(intended.max(initial=begin + 1))) - begin) / 1e9 if end == FOREVER_NS else (end - begin) / 1e9, 1e-9)
     sent = int((publishes["phase"] == "run").sum())
     heard = int((_in_run(run) & (copies.fate == FATE["delivered"])).sum())
@@ -187,7 +187,7 @@ def zero_ns(run: Run) -> int:
 
 def _in_run(run: Run) -> Array:
     """Return which copies belong to the run phase."""
-    judged: Array = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
+    judged: Array = run.copies_in("run")
     return judged
 
 

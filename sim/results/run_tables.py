@@ -109,6 +109,11 @@ class RunTables:
         """Return (start_ns, end_ns) of a phase, None when the run did not reach it."""
         return self.phases.get(name)
 
+    @property
+    def run_span(self) -> tuple[int, int]:
+        """From when until when the run phase went; no time at all where the run did not reach it."""
+        return self.phases.get("run", (0, 0))
+
     def phase_codes(self, at_ns: Array) -> Array:
         """Return the number of the phase of each time; a gap belongs to the phase before it, what precedes all to the first."""
         starts = np.array([start for start, _ in self.phases.values()], dtype=np.int64)

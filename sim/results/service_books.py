@@ -8,7 +8,7 @@ A service should hear the events of its pods' channels, whether or not one of it
 - **unserved**: none did. *In doubt* when its publisher does not know whether it was published.
 - without a pod, when none of the service's pods was alive at the moment at which the event was due (when it was sent; at its intended
   time, if it never left) and none heard it later. The service is then owed one copy, which no pod stands for. Its cause is what its
-  publisher knew, else **keys-lost** as for any other copy, else **no-pod**. A pod that came alive before the answer, or that reads what a
+  publisher knew, else **no-pod**. A pod that came alive before the answer, or that reads what a
   stream kept, and heard the event makes it an ordinary copy.
 """
 
@@ -98,7 +98,4 @@ def _cause(index: CopyIndex, event: Array) -> Array:
     """Return why the copies of services without a pod are missing: what went wrong first."""
     known = np.array([CAUSE[KNOWN_CAUSE.get(word, "no-pod")] for word in OUTCOME], dtype=np.int8)
     cause: Array = known[index.outcome[event]]
-    for window in index.hurt:
-        here = window.touches(index.sent_ns[event], index.answered_ns[event]) & (cause == CAUSE["no-pod"])
-        cause[here & (window.cause == "keys-lost")] = CAUSE["keys-lost"]
     return cause

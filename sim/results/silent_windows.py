@@ -54,7 +54,8 @@ def read_windows(
     """
     newest = np.maximum.accumulate(sent_ns)
     windows: list[SilentWindow] = []
-    since, joined, cause, lost_at, began = -1, 0, "deaf", 0, False
+    joined, cause, lost_at, began = 0, "deaf", 0, False
+    since: int | None = None  # when the window that is open began
     for at, state in zip(history.at_ns, history.states, strict=True):
         last = int(np.searchsorted(received_ns, at, side="right")) - 1
         quiet = max(joined, int(newest[last])) if last >= 0 else joined
@@ -62,19 +63,19 @@ def read_windows(
             continue
         began = state == "starting"
         if state == "starting":
-            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []
+            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since is not None else []
             since, cause, lost_at = at, "deaf", 0
         elif state == "subscribed":
-            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since >= 0 else []
-            if since >= 0 or not joined:  # else only its publishing connection came or went, and the pod could hear all the time
+            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since is not None else []
+            if since is not None or not joined:  # else only its publishing connection came or went, and the pod could hear all the time
                 joined = at
-            since = -1
-        elif state == "disconnected" and since < 0:
+            since = None
+        elif state == "disconnected" and since is None:
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in cuts_ns)
             since, cause, lost_at = quiet, "cut" if cut else "deaf", at
-        elif since >= 0 and state != "disconnected":
+        elif since is not None and state != "disconnected":
             windows += _split(SilentWindow(since, at, cause), faults, lost_at)
-            since = -1
+            since = None
         elif state != "disconnected" and at < drain_ns:
             grace = DOWN_GRACE_NS + int(received_ns[last] - sent_ns[last] if last >= 0 else 0)
             held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(history.freezes)
@@ -82,7 +83,7 @@ def read_windows(
             windows.append(SilentWindow(max(quiet, min([at - grace, *begins])), at, "pod-down"))
         elif state != "disconnected":
             windows.append(SilentWindow(at, at, "pod-down"))
-    return windows + (_split(SilentWindow(since, FOREVER_NS, cause), faults, lost_at) if since >= 0 else [])
+    return windows + (_split(SilentWindow(since, FOREVER_NS, cause), faults, lost_at) if since is not None else [])
 
 
 def _split(window: SilentWindow, faults: Sequence[PodFault], lost_at_ns: int) -> list[SilentWindow]:

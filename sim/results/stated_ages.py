@@ -14,7 +14,7 @@ def read_stated_ages(run: Run) -> tuple[Array, Array]:
     """Return the copies of stamped events delivered in the run phase, as rows of `run.copies`, and their stated ages in nanoseconds."""
     copies = run.copies
     stamped = run.publishes["stamped_ns"].to_numpy()
-    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & (run.copies_phase() == list(run.phases).index("run")))
+    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & run.copies_in("run"))
     rows = rows[stamped[copies.publish[rows]] > 0]
     handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
     names = [history.pod for history in run.pod_histories]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from sim.errors import RunFolderError
 from sim.machine.words import count, duration
 from sim.record.reader import FOREVER_NS
-from sim.record.schema import CAUSES, OUTCOMES, event_id, event_key
+from sim.record.schema import CAUSES, EVENT_ID_PREFIX, OUTCOMES, event_id, event_key
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, silent_windows
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
@@ -15,8 +17,8 @@ from sim.results.service_books import ServiceBooks
 
 def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBooks, event: str) -> str:
     """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
-    key, deliveries = np.uint64(event_key(event)), run.deliveries
-    rows, heard = (np.flatnonzero(table["event"].to_numpy() == key) for table in (run.publishes, deliveries))
+    keys, deliveries = np.array(_keys(event), dtype=np.uint64), run.deliveries
+    rows, heard = (np.flatnonzero(np.isin(table["event"].to_numpy(), keys)) for table in (run.publishes, deliveries))
     if not len(rows) + len(heard):
         meant = run.publishes[(run.publishes["phase"] == "run").to_numpy()]
         some = [event_id(int(one)) for table in (meant, run.publishes, deliveries) for one in table["event"][:1]]
@@ -47,13 +49,21 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBoo
     return "\n".join(lines)
 
 
+def _keys(event: str) -> list[int]:
+    """Return the keys that an id may mean: of another program's event the id that it gave it, or the one that a verdict names it by."""
+    shown = re.fullmatch(f"{EVENT_ID_PREFIX}([0-9a-f]{{16}})", event)
+    return [event_key(event), *([int(shown[1], 16)] if shown else [])]
+
+
 def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_ns: int) -> str:
     cause = list(CAUSE)[copies.cause[copy]]
     at = int(np.flatnonzero(index.row == copies.publish[copy])[0])
     windows = silent_windows(run, index, int(copies.pod[copy]), int(index.way[at])) + index.hurt
     touched = [window for window in windows if window.cause == cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
     words = f", {cause}: {CAUSES[cause]}" if cause else ""
-    return words + "".join(f" (silent from {_at(w.begin_ns, zero_ns).strip()} to {_at(w.end_ns, zero_ns).strip()})" for w in touched[:1])
+    if not touched:
+        return words
+    return f"{words} (silent from {_at(touched[0].begin_ns, zero_ns).strip()} to {_at(touched[0].end_ns, zero_ns).strip()})"
 
 
 def _absence(run: RunTables, service: str, due_ns: int, zero_ns: int) -> str:

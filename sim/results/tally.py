@@ -67,14 +67,12 @@ class Tally(NamedTuple):
         yield from (MetricName("", "channel", name) for name in self.channels[:-1])
 
 
-def tally_of(run: RunTables, copies: Copies, books: ServiceBooks, phase: Array) -> Tally:
-    """Count the run phase; `phase` is of each copy, a number among `run.phases`."""
-    names = list(run.phases)
-    judged = names.index("run") if "run" in names else -1
+def tally_of(run: RunTables, copies: Copies, books: ServiceBooks, judged: Array) -> Tally:
+    """Count the run phase; `judged` says of each copy whether it is of it."""
     channel, channels = codes_of(run.publishes["channel"])
     shape = (len(run.services), len(channels) + 1)
     place, size = np.append(channel, len(channels)).astype(np.int32), shape[0] * shape[1]
-    own = np.flatnonzero(phase == judged)
+    own = np.flatnonzero(judged)
     publish, fate = copies.publish[own], copies.fate[own]
     cells = (run.service_of_pod.astype(np.int32) * (shape[1] * len(FATE)))[copies.pod[own]] + (place * len(FATE))[publish] + fate
     cells = np.bincount(cells, minlength=size * len(FATE))

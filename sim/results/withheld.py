@@ -149,14 +149,14 @@ def looked_at(host: str) -> bool:
 def hosts_of_pods(run: Run) -> dict[str, list[str]]:
     """Return the processes that held each pod, by its name."""
     found: dict[str, list[str]] = {}
-    for (pod, host), _ in run.pods.groupby(["pod", "host"], observed=True):
+    for (pod, host), _ in run.pods.groupby(["pod", "host"]):
         found.setdefault(str(pod), []).append(str(host))
     return found
 
 
 def frozen_on(run: Run) -> dict[str, list[tuple[int, int]]]:
     """Return when a process was made to stand still: one that had a single pod, while that was frozen."""
-    hosts = run.pods.groupby("host", observed=True)["pod"].unique()
+    hosts = run.pods.groupby("host")["pod"].unique()
     freezes = {history.pod: history.freezes for history in run.pod_histories}
     return {str(host): list(freezes[pods[0]]) for host, pods in hosts.items() if len(pods) == 1}
 
@@ -174,7 +174,7 @@ def read_withheld(run: Run) -> Withheld:
     steps = _steps(machine)
     frozen = frozen_on(run)
     asleep = [(int(row["begin_ns"]), int(row["end_ns"]) or FOREVER_NS) for row in run.faults.to_dict("records") if row["fault"] in FROZEN]
-    for host, its in rows.groupby("host", observed=True):
+    for host, its in rows.groupby("host"):
         on_purpose = asleep if str(host).split(" ")[0] == BROKER else frozen.get(str(host), [])
         if len(its) > 1:
             accounts[str(host)] = _account(its, machine, steps, on_purpose)

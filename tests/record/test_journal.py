@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sim.errors import RecordError
 from sim.record import journal
-from sim.record.journal import JOURNALS, Journal, JournalFile, JournalRecorder
+from sim.record.journal import FIRST_BYTES, JOURNALS, MOST_BYTES, Journal, JournalFile, JournalRecorder
 from sim.record.recorder import DeliveryBuffer
 from sim.record.schema import TABLES
 
@@ -111,3 +111,71 @@ def test_rows_of_a_process_that_was_killed_are_whole_and_none_is_missing(tmp_pat
 def test_a_journal_that_was_never_begun_is_empty(tmp_path: Path) -> None:
     nothing = Journal(tmp_path / "nobody")
     assert [nothing.read(table) for table in TABLES] == [[]] * len(TABLES)
+
+
+def test_a_journal_holds_the_rows_of_every_table_and_those_under_way_each_with_its_words(tmp_path: Path) -> None:
+    recorder = JournalRecorder(tmp_path, source="w", pods=["p-0"])
+    assert [recorder.rows(table) for table in TABLES] == [0] * len(TABLES)
+    recorder.tables["calls"].add(1, "locust-0", "a", 2, "ok")
+    recorder.tables["calls"].add(3, "locust-0", "b", 4, "failed")
+    recorder.under_way["calls"].add(5, "locust-1", "a", 6, "ok")
+    recorder.deliveries.add(7, 0, 8, 9, path=1, outcome=2)
+    assert (recorder.rows("calls"), recorder.rows("deliveries"), recorder.rows("pods"), recorder.rows_waiting()) == (2, 1, 0, 0)
+    recorder.flush(at_least_rows=1)
+    assert recorder.rows("calls") == 2 and not (tmp_path / "parts").exists(), "every row is in its file already"
+    recorder.close()
+    assert sorted(path.name for path in (tmp_path / JOURNALS / "w").iterdir()) == ["calls", "deliveries", "under-way-calls", "words"]
+    left = Journal(tmp_path / JOURNALS / "w")
+    columns = ("intended_ns", "publisher", "channel", "took_ns", "outcome")
+    assert left.read("calls") == [
+        dict(zip(columns, row, strict=True)) for row in ((1, "locust-0", "a", 2, "ok"), (3, "locust-0", "b", 4, "failed"))
+    ]
+    assert left.read("calls", under_way=True) == [dict(zip(columns, (5, "locust-1", "a", 6, "ok"), strict=True))]
+    assert left.words("calls") == {"publisher": ["locust-0"], "channel": ["a", "b"], "outcome": ["ok", "failed"]}
+    assert left.words("calls", under_way=True) == {"publisher": ["locust-1"], "channel": ["a"], "outcome": ["ok"]}
+    assert left.rows("calls")["publisher"].tolist() == [0, 0] and left.rows("calls")["channel"].tolist() == [0, 1]
+    assert left.words("publishes") == {"channel": [], "publisher": [], "outcome": [], "subject": []}
+    assert left.read("deliveries") == [{"event": 7, "pod": "p-0", "received_ns": 8, "handled_ns": 9, "path": "memory", "outcome": "failed"}]
+
+
+def test_a_word_is_written_down_once_whatever_it_holds(tmp_path: Path) -> None:
+    recorder = JournalRecorder(tmp_path, source="w")
+    for channel in ("ä", "line\nbreak", "ä", ""):
+        recorder.tables["calls"].add(1, "p", channel, 2, "ok")
+    recorder.close()
+    left = Journal(tmp_path / JOURNALS / "w")
+    assert left.words("calls")["channel"] == ["ä", "line\nbreak", ""]
+    assert [row["channel"] for row in left.read("calls")] == ["ä", "line\nbreak", "ä", ""]
+
+
+def test_a_journal_s_folder_is_begun_once(tmp_path: Path) -> None:
+    JournalRecorder(tmp_path, source="w").close()
+    with pytest.raises(FileExistsError):
+        JournalRecorder(tmp_path, source="w")
+
+
+def test_a_file_takes_its_first_space_at_once_and_doubles_as_long_as_that_is_little(tmp_path: Path) -> None:
+    rows = JournalFile(tmp_path / "rows")
+    rows += b"x"
+    assert (tmp_path / "rows").stat().st_size == FIRST_BYTES == 65_536
+    rows += b"x" * (FIRST_BYTES - 9)
+    assert (tmp_path / "rows").stat().st_size == FIRST_BYTES
+    rows += b"x"
+    assert (tmp_path / "rows").stat().st_size == 2 * (FIRST_BYTES + 1)
+    rows += b"x" * MOST_BYTES
+    assert (tmp_path / "rows").stat().st_size == FIRST_BYTES + 1 + 2 * MOST_BYTES
+    assert len(rows) == FIRST_BYTES + 1 + MOST_BYTES - 8
+    rows.close()
+
+
+def test_a_file_whose_head_is_torn_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "calls").write_bytes(b"\x01\x00\x00")
+    assert Journal(tmp_path).read("calls") == []
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    rows = JournalFile(tmp_path / "nowhere" / "rows")
+    with pytest.raises(RecordError) as error:
+        rows += b"x"
+    assert str(error.value).startswith(f"cannot write {tmp_path}/nowhere/rows: No such file or directory")
+    rows.close()

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +278,126 @@ def test_what_a_platform_does_not_tell_is_null_in_the_file_and_zero_is_zero(tmp_
     table.add(4, "h0", 5, 6, *(0.0 for _ in OPTIONAL["hosts"]))
     rows = as_rows(table.take())
     assert rows == [(1, "h0", 2, 3, *(None for _ in OPTIONAL["hosts"])), (4, "h0", 5, 6, *(0.0 for _ in OPTIONAL["hosts"]))]
+
+
+def test_rows_are_counted_whether_they_wait_or_were_handed_on(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="h0", pods=["p-0"])
+    assert (recorder.rows_waiting(), recorder.rows("calls"), recorder.rows("deliveries")) == (0, 0, 0)
+    for number in range(3):
+        recorder.tables["calls"].add(number, "p", "a", 1, "ok")
+        recorder.tables["reads"].add(number, "p-0", "s", 1, "hit")
+    recorder.deliveries.add(1, 0, 2, 3)
+    recorder.tables["probes"].add(1, "p-0", "ready", 200, "")
+    assert (recorder.rows_waiting(), recorder.rows("calls"), recorder.rows("deliveries")) == (3, 3, 1)
+    recorder.flush(at_least_rows=2)
+    recorder.tables["calls"].add(3, "p", "a", 1, "ok")
+    assert (recorder.rows_waiting(), recorder.rows("calls"), recorder.rows("deliveries"), recorder.rows("probes")) == (1, 4, 1, 1)
+    recorder.close()
+    assert sorted(path.name for path in (tmp_path / PARTS).iterdir()) == [
+        "calls-h0-00001.parquet", "calls-h0-00004.parquet", "deliveries-h0-00003.parquet", "probes-h0-00005.parquet",
+        "reads-h0-00002.parquet",
+    ]  # fmt: skip
+    assert recorder.rows("calls") == 4 and recorder.rows_waiting() == 0
+
+
+def test_what_nobody_will_read_is_dropped(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="h0", pods=["p-0"])
+    recorder.tables["calls"].add(1, "p", "a", 1, "ok")
+    recorder.deliveries.add(1, 0, 2, 3, path=1)
+    recorder.forget()
+    assert (recorder.rows("calls"), recorder.rows("deliveries"), recorder.rows_waiting(), recorder.deliveries.odd_rows) == (0, 0, 0, [])
+    recorder.close()
+    assert not (tmp_path / PARTS).exists()
+
+
+def test_errors_are_planted_into_the_tables_that_are_meant_and_no_other(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def first_row(rows: pa.Table) -> pa.Table:
+        asked.append(rows.num_rows)
+        return rows.slice(0, 1)
+
+    def record(folder: Path) -> dict[str, int]:
+        recorder = Recorder(folder, source="h0", pods=["p-0"], tamper=first_row)
+        for number in range(2):
+            recorder.deliveries.add(number, 0, 2, 3)
+            recorder.tables["calls"].add(number, "p", "a", 1, "ok")
+        recorder.close()
+        return {table: one.rows for table, one in seal_tables(folder).items() if one.rows}
+
+    assert record(tmp_path / "deliveries") == {"deliveries": 1, "calls": 2}
+    first_row.tables = ("calls",)  # type: ignore[attr-defined]
+    assert record(tmp_path / "calls") == {"deliveries": 2, "calls": 1}
+    assert asked == [2, 2]
+
+
+class Late(Executor):
+    """An executor that does its work when somebody waits for it, and counts how much was never waited for."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+        self.ended = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        late = self
+
+        class One(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                late.waiting.remove(self)
+                return fn(*args, **more)
+
+        self.waiting.append(One())
+        return self.waiting[-1]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.ended = wait
+
+
+def test_a_writer_that_falls_behind_is_waited_for(tmp_path: Path) -> None:
+    """Up to two parts may wait when the next is handed on, so there are three at most."""
+    writer = Late()
+    recorder = Recorder(tmp_path, source="h0", new_writer=lambda: writer)
+    waiting = []
+    for number in range(6):
+        recorder.tables["calls"].add(number, "p", "a", 1, "ok")
+        recorder.flush()
+        waiting.append(len(writer.waiting))
+    assert waiting == [1, 2, 3, 3, 3, 3]
+    recorder.close()
+    assert writer.waiting == [] and writer.ended
+    assert len(list((tmp_path / PARTS).iterdir())) == 6
+
+
+def test_a_part_that_could_not_be_written_is_said_at_the_next_one_and_the_writer_is_ended(tmp_path: Path) -> None:
+    (tmp_path / PARTS).write_text("in the way")
+    recorder = Recorder(tmp_path, source="h0")
+    recorder.tables["calls"].add(1, "p", "a", 1, "ok")
+    recorder.flush()
+    with pytest.raises(RecordError) as error:
+        recorder.close()
+    assert str(error.value).startswith(f"cannot write {tmp_path}/parts/calls-h0-00001.parquet: ")
+
+
+def test_what_is_sealed_is_as_long_and_as_the_file_says(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="h0")
+    recorder.tables["calls"].add(1, "p", "a", 1, "ok")
+    recorder.close()
+    for table, one in seal_tables(tmp_path).items():
+        path = tmp_path / f"{table}.parquet"
+        content = path.read_bytes()
+        assert one == SealedTable(int(table == "calls"), len(content), zlib.crc32(content))
+        assert path.stat().st_mode & 0o777 == 0o444
+    assert not (tmp_path / PARTS).exists()
+    column = pq.ParquetFile(tmp_path / "calls.parquet").metadata.row_group(0)
+    kinds = {column.column(n).path_in_schema: (column.column(n).compression, set(column.column(n).encodings)) for n in range(5)}
+    assert all(kind == "ZSTD" for kind, _ in kinds.values())
+    assert "DELTA_BINARY_PACKED" in kinds["intended_ns"][1] and "DELTA_BINARY_PACKED" in kinds["took_ns"][1]
+    assert "RLE_DICTIONARY" in kinds["channel"][1] and "RLE_DICTIONARY" not in kinds["took_ns"][1]
+
+
+def test_json_is_written_whole_with_a_line_end_or_its_file_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "b": [\n    1\n  ]\n}\n'
+    with pytest.raises(RecordError) as error:
+        write_json(tmp_path / "nowhere" / "a.json", {})
+    assert str(error.value).startswith(f"cannot write {tmp_path}/nowhere/a.json: No such file or directory")

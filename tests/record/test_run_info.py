@@ -161,3 +161,41 @@ def test_a_number_that_no_run_can_have_and_a_text_that_is_none_are_refused(tmp_p
     path = write(tmp_path / "run.json", with_checksum({**content_of(sealed()), **change}))
     with pytest.raises(RunFolderError, match=says):
         read_info(path)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RunFolderError) as error:
+        read_info(path)
+    return str(error.value)
+
+
+def test_each_refusal_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    path, content = tmp_path / "run.json", content_of(sealed())
+    again = "copy it again or repeat the run"
+    write(path, content | {"seed": 99})
+    assert refusal(path) == f"{path} was damaged or changed after the run: its checksum differs; {again}"
+    write(path, with_checksum(content | {"format": 99}))
+    assert refusal(path) == f"{path} is of format 99, this version reads {FORMAT}; use the version that wrote it"
+    write(path, with_checksum({}))
+    assert refusal(path) == f"{path} is of format None, this version reads {FORMAT}; use the version that wrote it"
+    write(path, with_checksum(content | {"seed": "x"}))
+    assert refusal(path) == f"cannot read {path}: Expected `int`, got `str` - at `$.seed`; the file is damaged, {again}"
+    write(path, with_checksum(content | {"state": "asleep"}))
+    words = "running, killed, complete, interrupted, failed"
+    assert refusal(path) == f"{path}: state is 'asleep', not one of {words}; the file is damaged"
+
+
+def test_a_run_that_named_one_generator_had_that_one(tmp_path: Path) -> None:
+    content = content_of(sealed())
+    old = {key: value for key, value in content.items() if key not in ("nodes", "fleet")}
+    old["load"] = {"generator": "locust", "offered_calls": 3}
+    info = read_info(write(tmp_path / "run.json", with_checksum(old)))
+    assert (info.load.generators, info.load.offered_calls, info.nodes, info.fleet) == (["locust"], 3, 1, "ours")
+    old["load"] = {"generator": "locust", "generators": ["a", "b"]}
+    assert read_info(write(tmp_path / "run.json", with_checksum(old))).load.generators == ["a", "b"]
+    old["load"] = {}
+    assert read_info(write(tmp_path / "run.json", with_checksum(old))).load.generators == []
+    old["load"] = "generator"
+    assert refusal(write(tmp_path / "run.json", with_checksum(old))).endswith(
+        "Expected `object`, got `str` - at `$.load`; the file is damaged, copy it again or repeat the run"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from sim.results.junit import to_junit
+from sim.results.junit import cases_to_junit, to_junit
 
 CHECKER = {"verdict": "valid", "counts": {}, "witnesses": [], "detail": "fine", "metrics": {}, "warnings": []}
 VERDICT = {
@@ -36,3 +36,51 @@ def test_invalid_is_a_failure_and_unknown_an_error_with_their_sentences() -> Non
     assert cases["order"].find("failure") is None and cases["order"].find("error") is None
     limit = cases["missing"].find("failure")
     assert limit is not None and "at most 0" in (limit.get("message") or "")
+
+
+def test_the_whole_file_to_the_character() -> None:
+    order = CHECKER | {"witnesses": ["evt_2"], "warnings": ["odd"]}
+    lost = CHECKER | {"verdict": "invalid", "detail": "lost", "witnesses": ["evt_1 at web-0"]}
+    busy = {key: value for key, value in CHECKER.items() if key != "warnings"} | {"verdict": "unknown", "detail": "busy"}
+    limit = {"metric": "missing", "limit": 0, "measured": 1.0, "verdict": "valid", "detail": "missing is 0"}
+    verdict = {"verdict": "invalid", "scenario": "base", "checkers": {"order": order, "ledger": lost, "harness": busy}, "slo": [limit]}
+    assert (
+        to_junit(verdict)
+        == """\
+<?xml version='1.0' encoding='utf-8'?>
+<testsuite name="buslab.base" tests="4" failures="1" errors="1">
+  <testcase classname="buslab.base.checkers" name="order">
+    <system-out>fine
+evt_2
+odd</system-out>
+  </testcase>
+  <testcase classname="buslab.base.checkers" name="ledger">
+    <failure message="lost" type="invalid">lost
+evt_1 at web-0</failure>
+  </testcase>
+  <testcase classname="buslab.base.checkers" name="harness">
+    <error message="busy" type="unknown">busy</error>
+  </testcase>
+  <testcase classname="buslab.base.slo" name="missing">
+    <system-out>missing is 0</system-out>
+  </testcase>
+</testsuite>
+"""
+    )
+
+
+def test_plain_cases() -> None:
+    assert (
+        cases_to_junit("buslab.claims", "claims", [("one", "valid", "holds"), ("two\x01", "invalid", "does not")])
+        == """\
+<?xml version='1.0' encoding='utf-8'?>
+<testsuite name="buslab.claims" tests="2" failures="1" errors="0">
+  <testcase classname="buslab.claims.claims" name="one">
+    <system-out>holds</system-out>
+  </testcase>
+  <testcase classname="buslab.claims.claims" name="two?">
+    <failure message="does not" type="invalid">does not</failure>
+  </testcase>
+</testsuite>
+"""
+    )

@@ -6,16 +6,19 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from sim.errors import RunFolderError
 from sim.record.checksum import file_checksum, with_checksum
+from sim.record.reader import FOREVER_NS
+from sim.record.run_info import Phase
 from sim.record.schema import OPTIONAL, TABLES
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
-from tests.support.run_folders import RunFolder, fates
+from tests.support.run_folders import SECOND, RunFolder, fates
 
 
 @pytest.fixture
@@ -191,3 +194,74 @@ def test_the_folder_above_the_runs_hints_at_latest(plan: RunFolder) -> None:
     (folder.parent / "latest").symlink_to(folder.name)
     with pytest.raises(RunFolderError, match=r"did you mean .*/latest"):
         open_run(folder.parent)
+
+
+def test_what_is_no_run_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(RunFolderError) as error:
+        open_run(nowhere)
+    assert str(error.value) == f"no run folder at {nowhere}; look into reports/runs for those there are"
+    (nowhere / "latest").mkdir(parents=True)
+    with pytest.raises(RunFolderError) as error:
+        open_run(nowhere)
+    assert str(error.value) == f"{nowhere} is not a run folder, it holds no run.json; did you mean {nowhere}/latest?"
+    (nowhere / "latest").rmdir()
+    with pytest.raises(RunFolderError) as error:
+        open_run(nowhere)
+    hint = "give the folder that `buslab run` printed"
+    assert str(error.value) == f"{nowhere} is not a run folder, it holds no run.json; {hint}"
+
+
+def test_what_stands_in_a_run_beside_its_tables(tmp_path: Path) -> None:
+    plan = (
+        RunFolder(tmp_path / "run", slo={"missing": 3}, transport="streams")
+        .service("web", replicas=2, channels="a")
+        .pod("b-0", service="b")
+    )
+    plan.scenario = '[services.mail]\nsubscribes = ["m"]\n[services.mute]\nsubscribes = []\n[services.web]\nsubscribes = ["x"]\n'
+    plan.info.nodes = 2
+    run = open_run(plan.write())
+    assert (run.slo, run.transport, run.one_per_service, run.many_nodes, run.sealed) == ({"missing": 3}, "streams", True, True, True)
+    assert (run.run_span, run.phase("drain"), run.phase("heal")) == ((10 * SECOND, 20 * SECOND), (20 * SECOND, 22 * SECOND), None)
+    assert run.services == ["b", "mail", "web"]
+    assert run.service_of_pod.tolist() == [2, 2, 0] and run.service_of_pod.dtype.name == "int16"
+    assert run.service_channels == [frozenset({"config.updated"}), frozenset({"m"}), frozenset({"a"})]
+    assert run.phase_codes(np.array([0, 9, 10, 20, 21, 99]) * SECOND).tolist() == [0, 3, 4, 5, 5, 5]
+    assert run.phase_codes(np.array([10 * SECOND - 1, -5])).tolist() == [3, 0] and run.phase_codes(np.array([0])).dtype.name == "int8"
+    assert run.unreadable_parts == []
+    plan.folder, plan.info.fleet, plan.info.nodes = tmp_path / "none", "none", 1
+    plan.info.phases = [Phase("start", SECOND, 0)]
+    run = open_run(plan.write())
+    assert (run.services, run.many_nodes, run.run_span, run.phases) == (["b", "web"], False, (0, 0), {"start": (SECOND, FOREVER_NS)})
+    assert not run.copies_in("run").any()
+
+
+def test_a_fault_that_was_not_felt_at_all_is_not_among_those_that_were(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.faults = [("down", "broker", SECOND, 2 * SECOND), ("cut", "web-0", 3 * SECOND, 0)]
+    run = open_run(plan.write())
+    assert [row["fault"] for row in run.felt_faults()] == ["down", "cut"]
+    assert run.felt_faults()[1] == {
+        "fault": "cut",
+        "target": "web-0",
+        "begin_ns": 3 * SECOND,
+        "end_ns": 0,
+        "felt": "whole",
+        "felt_ns": 3 * SECOND,
+    }
+    run.__dict__["faults"] = run.faults.assign(felt=["not at all", "in part"])
+    assert [row["fault"] for row in run.felt_faults()] == ["cut"]
+
+
+def test_the_parts_of_an_unsealed_run_are_read_together_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(10)
+    whole = open_run(plan.write()).publishes
+    plan.folder = tmp_path / "parts"
+    folder = plan.write(seal=False, parts=3)
+    run = open_run(folder)
+    assert not run.sealed
+    assert sorted(run.publishes["event"]) == sorted(whole["event"]) and len(run.deliveries) == 10
+    (folder / "parts" / "probes-h9-0.parquet").write_bytes(b"PAR1")
+    assert run.probes.empty and run.unreadable_parts == ["probes-h9-0.parquet"]
+    assert list(run.probes) == list(TABLES["probes"])

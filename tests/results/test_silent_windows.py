@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sim.record.reader import FOREVER_NS
 from sim.results.opened_run import open_run
-from sim.results.silent_windows import LOSING
+from sim.results.pod_histories import make_history
+from sim.results.silent_windows import CUT_SAMPLING_NS, DOWN_GRACE_NS, LOSING, PodFault, read_windows
 from tests.support.run_folders import MS, SECOND, US, Event, RunFolder
 
 AT_NS = 12 * SECOND
@@ -119,3 +123,143 @@ def test_a_row_that_tells_of_a_pod_s_clock_ends_no_silence(plan: RunFolder) -> N
     for event in [event for event in plan.publish(1000, start_ns=AT_NS) if event.sent_ns < AT_NS + 600 * MS]:
         plan.drop(event, "web-0")
     assert causes(plan) == {"deaf": 600}
+
+
+# The rules one by one, on a pod's rows as (second, state) and on what it heard as (received, sent) in seconds.
+
+Rows = list[tuple[float, str]]
+Windows = list[tuple[float, float, str]]
+NEVER = FOREVER_NS / SECOND
+BEGUN: Rows = [(5, "starting"), (9, "subscribed")]
+FIRST = (5, 9, "deaf")
+
+
+def windows(
+    rows: Rows,
+    *,
+    heard: list[tuple[float, float]] | None = None,
+    cuts: tuple[float, ...] = (),
+    faults: tuple[tuple[str, float, float], ...] = (),
+    drain: float = NEVER,
+) -> Windows:
+    def ns(seconds: float) -> int:
+        return round(seconds * SECOND)
+
+    history = make_history("p", service="web", channels=["a"], at_ns=[ns(at) for at, _ in rows], states=[state for _, state in rows])
+    received, sent = (np.array([ns(pair[n]) for pair in heard or []], dtype=np.int64) for n in (0, 1))
+    on_pod = [PodFault(fault, ns(begin), ns(end), frozenset(["p"])) for fault, begin, end in faults]
+    found = read_windows(
+        history,
+        received_ns=received,
+        sent_ns=sent,
+        cuts_ns=[ns(cut) for cut in cuts],
+        faults=on_pod,
+        drain_ns=FOREVER_NS if drain == NEVER else ns(drain),
+    )
+    return [(one.begin_ns / SECOND, one.end_ns / SECOND, one.cause) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("rows", "heard", "expected"),
+    [
+        pytest.param(BEGUN, [], [FIRST], id="until it subscribed for the first time"),
+        pytest.param([(0, "starting"), (9, "subscribed")], [], [(0, 9, "deaf")], id="also from the very beginning of the clock"),
+        pytest.param(
+            [*BEGUN, (20, "disconnected"), (30, "subscribed")], [], [FIRST, (9, 30, "deaf")], id="since it joined, if it heard nothing"
+        ),
+        pytest.param(
+            [*BEGUN, (20, "disconnected")], [(12, 11), (19, 15)], [FIRST, (15, NEVER, "deaf")], id="since the newest it heard was sent"
+        ),
+        pytest.param(
+            [*BEGUN, (20, "disconnected")], [(20, 15), (21, 20)], [FIRST, (15, NEVER, "deaf")], id="what came at that moment was heard"
+        ),
+        pytest.param([*BEGUN, (20, "disconnected")], [(12, 11), (13, 10)], [FIRST, (11, NEVER, "deaf")], id="the newest, not the last"),
+        pytest.param([*BEGUN, (20, "disconnected")], [(12, 3)], [FIRST, (9, NEVER, "deaf")], id="never from before it joined"),
+        pytest.param(
+            [*BEGUN, (20, "disconnected"), (21, "disconnected"), (22, "subscribed")], [(19, 18)], [FIRST, (18, 22, "deaf")], id="once"
+        ),
+        pytest.param(
+            [*BEGUN, (20, "subscribed"), (30, "disconnected"), (40, "subscribed")],
+            [],
+            [FIRST, (9, 40, "deaf")],
+            id="the other connection came",
+        ),
+        pytest.param(
+            [*BEGUN, (20, "disconnected"), (30, "subscribed"), (40, "disconnected")],
+            [(12, 11)],
+            [FIRST, (11, 30, "deaf"), (30, NEVER, "deaf")],
+            id="after the second time since it joined again",
+        ),
+        pytest.param(
+            [*BEGUN, (20, "disconnected"), (30, "aborted")], [(19, 18)], [FIRST, (18, 30, "deaf")], id="until it ended without it"
+        ),
+        pytest.param([(9, "subscribed"), (20, "disconnected")], [], [(9, NEVER, "deaf")], id="of a pod whose beginning is not known"),
+    ],
+)
+def test_a_silent_window_lasts(rows: Rows, heard: list[tuple[float, float]], expected: Windows) -> None:
+    assert windows(rows, heard=heard) == expected
+
+
+GRACE = DOWN_GRACE_NS / SECOND
+ENDED: Rows = [*BEGUN, (20, "aborted")]
+
+
+@pytest.mark.parametrize(
+    ("heard", "more", "expected"),
+    [
+        pytest.param([(11, 10.5)], {}, (20 - GRACE - 0.5, 20), id="a grace and its last transit time before"),
+        pytest.param([(20, 19.75)], {}, (19.75, 20), id="not before what it heard at that very moment"),
+        pytest.param([], {}, (20 - GRACE, 20), id="a grace, if it never heard anything"),
+        pytest.param([(11, 10.5)], {"faults": [("link_slow", 12, 15)]}, (12, 20), id="since any fault on it began"),
+        pytest.param([(11, 10.5)], {"faults": [("link_slow", 8, 10.5), ("pod_kill", 20, 20)]}, (10.5, 20), id="at its bounds"),
+        pytest.param([(11, 10.5)], {"faults": [("link_slow", 8, 10.4), ("pod_kill", 20.1, 21)]}, (18.5, 20), id="not one before or after"),
+        pytest.param([(11, 10.5)], {"drain": 20.001}, (18.5, 20), id="just before the drain"),
+        pytest.param([(11, 10.5)], {"drain": 20}, (20, 20), id="in the drain only what has no answer yet"),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_pod_excuses(heard: list[tuple[float, float]], more: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert windows(ENDED, heard=heard, **more) == [FIRST, (*expected, "pod-down")]
+
+
+def test_a_freeze_excuses_from_its_beginning_what_died_with_the_pod() -> None:
+    rows: Rows = [*BEGUN, (14, "frozen"), (17, "subscribed"), (20, "aborted")]
+    assert windows(rows, heard=[(11, 10.5)]) == [FIRST, (14, 20, "pod-down")]
+    assert windows(rows, heard=[(18, 17.5)]) == [FIRST, (20 - GRACE - 0.5, 20, "pod-down")]
+
+
+@pytest.mark.parametrize(("at", "cause"), [(15, "cut"), (20 + CUT_SAMPLING_NS / SECOND, "cut"), (14.9, "deaf"), (21.1, "deaf")])
+def test_a_window_is_a_cut_when_the_broker_cut_from_its_beginning_until_it_can_have_been_seen(at: float, cause: str) -> None:
+    rows: Rows = [*BEGUN, (20, "disconnected"), (30, "subscribed"), (40, "disconnected"), (50, "subscribed")]
+    assert windows(rows, heard=[(16, 15)], cuts=(at,)) == [FIRST, (15, 30, cause), (30, 50, "deaf")]
+
+
+def test_a_pod_that_starts_anew_is_deaf_and_what_its_last_life_lost_keeps_its_cause() -> None:
+    rows: Rows = [*BEGUN, (20, "disconnected"), (25, "starting"), (30, "subscribed")]
+    assert windows(rows, heard=[(16, 15)], cuts=(18,)) == [FIRST, (15, 25, "cut"), (25, 30, "deaf")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        pytest.param((16, 18), [(16, 18, "cut-link")], id="it was over when the connection ended: what it was on for"),
+        pytest.param((16, 20), [(15, 20, "cut-link")], id="the connection ended in it: also what was under way before"),
+        pytest.param((20, 25), [(15, 25, "cut-link")], id="and at its beginning"),
+        pytest.param((21, 25), [(21, 25, "cut-link")], id="it began after the connection had ended"),
+        pytest.param((10, 40), [(15, 30, "cut-link")], id="longer than the window: the window"),
+        pytest.param((30, 40), [(30, 30, "cut-link")], id="from the window's end"),
+        pytest.param((10, 15), [(15, 15, "cut-link")], id="to the window's beginning"),
+        pytest.param((30.1, 40), [], id="after it"),
+        pytest.param((10, 14.9), [], id="before it"),
+    ],
+)  # fmt: skip
+def test_a_fault_on_the_link_explains_of_a_window(fault: tuple[float, float], expected: Windows) -> None:
+    rows: Rows = [*BEGUN, (20, "disconnected"), (30, "subscribed")]
+    assert windows(rows, heard=[(16, 15)], faults=(("link_cut", *fault),)) == [FIRST, *expected, (15, 30, "deaf")]
+    assert windows(rows, heard=[(16, 15)], faults=(("link_slow", *fault),)) == [FIRST, (15, 30, "deaf")]
+
+
+def test_the_parts_of_a_window_that_never_ended_and_of_one_that_ended_with_the_pod() -> None:
+    fault = (("partition", 19, 25),)
+    assert windows([*BEGUN, (20, "disconnected")], faults=fault) == [FIRST, (9, 25, "cut-link"), (9, NEVER, "deaf")]
+    assert windows([*BEGUN, (20, "disconnected"), (22, "aborted")], faults=fault) == [FIRST, (9, 22, "cut-link"), (9, 22, "deaf")]
+    assert windows([(15, "starting"), (22, "subscribed")], faults=fault) == [(19, 22, "cut-link"), (15, 22, "deaf")]

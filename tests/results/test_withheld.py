@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sim.machine.waits import Waits
 from sim.results.opened_run import open_run
 from sim.results.passages import handed_on
-from sim.results.withheld import Account, Withheld, read_withheld
+from sim.results.withheld import Account, Step, Withheld, read_withheld
 from tests.support.run_folders import MS, SECOND, RunFolder
 
 Said = Callable[[int], Waits]
@@ -174,3 +174,127 @@ def test_who_is_behind_loses_what_the_one_before_lost_until_the_queue_is_empty()
     begin, end = np.array([0, 2, 8, 20, 0]), np.array([5, 9, 12, 21, 3])
     lost = handed_on(np.array([1, 1, 1, 1, 2]), begin, end, np.array([4, 1, 0, 0, 0]))
     assert lost.tolist() == [4, 4, 4, 0, 0]
+
+
+# Four rows of a tenth of a second, in milliseconds, worked out by hand.
+ROWS = Account(
+    begin_ns=np.array([0, 100, 200, 300]),
+    end_ns=np.array([100, 200, 300, 400]),
+    withheld_ns=np.array([10, 20, 40, 5]),
+    carried_ns=np.array([10, 30, 40, 7]),
+    late_ns=np.array([3, -1, 8, 2]),
+    waited_ns=np.array([10, 20, 0, 5]),
+    stood_ns=np.array([0, 0, 40, 0]),
+    throttled_ns=np.array([1, 2, 3, 4]),
+)
+NOTHING = Account(*(np.array([], dtype=np.int64),) * 8)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "lost"),
+    [
+        pytest.param(20, 80, 10, id="inside the first row: all of it"),
+        pytest.param(20, 28, 8, id="never more than it is long"),
+        pytest.param(120, 180, 10 + 20, id="and what is carried out of the row before"),
+        pytest.param(200, 290, 30 + 40 - 20, id="a row holds its end, so nothing of the second, and all of the third"),
+        pytest.param(50, 250, 10 + 20 + 40, id="a row in between counts whole"),
+        pytest.param(95, 210, 5 + 20 + 10, id="of the first and the last row no more than lies inside"),
+        pytest.param(150, 350, 10 + 20 + 40 + 5, id="from one row to the next but one"),
+        pytest.param(350, 900, 40 + 5, id="beyond the last row nothing is known"),
+        pytest.param(450, 500, 7, id="behind the last row what is carried out of it"),
+        pytest.param(-50, -20, 10, id="before the first row as in it"),
+        pytest.param(250, 250, 0, id="no time"),
+        pytest.param(250, 200, 0, id="a time that ends before it begins"),
+    ],
+)  # fmt: skip
+def test_what_may_have_been_withheld_from_a_process_in_a_time(begin: int, end: int, lost: int) -> None:
+    found = Withheld({"h0": ROWS, "none": NOTHING}, [], 30)
+    times = np.array([begin, 0]), np.array([end, 400])
+    assert found.of("h0", *times).tolist() == [lost, 75]
+    assert found.of("none", *times).tolist() == found.of("nobody", *times).tolist() == [0, 0]
+    assert found.of("nobody", *times).dtype == np.int64
+
+
+def test_what_passes_several_processes_loses_what_each_of_them_lost_and_no_more_than_it_is_long() -> None:
+    found = Withheld({"h0": ROWS, "h1": ROWS, "none": NOTHING}, [], 30)
+    times = np.array([20, 120, 300]), np.array([80, 160, 200])
+    assert found.over(["h0"], *times).tolist() == [10, 30, 0]
+    assert found.over(["h0", "h1", "h0", "nobody"], *times).tolist() == [20, 40, 0]
+    assert found.over([], *times).tolist() == [0, 0, 0]
+    assert (found.total(20, 80), found.total(120, 180), found.total(0, 400)) == (20, 60, 150)
+
+
+def test_a_stall_spans_the_window_before_the_rows_that_made_it() -> None:
+    """A second is the window: all four rows lie in it, and from the third on 30 or more are withheld."""
+    found = Withheld({"h0": ROWS, "none": NOTHING}, [], 30)
+    assert found.stalls["h0"].tolist() == [[200 - SECOND, 400]] and not len(found.stalls["none"])
+    assert Withheld({"h0": ROWS}, [], 76).stalls["h0"].tolist() == []
+    assert Withheld({"h0": ROWS}, [], 75).stalls["h0"].tolist() == [[400 - SECOND, 400]]
+    begin = np.array([-2 * SECOND, -2 * SECOND, 300, 400, 401])
+    end = np.array([199 - SECOND, 200 - SECOND, 301, 500, 500])
+    assert found.stalled(["none", "nobody", "h0"], begin, end).tolist() == [False, True, True, True, False]
+    assert found.stalled(["none", "nobody"], begin, end).tolist() == [False] * 5
+    long = Account(ROWS.begin_ns * 4 * MS, ROWS.end_ns * 4 * MS, *ROWS[2:])  # rows of 0.4 s: two or three of them in a second
+    assert Withheld({"h0": long}, [], 60).stalls["h0"].tolist() == [[int(0.2 * SECOND), int(1.6 * SECOND)]]
+
+
+def test_a_row_that_is_longer_than_the_window_is_a_stall_from_its_beginning() -> None:
+    long = Account(ROWS.begin_ns * 20 * MS, ROWS.end_ns * 20 * MS, *ROWS[2:])  # rows of two seconds
+    assert Withheld({"h0": long}, [], 40).stalls["h0"].tolist() == [[4 * SECOND, 6 * SECOND]]
+
+
+def test_how_late_a_loop_was_and_what_a_process_waited_for_come_from_the_rows_that_touch_a_time() -> None:
+    found = Withheld({"h0": ROWS}, [Step(150, 7, False)], 30)
+    assert found.late_ns("h0", np.array([0, 100, 150, 201, 400, 401])).tolist() == [3, 3, 0, 8, 2, 0]
+    assert found.late_ns("nobody", np.array([0, 100])).tolist() == [0, 0]
+    expected = {"waited": 20e-9, "stood": 40e-9, "throttled": 5e-9, "withheld": 60e-9, "late": 8e-9}
+    assert found.sums("h0", 100, 300) == pytest.approx(expected) and found.sums("h0", 199, 201) == pytest.approx(expected)
+    assert found.sums("h0", 500, 600) == dict.fromkeys(expected, 0.0)
+    assert [found.stepped(*time) for time in ((150, 200), (100, 150), (151, 200), (100, 149))] == [True, True, False, False]
+
+
+def test_servers_of_ours_and_the_proxy_are_looked_at_and_a_process_that_only_sounds_like_one_is_not() -> None:
+    found = Withheld(dict.fromkeys(("h0", "broker", "proxy", "broker 127.0.0.1:7001", "brokers", "proxy 2"), NOTHING), [], 30)
+    assert found.servers == ["broker", "proxy", "broker 127.0.0.1:7001"]
+
+
+def test_the_accounts_of_a_run_row_by_row(tmp_path: Path) -> None:
+    """Seconds 8 to 13: a second each waits, is throttled for longer, stands still, pays steal, and is all of it at once."""
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    waited, throttled, stood = (300, 400, 400, 400, 5400), (0, 400, 400, 400, 700), (0, 0, 300, 300, 600)
+    steal, cpu, late = (0, 0, 0, 200, 200), (100, 200, 851, 1601, 1601), (5, 6, 7, 8, 9)
+    plan.hosts = [(8 * SECOND, "h0", 0, 0, *Waits(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))]
+    for row in range(5):
+        said = Waits(waited[row] * MS, stood[row] * MS, throttled[row] * MS, 0.0, steal[row] * MS, 0.0, 0.0, 0.0, 0.0)
+        plan.hosts.append(((9 + row) * SECOND, "h0", cpu[row] * MS, late[row] * MS, *said))
+    account = read_withheld(open_run(plan.write())).accounts["h0"]
+    ms = {name: (column / MS).tolist() for name, column in account._asdict().items()}
+    assert ms == {
+        "begin_ns": [8000, 9000, 10_000, 11_000, 12_000],
+        "end_ns": [9000, 10_000, 11_000, 12_000, 13_000],
+        "withheld_ns": [300, 400, 300, 450, 1000],  # of the last wait, too long for its row, 250 ms fit into the row before
+        "carried_ns": [300, 400, 700, 1150, 2150],  # less than 50 ms to catch up in: the last three
+        "late_ns": [5, 6, 7, 8, 9],
+        "waited_ns": [300, 100, 0, 250, 1000],
+        "stood_ns": [0, 0, 300, 0, 300],
+        "throttled_ns": [0, 400, 0, 0, 300],
+    }
+
+
+@pytest.mark.parametrize(("keep_alive_s", "stall_ms"), [(0, 100), (0.03, 30), (5, 100)])
+def test_a_stall_is_as_short_as_what_the_bus_lets_a_connection_be_silent(tmp_path: Path, keep_alive_s: float, stall_ms: int) -> None:
+    plan = RunFolder(tmp_path / "run", bus={"keep_alive_s": keep_alive_s}).pod("web-0").starve(h0=between(12, 12.25, 4 * (stall_ms + 0.01)))
+    plan.publish(1)
+    assert len(read_withheld(open_run(plan.write())).stalls["h0"]) == 1
+    plan = RunFolder(tmp_path / "less", bus={"keep_alive_s": keep_alive_s}).pod("web-0").starve(h0=between(12, 12.25, 4 * (stall_ms - 1)))
+    plan.publish(1)
+    assert len(read_withheld(open_run(plan.write())).stalls["h0"]) == 0
+
+
+def test_in_virtual_time_nothing_is_withheld(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").starve(h0=between(12, 13, 400))
+    plan.publish(1)
+    plan.info.ground = "model"
+    found = read_withheld(open_run(plan.write()))
+    assert (found.accounts, found.steps, found.stalls) == ({}, [], {})

@@ -291,7 +291,7 @@ def measure(run: Run) -> tuple[str, dict[str, Measure], str]:
 
 def _of_copies(run: Run, phase: tuple[int, int]) -> dict[str, Measure]:
     copies, books, of_run = run.copies, run.service_books, (run.publishes["phase"] == "run").to_numpy()
-    rows = np.flatnonzero((run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0))
+    rows = np.flatnonzero(run.copies_in("run") & (copies.publish >= 0))
     pairs, alone = (some[of_run[books.publish[some]]] for some in (np.arange(len(books.publish)), books.alone))
     intended = run.publishes["intended_ns"].to_numpy()
     fate = np.concatenate([copies.fate[rows], books.fate[alone]])

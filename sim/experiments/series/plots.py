@@ -54,7 +54,7 @@ def handled_per_event(run: Run, service: str) -> tuple[float, float]:
     """Return how many copies of an event a service handled, per event that it should hear: the first in each pod, and those heard again."""
     copies = run.copies
     mine = np.array([history.service == service for history in run.pod_histories])[copies.pod]
-    judged = mine & (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
+    judged = mine & run.copies_in("run") & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
     heard = judged & (copies.delivery >= 0)
     heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
     events = max(len(np.unique(copies.publish[judged])), 1)
@@ -109,7 +109,7 @@ def part_rows(run: Run, *, by: str = "channel") -> pd.DataFrame:
         process read); *in the pod* (from its read to its handler's start).
     """
     copies, publishes, deliveries = run.copies, run.publishes, run.deliveries
-    judged = (copies.fate == FATE["delivered"]) & (run.copies_phase() == list(run.phases).index("run"))
+    judged = (copies.fate == FATE["delivered"]) & run.copies_in("run")
     chosen = np.flatnonzero(judged)
     chosen = chosen[codes_in(deliveries["path"], {"broker": 1})[copies.delivery[chosen]] == 1]
     rows, delivery = copies.publish[chosen], copies.delivery[chosen]

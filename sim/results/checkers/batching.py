@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, quantiles
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
@@ -45,7 +45,7 @@ METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
 def check(run: Run) -> Result:
     """Measure waits, ages, losses and rates of the batches that waited in the run phase."""
     publishes = run.publishes
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     once = np.sort(run.index.row[:-1])  # an event that stands twice is one batch
     items = publishes["items"].to_numpy()
     batches = once[((codes_in(publishes["channel"], {BATCH: 1})[once] == 1) & (items[once] > 0)) | (items[once] > 1)]
@@ -121,10 +121,7 @@ def _by_outcome(run: Run, lost: Array) -> dict[str, int | float]:
 
 
 def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
-    if not len(values_ns):
-        return {}
-    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
-    return {f"{name}.{quantile}": int(value) / 1e6 for quantile, value in zip(QUANTILES, found, strict=True)}
+    return {f"{name}.{quantile}": value / 1e6 for quantile, value in quantiles(values_ns, QUANTILES).items()}
 
 
 def _sentence(counts: dict[str, int | float]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import Array, codes_in, codes_of
+from sim.record.reader import Array, codes_in, codes_of, quantiles
 from sim.record.schema import HTTP_CALL, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
 from sim.results.opened_run import Run
@@ -27,7 +27,7 @@ METRICS = {"p99": "call_ms_p99", "p999": "call_ms_p999", "max": "call_ms_max"}
 def check(run: Run) -> Result:
     """Measure the calls of the run phase."""
     calls = run.calls
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
     in_run = (intended >= start_ns) & (intended < end_ns)
     bus = in_run & (codes_in(calls["channel"], {HTTP_CALL: 1}) != 1)
@@ -61,7 +61,7 @@ def check(run: Run) -> Result:
 
 def _faults(run: Run, intended: Array, took: Array) -> dict[str, Array]:
     """Return for each fault that touches the run phase which calls are in it."""
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     inside: dict[str, Array] = {}
     for row in run.felt_faults():
         end = row["end_ns"] or end_ns
@@ -72,10 +72,7 @@ def _faults(run: Run, intended: Array, took: Array) -> dict[str, Array]:
 
 
 def _quantiles(name: str, values_ns: Array) -> dict[str, int | float]:
-    if not len(values_ns):
-        return {}
-    found = np.quantile(values_ns, list(QUANTILES.values()), method="higher")
-    return {f"{name}.{quantile}": int(value) / 1e3 for quantile, value in zip(QUANTILES, found, strict=True)}
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values_ns, QUANTILES).items()}
 
 
 def _sentence(run: Run, counts: dict[str, int | float], faults: list[str]) -> str:

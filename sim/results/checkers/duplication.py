@@ -28,7 +28,7 @@ def check(run: Run) -> Result:
     if not (run.publishes["phase"] == "run").any():
         return Result("unknown", "no data: nothing was published in the run phase", metrics={"duplicates": math.nan})
     copies = run.copies
-    judged = run.copies_phase() == list(run.phases).index("run")
+    judged = run.copies_in("run")
     again = np.flatnonzero(judged & (copies.fate == FATE["duplicate"]))
     counts = {"redelivered": len(again), **_fan_out(run, judged)}
     metrics = _metrics(run)

@@ -65,7 +65,7 @@ class _Reaction(NamedTuple):
 def check(run: Run) -> Result:
     """Measure notice, memory mode, recovery and the truth gap of every pod."""
     beliefs, outages = read_beliefs(run), read_outages(run)
-    phase = np.array([run.phases.get("run", (0, 0))], dtype=np.int64)
+    phase = np.array([run.run_span], dtype=np.int64)
     blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs).items()}
     gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}
     ready = {pod: meet(blind.get(pod, NO_SPANS), spans) for pod, spans in _ready_spans(run).items()}
@@ -102,7 +102,7 @@ def _with_doubts(
     run: Run, metrics: dict[str, float | Bounds], beliefs: dict[str, Belief], outages: list[Outage]
 ) -> dict[str, float | Bounds]:
     """Return the metrics with the ends that they have when every copy is lost that may never have been published."""
-    phase = np.array([run.phases.get("run", (0, 0))], dtype=np.int64)
+    phase = np.array([run.run_span], dtype=np.int64)
     blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs, in_doubt=True).items()}
     gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}
     reactions = [reaction for outage in outages for reaction in _reactions(outage, beliefs, gaps)]
@@ -131,7 +131,7 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
     meant &= publishes["items"].to_numpy()[copies.publish] > 0
     rows, pod, heard = copies.publish[meant], copies.pod[meant], copies.fate[meant] == FATE["delivered"]
     publisher, publishers = codes_of(publishes["publisher"])
-    zero = run.phases.get("run", (0, 0))[0]
+    zero = run.run_span[0]
     place = np.floor((publishes["intended_ns"].to_numpy()[rows] - zero) / (width_s * 1e9)).astype(np.int64)
     first, many = (int(place.min()), int(np.ptp(place)) + 1) if len(place) else (0, 1)
     pods = len(run.pod_histories)
@@ -220,7 +220,7 @@ def _ready_spans(run: Run) -> dict[str, Array]:
     """Return when the last readiness probe of each probed pod had been answered 200."""
     probes = run.probes[run.probes["probe"] == "ready"].sort_values("at_ns", kind="stable")
     spans = {}
-    for pod, mine in probes.groupby("pod", observed=True):
+    for pod, mine in probes.groupby("pod"):
         at, good = mine["at_ns"].to_numpy(), mine["status"].to_numpy() == 200
         spans[str(pod)] = union(np.column_stack([at, np.append(at[1:], load_end(run))])[good])
     return spans

@@ -199,7 +199,7 @@ def _lived_on(run: Run) -> set[str]:
     """Return the processes that had a pod in the run phase for so long that they must have samples."""
     begin, end = run.phases.get("run", (0, FOREVER_NS))
     lived = set()
-    for host, rows in run.pods.groupby("host", observed=True):
+    for host, rows in run.pods.groupby("host"):
         gone = rows["state"].iloc[rows["at_ns"].argmax()] not in ALIVE_STATES
         until = rows["at_ns"].max() if gone else FOREVER_NS
         if min(until, end) - max(rows["at_ns"].min(), begin) >= SAMPLED_NS:
@@ -225,7 +225,7 @@ def _samples(run: Run) -> tuple[dict[str, float], Array]:
     shares, loops = {}, [np.array([], dtype=np.int64)]
     begin, end = run.phases.get("run", (0, FOREVER_NS))
     frozen = frozen_on(run)
-    for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host", observed=True):
+    for host, rows in run.hosts.sort_values("at_ns", kind="stable").groupby("host"):
         if looked_at(str(host)):
             continue  # how much of its core a server uses is a finding about the bus, not about the lab
         at, cpu = rows["at_ns"].to_numpy(), rows["cpu_ns"].to_numpy()

@@ -33,8 +33,7 @@ SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
 def check(run: Run) -> Result:
     """Measure lag, send delay and bus time; no data or a negative time is unknown."""
     copies, publishes = run.copies, run.publishes
-    judged = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
-    first = np.flatnonzero(judged & (copies.fate == FATE["delivered"]))
+    first = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["delivered"]))
     rows = copies.publish[first]
     handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[first]]
     lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
@@ -103,7 +102,7 @@ def held_up(run: Run) -> Array:
     for rows in np.split(order, np.flatnonzero(np.diff(publisher[order])) + 1):
         walk = np.concatenate(([0], np.cumsum(took[rows][:-1] - np.diff(intended[rows]))))[: len(rows)]
         waits[rows] = walk - np.minimum.accumulate(walk)
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     inside: Array = waits[(intended >= start_ns) & (intended < end_ns)]
     return inside
 

@@ -43,9 +43,8 @@ UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connect
 
 def check(run: Run) -> Result:
     """Count copies by fate and cause, and events by service; balance the books, and name what has no explanation."""
-    copies, phase, tally = run.copies, run.copies_phase(), run.tally
-    names = list(run.phases)
-    loaded = phase != (names.index("probe") if "probe" in names else -1)
+    copies, tally = run.copies, run.tally
+    loaded = ~run.copies_in("probe")
     fates, served = tally.fates(MetricName("")), tally.served(MetricName(""))
     expected = fates["delivered"] + fates["missing"] + fates["unknown"]
     unexplained = np.flatnonzero(loaded & (copies.cause == CAUSE["unexplained"]))
@@ -61,8 +60,7 @@ def check(run: Run) -> Result:
         **_unrecorded(run, len(foreign), unexpected),
         **_publish_account(run),
     }
-    judged = phase == (names.index("run") if "run" in names else -1)
-    lost = np.flatnonzero(judged & (copies.fate == FATE["missing"]))
+    lost = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["missing"]))
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
     witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
     witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]

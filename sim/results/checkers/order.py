@@ -22,8 +22,7 @@ from sim.results.opened_run import Run
 def check(run: Run) -> Result:
     """Count deliveries that came after a later event of their publisher and channel."""
     copies, publishes = run.copies, run.publishes
-    judged = run.copies_phase() == (list(run.phases).index("run") if "run" in run.phases else -1)
-    first = np.flatnonzero(judged & (copies.fate == FATE["delivered"]))
+    first = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["delivered"]))
     if not len(first):
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics={"out_of_order": float("nan")})
     key = publishes["event"].to_numpy()

@@ -86,7 +86,7 @@ def check(run: Run) -> Result:
     meant = float(run.scenario.get("load", {}).get("reads_per_s", 0.0)) > 0
     pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
     every = ReadColumns(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in ReadColumns._fields))
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     judged = _rows(every, (every.at_ns >= start_ns) & (every.at_ns < end_ns))
     nothing = {"stale_reads": float("nan"), **dict.fromkeys(METRICS.values(), float("nan"))}
     if not len(judged.at_ns):
@@ -130,7 +130,7 @@ def stale_for_at_best(run: Run, withheld: Callable[[Array, Array, Array], Array]
     """
     pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
     every = ReadColumns(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in ReadColumns._fields))
-    start_ns, end_ns = run.phases.get("run", (0, 0))
+    start_ns, end_ns = run.run_span
     judged = _rows(every, (every.at_ns >= start_ns) & (every.at_ns < end_ns))
     updates = _updates(run, {subject: code for code, subject in enumerate(subjects) if subject != OTHERS})
     heard = _heard(run, updates, pods)

@@ -86,7 +86,7 @@ def _copies(run: Run) -> tuple[Array, Array, Array, Array]:
     """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, if it is lost, if in doubt."""
     copies, publishes = run.copies, run.publishes
     meant, last = (np.append(times, 0)[copies.publish] for times in (publishes["intended_ns"].to_numpy(), _last_ns(run)))
-    in_run = (run.copies_phase() == list(run.phases).index("run")) & (copies.publish >= 0)
+    in_run = run.copies_in("run") & (copies.publish >= 0)
     usual = ["taken-by-peer"] if run.scenario.get("bus", {}).get("redis_url", True) else ["taken-by-peer", "sent-in-memory-mode"]
     bad = np.isin(copies.fate, [FATE["missing"], FATE["unknown"]]) & ~np.isin(copies.cause, [CAUSE[word] for word in usual])
     return np.where(in_run, meant, -1), last, bad & in_run, copies.fate == FATE["unknown"]

@@ -18,7 +18,7 @@ def handled_late(one: Evidence) -> tuple[int, int]:
     """Return how many deliveries began to be handled before an earlier event of their publisher and channel, and of how many."""
     run = one.run
     copies = run.copies
-    judged = (copies.fate == FATE["delivered"]) & (run.copies_phase() == list(run.phases).index("run"))
+    judged = (copies.fate == FATE["delivered"]) & run.copies_in("run")
     rows = run.publishes.iloc[copies.publish[judged]]
     table = pd.DataFrame(
         {
