@@ -227,3 +227,41 @@ def test_the_first_that_failed_is_told() -> None:
     with pytest.raises(BuslabError, match=r"of 2 s: first$"):
         play([OfBroker(at_s=2, for_s=1, name="a"), OfBroker(at_s=1, for_s=1, name="b")], after(4), stage)
     assert [what for _, what in stage.log] == ["b begins", "a begins", "a ends", "b ends"]
+
+
+def test_one_that_is_never_done_does_not_hide_what_failed_before() -> None:
+    stage = Stage(fails={"a begins": [BuslabError("first")], "b ends": [AWAY] * 1_000})
+    with pytest.raises(BuslabError, match=r"of 1 s: first$"):
+        play([OfBroker(at_s=1, for_s=9, name="a"), OfBroker(at_s=1, for_s=9, name="b")], after(2), stage)
+
+
+def test_what_was_done_in_part_stays_so_when_it_ends_as_it_should() -> None:
+    async def scene(timeline: Timeline, stage: Stage) -> None:
+        await asyncio.sleep(1.5)
+        stage.felt[0].did()
+        stage.felt[0].missed()
+        await asyncio.sleep(2)
+        await timeline.heal()
+
+    assert play([OfBroker(at_s=1, for_s=1)], scene).rows == [("of_broker", "broker", 1, 2, 1.5, "in part")]
+
+
+@pytest.mark.parametrize("faults", [[], [OfBroker(at_s=1, for_s=9)]])
+def test_healing_what_can_be_healed_takes_no_time(faults: list[OfBroker]) -> None:
+    async def scene(timeline: Timeline, stage: Stage) -> None:
+        await asyncio.sleep(2)
+        await timeline.heal()
+        assert stage.at_s() == 2
+
+    play(faults, scene)
+
+
+def test_what_never_started_has_nothing_to_heal() -> None:
+    async def scene() -> None:
+        stage: Any = Stage()
+        faults: Any = [OfBroker(at_s=1, for_s=9)]
+        await Timeline(faults, World(stage, stage, {}, {}), stage, seed=1).heal()
+        assert stage.log == []
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(scene())
