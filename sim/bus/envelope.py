@@ -87,7 +87,7 @@ class Chunk:
 
     __slots__ = ("events", "keys", "malformed", "refused", "unsupported")
 
-    def __init__(self, events: tuple[tuple[str, Event], ...], keys: array[int], malformed: int, unsupported: int = 0) -> None:
+    def __init__(self, events: tuple[tuple[str, Event], ...], keys: array[int], malformed: int, unsupported: int) -> None:
         self.events = events
         self.keys = keys
         self.malformed = malformed
@@ -96,6 +96,7 @@ class Chunk:
 
 
 _FIELDS = tuple(field.encode_name for field in msgspec.structs.fields(Event))
+_NAMES = tuple(zip(_FIELDS, Event.__struct_fields__, strict=True))  # in the envelope, and here
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
 
@@ -117,7 +118,7 @@ def encode(event: Event, *, strict: bool = False) -> bytes:
     except UnicodeEncodeError:
         if strict:
             raise
-    fields = {field: getattr(event, name) for field, name in zip(_FIELDS, Event.__struct_fields__, strict=True)}
+    fields = {field: getattr(event, name) for field, name in _NAMES}
     return json.dumps(_finite({**event.extra, **fields}), separators=(",", ":")).encode()
 
 
@@ -168,8 +169,8 @@ def _decode_uncommon(payload: bytes) -> Event:
         fields = _parse(payload.decode())
     if not isinstance(fields, dict):
         raise ValueError("an envelope is a JSON object")
-    if fields.get("correlationId", "") is None:
-        del fields["correlationId"]
+    if fields.get("correlationId") is None:
+        fields.pop("correlationId", None)
     version = fields.get("version")
     if isinstance(version, str) and not is_supported(version):
         raise _unsupported(version)

@@ -17,6 +17,8 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 UNNAMED = "(unnamed)"
+BEYOND = ("others", "")  # the key under which names beyond a limit are counted together; no name of an event is this one
+OTHERS = "(others)"
 ITEMS = ("events", "items", "batch", "records")
 ITEM_NAMES = ("eventType", "type", "name", "event")
 METRIC_NAMES = ("name", "metricName", "metric", "metricType")
@@ -51,9 +53,11 @@ def name_of(data: object, names: tuple[str, ...]) -> Hashable:
 
 
 def label_of(key: Hashable) -> str:
-    """Return the text under which a key of `name_of` is shown; no other key has the same."""
+    """Return the text under which `BEYOND` or a key of `name_of` is shown; no other key has the same."""
     if key is None:
         return UNNAMED
+    if key == BEYOND:
+        return OTHERS
     if isinstance(key, tuple):
         kind, text = key
         return f"{text} ({kind})"

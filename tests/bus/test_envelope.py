@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from array import array
 from random import Random
 from typing import Any
@@ -386,3 +387,82 @@ def test_the_reference_s_own_envelope_has_no_correlation_id() -> None:
     event = decode(text + b'"source":"music-service","data":{"events":[]}}')
     assert (event.event_id, event.correlation_id, event.data) == ("evt_abc123", "", {"events": []})
     assert decode_read([text + b'"source":1,"data":{}}', b"[]", b"{}"]).malformed == 3
+
+
+# -- what is read and written to the last byte -------------------------------------------------------------------
+
+
+def test_what_cannot_be_utf_8_is_written_as_json_stringify_writes_it() -> None:
+    """Without blanks, the known fields first among equals, half a pair as an escape, null for a number that JSON has not."""
+    payload = (ENVELOPE.replace('"source":"s"', '"source":"\\ud83d"') % '{"n":[1.5,7,1e999,{"m":-1e999}],"t":true,"z":null}')[
+        :-1
+    ] + ',"x":1}'
+    event = decode(payload.encode())
+    assert encode(event) == (
+        b'{"x":1,"eventId":"a","correlationId":"c","type":"t","version":"1","timestamp":"","source":"\\ud83d",'
+        b'"data":{"n":[1.5,7,null,{"m":null}],"t":true,"z":null}}'
+    )
+    with pytest.raises(UnicodeEncodeError):
+        encode(event, strict=True)
+
+
+@pytest.mark.parametrize("odd", ["", ',"odd":"\\ud800"'])
+@pytest.mark.parametrize("text", ["7", "-7", "9" * 18])
+def test_a_whole_number_keeps_every_digit_and_stays_whole(text: str, odd: str) -> None:
+    assert repr(decode((ENVELOPE % f'{{"n":{text}{odd}}}').encode()).data["n"]) == text
+
+
+def test_a_whole_number_of_nineteen_digits_is_a_float_where_msgspec_does_not_read_it() -> None:
+    assert repr(decode((ENVELOPE % f'{{"n":{"9" * 19},"odd":"\\ud800"}}').encode()).data["n"]) == "1e+19"
+
+
+@pytest.mark.parametrize("correlation", ['"correlationId":null,', ""])
+def test_an_event_without_unknown_fields_is_a_plain_event(correlation: str) -> None:
+    event = decode((ENVELOPE % "{}").replace('"correlationId":"c",', correlation).encode())
+    assert (type(event), event) == (Event, Event("a", "", "t", "1", "", "s", {}))
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "said"),
+    [
+        (b"[]", ValueError, "an envelope is a JSON object"),
+        (b'"\\ud800"', ValueError, "an envelope is a JSON object"),
+        ((ENVELOPE % '{"a":NaN,"odd":"\\ud800"}').encode(), ValueError, "NaN is no JSON"),
+        (
+            (ENVELOPE % "{}").replace(':"1"', ':"2.0"').encode(),
+            UnsupportedVersion,
+            "schema version '2.0' is not read here; publish 1 or 1.N",
+        ),
+        (
+            (ENVELOPE % "{}").replace(':"1"', f':"{"7" * 99}"').encode(),
+            UnsupportedVersion,
+            f"schema version '{'7' * 40}' is not read here; publish 1 or 1.N",
+        ),
+    ],
+    ids=["a list", "a text", "NaN", "a version", "a long version"],
+)
+def test_why_an_envelope_is_not_read_is_said_in_one_sentence(payload: bytes, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as refused:
+        decode(payload)
+    assert str(refused.value) == said
+
+
+def test_every_payload_of_a_read_is_counted_once_whatever_stood_before_it() -> None:
+    good = (ENVELOPE % "{}").encode()
+    newer = good.replace(b':"1"', b':"2.0"')
+    other = b'{"version":"2.0","id":7}'
+    deep = (ENVELOPE % ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")).encode()
+    payloads = [newer, newer, good, other, other, good, deep, deep, good, b"x", b"x", good]
+    chunk = decode_read(payloads)
+    assert chunk.events == (("t", decode(good)),) * 4
+    assert (list(chunk.keys), chunk.malformed, chunk.unsupported, chunk.refused) == ([event_key("a")] * 4, 4, 4, 8)
+
+
+def test_a_timestamp_is_in_utc_wherever_the_pod_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Somewhere-9")
+    time.tzset()
+    try:
+        assert iso_timestamp(1_700_000_123_004_000_000) == "2023-11-14T22:15:23.004Z"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -148,3 +148,46 @@ def test_every_state_of_the_table_has_a_line_in_its_docstring() -> None:
 def test_the_page_of_faults_shows_the_table_as_it_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "faults.md").read_text("utf-8")
     assert f"```mermaid\n{diagram()}```" in page, "paste sim.bus.fallback.diagram() into docs/explanation/faults.md"
+
+
+ROUTES: dict[tuple[State, ...], str] = {("connected", "deaf"): "broker", ("memory-only",): "memory", ("stopped",): "refuse"}
+
+
+@pytest.mark.parametrize("state", get_args(State))
+@pytest.mark.parametrize(
+    ("fallback", "outage_queue", "alone"),
+    [("on-failure", "none", "memory"), ("no-url", "none", "refuse"), ("on-failure", "keep", "queue"), ("no-url", "keep", "queue")],
+)
+def test_where_a_publish_goes_depends_on_the_state_and_the_policy_alone(state: State, fallback: str, outage_queue: str, alone: str) -> None:
+    bus = Fallback(Policy(fallback=fallback, outage_queue=outage_queue), has_url=True)  # type: ignore[arg-type]
+    bus.state = state
+    assert bus.route() == next((route for states, route in ROUTES.items() if state in states), alone)
+    assert bus.connected == (state == "connected")
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_a_pod_that_stopped_stays_so_whatever_comes_later(state: State) -> None:
+    bus = Fallback(Policy(), has_url=True)
+    bus.state = state
+    for stimulus in ("stopped", *get_args(Stimulus)):
+        assert (bus.step(stimulus), bus.state, bus.route()) == ((), "stopped", "refuse")
+
+
+@pytest.mark.parametrize(("reattach", "tries"), [("automatic", True), ("if-connected-once", True), ("restart", False)])
+@pytest.mark.parametrize(
+    ("lost", "after", "effects"),
+    [
+        (["subscription-lost"], "deaf", ["subscribe"]),
+        (["publisher-lost"], "mute", ["open-publisher"]),
+        (["subscription-lost", "publisher-lost"], "outage", []),
+        (["publisher-lost", "subscription-lost"], "outage", ["drop-publisher", "subscribe"]),
+    ],
+)
+def test_what_a_pod_that_was_connected_does_about_a_lost_connection(
+    reattach: str, tries: bool, lost: list[Stimulus], after: State, effects: list[str]
+) -> None:
+    bus = Fallback(Policy(reattach=reattach), has_url=True)  # type: ignore[arg-type]
+    bus.step("subscribed")
+    bus.step("publisher-opened")
+    *_, told = [bus.step(stimulus) for stimulus in lost]
+    assert (bus.state, list(told)) == (after, [effect for effect in effects if tries or effect == "drop-publisher"])

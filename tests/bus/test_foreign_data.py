@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sim.bus.foreign_data import MAX_LABEL, MAX_NUMBER, METRIC_NAMES, TOKENS, UNNAMED, find, label_of, name_of, number_in
+from sim.bus.foreign_data import BEYOND, MAX_LABEL, MAX_NUMBER, METRIC_NAMES, TOKENS, UNNAMED, find, label_of, name_of, number_in
 
 DEEP: list[Any] = []
 DEEP.append(DEEP)
@@ -60,6 +60,11 @@ def test_the_first_of_its_names_that_is_not_null_is_what_is_found(data: dict[str
 def test_a_name_has_a_key_and_a_label_that_no_other_has(value: Any, key: object, label: str) -> None:
     assert name_of({"metricName": value}, METRIC_NAMES) == key
     assert label_of(key) == label
+
+
+def test_names_beyond_a_limit_have_a_label_that_no_name_has() -> None:
+    assert label_of(BEYOND) == "(others)"
+    assert BEYOND not in {name_of(name, METRIC_NAMES) for name in ("(others)", ["others", ""], {"others": ""}, "others")}
 
 
 def test_data_that_is_no_object_is_its_own_name() -> None:

@@ -69,7 +69,9 @@ def test_refusals_are_counted_by_status() -> None:
     assert 'buslab_http_refused_total{status="401"} 2.0' in text
 
 
-@pytest.mark.parametrize(("service", "name"), [("a-b", "aiponge_a_b_x"), ("a.b c", "aiponge_a_b_c_x"), ("a_b", "aiponge_a_b_x")])
+@pytest.mark.parametrize(
+    ("service", "name"), [("a-b", "aiponge_a_b_x"), ("A-b7", "aiponge_A_b7_x"), ("a.b c", "aiponge_a_b_c_x"), ("a_b", "aiponge_a_b_x")]
+)
 def test_what_a_metric_name_may_not_hold_becomes_an_underscore(service: str, name: str) -> None:
     assert metric_name(service, "x") == name
 

@@ -152,6 +152,7 @@ FILES: list[tuple[tuple[str, ...], int, bool, int]] = [
     (("load.driver=pods", "hosts.kind=local", "hosts.processes=4"), 1, True, SERVER_FILES + 12 * 2),
     (("load.driver=pods", "bus.transport=memory"), 1, True, OWN_FILES + 12 * 2),
     ((*UNUSED,), 1, True, SERVER_FILES + 12 * 2 + 1),
+    ((*UNUSED, "load.mix.'config.template.invalidated'=0.5"), 1, True, SERVER_FILES + 12 * 2 + 1),
 ]
 
 
@@ -180,3 +181,13 @@ def test_a_limit_that_is_just_enough_is_enough_and_the_model_opens_none(monkeypa
     assert refusal(lambda: tried(ours - 1, "embedded")) == said.format(ours, ours - 1, ours) + more
     assert refusal(lambda: tried(ours - 1, "embedded:2")) == said.format(ours, ours - 1, ours) + more
     assert refusal(lambda: tried(theirs - 1, "cluster:3", nodes=3)) == said.format(theirs, theirs - 1, theirs) + more
+
+
+def test_one_server_of_ours_is_what_is_meant_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = load_scenario("baseline", settings=("load.driver=pods", "bus.transport=sharded", "bus.once=two-key"))
+    assert files_needed(scenario) == files_needed(scenario, nodes=1, server_is_ours=True) == SERVER_FILES + 12 * 3
+    monkeypatch.setattr("sim.run.fit.raise_open_files", lambda: SERVER_FILES + 12 * 3)
+    assert check_open_files(scenario) is scenario
+    monkeypatch.setattr("sim.run.fit.raise_open_files", lambda: SERVER_FILES + 12 * 3 - 1)
+    assert f"{SERVER_FILES + 12 * 3} open files" in refusal(lambda: check_open_files(scenario))
+    assert f"{OWN_FILES + 12 * (2 * 6 + 6)} open files" in refusal(lambda: check_open_files(scenario, on="cluster:3", nodes=6))

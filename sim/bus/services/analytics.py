@@ -8,10 +8,9 @@ from typing import Any
 
 from sim.bus.cache import LruCache
 from sim.bus.envelope import Event
-from sim.bus.foreign_data import ITEM_NAMES, ITEMS, MAX_NUMBER, METRIC_NAMES, PROVIDERS, TOKENS, find, label_of, name_of, number_in
+from sim.bus.foreign_data import BEYOND, ITEM_NAMES, ITEMS, MAX_NUMBER, METRIC_NAMES, PROVIDERS, TOKENS, find, label_of, name_of, number_in
 
 MAX_NAMES = 1000  # of item types of a source, metrics, providers and sources each: names come from outside
-OTHERS = "(others)"  # counts for every name beyond that limit
 
 Counts = defaultdict[Hashable, Any]  # by name, as `sim.bus.foreign_data.name_of` gives it
 
@@ -20,7 +19,7 @@ class AnalyticsService:
     """Counts of items by type, metrics by name and tokens by provider. Nothing is deduplicated, as in the reference."""
 
     def __init__(self) -> None:
-        self.sources: defaultdict[str, Counts] = defaultdict(_counts)  # service that sent the batch -> item type -> items
+        self.sources: defaultdict[Hashable, Counts] = defaultdict(_counts)  # service that sent the batch -> item type -> items
         self.metrics = _counts()
         self.tokens = _counts()
         self.uses = _counts()
@@ -49,7 +48,7 @@ class AnalyticsService:
 
     def add_items(self, items: list[Any], *, source: str) -> None:
         """Add items, however they came and whatever they call themselves."""
-        counts = self.sources[source if source in self.sources or len(self.sources) < MAX_NAMES else OTHERS]
+        counts = self.sources[source if source in self.sources or len(self.sources) < MAX_NAMES else BEYOND]
         for item in items:
             try:
                 name = item["eventType"]
@@ -93,7 +92,7 @@ class AnalyticsService:
             "events": sum(items.values()),
             "byType": _by_name(items),
             "metrics": _by_name(self.metrics),
-            "providers": {label_of(name): {"uses": uses, "tokens": self.tokens.get(name, 0)} for name, uses in self.uses.items()},
+            "providers": {label_of(name): {"uses": uses, "tokens": self.tokens[name]} for name, uses in self.uses.items()},
         }
 
 
@@ -109,5 +108,5 @@ def _by_name(counts: Counts) -> dict[str, int]:
 def _bound(counts: Counts) -> None:
     """Move the newest names beyond the limit into one."""
     if len(counts) > MAX_NAMES:
-        beyond = [counts.popitem()[1] for _ in range(len(counts) - MAX_NAMES)]
-        counts[OTHERS] += sum(beyond)
+        newest = [counts.popitem()[1] for _ in range(len(counts) - MAX_NAMES)]  # `BEYOND` is among them once it is there
+        counts[BEYOND] = sum(newest)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
-from sim.bus.foreign_data import MAX_NUMBER
+from sim.bus.foreign_data import BEYOND, MAX_NUMBER
 from sim.bus.services import SERVICES
-from sim.bus.services.analytics import MAX_NAMES, OTHERS, AnalyticsService
+from sim.bus.services.analytics import MAX_NAMES, AnalyticsService
 from sim.bus.services.system import SystemService
 from sim.scenario.file import load_scenario
 from sim.scenario.schedule import content
@@ -236,7 +236,7 @@ def test_names_beyond_the_limit_are_counted_together_and_those_within_it_go_on()
             handle[EVENT_TYPES[0]](event(EVENT_TYPES[0], {"events": [{"eventType": name}]}))
             handle[EVENT_TYPES[1]](event(EVENT_TYPES[1], {"name": name}))
             handle[EVENT_TYPES[2]](event(EVENT_TYPES[2], {"providerId": name, "tokens": 5}))
-    counts = dict.fromkeys(within, 2) | {OTHERS: 6}
+    counts = dict.fromkeys(within, 2) | {BEYOND: 6}
     assert (analytics.items, analytics.metrics, analytics.uses) == (counts, counts, counts)
     assert analytics.tokens == {name: 5 * many for name, many in counts.items()}
 
@@ -248,7 +248,7 @@ def test_sources_beyond_the_limit_are_counted_together() -> None:
         analytics.add_items([{"eventType": "played"}], source=source)
     assert {source: dict(counts) for source, counts in analytics.sources.items()} == {
         **{key: {"played": 2} for key in sources[:MAX_NAMES]},
-        OTHERS: {"played": 6},
+        BEYOND: {"played": 6},
     }
 
 
@@ -281,3 +281,30 @@ def test_a_cache_invalidation_drops_what_matches_its_pattern_each_time_that_it_c
     for pattern in ("a:*", "b:2"):
         logic.handlers[EVENT_TYPES[5]](event(EVENT_TYPES[5], {"pattern": pattern}))
     assert (held.entries(), logic.invalidations) == ([("b:1", "b:1")], 2)
+
+
+def test_as_many_names_as_there_may_be_are_counted_one_by_one_and_no_name_is_taken_for_those_beyond() -> None:
+    analytics = AnalyticsService()
+    names = ["(others)", *(f"name {n}" for n in range(MAX_NAMES - 1))]
+    for name in names:
+        analytics.handlers[EVENT_TYPES[0]](event(EVENT_TYPES[0], {"events": [{"eventType": name}]}))
+        analytics.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], {"name": name}))
+    assert analytics.items == analytics.metrics == dict.fromkeys(names, 1)
+    for _ in range(2):
+        analytics.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], {"name": "one more"}))
+    shown = analytics.system_analytics()["metrics"]
+    assert (shown['"(others)"'], shown["(others)"], len(shown)) == (1, 2, MAX_NAMES + 1), "what an event is called stands in quotes"
+
+
+def test_events_as_ours_take_the_short_way_and_are_counted_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lab measures its own speed by these handlers."""
+    for module in ("analytics", "system"):
+        for name in ("name_of", "number_in", "find"):
+            if (module, name) not in (("system", "number_in"), ("analytics", "find")):  # a batch looks for its list
+                monkeypatch.setattr(f"sim.bus.services.{module}.{name}", None)
+    analytics, system = AnalyticsService(), SystemService()
+    for kind in EVENT_TYPES[:3]:
+        analytics.handlers[kind](event(kind, data_of(kind)))
+    system.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], data_of(EVENT_TYPES[1])))
+    learned = (analytics.items, analytics.metrics, analytics.tokens, system.latest.entries())
+    assert learned == ({"track.played": 2}, {"request.duration": 1}, {"prov_1": 101}, [("request.duration", 1)])

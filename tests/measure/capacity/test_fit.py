@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from sim.measure.capacity.fit import (
     hold_against,
     spread_of_rounds,
 )
-from sim.results.interval import Interval
+from sim.results.interval import Interval, student_t
 
 KINK = 16_384
 TRUE = (1.5, 0.001, 0.5, 0.0006, 1.0, 0.00025)
@@ -241,3 +242,173 @@ def test_held_out_errors_widen_what_is_planned_and_never_narrow_it() -> None:
     before, near, far = (one.cost_us(event) for one in (model, model.calibrated(errors(1.0)), model.calibrated(errors(1.62))))
     assert near == before == model.calibrated([]).cost_us(event)
     assert far.low < before.low / 1.2 and far.high > before.high * 1.2 and far.low * 1.62 < far.value * 1.62 < far.high * 1.1
+
+
+# -- numbers that are known ------------------------------------------------------------------------------------------
+
+EVENT = [(1.0, 12, 555.0)]
+KNOWN = CostModel(
+    KINK, TRUE, (TRUE,) * 2, residual=0.03, rounds=0.04, freedom=10, hull=Hull((2, 70, 300, 14_000), (0, 0, 0, 0)), rounds_freedom=2,
+    noise=0.06, windows=3, held=0.05, held_freedom=8,
+)  # fmt: skip
+
+
+def test_what_an_event_costs_is_a_sum_of_columns_that_change_at_the_kink() -> None:
+    assert columns_of(3, KINK - 1, KINK).tolist() == [1, KINK - 1, 3, 3 * (KINK - 1), 0, 0]
+    assert columns_of(3, KINK, KINK).tolist() == [1, KINK, 0, 0, 3, 3 * KINK]
+    small, large = 1.5 + 0.4 + 3 * (0.5 + 0.24), 1.5 + 20 + 40 * (1 + 5)
+    assert KNOWN.value_us([(0.5, 3, 400.0), (0.1, 40, 20_000.0)]) == pytest.approx(0.5 * small + 0.1 * large)
+
+
+def test_an_interval_is_of_each_source_of_error_with_its_degrees_of_freedom() -> None:
+    """Welch and Satterthwaite: the square of the sum, over the sum of the squares, each divided by its degrees of freedom."""
+    about, again, fewer, held = 0.03**2, 0.04**2 * (1 + 1 / 3), 0.06**2 * (1 / 1 - 1 / 3), 0.05**2
+    whole = about + again + fewer + held
+    freedom = whole**2 / (about**2 / 10 + again**2 / 2 + fewer**2 / 10 + held**2 / 8)
+    assert KNOWN.spread(EVENT, windows=1) == pytest.approx((math.sqrt(whole), 16)) and int(freedom) == 16
+    as_many = about + again + held
+    assert KNOWN.spread(EVENT) == pytest.approx((math.sqrt(as_many), 9)) == KNOWN.spread(EVENT, windows=3)
+    assert KNOWN.spread(EVENT, windows=9) == KNOWN.spread(EVENT), "more windows than those of the fit make nothing surer"
+    cost, half = 1.5 + 0.555 + 12 * (0.5 + 0.333), student_t(16) * math.sqrt(whole)
+    said = KNOWN.cost_us(EVENT, windows=1)
+    assert [said.value, said.low, said.high] == pytest.approx([cost, cost * math.exp(-half), cost * math.exp(half)])
+
+
+def test_what_drawing_anew_does_to_the_fit_counts_as_its_spread_does() -> None:
+    draws = tuple(tuple(value * math.exp(by) for value in TRUE) for by in (-0.1, 0.1))
+    drawn = msgspec.structs.replace(KNOWN, draws=draws, rounds=0.0, noise=0.0, held=0.0)
+    assert drawn.spread(EVENT) == pytest.approx((math.sqrt(0.03**2 + 0.1**2), 10))
+
+
+def test_what_older_files_do_not_tell_is_taken_from_the_fit() -> None:
+    older = msgspec.structs.replace(KNOWN, residual=0.0, rounds_freedom=0, noise=0.06, windows=0, held=0.0)
+    assert older.spread(EVENT, windows=1) == pytest.approx((math.sqrt(0.04**2 * 2), 10))
+    exact = msgspec.structs.replace(older, rounds=0.0)
+    assert exact.spread(EVENT) == (0.0, 10)
+    assert exact.cost_us(EVENT).low == exact.cost_us(EVENT).high == exact.value_us(EVENT)
+
+
+def test_parts_are_the_values_with_the_middle_95_percent_of_the_draws() -> None:
+    draws = tuple(tuple(value * factor for value in TRUE) for factor in np.linspace(0.5, 1.5, 41))
+    parts = msgspec.structs.replace(KNOWN, draws=draws).parts()
+    names = ("event", "event_byte", "copy", "copy_byte", "large_copy", "large_copy_byte")
+    wanted = {name: [pytest.approx(value * f) for f in (1, 0.525, 1.475)] for name, value in zip(names, TRUE, strict=True)}
+    assert {name: [one.value, one.low, one.high] for name, one in parts.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("pods", "size", "why"),
+    [
+        (2, 300, ""),
+        (70, 14_000, ""),
+        (1, 300, "1 subscriber, tested were 2 to 70"),
+        (71, 300, "71 subscribers, tested were 2 to 70"),
+        (2, 299, "events of 299 B, tested were 300 to 14,000 B"),
+        (2, 14_000.6, "events of 14,001 B, tested were 300 to 14,000 B"),
+        (2, KINK - 1, "events of 16,383 B, tested were 300 to 14,000 B"),
+        (2, KINK, "events of 16,384 B, none from 16,384 B was tested"),
+        (0, KINK, ""),
+    ],
+)
+def test_what_lies_outside_of_what_was_tested_is_said_with_its_number(pods: int, size: float, why: str) -> None:
+    assert KNOWN.hull.outside(pods, size, KINK) == why
+    assert Hull((0, 0, 0, 0), (1, 2, 3, 4)).outside(1, 20, KINK) == "events of 20 B, none below 16,384 B was tested"
+
+
+def test_a_fit_of_noisy_points_in_full() -> None:
+    model = fit_costs(grid(noise=0.1, seed=5), kink_bytes=KINK)
+    assert model.values == pytest.approx((1.840512, 0.001007, 0.468544, 0.000585, 0.0, 0.000262), rel=2e-3)
+    told = (model.kink_bytes, model.freedom, model.rounds_freedom, model.windows, model.held, model.held_freedom, len(model.draws))
+    assert told == (KINK, 14, 2, 3, 0.0, 0, 200)
+    assert model.hull == Hull((1, 72, 360, 14_000), (1, 72, 30_000, 70_000))
+    assert (model.residual, model.rounds, model.noise) == pytest.approx((0.0472393, 0, 0.1256851), rel=1e-4)
+    spread, freedom = model.spread(EVENT)
+    assert (spread, freedom) == pytest.approx((0.0511732, 14), rel=1e-3)
+    parts = {name: (one.low, one.high) for name, one in model.parts().items()}
+    assert parts["event"] == pytest.approx((1.588213, 2.084261), rel=1e-3)
+    assert parts["copy"] == pytest.approx((0.420184, 0.519857), rel=1e-3)
+    assert (
+        fit_costs(grid(noise=0.1, seed=5), kink_bytes=KINK, seed=1) == model != fit_costs(grid(noise=0.1, seed=5), kink_bytes=KINK, seed=2)
+    )
+
+
+def test_rounds_apart_and_windows_apart_are_told_from_each_other() -> None:
+    """Two rounds of three points: the second is 1.2 times the first, and of one point twice that again."""
+    points = [
+        Point(1, 64, 1, 400, (10.0 / f**0.5, 10.0 * f**0.5), (1.0, 1.0), (1.0, 1.0)) for f in (1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 2.4)
+    ]
+    medians = [float(np.median(p.cpu_us)) for p in points]
+    apart = [[math.log(p.cpu_us[n] / m) for p, m in zip(points, medians, strict=True)] for n in (0, 1)]
+    rounds = [sorted(one)[4] for one in apart]
+    assert (
+        spread_of_rounds(points) == pytest.approx(abs(rounds[1] - rounds[0]) / math.sqrt(2)) == pytest.approx(math.log(1.2) / math.sqrt(2))
+    )
+    left = [(math.log(f) - math.log(1.2)) / 2 for f in (1.2,) * 7 + (2.4,)]
+    assert fit_costs(points, kink_bytes=KINK).noise == pytest.approx(math.sqrt(2 * sum(one**2 for one in left) / 8), rel=1e-6)
+    assert spread_of_rounds([point(1, 400, rounds=1)] * 8) == 0.0
+    assert (fit_costs(points, kink_bytes=KINK).rounds_freedom, fit_costs(grid(rounds=1), kink_bytes=KINK).rounds_freedom) == (1, 4)
+    assert fit_costs(grid(rounds=1), kink_bytes=KINK).noise == 0.0
+
+
+def test_eight_points_are_enough() -> None:
+    eight = grid()[:8]
+    assert fit_costs(eight, kink_bytes=KINK).freedom == 2
+    with pytest.raises(UsageError) as refused:
+        fit_costs(eight[:7], kink_bytes=KINK)
+    assert str(refused.value) == "7 points: 8 are needed to fit the fan-out model"
+
+
+def test_a_law_that_is_fitted_to_noisy_points_in_full() -> None:
+    usl = fit_usl(grid(noise=0.1, seed=5), kink_bytes=KINK)
+    assert usl.kink_bytes == KINK
+    wanted = [
+        (2.05415, 1.71828, 2.39002),
+        (0.0020426, 0.0017820, 0.0023031),
+        (0.0, 0.0, 8.75422),
+        (0.00115311, 0.00091198, 0.00139424),
+        (0.249386, 0.203513, 0.295260),
+        (0.0, 0.0, 0.00062226),
+    ]
+    assert [(one.value, one.low, one.high) for one in usl.values] == [pytest.approx(one, rel=5e-3, abs=1e-6) for one in wanted]
+    assert (usl.sigma, usl.kappa) == (usl.values[4], usl.values[5])
+
+
+def test_the_law_counts_copies_below_and_from_the_kink_on() -> None:
+    usl = Usl(KINK, tuple(Interval(value, 0.0, 9.0) for value in (2.0, 0.001, 3.0, 0.0005, 0.3, 0.002)))
+    copies = 1 + 0.3 * 11 + 0.002 * 12 * 11
+    assert usl.rate_per_s(12, KINK - 1) == pytest.approx(1e6 / ((2 + 0.001 * (KINK - 1)) * copies))
+    assert usl.rate_per_s(12, KINK) == pytest.approx(1e6 / ((3 + 0.0005 * KINK) * copies))
+
+
+def test_a_held_out_point_is_told_against_both_models_by_its_core_and_by_the_clock() -> None:
+    usl = Usl(KINK, tuple(Interval(value, 0.0, 9.0) for value in (2.0, 0.001, 3.0, 0.0005, 0.3, 0.002)))
+    held_out = Point(12, 64, 1, 555, (10.0, 30.0, 20.0), (40_000.0, 25_000.0, 99_000.0), (1.0,) * 3)
+    (one,) = hold_against(KNOWN, usl, [held_out])
+    assert one == HeldOut(held_out, KNOWN.cost_us(EVENT, windows=3).inverse(1e6), usl.rate_per_s(12, 555), "")
+    predicted, law = 1e6 / (1.5 + 0.555 + 12 * 0.833), 1e6 / (2.555 * (1 + 3.3 + 0.264))
+    errors = [predicted / 50_000 - 1, law / 50_000 - 1, predicted / 40_000 - 1]
+    assert [one.measured, one.error, one.usl_error, one.wall_error] == pytest.approx([50_000, *errors])
+    assert hold_against(KNOWN, usl, [msgspec.structs.replace(held_out, pods=1)])[0].outside == "1 subscriber, tested were 2 to 70"
+    for low, high, covered in ((50_000, 60_000, True), (40_000, 50_000, True), (50_001, 60_000, False), (40_000, 49_999, False)):
+        assert msgspec.structs.replace(one, predicted=Interval(50_000.0, low, high)).covered is covered
+
+
+def test_held_out_errors_beyond_what_was_said_are_what_a_plan_adds() -> None:
+    """As variances: the mean square of the errors, less the mean of those that the intervals were made of."""
+    bare = msgspec.structs.replace(KNOWN, held=0.0, held_freedom=0)
+    said = [bare.spread(EVENT, windows=windows)[0] ** 2 for windows in (1, 3)]
+    held = [
+        HeldOut(Point(12, 64, 1, 555, (20.0,) * windows, (1.0,), (1.0,)), Interval(50_000 * math.exp(off), 0, 9), 1.0, "")
+        for windows, off in ((1, 0.3), (3, -0.5))
+    ]
+    wanted = math.sqrt((0.3**2 + 0.5**2) / 2 - sum(said) / 2)
+    calibrated = bare.calibrated(held)
+    assert calibrated.held == pytest.approx(wanted)
+    assert calibrated == msgspec.structs.replace(bare, held=calibrated.held, held_freedom=2)
+    assert bare.calibrated([]) is bare
+
+
+def test_a_point_is_called_by_what_it_combines() -> None:
+    one = Point(1, 64, 10, 400, (3.0, 1.0, 2.5), (1.0,), (1.0,))
+    assert (one.name, one.cost_us) == ("1 pod, 64 B, batch 10", 2.5)
+    assert msgspec.structs.replace(one, pods=2).name == "2 pods, 64 B, batch 10"

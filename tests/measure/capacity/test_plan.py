@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim.measure.capacity.fit import CostModel, Hull
 from sim.measure.capacity.frames import on_link
-from sim.measure.capacity.plan import Choice, Plan, SustainedRate, headroom, make_plan, not_tested, saturation, split, what_if
+from sim.measure.capacity.plan import Choice, Plan, SustainedRate, headroom, make_plan, not_tested, saturation, split, teller, what_if
 from sim.measure.capacity.plan_table import plan_sentence
 from sim.measure.capacity.workload import EventType, Workload, same_load
 from sim.wire.resp import pack
@@ -318,3 +318,147 @@ def test_replicas_that_stand_alone_are_what_would_have_to_change() -> None:
 
 def test_a_plan_that_has_an_option_asks_for_no_change() -> None:
     assert make_plan(MODEL, LOAD, target_calls_per_s=1_000).changes == ()
+
+
+# -- whole plans -------------------------------------------------------------------------------------------------
+
+BY_COST = "computed from the broker's costs: which rate it sustains was not measured"
+OTHER_LOAD = "computed from the broker's costs: measured were other events, replicas or batches"
+DIVIDED = "not tested: computed from the costs of one broker, each on a core of its own, channels divided among them"
+BEYOND = "36,259 calls/s held, 39,541 did not: p99 of lag is 80.0 ms, over 50 ms"
+
+Told = tuple[str, tuple[int, int, int], float, float, tuple[str, ...], tuple[str, ...]]
+
+
+def told(plan: Plan) -> list[Told]:
+    """Every option in full: the choice, the low end, middle and high end of what it carries, used, headroom, excuses, notes."""
+    return [
+        (
+            str(one.choice),
+            (round(one.carries.low), round(one.carries.value), round(one.carries.high)),
+            round(one.used, 4),
+            round(one.headroom, 4),
+            one.excuses,
+            one.notes,
+        )
+        for one in plan.options
+    ]
+
+
+def at_risk(items: int, each: str, oldest: str) -> str:
+    return f"items: {items} items at risk in {each}, the oldest {oldest} old"
+
+
+def test_a_plan_by_cost_in_full() -> None:
+    """A call costs 2.744 us with batches of 10, 2.36 of them for the news; 5 % of spread, ten degrees of freedom."""
+    plan = make_plan(MODEL, LOAD, target_calls_per_s=106_000, brokers=(1, 2, 3), batches=(30,), link_mbit_per_s=5000)
+    one, two = (93_891, 104_956, 117_325), (109_168, 122_034, 136_416)
+    ten, thirty = at_risk(10, "each of 3 pods", "472 us"), at_risk(30, "each of 3 pods", "1.42 ms")
+    full = "the fullest broker would be at {}% of its saturation rate; the rule keeps 71% free"
+    idle = ("3 brokers for 2 channels: one has nothing to do",)
+    now = "replicas as they are, "
+    assert told(plan) == [
+        (now + "1 broker, batches of 10", one, 0.3251, 0.712, (full.format(33),), (BY_COST, ten)),
+        (now + "1 broker, batches of 30", (98_787, 110_429, 123_444), 0.309, 0.712, (full.format(31),), (BY_COST, thirty)),
+        (now + "2 brokers, batches of 10", two, 0.2796, 0.712, (), (DIVIDED, ten)),
+        (now + "2 brokers, batches of 30", two, 0.2796, 0.712, (), (DIVIDED, thirty)),
+        (now + "3 brokers, batches of 10", two, 0.2796, 0.712, idle, (DIVIDED, ten)),
+        (now + "3 brokers, batches of 30", two, 0.2796, 0.712, idle, (DIVIDED, thirty)),
+    ]
+    assert (plan.target_calls_per_s, plan.best, plan.changes, plan.measured) == (106_000, plan.options[2], (), "")
+
+
+def test_a_plan_beyond_what_was_measured_in_full() -> None:
+    """On four cores the rule keeps 38 % free, and no broker is planned to be fuller than the one that held."""
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=70_000, brokers=(2, 1), batches=(5,), least_replicas=(0, 4), measured=FOUND, cores=4)
+    like = "computed: its fullest broker would be as full as one at {} calls/s of what was measured, where " + BEYOND
+    at_most = "computed from the broker's costs: measured was 36,259 calls/s at most"
+    now, four = "replicas as they are, ", "at least 4 replicas, "
+    ten, five = at_risk(10, "each of 3 pods", "714 us"), at_risk(5, "each of 3 pods", "357 us")
+    ten_of_four, five_of_four = at_risk(10, "each of 4 pods", "952 us"), at_risk(5, "each of 4 pods", "476 us")
+    assert told(plan) == [
+        (now + "1 broker, batches of 10", (36_259,) * 3, 0.0215, 0.3826, ("measured: " + BEYOND,), (at_most, ten)),
+        (now + "1 broker, batches of 5", (33_750,) * 3, 0.0231, 0.3826, (like.format("75,204"),), (OTHER_LOAD, five)),
+        (four + "1 broker, batches of 10", (26_560,) * 3, 0.0293, 0.3826, (like.format("95,561"),), (OTHER_LOAD, ten_of_four)),
+        (four + "1 broker, batches of 5", (24_738,) * 3, 0.0315, 0.3826, (like.format("102,602"),), (OTHER_LOAD, five_of_four)),
+        (now + "2 brokers, batches of 10", (42_159,) * 3, 0.0185, 0.3826, (like.format("60,204"),), (DIVIDED, ten)),
+        (now + "2 brokers, batches of 5", (42_159,) * 3, 0.0185, 0.3826, (like.format("60,204"),), (DIVIDED, five)),
+        (four + "2 brokers, batches of 10", (31_092,) * 3, 0.025, 0.3826, (like.format("81,633"),), (DIVIDED, ten_of_four)),
+        (four + "2 brokers, batches of 5", (31_092,) * 3, 0.025, 0.3826, (like.format("81,633"),), (DIVIDED, five_of_four)),
+    ]
+    assert plan.measured == BEYOND and plan.best is None
+    assert plan.changes == (
+        "at most 42,063 calls/s",
+        "at most 2 replicas of a service is not enough and carries 47,807 calls/s",
+        "each channel split by key over 2 brokers, each with 1/2 of the events",
+    )
+
+
+def test_a_plan_within_what_was_measured_in_full() -> None:
+    plan = make_plan(ROOMY, LOAD, target_calls_per_s=30_000, brokers=(1,), batches=(5,), measured=FOUND)
+    ten, five = at_risk(10, "each of 3 pods", "1.67 ms"), at_risk(5, "each of 3 pods", "833 us")
+    assert told(plan) == [
+        ("replicas as they are, 1 broker, batches of 10", (36_259,) * 3, 0.0092, 0.712, (), ("measured: 36,259 calls/s held", ten)),
+        ("replicas as they are, 1 broker, batches of 5", (33_750,) * 3, 0.0099, 0.712, (), (OTHER_LOAD, five)),
+    ]
+    assert (plan.best, plan.changes, plan.measured) == (plan.options[0], (), BEYOND)
+
+
+def test_a_plan_for_services_that_stand_alone_in_full() -> None:
+    plan = make_plan(MODEL, LOAD.with_pods(1), target_calls_per_s=100, brokers=(1,), batches=())
+    assert told(plan) == [
+        (
+            "replicas as they are, 1 broker, batches of 10",
+            (141_326, 157_981, 176_599),
+            0.0002,
+            0.712,
+            ("one replica of reader, writer: with one pod down nobody hears its events",),
+            (BY_COST, at_risk(10, "one pod", "167 ms")),
+        )
+    ]
+    assert plan.changes == (
+        "a lower rate does not help",
+        "at least 2 replicas of reader and writer",
+        "each channel split by key over 256 brokers does not help",
+    )
+
+
+def test_what_if_in_full() -> None:
+    assert what_if(MODEL, LOAD, calls_per_s=1_000, pods_per_service=2, batch_size=10).splitlines() == [
+        "2 replicas of each service, 1 broker, batches of 10: carries 104,561 .. 130,658 calls/s with 71% kept free.",
+        "It carries 1,000 calls/s, which is 0% of the fullest broker's saturation rate.",
+        f"- {BY_COST}",
+        f"- {at_risk(10, 'each of 2 pods', '33.3 ms')}",
+    ]
+    asked = {"calls_per_s": 70_000, "pods_per_service": 3, "batch_size": 30, "brokers": 2}
+    assert what_if(ROOMY, LOAD, **asked, link_mbit_per_s=100, measured=FOUND).splitlines() == [  # type: ignore[arg-type]
+        "3 replicas of each service, 2 brokers, batches of 30: carries 2,624 .. 2,624 calls/s with 71% kept free.",
+        "It does not carry 70,000 calls/s, which is 2% of the fullest broker's saturation rate.",
+        f"- computed: its fullest broker would be as full as one at 67,347 calls/s of what was measured, where {BEYOND}",
+        "- its link would carry 768 Mbit/s of 100; the rule keeps 71% free",
+        f"- {DIVIDED}",
+        f"- {at_risk(30, 'each of 3 pods', '2.14 ms')}",
+    ]
+
+
+def test_a_teller_prints_what_its_sliders_come_to(capsys: pytest.CaptureFixture[str]) -> None:
+    teller(ROOMY, LOAD, FOUND)(70_000.0, 3, 30, 2)
+    wanted = what_if(ROOMY, LOAD, calls_per_s=70_000, pods_per_service=3, batch_size=30, brokers=2, measured=FOUND)
+    assert capsys.readouterr().out == wanted + "\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "ended", "said"),
+    [
+        (FOUND, True, BEYOND),
+        (SustainedRate(LOAD, 0.0, 2_239.0, "it lagged"), True, "no rate was carried, the lowest that was not is 2,239 calls/s: it lagged"),
+        (SustainedRate(LOAD, 5_000.0, math.inf, ""), False, "5,000 calls/s held, nothing higher was tried"),
+    ],
+)
+def test_what_the_search_of_a_measurement_came_to_is_one_sentence(found: SustainedRate, ended: bool, said: str) -> None:
+    assert (found.ended, str(found)) == (ended, said)
+
+
+@pytest.mark.parametrize(("cores", "free"), [(0.0, 0.712), (0.5, 0.712), (1.0, 0.712), (2.0, 0.5219), (4.0, 0.3826)])
+def test_headroom_is_the_stated_rule_from_one_core_on(cores: float, free: float) -> None:
+    assert headroom(cores) == pytest.approx(free, abs=5e-5)
