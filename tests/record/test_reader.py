@@ -178,7 +178,7 @@ def test_what_an_older_run_did_not_record_is_not_known_or_what_was_true_then(fol
         if table == "faults":
             assert read["felt"].dtype == "category" and len(read) == 1
         else:
-            assert read["clock_ahead_ns"].tolist() == [0]
+            assert read["clock_ahead_ns"].tolist() == [0] and read["clock_ahead_ns"].dtype == np.int64
 
 
 # -- columns --------------------------------------------------------------------------------------------------------
