@@ -217,7 +217,7 @@ class AtBest:
         for outage in read_outages(self.run):
             names = np.array([*(history.pod in outage.pods for history in self.run.pod_histories), True])
             concerned = names[pod]
-            end_ns = min(outage.begin_ns + lasts.get(outage.fault, FOREVER_NS - outage.begin_ns), outage.end_ns)
+            end_ns = min(outage.begin_ns + lasts[outage.fault], outage.end_ns) if outage.fault in lasts else outage.end_ns
             meant |= concerned & (at_ns >= outage.begin_ns) & (at_ns <= end_ns)
             after = concerned & (at_ns > end_ns)
             since[after] = np.minimum(since[after], outage.begin_ns)
@@ -332,7 +332,8 @@ class AtBest:
 
     def _lock_outlived(self, first_ns: Array, second_ns: Array, lost_ns: Array, services: list[str]) -> Array:
         bus = self.run.scenario.get("bus", {})
-        ttl_ns, gap = int(float(bus.get("once_ttl_s", FOREVER_NS // 10**9)) * 1e9), second_ns - first_ns
+        ttl_ns = int(float(bus["once_ttl_s"]) * 1e9) if "once_ttl_s" in bus else FOREVER_NS
+        gap = second_ns - first_ns
         between = self.withheld.over(self.withheld.accounts, first_ns, second_ns)
         forward = np.zeros(len(gap), dtype=np.int64)
         for step in self.withheld.steps:

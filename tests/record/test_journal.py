@@ -179,3 +179,33 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         rows += b"x"
     assert str(error.value).startswith(f"cannot write {tmp_path}/nowhere/rows: No such file or directory")
     rows.close()
+
+
+def test_each_delivery_is_written_down_once_also_when_those_in_memory_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of three rows, of which the second is odd; from the fourth row on all are dropped from memory, and counted on."""
+    monkeypatch.setattr(journal, "KEPT_ROWS", 3)
+    recorder = JournalRecorder(tmp_path, source="w", pods=["p-0", "p-1"])
+    deliveries = recorder.journal
+    deliveries.odd_rows.append((1, 1, 1))
+    for event in (1, 2, 3):
+        deliveries.events.append(event)
+        deliveries.handled_ns.append(10 + event)
+    deliveries.reads_pod.append(1)
+    deliveries.reads_count.append(3)
+    deliveries.reads_received_ns.append(9)
+    deliveries.commit()
+    deliveries.commit()
+    assert (len(deliveries), recorder.rows("deliveries"), deliveries.odd_rows) == (3, 3, [])
+    deliveries.add(4, 0, 20, 21, outcome=2)
+    assert (len(deliveries), recorder.rows("deliveries")) == (0, 4)
+    deliveries.add(5, 1, 30, 31)
+    assert (len(deliveries), recorder.rows("deliveries")) == (1, 5)
+    recorder.close()
+    rows = [tuple(row.values()) for row in Journal(tmp_path / JOURNALS / "w").read("deliveries")]
+    assert rows == [
+        (1, "p-1", 9, 11, "broker", "handled"),
+        (2, "p-1", 9, 12, "memory", "skipped"),
+        (3, "p-1", 9, 13, "broker", "handled"),
+        (4, "p-0", 20, 21, "broker", "failed"),
+        (5, "p-1", 30, 31, "broker", "handled"),
+    ]

@@ -55,3 +55,34 @@ names = scoped | st.sampled_from(sorted(SLO_METRICS)).map(MetricName)
 @given(st.dictionaries(names.map(str), st.integers(0, 9)))
 def test_any_limits_survive_a_file(limits: dict[str, int]) -> None:
     assert flat_limits(tomllib.loads(tomli_w.dumps({"slo": nested_limits(limits)}))["slo"]) == limits
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("missing", ("missing", "", "")),
+        ("missing.service", ("missing.service", "", "")),
+        ("missing.service.web", ("missing", "service", "web")),
+        ('missing.service."web"', ("missing", "service", "web")),
+        ("missing.service.'web'", ("missing", "service", "web")),
+        ('missing.channel."a.b"', ("missing", "channel", "a.b")),
+        ('missing.channel.a."b"', ("missing", "channel", 'a."b"')),
+        ('missing.channel."', ("missing", "channel", '"')),
+        ("missing.channel.aba", ("missing", "channel", "aba")),
+        ('missing.channel."a', ("missing", "channel", '"a')),
+        ("missing.channel.a\nb", ("missing", "channel", "a\nb")),
+        (".channel.a", (".channel.a", "", "")),
+    ],
+)
+def test_the_parts_of_a_name(name: str, parts: tuple[str, str, str]) -> None:
+    assert tuple(read_metric(name)) == parts
+
+
+def test_limits_as_a_person_writes_them() -> None:
+    flat = {"missing": 1, 'missing.service."web"': 2, 'missing.channel."a.b"': 3, "lag_ms_p99": 4}
+    nested = {"missing": {"all": 1, "service": {"web": 2}, "channel": {"a.b": 3}}, "lag_ms_p99": 4}
+    assert nested_limits(flat) == nested and flat_limits(nested) == flat
+    assert flat_limits({"missing": {}}) == {"missing": {}}
+    with pytest.raises(ValueError) as error:
+        flat_limits({"missing": {"all": 1, "service": {"web": 2}}, "missing.service.web": "x"})
+    assert str(error.value) == "slo.missing.service.\"web\" has two limits, 2 and 'x': leave one out"

@@ -178,7 +178,7 @@ def test_what_an_older_run_did_not_record_is_not_known_or_what_was_true_then(fol
         if table == "faults":
             assert read["felt"].dtype == "category" and len(read) == 1
         else:
-            assert read["clock_ahead_ns"].tolist() == [0]
+            assert read["clock_ahead_ns"].tolist() == [0] and read["clock_ahead_ns"].dtype == np.int64
 
 
 # -- columns --------------------------------------------------------------------------------------------------------
@@ -213,6 +213,7 @@ def test_columns_at_some_rows() -> None:
     assert next(iter(found)) == "a" and pd.isna(found[1]) and found[2] == "b" and list(found.categories) == ["a", "b"]
     made = categorical(np.array([1, -1, 0]), ["x", "y"])
     assert made[0] == "y" and pd.isna(made[1]) and made.categories.dtype == "str"
+    assert categorical(np.array([], dtype=np.int8), []).categories.dtype == "str"
 
 
 def test_where_keys_stand() -> None:

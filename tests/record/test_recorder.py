@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from sim.errors import RecordError
 from sim.record.reader import codes_of, read_table
-from sim.record.recorder import PARTS, DeliveryBuffer, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
+from sim.record.recorder import PARTS, DeliveryBuffer, Names, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 from tests.support.examples import examples
@@ -401,3 +402,35 @@ def test_json_is_written_whole_with_a_line_end_or_its_file_is_named(tmp_path: Pa
     with pytest.raises(RecordError) as error:
         write_json(tmp_path / "nowhere" / "a.json", {})
     assert str(error.value).startswith(f"cannot write {tmp_path}/nowhere/a.json: No such file or directory")
+
+
+def test_the_last_word_that_fits_has_a_number_of_its_own() -> None:
+    names = Names({str(number): number for number in range(MAX_WORDS - 1)})
+    assert names["fits"] == MAX_WORDS - 1
+    assert names["does not"] == names["nor this"] == names[OTHERS] == MAX_WORDS
+    assert names["fits"] == MAX_WORDS - 1 and len(names) == MAX_WORDS + 1
+
+
+def test_in_virtual_time_parts_are_written_at_once_and_else_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def write(folder: Path) -> None:
+        recorder = Recorder(folder, source="h0", tamper=lambda rows: rows)
+        for number in range(3):
+            recorder.tables["calls"].add(number, "p", "a", 1, "ok")
+            recorder.flush()
+        recorder.close()
+
+    def noted(path: Path, table: str, rows: pa.Table) -> None:
+        threads.append(threading.current_thread().name)
+        if "fails" in str(path):
+            raise RecordError("no room")
+
+    monkeypatch.setattr("sim.record.recorder.write_table", noted)
+    write(tmp_path / "thread")
+    assert threads == ["record_0"] * 3
+    monkeypatch.setattr("sim.record.recorder.is_virtual", lambda: True)
+    write(tmp_path / "virtual")
+    assert threads[3:] == [threading.current_thread().name] * 3
+    with pytest.raises(RecordError, match="no room"):
+        write(tmp_path / "fails")

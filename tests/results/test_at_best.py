@@ -319,6 +319,7 @@ def test_items_that_were_lost_after_a_stall(plan: RunFolder) -> None:
         (15, 7, BATCH),
         (16, 11, "a"),
         (12.2, 1, "a"),
+        (12.25, 1, "a"),
         (12.3, 0, BATCH),
     ):
         plan.event(at(second), channel=channel, items=items, outcome="refused")

@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sim.machine.waits import Waits
 from sim.record.limits import MetricName
 from sim.record.run_info import Phase
 from sim.results import balance
+from sim.results.at_best import AtBest
 from sim.results.checkers import judge
+from sim.results.checkers.verdict import result_json
 from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.opened_run import Run, open_run
 from tests.support.run_folders import MS, SECOND, US, RunFolder, causes
@@ -404,3 +407,28 @@ def test_a_run_that_never_reached_its_run_phase_has_no_data_for_any_checker(tmp_
         for value in one.metrics.values()
     )
     assert [limit.detail for limit in verdict.slo] == ["from_future was not measured: no data"]
+
+
+@pytest.mark.parametrize("starved", [False, True])
+def test_a_scenario_that_leaves_everything_out_is_judged_by_the_defaults(plan: RunFolder, starved: bool) -> None:
+    """Nothing that a scenario may leave out changes a word when it is left out: transport, recipes, reads, services, faults, limits."""
+    plan.scenario = ""
+    if starved:
+        plan.starve(h0=lambda now: Waits(waited_ns=0.0, stood_ns=float(SECOND // 4 * (now > at(15)))))
+    folder = plan.write()
+    whole = judge(open_run(folder))
+    (folder / "scenario.toml").write_text('name = "synthetic"\n')
+    run = open_run(folder)
+    bare = judge(run)
+    assert {name: result_json(one) for name, one in bare.checkers.items()} == {
+        name: result_json(one) for name, one in whole.checkers.items()
+    }
+    assert bare.slo == [] and not [one for one in bare.checkers.values() if "checker failed" in one.detail]
+    best = AtBest(run, lambda arriving: np.array([], dtype=np.int64))
+    expected = {
+        "missing": 8.0, "lag_ms_p50": 0.25, "handled_twice": 4.0, "time_to_notice_s_max": 7.0, "calls_failed": 0.0,
+        "offered_ratio_min": 1.0,
+    }  # fmt: skip
+    if not starved:
+        assert {metric: best.value(metric, 7.0, 1.0) for metric in expected} == expected
+    assert best.withheld.stalls.keys() == ({"h0", "locust"})

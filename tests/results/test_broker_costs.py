@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.results.broker_costs import BrokerCosts, broker_costs, least_squares
+from sim.results.broker_costs import BrokerCosts, _fitted, broker_costs, cpu_samples, least_squares, work_between
 from sim.results.checkers import judge
+from sim.results.interval import Interval
 from sim.results.opened_run import Run, open_run
 from sim.results.report import write_report
 from sim.run.steps import run_scenario
@@ -149,3 +150,92 @@ def test_in_a_cluster_copies_are_what_was_heard_because_publish_counts_one_node(
     assert cluster.publishes == alone.publishes
     assert cluster.copies == 2 * alone.publishes, "two replicas heard each"
     assert cluster.all_in_copy_us == pytest.approx(alone.all_in_copy_us / 2)
+
+
+# -- the parts, by value --------------------------------------------------------------------------------------------
+
+
+def counted(folder: Path, *, nodes: int = 1) -> RunFolder:
+    """Samples at 10, 11, 13 and 16 s; publishes answered in the windows between them, and outside."""
+    plan = RunFolder(folder).service("web", replicas=2)
+    plan.info.nodes = nodes
+    for seconds, user, system in ((9.9, 1, 1), (10, 2, 1), (11, 2.25, 1.25), (13, 3.5, 2), (16, 5, 3), (20.1, 9, 9)):
+        plan.broker += [(int(seconds * SECOND), "used_cpu_user_s", "", user), (int(seconds * SECOND), "used_cpu_sys_s", "", system)]
+    plan.broker += [(11 * SECOND, "used_cpu_user_s", "", 99.0), (12 * SECOND, "used_cpu_user_s", "", 3.0), (12 * SECOND, "memory", "", 3.0)]
+    for seconds, receivers, outcome in (
+        (9.95, 1, "acknowledged"), (10, 2, "acknowledged"), (10.99, 3, "acknowledged"), (11, 4, "acknowledged"), (12, 5, "unknown"),
+        (12.5, 6, "acknowledged"), (15, 7, "acknowledged"), (16, 8, "acknowledged"), (14, 9, "refused"),
+    ):  # fmt: skip
+        event = plan.event(int(seconds * SECOND) - MS, sent_ns=int(seconds * SECOND) - MS, acked_ns=int(seconds * SECOND), outcome=outcome)
+        event.receivers = receivers
+    plan.hear(plan.events[2], "web-0")
+    plan.hear(plan.events[2], "web-1")
+    return plan
+
+
+def test_samples_are_those_of_the_phase_that_have_both_parts(tmp_path: Path) -> None:
+    at_s, cpu_s = cpu_samples(open_run(counted(tmp_path / "run").write()), "run")
+    assert (at_s.tolist(), cpu_s.tolist()) == ([10.0, 11.0, 13.0, 16.0], [3.0, 3.5, 5.5, 8.0])
+    at_s, cpu_s = cpu_samples(open_run(counted(tmp_path / "none").write()), "heal")
+    assert (at_s.tolist(), cpu_s.tolist()) == ([], [])
+
+
+def test_work_is_counted_in_the_window_in_which_it_was_answered(tmp_path: Path) -> None:
+    times = np.array([10.0, 11.0, 13.0, 16.0])
+    publishes, copies = work_between(open_run(counted(tmp_path / "run").write()), times)
+    assert (publishes.tolist(), copies.tolist()) == ([2, 2, 1], [5, 10, 7])
+    publishes, copies = work_between(open_run(counted(tmp_path / "cluster", nodes=2).write()), times)
+    assert (publishes.tolist(), copies.tolist()) == ([2, 2, 1], [2, 0, 0]), "of one node PUBLISH says nothing of the others: what was heard"
+
+
+def test_a_few_windows_say_what_all_cost_together(tmp_path: Path) -> None:
+    assert broker_costs(open_run(counted(tmp_path / "run").write())) == BrokerCosts(
+        windows=3,
+        publishes=5,
+        copies=22,
+        cpu_share=5 / 6,
+        all_in_copy_us=5e6 / 22,
+        fan_out=22 / 5,
+        reason="only 3 windows between samples, 10 are needed",
+    )
+
+
+def test_no_samples_and_a_broker_that_was_started_again(tmp_path: Path) -> None:
+    plan = counted(tmp_path / "again")
+    plan.broker += [(17 * SECOND, "used_cpu_user_s", "", 0.5), (17 * SECOND, "used_cpu_sys_s", "", 0.5)]
+    plan.broker += [(18 * SECOND, "used_cpu_user_s", "", 50.0), (18 * SECOND, "used_cpu_sys_s", "", 0.5)]
+    assert broker_costs(open_run(plan.write())) == BrokerCosts(reason="the broker was started again in this phase")
+    plan.folder, plan.broker = tmp_path / "none", plan.broker[:2]
+    assert broker_costs(open_run(plan.write())) == BrokerCosts(reason="no samples of the broker's CPU in phase run")
+
+
+def exactly(value: float) -> Interval:
+    return Interval(*(pytest.approx(value, rel=1e-6),) * 3)
+
+
+def windows(*, copies: Callable[[int], int], publishes: Callable[[int], int]) -> BrokerCosts:
+    """Twelve windows of one or two seconds; 20 ms a second, 30 us a publish and 7 us a copy."""
+    seconds = np.array([1.0 + n % 2 for n in range(12)])
+    made, heard = (np.array([float(count(n)) for n in range(12)]) for count in (publishes, copies))
+    return _fitted(BrokerCosts(windows=12), seconds, seconds * 0.02e6 + made * 30 + heard * 7, made, heard)
+
+
+def test_costs_are_told_apart_in_windows_of_different_length() -> None:
+    found = windows(publishes=lambda n: 100 + 37 * (n % 5), copies=lambda n: 1000 + 211 * (n % 3) + 17 * n)
+    assert (found.publish_us, found.copy_us, found.idle_share) == (exactly(30), exactly(7), exactly(0.02))
+    assert found.reason == "" and found.windows == 12 and found.joint_copy_us.known
+
+
+def test_costs_of_what_rises_and_falls_together_are_joint() -> None:
+    """Four copies a publish: a copy costs 7 us and a quarter of 30."""
+    found = windows(publishes=lambda n: 100 + 37 * (n % 5), copies=lambda n: 4 * (100 + 37 * (n % 5)))
+    assert (found.joint_copy_us, found.idle_share) == (exactly(14.5), exactly(0.02))
+    assert not found.publish_us.known and not found.copy_us.known
+    assert found.reason == "publishes and copies rise and fall together (correlation 1.000): only their joint cost is known"
+
+
+def test_costs_of_a_steady_flow_are_not_known() -> None:
+    found = windows(publishes=lambda n: 100 + n, copies=lambda n: 300 * (1 + n % 2))
+    assert found == BrokerCosts(windows=12, reason="every window held the same number of copies")
+    steady = windows(publishes=lambda n: 100 * (1 + n % 2), copies=lambda n: 300 + 7 * n)
+    assert steady.reason == "publishes and copies rise and fall together (correlation 1.000): only their joint cost is known"

@@ -10,7 +10,7 @@ import pytest
 
 from sim.record.schema import OTHERS
 from sim.results.checkers import CHECKERS, Result
-from sim.results.checkers.fallback import blind_spans
+from sim.results.checkers.fallback import blind_spans, reachability
 from sim.results.checkers.staleness import stale_for_at_best
 from sim.results.checkers.steady import MARGIN_NS
 from sim.results.checkers.verdict import Bounds, result_json
@@ -289,6 +289,51 @@ def test_when_a_pod_was_blind(tmp_path: Path) -> None:
         "web-1": [[events[5].sent_ns, events[5].sent_ns + SECOND + 250 * US]],
         "web-2": [[at(15), at(16) + 1], [at(18.5), at(30)]],
     }
+
+
+def test_the_map_of_who_reached_whom(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    events = plan.publish(2, start_ns=at(11.2), step_ns=SECOND, publisher="web-1")
+    plan.publish(1, start_ns=at(9.9), publisher="locust-0")
+    plan.publish(1, start_ns=at(11.3), publisher="web-1", items=0)  # a probe
+    plan.drop(events[1], "web-0")
+    found = reachability(open_run(plan.write()), width_s=0.5)
+    assert [tuple(row) for row in found.astype({"publisher": str, "hearer": str}).itertuples(index=False)] == [
+        ("web-1", "web-0", 1.0, 1, 1),
+        ("web-1", "web-0", 2.0, 1, 0),
+        ("web-1", "web-1", 1.0, 1, 1),
+        ("web-1", "web-1", 2.0, 1, 1),
+        ("locust-0", "web-0", -0.5, 1, 1),
+        ("locust-0", "web-1", -0.5, 1, 1),
+    ]
+    nobody = reachability(open_run(RunFolder(tmp_path / "nobody").write()))
+    assert nobody.empty and list(nobody) == ["publisher", "hearer", "second", "published", "heard"]
+
+
+def test_pods_that_were_ready_while_they_were_blind(plan: RunFolder) -> None:
+    """web-2 is blind from 14.50005 s on; its last readiness probe before 16 s and from 18 s to the drain was answered 200."""
+    plan.probes = [
+        (at(seconds), "web-2", probe, status, "")
+        for seconds, probe, status in ((18, "ready", 200), (12, "ready", 200), (16, "ready", 503), (19, "live", 503))
+    ]
+    assert result_of(plan, "fallback").counts["ready_while_blind_s.sum"] == pytest.approx(16 - 14.50005 + 2)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "pods", "detail"),
+    [
+        ("", False, "no data: the pods table is empty, so nothing says what any pod believed"),
+        ('[[faults]]\nkind = "x"\n', True, "no data: the scenario means faults, and none is recorded in the run phase"),
+        ("[kubelet]\nenabled = true\n", True, "no data: the scenario means a kubelet, and no probe is recorded"),
+    ],
+)
+def test_what_the_fallback_needs_and_is_not_there(tmp_path: Path, scenario: str, pods: bool, detail: str) -> None:
+    plan = RunFolder(tmp_path / "run", scenario=scenario)
+    if pods:
+        plan.pod("web-0").publish(1)
+    result = told(plan, "fallback")
+    assert (result["verdict"], result["detail"], result["witnesses"]) == ("unknown", detail, [])
+    assert result["counts"]["faults"] == 0 and set(result["metrics"]) >= {"truth_gap_s_max", "heard_only_here"}
 
 
 # -- staleness ------------------------------------------------------------------------------------------------------
