@@ -15,7 +15,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from sim.machine.clock import now_ns
+from sim.machine.clock import NS_PER_S, now_ns
 
 RETRY_S = 0.05
 
@@ -36,6 +36,8 @@ class Felt:
         Whether it waited for that.
     in_part
         Whether some of it was not done, not at the same time, or taken back too early.
+    missed_ns
+        When it first could not be done; 0 = it could be at once.
     cut_short
         Whether it is ended before its window is, as the run is interrupted: what heals waits then for nothing that had yet to happen.
     """
@@ -45,6 +47,7 @@ class Felt:
     at_ns: int = 0
     late: bool = False
     in_part: bool = False
+    missed_ns: int = 0
     cut_short: bool = False
 
     @property
@@ -57,8 +60,13 @@ class Felt:
         self.says = True
         if self.at_ns:
             self.in_part |= waited
-        else:
-            self.at_ns, self.late = since_ns or now_ns(), waited
+            return
+        self.at_ns = since_ns or now_ns()
+        since_missed_s = (self.at_ns - self.missed_ns) / NS_PER_S
+        if waited or (self.missed_ns and since_missed_s > RETRY_S):
+            self.late = True
+        elif self.missed_ns:
+            self.in_part = True  # to others it could not be done at that time
 
     def missed(self) -> None:
         """Note that something could not be done."""
@@ -66,7 +74,7 @@ class Felt:
         if self.at_ns:
             self.in_part = True
         else:
-            self.late = True
+            self.missed_ns = self.missed_ns or now_ns()
 
     def word(self) -> str:
         """Return one of `sim.record.schema.FELT`."""

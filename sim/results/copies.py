@@ -2,9 +2,10 @@
 
 A *copy* is one event for one pod. It is **expected** when the pod's channels hold the event's channel and the pod was alive when the event
 was sent (at its intended time, if it never left); or did hear it, and came alive before the answer (at any time, where none came: a link
-may have held it), or lived for a part of the very nanosecond of the sending, as in virtual time. An event that stands twice in `publishes`
-counts once, with its best outcome. On a transport that hands an event to one pod of each service (`bus.transport = "streams"`) every pod of
-the service is expected to hear it all the same, and one that came alive later may.
+may have held it; or where it is only one node's: the others of a cluster are told later), or lived for a part of the very nanosecond of the
+sending, as in virtual time. An event that stands twice in `publishes` counts once, with its best outcome. On a transport that hands an
+event to one pod of each service (`bus.transport = "streams"`) every pod of the service is expected to hear it all the same, and one that
+came alive later may.
 
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
@@ -147,7 +148,7 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
     meant = (expected & possible)[event]
     late = np.flatnonzero(~meant & possible[event])
     came, was = history.alive(index.answered_ns[event[late]]), history.alive_about(index.due_ns[event[late]])
-    late = late[came | was | run.one_per_service | (index.outcome[event[late]] == OUTCOME["unknown"])]
+    late = late[came | was | run.one_per_service | run.handed_on | (index.outcome[event[late]] == OUTCOME["unknown"])]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
     first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so that the first delivery wins

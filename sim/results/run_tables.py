@@ -88,6 +88,11 @@ class RunTables:
         """Whether the broker is a cluster of several nodes."""
         return self.info.nodes > 1
 
+    @property
+    def handed_on(self) -> bool:
+        """Whether nodes hand events on to each other, so that one node's answer says nothing of when the others have them."""
+        return self.many_nodes and self.transport == "pubsub"
+
     def felt_faults(self) -> list[dict[str, Any]]:
         """Return the rows of the faults table whose fault was carried out, as a whole or in part."""
         felt = self.faults[self.faults["felt"] != "not at all"]

@@ -126,6 +126,23 @@ def test_what_a_link_held_back_may_be_heard_by_who_came_later(plan: RunFolder, o
     assert (found[fate], found["delivered"]) == ((4, 4) if fate == "delivered" else (1, 3))
 
 
+@pytest.mark.parametrize(
+    ("nodes", "transport", "fate"), [(6, "pubsub", "delivered"), (6, "sharded", "unexpected"), (1, "pubsub", "unexpected")]
+)
+def test_a_node_may_be_told_of_an_event_after_its_publisher_had_another_s_answer(
+    plan: RunFolder, nodes: int, transport: str, fate: str
+) -> None:
+    """A pod that subscribes in between hears it there. A shard has one node, and its answer comes when all who hear have it."""
+    plan.info.nodes, plan.transport = nodes, transport
+    plan.pods["late"] = ("web", "config.updated")
+    event = plan.event(RUN_NS, acked_ns=RUN_NS + MS)
+    plan.state("late", RUN_NS + 2 * MS, "starting").state("late", RUN_NS + 20 * MS, "subscribed")
+    for pod in plan.pods:
+        plan.hear(event, pod, lag_ns=40 * MS)
+    found = fates(open_run(plan.write()))
+    assert (found[fate], found["delivered"]) == ((4, 4) if fate == "delivered" else (1, 3))
+
+
 def test_a_pod_is_deaf_from_the_last_it_heard_to_its_next_subscription(plan: RunFolder) -> None:
     events = plan.publish(100)
     plan.state("web-1", events[50].sent_ns + 100 * US, "disconnected").state("web-1", events[70].sent_ns - 10 * US, "subscribed")

@@ -185,7 +185,7 @@ def _foreign(run: Run, unexpected: Array) -> Array:
 def _publish_account(run: Run) -> dict[str, int | float]:
     """Return what PUBLISH said of the run phase's events, beside how many copies of them were expected."""
     copies, receivers, said = run.copies, run.publishes["receivers"].to_numpy(), _said(run)
-    one_count = not run.many_nodes or run.transport != "pubsub"
+    one_count = not run.handed_on
     heard = np.bincount(copies.publish[copies.fate == FATE["delivered"]], minlength=len(receivers))
     return {
         "publish_receivers": int(receivers[said].sum()),
