@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sim.bus.envelope import EVENT_TYPES, Event
 from sim.bus.fallback import HEARING, SPEAKING
+from sim.bus.foreign_data import BEYOND
 from sim.bus.metrics import create_metrics
 from sim.bus.services import SERVICES
 from sim.machine.http_server import HttpAnswer, Refusal, Request
@@ -217,7 +218,7 @@ def test_names_from_outside_do_not_grow_without_bound() -> None:
         logic.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", {"name": f"m{number}", "value": 1}))
         logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": f"p{number}", "tokens": 1}))
     for counts in (logic.items, logic.metrics, logic.tokens, logic.uses):
-        assert (len(counts), sum(counts.values()), counts["(others)"], counts["kind0"] + counts["m0"] + counts["p0"]) == (
+        assert (len(counts), sum(counts.values()), counts[BEYOND], counts["kind0"] + counts["m0"] + counts["p0"]) == (
             1001,
             1500,
             500,
