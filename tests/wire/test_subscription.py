@@ -174,6 +174,22 @@ def test_a_read_that_ends_inside_a_message_is_gone_on_with_and_never_remembered(
     play(scene)
 
 
+def test_whole_messages_of_its_channels_are_cut_out_and_a_read_that_was_had_is_heard_at_its_own_time() -> None:
+    async def scene() -> None:
+        end = await End().subscribed("a", "b.c")
+        end.subscription._reader.feed = None  # type: ignore[method-assign,assignment]
+        stream = message(b"1") + message(b"2", b"b.c") + message(b"3")
+        times = []
+        for _ in range(3):
+            await asyncio.sleep(1.5)
+            times.append(now_ns())
+            assert end.read(stream) == [(b"1", b"2", b"3")]
+        assert [at_ns for _, at_ns in end.heard] == times
+        assert len(end.decoded) == 1
+
+    play(scene)
+
+
 def test_messages_and_other_words_of_one_read_are_told_apart_and_not_remembered() -> None:
     async def scene() -> None:
         end = await End().subscribed("a")
@@ -274,7 +290,6 @@ def test_it_pauses_resumes_and_ends_its_socket() -> None:
 @pytest.mark.parametrize("length", [1, 1023, 1024, 1025, 65_535, 65_536])
 def test_the_memo_knows_the_same_bytes_again_and_no_others(length: int) -> None:
     memo: ReadMemo[Payloads] = ReadMemo(Payloads)
-    assert memo.last == (None, None)
     data, chunk = b"x" * length, Payloads([b"1"])
     memo.put(data, chunk)
     assert memo.last == (data, chunk)
@@ -305,6 +320,10 @@ def test_the_memo_tells_long_reads_apart_by_their_beginnings_and_lengths_and_beg
     assert len(memo._chunks) == memo.MAX_READS
     memo.put(b"one more", Payloads([]))
     assert list(memo._chunks) == [b"one more"]
+
+
+def test_a_memo_that_was_asked_for_nothing_has_no_last_read() -> None:
+    assert ReadMemo(Payloads).last == (None, None)
 
 
 def test_a_read_that_is_too_long_to_remember_is_not_the_last_one_either() -> None:
