@@ -351,7 +351,7 @@ class AtBest:
         hosts = self.run.info.load.generators
         if not self._stalled_in(begin, end, hosts):
             return 0.0  # it was back in time for the next call
-        lost = max((int(self.withheld.of(host, np.array([begin]), np.array([end]))[0]) for host in hosts), default=0)
+        lost = max(int(self.withheld.of(host, np.array([begin]), np.array([end]))[0]) for host in hosts)
         return lost / (end - begin) if end > begin else 0.0
 
     # -- checkers ------------------------------------------------------------------------------------------------
@@ -363,5 +363,5 @@ class AtBest:
         if checker != "steady":
             return False
         ends = [outage.end_ns for outage in read_outages(self.run)]
-        begin, end = max(ends, default=0), min(self.run.phases.get("drain", (0, FOREVER_NS))[1], FOREVER_NS)
+        begin, end = max(ends, default=0), self.run.phases.get("drain", (0, FOREVER_NS))[1]
         return self._stalled_in(begin, max(end, load_end(self.run)))

@@ -120,7 +120,7 @@ def cpu_samples(run: Run, phase: str) -> tuple[Array, Array]:
 def work_between(run: Run, at_s: Array) -> tuple[Array, Array]:
     """Return how many publishes were answered in each window, and how many copies they made."""
     rows = run.publishes.assign(copies=_copies(run))
-    rows = rows[(rows["outcome"] == "acknowledged") & (rows["acked_ns"] > 0)]
+    rows = rows[rows["outcome"] == "acknowledged"]
     window = np.searchsorted(at_s, rows["acked_ns"].to_numpy() / 1e9, side="right") - 1
     inside = (window >= 0) & (window < len(at_s) - 1)
     copies = rows["copies"].to_numpy()[inside].astype(np.float64)

@@ -302,7 +302,7 @@ def test_in_a_fault_copies_are_lost_anyway_and_after_it_a_stall_in_it_counts_how
 
 
 def test_after_a_fault_a_stall_in_it_counts_however_long_ago(tmp_path: Path) -> None:
-    plan = RunFolder(tmp_path / "run").pod("web-0", channels="a").pod("web-1", channels="a")
+    plan = RunFolder(tmp_path / "run").pod("web-0", channels="a", end_ns=at(41)).pod("web-1", channels="a", end_ns=at(41))
     plan.info.phases = [Phase("run", at(10), at(40)), Phase("drain", at(40), at(42))]
     unheard(plan, 30, 39, channel="a")
     plan.faults = [("pod_freeze", "web-0", at(13), at(29))]
@@ -489,3 +489,12 @@ def test_the_lab_may_not_have_recovered_because_it_stalled_after_the_last_fault(
     best = best_of(starved(plan, h0=moments(stall)))
     assert best.may_be_made("steady") is expected
     assert best.may_be_made("order") is best.may_be_made("ledger") is False
+
+
+def test_a_run_that_never_came_to_its_drain_may_have_stalled_until_its_end(plan: RunFolder) -> None:
+    plan.publish(1, channel="a")
+    plan.faults = [("broker_down", "broker", at(14), at(15))]
+    plan.info.phases = [phase for phase in plan.info.phases if phase.name != "drain"]
+    assert best_of(starved(plan, h0=moments(22.5))).may_be_made("steady") is True
+    plan.folder = plan.folder.with_name("quiet")
+    assert best_of(starved(plan, h0=moments(12.5))).may_be_made("steady") is False
