@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from sim.faults.world import World
 from sim.grounds.broker import Broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.grounds.model.ground import ModelBroker
-from sim.machine.clock import now_ns
+from sim.machine.clock import now_ns, to_the_end
 from sim.run.fleet import Fleet
 from sim.scenario.file import Scenario
 from sim.wire.command_client import CommandClient
@@ -83,11 +84,17 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         waiting=waiting,
     )
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = 0
     try:
         yield timeline
     finally:
+        cancelled = task.cancelling()
         try:
-            await timeline.heal()
+            await to_the_end(timeline.heal())
         finally:
             for command_client in command_clients:
                 command_client.close()
+    if task.cancelling() > cancelled:
+        raise asyncio.CancelledError  # a Ctrl-C while faults were healed: they are healed all the same

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from msgspec import to_builtins
 
 from sim.errors import Interrupted
 from sim.faults.catalogue import FAULTS
+from sim.faults.timeline import Timeline
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import check_tree, load_scenario
@@ -58,6 +62,27 @@ def test_what_began_last_ends_first(tmp_path: Path, turned: bool) -> None:
     run, _ = interrupted(tmp_path / "run", faults[::-1] if turned else faults, on="model")
     ended = run.faults["fault"].astype(str).tolist()  # a row is written when its end is done
     assert ended == ["pod_freeze", "handler_error", "slow_handler"]
+
+
+def test_a_ctrl_c_while_faults_are_healed_leaves_none_unhealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heal = Timeline.heal
+
+    async def interrupted_in_the_middle(self: Timeline) -> None:
+        for task in self._tasks:
+            task.cancel()
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.5)
+        await heal(self)
+
+    monkeypatch.setattr(Timeline, "heal", interrupted_in_the_middle)
+    faults = [{"kind": "broker_freeze", "at_s": 1, "for_s": 1}, {"kind": "buffer_limit", "at_s": 0.5, "for_s": 1, "hard_bytes": 1000}]
+    tree = to_builtins(load_scenario("baseline", settings=("load.driver=pods", "load.run_s=2", "slo={}"))) | {"faults": faults}
+    watched = Watched(None)
+    with watching(watched), pytest.raises(Interrupted):
+        run_scenario(check_tree(tree, where="healing"), on="model", out=tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert (watched.found, run.info.state, len(run.faults)) == ([], "interrupted", 2)
+    assert "drain" not in run.phases, "it ends when all is healed"
 
 
 def interrupted(folder: Path, faults: list[dict[str, object]], *, on: str) -> tuple[Run, Watched]:
