@@ -40,6 +40,7 @@ SCHEMES = ("redis", "rediss")
 TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = (*TLS_FILES, "ssl_password", "ssl_check_hostname", "ssl_cert_reqs", "ssl_min_version", "ssl_ciphers")
 URL_OPTIONS = (*TLS_OPTIONS, "username", "password", "db")
+SECRET_OPTIONS = {"password", "ssl_password"}
 HOW = "write redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], with / ? # and @ of a password as %2F %3F %23 %40"
 TRUTHS = ("true", "false", "yes", "no", "1", "0")
 CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -280,6 +281,8 @@ def _check_options(shown: str, scheme: str, inside: SplitResult) -> None:
     unknown = sorted(options.keys() - set(URL_OPTIONS))
     if unknown and is_hidden(shown):  # the option's name would be half a password
         raise UsageError(f"{shown!r} is not a broker's URL: {HOW}")
+    if unknown and SECRET_OPTIONS & options.keys():  # what is no option may be the rest of a password with an & in it
+        raise UsageError(f"{shown!r}: an option behind the ? is none; known: {', '.join(URL_OPTIONS)}. An & of a password is written %26")
     if unknown:
         raise UsageError(
             f"{shown!r}: no option {unknown[0]!r} in a broker's URL{did_you_mean(unknown[0], URL_OPTIONS)}; known: {', '.join(URL_OPTIONS)}"
