@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sim.errors import UsageError
@@ -103,6 +103,7 @@ shapes = st.sampled_from(
 @example(secret="&Q7", shape="rediss://host:6379?password={}", quoted=False)
 @example(secret="a&Q7=1", shape="redis://host:6379/0?username=u&password={}&db=1", quoted=False)
 def test_no_piece_of_a_secret_is_shown_wherever_it_stands(secret: str, shape: str, quoted: bool) -> None:
+    assume("@" in shape or "@" not in secret or quoted)  # else its @ makes another password of it, and a host of the rest
     url = shape.format(*[quote(secret, safe="") if quoted else secret] * 2)
     assert MARK not in shown_url(url)
     try:
