@@ -53,7 +53,7 @@ LONG = (BROKER, pytest.mark.deep)
         (("claims", "2", "--on", "model"), "claims.json"),
         (("notebooks", "00_quickstart", "-p", "ground=model"), "conclusions.json"),
         pytest.param(("run", "baseline", *SHORT), "report.html", marks=BROKER),
-        pytest.param(("run", "link_slow", *SHORT, "--set", "load.run_s=6.5", "--set", "hosts.kind=local"), "report.html", marks=BROKER),
+        pytest.param(("run", "link_slow", *SHORT, "--set", "load.run_s=6.5", "--set", "hosts.kind=local"), "report.html", marks=LONG),
         pytest.param(("audit",), "run.json", marks=BROKER),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else None,

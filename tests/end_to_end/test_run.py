@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -339,8 +340,11 @@ def test_a_pod_that_cannot_hear_is_named(small: Small, tmp_path: Path, own_serve
 PHASES = ["provision", "start", "probe", "warm-up", "run", "drain"]
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("phase", PHASES)
+LONG = {("locust", "start"), ("locust", "probe"), ("locust", "drain")}  # the processes of Locust take long to start
+IN_EACH_PHASE = [pytest.param(*one, marks=[pytest.mark.deep] * (one in LONG)) for one in itertools.product(DRIVERS, PHASES)]
+
+
+@pytest.mark.parametrize(("driver", "phase"), IN_EACH_PHASE)
 def test_an_interruption_in_any_phase_is_told_and_seals_what_there_is(tmp_path: Path, phase: str, driver: str) -> None:
     stopped = interrupt(tmp_path / "run", phase=phase, driver=driver)
     assert (stopped.code, stopped.errors) == (130, "")

@@ -256,7 +256,7 @@ def test_nor_does_a_traceback(tmp_path: Path) -> None:
         assert [piece for piece in PIECES if piece in ended.said] == [], ended.said
 
 
-@pytest.mark.parametrize("bad", ["missing at", "not quoted", "nobody there"])
+@pytest.mark.parametrize("bad", ["missing at", *(pytest.param(bad, marks=DEEP) for bad in ("not quoted", "nobody there"))])
 def test_locust_s_error_about_a_url_shows_no_piece_of_its_secret(bad: str, tmp_path: Path) -> None:
     for file, given in (("bus_user.py", "--host"), ("bus_user.py", "--on"), ("gateway_user.py", "--host"), ("gateway_user.py", "--on")):
         args = ("-m", "locust", "-f", LOCUSTFILES / file, "--headless", "-u", "2", "-t", "1s", given, BAD[bad])

@@ -461,7 +461,7 @@ def test_the_kubelet_probes_who_is_new_and_leaves_who_was_replaced(tmp_path: Pat
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("host", ["inline", "local"])
+@pytest.mark.parametrize("host", [pytest.param("inline", marks=pytest.mark.deep), "local"])
 def test_new_pods_are_there_before_old_ones_go_on_a_real_server(tmp_path: Path, host: str) -> None:
     run = restarted(tmp_path, f"hosts.kind={host}", "load.run_s=25", on="embedded", for_s=6)
     alive, ready = alive_and_ready(run, "music-service")

@@ -172,10 +172,10 @@ def test_a_stall_breaks_a_limit_on_lag_only_where_it_was_a_fault_s_and_not_the_g
         (signal.SIGINT, 130, ()),
         (signal.SIGINT, 130, ("--processes", "2")),
         (signal.SIGTERM, 130, ("--shape", "steady")),
-        (signal.SIGHUP, 130, ()),
+        pytest.param(signal.SIGHUP, 130, (), marks=pytest.mark.deep),
         (signal.SIGHUP, 130, ("--processes", "2")),
         (signal.SIGKILL, -9, ("--processes", "2")),
-        (signal.SIGKILL, -9, ()),
+        pytest.param(signal.SIGKILL, -9, (), marks=pytest.mark.deep),
     ],
 )
 def test_an_interrupted_run_is_sealed_and_nothing_stays_behind(tmp_path: Path, number: int, code: int, more: tuple[str, ...]) -> None:

@@ -301,7 +301,9 @@ def next_command(cwd: Path) -> str:
 
 @pytest.mark.broker
 @pytest.mark.parametrize(
-    ("scenario", "alone"), [("broker_freeze", True), ("broker_freeze", False), ("link_blackhole", True)], ids=lambda one: str(one)
+    ("scenario", "alone"),
+    [("broker_freeze", True), pytest.param("broker_freeze", False, marks=pytest.mark.deep), ("link_blackhole", True)],
+    ids=lambda one: str(one),
 )
 def test_a_lab_killed_in_a_fault_is_healed_by_the_next_command(leases: Path, tmp_path: Path, scenario: str, alone: bool) -> None:
     out = tmp_path / "out"

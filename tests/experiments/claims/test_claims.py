@@ -366,6 +366,7 @@ def test_which_clients_come_back_decides_both_claims_on_it(reattach: str, hears:
 
 
 @pytest.mark.broker
+@pytest.mark.deep
 def test_redis_py_hears_again_after_a_second_and_has_given_up_after_eight(tmp_path: Path) -> None:
     short, long = (live_through(tmp_path / str(away_s), away_s=away_s) for away_s in (0.3, 8.0))
     assert short.checkers[CLIENT].counts["hears"] == 1, short

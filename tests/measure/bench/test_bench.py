@@ -38,6 +38,7 @@ def printed(report: BenchReport) -> str:
 
 
 @pytest.mark.broker
+@pytest.mark.deep
 def test_a_tiny_bench_measures_every_client_at_every_depth_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     lines: list[str] = []
