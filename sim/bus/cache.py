@@ -147,8 +147,5 @@ class ConfigSubscriber:
         """Drop every entry that matches the event's pattern."""
         pattern = event.data.get("pattern")
         for cache in (self.templates, self.providers):
-            if isinstance(pattern, str) and not _GLOB.search(pattern):
-                cache.delete(pattern)
-            else:
-                cache.drop(pattern)
+            cache.drop(pattern)
         self.invalidations += 1
