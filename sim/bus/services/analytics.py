@@ -59,9 +59,12 @@ class AnalyticsService:
 
     def metric(self, event: Event) -> None:
         """Add one metric."""
-        metrics = self.metrics
-        name = event.data.get("name")
-        metrics[name if name.__class__ is str else name_of(event.data, METRIC_NAMES)] += 1
+        metrics, data = self.metrics, event.data
+        try:
+            name = data["name"]
+        except KeyError:
+            name = None
+        metrics[name if name.__class__ is str else name_of(data, METRIC_NAMES)] += 1
         if len(metrics) > MAX_NAMES:  # checked here and not in a function: the lab measures its own speed by this handler
             _bound(metrics)
 
