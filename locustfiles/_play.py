@@ -95,6 +95,7 @@ class Play:
         self.clients: list[BusClient] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
         self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
+        self.measures = True
         self._meter = gevent.spawn(measure, self)
         self._closing = gevent.lock.BoundedSemaphore()
         self._closed = False
@@ -188,9 +189,10 @@ class Play:
         with self._closing:
             if not self._closed:
                 self._closed = True
-                if self._meter.ready() and self._meter.exception is not None:
+                self.measures = False
+                self._meter.join()  # killed while it hands rows over, it would take those with it
+                if self._meter.exception is not None:
                     self.error = self.error or str(self._meter.exception)
-                self._meter.kill(block=False)
                 try:
                     self.recorder.close()
                 except BuslabError as error:
@@ -199,7 +201,7 @@ class Play:
 
 
 def measure(play: Play) -> None:
-    """Record how late this process's loop is, what processor time it uses and what it waited for a core, until killed."""
+    """Record how late this process's loop is, what processor time it uses and what it waited for a core, until the record is closed."""
     with contextlib.closing(OwnWaits()) as waits:
         _measure(play, waits)
 
@@ -209,7 +211,7 @@ def _measure(play: Play, waits: OwnWaits) -> None:
     row_ns = flushed_ns = now_ns()
     worst_ns = 0
     expected_ns = row_ns + LAG_PERIOD_NS
-    while True:
+    while play.measures:
         wait.until(expected_ns)
         now = now_ns()
         worst_ns = max(worst_ns, now - expected_ns)
