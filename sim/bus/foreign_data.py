@@ -16,9 +16,9 @@ import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-UNNAMED = "(unnamed)"
-BEYOND = ("others", "")  # the key under which names beyond a limit are counted together; no name of an event is this one
-OTHERS = "(others)"
+# Keys of counts that no name of an event is: of what has no name, and of the names beyond a limit, which are counted together.
+UNNAMED = ("unnamed", "")
+BEYOND = ("others", "")
 ITEMS = ("events", "items", "batch", "records")
 ITEM_NAMES = ("eventType", "type", "name", "event")
 METRIC_NAMES = ("name", "metricName", "metric", "metricType")
@@ -41,10 +41,12 @@ def find(data: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def name_of(data: object, names: tuple[str, ...]) -> Hashable:
-    """Return what one of these fields calls its subject, as a key of counts: text itself, else its kind and its JSON; None when unnamed."""
+    """Return what one of these fields calls its subject, as a key of counts: text itself, else its kind and its JSON, or `UNNAMED`."""
     value = find(data, names) if isinstance(data, dict) else data
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return value
+    if value is None:
+        return UNNAMED
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):
@@ -54,13 +56,9 @@ def name_of(data: object, names: tuple[str, ...]) -> Hashable:
 
 def label_of(key: Hashable) -> str:
     """Return the text under which `BEYOND` or a key of `name_of` is shown; no other key has the same."""
-    if key is None:
-        return UNNAMED
-    if key == BEYOND:
-        return OTHERS
     if isinstance(key, tuple):
         kind, text = key
-        return f"{text} ({kind})"
+        return f"{text} ({kind})" if text else f"({kind})"
     text = str(key)
     return text if text.isprintable() and not _LOOKS_LIKE_OURS.fullmatch(text) else json.dumps(text)
 

@@ -34,7 +34,7 @@ def test_the_first_of_its_names_that_is_not_null_is_what_is_found(data: dict[str
         ("latency", "latency", "latency"),
         ("", "", ""),
         ("two words", "two words", "two words"),
-        (None, None, UNNAMED),
+        (None, UNNAMED, "(unnamed)"),
         (1, ("number", "1"), "1 (number)"),
         (1.5, ("number", "1.5"), "1.5 (number)"),
         ("1", "1", "1"),
@@ -69,7 +69,7 @@ def test_names_beyond_a_limit_have_a_label_that_no_name_has() -> None:
 
 def test_data_that_is_no_object_is_its_own_name() -> None:
     named: list[object] = ["a", 7, None, {}]
-    assert [name_of(data, METRIC_NAMES) for data in named] == ["a", ("number", "7"), None, None]
+    assert [name_of(data, METRIC_NAMES) for data in named] == ["a", ("number", "7"), UNNAMED, UNNAMED]
 
 
 @pytest.mark.parametrize(

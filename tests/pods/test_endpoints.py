@@ -218,12 +218,8 @@ def test_names_from_outside_do_not_grow_without_bound() -> None:
         logic.handlers["analytics.metric.recorded"](event("analytics.metric.recorded", {"name": f"m{number}", "value": 1}))
         logic.handlers["analytics.provider.usage"](event("analytics.provider.usage", {"providerId": f"p{number}", "tokens": 1}))
     for counts in (logic.items, logic.metrics, logic.tokens, logic.uses):
-        assert (len(counts), sum(counts.values()), counts[BEYOND], counts["kind0"] + counts["m0"] + counts["p0"]) == (
-            1001,
-            1500,
-            500,
-            1,
-        )
+        first = [counts.get(name) for name in ("kind0", "m0", "p0") if name in counts]
+        assert (len(counts), sum(counts.values()), counts[BEYOND], first) == (1001, 1500, 500, [1])
     for number in range(1500):
         logic.add_items([{"eventType": "kind"}], source=f"service{number}")
     assert len(logic.sources) == 1001

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from sim.bus.cache import LruCache
@@ -12,17 +12,19 @@ from sim.bus.foreign_data import BEYOND, ITEM_NAMES, ITEMS, MAX_NUMBER, METRIC_N
 
 MAX_NAMES = 1000  # of item types of a source, metrics, providers and sources each: names come from outside
 
-Counts = defaultdict[Hashable, Any]  # by name, as `sim.bus.foreign_data.name_of` gives it
+# By name, as `sim.bus.foreign_data.name_of` gives it. What JSON calls a name is a key here only where it is text, and was asked about when
+# it was new: a handler may look at once whether a name is there, which is what the lab measures its own speed by.
+Counts = dict[Hashable, Any]
 
 
 class AnalyticsService:
     """Counts of items by type, metrics by name and tokens by provider. Nothing is deduplicated, as in the reference."""
 
     def __init__(self) -> None:
-        self.sources: defaultdict[Hashable, Counts] = defaultdict(_counts)  # service that sent the batch -> item type -> items
-        self.metrics = _counts()
-        self.tokens = _counts()
-        self.uses = _counts()
+        self.sources: dict[Hashable, Counts] = {}  # service that sent the batch -> item type -> items
+        self.metrics: Counts = {}
+        self.tokens: Counts = {}  # of the same providers as `uses`
+        self.uses: Counts = {}
         self.invalidations = 0
         self.reports: LruCache[str, Any] = LruCache(500)
         self.handlers: dict[str, Callable[[Event], None]] = {
@@ -35,11 +37,7 @@ class AnalyticsService:
     @property
     def items(self) -> Counts:
         """Items by type, from all sources."""
-        total = _counts()
-        for counts in self.sources.values():
-            for kind, count in counts.items():
-                total[kind] += count
-        return total
+        return dict(sum(map(Counter, self.sources.values()), Counter()))
 
     def batch(self, event: Event) -> None:
         """Add the items of a batch; data without a list of them is one item."""
@@ -48,35 +46,36 @@ class AnalyticsService:
 
     def add_items(self, items: list[Any], *, source: str) -> None:
         """Add items, however they came and whatever they call themselves."""
-        counts = self.sources[source if source in self.sources or len(self.sources) < MAX_NAMES else BEYOND]
+        counts = self.sources.get(source)
+        if counts is None:
+            counts = self.sources.setdefault(_key_in(self.sources, source), {})
         for item in items:
             try:
-                name = item["eventType"]
+                counts[item["eventType"]] += 1
             except (KeyError, TypeError):
-                name = None
-            counts[name if name.__class__ is str else name_of(item, ITEM_NAMES)] += 1
-        _bound(counts)
+                _add(counts, name_of(item, ITEM_NAMES), 1)
 
     def metric(self, event: Event) -> None:
         """Add one metric."""
-        metrics, data = self.metrics, event.data
         try:
-            name = data["name"]
-        except KeyError:
-            name = None
-        metrics[name if name.__class__ is str else name_of(data, METRIC_NAMES)] += 1
-        if len(metrics) > MAX_NAMES:  # checked here and not in a function: the lab measures its own speed by this handler
-            _bound(metrics)
+            self.metrics[event.data["name"]] += 1
+        except (KeyError, TypeError):
+            _add(self.metrics, name_of(event.data, METRIC_NAMES), 1)
 
     def usage(self, event: Event) -> None:
         """Add one use of an AI provider."""
-        provider, tokens = event.data.get("providerId"), event.data.get("tokens")
-        if provider.__class__ is not str or tokens.__class__ is not int or tokens >= MAX_NUMBER:
-            provider, tokens = name_of(event.data, PROVIDERS), number_in(event.data, TOKENS)
-        self.tokens[provider] += tokens
-        self.uses[provider] += 1
-        _bound(self.tokens)
-        _bound(self.uses)
+        data = event.data
+        tokens = data.get("tokens")
+        if tokens.__class__ is not int or not -MAX_NUMBER < tokens < MAX_NUMBER:
+            tokens = number_in(data, TOKENS)
+        try:
+            provider = data["providerId"]
+            self.uses[provider] += 1
+            self.tokens[provider] += tokens
+        except (KeyError, TypeError):
+            provider = name_of(data, PROVIDERS)
+            _add(self.uses, provider, 1)
+            _add(self.tokens, provider, tokens)
 
     def cache_invalidated(self, event: Event) -> None:
         """Drop cached reports that match the event's pattern."""
@@ -85,7 +84,7 @@ class AnalyticsService:
 
     def music_analytics(self) -> dict[str, Any]:
         """Answer getMusicAnalytics: the items that music-service recorded, by type."""
-        items = self.sources.get("music-service", _counts())
+        items = self.sources.get("music-service", {})
         return {"events": sum(items.values()), "byType": _by_name(items)}
 
     def system_analytics(self) -> dict[str, Any]:
@@ -99,17 +98,17 @@ class AnalyticsService:
         }
 
 
-def _counts() -> Counts:
-    return defaultdict(int)
+def _key_in(counts: Mapping[Hashable, Any], name: Hashable) -> Hashable:
+    """Return the key under which a name is counted: its own, or `BEYOND` where it is one too many."""
+    return name if name in counts or len(counts) < MAX_NAMES else BEYOND
+
+
+def _add(counts: Counts, name: Hashable, amount: Any) -> None:
+    """Add to the count of a name, which may be new."""
+    key = _key_in(counts, name)
+    counts[key] = counts.get(key, 0) + amount
 
 
 def _by_name(counts: Counts) -> dict[str, int]:
     """Return the counts in the order of their labels, as another program may have sent anything as a name."""
     return dict(sorted((label_of(name), count) for name, count in counts.items()))
-
-
-def _bound(counts: Counts) -> None:
-    """Move the newest names beyond the limit into one."""
-    if len(counts) > MAX_NAMES:
-        newest = [counts.popitem()[1] for _ in range(len(counts) - MAX_NAMES)]  # `BEYOND` is among them once it is there
-        counts[BEYOND] = sum(newest)

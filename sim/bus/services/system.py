@@ -24,9 +24,10 @@ class SystemService:
 
     def metric(self, event: Event) -> None:
         """Store one metric's value; None for one without."""
-        name, value = event.data.get("name"), event.data.get("value")
+        data = event.data
+        name, value = data.get("name"), data.get("value")
         if name.__class__ is not str or value is None:
-            name, value = name_of(event.data, METRIC_NAMES), find(event.data, VALUES)
+            name, value = name_of(data, METRIC_NAMES), find(data, VALUES)
         self.latest.put(name, value)
 
     def cache_invalidated(self, event: Event) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
-from sim.bus.foreign_data import BEYOND, MAX_NUMBER
+from sim.bus.foreign_data import BEYOND, MAX_NUMBER, UNNAMED
 from sim.bus.services import SERVICES
 from sim.bus.services.analytics import MAX_NAMES, AnalyticsService
 from sim.bus.services.system import SystemService
@@ -208,6 +208,9 @@ def test_analytics_answers_its_queries_by_kind_and_in_the_order_of_names() -> No
         (EVENT_TYPES[2], {"providerId": "openai", "tokens": 4}, "test"),
         (EVENT_TYPES[2], {"providerId": "openai", "tokens": MAX_NUMBER - 1}, "test"),
         (EVENT_TYPES[2], {"providerId": "openai", "tokens": MAX_NUMBER, "totalTokens": 5}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": -MAX_NUMBER, "totalTokens": 6}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": True, "totalTokens": 7}, "test"),
+        (EVENT_TYPES[2], {"providerId": "openai", "tokens": -3}, "test"),
         (EVENT_TYPES[2], {"providerId": "free"}, "test"),
         (EVENT_TYPES[2], {"tokens": 2}, "test"),
     ]
@@ -221,7 +224,7 @@ def test_analytics_answers_its_queries_by_kind_and_in_the_order_of_names() -> No
         "byType": by_type | {"played": 3, "whole": 1},
         "metrics": {"7 (number)": 1, "latency": 1},
         "providers": {
-            "openai": {"uses": 4, "tokens": 3 + 4 + MAX_NUMBER - 1 + 5},
+            "openai": {"uses": 7, "tokens": 3 + 4 + MAX_NUMBER - 1 + 5 + 6 + 7 - 3},
             "free": {"uses": 1, "tokens": 0},
             "(unnamed)": {"uses": 1, "tokens": 2},
         },
@@ -261,7 +264,7 @@ def test_sources_beyond_the_limit_are_counted_together() -> None:
         ({"name": "latency", "value": None, "metricValue": 3}, "latency", 3),
         ({"name": "latency"}, "latency", None),
         ({"name": 7, "value": "x"}, ("number", "7"), "x"),
-        ({}, None, None),
+        ({}, UNNAMED, None),
     ],
 )
 def test_system_stores_the_value_of_a_metric_under_its_name(data: dict[str, Any], key: object, value: Any) -> None:
@@ -296,15 +299,18 @@ def test_as_many_names_as_there_may_be_are_counted_one_by_one_and_no_name_is_tak
     assert (shown['"(others)"'], shown["(others)"], len(shown)) == (1, 2, MAX_NAMES + 1), "what an event is called stands in quotes"
 
 
-def test_events_as_ours_take_the_short_way_and_are_counted_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_known_is_counted_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lab measures its own speed by these handlers."""
-    for module in ("analytics", "system"):
-        for name in ("name_of", "number_in", "find"):
-            if (module, name) not in (("system", "number_in"), ("analytics", "find")):  # a batch looks for its list
-                monkeypatch.setattr(f"sim.bus.services.{module}.{name}", None)
     analytics, system = AnalyticsService(), SystemService()
-    for kind in EVENT_TYPES[:3]:
-        analytics.handlers[kind](event(kind, data_of(kind)))
-    system.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], data_of(EVENT_TYPES[1])))
+
+    def handle_one_of_each() -> None:
+        for kind in EVENT_TYPES[:3]:
+            analytics.handlers[kind](event(kind, data_of(kind)))
+        system.handlers[EVENT_TYPES[1]](event(EVENT_TYPES[1], data_of(EVENT_TYPES[1])))
+
+    handle_one_of_each()
+    for searched in ("analytics.name_of", "analytics.number_in", "analytics._add", "system.name_of", "system.find"):
+        monkeypatch.setattr(f"sim.bus.services.{searched}", None)
+    handle_one_of_each()
     learned = (analytics.items, analytics.metrics, analytics.tokens, system.latest.entries())
-    assert learned == ({"track.played": 2}, {"request.duration": 1}, {"prov_1": 101}, [("request.duration", 1)])
+    assert learned == ({"track.played": 4}, {"request.duration": 2}, {"prov_1": 202}, [("request.duration", 1)])
