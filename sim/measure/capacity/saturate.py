@@ -3,7 +3,7 @@
 Rules
 -----
 1. The server has a core of its own where it is a process of ours; both children share another (`sim.measure.capacity.children`). Of a
-   cluster each node has one where there are enough.
+   cluster each node has one where there are enough. Servers that have a share of a core each keep off the children's.
 2. What is read is the broker's own processor time (INFO, of its main thread where it says so) between the beginning and the end of the
    window, so neighbours that take the core for a while do not count. `core` is its share of the window: near 1 the broker was full. Of a
    cluster it is that of the busiest node, which is full first.
@@ -160,12 +160,16 @@ class Range:
 
     Attributes
     ----------
+    share
+        How much of a core each server may use, when somebody has seen to that (`sim.machine.core_shares`). A server with less than a whole
+        one waits for its turns all the time, so nothing of that is said to be withheld from it.
     cores
         One for each server of ours, in their order, and behind them those of the children; empty where there are too few.
     """
 
     broker: Broker
     folder: Path
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         self.urls = [node.url for node in self.broker.address.nodes]
@@ -174,7 +178,11 @@ class Range:
             self._servers = {f"the node {node}": pid for node, pid in self.broker.pids.items()}
         affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.cores = affinity if self._servers and len(affinity) > len(self._servers) else []
-        if self.cores:
+        if self.share < 1:
+            self.cores = affinity[-1:]
+            for pid in self._servers.values():
+                os.sched_setaffinity(pid, affinity[:-1])
+        elif self.cores:
             for pid, core in zip(self._servers.values(), self.cores, strict=False):
                 os.sched_setaffinity(pid, {core})
         self._askers = [
@@ -207,6 +215,7 @@ class Range:
         return self._shoot(drive, DrainOrder(self.urls, rest))
 
     def _shoot(self, drive: DriveOrder, drain: DrainOrder) -> Shot:
+        watched = self._servers if self.share == 1 else {}
         with contextlib.ExitStack() as stack:
             heard_fd = os.memfd_create("buslab-heard")
             stack.callback(os.close, heard_fd)
@@ -216,7 +225,7 @@ class Range:
             self._prepare(driving, msgspec.structs.replace(drive, heard_fd=heard_fd), place=1)
             driving.send(Begin())
             driving.receive(WindowBegan, timeout_s=drive.warm_up_s + PATIENCE_S)
-            withheld = stack.enter_context(contextlib.closing(Accounts(self._servers, driving.child.pid, hearing.child.pid)))
+            withheld = stack.enter_context(contextlib.closing(Accounts(watched, driving.child.pid, hearing.child.pid)))
             before, bytes_before = self._cpu_s(), self._out_bytes()
             if drive.rate_per_s:
                 driving.receive(WindowEnded, timeout_s=drive.seconds + drive.warm_up_s + PATIENCE_S)
