@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from typing import Any
 
 import click
 
@@ -22,7 +23,17 @@ from sim.machine.variables import read_switch
 from sim.wire.shown import without_secrets
 
 
-@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """Commands whose broken pipes are told: click takes each for that of its own output, and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise BuslabError(f"who read what was written has gone: {error}; set BUSLAB_DEBUG=1 for the traceback and report it") from error
+
+
+@click.group(cls=_Commands, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="buslab")
 def cli() -> None:
     """Run Aiponge's event bus against a real Redis and account for every copy of every event.
