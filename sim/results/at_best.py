@@ -339,7 +339,7 @@ class AtBest:
         for step in self.withheld.steps:
             forward += np.where((first_ns <= step.at_ns) & (second_ns + SOON_NS >= step.at_ns), max(step.by_ns, 0), 0)
         ran_out: Array = (gap + forward >= ttl_ns) & (gap - between < ttl_ns)
-        if str(bus.get("once", "none")) in PROMISE_ONCE:
+        if bus.get("once") in PROMISE_ONCE:
             return ran_out
         slow = max([0.0, *(float(f.get("handler_ms", 0.0)) for f in self.run.scenario.get("faults", []) if isinstance(f, dict))])
         settings = self.run.scenario.get("services", {})

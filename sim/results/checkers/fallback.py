@@ -159,7 +159,7 @@ def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False)
     code = {pod: number for number, pod in enumerate(pods)}
     found = [_lost_rows(run, beliefs, in_doubt=in_doubt), _late(run), _unanswered(run, beliefs, code)]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(pod, kind="stable")
+    order = np.argsort(pod)
     bounds = np.searchsorted(pod[order], np.arange(len(pods) + 1))
     spans = np.column_stack([begin, end])[order]
     return {pods[n]: union(spans[bounds[n] : bounds[n + 1]]) for n in np.unique(pod)}

@@ -213,3 +213,23 @@ def test_a_time_that_did_not_end_passes_no_limit() -> None:
     assert greatest([1.0], [3.0]) == Bounds(3.0, math.inf)
     assert greatest([5.0], [3.0]) == Bounds(5.0, math.inf)
     assert math.isnan(least_of(greatest([], [])))
+
+
+def test_where_nothing_was_published_nobody_knows_how_long_a_pod_was_wrong_about_itself(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    result = check(open_run(plan.write()))
+    assert all(math.isnan(value) for value in result.metrics.values())  # type: ignore[arg-type]
+    assert (result.verdict, result.counts["truth_gap_s.max"]) == ("valid", 0.0)
+    plan.folder = plan.folder.with_name("published")
+    plan.publish(1)
+    metrics = check(open_run(plan.write())).metrics
+    assert (metrics["truth_gap_s_max"], metrics["heard_only_here"]) == (0.0, 0.0)
+
+
+def test_the_map_of_a_single_pod_keeps_its_publishers_apart(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1, publisher="locust-0")
+    plan.publish(2, publisher="web-0", start_ns=RUN_NS + SECOND)
+    plan.publish(4, publisher="locust-1", start_ns=RUN_NS + 2 * SECOND)
+    rows = reachability(open_run(plan.write())).astype({"publisher": str, "hearer": str}).to_numpy().tolist()
+    assert rows == [["locust-0", "web-0", 0.0, 1, 1], ["web-0", "web-0", 1.0, 2, 2], ["locust-1", "web-0", 2.0, 4, 4]]
