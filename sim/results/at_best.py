@@ -321,7 +321,7 @@ class AtBest:
         services = sorted({history.service for history in run.pod_histories})
         service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int64)[copies.pod[ran]]
         handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[ran]]
-        of_all = run.scenario.get("bus", {}).get("once_scope", "service") == "event"  # then one lock is for all services
+        of_all = run.scenario.get("bus", {}).get("once_scope") == "event"  # then one lock is for all services
         pair = copies.publish[ran].astype(np.int64) * len(services) + (0 if of_all else service)
         order = np.lexsort((handled, pair))
         again = np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)
