@@ -81,24 +81,28 @@ def test_two_pods_with_wrong_clocks_are_named_both(plan: RunFolder) -> None:
 def test_a_clock_counts_from_its_row_on_and_before_a_pod_s_first_row_it_was_right(tmp_path: Path) -> None:
     """Each pod's clock is its own; a delivery at the very time of a row is after it. web-2 came alive just before the first answer."""
     plan = RunFolder(tmp_path).service("web", replicas=3)
-    for at_ns, lag_ns in ((12 * SECOND, 100 * US), (13 * SECOND, 250 * US)):
+    for at_ns, lag_ns in ((12 * SECOND, 100 * US), (12 * SECOND + 500 * MS, 100 * US), (13 * SECOND, 250 * US)):
         event = plan.event(at_ns, stamped_ns=at_ns)
         for pod in plan.pods:
             plan.hear(event, pod, lag_ns=lag_ns)
     begins, steps = 12 * SECOND + 120 * US, 13 * SECOND + 250 * US
     plan.states = [row for row in plan.states if row[0] != "web-2"]
     plan.state("web-2", steps, "subscribed").state("web-2", begins, "subscribed").state("web-2", 30 * SECOND, "stopped")
-    plan.clocks = {("web-2", begins): 5 * SECOND, ("web-2", steps): 6 * SECOND, ("web-0", SECOND): 7 * SECOND}
+    plan.clocks = {("web-2", begins): 5 * SECOND, ("web-2", steps): 6 * SECOND, ("web-2", 30 * SECOND): 1, ("web-0", SECOND): 7 * SECOND}
+    plan.clocks |= {("web-1", at_ns): 1 for at_ns in (SECOND, SECOND + MS, 30 * SECOND)}  # a nanosecond ahead, all the time
     run = open_run(plan.write())
     rows, ages = read_stated_ages(run)
     names = [history.pod for history in run.pod_histories]
     assert [(names[run.copies.pod[row]], int(run.copies.publish[row]), int(age)) for row, age in zip(rows, ages, strict=True)] == [
         ("web-0", 0, 100 * US),
-        ("web-0", 1, 250 * US),
-        ("web-1", 0, 100 * US),
-        ("web-1", 1, 250 * US),
+        ("web-0", 1, 100 * US),
+        ("web-0", 2, 250 * US),
+        ("web-1", 0, 100 * US + 1),
+        ("web-1", 1, 100 * US + 1),
+        ("web-1", 2, 250 * US + 1),
         ("web-2", 0, 100 * US),
-        ("web-2", 1, 6 * SECOND + 250 * US),
+        ("web-2", 1, 5 * SECOND + 100 * US),
+        ("web-2", 2, 6 * SECOND + 250 * US),
     ]
 
 
