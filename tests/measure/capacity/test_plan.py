@@ -509,3 +509,15 @@ def test_a_link_carries_its_megabits_less_the_headroom() -> None:
     (option,) = make_plan(MODEL, LOAD, target_calls_per_s=1_000, brokers=(1,), batches=(), link_mbit_per_s=10.0).options
     assert option.carries == Interval(*[pytest.approx(10e6 / bits * (1 - 0.712), rel=1e-9)] * 3)  # type: ignore[list-item]
     assert option.excuses == (f"its link would carry {1_000 * bits / 1e6:,.0f} Mbit/s of 10; the rule keeps 71% free",)
+
+
+@pytest.mark.parametrize("kinds", [None, [ITEMS], [NEWS], [NEWS, ITEMS]])
+def test_batches_are_as_full_as_they_are_at_the_saturation_rate_of_what_goes_over_the_broker(kinds: list[EventType] | None) -> None:
+    """An interval of 20 us ends batches long before they are full; how long before is a matter of the rate that is asked for."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=20e-6)
+    rate = saturation(MODEL, load, kinds=kinds).value
+    assert rate == pytest.approx(1e6 / MODEL.value_us(load.events(rate, kinds)), rel=1e-5)
+    if kinds == [ITEMS]:
+        items = load.items(ITEMS, rate)
+        size = 200 + 150 * items
+        assert 1 < items < 10 and rate == pytest.approx(1e6 / (0.6 / items * (2 + 0.001 * size + 2 * (0.5 + 0.0005 * size))), rel=1e-5)
