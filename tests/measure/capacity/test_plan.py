@@ -477,6 +477,11 @@ def test_a_choice_is_one_phrase() -> None:
     ]
 
 
+def test_a_choice_without_a_batch_size_leaves_the_workload_its_own() -> None:
+    sizes = [(choice.of(LOAD).batch_size, choice.of(LOAD).replicas) for choice in (Choice(0, 1, 0), Choice(3, 1, 30), Choice(4, 2, 0))]
+    assert sizes == [(10, LOAD.replicas), (30, {"reader": 3, "writer": 3}), (10, {"reader": 4, "writer": 4})]
+
+
 def test_what_if_of_one_replica_that_hears_alone() -> None:
     first, second, *reasons = what_if(MODEL, LOAD, calls_per_s=1_000, pods_per_service=1, batch_size=10).splitlines()
     assert first.startswith("1 replica of each service, 1 broker, batches of 10: carries ")
@@ -513,8 +518,8 @@ def test_a_link_carries_its_megabits_less_the_headroom() -> None:
 
 @pytest.mark.parametrize("kinds", [None, [ITEMS], [NEWS], [NEWS, ITEMS]])
 def test_batches_are_as_full_as_they_are_at_the_saturation_rate_of_what_goes_over_the_broker(kinds: list[EventType] | None) -> None:
-    """An interval of 20 us ends batches long before they are full; how long before is a matter of the rate that is asked for."""
-    load = msgspec.structs.replace(LOAD, batch_interval_s=20e-6)
+    """An interval of 5 us ends batches long before they are full; how long before is a matter of the rate that is asked for."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=5e-6)
     rate = saturation(MODEL, load, kinds=kinds).value
     assert rate == pytest.approx(1e6 / MODEL.value_us(load.events(rate, kinds)), rel=1e-5)
     if kinds == [ITEMS]:
