@@ -521,8 +521,20 @@ def test_batches_are_as_full_as_they_are_at_the_saturation_rate_of_what_goes_ove
     """An interval of 5 us ends batches long before they are full; how long before is a matter of the rate that is asked for."""
     load = msgspec.structs.replace(LOAD, batch_interval_s=5e-6)
     rate = saturation(MODEL, load, kinds=kinds).value
-    assert rate == pytest.approx(1e6 / MODEL.value_us(load.events(rate, kinds)), rel=1e-5)
+    assert rate == pytest.approx(1e6 / MODEL.value_us(load.events(rate, kinds)), rel=1e-3)
     if kinds == [ITEMS]:
         items = load.items(ITEMS, rate)
         size = 200 + 150 * items
-        assert 1 < items < 10 and rate == pytest.approx(1e6 / (0.6 / items * (2 + 0.001 * size + 2 * (0.5 + 0.0005 * size))), rel=1e-5)
+        assert 1 < items < 10 and rate == pytest.approx(1e6 / (0.6 / items * (2 + 0.001 * size + 2 * (0.5 + 0.0005 * size))), rel=1e-3)
+
+
+def test_how_full_a_broker_was_is_told_by_its_batches_at_the_rate_that_held() -> None:
+    """An interval of 1 ms ended batches of 8.25 items at 36,259 calls/s: with full ones the same rate would have been a smaller share."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=1e-3)
+    found = SustainedRate(load, HELD, TOO_MUCH, "it lagged")
+    now, four = make_plan(ROOMY, load, target_calls_per_s=20_000, brokers=(1,), batches=(), least_replicas=(0, 4), measured=found).options
+    share = HELD * ROOMY.value_us(load.events(HELD)) / 1e6
+    cost_us = ROOMY.value_us(four.choice.of(load).events(20_000))
+    assert now.carries == Interval(HELD, HELD, HELD)
+    assert four.carries.value == pytest.approx(share * 1e6 / cost_us, rel=1e-9)
+    assert load.items(ITEMS, HELD) == pytest.approx(8.2518)
