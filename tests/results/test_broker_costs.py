@@ -239,3 +239,15 @@ def test_costs_of_a_steady_flow_are_not_known() -> None:
     assert found == BrokerCosts(windows=12, reason="every window held the same number of copies")
     steady = windows(publishes=lambda n: 100 * (1 + n % 2), copies=lambda n: 300 + 7 * n)
     assert steady.reason == "publishes and copies rise and fall together (correlation 1.000): only their joint cost is known"
+
+
+def test_a_publish_that_nobody_heard_and_one_whose_answer_says_nothing_made_no_copy(tmp_path: Path) -> None:
+    plan = counted(tmp_path / "run")
+    plan.events[1].receivers, plan.events[2].receivers = 0, -1
+    publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [0.0, 4.0 + 6.0, 7.0])
+    plan.folder = plan.folder.with_name("silent")
+    for event in plan.events:
+        event.receivers = -1
+    publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [2.0, 0.0, 0.0]), "then what was heard counts"
