@@ -373,6 +373,19 @@ def test_the_totals_come_from_who_was_alive(plan: RunFolder) -> None:
     assert balance.unbalanced(run) == ""
 
 
+def test_what_a_pod_heard_that_came_alive_before_the_answer_is_in_both_accounts(tmp_path: Path) -> None:
+    """It was not alive when the event was sent, nor was any other of its service: the totals count neither a copy nor a pod."""
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    (event,) = plan.publish(1, start_ns=at(12))
+    plan.pods["late-0"] = ("late", "config.updated")
+    plan.state("late-0", event.sent_ns + 10 * US, "starting").state("late-0", event.sent_ns + 20 * US, "subscribed")
+    plan.hear(event, "late-0")
+    run = open_run(plan.write())
+    assert tuple(balance._totals(run)) == (1, 2, 1)
+    assert (run.tally.fates(MetricName(""))["delivered"], len(run.service_books.alone)) == (2, 0)
+    assert balance.unbalanced(run) == ""
+
+
 # -- a cluster ------------------------------------------------------------------------------------------------------
 
 
