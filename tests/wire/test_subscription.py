@@ -193,6 +193,17 @@ def test_whole_messages_of_its_channels_are_cut_out_and_a_read_that_was_had_is_h
     play(scene)
 
 
+def test_messages_of_a_channel_that_was_not_asked_for_are_remembered_like_any() -> None:
+    async def scene() -> None:
+        end = await End().subscribed("a")
+        stream = message(b"1", b"other") + message(b"2")
+        for _ in range(3):
+            assert end.read(bytes(bytearray(stream))) == [(b"1", b"2")]
+        assert end.decoded == [(b"1", b"2")]
+
+    play(scene)
+
+
 def test_messages_and_other_words_of_one_read_are_told_apart_and_not_remembered() -> None:
     async def scene() -> None:
         end = await End().subscribed("a")
@@ -230,6 +241,7 @@ def test_a_ping_waits_for_the_answer_to_the_one_before(answer: bytes) -> None:
         (SHARDED, [b"sunsubscribe", "ä".encode(), 0], "ä"),
         (CLASSIC, [b"unsubscribe", b"\xff", 0], "\ufffd"),
         (CLASSIC, [b"unsubscribe", 7, 0], "?"),
+        (CLASSIC, [b"unsubscribe", b"a"], "a"),
         (CLASSIC, [b"unsubscribe"], "?"),
     ],
 )
