@@ -321,7 +321,7 @@ class AtBest:
         services = sorted({history.service for history in run.pod_histories})
         service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int64)[copies.pod[ran]]
         handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[ran]]
-        of_all = run.scenario.get("bus", {}).get("once_scope", "service") == "event"  # then one lock is for all services
+        of_all = run.scenario.get("bus", {}).get("once_scope") == "event"  # then one lock is for all services
         pair = copies.publish[ran].astype(np.int64) * len(services) + (0 if of_all else service)
         order = np.lexsort((handled, pair))
         again = np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)
@@ -339,7 +339,7 @@ class AtBest:
         for step in self.withheld.steps:
             forward += np.where((first_ns <= step.at_ns) & (second_ns + SOON_NS >= step.at_ns), max(step.by_ns, 0), 0)
         ran_out: Array = (gap + forward >= ttl_ns) & (gap - between < ttl_ns)
-        if str(bus.get("once", "none")) in PROMISE_ONCE:
+        if bus.get("once") in PROMISE_ONCE:
             return ran_out
         slow = max([0.0, *(float(f.get("handler_ms", 0.0)) for f in self.run.scenario.get("faults", []) if isinstance(f, dict))])
         settings = self.run.scenario.get("services", {})

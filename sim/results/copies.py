@@ -214,7 +214,7 @@ def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBoo
             absences[number] = read_absences(history, received_ns=received_ns, sent_ns=sent_ns, drain_ns=_drain_ns(run))
             received.append(received_ns)
             sent.append(sent_ns)
-    added = (index.way == way) & (index.outcome >= 0) & (index.outcome < OUTCOME["memory"]) & (index.sent_ns > 0)
+    added = (index.way == way) & (index.outcome < OUTCOME["memory"]) & (index.sent_ns > 0)
     return GroupBooks(
         absences,
         forgets(index.faults),

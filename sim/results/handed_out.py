@@ -118,7 +118,7 @@ class GroupBooks:
 
     def _passed_ns(self, answered_ns: Array) -> Array:
         """Return when any pod had got something that surely came after each event, so that it was no longer the group's to give."""
-        order = np.argsort(self.heard_sent_ns, kind="stable")
+        order = np.argsort(self.heard_sent_ns)
         first = np.append(np.minimum.accumulate(self.heard_received_ns[order][::-1])[::-1], FOREVER_NS - 1)
         return first[np.searchsorted(self.heard_sent_ns[order], answered_ns, side="right")]
 

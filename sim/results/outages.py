@@ -137,8 +137,6 @@ def union(spans: Array) -> Array:
 
 def meet(first: Array, second: Array) -> Array:
     """Return the time that lies in both; each must be a `union`."""
-    if not len(first) or not len(second):
-        return NO_SPANS
     low = np.searchsorted(second[:, 1], first[:, 0], side="right")
     many = np.maximum(np.searchsorted(second[:, 0], first[:, 1], side="left") - low, 0)
     mine = np.repeat(np.arange(len(first)), many)

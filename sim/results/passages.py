@@ -125,8 +125,7 @@ def handed_on(group: Array, begin_ns: Array, end_ns: Array, lost_ns: Array) -> A
         return lost_ns
     order = np.lexsort((end_ns, group))
     begin, lost = begin_ns[order], lost_ns[order]
-    before = np.append(np.iinfo(np.int64).min, end_ns[order][:-1])
-    alone = (np.diff(group[order], prepend=-1) != 0) | (before <= begin)
+    alone = np.append(True, (np.diff(group[order]) != 0) | (end_ns[order][:-1] <= begin[1:]))
     queue = np.cumsum(alone) * (int(lost.max()) + 1)
     found = np.empty_like(lost_ns)
     found[order] = np.maximum.accumulate(lost + queue) - queue

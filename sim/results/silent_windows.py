@@ -36,6 +36,27 @@ class PodFault(NamedTuple):
     pods: frozenset[str]
 
 
+class _Silent(NamedTuple):
+    """A window that is open: since when, why, and when its connection ended, or 0."""
+
+    since_ns: int
+    cause: str
+    lost_ns: int
+
+    def until(self, end_ns: int, faults: Sequence[PodFault]) -> list[SilentWindow]:
+        """Return the parts of it that faults on its link explain, then the window, closed."""
+        window = SilentWindow(self.since_ns, end_ns, self.cause)
+        if self.cause != "deaf":
+            return [window]
+        losing = [fault for fault in faults if fault.fault in LOSING and fault.begin_ns <= end_ns and fault.end_ns >= self.since_ns]
+        parts = []
+        for fault in losing:
+            under_way = fault.begin_ns <= self.lost_ns <= fault.end_ns
+            begin = self.since_ns if under_way else max(self.since_ns, fault.begin_ns)
+            parts.append(SilentWindow(begin, min(end_ns, fault.end_ns), "cut-link"))
+        return [*parts, window]
+
+
 def read_windows(
     history: PodHistory, *, received_ns: Array, sent_ns: Array, cuts_ns: Sequence[int], faults: Sequence[PodFault], drain_ns: int
 ) -> list[SilentWindow]:
@@ -54,8 +75,8 @@ def read_windows(
     """
     newest = np.maximum.accumulate(sent_ns)
     windows: list[SilentWindow] = []
-    joined, cause, lost_at, began = 0, "deaf", 0, False
-    since: int | None = None  # when the window that is open began
+    joined, began = 0, False
+    silent: _Silent | None = None  # the window that is open
     for at, state in zip(history.at_ns, history.states, strict=True):
         last = int(np.searchsorted(received_ns, at, side="right")) - 1
         quiet = max(joined, int(newest[last])) if last >= 0 else joined
@@ -63,19 +84,19 @@ def read_windows(
             continue
         began = state == "starting"
         if state == "starting":
-            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since is not None else []
-            since, cause, lost_at = at, "deaf", 0
+            windows += silent.until(at, faults) if silent else []
+            silent = _Silent(at, "deaf", 0)
         elif state == "subscribed":
-            windows += _split(SilentWindow(since, at, cause), faults, lost_at) if since is not None else []
-            if since is not None or not joined:  # else only its publishing connection came or went, and the pod could hear all the time
+            windows += silent.until(at, faults) if silent else []
+            if silent or not joined:  # else only its publishing connection came or went, and the pod could hear all the time
                 joined = at
-            since = None
-        elif state == "disconnected" and since is None:
+            silent = None
+        elif state == "disconnected" and not silent:
             cut = any(quiet <= cut <= at + CUT_SAMPLING_NS for cut in cuts_ns)
-            since, cause, lost_at = quiet, "cut" if cut else "deaf", at
-        elif since is not None and state != "disconnected":
-            windows += _split(SilentWindow(since, at, cause), faults, lost_at)
-            since = None
+            silent = _Silent(quiet, "cut" if cut else "deaf", at)
+        elif silent and state != "disconnected":
+            windows += silent.until(at, faults)
+            silent = None
         elif state != "disconnected" and at < drain_ns:
             grace = DOWN_GRACE_NS + int(received_ns[last] - sent_ns[last] if last >= 0 else 0)
             held = [(fault.begin_ns, fault.end_ns) for fault in faults] + list(history.freezes)
@@ -83,17 +104,4 @@ def read_windows(
             windows.append(SilentWindow(max(quiet, min([at - grace, *begins])), at, "pod-down"))
         elif state != "disconnected":
             windows.append(SilentWindow(at, at, "pod-down"))
-    return windows + (_split(SilentWindow(since, FOREVER_NS, cause), faults, lost_at) if since is not None else [])
-
-
-def _split(window: SilentWindow, faults: Sequence[PodFault], lost_at_ns: int) -> list[SilentWindow]:
-    """Return the parts of a window that faults on its link explain, then the window; `lost_at_ns`: when its connection ended, or 0."""
-    if window.cause != "deaf":
-        return [window]
-    losing = [fault for fault in faults if fault.fault in LOSING and fault.begin_ns <= window.end_ns and fault.end_ns >= window.begin_ns]
-    parts = []
-    for fault in losing:
-        under_way = fault.begin_ns <= lost_at_ns <= fault.end_ns
-        begin = window.begin_ns if under_way else max(window.begin_ns, fault.begin_ns)
-        parts.append(SilentWindow(begin, min(window.end_ns, fault.end_ns), "cut-link"))
-    return [*parts, window]
+    return windows + (silent.until(FOREVER_NS, faults) if silent else [])

@@ -54,8 +54,7 @@ class Tally(NamedTuple):
         return dict(zip(PAIRS, self._within(self.pairs, of), strict=True))
 
     def _within(self, cells: Array, of: MetricName) -> list[int]:
-        names = {"service": self.services, "channel": self.channels}.get(of.scope, [])
-        axis = 0 if of.scope == "service" else 1
+        names, axis = (self.services, 0) if of.scope == "service" else (self.channels, 1)
         rows = cells if not of.scope else np.take(cells, [names.index(of.subject)] if of.subject in names else [], axis=axis)
         found: list[int] = rows.sum(axis=(0, 1)).tolist()
         return found

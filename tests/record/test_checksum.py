@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import RunFolderError
-from sim.record.checksum import CHUNK_BYTES, changed_since, file_checksum, is_whole, read_json, signed_page, with_checksum
+from sim.record.checksum import CHUNK_BYTES, _page_is_whole, changed_since, file_checksum, is_whole, read_json, signed_page, with_checksum
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES - 1])
@@ -84,3 +84,17 @@ def test_a_file_of_json_must_hold_an_object(tmp_path: Path) -> None:
     assert str(error.value) == f"{path} holds a list, not an object; it is not from a run of this lab"
     path.write_text('{"a": ["ä", null]}', encoding="utf-8")
     assert read_json(path) == {"a": ["ä", None]}
+
+
+def test_a_page_whose_line_with_the_checksum_is_damaged_is_told_by_what_is_left_of_it(tmp_path: Path) -> None:
+    """Only the last 200 bytes are looked at: a page of before, which has no such line, may speak of one."""
+    words = b"<!-- crc32 of all before"
+    page, later = tmp_path / "page.html", tmp_path / "later.html"
+    page.write_bytes(b"<p>" + words + b"x" * (200 - len(words)))
+    later.write_bytes(b"<p>" + words + b"x" * (201 - len(words)))
+    assert changed_since([page, later]) == [page]
+
+
+def test_a_page_that_cannot_be_read_is_not_whole(tmp_path: Path) -> None:
+    assert not _page_is_whole(tmp_path)
+    assert not _page_is_whole(tmp_path / "gone.html")

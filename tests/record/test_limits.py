@@ -86,3 +86,8 @@ def test_limits_as_a_person_writes_them() -> None:
     with pytest.raises(ValueError) as error:
         flat_limits({"missing": {"all": 1, "service": {"web": 2}}, "missing.service.web": "x"})
     assert str(error.value) == "slo.missing.service.\"web\" has two limits, 2 and 'x': leave one out"
+
+
+def test_only_quotes_are_taken_off_a_subject() -> None:
+    names = ("XaX", "aa", '"a', "a'", "'a\"", '"', "''", "'a'", '"a"')
+    assert [read_metric(f"missing.service.{name}").subject for name in names] == ["XaX", "aa", '"a', "a'", "'a\"", '"', "", "a", "a"]

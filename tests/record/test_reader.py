@@ -229,3 +229,41 @@ def test_parts_are_joined_with_their_words_numbered_anew() -> None:
     assert joined["n"].tolist() == [1, 2, 3] and joined.index.tolist() == [0, 1, 2]
     assert joined["word"].tolist() == ["b", "a", "c"] and joined["word"].dtype == "category"
     assert set(joined["word"].cat.categories) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError(13, "Permission denied"), "Permission denied"), (OSError("it is gone"), "it is gone")]
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_system_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    def fail(path: Path) -> int:
+        raise error
+
+    (tmp_path / "a.log").write_text("x")
+    monkeypatch.setattr("sim.record.reader.file_checksum", fail)
+    with pytest.raises(RunFolderError) as raised:
+        check_files(tmp_path, {"a.log": 1})
+    assert str(raised.value) == f"cannot read {tmp_path / 'a.log'}: {said}"
+
+
+def test_a_table_whose_pages_are_damaged_is_named_with_the_first_line_of_what_was_found(tmp_path: Path) -> None:
+    """Its columns can be told, as they stand at the end; only reading all of it shows the damage."""
+    path = tmp_path / "faults.parquet"
+    word = pa.array(["x"] * 3).dictionary_encode().cast(pa.dictionary(pa.uint16(), pa.string()))
+    pq.write_table(pa.table({column: word if kind == "name" else [1, 2, 3] for column, kind in TABLES["faults"].items()}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 60 + content[64:])
+    try:
+        pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).splitlines()[0]
+    with pytest.raises(RunFolderError) as raised:
+        read_table(path, "faults")
+    assert str(raised.value) == f"cannot read {path}: {first}; the file is damaged, copy it again"
+
+
+def test_a_single_part_is_a_table() -> None:
+    part = pd.DataFrame({"pod": pd.Categorical(["b", "a"]), "at_ns": [1, 2]})
+    joined = join_parts([part])
+    assert joined.to_dict("list") == {"pod": ["b", "a"], "at_ns": [1, 2]} and joined["pod"].dtype == "category"

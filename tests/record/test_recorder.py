@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from sim.errors import RecordError
 from sim.record.reader import codes_of, read_table
-from sim.record.recorder import PARTS, DeliveryBuffer, Names, Recorder, TableBuffer, arrow_schema, seal_tables, write_json
+from sim.record.recorder import PARTS, DeliveryBuffer, Names, Recorder, TableBuffer, _one_thread, arrow_schema, seal_tables, write_json
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 from tests.support.examples import examples
@@ -434,3 +435,23 @@ def test_in_virtual_time_parts_are_written_at_once_and_else_by_one_thread(tmp_pa
     assert threads[3:] == [threading.current_thread().name] * 3
     with pytest.raises(RecordError, match="no room"):
         write(tmp_path / "fails")
+
+
+def test_a_recorder_writes_one_part_after_another() -> None:
+    """Two at once would take the core of what is measured, and end in another order than they were handed over in."""
+    at_once, most = 0, 0
+    lock = threading.Lock()
+
+    def write() -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.01)
+        with lock:
+            at_once -= 1
+
+    with _one_thread() as writer:
+        for part in [writer.submit(write) for _ in range(4)]:
+            part.result()
+    assert most == 1

@@ -312,6 +312,25 @@ def test_the_story_of_an_event_between_two_pods_of_a_service(plan: RunFolder) ->
     assert open_run(plan.write()).story(plan.events[2].id).splitlines()[-1].endswith("(it had no pod from -3 s to +1 s)")
 
 
+def test_the_story_of_an_event_of_a_service_of_which_only_ends_are_told_before_it(plan: RunFolder) -> None:
+    """Its pods table begins with the ends of pods whose beginning is not known: the absence is told from the first of them on."""
+    plan.pods |= {"mail-0": ("mail", "b"), "mail-1": ("mail", "b")}
+    for pod, seconds, state in (
+        ("mail-0", 11, "stopped"),
+        ("mail-1", 12, "aborted"),
+        ("mail-1", 14, "starting"),
+        ("mail-1", 30, "stopped"),
+    ):
+        plan.state(pod, at(seconds), state)
+    assert open_run(plan.write()).story(plan.events[2].id).splitlines()[-1].endswith("(it had no pod from -2 s to +1 s)")
+
+
+def test_an_outcome_that_no_publisher_of_ours_has_is_told_as_such(plan: RunFolder) -> None:
+    run = open_run(plan.write())
+    run.publishes["outcome"] = run.publishes["outcome"].cat.rename_categories({"acknowledged": "strange"})
+    assert "+150 us strange: not a known outcome; PUBLISH said" in run.story(plan.events[0].id)
+
+
 # -- the balance ----------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +370,19 @@ def test_the_totals_come_from_who_was_alive(plan: RunFolder) -> None:
     plan.heard = [row for row in plan.heard if not (row.pod == "web-1" and row.handled_ns > at(13))]
     run = open_run(plan.write())
     assert tuple(balance._totals(run)) == (7 + 6 + 3, 14, 2 + 2)
+    assert balance.unbalanced(run) == ""
+
+
+def test_what_a_pod_heard_that_came_alive_before_the_answer_is_in_both_accounts(tmp_path: Path) -> None:
+    """It was not alive when the event was sent, nor was any other of its service: the totals count neither a copy nor a pod."""
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    (event,) = plan.publish(1, start_ns=at(12))
+    plan.pods["late-0"] = ("late", "config.updated")
+    plan.state("late-0", event.sent_ns + 10 * US, "starting").state("late-0", event.sent_ns + 20 * US, "subscribed")
+    plan.hear(event, "late-0")
+    run = open_run(plan.write())
+    assert tuple(balance._totals(run)) == (1, 2, 1)
+    assert (run.tally.fates(MetricName(""))["delivered"], len(run.service_books.alone)) == (2, 0)
     assert balance.unbalanced(run) == ""
 
 

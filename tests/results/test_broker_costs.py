@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.results.broker_costs import BrokerCosts, _fitted, broker_costs, cpu_samples, least_squares, work_between
+from sim.results.broker_costs import METRICS, BrokerCosts, _fitted, broker_costs, cpu_samples, least_squares, work_between
 from sim.results.checkers import judge
-from sim.results.interval import Interval
+from sim.results.interval import UNKNOWN, Interval
 from sim.results.opened_run import Run, open_run
 from sim.results.report import write_report
 from sim.run.steps import run_scenario
@@ -239,3 +239,43 @@ def test_costs_of_a_steady_flow_are_not_known() -> None:
     assert found == BrokerCosts(windows=12, reason="every window held the same number of copies")
     steady = windows(publishes=lambda n: 100 * (1 + n % 2), copies=lambda n: 300 + 7 * n)
     assert steady.reason == "publishes and copies rise and fall together (correlation 1.000): only their joint cost is known"
+
+
+def test_a_publish_that_nobody_heard_and_one_whose_answer_says_nothing_made_no_copy(tmp_path: Path) -> None:
+    plan = counted(tmp_path / "run")
+    plan.events[1].receivers, plan.events[2].receivers = 0, -1
+    publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [0.0, 4.0 + 6.0, 7.0])
+    plan.folder = plan.folder.with_name("silent")
+    for event in plan.events:
+        event.receivers = -1
+    publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [2.0, 0.0, 0.0]), "then what was heard counts"
+
+
+def test_two_samples_are_one_window_and_one_is_none(tmp_path: Path) -> None:
+    plan = counted(tmp_path / "run")
+    plan.broker = [row for row in plan.broker if row[0] in (10 * SECOND, 13 * SECOND) and row[2] == ""]
+    costs = broker_costs(open_run(plan.write()))
+    assert (costs.windows, costs.publishes, costs.copies, costs.cpu_share) == (1, 4, 15, pytest.approx(2.5 / 3))
+    plan.folder, plan.broker = plan.folder.with_name("one"), [row for row in plan.broker if row[0] == 10 * SECOND]
+    assert broker_costs(open_run(plan.write())).windows == 0
+
+
+def test_why_nothing_is_known_of_a_broker_s_costs(tmp_path: Path) -> None:
+    plan = counted(tmp_path / "run")
+    plan.broker = [(at * SECOND, metric, "", value) for at, value in ((11, 2.0), (13, 1.0)) for metric in METRICS]
+    assert broker_costs(open_run(plan.write())) == BrokerCosts(reason="the broker was started again in this phase")
+    plan.folder, plan.broker = plan.folder.with_name("one"), plan.broker[:2]
+    assert broker_costs(open_run(plan.write())) == BrokerCosts(reason="no samples of the broker's CPU in phase run")
+    plan.folder, plan.broker = plan.folder.with_name("zero"), [(at, metric, "", 1.0) for at in (0, 1) for metric in METRICS]
+    at_s, _ = cpu_samples(open_run(plan.write()), "heal")
+    assert at_s.tolist() == [], "a phase that the run never reached has no time at all"
+
+
+def test_as_many_numbers_as_rows_or_columns_that_are_all_but_the_same_say_nothing_of_each() -> None:
+    assert least_squares(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 2.0])) == [UNKNOWN] * 2
+    alike = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-8], [1.0, 1.0 - 1e-8], [1.0, 1.0]])
+    assert least_squares(alike, np.array([1.0, 2.0, 3.0, 4.0])) == [UNKNOWN] * 2
+    apart = least_squares(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([1.0, 2.0, 3.0]))
+    assert [one.value for one in apart] == pytest.approx([1.0, 2.0])

@@ -280,3 +280,11 @@ def test_the_ledger_equals_what_was_planted(plants: list[tuple[str, int, int]]) 
         counts = judge(run).checkers["ledger"].counts
         assert {fate: counts[fate] for fate in found} == found
         assert "books" not in judge(run).checkers["ledger"].detail
+
+
+def test_a_run_that_never_came_to_its_drain_is_accounted_for_like_another(plan: RunFolder) -> None:
+    """A pod that ends explains what it did not hear, as there was no drain in which all pods end."""
+    events = plan.publish(10)
+    plan.info.phases = [phase for phase in plan.info.phases if phase.name != "drain"]
+    plan.drop(events[9], "web-0").end("web-0", events[9].sent_ns + MS)
+    assert causes(open_run(plan.write())) == {"pod-down": 1}

@@ -9,10 +9,11 @@ import pytest
 
 from sim.record.reader import FOREVER_NS
 from sim.results.checkers import judge
+from sim.results.copies import _group
 from sim.results.handed_out import Absence, read_absences
 from sim.results.opened_run import open_run
 from sim.results.pod_histories import make_history
-from tests.support.run_folders import MS, RUN_NS, SECOND, Event, RunFolder, causes
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder, causes
 
 LOST_NS = RUN_NS + 500 * MS  # when the connection of web-1 ends
 BACK_NS = RUN_NS + 900 * MS
@@ -98,6 +99,16 @@ def test_an_event_of_a_pod_that_never_came_back_is_its_own_until_the_end(plan: R
     assert causes(open_run(plan.folder), given) == {"deaf": 1, "taken-by-peer": 1}
 
 
+def test_a_pod_s_own_absence_is_an_excuse_for_its_peers_and_not_for_itself(plan: RunFolder) -> None:
+    """web-1 was given an event two seconds before it ended for good: it had all that time to hear it, and nobody else could."""
+    given = one_that_died_with_it(plan)
+    plan.states = [row for row in plan.states if not (row[0] == "web-1" and row[1] >= LOST_NS)]
+    plan.state("web-1", given.sent_ns + 2 * SECOND, "aborted")
+    plan.states.sort(key=lambda row: row[1])
+    ledger = open_run(plan.write()).ledger().query(f"event == {given.key}")
+    assert dict(zip(ledger["pod"], ledger["cause"], strict=True)) == {"web-0": "taken-by-peer", "web-1": "unexplained"}
+
+
 def test_what_waited_in_the_stream_for_long_is_lost_with_its_keys(plan: RunFolder) -> None:
     """Both pods stood still for seconds, and nothing of it had been given to anybody."""
     share_out(plan, plan.publish(10), to="web-0")
@@ -161,3 +172,26 @@ def test_absences_begin_at_the_last_that_was_heard_and_end_with_the_next_subscri
     heard = {"received_ns": np.array([25, 35]), "sent_ns": np.array([24, 34])}
     assert read_absences(history, **heard) == [Absence(34, 40, 70), Absence(70, 80, FOREVER_NS)]
     assert read_absences(history, received_ns=np.array([], dtype=np.int64), sent_ns=np.array([], dtype=np.int64))[0] == Absence(20, 40, 70)
+
+
+def test_what_a_group_knows_is_of_its_own_service_and_channel(tmp_path: Path) -> None:
+    """What was refused, kept in memory or never left was not added to the stream; what nobody knows of may have been."""
+    plan = RunFolder(tmp_path / "run", transport="streams", bus={"stream_max_len": 7})
+    plan.service("web", replicas=2, channels="a,b").pod("jobs-0", service="jobs", channels="a")
+    sent = [plan.event(RUN_NS + n * MS, channel="a", outcome=outcome) for n, outcome in enumerate(("acknowledged", "unknown"))]
+    for n, outcome in enumerate(("memory", "refused")):
+        plan.event(RUN_NS + (3 + n) * MS, channel="a", outcome=outcome)
+    plan.event(RUN_NS + 5 * MS, channel="a", outcome="never-sent", sent_ns=0, acked_ns=0)
+    plan.event(RUN_NS + 6 * MS, channel="a", outcome="unknown", sent_ns=0, acked_ns=0)
+    plan.event(RUN_NS + 7 * MS, channel="b")
+    plan.hear(sent[0], "web-0")
+    plan.hear(sent[0], "jobs-0", lag_ns=9 * MS)
+    plan.state("web-1", RUN_NS + 8 * MS, "disconnected")
+    run = open_run(plan.write())
+    names = [history.pod for history in run.pod_histories]
+    group = _group(run, run.index, "web", int(run.index.way[0]))
+    assert group.added_sent_ns.tolist() == [event.sent_ns for event in sent]
+    assert group.added_answered_ns.tolist() == [event.acked_ns for event in sent]
+    assert (group.heard_received_ns.tolist(), group.heard_sent_ns.tolist()) == ([sent[0].intended_ns + 240 * US], [sent[0].sent_ns])
+    assert {names[pod] for pod in group.absences} == {"web-0", "web-1"} and group.max_len == 7
+    assert [[absence.lost_ns for absence in group.absences[names.index(pod)]] for pod in ("web-0", "web-1")] == [[], [RUN_NS + 8 * MS]]

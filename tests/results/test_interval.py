@@ -20,6 +20,9 @@ def test_student_s_t_is_that_of_the_tables(freedom: int, table: float) -> None:
 def test_an_interval_is_turned_around_with_its_ends() -> None:
     assert Interval(2, 1, 4).inverse(8) == Interval(4, 2, 8)
     assert Interval(2, 0, 4).inverse(8) == Interval(4, 2, math.inf)
+    assert Interval(4, 2, 5).inverse(10) == Interval(2.5, 2, 5)
+    assert Interval(4, 2, 5).inverse() == Interval(0.25, 0.2, 0.5)
+    assert Interval(0.25, 0.125, 0.5).inverse() == Interval(4, 2, 8), "also of ends below 1"
 
 
 def test_the_mean_of_three_has_an_interval_that_is_not_below_0() -> None:

@@ -265,3 +265,16 @@ def test_the_parts_of_an_unsealed_run_are_read_together_and_what_cannot_be_read_
     (folder / "parts" / "probes-h9-0.parquet").write_bytes(b"PAR1")
     assert run.probes.empty and run.unreadable_parts == ["probes-h9-0.parquet"]
     assert list(run.probes) == list(TABLES["probes"])
+
+
+def test_a_scenario_without_limits_has_none(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    folder = plan.write()
+    (folder / "scenario.toml").write_text('name = "synthetic"\n')
+    assert open_run(folder).slo == {}
+
+
+@pytest.mark.parametrize(("state", "seal", "sealed"), [("complete", True, True), ("running", True, False), ("complete", False, False)])
+def test_a_run_is_sealed_when_its_tables_are_promised_and_it_is_over(tmp_path: Path, state: str, seal: bool, sealed: bool) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    assert open_run(plan.write(state=state, seal=seal)).sealed is sealed

@@ -137,3 +137,14 @@ def test_an_arrival_is_at_least_as_late_as_its_sending_and_no_later_than_it_is(p
     rows = np.array([0, 1, 2, 3, 5, 6])
     assert ms(passages.arriving(rows, np.zeros(6, dtype=np.int64), np.round(end * SECOND).astype(np.int64))) == [100, 100, 0, 0, 40, 20]
     assert ms(passages.arriving(rows[:1], np.array([1]), np.array([12 * SECOND + 30 * MS]))) == [30]
+
+
+def test_a_pod_that_only_deliveries_name_passes_no_process_of_its_own(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("ghost-0")
+    plan.states = [row for row in plan.states if row[0] != "ghost-0"]
+    plan.starve(locust=between(12, 13, 100), h0=between(12, 13, 200))
+    (event,) = plan.publish(1, start_ns=12 * SECOND)
+    run = open_run(plan.write())
+    pods = np.array([[history.pod for history in run.pod_histories].index(pod) for pod in ("web-0", "ghost-0")])
+    found = Passages(run, read_withheld(run)).to_pods(np.array([0, 0]), pods, np.full(2, 11 * SECOND), np.full(2, 15 * SECOND))
+    assert event.receivers == 2 and ms(found) == pytest.approx([300, 100])

@@ -10,7 +10,7 @@ import pytest
 
 from sim.record.reader import FOREVER_NS
 from sim.results.opened_run import open_run
-from sim.results.pod_histories import PodHistory, SilentWindow, make_history, read_ways
+from sim.results.pod_histories import PodHistory, SilentWindow, make_history, read_pod_histories, read_ways
 from tests.support.run_folders import MS, SECOND, RunFolder
 
 
@@ -93,3 +93,21 @@ def test_histories_are_read_pod_by_pod_in_the_order_of_time(tmp_path: Path) -> N
 def test_what_goes_one_way_keeps_its_order(many_nodes: bool, transport: str, ways: list[int]) -> None:
     publishes = pd.DataFrame({"channel": ["a", "a", "b"], "publisher": ["p", "q", "p"]}).astype("category")
     assert read_ways(publishes, many_nodes=many_nodes, transport=transport).tolist() == ways
+
+
+def test_a_name_that_no_row_has_is_no_pod() -> None:
+    """A table's names may be more than its pods: those of a part that was read with it."""
+    pods = pd.DataFrame({
+        "pod": pd.Categorical(["b", "d", "b"], categories=["a", "b", "c", "d"]),
+        "service": ["web", "jobs", "web"],
+        "channels": ["x", "y,z", "x"],
+        "state": ["subscribed", "starting", "starting"],
+        "at_ns": [2, 3, 1],
+    })  # fmt: skip
+    deliveries = pd.DataFrame({"pod": pd.Categorical(["d", "e"])})
+    found = read_pod_histories(pods, deliveries)
+    assert [(one.pod, one.service, sorted(one.channels), one.at_ns, one.states) for one in found] == [
+        ("b", "web", ["x"], (1, 2), ("starting", "subscribed")),
+        ("d", "jobs", ["y", "z"], (3,), ("starting",)),
+        ("e", "", [], (), ()),
+    ]

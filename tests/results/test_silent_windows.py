@@ -263,3 +263,21 @@ def test_the_parts_of_a_window_that_never_ended_and_of_one_that_ended_with_the_p
     assert windows([*BEGUN, (20, "disconnected")], faults=fault) == [FIRST, (9, 25, "cut-link"), (9, NEVER, "deaf")]
     assert windows([*BEGUN, (20, "disconnected"), (22, "aborted")], faults=fault) == [FIRST, (9, 22, "cut-link"), (9, 22, "deaf")]
     assert windows([(15, "starting"), (22, "subscribed")], faults=fault) == [(19, 22, "cut-link"), (15, 22, "deaf")]
+
+
+def test_a_second_row_of_a_pod_that_starts_opens_no_other_window() -> None:
+    assert windows([(5, "starting"), (6, "starting"), (7, "starting"), (9, "subscribed")]) == [FIRST]
+    again: Rows = [*BEGUN, (20, "aborted"), (21, "starting"), (22, "starting"), (23, "aborted"), (24, "starting"), (25, "subscribed")]
+    assert windows(again) == [FIRST, (19, 20, "pod-down"), (21, 23, "deaf"), (24, 25, "deaf")]
+
+
+def test_a_pod_that_starts_anew_behind_a_bad_link_closes_what_its_last_life_lost() -> None:
+    rows: Rows = [*BEGUN, (20, "disconnected"), (25, "starting"), (30, "subscribed")]
+    fault = (("link_cut", 19, 27),)
+    assert windows(rows, heard=[(16, 15)], faults=fault) == [
+        FIRST,
+        (15, 25, "cut-link"),
+        (15, 25, "deaf"),
+        (25, 27, "cut-link"),
+        (25, 30, "deaf"),
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from sim.machine.waits import Waits
 from sim.results.opened_run import open_run
 from sim.results.passages import handed_on
-from sim.results.withheld import Account, Step, Withheld, read_withheld
+from sim.results.withheld import Account, Step, Withheld, _evenly, _settled, read_withheld
 from tests.support.run_folders import MS, SECOND, RunFolder
 
 Said = Callable[[int], Waits]
@@ -298,3 +299,63 @@ def test_in_virtual_time_nothing_is_withheld(tmp_path: Path) -> None:
     plan.info.ground = "model"
     found = read_withheld(open_run(plan.write()))
     assert (found.accounts, found.steps, found.stalls) == ({}, [], {})
+
+
+def test_rows_up_to_a_second_before_a_suspension_was_seen_are_withheld_whole(tmp_path: Path) -> None:
+    """Rows of a quarter second; the machine slept twice, seen at 12.25 and 16.25 s, and at 18 s the wall clock was only set."""
+
+    def said(at: int) -> Waits:
+        slept = 9.0 * SECOND * (at > 12 * SECOND) + 2.0 * SECOND * (at > 16 * SECOND)
+        return Waits(waited_ns=0.0, wall_offset_ns=slept + 3_600.0 * SECOND * (at > 18 * SECOND), suspended_ns=slept)
+
+    account = withheld(tmp_path / "run", h0=said).accounts["h0"]
+    whole = [(int(end), int(ns)) for end, ns in zip(account.end_ns, account.withheld_ns, strict=True) if ns]
+    ends = [11.25, 11.5, 11.75, 12.0, 12.25, 15.25, 15.5, 15.75, 16.0, 16.25]
+    assert whole == [(int(end * SECOND), SECOND // 4) for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("waited", "cpu", "settled"),
+    [
+        pytest.param([0, 400], [0, 0], [150, 250], id="what is more than a row lies in the one before, also in the first"),
+        pytest.param([400], [0], [250], id="and what is more than the first row is long was before all"),
+        pytest.param([400, 0], [0, 0], [250, 0], id="never in a row after"),
+        pytest.param([20, 0, 0, 700], [0, 0, 0, 0], [0 + 20, 200, 250, 250], id="as far back as it takes"),
+        pytest.param([0, 0, 0, 700], [0, 0, 100, 0], [0, 0, 150, 250], id="and no farther than it ran"),
+        pytest.param([0, 0, 0, 700], [0, 0, 12, 0], [0, 212 + 0, 238, 250], id="a row that ran for less than a twentieth is gone through"),
+        pytest.param([0, 200, 0, 700], [0, 0, 0, 0], [150 - 0, 250, 250, 250], id="what a row waited itself takes its room"),
+        pytest.param([0, 0, 350], [0, 0, 50], [0, 150, 250], id="what a row computed is no room for what it waited"),
+        pytest.param([0, 0, 250], [0, 0, 250], [0, 0, 250], id="a row that is full is as it should be"),
+        pytest.param([0, 260, 250], [0, 0, 0], [10, 250, 250], id="each row has its own too much"),
+    ],
+)  # fmt: skip
+def test_waits_are_settled_into_the_rows_in_which_they_were(waited: list[float], cpu: list[float], settled: list[float]) -> None:
+    given = np.array(waited, dtype=np.float64)
+    assert _settled(given, np.full(len(waited), 250.0), np.array(cpu, dtype=np.float64)).tolist() == settled
+    assert given.tolist() == waited, "and what was told stays as it was told"
+
+
+@pytest.mark.parametrize(
+    ("readings", "rises"),
+    [
+        pytest.param([(0, 0.0), (400, 40.0)], [10.0, 10.0, 10.0, 10.0], id="two readings are enough"),
+        pytest.param([(0, 0.0)], [0.0] * 4, id="one is not"),
+        pytest.param([], [0.0] * 4, id="nor none"),
+        pytest.param([(0, 0.0), (200, np.nan), (400, 40.0)], [10.0] * 4, id="what is not known is passed over"),
+        pytest.param([(0, np.nan), (100, 5.0), (200, np.nan)], [0.0] * 4, id="and is no reading"),
+        pytest.param([(0, 50.0), (100, 70.0), (400, 10.0)], [20.0, 0.0, 0.0, 0.0], id="a counter that falls was begun anew"),
+        pytest.param([(150, 0.0), (250, 10.0)], [0.0, 5.0, 5.0, 0.0], id="outside of the readings nothing rises"),
+    ],
+)
+def test_what_the_machine_counted_is_laid_evenly_over_the_rows(readings: list[tuple[int, float]], rises: list[float]) -> None:
+    machine = pd.DataFrame({"at_ns": [at for at, _ in readings], "steal_ns": [value for _, value in readings]}, dtype=np.float64)
+    begin = np.array([0, 100, 200, 300])
+    assert _evenly(machine, "steal_ns", begin, begin + 100).tolist() == pytest.approx(rises)
+
+
+def test_a_scenario_that_says_nothing_of_its_bus_has_the_usual_stalls(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").starve(h0=between(12, 12.25, 4 * 100.01))
+    plan.publish(1)
+    run = open_run(plan.write())
+    del run.scenario["bus"]
+    assert len(read_withheld(run).stalls["h0"]) == 1

@@ -11,11 +11,14 @@ import pytest
 from sim.errors import BrokerRefused, BrokerUnreachable
 from sim.grounds.model.loop import JumpingLoop
 from sim.machine.clock import now_ns
+from sim.machine.freezer import Freezer
+from sim.wire.clients import SubscribingClient, SubscriptionCallbacks
 from sim.wire.connection import Denied, Wire
 from sim.wire.pipeline import MAX_CREDIBLE, NOT_SAID
 from sim.wire.read_memo import ReadMemo
 from sim.wire.resp import encode, pack
-from sim.wire.subscription import CLASSIC, SHARDED, ChannelSubscription, PubSubWords, counted
+from sim.wire.subscription import CLASSIC, SHARDED, ChannelSubscription, PubSubWords, counted, open_subscription
+from tests.support.strange_server import strange_server
 
 
 class Socket:
@@ -190,6 +193,17 @@ def test_whole_messages_of_its_channels_are_cut_out_and_a_read_that_was_had_is_h
     play(scene)
 
 
+def test_messages_of_a_channel_that_was_not_asked_for_are_remembered_like_any() -> None:
+    async def scene() -> None:
+        end = await End().subscribed("a")
+        stream = message(b"1", b"other") + message(b"2")
+        for _ in range(3):
+            assert end.read(bytes(bytearray(stream))) == [(b"1", b"2")]
+        assert end.decoded == [(b"1", b"2")]
+
+    play(scene)
+
+
 def test_messages_and_other_words_of_one_read_are_told_apart_and_not_remembered() -> None:
     async def scene() -> None:
         end = await End().subscribed("a")
@@ -227,6 +241,7 @@ def test_a_ping_waits_for_the_answer_to_the_one_before(answer: bytes) -> None:
         (SHARDED, [b"sunsubscribe", "ä".encode(), 0], "ä"),
         (CLASSIC, [b"unsubscribe", b"\xff", 0], "\ufffd"),
         (CLASSIC, [b"unsubscribe", 7, 0], "?"),
+        (CLASSIC, [b"unsubscribe", b"a"], "a"),
         (CLASSIC, [b"unsubscribe"], "?"),
     ],
 )
@@ -282,6 +297,72 @@ def test_it_pauses_resumes_and_ends_its_socket() -> None:
         assert (aborted.socket.orders, aborted.lost) == (["abort"], [])
 
     play(scene)
+
+
+# -- opened ------------------------------------------------------------------------------------------------------
+
+
+def server_of(word: bytes) -> Callable[[list[bytes]], bytes]:
+    """Return what a broker says: OK, and to a subscription its confirmation and at once a message."""
+
+    def answer(words: list[bytes]) -> bytes:
+        if words[0] != word.upper():
+            return b"+OK\r\n"
+        kind = SHARDED if word == SHARDED.subscribe else CLASSIC
+        return encode([word, words[1], 1]) + message(b"of " + words[1], words[1], kind.message)
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", [CLASSIC, SHARDED])
+def test_it_is_opened_under_its_client_s_name_and_hears_what_came_with_the_confirmation(kind: PubSubWords) -> None:
+    async def scene() -> None:
+        decoded: list[tuple[bytes, ...]] = []
+        heard: list[Any] = []
+
+        def decode(payloads: Any) -> Payloads:
+            chunk = Payloads(payloads)
+            decoded.append(chunk.events)
+            return chunk
+
+        callbacks = SubscriptionCallbacks(ReadMemo(decode), lambda chunk, at_ns: heard.append(chunk.events), lost=decoded.append)
+        freezer = Freezer()
+        client = SubscribingClient("its name", "group", "consumer", freezer=freezer)
+        subscription = await open_subscription(server.address, ["b", "a"], kind=kind, client=client, callbacks=callbacks)
+        assert server.asked[0] == [b"CLIENT", b"SETNAME", b"its name"]
+        assert [words[1] for words in server.asked[1:]] == [b"a", b"b"] and server.asked[1][0].lower() == kind.subscribe
+        assert (
+            [payload for events in heard for payload in events]
+            == [payload for events in decoded for payload in events]
+            == [b"of a", b"of b"]
+        )
+        assert subscription._wire in freezer._streams, "frozen with its client"
+        subscription.close()
+
+    with strange_server(server_of(kind.subscribe)) as server:
+        asyncio.run(scene())
+
+
+def test_a_pod_s_freezer_holds_back_the_reads_of_its_subscription() -> None:
+    async def scene() -> None:
+        heard: list[Any] = []
+        callbacks = SubscriptionCallbacks(ReadMemo(Payloads), lambda chunk, at_ns: heard.append(chunk.events), lost=heard.append)
+        freezer = Freezer()
+        client = SubscribingClient("n", "group", "consumer", freezer=freezer)
+        subscription = await open_subscription(server.address, ["a"], kind=CLASSIC, client=client, callbacks=callbacks)
+        before = len(heard)
+        freezer.freeze()
+        assert subscription.ping() is True
+        assert not subscription._wire.transport.is_reading()  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)
+        assert len(heard) == before
+        freezer.thaw()
+        while len(heard) == before:
+            await asyncio.sleep(0.001)
+        subscription.close()
+
+    with strange_server(server_of(b"subscribe")) as server:
+        asyncio.run(scene())
 
 
 # -- the memo ----------------------------------------------------------------------------------------------------

@@ -282,12 +282,10 @@ class _Looked(msgspec.Struct, frozen=True):
     def _as_measured(self, chosen: Workload, choice: Choice, target: float) -> bool:
         return self.measured is not None and choice.brokers == 1 and same_load(chosen, self.measured.workload, target)
 
-    def _share_held(self) -> float:
+    def _share_held(self, measured: SustainedRate) -> float:
         """Return the share of its saturation rate that a broker had at the rate that held, by the model."""
-        held = self.measured.held_calls_per_s if self.measured else 0.0
-        if not (held and self.measured):
-            return 0.0
-        return held / saturation(self.model, self.measured.workload, calls_per_s=held).value
+        held = measured.held_calls_per_s
+        return held / saturation(self.model, measured.workload, calls_per_s=held).value
 
     def _ceiling(self, chosen: Workload, choice: Choice, target: float, full: Interval, at_target: Interval) -> float:
         """Return the calls per second that a choice may be said to carry by what was measured."""
@@ -296,7 +294,7 @@ class _Looked(msgspec.Struct, frozen=True):
             return math.inf
         if self._as_measured(chosen, choice, target):
             return measured.held_calls_per_s
-        return self._share_held() * min(full.value, at_target.value) if measured.ended else math.inf
+        return self._share_held(measured) * min(full.value, at_target.value) if measured.ended else math.inf
 
     def _beyond(self, chosen: Workload, choice: Choice, target: float, at_target: Interval) -> list[str]:
         """Return why a choice is beyond what was measured."""
@@ -305,7 +303,7 @@ class _Looked(msgspec.Struct, frozen=True):
             return []
         if self._as_measured(chosen, choice, target):
             return [f"measured: {measured}"] if target > measured.held_calls_per_s else []
-        held = self._share_held()
+        held = self._share_held(measured)
         if target <= held * at_target.value:
             return []
         if not held:

@@ -58,7 +58,7 @@ def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
     copies, pod_histories = run.copies, run.pod_histories
     services = sorted({history.service for history in pod_histories if history.channels})
     number = {service: code for code, service in enumerate(services)}
-    service = np.array([number.get(history.service, -1) for history in pod_histories] or [-1])[copies.pod]
+    service = np.array([number.get(history.service, -1) for history in pod_histories], dtype=np.int64)[copies.pod]
     handled = judged & (copies.delivery >= 0) & (copies.publish >= 0)
     outcome = codes_in(run.deliveries["outcome"], {"handled": 1})
     handled[handled] = outcome[copies.delivery[handled]] == 1

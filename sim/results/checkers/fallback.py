@@ -159,7 +159,7 @@ def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False)
     code = {pod: number for number, pod in enumerate(pods)}
     found = [_lost_rows(run, beliefs, in_doubt=in_doubt), _late(run), _unanswered(run, beliefs, code)]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(pod, kind="stable")
+    order = np.argsort(pod)
     bounds = np.searchsorted(pod[order], np.arange(len(pods) + 1))
     spans = np.column_stack([begin, end])[order]
     return {pods[n]: union(spans[bounds[n] : bounds[n + 1]]) for n in np.unique(pod)}
@@ -184,7 +184,7 @@ def _lost_rows(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool) -> tuple
         if belief is not None:
             at = belief.at_ns[[state == "subscribed" for state in belief.state]]
             joins[pod == number] = np.searchsorted(at, sent[pod == number], side="right")
-    same = (np.diff(pod, prepend=-1) == 0) & (np.diff(joins, prepend=-1) == 0) & np.append(False, lost[:-1]) & lost
+    same = np.append(False, (pod[1:] == pod[:-1]) & (joins[1:] == joins[:-1]) & lost[:-1] & lost[1:])
     opens = np.flatnonzero(lost & ~same)
     closes = np.flatnonzero(lost & ~np.append(same[1:], False))
     end = np.maximum(publishes["acked_ns"].to_numpy()[rows[closes]], sent[closes])

@@ -15,6 +15,7 @@ from sim.measure.capacity.frames import on_link
 from sim.measure.capacity.plan import Choice, Plan, SustainedRate, headroom, make_plan, not_tested, saturation, split, teller, what_if
 from sim.measure.capacity.plan_table import plan_sentence
 from sim.measure.capacity.workload import EventType, Workload, same_load
+from sim.results.interval import Interval
 from sim.wire.resp import pack
 from tests.support.examples import examples
 
@@ -462,3 +463,78 @@ def test_what_the_search_of_a_measurement_came_to_is_one_sentence(found: Sustain
 @pytest.mark.parametrize(("cores", "free"), [(0.0, 0.712), (0.5, 0.712), (1.0, 0.712), (2.0, 0.5219), (4.0, 0.3826)])
 def test_headroom_is_the_stated_rule_from_one_core_on(cores: float, free: float) -> None:
     assert headroom(cores) == pytest.approx(free, abs=5e-5)
+
+
+# -- one number or word at a time --------------------------------------------------------------------------------
+
+
+def test_a_choice_is_one_phrase() -> None:
+    assert [str(Choice(*one)) for one in ((0, 1, 0), (1, 1, 1), (1, 2, 0), (2, 3, 30))] == [
+        "replicas as they are, 1 broker",
+        "at least 1 replica, 1 broker, batches of 1",
+        "at least 1 replica, 2 brokers",
+        "at least 2 replicas, 3 brokers, batches of 30",
+    ]
+
+
+def test_a_choice_without_a_batch_size_leaves_the_workload_its_own() -> None:
+    sizes = [(choice.of(LOAD).batch_size, choice.of(LOAD).replicas) for choice in (Choice(0, 1, 0), Choice(3, 1, 30), Choice(4, 2, 0))]
+    assert sizes == [(10, LOAD.replicas), (30, {"reader": 3, "writer": 3}), (10, {"reader": 4, "writer": 4})]
+
+
+def test_what_if_of_one_replica_that_hears_alone() -> None:
+    first, second, *reasons = what_if(MODEL, LOAD, calls_per_s=1_000, pods_per_service=1, batch_size=10).splitlines()
+    assert first.startswith("1 replica of each service, 1 broker, batches of 10: carries ")
+    assert second.startswith("It does not carry 1,000 calls/s, ")
+    assert reasons[0] == "- one replica of reader, writer: with one pod down nobody hears its events"
+
+
+def test_channels_go_to_the_broker_with_the_least_to_do() -> None:
+    """Costs of 5, 4, 3 and 1: the third joins the second, and the last the first. One broker has all, and of six two have nothing."""
+    events = {"b": 4.0, "d": 1.0, "a": 5.0, "c": 3.0}
+    kinds = tuple(EventType(name, many, False, 0.0, 0.0, (), ()) for name, many in events.items())
+    load = Workload(kinds, {"x": 1}, 1, 1.0)
+    names = [[[kind.name for kind in group] for group in split(MODEL, load, brokers, 1e3)] for brokers in (1, 2, 3, 6)]
+    assert names == [[["a", "b", "c", "d"]], [["a", "d"], ["b", "c"]], [["a"], ["b"], ["c", "d"]], [["a"], ["b"], ["c"], ["d"], [], []]]
+
+
+def test_a_broker_is_as_full_as_its_batches_are_at_the_target() -> None:
+    """At 20 calls/s the interval ends batches of 5 items after 1 s: at that rate a call costs more than with full batches of 10."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=1.0)
+    (option,) = make_plan(MODEL, load, target_calls_per_s=20, brokers=(1,), batches=()).options
+    items = 0.6 * 20 / 3 * 1 + 1
+    cost_us = 0.6 / items * (2 + 0.001 * (200 + 150 * items) + 2 * (0.5 + 0.0005 * (200 + 150 * items))) + 0.4 * (2 + 0.4 + 5 * (0.5 + 0.2))
+    assert items == 5
+    cost = MODEL.cost_us(load.events(20))
+    assert cost.value == pytest.approx(cost_us) and option.used == pytest.approx(20 * cost.high / 1e6, rel=1e-9)
+
+
+def test_a_link_carries_its_megabits_less_the_headroom() -> None:
+    bits = on_link(LOAD.sent(1_000)).most * 8
+    (option,) = make_plan(MODEL, LOAD, target_calls_per_s=1_000, brokers=(1,), batches=(), link_mbit_per_s=10.0).options
+    assert option.carries == Interval(*[pytest.approx(10e6 / bits * (1 - 0.712), rel=1e-9)] * 3)  # type: ignore[list-item]
+    assert option.excuses == (f"its link would carry {1_000 * bits / 1e6:,.0f} Mbit/s of 10; the rule keeps 71% free",)
+
+
+@pytest.mark.parametrize("kinds", [None, [ITEMS], [NEWS], [NEWS, ITEMS]])
+def test_batches_are_as_full_as_they_are_at_the_saturation_rate_of_what_goes_over_the_broker(kinds: list[EventType] | None) -> None:
+    """An interval of 5 us ends batches long before they are full; how long before is a matter of the rate that is asked for."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=5e-6)
+    rate = saturation(MODEL, load, kinds=kinds).value
+    assert rate == pytest.approx(1e6 / MODEL.value_us(load.events(rate, kinds)), rel=1e-3)
+    if kinds == [ITEMS]:
+        items = load.items(ITEMS, rate)
+        size = 200 + 150 * items
+        assert 1 < items < 10 and rate == pytest.approx(1e6 / (0.6 / items * (2 + 0.001 * size + 2 * (0.5 + 0.0005 * size))), rel=1e-3)
+
+
+def test_how_full_a_broker_was_is_told_by_its_batches_at_the_rate_that_held() -> None:
+    """An interval of 1 ms ended batches of 8.25 items at 36,259 calls/s: with full ones the same rate would have been a smaller share."""
+    load = msgspec.structs.replace(LOAD, batch_interval_s=1e-3)
+    found = SustainedRate(load, HELD, TOO_MUCH, "it lagged")
+    now, four = make_plan(ROOMY, load, target_calls_per_s=20_000, brokers=(1,), batches=(), least_replicas=(0, 4), measured=found).options
+    share = HELD * ROOMY.value_us(load.events(HELD)) / 1e6
+    cost_us = ROOMY.value_us(four.choice.of(load).events(20_000))
+    assert now.carries == Interval(HELD, HELD, HELD)
+    assert four.carries.value == pytest.approx(share * 1e6 / cost_us, rel=1e-9)
+    assert load.items(ITEMS, HELD) == pytest.approx(8.2518)

@@ -9,7 +9,8 @@ import pytest
 
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
-from tests.support.run_folders import MS, SECOND, RunFolder
+from sim.results.stated_ages import read_stated_ages
+from tests.support.run_folders import MS, SECOND, US, RunFolder
 
 
 @pytest.fixture
@@ -63,3 +64,54 @@ def test_a_run_from_before_opens_and_a_limit_on_what_it_does_not_hold_is_unknown
     (folder / "scenario.toml").write_text((folder / "scenario.toml").read_text() + "from_future = 0\n")
     (limit,) = judge(open_run(folder)).slo
     assert (limit.metric, limit.verdict) == ("from_future", "unknown")
+
+
+def test_an_event_that_is_handled_at_the_very_moment_of_its_stamp_is_not_from_the_future(plan: RunFolder) -> None:
+    plan.clocks = {("web-1", 12 * SECOND): -250 * US, ("web-1", 14 * SECOND): -250 * US - 1}
+    counts = judge(open_run(plan.write())).checkers["clocks"].counts
+    assert (counts["stated_age_ms.min"], counts["from_future"]) == (-1e-6, 60), "from 14 s on, and none of the 20 before"
+
+
+def test_two_pods_with_wrong_clocks_are_named_both(plan: RunFolder) -> None:
+    plan.clocks["web-0", SECOND + MS] = SECOND
+    detail = judge(open_run(plan.write())).checkers["clocks"].detail
+    assert detail.startswith("the clocks of web-0, web-1 were wrong: by their timestamps 200 copies had")
+
+
+def test_a_clock_counts_from_its_row_on_and_before_a_pod_s_first_row_it_was_right(tmp_path: Path) -> None:
+    """Each pod's clock is its own; a delivery at the very time of a row is after it. web-2 came alive just before the first answer."""
+    plan = RunFolder(tmp_path).service("web", replicas=3)
+    for at_ns, lag_ns in ((12 * SECOND, 100 * US), (12 * SECOND + 500 * MS, 100 * US), (13 * SECOND, 250 * US)):
+        event = plan.event(at_ns, stamped_ns=at_ns)
+        for pod in plan.pods:
+            plan.hear(event, pod, lag_ns=lag_ns)
+    begins, steps = 12 * SECOND + 120 * US, 13 * SECOND + 250 * US
+    plan.states = [row for row in plan.states if row[0] != "web-2"]
+    plan.state("web-2", steps, "subscribed").state("web-2", begins, "subscribed").state("web-2", 30 * SECOND, "stopped")
+    plan.clocks = {("web-2", begins): 5 * SECOND, ("web-2", steps): 6 * SECOND, ("web-2", 30 * SECOND): 1, ("web-0", SECOND): 7 * SECOND}
+    plan.clocks |= {("web-1", at_ns): 1 for at_ns in (SECOND, SECOND + MS, 30 * SECOND)}  # a nanosecond ahead, all the time
+    run = open_run(plan.write())
+    rows, ages = read_stated_ages(run)
+    names = [history.pod for history in run.pod_histories]
+    assert [(names[run.copies.pod[row]], int(run.copies.publish[row]), int(age)) for row, age in zip(rows, ages, strict=True)] == [
+        ("web-0", 0, 100 * US),
+        ("web-0", 1, 100 * US),
+        ("web-0", 2, 250 * US),
+        ("web-1", 0, 100 * US + 1),
+        ("web-1", 1, 100 * US + 1),
+        ("web-1", 2, 250 * US + 1),
+        ("web-2", 0, 100 * US),
+        ("web-2", 1, 5 * SECOND + 100 * US),
+        ("web-2", 2, 6 * SECOND + 250 * US),
+    ]
+
+
+def test_unstamped_and_unheard_events_and_those_of_other_phases_have_no_stated_age(plan: RunFolder) -> None:
+    plan.events[3].stamped_ns, plan.events[4].stamped_ns = 0, 1
+    plan.drop(plan.events[5], "web-0")
+    plan.repeat(plan.events[6], "web-1")
+    plan.publish(1, start_ns=9 * SECOND + 500 * MS, stamped_ns=7)
+    run = open_run(plan.write())
+    rows, ages = read_stated_ages(run)
+    assert len(rows) == len(ages) == 200 - 2 - 1
+    assert 3 not in run.copies.publish[rows] and ages.max() > 10 * SECOND, "one that is stamped at the very beginning is stamped"

@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.results.checkers import judge
-from sim.results.checkers.deaf import check
+from sim.results.checkers.deaf import check, windows
+from sim.results.checkers.verdict import Bounds
 from sim.results.opened_run import open_run
+from sim.results.outages import read_outages
 from tests.support.examples import examples
-from tests.support.run_folders import MS, SECOND, Event, RunFolder
+from tests.support.run_folders import MS, SECOND, US, Event, RunFolder
 
 BEGIN, END = 13 * SECOND, 15 * SECOND
 
@@ -110,6 +112,84 @@ def test_a_pod_that_is_dead_at_the_end_of_the_fault_is_not_deaf(plan: RunFolder)
     plan.end("web-0", BEGIN + MS)
     counts = check(open_run(plan.write())).counts
     assert (counts["windows"], counts["deaf"]) == (1, 0)
+
+
+def test_copies_that_were_lost_in_the_fault_alone_leave_nobody_deaf(plan: RunFolder) -> None:
+    """Three of web-1 are lost in the fault, and it is back before its end; of web-0 nothing is lost."""
+    cut(plan, "web-1", END - 50 * MS)
+    publish_from(plan, END - 350 * MS, {"web-0": 0, "web-1": END - 50 * MS})
+    result = check(open_run(plan.write()))
+    assert result.detail == (
+        "no pod was deaf after a fault had ended; 3 copies were lost by not hearing, none of them after the end; "
+        "the application was told each time"
+    )
+    assert result.witnesses[0].endswith("the first of 3 copies that web-1 did not hear; it was deaf for 0 s after broker_down")
+    assert (result.counts["deaf"], result.counts["lost"], result.counts["lost_after"], result.counts["told"]) == (0, 3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("lost", "after", "said"),
+    [
+        (1, 1, "1 copy was lost by not hearing, it after the end"),
+        (1, 0, "1 copy was lost by not hearing, not after the end"),
+        (2, 2, "2 copies were lost by not hearing, all of them after the end"),
+        (2, 1, "2 copies were lost by not hearing, 1 of them after the end"),
+        (2, 0, "2 copies were lost by not hearing, none of them after the end"),
+    ],
+)
+def test_how_many_of_the_lost_copies_came_after_the_end(plan: RunFolder, lost: int, after: int, said: str) -> None:
+    cut(plan, "web-0", END + 250 * MS)
+    first = END + 50 * MS - 100 * MS * (lost - after)
+    publish_from(plan, first, {"web-0": first + lost * 100 * MS, "web-1": 0})
+    result = check(open_run(plan.write()))
+    assert f"; {said}; " in result.detail
+    which = f"the first of {lost} copies" if lost > 1 else "the one copy"
+    assert f" on config.updated: {which} that web-0 did not hear; it was deaf for " in result.witnesses[0]
+
+
+def test_a_subscription_and_a_copy_at_the_very_end_of_the_fault(plan: RunFolder) -> None:
+    """Who is subscribed at the end is not deaf; what was sent then counts as after the end."""
+    cut(plan, "web-0", END)
+    cut(plan, "web-1", END + 500 * MS)
+    sent = {"sent_ns": END, "acked_ns": END + 100 * US}
+    plan.hear(plan.event(END, **sent), "web-0", lag_ns=10 * US)
+    plan.hear(plan.event(END + 600 * MS), "web-1")
+    counts = check(open_run(plan.write())).counts
+    assert (counts["windows"], counts["deaf"], counts["deaf_s.max"]) == (2, 1, 0.5)
+    assert (counts["lost"], counts["lost_after"]) == (1, 1), "that of web-1 at the end"
+
+
+def test_of_two_faults_each_has_what_was_lost_from_its_beginning_until_it_was_over(plan: RunFolder) -> None:
+    """web-0 loses copies in both; what it loses before the first, while no fault was on, is put down to none."""
+    plan.faults = [("broker_down", "broker", BEGIN, END), ("subscribers_cut", "broker", 17 * SECOND, 17 * SECOND + MS)]
+    plan.drop(plan.events[29], "web-0")
+    cut(plan, "web-0", END + 250 * MS)
+    publish_from(plan, END + 50 * MS, {"web-0": END + 250 * MS, "web-1": 0}, count=10)
+    plan.state("web-0", 17 * SECOND, "disconnected").state("web-0", 17 * SECOND + 451 * MS, "subscribed")
+    publish_from(plan, 17 * SECOND + 50 * MS, {"web-0": 17 * SECOND + 451 * MS, "web-1": 0}, count=10)
+    found = windows(open_run(plan.write()), read_outages(open_run(plan.folder)))
+    told = [(one.pod, one.fault, one.deaf_s, len(one.lost), one.lost_after) for one in found if one.pod == "web-0"]
+    assert told == [("web-0", "broker_down", 0.25, 2, 2), ("web-0", "subscribers_cut", 0.45, 5, 5)]
+
+
+def test_where_pods_were_owed_nothing_from_the_fault_on_nobody_knows_whether_they_would_have_heard_it(plan: RunFolder) -> None:
+    cut(plan, "web-0", END + 250 * MS)
+    plan.event(END + MS, channel="nobody.hears.this")
+    result = check(open_run(plan.write()))
+    assert result.counts["windows"] == 2 and all(math.isnan(value) for value in result.metrics.values())  # type: ignore[arg-type]
+    plan.folder = plan.folder.with_name("owed")
+    plan.hear(plan.event(END + 300 * MS), "web-0")
+    assert check(open_run(plan.write())).metrics == {"deaf_s_max": 0.25, "deaf_copies": 0.0, "deaf_untold": 0.0}
+
+
+def test_where_no_copy_at_all_can_be_vouched_for_every_end_is_told(plan: RunFolder) -> None:
+    plan.events, plan.heard = [], []
+    cut(plan, "web-0", END + 250 * MS, bus="connected")
+    plan.event(END + 100 * MS, outcome="unknown", acked_ns=0)
+    metrics = check(open_run(plan.write())).metrics
+    assert metrics == {"deaf_s_max": Bounds(0.25, math.inf), "deaf_copies": Bounds(0.0, 2.0), "deaf_untold": Bounds(0.0, 2.0)}
+    whys = {name: value.why for name, value in metrics.items() if isinstance(value, Bounds)}
+    assert whys["deaf_copies"] == whys["deaf_untold"] == "whether what was not heard had been published"
 
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])

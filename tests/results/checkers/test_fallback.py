@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from sim.results.checkers import judge
-from sim.results.checkers.fallback import check, reachability
+from sim.results.checkers.fallback import blind_spans, check, reachability
 from sim.results.checkers.verdict import Bounds, greatest, least_of
 from sim.results.opened_run import open_run
+from sim.results.outages import read_beliefs
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
 
@@ -60,6 +61,32 @@ def test_a_refusing_or_keeping_bus_has_no_memory_mode(plan: RunFolder) -> None:
     for line, seconds in (("", 3.0), ('fallback = "no-url"\n', 0.0), ('outage_queue = "keep"\n', 0.0)):
         (path / "scenario.toml").write_text(text.replace("[load]", line + "[load]").replace("[bus.x]", ""))
         assert check(open_run(path)).counts["memory_s.max"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("bus", "seconds"),
+    [
+        ("[bus]\n", 1 + 2 + 4 + 8),
+        ("", 1 + 2 + 4 + 8),
+        ('[bus]\nfallback = "on-failure"\noutage_queue = "none"\n', 1 + 2 + 4 + 8),
+        ('[bus]\nfallback = "no-url"\n', 1),
+        ('[bus]\noutage_queue = "keep"\n', 1),
+    ],
+)
+def test_what_a_pod_believes_in_memory_mode(tmp_path: Path, bus: str, seconds: float) -> None:
+    """Each belief for another time: memory-only for 1 s, connecting 2, mute 4, outage 8; what was before the run phase does not count."""
+    plan = RunFolder(tmp_path / "run")
+    names = ("memory-only", "connecting", "mute", "outage", "connected")
+    for number, (belief, end_s) in enumerate(zip(names, (11, 12, 14, 18, 20), strict=True)):
+        plan.pod(f"web-{number}")
+        plan.beliefs[f"web-{number}", SECOND + MS] = belief
+        plan.state(f"web-{number}", end_s * SECOND, "subscribed", "connected")
+    folder = plan.write()
+    text = (folder / "scenario.toml").read_text()
+    (folder / "scenario.toml").write_text(text.replace('[bus]\ntransport = "pubsub"\n', bus))
+    counts = check(open_run(folder)).counts
+    assert (counts["memory_s.sum"], counts["memory_pods"]) == (seconds, 1 if seconds == 1 else 4)
+    assert counts["memory_s.max"] == (1 if seconds == 1 else 8)
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(2.0, "invalid"), (4.0, "unknown"), (3.0, "unknown")])
@@ -118,6 +145,23 @@ def test_a_publish_that_is_never_answered_blinds_until_the_pod_changes_its_mind(
     assert check(open_run(plan.write())).counts["truth_gap_s.max"] == 2.0
 
 
+def test_a_publish_without_an_answer_that_is_sent_as_the_pod_changes_its_mind_blinds_until_it_changes_it_again(plan: RunFolder) -> None:
+    plan.event(14 * SECOND, publisher="web-0", sent_ns=14 * SECOND, acked_ns=0, outcome="unknown")
+    plan.state("web-0", 14 * SECOND, "subscribed", "connected").state("web-0", 15 * SECOND, "disconnected")
+    run = open_run(plan.write())
+    assert blind_spans(run, read_beliefs(run))["web-0"].tolist() == [[14 * SECOND, 15 * SECOND]]
+
+
+def test_a_pod_that_only_deliveries_name_believed_nothing_and_is_no_witness(plan: RunFolder) -> None:
+    plan.pod("ghost-0")
+    plan.states = [row for row in plan.states if row[0] != "ghost-0"]
+    plan.foreign(1 << 63, "ghost-0")
+    (event,) = plan.publish(1, start_ns=14 * SECOND)
+    plan.delay(event, "web-1", 1500 * MS)
+    result = check(open_run(plan.write()))
+    assert result.witnesses == [f"{event.id} on config.updated: web-1 called itself connected and was blind for 1.5 s, from then on"]
+
+
 def test_events_of_memory_mode_are_counted_and_a_map_shows_who_reached_whom(plan: RunFolder) -> None:
     for at in (15 * SECOND, 15 * SECOND + MS):
         event = plan.event(at, publisher="web-0", outcome="memory", receivers=1, acked_ns=at + 50 * US)
@@ -169,3 +213,23 @@ def test_a_time_that_did_not_end_passes_no_limit() -> None:
     assert greatest([1.0], [3.0]) == Bounds(3.0, math.inf)
     assert greatest([5.0], [3.0]) == Bounds(5.0, math.inf)
     assert math.isnan(least_of(greatest([], [])))
+
+
+def test_where_nothing_was_published_nobody_knows_how_long_a_pod_was_wrong_about_itself(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    result = check(open_run(plan.write()))
+    assert all(math.isnan(value) for value in result.metrics.values())  # type: ignore[arg-type]
+    assert (result.verdict, result.counts["truth_gap_s.max"]) == ("valid", 0.0)
+    plan.folder = plan.folder.with_name("published")
+    plan.publish(1)
+    metrics = check(open_run(plan.write())).metrics
+    assert (metrics["truth_gap_s_max"], metrics["heard_only_here"]) == (0.0, 0.0)
+
+
+def test_the_map_of_a_single_pod_keeps_its_publishers_apart(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1, publisher="locust-0")
+    plan.publish(2, publisher="web-0", start_ns=RUN_NS + SECOND)
+    plan.publish(4, publisher="locust-1", start_ns=RUN_NS + 2 * SECOND)
+    rows = reachability(open_run(plan.write())).astype({"publisher": str, "hearer": str}).to_numpy().tolist()
+    assert rows == [["locust-0", "web-0", 0.0, 1, 1], ["web-0", "web-0", 1.0, 2, 2], ["locust-1", "web-0", 2.0, 4, 4]]
