@@ -6,10 +6,10 @@ Rules
    is a variable, `live`: "" is none, "stats" none too but the function is noted as reached, "fail" raises in every function.
 2. The process that collects runs no test. Children of it run them all once with "stats": that is at once the control, since each must pass,
    the list of tests that reach a function, and what each takes.
-3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its function, the quickest first, up
-   to the first that fails. A test that takes far longer than it did without a change, or a child that dies, is a change noticed.
-4. Tests near the changed files come first, those of `tests/results/test_copies.py` for `sim/results/copies.py`, and the others only for
-   what these did not notice.
+3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its function, up to the first that
+   fails. A test that takes far longer than it did without a change, or a child that dies, is a change noticed.
+4. Tests come in rounds: first those that are nearest to the changed files, and each farther round only for what no nearer test noticed.
+   Within a round a test that noticed a change of the same function or file before comes first, and then the quickest.
 5. Two controls can fail. With "fail" live some test must fail, or no change would ever be seen. And every test that noticed a change is
    run once more in a child of its own without one: if it fails there, because it needs a test before it, its word does not count.
 6. A function that is called while the code is imported was called before the fork. A change of it that no test noticed is tried again in a
@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -221,7 +222,7 @@ class Trials:
     """A session of pytest that tries changes instead of running the tests: a plugin."""
 
     names: Sequence[str]
-    near: Callable[[Path], bool]
+    rounds: Sequence[Callable[[str, Path], bool]]  # whether tests of a file are in this round of a change
     jobs: int
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     at_import: set[str] = field(default_factory=set)
@@ -230,6 +231,7 @@ class Trials:
     doubtful: set[str] = field(default_factory=set)
     broken: str = ""
     _items: dict[str, pytest.Item] = field(default_factory=dict)
+    _noticed_before: Counter[tuple[str, str]] = field(default_factory=Counter)  # (function or module, test)
 
     def pytest_sessionstart(self) -> None:
         """Make examples the same in every child, and leave out what is only for people to read."""
@@ -252,13 +254,14 @@ class Trials:
         self._items = {item.nodeid: item for item in session.items}
         gc.collect()
         gc.freeze()
-        near = [item for item in session.items if self.near(item.path)]
-        far = [item for item in session.items if not self.near(item.path)]
         self.outcomes = dict.fromkeys(self.names, Outcome())
         try:
-            for items in (near, far):
+            for belongs in self.rounds:
                 left = [name for name in self.names if not self.outcomes[name].by]
-                if items and left:
+                files = {item.path for item in session.items if item.nodeid not in self.took_s}
+                files = {file for file in files if any(belongs(name, file) for name in left)}
+                items = [item for item in session.items if item.path in files]
+                if items:
                     self._control(items)
                     self._prove(left)
                     self._try(left, among={item.nodeid for item in items})
@@ -310,9 +313,11 @@ class Trials:
         return self.took_s.get(told.get("begins", ""), 0) * TIMES_AS_LONG + AND_S
 
     def tests_of(self, names: Iterable[str]) -> list[str]:
-        """Return the tests that reach the functions of these changes, the quickest first, without those whose word does not count."""
-        tests = set().union(*(self.reaches.get(function_key(name), set()) for name in names)) - self.doubtful
-        return sorted(tests, key=lambda test: self.took_s[test])
+        """Return the tests that reach the functions of these changes, in the order to run them, but for those whose word does not count."""
+        places = {place for name in names for place in (function_key(name), module_of(name))}
+        tests = set().union(*(self.reaches.get(place, set()) for place in places)) - self.doubtful
+        noticed = {test: sum(self._noticed_before[place, test] for place in places) for test in tests}
+        return sorted(tests, key=lambda test: (-noticed[test], self.took_s[test]))
 
     def _prove(self, names: Sequence[str]) -> None:
         tests = self.tests_of(names)
@@ -324,12 +329,14 @@ class Trials:
     def _try(self, names: Sequence[str], *, among: set[str]) -> None:
         left = list(names)
         while left:
-            tests = {name: [test for test in self.tests_of([name]) if test in among] for name in left}
             for name in left:
-                self.outcomes[name] = Outcome(is_reached=bool(tests[name]) or self.outcomes[name].is_reached)
-            for child in in_children([self._work(name, tests[name]) for name in left if tests[name]], jobs=self.jobs):
+                is_reached = not among.isdisjoint(self.tests_of([name]))
+                self.outcomes[name] = Outcome(is_reached=is_reached or self.outcomes[name].is_reached)
+            works = (self._work(name, tests) for name in left if (tests := [one for one in self.tests_of([name]) if one in among]))
+            for child in in_children(works, jobs=self.jobs):
                 if by := _noticed(child):
                     self.outcomes[child.work.name] = Outcome(by=by, is_reached=True, took_too_long=not child.ended)
+                    self._noticed_before.update((place, by) for place in (function_key(child.work.name), module_of(child.work.name)))
             by = {name: self.outcomes[name].by for name in left}
             self.doubtful |= {test for test in sorted(set(by.values()) - {""}) if not self._passes(test)}
             left = [name for name in left if by[name] in self.doubtful]
@@ -343,7 +350,12 @@ class Anew(Trials):
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests, those near the change first, up to the first that fails."""
-        items = sorted(session.items, key=lambda item: (not self.near(item.path), self.took_s.get(item.nodeid, 0)))
+
+        def order(item: pytest.Item) -> tuple[int, float]:
+            rounds = [at for at, belongs in enumerate(self.rounds) for name in self.names if belongs(name, item.path)]
+            return min(rounds, default=len(self.rounds)), self.took_s.get(item.nodeid, 0.0)
+
+        items = sorted(session.items, key=order)
         if not self.broken:
             self.tell({"collected": len(items)})
             run_tests(items, self.tell, up_to_first_failure=True)
@@ -366,15 +378,19 @@ def function_key(name: str) -> str:
     return name.rpartition("__mutmut_")[0]
 
 
-def try_changes(names: Sequence[str], *, arguments: Sequence[str], near: Callable[[Path], bool], jobs: int, log: Path) -> Trials:
-    """Try changes of the code below the working directory, and return what came of each.
+def module_of(name: str) -> str:
+    """Return the module of a change."""
+    return name.partition(".x")[0] if ".x_" in name or ".xǁ" in name else name
+
+
+def try_changes(trials: Trials, *, arguments: Sequence[str], log: Path) -> None:
+    """Try changes of the code below the working directory, and put what came of each into `trials`.
 
     Raises
     ------
     ControlFailed
         The tests cannot be collected, or fail without any change.
     """
-    trials = Trials(names=names, near=near, jobs=jobs)
 
     def session(tell: Tell) -> None:
         _print_to(log)
@@ -384,25 +400,19 @@ def try_changes(names: Sequence[str], *, arguments: Sequence[str], near: Callabl
             raise RuntimeError(f"pytest ended with {code!r}")
         for name, outcome in trials.outcomes.items():
             tell({"name": name, "outcome": asdict(outcome)})
-        for test, took_s in trials.took_s.items():
-            tell({"test": test, "took_s": took_s})
-        tell({"at_import": sorted(trials.at_import), "broken": trials.broken})
+        tell({"took_s": trials.took_s, "doubtful": sorted(trials.doubtful), "at_import": sorted(trials.at_import), "broken": trials.broken})
 
     (child,) = in_children([Work(name="", do=session, limit_s=lambda told: FOREVER_S)], jobs=1)
-    if "end" not in (child.heard or [{}])[-1]:
+    if not child.heard or "end" not in child.heard[-1]:
         raise ControlFailed(f"the process that collects the tests died:\n{log.read_text()[-4000:]}")
-    for told in child.heard:
-        if "name" in told:
-            trials.outcomes[told["name"]] = Outcome(**told["outcome"])
-        elif "test" in told:
-            trials.took_s[told["test"]] = told["took_s"]
-    trials.at_import, trials.broken = set(child.heard[-2]["at_import"]), child.heard[-2]["broken"]
-    if trials.broken:
-        raise ControlFailed(trials.broken)
-    unnoticed = [name for name in names if function_key(name) in trials.at_import and not trials.outcomes[name].by]
+    *outcomes, last, _ = child.heard
+    if last["broken"]:
+        raise ControlFailed(last["broken"])
+    trials.outcomes = {told["name"]: Outcome(**told["outcome"]) for told in outcomes}
+    trials.took_s, trials.doubtful, trials.at_import = last["took_s"], set(last["doubtful"]), set(last["at_import"])
+    unnoticed = [name for name in trials.names if function_key(name) in trials.at_import and not trials.outcomes[name].by]
     if unnoticed:
         _try_anew(unnoticed, trials=trials, arguments=arguments, log=log)
-    return trials
 
 
 def _try_anew(names: Sequence[str], *, trials: Trials, arguments: Sequence[str], log: Path) -> None:
@@ -410,7 +420,7 @@ def _try_anew(names: Sequence[str], *, trials: Trials, arguments: Sequence[str],
         def do(tell: Tell) -> None:
             _print_to(log)
             switch(name)
-            anew = Anew(names=[name], near=trials.near, jobs=1, took_s=trials.took_s, tell=tell)
+            anew = Anew(names=[name], rounds=trials.rounds, jobs=1, took_s=trials.took_s, tell=tell)
             pytest.main([*arguments, "-s"], plugins=[anew])
             if anew.broken:
                 tell({"test": "the collection of the tests", "failed": anew.broken})
