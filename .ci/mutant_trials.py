@@ -8,8 +8,9 @@ Rules
    the list of tests that reach a function, and what each takes.
 3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its function, up to the first that
    fails. A test that takes far longer than it did without a change, or a child that dies, is a change noticed.
-4. Tests come in rounds: first those that are nearest to the changed files, and each farther round only for what no nearer test noticed.
-   Within a round a test that noticed a change of the same function or file before comes first, and then the quickest.
+4. Tests come in rounds: first those that are nearest to the changed files, and each farther round only for what no nearer test noticed,
+   some at a time.
+   A test that noticed a change of the same function or file before comes first, and then the quickest.
 5. Two controls can fail. With "fail" live some test must fail, or no change would ever be seen. And every test that noticed a change is
    run once more in a child of its own without one: if it fails there, because it needs a test before it, its word does not count.
 6. A function that is called while the code is imported was called before the fork. A change of it that no test noticed is tried again in a
@@ -44,7 +45,7 @@ COLLECT_S = 300.0
 FOREVER_S = 1e6
 TEST_S = 400.0  # of the control; as in pyproject.toml
 MORE_MEMORY = 4 << 30  # bytes; a change may ask for memory without end
-PER_CHILD = 25  # tests of the control
+PER_ROUND, PER_CHILD = 150, 15  # tests
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 live = ""
@@ -258,13 +259,14 @@ class Trials:
         try:
             for belongs in self.rounds:
                 left = [name for name in self.names if not self.outcomes[name].by]
-                files = {item.path for item in session.items if item.nodeid not in self.took_s}
-                files = {file for file in files if any(belongs(name, file) for name in left)}
-                items = [item for item in session.items if item.path in files]
-                if items:
-                    self._control(items)
-                    self._prove(left)
-                    self._try(left, among={item.nodeid for item in items})
+                files = {item.path for item in session.items if any(belongs(name, item.path) for name in left)}
+                new = [item for item in session.items if item.path in files and item.nodeid not in self.took_s]
+                for at in range(0, len(new), PER_ROUND):
+                    left = [name for name in left if not self.outcomes[name].by]
+                    if left:
+                        self._control(new[at : at + PER_ROUND])
+                        self._prove(left)
+                        self._try(left, among={item.nodeid for item in new[at : at + PER_ROUND]})
         except ControlFailed as failed:
             self.broken = str(failed)
         return True
@@ -281,9 +283,8 @@ class Trials:
         works = [work(items[at : at + PER_CHILD]) for at in range(0, len(items), PER_CHILD)]
         failed: dict[str, str] = {}
         for child in in_children(works, jobs=self.jobs):
-            last = child.heard[-1] if child.heard else {"begins": child.work.name}
-            if "end" not in last:
-                failed[last.get("begins", last.get("test"))] = "its process died, or it did not end"
+            if not child.heard or "end" not in child.heard[-1]:
+                raise ControlFailed(f"{_noticed(child)} ends its process, or does not end, without any change")
             for told in child.heard:
                 if "test" in told:
                     self.took_s[told["test"]] = told["took_s"]
@@ -292,21 +293,24 @@ class Trials:
                     if told["failed"]:
                         failed[told["test"]] = told["failed"]
         # A test that takes a machine's whole attention may fail beside others: it is asked once more, alone.
-        failed = {test: why for test, why in failed.items() if not self._passes(test)}
+        failed = {test: failed[test] for test in self._failing(failed)}
         if failed:
             raise ControlFailed("\n\n".join(f"{test} fails without any change:\n{why}" for test, why in failed.items()))
 
-    def _passes(self, test: str) -> bool:
-        (child,) = in_children([self._work("", [test])], jobs=1)
-        return bool(child.heard) and "end" in child.heard[-1] and not any(told.get("failed") for told in child.heard)
+    def _failing(self, tests: Iterable[str]) -> list[str]:
+        """Return which tests fail without any change, in a child of their own, beside others and then once more alone."""
+        for jobs in (self.jobs, 1):
+            works = [self._work("", [test], label=test) for test in tests]
+            tests = [child.work.name for child in in_children(works, jobs=jobs) if _noticed(child)]
+        return list(tests)
 
-    def _work(self, name: str, tests: Sequence[str]) -> Work:
+    def _work(self, name: str, tests: Sequence[str], *, label: str = "") -> Work:
         def do(tell: Tell) -> None:
             _silent()
             switch(name)
             run_tests([self._items[test] for test in tests], tell, up_to_first_failure=True)
 
-        return Work(name=name, do=do, limit_s=self.limit_s)
+        return Work(name=label or name, do=do, limit_s=self.limit_s)
 
     def limit_s(self, told: dict[str, Any]) -> float:
         """Return how long a child may be silent: so long as the test that it began may take."""
@@ -338,7 +342,7 @@ class Trials:
                     self.outcomes[child.work.name] = Outcome(by=by, is_reached=True, took_too_long=not child.ended)
                     self._noticed_before.update((place, by) for place in (function_key(child.work.name), module_of(child.work.name)))
             by = {name: self.outcomes[name].by for name in left}
-            self.doubtful |= {test for test in sorted(set(by.values()) - {""}) if not self._passes(test)}
+            self.doubtful |= set(self._failing(sorted(set(by.values()) - {""})))
             left = [name for name in left if by[name] in self.doubtful]
 
 
