@@ -5,8 +5,8 @@ Rules
 1. mutmut has written all changes of a function beside it; a trampoline in its place asks at each call which one is live. Here the answer
    is a variable, `live`: "" is none, "stats" none too but the function is noted as reached, "fail" raises in every function.
 2. The process that collects runs no test. Children of it run them all once with "stats": that is at once the control, since each must pass,
-   the list of tests that reach a function, and what each takes.
-3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its function, up to the first that
+   the list of tests that reach a function and its lines, and what each takes.
+3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its lines, up to the first that
    fails. A test that takes far longer than it did without a change, or a child that dies, is a change noticed.
 4. Tests come in rounds: first those that are nearest to the changed files, and each farther round only for what no nearer test noticed,
    some at a time.
@@ -32,9 +32,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ PER_ROUND, PER_CHILD = 150, 15  # tests
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 live = ""
-reached: set[str] = set()
+reached: set[str] = set()  # functions, and lines as `line_key` has them
+lines_asked: set[str] = set()
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -59,10 +61,46 @@ def switch(name: str) -> None:
     live = name
     trampoline.get_mutant_under_test = lambda: live
     trampoline.record_trampoline_hit = lambda function, caller=None: reached.add(function)
+    trampoline.MutmutCallStack = LinesWatched
     if name == "stats":
         os.environ.pop("MUTANT_UNDER_TEST", None)
     else:
         os.environ["MUTANT_UNDER_TEST"] = name
+
+
+class LinesWatched:
+    """What a trampoline calls around a function whose reach is noted, in the place of mutmut's stack of callers."""
+
+    @staticmethod
+    def get() -> tuple[None, int]:
+        """Return no caller: none is asked for."""
+        return None, 0
+
+    @staticmethod
+    def set(_: object) -> Any:
+        """Begin to note lines, and return what was told of calls before."""
+        before = sys.gettrace()
+        sys.settrace(_watch)
+        return before
+
+    @staticmethod
+    def reset(before: Any) -> None:
+        """End it."""
+        sys.settrace(before)
+
+
+def _watch(frame: FrameType, event: str, _: object) -> Any:
+    if event == "call" and f"{frame.f_code.co_filename}:" not in lines_asked:
+        return None
+    key = line_key(frame.f_code.co_filename, frame.f_lineno)
+    if key in lines_asked:
+        reached.add(key)
+    return _watch
+
+
+def line_key(file: str, line: int) -> str:
+    """Return a line as the tests that reach it are listed by it."""
+    return f"{file}:{line}"
 
 
 # -- children ---------------------------------------------------------------------------------------------------------
@@ -223,6 +261,7 @@ class Trials:
     """A session of pytest that tries changes instead of running the tests: a plugin."""
 
     names: Sequence[str]
+    lines: Mapping[str, Collection[str]]  # the changed ones of each as `line_key` has them; none: whoever reaches the function reaches it
     rounds: Sequence[Callable[[str, Path], bool]]  # whether tests of a file are in this round of a change
     jobs: int
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -253,6 +292,8 @@ class Trials:
             return True
         self.at_import = set(reached)
         self._items = {item.nodeid: item for item in session.items}
+        lines_asked.update(key for keys in self.lines.values() for key in keys)
+        lines_asked.update({f"{key.rpartition(':')[0]}:" for key in lines_asked})
         gc.collect()
         gc.freeze()
         self.outcomes = dict.fromkeys(self.names, Outcome())
@@ -319,7 +360,8 @@ class Trials:
     def tests_of(self, names: Iterable[str]) -> list[str]:
         """Return the tests that reach the functions of these changes, in the order to run them, but for those whose word does not count."""
         places = {place for name in names for place in (function_key(name), module_of(name))}
-        tests = set().union(*(self.reaches.get(place, set()) for place in places)) - self.doubtful
+        keys = {key for name in names for key in self.lines[name] or [function_key(name)]}
+        tests = set().union(*(self.reaches.get(key, set()) for key in keys)) - self.doubtful
         noticed = {test: sum(self._noticed_before[place, test] for place in places) for test in tests}
         return sorted(tests, key=lambda test: (-noticed[test], self.took_s[test]))
 
@@ -424,7 +466,7 @@ def _try_anew(names: Sequence[str], *, trials: Trials, arguments: Sequence[str],
         def do(tell: Tell) -> None:
             _print_to(log)
             switch(name)
-            anew = Anew(names=[name], rounds=trials.rounds, jobs=1, took_s=trials.took_s, tell=tell)
+            anew = Anew(names=[name], lines={}, rounds=trials.rounds, jobs=1, took_s=trials.took_s, tell=tell)
             pytest.main([*arguments, "-s"], plugins=[anew])
             if anew.broken:
                 tell({"test": "the collection of the tests", "failed": anew.broken})
