@@ -150,7 +150,8 @@ class Child:
 
 def in_children(works: Iterable[Work], *, jobs: int) -> Iterator[Child]:
     """Do each work in a child of its own, so many at once, and give each child when it has ended or was too long silent."""
-    waiting, living = iter(works), []
+    waiting = iter(works)
+    living: list[Child] = []
     with selectors.DefaultSelector() as selector:
         try:
             while True:
@@ -383,9 +384,9 @@ class Trials:
                 if by := _noticed(child):
                     self.outcomes[child.work.name] = Outcome(by=by, is_reached=True, took_too_long=not child.ended)
                     self._noticed_before.update((place, by) for place in (function_key(child.work.name), module_of(child.work.name)))
-            by = {name: self.outcomes[name].by for name in left}
-            self.doubtful |= set(self._failing(sorted(set(by.values()) - {""})))
-            left = [name for name in left if by[name] in self.doubtful]
+            noticers = {name: self.outcomes[name].by for name in left}
+            self.doubtful |= set(self._failing(sorted(set(noticers.values()) - {""})))
+            left = [name for name in left if noticers[name] in self.doubtful]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -401,7 +402,7 @@ class Anew(Trials):
             rounds = [at for at, belongs in enumerate(self.rounds) for name in self.names if belongs(name, item.path)]
             return min(rounds, default=len(self.rounds)), self.took_s.get(item.nodeid, 0.0)
 
-        items = sorted(session.items, key=order)
+        items = sorted((item for item in session.items if item.nodeid not in self.doubtful), key=order)
         if not self.broken:
             self.tell({"collected": len(items)})
             run_tests(items, self.tell, up_to_first_failure=True)
@@ -466,7 +467,7 @@ def _try_anew(names: Sequence[str], *, trials: Trials, arguments: Sequence[str],
         def do(tell: Tell) -> None:
             _print_to(log)
             switch(name)
-            anew = Anew(names=[name], lines={}, rounds=trials.rounds, jobs=1, took_s=trials.took_s, tell=tell)
+            anew = Anew(names=[name], lines={}, rounds=trials.rounds, jobs=1, took_s=trials.took_s, doubtful=trials.doubtful, tell=tell)
             pytest.main([*arguments, "-s"], plugins=[anew])
             if anew.broken:
                 tell({"test": "the collection of the tests", "failed": anew.broken})
@@ -478,7 +479,8 @@ def _try_anew(names: Sequence[str], *, trials: Trials, arguments: Sequence[str],
         if child.work.name:
             trials.outcomes[child.work.name] = Outcome(by=by, is_reached=True, took_too_long=bool(by) and not child.ended)
         elif by:
-            raise ControlFailed(f"{by} fails without any change, after all that are quicker:\n{child.heard[-1]}")
+            why = "".join(told.get("failed", "") for told in child.heard) or "its process died, or it did not end"
+            raise ControlFailed(f"{by} fails without any change, after all that are quicker:\n{why}")
 
 
 def _print_to(log: Path) -> None:
