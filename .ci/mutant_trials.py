@@ -309,6 +309,7 @@ class Trials:
                         self._control(new[at : at + PER_ROUND])
                         self._prove(left)
                         self._try(left, among={item.nodeid for item in new[at : at + PER_ROUND]})
+                        print(f"after {len(self.took_s):,} tests:", *(name for name in left if not self.outcomes[name].by), flush=True)
         except ControlFailed as failed:
             self.broken = str(failed)
         return True
