@@ -17,10 +17,6 @@ from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
 
 CHANNELS = ("config.updated", "config.cache.invalidate")
 PUBLISHERS, PODS = ("locust-0", "locust-1", "locust-2"), ("web-0", "web-1", "web-2")
-    ("config.updated", "config.cache.invalidate"),
-    ("locust-0", "locust-1", "locust-2"),
-    ("web-0", "web-1", "web-2"),
-)
 publishes = st.tuples(st.sampled_from(PUBLISHERS), st.sampled_from(CHANNELS), st.permutations(range(8)))
 
 
