@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sim.machine.waits import Waits
 from sim.record.run_info import LoadInfo
 from sim.results.checkers import Result, judge
 from sim.results.checkers.verdict import result_json
@@ -316,3 +317,35 @@ def test_the_first_three_parts_that_cannot_be_read_are_named(plan: RunFolder) ->
     run.unreadable_parts.extend(f"calls-{number}.arrow" for number in range(4))
     detail = judge(run).checkers["harness"].detail
     assert detail == "4 parts of tables cannot be read: calls-0.arrow, calls-1.arrow, calls-2.arrow"
+
+
+def test_channels_without_a_count_are_named_the_first_three(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run", numsub=False).pod("web-0", channels="d,c,b,a")
+    plan.publish(10, channel="a")
+    assert result_of(plan, "harness").detail == "no NUMSUB was sampled for a, b, c: subscriptions are not proven"
+
+
+def test_a_fleet_that_subscribes_to_nothing_proves_nothing(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0", channels="")
+    plan.publish(10)
+    result = result_of(plan, "harness")
+    assert (result.verdict, result.detail) == ("unknown", "no pod subscribes to anything")
+    assert (result.counts["channels"], result.counts["channels_proven"]) == (0, 0)
+
+
+def test_a_send_delay_of_three_tenths_of_the_lag_is_not_told_and_more_is(tmp_path: Path) -> None:
+    for name, delay, warnings in (("equal", 75, 0), ("more", 76, 1)):
+        plan = RunFolder(tmp_path / name).pod("web-0")
+        for event in plan.publish(10):
+            event.sent_ns = event.intended_ns + delay * US
+        assert len(result_of(plan, "harness").warnings) == warnings
+
+
+def test_what_was_withheld_is_summed_up_over_the_run_phase(plan: RunFolder) -> None:
+    def waited(at_ns: int) -> Waits:
+        """Return 0.4 s more after each of these seconds: one of the warm-up, one of the run phase, one of the drain."""
+        return Waits(waited_ns=0.4 * sum(min(max(at_ns - at(second), 0), SECOND) for second in (9, 15, 21)))
+
+    result = result_of(plan.starve(h0=waited), "harness")
+    assert result.counts["waited_s.h0"] == 0.4
+    assert "waited_s.locust" not in result.counts

@@ -1,4 +1,4 @@
-"""Whom the ledger names where PUBLISH said more subscribers than the fleet has: to the nanosecond, when it may be connections of ours."""
+"""What the ledger makes of PUBLISH's own count, and of copies whose publishes nobody wrote down."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.record.run_info import LoadInfo
+from sim.record.schema import FOREIGN_BIT
 from sim.results.checkers.ledger import check
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, SECOND, US, RunFolder
@@ -88,3 +90,39 @@ def test_what_was_refused_or_left_unanswered_says_nothing_of_subscribers(plan: R
     said = {name: value for name, value in result.counts.items() if name.startswith("publish_")}
     assert said["publish_said_more"] == said["publish_receivers"] == said["publish_delivered"] == 0
     assert not [text for text in result.warnings if "subscribers" in text]
+
+
+def test_a_publish_that_reached_nobody_and_was_heard_is_told(plan: RunFolder) -> None:
+    plan.events[0].receivers = 0
+    result = check(open_run(plan.write()))
+    counts = [result.counts[f"publish_{name}"] for name in ("receivers", "delivered", "said_more", "said_fewer")]
+    assert counts == [0, 2, 0, 1]
+    assert result.warnings == ["PUBLISH said fewer receivers than pods heard it in 1 event"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "strays", "verdict", "detail", "foreign"),
+    [
+        (False, "", "unknown", "copies of events whose publishes are not recorded: 2; the generator ended without its record", 0),
+        (False, "foreign", "unknown", "copies of events whose publishes are not recorded: 2; the generator ended without its record", 1),
+        (False, "unasked", "invalid", "copies heard that nobody should have heard: 1", 0),
+        (True, "", "invalid", "copies heard that nobody should have heard: 2", 0),
+        (None, "foreign", "invalid", "copies heard that nobody should have heard: 2", 1),
+    ],
+)
+def test_copies_of_a_generator_that_ended_without_its_record(
+    plan: RunFolder, kept: bool | None, strays: str, verdict: str, detail: str, foreign: int
+) -> None:
+    """Two pods heard the second event, whose publish nobody wrote down; and one of them something else."""
+    (first,) = plan.events
+    first.receivers = 2
+    plan.publish(1, start_ns=16 * SECOND)
+    del plan.events[1]
+    if strays == "foreign":
+        plan.foreign(FOREIGN_BIT | 1, "web-0")
+    if strays == "unasked":
+        plan.hear(first, "far-0")
+    plan.load = LoadInfo(offered_calls=2, generators=["locust"], record_kept=kept)
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail, result.counts["foreign"]) == (verdict, detail, foreign)
+    assert result.counts.get("unrecorded") == (2 if kept is False else None)
