@@ -45,6 +45,9 @@ def test_what_came_late_is_what_a_plain_loop_finds(events: list[tuple[str, str, 
     used = len({publisher for publisher, _, _ in events})
     assert result.counts == {"deliveries": total, "out_of_order": len(late), "publishers": used}
     assert result.verdict == ("invalid" if late and transport == "pubsub" else "valid")
+    deliveries = f"{total} {'delivery' if total == 1 else 'deliveries'}"
+    kept = f"{'all ' if total > 1 else ''}{deliveries} kept the order of their publisher and channel"
+    assert result.detail == (f"{len(late)} of {deliveries} came after a later event of their publisher and channel" if late else kept)
     assert len(result.witnesses) == min(3, len(late)) and set(result.witnesses) <= set(late)
 
 
