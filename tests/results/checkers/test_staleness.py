@@ -240,7 +240,7 @@ def test_at_best_a_read_is_fresh_that_a_handler_on_time_would_have_made_fresh(pl
         for late in (MS // 2, MS, 2 * MS):
             plan.read(pod, subject, at + late, loaded_ns=at - MS)
     plan.read("web-0", ONE, RUN_NS - SECOND, loaded_ns=RUN_NS - 2 * SECOND)
-    plan.read("web-0", ONE, RUN_NS + 10 * SECOND, loaded_ns=at - MS)  # after the run phase
+    plan.read("web-2", TWO, RUN_NS + 10 * SECOND, loaded_ns=at - MS)  # it never heard, but this is after the run phase
     run = open_run(plan.write())
     names = [history.pod for history in run.pod_histories]
     subject_of = dict(zip(run.publishes["event"], run.publishes["subject"].astype(str), strict=True))
