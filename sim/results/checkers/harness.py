@@ -263,7 +263,7 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
 
 def _who_was_late(run: Run) -> str:
     """Return who may have kept events before they were sent: a pod may keep them itself, or stand still."""
-    kept = run.scenario.get("bus", {}).get("outage_queue", "none") == "keep"
+    kept = run.scenario.get("bus", {}).get("outage_queue") == "keep"
     still = any(history.freezes for history in run.pod_histories)
     if not (kept or still):
         return "the generator was late"

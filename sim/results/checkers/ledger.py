@@ -35,6 +35,7 @@ from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.tally import Tally
 
+ALL = MetricName("")
 MAX_SERVICES = 1  # at most so many are named in the sentence; the report has a table of all
 WHY = "whether what was not heard had been published"
 
@@ -45,7 +46,7 @@ def check(run: Run) -> Result:
     """Count copies by fate and cause, and events by service; balance the books, and name what has no explanation."""
     copies, tally = run.copies, run.tally
     loaded = ~run.copies_in("probe")
-    fates, served = tally.fates(MetricName("")), tally.served(MetricName(""))
+    fates, served = tally.fates(ALL), tally.served(ALL)
     expected = fates["delivered"] + fates["missing"] + fates["unknown"]
     unexplained = np.flatnonzero(loaded & (copies.cause == CAUSE["unexplained"]))
     unexpected = np.flatnonzero(loaded & (copies.fate == FATE["unexpected"]))
@@ -86,8 +87,9 @@ def _metrics(tally: Tally) -> dict[str, float | Bounds]:
             "half_served": float(served["half_served"]) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
-    heard = sum(tally.fates(MetricName(""))[fate] for fate in ("delivered", "duplicate", "unexpected"))
-    return metrics | {"unexpected": float(tally.fates(MetricName(""))["unexpected"]) if heard else math.nan}
+    of_all = tally.fates(ALL)
+    heard = of_all["delivered"] + of_all["duplicate"] + of_all["unexpected"]
+    return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
 
 
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:

@@ -38,7 +38,7 @@ def check(run: Run) -> Result:
     """Count what was run never, once and more than once: events, or events of each service, as the recipe's scope says."""
     bus = run.scenario.get("bus", {})
     recipe = str(bus.get("once", "none"))
-    of_all = bus.get("once_scope", "service") == "event"  # runs from before it could be chosen had a lock for each service
+    of_all = bus.get("once_scope") == "event"  # runs from before it could be chosen had a lock for each service
     nothing: dict[str, float | Bounds] = dict.fromkeys(METRICS, math.nan)
     if recipe == "none":
         return Result("valid", "the bus has no recipe for handling once: every pod that hears an event handles it", metrics=nothing)

@@ -77,6 +77,20 @@ def test_calls_that_were_meant_and_are_not_recorded_are_unknown(tmp_path: Path) 
     assert all(math.isnan(value) for value in result.metrics.values())
 
 
+@pytest.mark.parametrize(
+    ("ground", "took", "says"),
+    [
+        ("model", 0, "none of 1 call failed; none waited (in virtual time code takes no time, so only waiting would show)"),
+        ("model", 3 * US, "none of 1 call failed; the caller waited 3 us in the median, p99.9 3 us, max 3 us"),
+        ("embedded", 0, "none of 1 call failed; the caller waited 0 s in the median, p99.9 0 s, max 0 s"),
+    ],
+)
+def test_in_virtual_time_only_a_wait_says_anything(plan: RunFolder, ground: str, took: int, says: str) -> None:
+    plan.info.ground = ground
+    plan.calls = [(11 * SECOND, "locust-0", "config.updated", took, "ok")]
+    assert check(open_run(plan.write())).detail == says
+
+
 def test_posts_alone_are_in_no_metric(plan: RunFolder) -> None:
     plan.calls = [(11 * SECOND, "locust-0", HTTP_CALL, 30 * MS, "failed")]
     result = check(open_run(plan.write()))

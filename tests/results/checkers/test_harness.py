@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sim.machine.waits import Waits
 from sim.record.run_info import LoadInfo
 from sim.results.checkers import Result, judge
 from sim.results.checkers.verdict import result_json
@@ -235,3 +236,116 @@ def test_the_harness_tells_of_late_loops(plan: RunFolder) -> None:
     plan.folder = plan.folder.with_name("half")
     plan.hosts = [(s * SECOND, host, s * SECOND // 10, 125 * US) for s in range(8, 23) for host in ("locust", "h0")]
     assert result_of(plan, "harness").warnings == []
+
+
+SAMPLED = at(19.8)  # when the broker's count of a moment was taken that does not agree, after one that did
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_proof"),
+    [
+        ((at(15), SAMPLED - SECOND), False),
+        ((at(15), SAMPLED - SECOND - 1), True),
+        ((SAMPLED, at(21)), False),
+        ((SAMPLED + 1, at(21)), True),
+        ((at(15), 0), False),
+    ],
+)
+def test_a_count_proves_nothing_from_the_begin_of_a_fault_to_a_second_after_it(
+    plan: RunFolder, fault: tuple[int, int], is_proof: bool
+) -> None:
+    plan.numsub = False
+    plan.broker = [(at(8.9), "numsub", "config.updated", 2.0), (SAMPLED, "numsub", "config.updated", 3.0)]
+    plan.faults = [("link_slow", "web-0", *fault)]
+    differs = "NUMSUB and the fleet differ: config.updated: 3 subscribers, the fleet claims 2"
+    assert result_of(plan, "harness").detail == (differs if is_proof else WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_proof"),
+    [(SAMPLED - SECOND, False), (SAMPLED - SECOND - 1, True), (SAMPLED + SECOND, False), (SAMPLED + SECOND + 1, True)],
+)
+def test_a_count_proves_nothing_within_a_second_of_a_pod_s_change(plan: RunFolder, changed: int, is_proof: bool) -> None:
+    plan.numsub = False
+    plan.broker = [(at(8.9), "numsub", "config.updated", 2.0), (SAMPLED, "numsub", "config.updated", 3.0)]
+    plan.state("web-1", changed, "subscribed")
+    assert result_of(plan, "harness").verdict == ("unknown" if is_proof else "valid")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "needs_samples"),
+    [
+        (SECOND, at(11), True),
+        (SECOND, at(11) - 1, False),
+        (at(19), at(20), True),
+        (at(19) + 1, at(21), False),
+        (at(19), 0, True),
+        (at(19) + 1, 0, False),
+        (at(20), at(22), False),
+    ],
+)
+def test_a_process_that_had_a_pod_for_a_second_of_the_run_phase_must_have_samples(
+    tmp_path: Path, begin: int, end: int, needs_samples: bool
+) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.states = [("web-0", begin, "subscribed")] + ([("web-0", end, "stopped")] if end else [])
+    plan.hosts = [(s * SECOND, "locust", 0, 20 * US) for s in range(8, 23)]
+    asked = "no processor samples of h0 in the run phase: its saturation is not known" in result_of(plan, "harness").detail
+    assert asked == needs_samples
+
+
+def test_processors_and_loops_are_judged_over_the_samples_that_enclose_the_run_phase(plan: RunFolder) -> None:
+    mine = [(9, 0, 9), (10, 1, 9), (12, 3, 1), (19, 9, 2), (20, 31, 3), (21, 990, 9)]  # second, cpu in tenths of a second, late by ms
+    plan.hosts = [(at(s), "h0", tenths * SECOND // 10, late * MS) for s, tenths, late in mine]
+    plan.hosts += [(at(s), "locust", at(s) // 10, 20 * US) for s in (9.5, 14, 20.5)]
+    counts = result_of(plan, "harness").counts
+    assert (counts["cpu_share.h0"], counts["cpu_share.locust"]) == (0.3, 0.1)
+    assert counts["loop_lag_us.max"] == 3000
+
+
+def test_a_loop_is_not_late_while_its_process_was_made_to_stand_still(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(10, start_ns=at(11))
+    plan.state("web-0", at(15), "frozen").state("web-0", at(16), "subscribed")
+    late = {14: 30 * US, 15: SECOND, 16: SECOND, 17: SECOND, 18: 40 * US}
+    plan.hosts = [(at(s), host, 0, late.get(s, 20 * US) if host == "h0" else 20 * US) for s in range(8, 23) for host in ("h0", "locust")]
+    assert result_of(plan, "harness").counts["loop_lag_us.max"] == 40
+
+
+def test_the_first_three_parts_that_cannot_be_read_are_named(plan: RunFolder) -> None:
+    run = open_run(plan.write())
+    run.unreadable_parts.extend(f"calls-{number}.arrow" for number in range(4))
+    detail = judge(run).checkers["harness"].detail
+    assert detail == "4 parts of tables cannot be read: calls-0.arrow, calls-1.arrow, calls-2.arrow"
+
+
+def test_channels_without_a_count_are_named_the_first_three(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run", numsub=False).pod("web-0", channels="d,c,b,a")
+    plan.publish(10, channel="a")
+    assert result_of(plan, "harness").detail == "no NUMSUB was sampled for a, b, c: subscriptions are not proven"
+
+
+def test_a_fleet_that_subscribes_to_nothing_proves_nothing(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0", channels="")
+    plan.publish(10)
+    result = result_of(plan, "harness")
+    assert (result.verdict, result.detail) == ("unknown", "no pod subscribes to anything")
+    assert (result.counts["channels"], result.counts["channels_proven"]) == (0, 0)
+
+
+def test_a_send_delay_of_three_tenths_of_the_lag_is_not_told_and_more_is(tmp_path: Path) -> None:
+    for name, delay, warnings in (("equal", 75, 0), ("more", 76, 1)):
+        plan = RunFolder(tmp_path / name).pod("web-0")
+        for event in plan.publish(10):
+            event.sent_ns = event.intended_ns + delay * US
+        assert len(result_of(plan, "harness").warnings) == warnings
+
+
+def test_what_was_withheld_is_summed_up_over_the_run_phase(plan: RunFolder) -> None:
+    def waited(at_ns: int) -> Waits:
+        """Return 0.4 s more after each of these seconds: one of the warm-up, one of the run phase, one of the drain."""
+        return Waits(waited_ns=0.4 * sum(min(max(at_ns - at(second), 0), SECOND) for second in (9, 15, 21)))
+
+    result = result_of(plan.starve(h0=waited), "harness")
+    assert result.counts["waited_s.h0"] == 0.4
+    assert "waited_s.locust" not in result.counts

@@ -80,3 +80,31 @@ def test_a_limit_judges_what_other_services_took(tmp_path: Path) -> None:
     folder.slo = {"handled_elsewhere": 0, "handled_never": 0}
     limits = {one.metric: one.verdict for one in judge(open_run(folder.write())).slo}
     assert limits == {"handled_elsewhere": "invalid", "handled_never": "valid"}
+
+
+def test_where_nothing_was_published_there_is_nothing_to_count(tmp_path: Path) -> None:
+    once = judged(plan(tmp_path, bus=SERVICE))
+    assert (once.verdict, once.detail) == ("unknown", "no data: nothing was published in the run phase")
+    assert set(once.metrics) == {"handled_twice", "handled_never", "handled_elsewhere"} and all(
+        value != value for value in once.metrics.values()
+    )
+
+
+TWICE, NEVER = {"web-0": HANDLED, "web-1": HANDLED, "jobs-0": HANDLED}, {"web-0": SKIPPED, "web-1": FAILED, "jobs-0": HANDLED}
+ONE_EACH = {"web-0": HANDLED, "web-1": SKIPPED, "jobs-0": HANDLED}
+
+
+def test_what_ran_more_than_once_is_counted_for_each_service_and_named_before_what_never_ran(tmp_path: Path) -> None:
+    folder = plan(tmp_path, ONE_EACH, TWICE, NEVER, TWICE, bus={"once": "finally-del"})
+    once = judged(folder)
+    assert once.verdict == "valid", "that recipe promises nothing"
+    assert (once.counts["twice_or_more.web"], once.counts["twice_or_more.jobs"], once.counts["most_runs"]) == (2, 0, 2)
+    assert (once.counts["runs_per_event.web"], once.counts["runs_per_event.jobs"]) == (1.25, 1.0)
+    assert once.detail == "finally-del: of 8 (event, service) pairs 5 ran once, 2 more than once (at most twice), 1 never"
+    assert once.witnesses == [f"{folder.events[1].id} in web", f"{folder.events[3].id} in web"]
+
+
+def test_with_one_lock_for_all_an_event_that_ran_twice_is_named_without_a_service(tmp_path: Path) -> None:
+    folder = plan(tmp_path, {"web-0": HANDLED, "web-1": SKIPPED}, TWICE, bus=EVENT)
+    once = judged(folder)
+    assert (once.verdict, once.witnesses) == ("invalid", [folder.events[1].id])

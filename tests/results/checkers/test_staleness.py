@@ -8,12 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.record.schema import OTHERS
 from sim.results.checkers import Result, judge
+from sim.results.checkers.staleness import stale_for_at_best
 from sim.results.opened_run import open_run
 from tests.support.examples import examples
 from tests.support.run_folders import MS, RUN_NS, SECOND, Event, RunFolder
@@ -125,12 +127,22 @@ def test_an_event_that_stands_twice_is_one_update(plan: RunFolder) -> None:
 
 def test_no_reads_are_unknown_when_they_were_meant_and_nothing_to_say_when_not(plan: RunFolder) -> None:
     update(plan, RUN_NS)
-    assert staleness(plan).verdict == "unknown"
+    result = staleness(plan)
+    assert (result.verdict, result.detail) == ("unknown", "no data: the scenario means reads, and none was made in the run phase")
+    assert all(math.isnan(value) for value in result.metrics.values())
     plan.folder = plan.folder.with_name("unmeant")
     plan.reads_per_s = 0.0
     result = staleness(plan)
-    assert result.verdict == "valid"
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
+    assert set(result.metrics) == {"stale_reads", "stale_ms_p99", "stale_ms_max"}
     assert all(math.isnan(value) for value in result.metrics.values())
+
+
+def test_a_scenario_without_a_load_means_no_reads(plan: RunFolder) -> None:
+    folder = plan.write()
+    (folder / "scenario.toml").write_text('name = "synthetic"\ntitle = ""\nseed = 1\n')
+    result = judge(open_run(folder), only=["staleness"]).checkers["staleness"]
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
 
 
 @pytest.mark.parametrize("heard", [False, True])
@@ -204,3 +216,40 @@ def test_of_many_pods_that_never_heard_some_are_named(tmp_path: Path) -> None:
     for pod in plan.pods:
         plan.read(pod, ONE, event.intended_ns + MS, loaded_ns=RUN_NS - MS)
     assert staleness(plan).detail.endswith(" web-5, web-6, web-7 and 2 more never heard of 1 update")
+
+
+def test_the_sentence_says_how_many_reads_and_for_how_long(plan: RunFolder) -> None:
+    event = update(plan, RUN_NS + SECOND)
+    plan.read("web-0", ONE, event.intended_ns - MS)
+    assert staleness(plan).detail == "none of 1 read was stale"
+    plan.folder = plan.folder.with_name("one")
+    plan.read("web-0", ONE, event.intended_ns + MS // 5, loaded_ns=event.intended_ns - MS)
+    assert staleness(plan).detail == "1 of 2 reads was stale, at most for 200 us"
+    plan.folder = plan.folder.with_name("two")
+    plan.read("web-1", ONE, event.intended_ns + MS // 10, loaded_ns=event.intended_ns - MS)
+    assert staleness(plan).detail == "2 of 3 reads were stale, at most for 200 us"
+
+
+def test_at_best_a_read_is_fresh_that_a_handler_on_time_would_have_made_fresh(plan: RunFolder) -> None:
+    """Two templates and three pods; a handler at 3 ms, of which 2 ms were withheld, would have come at 1 ms."""
+    events = {subject: plan.event(RUN_NS + SECOND, channel=TEMPLATE, subject=subject) for subject in (ONE, TWO)}
+    at, withheld = RUN_NS + SECOND, {(ONE, "web-0"): 2 * MS, (TWO, "web-1"): 3 * MS - MS // 2}
+    for (subject, event), pod in product(events.items(), plan.pods):
+        if (subject, pod) != (TWO, "web-2"):
+            plan.hear(event, pod, lag_ns=3 * MS)
+        for late in (MS // 2, MS, 2 * MS):
+            plan.read(pod, subject, at + late, loaded_ns=at - MS)
+    plan.read("web-0", ONE, RUN_NS - SECOND, loaded_ns=RUN_NS - 2 * SECOND)
+    plan.read("web-2", TWO, RUN_NS + 10 * SECOND, loaded_ns=at - MS)  # it never heard, but this is after the run phase
+    run = open_run(plan.write())
+    names = [history.pod for history in run.pod_histories]
+    subject_of = dict(zip(run.publishes["event"], run.publishes["subject"].astype(str), strict=True))
+
+    def of(rows: Any, pods: Any, handled: Any) -> Any:
+        assert (handled == at + 3 * MS).all()
+        subjects = [subject_of[run.publishes["event"].iloc[row]] for row in rows]
+        return np.array([withheld.get((subject, names[pod]), 0) for subject, pod in zip(subjects, pods, strict=True)])
+
+    every = [MS // 2, MS, 2 * MS]
+    assert sorted(stale_for_at_best(run, lambda rows, pods, handled: 0 * handled)) == sorted(6 * every)
+    assert sorted(stale_for_at_best(run, of)) == sorted([*(4 * every), MS // 2])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.record.schema import FOREIGN_BIT
 from sim.results.checkers.steady import check
 from sim.results.opened_run import Run, open_run
 from tests.support.run_folders import MS, SECOND, RunFolder
@@ -75,7 +76,11 @@ def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan:
     plan.state("web-1", BEGIN + MS, "disconnected", "outage")
     result = check(judged(plan, reattach=reattach, recovered=False))
     assert result.verdict == word
-    assert "did not recover after the last fault: 1 pod is away, web-1 first" in result.detail
+    policy = "" if word == "invalid" else ", as bus.reattach = 'restart' lets them be"
+    assert result.detail == f"the lab did not recover after the last fault: 1 pod is away, web-1 first{policy}"
+    assert result.counts == {"copies_before": 56, "lost_before": 0, "restless_before": 0, "away_after": 1}
+    assert list(result.metrics) == ["steady_s_max"] and math.isnan(result.metrics["steady_s_max"])
+    assert result.warnings == []
 
 
 def test_with_nobody_away_it_is_not_the_policy_that_keeps_the_lab_from_recovering(plan: RunFolder) -> None:
@@ -86,7 +91,8 @@ def test_with_nobody_away_it_is_not_the_policy_that_keeps_the_lab_from_recoverin
 
 @pytest.mark.parametrize(("redis_url", "word"), [(False, "valid"), (True, "unknown")])
 def test_pods_that_never_had_a_broker_hear_themselves_in_their_steady_state(plan: RunFolder, redis_url: bool, word: str) -> None:
-    plan.bus["redis_url"] = redis_url
+    if not redis_url:  # True is what a bus has without the setting
+        plan.bus["redis_url"] = False
     event = plan.events[5]
     event.outcome = "memory"
     plan.drop(event, "web-1")
@@ -98,3 +104,9 @@ def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(pla
     plan.faults = []
     plan.folder = plan.folder.with_name("quiet")
     assert check(judged(plan)).detail == "no fault was begun"
+
+
+def test_what_another_program_said_has_no_part_in_the_steady_state(plan: RunFolder) -> None:
+    plan.foreign(FOREIGN_BIT | 1, "web-0", at_ns=11 * SECOND)
+    result = check(judged(plan))
+    assert (result.verdict, result.counts["copies_before"], result.counts["lost_before"]) == ("valid", 56, 0)

@@ -153,3 +153,8 @@ def test_what_holds_whichever_of_two_was_measured() -> None:
 
 def test_numbers_that_json_cannot_hold_are_null() -> None:
     assert [finite(value) for value in (1.5, 0.0, math.nan, math.inf, -math.inf)] == [1.5, 0.0, None, None, None]
+
+
+def test_two_ends_that_are_close_are_told_apart() -> None:
+    assert told("lag_ms_p99", Bounds(49.99999, 50.00001)) == "49.99999 to 50.00001 ms"
+    assert told("lag_ms_p99", Bounds(1.0, 50.0)) == "1 to 50 ms"

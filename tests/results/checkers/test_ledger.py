@@ -1,0 +1,128 @@
+"""What the ledger makes of PUBLISH's own count, and of copies whose publishes nobody wrote down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.record.run_info import LoadInfo
+from sim.record.schema import FOREIGN_BIT
+from sim.results.checkers.ledger import check
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, SECOND, US, RunFolder
+
+OURS = "it may have counted connections of pods that had ended or connected again"
+OTHERS = "someone else may listen"
+SENT, ANSWERED = 15 * SECOND + 50 * US, 15 * SECOND + 150 * US  # of the event that more were said to hear
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunFolder:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2).pod("far-0", service="far", channels="config.cache.invalidate")
+    (event,) = plan.publish(1, start_ns=15 * SECOND)
+    event.receivers = 3
+    return plan
+
+
+def who(plan: RunFolder, *, events: str = "1 event") -> str:
+    (text,) = check(open_run(plan.write())).warnings
+    start = f"PUBLISH reached more subscribers than the fleet has in {events}: "
+    assert text.startswith(start)
+    return text.removeprefix(start)
+
+
+def test_without_a_fault_or_a_change_it_is_someone_else(plan: RunFolder) -> None:
+    assert who(plan) == OTHERS
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "says"),
+    [
+        (ANSWERED, 17 * SECOND, OURS),
+        (ANSWERED + 1, 17 * SECOND, OTHERS),
+        (13 * SECOND, SENT - SECOND, OURS),
+        (13 * SECOND, SENT - SECOND - 1, OTHERS),
+        (13 * SECOND, 0, OURS),
+    ],
+)
+def test_from_the_begin_of_a_fault_to_a_second_after_its_end_it_may_be_ours(plan: RunFolder, begin: int, end: int, says: str) -> None:
+    plan.faults = [("link_blackhole", "web-0", begin, end)]
+    assert who(plan) == says
+
+
+@pytest.mark.parametrize(
+    ("pod", "changed", "says"),
+    [
+        ("web-0", SENT - SECOND, OURS),
+        ("web-0", SENT - SECOND - 1, OTHERS),
+        ("web-0", ANSWERED, OURS),
+        ("web-0", ANSWERED + 1, OTHERS),
+        ("far-0", SENT, OTHERS),
+    ],
+)
+def test_for_a_second_after_a_pod_of_the_channel_changed_it_may_be_ours(plan: RunFolder, pod: str, changed: int, says: str) -> None:
+    plan.state(pod, changed, "subscribed")
+    assert who(plan) == says
+
+
+def test_one_event_that_nothing_of_ours_explains_is_enough_for_someone_else(plan: RunFolder) -> None:
+    plan.faults = [("link_blackhole", "web-0", 14 * SECOND, 16 * SECOND)]
+    (other,) = plan.publish(1, start_ns=18 * SECOND)
+    other.receivers = 3
+    assert who(plan, events="2 events") == OTHERS
+    plan.folder = plan.folder.with_name("both")
+    plan.faults.append(("link_slow", "web-1", 18 * SECOND, 18 * SECOND + MS))
+    assert who(plan, events="2 events") == OURS
+
+
+@pytest.mark.parametrize(("before", "says"), [(1.0, "other programs subscribe to these channels too"), (0.0, OTHERS)])
+def test_who_was_counted_before_the_fleet_came_is_said(plan: RunFolder, before: float, says: str) -> None:
+    plan.broker = [(2 * SECOND, "numsub_foreign", "config.updated", before)]
+    assert who(plan) == says
+
+
+def test_what_was_refused_or_left_unanswered_says_nothing_of_subscribers(plan: RunFolder) -> None:
+    plan.events[0].receivers = -1
+    (refused,) = plan.publish(1, start_ns=16 * SECOND, outcome="refused")
+    refused.receivers = 9
+    result = check(open_run(plan.write()))
+    said = {name: value for name, value in result.counts.items() if name.startswith("publish_")}
+    assert said["publish_said_more"] == said["publish_receivers"] == said["publish_delivered"] == 0
+    assert not [text for text in result.warnings if "subscribers" in text]
+
+
+def test_a_publish_that_reached_nobody_and_was_heard_is_told(plan: RunFolder) -> None:
+    plan.events[0].receivers = 0
+    result = check(open_run(plan.write()))
+    counts = [result.counts[f"publish_{name}"] for name in ("receivers", "delivered", "said_more", "said_fewer")]
+    assert counts == [0, 2, 0, 1]
+    assert result.warnings == ["PUBLISH said fewer receivers than pods heard it in 1 event"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "strays", "verdict", "detail", "foreign"),
+    [
+        (False, "", "unknown", "copies of events whose publishes are not recorded: 2; the generator ended without its record", 0),
+        (False, "foreign", "unknown", "copies of events whose publishes are not recorded: 2; the generator ended without its record", 1),
+        (False, "unasked", "invalid", "copies heard that nobody should have heard: 1", 0),
+        (True, "", "invalid", "copies heard that nobody should have heard: 2", 0),
+        (None, "foreign", "invalid", "copies heard that nobody should have heard: 2", 1),
+    ],
+)
+def test_copies_of_a_generator_that_ended_without_its_record(
+    plan: RunFolder, kept: bool | None, strays: str, verdict: str, detail: str, foreign: int
+) -> None:
+    """Two pods heard the second event, whose publish nobody wrote down; and one of them something else."""
+    (first,) = plan.events
+    first.receivers = 2
+    plan.publish(1, start_ns=16 * SECOND)
+    del plan.events[1]
+    if strays == "foreign":
+        plan.foreign(FOREIGN_BIT | 1, "web-0")
+    if strays == "unasked":
+        plan.hear(first, "far-0")
+    plan.load = LoadInfo(offered_calls=2, generators=["locust"], record_kept=kept)
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail, result.counts["foreign"]) == (verdict, detail, foreign)
+    assert result.counts.get("unrecorded") == (2 if kept is False else None)
