@@ -19,6 +19,7 @@ from msgspec import inspect as shapes
 
 import sim
 from docs.glossary import TERMS
+from sim.bus.services import BEHAVIOURS
 from sim.cli.main import cli
 from sim.faults.catalogue import FAULTS
 from sim.faults.times import FaultTimes
@@ -27,14 +28,15 @@ from sim.record import schema
 from sim.record.limits import SCOPED_METRICS
 from sim.results.checkers import CHECKERS
 from sim.scenario.file import built_in, load_scenario
+from sim.scenario.payloads import FUNCTIONS, NAMES
 from sim.scenario.schedule import SHAPES
-from sim.scenario.settings import CALLS, Scenario
+from sim.scenario.settings import Scenario
 from sim.wire.transports import TRANSPORTS
 
 REFERENCE = Path(__file__).parent / "reference"
 COMMAND = "python -m docs.generate"
 HEAD = f"<!-- made by `{COMMAND}`; write over there, not here -->\n"
-MANY = {"services": "services.<service>"}  # a table of tables: how its key is written
+MANY = {"services": "services.<service>", "channels": "channels.<channel>"}  # a table of tables: how its key is written
 WORDS = {  # what a column of a run folder may say -> where the words are
     "see OUTCOMES": "[see outcomes](#outcomes-of-a-publish)",
     "see CALL_OUTCOMES": "[see outcomes of a call](#outcomes-of-a-call)",
@@ -134,7 +136,10 @@ def _settings() -> str:
         where = f"In the table `[{title}]`." if title else "At the top of the file."
         parts += [f"## {title.replace('<', '').replace('>', '') or 'The file'}", f"{_first_line(struct)} {where}" if title else where]
         parts.append(_fields(struct))
-    parts += ["## Words that a setting takes", "**`load.mix`, `publishes`, `subscribes`**: " + _ticked(CALLS) + "."]
+    calls = _ticked(load_scenario("baseline").calls)
+    parts += ["## Words that a setting takes", f"**`load.mix`, `publishes`, `subscribes`**, of the reference's bus: {calls}."]
+    parts += ["**`behaviour`**: " + _ticked(BEHAVIOURS) + ".", "**Names in a template**: " + _ticked(NAMES) + "."]
+    parts += ["**Functions in a template**: " + "; ".join(f"`{how}`: {what}" for how, what in map(_split_use, FUNCTIONS.values())) + "."]
     parts += ["**`load.shape`**: " + _ticked(SHAPES) + ".", "**`bus.transport`**: " + _ticked(TRANSPORTS) + "."]
     parts += ["**`slo`**: [metrics](metrics.md). **`faults`**: [faults](faults.md)."]
     return "\n\n".join(parts)
@@ -173,22 +178,31 @@ def _type(kind: Any) -> str:
         bounds = _bounds(low, high, open_min=kind.gt is not None, open_max=kind.lt is not None)
         return f"{word}, {bounds}" if bounds else word
     if isinstance(kind, shapes.UnionType):
-        return "; or ".join(map(_type, kind.types))
+        return "; or ".join(_type(one) for one in kind.types if not isinstance(one, shapes.NoneType))
     if isinstance(kind, shapes.StrType) and kind.pattern:
         return f"text that matches `{kind.pattern}`"
     if isinstance(kind, shapes.StrType):
         return "text" + (f", {_bounds(kind.min_length, kind.max_length)} letters" if kind.max_length else "")
     if isinstance(kind, shapes.VarTupleType):
         return "a list of tables" if isinstance(kind.item_type, shapes.UnionType) else f"a list of {_type(kind.item_type)}s"
+    if isinstance(kind, shapes.DictType) and isinstance(kind.value_type, shapes.AnyType):
+        return "a table"
     if isinstance(kind, shapes.DictType):
         return f"a table: name = {_type(kind.value_type)}"
     raise TypeError(f"a setting of a type that the reference has no word for: {kind}")
+
+
+def _split_use(function: tuple[Any, str]) -> tuple[str, str]:
+    how, _, what = function[1].partition(": ")
+    return how, what
 
 
 def _default(field: Any) -> str:
     if field.required:
         return "required"
     value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if value is None:
+        return "none"
     if value in ((), {}, ""):
         return "empty"
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value:,}`" if isinstance(value, int | float) else f"`{value}`"

@@ -82,6 +82,7 @@ class Play:
         self.address = parse_address(job.url)
         self.schedule = self.scenario.schedule()
         self.names = self.scenario.pods()
+        self.contents = self.scenario.contents()
         self.publishing = sorted(set(self.schedule.pod.tolist()))
         self.connected = self.finished = self.calls = self.published = 0
         self.all_connected = gevent.event.Event()
@@ -118,8 +119,7 @@ class Play:
             publisher=f"{name}@locust-{part}",
             nonce=self.job.nonce,
             number=FIRST_PUBLISHER + (pod + part * len(self.names)) % FIRST_PUBLISHER,
-            batch_size=bus.batch_size,
-            batch_interval_ms=bus.batch_interval_ms,
+            batches=self.scenario.batches(),
             channel_prefix=bus.channel_prefix,
             recorder=self.recorder,
             transport=self.scenario.transport(),

@@ -52,7 +52,7 @@ from sim.machine.signals import endings_heard
 from sim.machine.words import count, duration
 from sim.pods.blocking_client import BusClient
 from sim.run.locust_messages import LoadJob
-from sim.scenario.schedule import Schedule, content
+from sim.scenario.schedule import Schedule
 
 LATE_GRACE_NS = 2 * NS_PER_S  # calls are given up this long after the schedule's end
 STOP_TIMEOUT_S = 5.0
@@ -94,7 +94,7 @@ class BusUser(User):
         raise StopUser
 
     def _play(self, calls: Schedule, zero_ns: int, end_ns: int) -> None:
-        play, kinds, payload_bytes = self.play, calls.kinds, self.play.scenario.load.payload_bytes
+        play, kinds = self.play, calls.kinds
         rows = zip((calls.offset_ns + zero_ns).tolist(), calls.kind.tolist(), calls.pod.tolist(), strict=True)
         for number, (at_ns, kind, pod) in enumerate(rows):
             self._wait_until(at_ns)
@@ -102,7 +102,7 @@ class BusUser(User):
                 return  # the generator is saturated; the checker `harness` will say so
             name = kinds[kind]
             play.calls += 1
-            play.report(self.clients[pod].call(name, content(name, number, payload_bytes, templates=calls.templates), intended_ns=at_ns))
+            play.report(self.clients[pod].call(name, play.contents[name](number), intended_ns=at_ns))
         self._wait_until(end_ns)
 
     def _wait_until(self, at_ns: int) -> None:

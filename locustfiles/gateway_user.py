@@ -41,10 +41,12 @@ from sim.machine.process import Child
 from sim.machine.signals import endings_heard
 from sim.machine.standard_streams import take_over_streams
 from sim.machine.words import duration
-from sim.scenario.schedule import SHAPES, content, share_of_peak
+from sim.scenario.schedule import SHAPES, share_of_peak
+from sim.scenario.settings import reference_contents
 from sim.wire.shown import shown_url
 
 START_TIMEOUT_S = 30.0
+CONTENTS = reference_contents()
 SERVICES = ("api-gateway", "analytics-service")
 ITEMS_PER_POST = 10
 DEFAULT_RUN_S = 60.0
@@ -66,7 +68,7 @@ class GatewayUser(HttpUser):
         """Clear one template, now and then all."""
         self.number += 1
         token = self.environment.parsed_options.admin_token
-        body = {"pattern": content("config.cache.invalidate", self.number, 0)["pattern"]}
+        body = {"pattern": CONTENTS["config.cache.invalidate"](self.number)["pattern"]}
         self.client.post("/api/admin/cache/clear", json=body, headers={"Authorization": f"Bearer {token}"})
 
     @task(1)
@@ -92,7 +94,7 @@ class AnalyticsUser(HttpUser):
     def post_batch(self) -> None:
         """Post some items."""
         self.number += ITEMS_PER_POST
-        items = [content(BATCH, self.number + place, 64) for place in range(ITEMS_PER_POST)]
+        items = [CONTENTS[BATCH](self.number + place) for place in range(ITEMS_PER_POST)]
         self.client.post(self._at("/api/events/batch"), json={"events": items}, name="/api/events/batch")
 
     @task(2)

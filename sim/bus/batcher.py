@@ -16,6 +16,14 @@ _MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class BatchRule:
+    """When a batch leaves: with so many items, or when its oldest is so old."""
+
+    size: int = 100
+    interval_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The items of one event.
 

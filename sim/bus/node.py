@@ -5,12 +5,13 @@ A driver calls a method with the time, carries out the instructions it returns, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.bus.batcher import Batch, Batcher
+from sim.bus.batcher import Batch, Batcher, BatchRule
 from sim.bus.cache import subject_of
-from sim.bus.envelope import BATCH, VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
+from sim.bus.envelope import VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
 from sim.errors import NotEncodable
 from sim.record.schema import compose_key, event_id
 
@@ -41,7 +42,7 @@ class Send:
 
 
 class BusNode:
-    """The decisions of one publisher: one connection, one sequence of events, one part-full batch.
+    """The decisions of one publisher: one connection, one sequence of events, one part-full batch of each batched event type.
 
     Parameters
     ----------
@@ -49,31 +50,31 @@ class BusNode:
         The service, as it stands in the envelope.
     nonce, publisher
         The upper parts of its event keys.
+    batches
+        Event type -> the rule by which its items become a batch; any other call is an event of its own.
     wall_offset_ns
         Wall clock minus `now_ns`, for the envelope's timestamp.
 
     Attributes
     ----------
+    due_ns
+        When `tick` must be called, or None.
     skew_ns
         How far the wall clock is ahead of the true time.
     """
 
-    def __init__(self, source: str, *, nonce: int, publisher: int, batch_size: int, batch_interval_ms: int, wall_offset_ns: int) -> None:
+    def __init__(self, source: str, *, nonce: int, publisher: int, batches: Mapping[str, BatchRule], wall_offset_ns: int) -> None:
         self.source = source
-        self.batcher = Batcher(size=batch_size, interval_ms=batch_interval_ms)
+        self.batchers = {type: Batcher(size=rule.size, interval_ms=rule.interval_ms) for type, rule in batches.items()}
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
         self._sequence = 0
+        self.due_ns: int | None = None
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
 
     def wall_ns(self, now_ns: int) -> int:
         """Return what the pod's wall clock shows, in nanoseconds since 1970."""
         return now_ns + self._wall_offset_ns + self.skew_ns
-
-    @property
-    def due_ns(self) -> int | None:
-        """When `tick` must be called, or None."""
-        return self.batcher.due_ns
 
     def call(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int) -> Send | None:
         """Take one call of the application: an analytics item goes into the batch, anything else is an event of its own.
@@ -83,8 +84,13 @@ class BusNode:
         NotEncodable
             `data` is no object or holds what JSON cannot. Nothing has changed: the batch goes on without it.
         """
-        if type == BATCH:
-            return self._send_batch(self.batcher.add(encode_item(data), intended_ns=intended_ns), now_ns)
+        if (batcher := self.batchers.get(type)) is not None:
+            batch = batcher.add(encode_item(data), intended_ns=intended_ns)
+            if batch is None:
+                if len(batcher) == 1:
+                    self._set_due()
+                return None
+            return self._send_batch(type, batch, now_ns)
         return self.publish(type, data, now_ns=now_ns, intended_ns=intended_ns)
 
     def publish(self, type: str, data: dict[str, Any], *, now_ns: int, intended_ns: int, items: int = 1) -> Send:
@@ -95,19 +101,27 @@ class BusNode:
         return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data), now_ns + self.skew_ns)
 
     def tick(self, now_ns: int) -> Send | None:
-        """Return the batch whose time has come, if any."""
-        return self._send_batch(self.batcher.tick(now_ns), now_ns)
+        """Return a batch whose time has come, if any; there may be more."""
+        for type, batcher in self.batchers.items():
+            if (batch := batcher.tick(now_ns)) is not None:
+                return self._send_batch(type, batch, now_ns)
+        return None
 
     def flush(self, now_ns: int) -> Send | None:
-        """Return the part-full batch whatever its age, if any."""
-        return self._send_batch(self.batcher.flush(now_ns), now_ns)
+        """Return a part-full batch whatever its age, if any; there may be more."""
+        for type, batcher in self.batchers.items():
+            if (batch := batcher.flush(now_ns)) is not None:
+                return self._send_batch(type, batch, now_ns)
+        return None
 
-    def _send_batch(self, batch: Batch | None, now_ns: int) -> Send | None:
-        if batch is None:
-            return None
-        key, payload = self._encode(BATCH, {"events": batch.items}, now_ns, batch.intended_ns)
+    def _set_due(self) -> None:
+        self.due_ns = min((due_ns for one in self.batchers.values() if (due_ns := one.due_ns) is not None), default=None)
+
+    def _send_batch(self, type: str, batch: Batch, now_ns: int) -> Send:
+        self._set_due()
+        key, payload = self._encode(type, {"events": batch.items}, now_ns, batch.intended_ns)
         times = (batch.first_item_ns, batch.items_wait_ns, batch.intended_ns)
-        return Send(key, BATCH, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns)
+        return Send(key, type, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns)
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence

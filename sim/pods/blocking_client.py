@@ -17,12 +17,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from sim.bus.envelope import CHANNEL_PREFIX
+from sim.bus.batcher import BatchRule
+from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.node import BusNode, Send
 from sim.errors import BrokerUnreachable
 from sim.machine.clock import now_ns, wall_offset_ns
@@ -66,6 +68,10 @@ class BusClient(Caller[Published]):
         Who this client is in the tables `publishes` and `calls`; one connection, one sequence.
     nonce, number
         The upper parts of its event keys (see `schema`).
+    batch_size, batch_interval_ms
+        When a batch of the reference's analytics items leaves.
+    batches
+        The rules of another bus: event type -> when its batch leaves.
     recorder
         Where its calls and publishes are recorded, or None.
     transport
@@ -82,6 +88,7 @@ class BusClient(Caller[Published]):
         number: int = 0,
         batch_size: int = 100,
         batch_interval_ms: int = 30_000,
+        batches: Mapping[str, BatchRule] | None = None,
         channel_prefix: str = CHANNEL_PREFIX,
         recorder: Recorder | None = None,
         transport: Transport | None = None,
@@ -90,8 +97,7 @@ class BusClient(Caller[Published]):
             source,
             nonce=nonce,
             publisher=number,
-            batch_size=batch_size,
-            batch_interval_ms=batch_interval_ms,
+            batches={BATCH: BatchRule(batch_size, batch_interval_ms)} if batches is None else batches,
             wall_offset_ns=wall_offset_ns(),
         )
         super().__init__(publisher or source, node=node, recorder=recorder)
@@ -129,12 +135,15 @@ class BusClient(Caller[Published]):
         return self.node.due_ns
 
     def tick(self) -> Published | None:
-        """Publish the batch whose time has come, if any."""
+        """Publish a batch whose time has come, if any; there may be more, as `due_ns` says."""
         return self._carry_out(self.node.tick(now_ns()))
 
     def flush(self) -> Published | None:
-        """Publish the part-full batch, if any."""
-        return self._carry_out(self.node.flush(now_ns()))
+        """Publish the part-full batches, if any; return what became of the last."""
+        published = None
+        while (send := self.node.flush(now_ns())) is not None:
+            published = self._carry_out(send)
+        return published
 
     def close(self) -> Published | None:
         """Flush, then disconnect."""

@@ -16,6 +16,7 @@ from sim.bus.envelope import EVENT_TYPES
 from sim.bus.fallback import HEARING, SPEAKING
 from sim.bus.metrics import CONTENT_TYPE, Metrics
 from sim.bus.services.analytics import AnalyticsService
+from sim.bus.services.api_gateway import ApiGateway
 from sim.machine.http_server import Endpoint, HttpAnswer, Refusal, Request, as_json, from_json
 from sim.pods.pod import Pod
 
@@ -44,7 +45,7 @@ def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> di
         "/metrics": {"GET": lambda request: HttpAnswer(200, metrics.text(), CONTENT_TYPE)},
         "/api/lab/call": {"POST": lambda request: _lab_call(request, call, admin_token)},
     }
-    if pod.service == "api-gateway":
+    if isinstance(pod.logic, ApiGateway):
         routes["/api/admin/cache/clear"] = {"POST": lambda request: _cache_clear(request, call, admin_token)}
     logic = pod.logic
     if isinstance(logic, AnalyticsService):

@@ -38,6 +38,10 @@ _FAILED = DeliveryBuffer.RESULTS.index("failed")
 ENDED = ("stopped", "aborted")
 
 
+def _only_hear(event: Event) -> None:
+    """Do nothing with an event that the service subscribes to and its behaviour has no handler for."""
+
+
 def _no_handler(event: Event) -> None:
     raise KeyError(event.type)
 
@@ -75,12 +79,13 @@ class Pod(Caller[None]):
         self.service = identity.service
         self.channels = identity.channels
         self.logic = logic
+        self._own_handlers = {**dict.fromkeys(identity.channels, _only_hear), **logic.handlers}
         self.journal = journal
         self.state = "new"
         self.freezer = Freezer()
         self._context = context
         self._deliveries = context.recorder.deliveries
-        self._handlers = {**logic.handlers, PROBE: self._probe}
+        self._handlers = {**self._own_handlers, PROBE: self._probe}
         self._connections = Connections(self, identity=identity, context=context, freezer=self.freezer)
         self._pace = pace
         self._slow = self._slow_handling(pace) if context.once.recipe != "none" or pace != Pace() else None
@@ -103,7 +108,8 @@ class Pod(Caller[None]):
             event_bus_publish_errors_total=counters.publish_errors,
             event_bus_subscribe_errors_total=counters.subscribe_errors,
             event_bus_connection_status=int(self.fallback.connected),
-            analytics_events_queued_total=len(self.node.batcher) + sum(s.items for s in self._kept if s.type in ANALYTICS),
+            analytics_events_queued_total=sum(map(len, self.node.batchers.values()))
+            + sum(s.items for s in self._kept if s.type in ANALYTICS or s.type in self.node.batchers),
             analytics_events_published_total=counters.analytics_published,
             config_cache_invalidations_total=self.logic.invalidations,
         )
@@ -179,7 +185,7 @@ class Pod(Caller[None]):
 
     def fail(self, failing: bool) -> None:
         """Make every handler raise from now on, or work again; a probe of the lab is heard all the same."""
-        handlers = dict.fromkeys(self.logic.handlers, _broken_handler) if failing else self.logic.handlers
+        handlers = dict.fromkeys(self._own_handlers, _broken_handler) if failing else self._own_handlers
         self._handlers = {**handlers, PROBE: self._probe}
 
     def skew(self, skew_ms: float) -> None:
@@ -224,7 +230,7 @@ class Pod(Caller[None]):
         self._connections.end()
         if self._holding:
             self._holding.cancel()
-        if (unsent := self.node.flush(self._now_ns())) is not None:
+        while (unsent := self.node.flush(self._now_ns())) is not None:
             self._kept.append(unsent)
         self.give_up_kept()
 
@@ -323,17 +329,18 @@ class Pod(Caller[None]):
     # -- publishing --------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Publish the batch whose time has come."""
-        self._carry_out(self.node.tick(self._now_ns()))
+        """Publish the batches whose time has come."""
+        while (send := self.node.tick(self._now_ns())) is not None:
+            self._carry_out(send)
 
     def flush(self) -> None:
-        """Publish the part-full batch."""
-        self._carry_out(self.node.flush(self._now_ns()))
+        """Publish the part-full batches."""
+        while (send := self.node.flush(self._now_ns())) is not None:
+            self._carry_out(send)
 
     def _carry_out(self, send: Send | None) -> None:
-        if send is None:  # an item was gathered, or nothing is due
-            if self.journal is not None and len(self.node.batcher):
-                self.journal.begin_batch(self.node.batcher)
+        if send is None:  # an item was gathered
+            self._begin_batches()
             return
         channel = self._channel_bytes.get(send.type)
         if channel is None:
@@ -353,6 +360,13 @@ class Pod(Caller[None]):
             self._keep(send)
         else:
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+
+    def _begin_batches(self) -> None:
+        """Write down the part-full batches."""
+        if self.journal is not None:
+            for type, batcher in self.node.batchers.items():
+                if len(batcher):
+                    self.journal.begin_batch(type, batcher)
 
     def _keep(self, send: Send) -> None:
         """Keep a publish until the outage is over."""

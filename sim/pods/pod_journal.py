@@ -9,13 +9,13 @@ what                        table                   as
 ==========================  ======================  ==================================================================
 a publish on its way        publishes               `unknown`: the bytes may have left
 one kept through an outage  publishes               `never-sent`
-the part-full batch         publishes, event key 0  `never-sent`; it gets the key that it would have had, and no size
+a part-full batch           publishes, event key 0  `never-sent`; it gets a key that it could have had, and no size
 a call by HTTP              calls                   `failed`
 an event being handled      deliveries              `failed`
 ==========================  ======================  ==================================================================
 
 What was done after all has a row in the table itself; the rest is taken over by `inherit`. Of several rows of one event the newest
-counts, and the part-full batch is the newest row of its channel, unless that is a batch that left.
+counts, and a part-full batch is the newest row of its channel, unless that is a batch that left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sim.bus.batcher import Batcher
-from sim.bus.envelope import BATCH
 from sim.bus.node import Send
 from sim.record.journal import Journal, JournalRecorder
 from sim.record.recorder import PARTS, ROWS_PER_PART, DeliveryBuffer, TableBuffer, arrow_table, write_table
@@ -43,8 +42,8 @@ class PodJournal(Protocol):
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
         """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
 
-    def begin_batch(self, batch: Batcher) -> None:
-        """Write down the part-full batch as it is now."""
+    def begin_batch(self, type: str, batch: Batcher) -> None:
+        """Write down the part-full batch of an event type as it is now."""
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
         """Write down that a call by HTTP is about to be made."""
@@ -74,10 +73,10 @@ class UnderWayJournal:
             send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject, send.stamped_ns
         )
 
-    def begin_batch(self, batch: Batcher) -> None:
-        """Write down the part-full batch as it is now."""
+    def begin_batch(self, type: str, batch: Batcher) -> None:
+        """Write down the part-full batch of an event type as it is now."""
         times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
-        self._add_publish(0, BATCH, self._pod, len(batch), 0, *times, "never-sent", -1, "", 0)
+        self._add_publish(0, type, self._pod, len(batch), 0, *times, "never-sent", -1, "", 0)
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
         """Write down that a call by HTTP is about to be made: in place of how long it took, when it began."""
@@ -140,12 +139,15 @@ def _publishes_left(journal: Journal, first_key: int, died_ns: int) -> Iterable[
     begun = journal.read("publishes", under_way=True)
     newest = {row["event"]: row for row in begun if row["event"]}
     yield from (row for event, row in newest.items() if event not in done)
-    batch = next((row for row in reversed(begun) if row["channel"] == BATCH), None)
-    key = max(newest, default=first_key - 1) + 1
-    if batch is not None and not batch["event"] and key not in done:
-        waited_more_ns = max(0, died_ns - batch["intended_ns"])
-        waited_ns = batch["items_wait_ns"] + waited_more_ns * batch["items"]
-        yield batch | {"event": key, "intended_ns": batch["intended_ns"] + waited_more_ns, "items_wait_ns": waited_ns}
+    key = max(newest, default=first_key - 1)
+    for batch in {row["channel"]: row for row in begun}.values():  # the newest of each channel
+        if batch["event"]:
+            continue  # its last batch left
+        key += 1
+        if key not in done:
+            waited_more_ns = max(0, died_ns - batch["intended_ns"])
+            waited_ns = batch["items_wait_ns"] + waited_more_ns * batch["items"]
+            yield batch | {"event": key, "intended_ns": batch["intended_ns"] + waited_more_ns, "items_wait_ns": waited_ns}
 
 
 def _calls_left(journal: Journal, died_ns: int) -> Iterable[dict[str, Any]]:

@@ -11,12 +11,12 @@ import heapq
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sim.bus.envelope import BATCH
 from sim.machine.clock import Alarm, running_clock
-from sim.pods.pod import ENDED
+from sim.pods.pod import ENDED, Pod
 from sim.pods.replica import InlineReplica
 from sim.record.schema import HTTP_CALL
-from sim.scenario.schedule import Schedule, content
+from sim.scenario.payloads import Content
+from sim.scenario.schedule import Schedule
 
 BURST = 64  # calls made before the loop may read again
 AWAY = frozenset(("new", "frozen", *ENDED))  # states in which a pod makes no call
@@ -34,6 +34,8 @@ class ScheduledCalls:
     ----------
     replicas
         Who makes the calls of each pod of the schedule, by its number: the pod, or who has its place now.
+    contents
+        Event type -> what makes what a call of it carries.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class ScheduledCalls:
         *,
         zero_ns: int,
         end_ns: int,
-        payload_bytes: int,
+        contents: Mapping[str, Content],
         made_call: Callable[[], None],
     ) -> None:
         self._replicas = replicas
@@ -53,8 +55,7 @@ class ScheduledCalls:
         self._kind = schedule.kind.tolist()
         self._pod = schedule.pod.tolist()
         self._kinds = schedule.kinds
-        self._templates = schedule.templates
-        self._payload_bytes = payload_bytes
+        self._contents = [contents[kind] for kind in schedule.kinds]
         self._due: list[tuple[int, int]] = []  # one (time, place) for each batch that was begun
         self._next = 0
         self.made = 0
@@ -88,20 +89,30 @@ class ScheduledCalls:
 
     def _tick_until(self, at_ns: int) -> None:
         while self._due and self._due[0][0] <= at_ns:
-            pod = self._replicas[heapq.heappop(self._due)[1]].pod
-            pod.freezer.then(pod.tick)  # does nothing when that batch left because it was full
+            place = heapq.heappop(self._due)[1]
+            pod = self._replicas[place].pod
+            pod.freezer.then(partial(self._tick, pod, place))
+
+    def _tick(self, pod: Pod, place: int) -> None:
+        due_before = pod.node.due_ns
+        pod.tick()  # does nothing when that batch left because it was full
+        self._note_due(pod, place, due_before)
 
     def _make(self, replica: InlineReplica, row: int) -> None:
         pod, kind, at_ns = replica.pod, self._kinds[self._kind[row]], self._at_ns[row]
+        content = self._contents[self._kind[row]](row)
         self.made += 1
         self._made_call()
         if kind == HTTP_CALL:
-            replica.poster.post(content(BATCH, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
+            replica.poster.post(content, intended_ns=at_ns)
             return
         due_before = pod.node.due_ns
-        pod.call(kind, content(kind, row, self._payload_bytes, templates=self._templates), intended_ns=at_ns)
-        if due_before is None and pod.node.due_ns is not None:
-            heapq.heappush(self._due, (pod.node.due_ns, self._pod[row]))
+        pod.call(kind, content, intended_ns=at_ns)
+        self._note_due(pod, self._pod[row], due_before)
+
+    def _note_due(self, pod: Pod, place: int, due_before: int | None) -> None:
+        if (due_ns := pod.node.due_ns) is not None and due_ns != due_before:
+            heapq.heappush(self._due, (due_ns, place))
 
     def _make_late(self, replica: InlineReplica, row: int) -> None:
         self._make(replica, row)

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from sim.bus.envelope import CHANNEL_PREFIX, decode_read
+from sim.bus.batcher import BatchRule
+from sim.bus.envelope import BATCH, CHANNEL_PREFIX, decode_read
 from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
 from sim.bus.node import BusNode
 from sim.bus.once import RECIPES, Scope
-from sim.bus.services import SERVICES
+from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
@@ -36,6 +37,7 @@ from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity
 from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
+from sim.scenario.settings import reference_behaviours
 from sim.wire.address import Address, parse_address
 from sim.wire.read_memo import ReadMemo
 
@@ -121,8 +123,9 @@ def run_pod(
     UsageError
         No such service, a wrong environment variable, a port that is taken.
     """
-    if service not in SERVICES:
-        raise UsageError(f"no service {service!r}{did_you_mean(service, SERVICES)}; known: {', '.join(SERVICES)}")
+    known = reference_behaviours()
+    if service not in known:
+        raise UsageError(f"no service {service!r}{did_you_mean(service, known)}; known: {', '.join(known)}")
     settings = read_settings(os.environ if environment is None else environment)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(StandalonePod(service, settings, log=log or log_line(service)).run(bind=bind, port=port))
@@ -152,7 +155,7 @@ class StandalonePod:
         publisher, nonce = secrets.randbits(16), secrets.randbits(15)  # no other pod may have the same event ids
         name = f"{service}-{nonce:x}-{publisher:x}"
         self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
-        logic = SERVICES[service]()
+        logic = BEHAVIOURS[reference_behaviours()[service]]()
         self.pod = Pod(
             PodIdentity(name, 0, service, tuple(logic.handlers), seed=publisher),
             logic=logic,
@@ -160,8 +163,7 @@ class StandalonePod:
                 service,
                 nonce=nonce,
                 publisher=publisher,
-                batch_size=settings.batch_size,
-                batch_interval_ms=settings.batch_interval_ms,
+                batches={BATCH: BatchRule(settings.batch_size, settings.batch_interval_ms)},
                 wall_offset_ns=wall_offset_ns(),
             ),
             context=PodContext(

@@ -38,7 +38,6 @@ HORIZON_NS = 10_000_000_000  # reconnecting, with every bound and pause on the w
 SOON_NS = 1_000_000_000  # a loss may be noted so long before the row of the stall that made it
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 PROMISE_ONCE = ("keep-marker", "two-key")
-BATCH = "analytics.events.batch"
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ class AtBest:
         copies, publishes = self.run.copies, self.run.publishes
         (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         first, intended = publishes["first_item_ns"].to_numpy(), publishes["intended_ns"].to_numpy()
-        batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
+        batch = ((codes_in(publishes["channel"], dict.fromkeys(self.run.batched, 1)) == 1) & (items > 0)) | (items > 1)
         batch &= (first < end_ns) & (intended >= begin_ns)
         rows = np.flatnonzero((copies.fate == FATE["delivered"]) & np.append(batch, False)[copies.publish])
         publish, pod = copies.publish[rows], copies.pod[rows]
@@ -296,7 +295,7 @@ class AtBest:
         (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
         heard = np.zeros(len(publishes), dtype=bool)
         heard[copies.publish[copies.fate == FATE["delivered"]]] = True
-        batch = ((codes_in(publishes["channel"], {BATCH: 1}) == 1) & (items > 0)) | (items > 1)
+        batch = ((codes_in(publishes["channel"], dict.fromkeys(self.run.batched, 1)) == 1) & (items > 0)) | (items > 1)
         batch &= (publishes["first_item_ns"].to_numpy() < end_ns) & (publishes["intended_ns"].to_numpy() >= begin_ns)
         rows = np.flatnonzero(batch & ~heard)
         return float(items[rows][~self._stall_made(self._due_ns()[rows], self._pod_of("publishes", rows))].sum())

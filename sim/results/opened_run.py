@@ -43,6 +43,14 @@ class Run(RunTables):
         """The books of the run phase, counted."""
         return tally_of(self, self.copies, self.service_books, self.copies_in("run"))
 
+    @property
+    def batched(self) -> tuple[str, ...]:
+        """Event types whose calls are gathered into batches; of a run from before a bus was data, the reference's."""
+        channels = self.scenario.get("channels")
+        if channels is None:
+            return ("analytics.events.batch",)
+        return tuple(name for name, one in channels.items() if one.get("batched"))
+
     def copies_phase(self) -> Array:
         """Return the number of the phase of each of `copies`: of its event, or of its delivery when nobody published it."""
         return self._copies_phase

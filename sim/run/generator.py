@@ -111,7 +111,7 @@ class PodsGenerator:
         """Start the schedule at that time."""
         load = self._scenario.load
         end_ns = zero_ns + round((load.warm_up_s + load.run_s) * NS_PER_S)
-        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns, payload_bytes=load.payload_bytes)
+        drive = self._fleet_host.drive(self._scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns)
         self._task = asyncio.get_running_loop().create_task(drive)
 
     async def finished(self) -> None:

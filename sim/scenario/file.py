@@ -19,11 +19,13 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.problems import limit_name, problems, quoted, shown
-from sim.scenario.settings import Bus, Hosts, Kubelet, Load, Scenario, Service, StepLimits
+from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
+BUS_FILES = REFERENCE_FILE.parent
+BUS_TABLES = ("channels", "services", "bus")  # what a bus file may hold
 
 
 def built_in() -> dict[str, Path]:
@@ -48,10 +50,57 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     """
     path = built_in().get(name) or Path(name)
     tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
+    beside = path.parent if "bus_file" in tree else Path()
     for setting in settings:
         _apply(tree, setting)
+    if any(setting.partition("=")[0].strip() == "bus_file" for setting in settings):
+        beside = Path()
     tree["name"] = path.stem
-    return check_tree(tree, where=str(name))
+    tree, where = _with_bus(tree, str(name), beside=beside)
+    return check_tree(tree, where=where)
+
+
+def built_in_buses() -> dict[str, Path]:
+    """Return the built-in bus files: name -> file."""
+    return {path.name.removesuffix(".bus.toml"): path for path in sorted(BUS_FILES.glob("*.bus.toml"))}
+
+
+def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[str, Any], str]:
+    """Return a scenario's tree over the tables of the bus file that it names, and what to call the two in a message."""
+    named = tree.pop("bus_file", None)
+    if named is None:
+        return tree, name
+    if not isinstance(named, str) or not named:
+        raise ScenarioError(f"scenario {name}: bus_file = {shown(named)}: give the path of a .bus.toml file")
+    path = built_in_buses().get(named) or beside / named
+    if not path.exists():
+        known = ", ".join(built_in_buses())
+        raise ScenarioError(f"scenario {name}: bus_file = {named!r}: there is no such file beside it; built in: {known}")
+    bus = _read_toml(named, path)
+    for key in bus:
+        if key not in BUS_TABLES:
+            hint = did_you_mean(key, BUS_TABLES)
+            raise ScenarioError(f"bus file {named}: {shown(key)} does not belong there{hint}; it holds {', '.join(BUS_TABLES)}")
+    return _over(bus, tree), f"{name} with {named}"
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return two trees as one, in which what stands above rules; a payload is replaced and not mixed."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = key != "payload" and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+def _with_rates(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with the load that the channels' own rates mean, where the load itself is silent."""
+    channels, load = tree.get("channels"), tree.get("load", {})
+    if not isinstance(channels, dict) or not isinstance(load, dict) or load.get("mix"):
+        return tree
+    rates = {name: one.get("rate_per_s") for name, one in channels.items() if isinstance(one, dict)}
+    mix = {name: rate for name, rate in rates.items() if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0}
+    return tree | {"load": {"rate_per_s": sum(mix.values())} | load | {"mix": mix}} if mix else tree
 
 
 def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
@@ -66,7 +115,7 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
         if not isinstance(kind, str) or kind not in FAULTS:
             known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
-    tree = _flat_slo(tree, where=f"scenario {where}")
+    tree = _with_rates(_flat_slo(tree, where=f"scenario {where}"))
     try:
         scenario = msgspec.convert(tree, Scenario)
     except msgspec.ValidationError as error:
@@ -152,12 +201,13 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     value: Any = tree
     for place, part in enumerate(path):
         if part == "..." and isinstance(value, dict):
-            part = path[place] = _entry_at_fault(value, Service if path[0] == "services" else Annotated[float, Meta(ge=0)])
+            kind = {"services": Service, "channels": Channel}.get(path[0], Annotated[float, Meta(ge=0)])
+            part = path[place] = _entry_at_fault(value, kind)
         value = _inside(value, part)
     unknown = re.search(r"unknown field `(.*)`", what, re.DOTALL)
     if unknown:
         struct = _struct_at(path, tree)
-        known = [f for f in struct.__struct_fields__ if f != "name"]
+        known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file"] if struct is Scenario else [])
         return f"unknown key {_dotted([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
     if missing:
@@ -186,7 +236,7 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return FAULTS[tree["faults"][int(path[1])]["kind"]]
-    tables = {"load": Load, "bus": Bus, "limits": StepLimits, "kubelet": Kubelet, "hosts": Hosts, "services": Service}
+    tables = {"load": Load, "bus": Bus, "limits": StepLimits, "kubelet": Kubelet, "hosts": Hosts, "services": Service, "channels": Channel}
     return tables.get(path[0] if path else "", Scenario)
 
 

@@ -8,18 +8,22 @@ import re
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
-from sim.bus.envelope import EVENT_TYPES
-from sim.bus.services import SERVICES, ConfigReader
-from sim.errors import did_you_mean
+from sim.bus.envelope import BATCH
+from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
 from sim.scenario.schedule import MAX_CALLS, SHAPES
-from sim.scenario.settings import CALLS, MAX_PODS, MAX_PROCESSES, Scenario
+from sim.scenario.settings import MAX_PODS, MAX_PROCESSES, Scenario, reference_behaviours
 from sim.wire.transports import TRANSPORTS
 
+MAX_SHOWN = 20  # names in one message
 SHOWN_CHARACTERS = 120  # of a value in a message
+MAX_NAME = 200  # characters of a channel's or a service's name
 _PLAIN = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+_CHANNEL = re.compile(r"[^,\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")  # a list of channels is separated by commas in the record
+_SERVICE = re.compile(r"[^\s,/\\\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are file names and clients' names
 
 
 def quoted(name: str) -> str:
@@ -44,6 +48,7 @@ def shown(value: object) -> str:
 
 def problems(scenario: Scenario) -> Iterator[str]:
     """Yield one sentence for each problem; it names the key, the value and what to do."""
+    yield from _channel_problems(scenario)
     yield from _service_problems(scenario)
     yield from _load_problems(scenario)
     yield from _mix_problems(scenario)
@@ -55,20 +60,41 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _overlap_problems(scenario)
 
 
+def _channel_problems(scenario: Scenario) -> Iterator[str]:
+    if not scenario.channels:
+        yield "channels is empty: define at least one channel"
+    for name in scenario.channels:
+        if not name or len(name) > MAX_NAME or not _CHANNEL.fullmatch(name):
+            yield f"channels.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no comma and no control among them"
+        if name == HTTP_CALL:
+            yield f"channels.{quoted(name)}: this is the name of a call that does not go over the bus: choose another"
+    for name, weight in scenario.load.mix.items():
+        if name in scenario.channels or name == HTTP_CALL:
+            try:
+                if weight > 0:
+                    scenario.content(name)
+            except ScenarioError as error:
+                yield str(error)
+
+
 def _service_problems(scenario: Scenario) -> Iterator[str]:
     if not scenario.services:
         yield "services is empty: define at least one service"
     for name, service in scenario.services.items():
-        if name not in SERVICES:
-            yield f"services.{quoted(name)}: nobody defines this service{did_you_mean(name, SERVICES)}; defined: {', '.join(SERVICES)}"
+        where = f"services.{quoted(name)}"
+        if not name or len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
+            yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma, slash or control among them"
+        if service.behaviour and service.behaviour not in BEHAVIOURS:
+            hint = did_you_mean(service.behaviour, BEHAVIOURS)
+            yield f"{where}.behaviour = {service.behaviour!r}: no such behaviour{hint}; known: {', '.join(BEHAVIOURS)}"
             return
-        handled = SERVICES[name]().handlers
-        for key, types, known in (("publishes", service.publishes, CALLS), ("subscribes", service.subscribes, EVENT_TYPES)):
-            yield from (f"services.{name}.{key}: {_unknown_channel(type, known)}" for type in types if type not in known)
-            yield from (f"services.{name}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
-        for type in service.subscribes:
-            if type not in handled:
-                yield f"services.{name}.subscribes: {name} has no handler for {type!r}; it handles {', '.join(handled)}"
+        if name not in reference_behaviours() and not (service.publishes or service.subscribes):
+            hint = did_you_mean(name, [*reference_behaviours(), *(other for other in scenario.services if other != name)])
+            yield f"{where}: this service publishes nothing and subscribes to nothing{hint}; give it publishes or subscribes"
+        known = tuple(scenario.channels)
+        for key, types, may in (("publishes", service.publishes, scenario.calls), ("subscribes", service.subscribes, known)):
+            yield from (f"{where}.{key}: {_unknown_channel(type, may)}" for type in types if type not in may)
+            yield from (f"{where}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
     pods = len(scenario.pods())
     if pods > MAX_PODS:
         yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
@@ -85,9 +111,11 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     reads = load.reads_per_s * (load.warm_up_s + load.run_s)
     if reads > MAX_CALLS:
         yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
-    readers = [name for name, make in SERVICES.items() if isinstance(make(), ConfigReader)]
-    if reads and not set(readers) & set(scenario.services):
-        yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: add one of {', '.join(readers)}, or set it to 0"
+    readers = {name for name, make in BEHAVIOURS.items() if isinstance(make(), ConfigReader)}
+    if reads and not readers & {scenario.behaviour(name) for name in scenario.services}:
+        known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
+        fitting = f"add one of {', '.join(known)}, give a service behaviour = {' or '.join(map(repr, sorted(readers)))}"
+        yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
 
@@ -95,10 +123,10 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
 def _mix_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
     if not any(load.mix.values()):
-        yield "load.mix is empty: give at least one event type a weight above 0"
+        yield "load.mix is empty: give at least one event type a weight above 0, or a channel a rate_per_s"
     for kind, weight in load.mix.items():
-        if kind not in CALLS:
-            yield f"load.mix: {_unknown_channel(kind, CALLS)}"
+        if kind not in scenario.calls:
+            yield f"load.mix: {_unknown_channel(kind, scenario.calls)}"
         elif not math.isfinite(weight):
             yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
         elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
@@ -109,8 +137,10 @@ def _http_problems(scenario: Scenario) -> Iterator[str]:
     if scenario.load.mix.get(HTTP_CALL):
         if scenario.load.driver != "pods":
             yield f"load.mix: {HTTP_CALL!r} is a call that pods make themselves; set load.driver = 'pods'"
-        if "analytics-service" not in scenario.services:
+        if "analytics" not in {scenario.behaviour(name) for name in scenario.services}:
             yield f"load.mix: {HTTP_CALL!r} is answered by analytics-service, and the scenario has none: add services.analytics-service"
+        if BATCH not in scenario.channels:
+            yield f'load.mix: {HTTP_CALL!r} carries what {BATCH} carries, and the scenario has no such channel: add channels."{BATCH}"'
 
 
 def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
@@ -190,4 +220,5 @@ def _overlap_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _unknown_channel(type: str, known: tuple[str, ...]) -> str:
-    return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known)}"
+    more = f" and {len(known) - MAX_SHOWN:,} more" if len(known) > MAX_SHOWN else ""
+    return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known[:MAX_SHOWN])}{more}"

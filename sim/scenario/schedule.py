@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,6 @@ ARRIVALS = ("poisson", "uniform")
 TEMPLATE_COUNT = 600  # unless the scenario says otherwise; more than a cache of 500 holds
 PROVIDER_COUNT = 7
 PROVIDER_READS = 0.1  # share of the reads that are of a provider
-CLEAR_ALL_EVERY = 20  # one in so many cache invalidations names every template, as the reference's admin example does
 
 
 def share_of_peak(shape: str, passed: float) -> float:
@@ -48,20 +46,17 @@ class Schedule:
     offset_ns
         int64, shape (calls,): nanoseconds after time zero.
     kind
-        uint8, shape (calls,): index into `kinds`.
+        uint16, shape (calls,): index into `kinds`.
     pod
         uint16, shape (calls,): number of the pod that makes the call.
     kinds
         Event types, in the order of the scenario's mix.
-    templates
-        How many templates there are, for the contents of the calls.
     """
 
     offset_ns: np.ndarray
     kind: np.ndarray
     pod: np.ndarray
     kinds: tuple[str, ...]
-    templates: int = TEMPLATE_COUNT
 
     def __len__(self) -> int:
         return len(self.offset_ns)
@@ -69,12 +64,12 @@ class Schedule:
     def of_pods(self, pods: list[int], *, part: int = 0, parts: int = 1) -> Schedule:
         """Return the calls of some pods; with `parts`, every parts-th of them, starting at `part`."""
         rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
-        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, self.templates)
+        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds)
 
     def since(self, offset_ns: int) -> Schedule:
         """Return the calls at that time and later."""
         first = int(np.searchsorted(self.offset_ns, offset_ns))
-        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds, self.templates)
+        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds)
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,6 @@ def make_schedule(
     seed: int,
     mix: dict[str, float],
     publishers: dict[str, list[int]],
-    templates: int = TEMPLATE_COUNT,
 ) -> Schedule:
     """Draw the calls of a warm-up and a run.
 
@@ -175,7 +169,7 @@ def make_schedule(
     rng = np.random.default_rng([seed, 1])
     kinds = tuple(mix)
     weights = np.array([mix[kind] for kind in kinds], dtype=np.float64)
-    kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint8)
+    kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint16)
     draw = rng.random(len(times_s))
     pod = np.zeros(len(times_s), dtype=np.uint16)
     for number, name in enumerate(kinds):
@@ -183,7 +177,7 @@ def make_schedule(
         if rows.any():
             pods = np.asarray(publishers[name], dtype=np.uint16)
             pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
-    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds, templates)
+    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
 
 
 def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
@@ -210,40 +204,3 @@ def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: f
     units: np.ndarray = np.cumsum(rng.exponential(size=int(total + 10 * total**0.5 + 10))) if poisson else np.arange(int(total)) + 0.5
     times_s: np.ndarray = np.interp(units[units < total], calls, grid_s)
     return times_s
-
-
-def content(kind: str, number: int, payload_bytes: int, *, templates: int = TEMPLATE_COUNT) -> dict[str, Any]:
-    """Return what a call of this event type carries: an analytics item, or the event's `data`.
-
-    Parameters
-    ----------
-    number
-        Makes contents differ: user, template and provider are drawn from it.
-    payload_bytes
-        Length of the filler text, for experiments on message size.
-    templates
-        How many templates there are.
-    """
-    filler = "x" * payload_bytes
-    if kind == "analytics.events.batch":
-        return {
-            "eventType": "track.played",
-            "userId": f"user_{number % 5000}",
-            "properties": {"trackId": f"trk_{number % 977}", "note": filler},
-        }
-    if kind == "analytics.metric.recorded":
-        return {"name": "request.duration", "value": number % 250, "unit": "ms", "tags": {"route": "/tracks", "note": filler}}
-    if kind == "analytics.provider.usage":
-        return {
-            "providerId": f"prov_{number % PROVIDER_COUNT}",
-            "model": "chat-small",
-            "tokens": 100 + number % 900,
-            "costUsd": 0.0004,
-            "note": filler,
-        }
-    if kind == "config.template.invalidated":
-        return {"templateId": f"tpl_{number % templates}", "reason": "updated", "note": filler}
-    if kind == "config.provider.invalidated":
-        return {"providerId": f"prov_{number % PROVIDER_COUNT}", "reason": "updated", "note": filler}
-    one = f"aiponge:cache:templates:tpl_{number % templates}"
-    return {"pattern": one if number % CLEAR_ALL_EVERY else "aiponge:*:templates:*", "note": filler}

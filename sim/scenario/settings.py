@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from sim.bus.envelope import CHANNEL_PREFIX, EVENT_TYPES
+from sim.bus.batcher import BatchRule
+from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.once import Scope
-from sim.bus.services import SERVICES, ConfigReader
+from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.schema import HTTP_CALL
+from sim.scenario.payloads import Content, make_content
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
 MAX_PODS = 20_000
 MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
-CALLS = (*EVENT_TYPES, HTTP_CALL)  # what an application may call
+REFERENCE_FILE = Path(__file__).parent / "bus_files" / "aiponge.bus.toml"
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+@cache
+def _reference() -> dict[str, Any]:
+    return tomllib.loads(REFERENCE_FILE.read_text("utf-8"))
+
+
+@cache
+def reference_channels() -> dict[str, Channel]:
+    """Return the reference's channels."""
+    return msgspec.convert(_reference()["channels"], dict[str, Channel])
+
+
+@cache
+def reference_behaviours() -> dict[str, str]:
+    """Return what the reference's services do with what they hear: service -> behaviour."""
+    return {name: one["behaviour"] for name, one in _reference()["services"].items()}
+
+
+def reference_contents(*, payload_bytes: int = 64, templates: int = TEMPLATE_COUNT) -> dict[str, Content]:
+    """Return what makes the content of a call of each of the reference's channels."""
+    return {
+        name: make_content(one.payload, seed=1, payload_bytes=payload_bytes, templates=templates)
+        for name, one in reference_channels().items()
+        if one.payload is not None
+    }
 
 
 class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,11 +117,39 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     once_ttl_clock: Literal["server", "pod"] = "server"
 
 
+class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One event type: what a call of it carries, and how calls become events. The channel's name at the broker has the bus' prefix.
+
+    Attributes
+    ----------
+    payload
+        What a call carries (`sim.scenario.payloads`): a size in bytes, a distribution of sizes such as `lognormal(p50=900, p99=4000)`, or
+        a table that is a template. Without it, so much as `load.payload_bytes` says.
+    batched
+        Whether calls are items that wait for a batch.
+    batch_size, batch_interval_ms
+        When a batch leaves; without them as `bus.batch_size` and `bus.batch_interval_ms` say.
+    rate_per_s
+        Calls a second, where `load.mix` is silent: then these are the mix, and their sum is the rate unless `load.rate_per_s` says it.
+    """
+
+    payload: Annotated[int, Meta(ge=0, le=1_000_000)] | Annotated[str, Meta(max_length=200)] | dict[str, Any] | None = None
+    batched: bool = False
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | None = None
+    rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+
+
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One service: how many pods, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`).
 
     Attributes
     ----------
+    behaviour
+        What its pods do with what they hear: one of `sim.bus.services.BEHAVIOURS`. Without it, what the reference's service of this name
+        does, and a service that the reference has not only hears.
+    must_not_double
+        Whether two pods that handle one event do harm: a plan of capacity does not give it a second replica for safety.
     replicas
         How many pods it has.
     handler_ms
@@ -99,6 +160,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Event types that its pods send, and those that they hear.
     """
 
+    behaviour: str = ""
+    must_not_double: bool = False
     replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
     handler_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
     skew_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
@@ -223,8 +286,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         What the scenario asks, in one sentence.
     seed
         What every draw comes from: intended times, payloads, times of faults. The same seed means the same load.
-    services, load, bus, limits, kubelet, hosts
-        The tables below.
+    channels, services, load, bus, limits, kubelet, hosts
+        The tables below. Without `channels` they are the reference's.
     slo
         Limits that the run must keep: a metric and its bound; of one service or channel, in nested tables (`sim.record.limits`).
     faults
@@ -234,6 +297,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     name: str = ""
     title: str = ""
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
+    channels: dict[str, Channel] = msgspec.field(default_factory=lambda: dict(reference_channels()))
     services: dict[str, Service]
     load: Load = Load()
     bus: Bus = Bus()
@@ -275,6 +339,42 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
         return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
 
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """What an application may call."""
+        return (*self.channels, HTTP_CALL)
+
+    def behaviour(self, service: str) -> str:
+        """Return the name of what a service does with what it hears."""
+        return self.services[service].behaviour or reference_behaviours().get(service, "hears")
+
+    def batches(self) -> dict[str, BatchRule]:
+        """Return the rule of each batched event type."""
+        return {
+            name: BatchRule(one.batch_size or self.bus.batch_size, one.batch_interval_ms or self.bus.batch_interval_ms)
+            for name, one in self.channels.items()
+            if one.batched
+        }
+
+    def content(self, name: str) -> Content:
+        """Return what makes the content of a call of one event type.
+
+        Raises
+        ------
+        ScenarioError
+            A payload that cannot be made.
+        """
+        load, one = self.load, self.channels.get(BATCH if name == HTTP_CALL else name, Channel())
+        payload = load.payload_bytes if one.payload is None else one.payload
+        try:
+            return make_content(payload, seed=self.seed, payload_bytes=load.payload_bytes, templates=load.templates)
+        except ValueError as error:
+            raise ScenarioError(f"channels.{json.dumps(name, ensure_ascii=False)}.payload: {error}") from None
+
+    def contents(self) -> dict[str, Content]:
+        """Return what makes the content of a call, by event type, of those that are called."""
+        return {name: self.content(name) for name, weight in self.load.mix.items() if weight > 0}
+
     def transport(self) -> Transport:
         """Return the transport that `[bus]` names, with its settings."""
         return make_transport(self.bus.transport, msgspec.structs.asdict(self.bus))
@@ -292,12 +392,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             seed=self.seed + seed_offset,
             mix=mix,
             publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix},
-            templates=self.load.templates,
         )
 
     def reads(self) -> IntendedReads:
         """Return every intended read of configuration in warm-up and run."""
-        readers = {name for name in self.services if isinstance(SERVICES[name](), ConfigReader)}
+        readers = {name for name in self.services if isinstance(BEHAVIOURS[self.behaviour(name)](), ConfigReader)}
         return make_reads(
             rate_per_s=self.load.reads_per_s,
             seconds=self.load.warm_up_s + self.load.run_s,

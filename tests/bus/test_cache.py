@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.bus.cache import CACHE_SIZE, PROVIDERS, TEMPLATES, ConfigSubscriber, LruCache, subject_of
 from sim.bus.envelope import BATCH, Event
-from sim.scenario.schedule import content
+from tests.support.reference import content
 
 keys = st.sampled_from([f"{kind}:{n}" for kind in "ab" for n in range(4)])
 steps = st.lists(

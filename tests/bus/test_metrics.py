@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sim.bus.metrics import METRICS, BusCounts, create_metrics, metric_name, register_event_bus_metrics, register_refusals
-from sim.bus.services import SERVICES
+from tests.support.reference import SERVICES
 
 # The reference's table, word by word.
 REFERENCE = {

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, EVENT_TYPES, decode, intended_ns
 from sim.bus.node import BusNode, Send
 from sim.errors import NotEncodable
 from sim.record.schema import compose_key, event_id, event_key
+from tests.support.reference import batches
 
 OTHER = "config.cache.invalidate"
 DEEP: list[Any] = []
 DEEP.append(DEEP)
 
 
-def node(**settings: int) -> BusNode:
-    return BusNode(
-        "music-service", **({"nonce": 5, "publisher": 9, "batch_size": 3, "batch_interval_ms": 100, "wall_offset_ns": 0} | settings)
-    )
+def node(*, batch_size: int = 3, wall_offset_ns: int = 0) -> BusNode:
+    return BusNode("music-service", nonce=5, publisher=9, batches=batches(batch_size, 100), wall_offset_ns=wall_offset_ns)
 
 
 def test_an_event_of_another_type_leaves_at_once_and_does_not_disturb_the_batch() -> None:
@@ -89,7 +90,7 @@ def test_event_keys_rise_by_one_and_stand_in_the_envelope(stimuli: list[str]) ->
         sends += [send] if send else []
     assert [send.event for send in sends] == [compose_key(nonce=5, publisher=9, sequence=n) for n in range(len(sends))]
     assert [event_key(decode(send.payload).event_id) for send in sends] == [send.event for send in sends]
-    assert sum(send.items for send in sends) + len(bus.batcher) == sum(what in EVENT_TYPES for what in stimuli)
+    assert sum(send.items for send in sends) + sum(map(len, bus.batchers.values())) == sum(what in EVENT_TYPES for what in stimuli)
 
 
 WALL_NS = 1_700_000_000_000_000_000
@@ -145,3 +146,20 @@ def test_what_cannot_be_encoded_is_said_in_one_sentence(kind: str, bad: Any, sai
     with pytest.raises(NotEncodable) as refused:
         node().call(kind, bad, now_ns=1, intended_ns=1)
     assert (str(refused.value), refused.value.__cause__) == (said, None)
+
+
+def test_each_batched_type_has_a_batch_and_a_rule_of_its_own() -> None:
+    rules = {"asked": BatchRule(2, 100), "seen": BatchRule(3, 50)}
+    bus = BusNode("search", nonce=5, publisher=9, batches=rules, wall_offset_ns=0)
+    assert bus.call("asked", {"n": 1}, now_ns=0, intended_ns=0) is None and bus.due_ns == 100_000_000
+    assert bus.call("seen", {"n": 2}, now_ns=0, intended_ns=10) is None and bus.due_ns == 50_000_010
+    assert bus.tick(50_000_009) is None
+    seen = bus.tick(50_000_010)
+    assert seen is not None and (seen.type, seen.items, bus.due_ns) == ("seen", 1, 100_000_000)
+    full = bus.call("asked", {"n": 3}, now_ns=60_000_000, intended_ns=60_000_000)
+    assert full is not None and (full.type, full.items, bus.due_ns) == ("asked", 2, None)
+    assert msgspec.json.decode(full.payload)["data"] == {"events": [{"n": 1}, {"n": 3}]}
+    for kind in rules:
+        bus.call(kind, {}, now_ns=0, intended_ns=0)
+    left = [bus.flush(1), bus.flush(1), bus.flush(1)]
+    assert [one and one.type for one in left] == ["asked", "seen", None]

@@ -9,8 +9,7 @@ import pytest
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, Event
 from sim.bus.publisher import EventPublisher
-from sim.bus.services import SERVICES
-from sim.scenario.schedule import content
+from tests.support.reference import SERVICES, content
 
 
 class Written(EventPublisher):

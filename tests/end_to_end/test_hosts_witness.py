@@ -154,7 +154,7 @@ def see_kill(scenario: Scenario, server: redis.Redis, address: Address, folder: 
 
         async def scene(fleet: Fleet, pod: Replica) -> None:
             zero_ns = now_ns()
-            await fleet.host.drive(scenario.schedule(), zero_ns=zero_ns, end_ns=zero_ns + NS_PER_S // 2, payload_bytes=64)
+            await fleet.host.drive(scenario.schedule(), zero_ns=zero_ns, end_ns=zero_ns + NS_PER_S // 2)
             seen["calls that wait in the batch"] = fleet.host.counts().calls > 50
             seen["listed before"] = (sorted(listed(server)), subscribers(server))
             before, passed = published(server), witness.passed_bytes
@@ -183,7 +183,7 @@ def see_freeze(scenario: Scenario, server: redis.Redis, address: Address, folder
         already = published(server)
         zero_ns = now_ns()
         end_ns = zero_ns + NS_PER_S // 2
-        drive = fleet.host.drive(scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns, payload_bytes=64)
+        drive = fleet.host.drive(scenario.schedule(), zero_ns=zero_ns, end_ns=end_ns)
         driving = asyncio.create_task(drive)
         await until(lambda: published(server) > already)
         await pod.freeze()

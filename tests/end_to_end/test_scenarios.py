@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim.bus.envelope import BATCH
-from sim.bus.services import SERVICES
+from sim.bus.services import BEHAVIOURS
 from sim.bus.services.analytics import AnalyticsService
 from sim.record.schema import HTTP_CALL
 from sim.results.checkers import judge
@@ -458,7 +458,7 @@ def test_analytics_counts_every_item_of_both_ways(replicas: int, on: str, tmp_pa
         pods.append(AnalyticsService())
         return pods[-1]
 
-    monkeypatch.setitem(SERVICES, "analytics-service", remembered)
+    monkeypatch.setitem(BEHAVIOURS, "analytics", remembered)
     settings = (f"services.analytics-service.replicas={replicas}", "load.run_s=2")
     scenario = load_scenario("http_vs_bus", settings=settings)
     run = open_run(run_scenario(scenario, on=on, out=tmp_path / "run"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sim.bus.envelope import Event
-from sim.bus.services import SERVICES
+from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerError, ScenarioError
 from sim.faults.catalogue import FAULTS, Fault
 from sim.faults.link import LinkPlan
@@ -289,7 +289,7 @@ def test_a_slow_pod_handles_one_event_after_another(tmp_path: Path) -> None:
 
 def test_only_the_timestamps_of_a_skewed_pod_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead_s: dict[str, list[float]] = {"ai-config-service": [], "api-gateway": []}
-    plain = SERVICES["music-service"]
+    plain = BEHAVIOURS["config-cache"]
 
     def listening() -> Any:
         logic = plain()
@@ -305,7 +305,7 @@ def test_only_the_timestamps_of_a_skewed_pod_are_wrong(tmp_path: Path, monkeypat
         logic.handlers = {kind: look(handler) for kind, handler in logic.handlers.items()}
         return logic
 
-    monkeypatch.setitem(SERVICES, "music-service", listening)
+    monkeypatch.setitem(BEHAVIOURS, "config-cache", listening)
     run = on_model(tmp_path, "clock_skew")
     right_s = ahead_s["api-gateway"][0]
     assert {round(one - right_s, 1) for one in ahead_s["ai-config-service"]} == {0, 5}

@@ -18,7 +18,7 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "base
 PUBLIC = "public"  # the one room whose `__init__` names what is in it, as `import sim` does
 ROOMS = sorted(p.parent for p in SIM.glob("*/__init__.py"))
 FAMILIES = {  # folder -> the dict that lists its members, and where it stands
-    "bus/services": ("SERVICES", "__init__.py"),
+    "bus/services": ("BEHAVIOURS", "__init__.py"),
     "cli/commands": ("COMMANDS", "__init__.py"),
     "experiments/claims/catalogue": ("CLAIMS", "__init__.py"),
     "faults/catalogue": ("FAULTS", "__init__.py"),

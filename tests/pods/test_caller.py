@@ -12,7 +12,6 @@ import pytest
 
 from sim.bus.envelope import BATCH, EVENT_TYPES, Event, decode_read, encode
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.grounds.catalogue import open_broker
 from sim.machine.clock import now_ns
 from sim.pods.blocking_client import BusClient
@@ -24,6 +23,7 @@ from sim.record.recorder import Recorder, seal_tables
 from sim.wire import pipeline
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import SERVICES, batches
 
 ITEM = {"eventType": "track.played"}
 Run = Callable[..., Any]
@@ -39,7 +39,7 @@ def pod(folder: Path, address: Address | None = None, *, batch_size: int = 3, pa
         memo=ReadMemo(decode_read),
         probed=lambda pod, channel, round: None,
     )
-    node = BusNode("analytics-service", nonce=1, publisher=0, batch_size=batch_size, batch_interval_ms=60_000, wall_offset_ns=0)
+    node = BusNode("analytics-service", nonce=1, publisher=0, batches=batches(batch_size, 60_000), wall_offset_ns=0)
     identity = PodIdentity("pod-0", 0, "analytics-service", EVENT_TYPES[:3], seed=1)
     return Pod(identity, logic=SERVICES["analytics-service"](), node=node, context=context, pace=pace)
 
@@ -85,7 +85,7 @@ def test_no_call_of_a_pod_raises_and_each_is_recorded(tmp_path: Path) -> None:
     assert {row["channel"] for row in rows["calls"]} == set(EVENT_TYPES)
     assert all(row["took_ns"] > 0 and before_ns <= row["intended_ns"] <= now_ns() for row in rows["calls"])
     assert [row["items"] for row in rows["publishes"] if row["channel"] == BATCH] == [3]
-    assert len(one.node.batcher) == 1, "what a failing iterator gave before it failed is kept"
+    assert len(one.node.batchers[EVENT_TYPES[0]]) == 1, "what a failing iterator gave before it failed is kept"
     assert (one.counters.published, one.counters.publish_errors) == (6, 7)
     assert one.counters.received == 3, "in memory mode a pod hears itself on its channels"
     assert one.counters.subscribe_errors == 0

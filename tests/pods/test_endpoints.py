@@ -16,9 +16,9 @@ from sim.bus.envelope import EVENT_TYPES, Event
 from sim.bus.fallback import HEARING, SPEAKING
 from sim.bus.foreign_data import BEYOND
 from sim.bus.metrics import create_metrics
-from sim.bus.services import SERVICES
 from sim.machine.http_server import HttpAnswer, Refusal, Request
 from sim.pods.endpoints import MAX_ITEMS, MAX_PATTERN, endpoints, readiness
+from tests.support.reference import SERVICES
 
 TOKEN = "sécret"
 GOOD = {b"authorization": b"Bearer " + TOKEN.encode()}

@@ -15,13 +15,13 @@ import pytest
 from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, PROBER, Event, decode_read, encode
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
 from sim.record.schema import compose_key, event_id
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import SERVICES, batches
 from tests.support.scenes import Ground, on_both, until
 
 TEMPLATE, CACHE = "config.template.invalidated", "config.cache.invalidate"
@@ -45,7 +45,7 @@ class Stage:
             memo=ReadMemo(decode_read),
             probed=lambda *what: self.probed.append(what),
         )
-        node = BusNode(service, nonce=1, publisher=0, batch_size=3, batch_interval_ms=1000, wall_offset_ns=0)
+        node = BusNode(service, nonce=1, publisher=0, batches=batches(3, 1000), wall_offset_ns=0)
         pod = Pod(PodIdentity("p-0", 0, service, channels, seed=1), logic=SERVICES[service](), node=node, context=context)
         await pod.start()
         try:

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX, Event, decode_read, encode
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
 from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
 from sim.pods.http_calls import HttpCalls
@@ -24,23 +24,35 @@ from sim.record.journal import JOURNALS, Journal, JournalRecorder
 from sim.record.recorder import seal_tables
 from sim.record.schema import HTTP_CALL, compose_key, event_id
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import SERVICES, batches
 from tests.support.scenes import Ground, until
 
 TEMPLATE, METRIC = "config.template.invalidated", "analytics.metric.recorded"
+OTHER_BATCH = "search.asked"
 FIRST_KEY = compose_key(nonce=1, publisher=4, sequence=0)
 
 
 class Lab:
     """One pod that keeps a journal; `before` is what is left of it if it is killed now, `after` if it is dropped."""
 
-    def __init__(self, ground: Ground, folder: Path, *, pace: Pace = Pace(), batch_size: int = 5, keep: bool = False) -> None:  # noqa: B008
+    def __init__(
+        self,
+        ground: Ground,
+        folder: Path,
+        *,
+        pace: Pace = Pace(),  # noqa: B008
+        batch_size: int = 5,
+        keep: bool = False,
+        two: bool = False,
+    ) -> None:
+        rules = batches(batch_size, 60_000) | ({OTHER_BATCH: BatchRule(batch_size, 60_000)} if two else {})
         self.ground = ground
         self.folder = folder
         self.recorder = JournalRecorder(folder, source="p-0.1", pods=["p-0"])
         self.pod = Pod(
             PodIdentity("p-0", 0, "music-service", (TEMPLATE,), seed=1),
             logic=SERVICES["music-service"](),
-            node=BusNode("music-service", nonce=1, publisher=4, batch_size=batch_size, batch_interval_ms=60_000, wall_offset_ns=0),
+            node=BusNode("music-service", nonce=1, publisher=4, batches=rules, wall_offset_ns=0),
             context=PodContext(
                 host="p-0.1",
                 run_id="1",
@@ -102,6 +114,29 @@ def compare(ground: Ground, folder: Path, scene: Callable[[Lab], Any], **setting
         return killed
 
     return ground.run(run())
+
+
+def test_each_part_full_batch_was_never_sent_and_one_that_left_is_not_among_them(ground: Ground, tmp_path: Path) -> None:
+    async def scene(lab: Lab) -> None:
+        for kind, many in ((BATCH, 2), (OTHER_BATCH, 3), (BATCH, 1), (OTHER_BATCH, 2)):
+            for number in range(many):
+                lab.call(kind, number)
+        await lab.pod.settle(timeout_s=5)
+
+    left = compare(ground, tmp_path, scene, two=True)["publishes"]
+    assert [(row["channel"], row["items"], row["outcome"]) for row in left] == [
+        (OTHER_BATCH, 5, "acknowledged"),
+        (BATCH, 3, "never-sent"),
+    ]
+
+
+def test_two_part_full_batches_were_both_never_sent(ground: Ground, tmp_path: Path) -> None:
+    async def scene(lab: Lab) -> None:
+        for kind in (BATCH, OTHER_BATCH, OTHER_BATCH):
+            lab.call(kind)
+
+    left = compare(ground, tmp_path, scene, two=True)["publishes"]
+    assert [(row["channel"], row["items"], row["outcome"]) for row in left] == [(BATCH, 1, "never-sent"), (OTHER_BATCH, 2, "never-sent")]
 
 
 def test_a_publish_on_its_way_is_unknown_and_the_part_full_batch_was_never_sent(ground: Ground, tmp_path: Path) -> None:

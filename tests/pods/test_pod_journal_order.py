@@ -22,6 +22,7 @@ from sim.record.schema import compose_key, event_id
 from sim.wire.address import Address, parse_address
 from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import batches
 from tests.support.scenes import until
 
 TEMPLATE, METRIC = "config.template.invalidated", "analytics.metric.recorded"
@@ -59,7 +60,8 @@ class Trace:
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
         self.note(f"begin_publish of {send.items}" if sent_ns else f"begin_publish of {send.items}, kept")
 
-    def begin_batch(self, batch: Batcher) -> None:
+    def begin_batch(self, type: str, batch: Batcher) -> None:
+        assert type == BATCH
         self.note(f"begin_batch of {len(batch)}")
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
@@ -134,7 +136,7 @@ class Lab:
         self.pod = Pod(
             PodIdentity("p-0", 0, "music-service", (TEMPLATE,), seed=1),
             logic=Listener(self.trace),
-            node=BusNode("music-service", nonce=1, publisher=0, batch_size=3, batch_interval_ms=60_000, wall_offset_ns=0),
+            node=BusNode("music-service", nonce=1, publisher=0, batches=batches(3, 60_000), wall_offset_ns=0),
             context=PodContext(
                 host="test",
                 run_id="1",

@@ -14,13 +14,13 @@ import pytest
 from sim.bus.envelope import decode_read
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.errors import BrokerError
 from sim.machine.clock import now_ns
 from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import SERVICES, batches
 from tests.support.scenes import BOUND_S, Ground, on_both
 
 CHANNEL = "config.cache.invalidate"
@@ -42,7 +42,7 @@ class Lab:
         self.pod = Pod(
             PodIdentity("system-service-0", 0, "system-service", (CHANNEL,), seed=1),
             logic=SERVICES["system-service"](),
-            node=BusNode("system-service", nonce=1, publisher=0, batch_size=10, batch_interval_ms=1000, wall_offset_ns=0),
+            node=BusNode("system-service", nonce=1, publisher=0, batches=batches(10, 1000), wall_offset_ns=0),
             context=PodContext(
                 host="test",
                 run_id="test",

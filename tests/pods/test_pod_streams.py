@@ -12,7 +12,6 @@ import pytest
 
 from sim.bus.envelope import CHANNEL_PREFIX, Event, decode_read, encode
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.machine.clock import now_ns
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity, group_name
 from sim.pods.pod import Pod
@@ -23,6 +22,7 @@ from sim.wire.read_memo import ReadMemo
 from sim.wire.transports import Transport
 from sim.wire.transports.pubsub import PubSub
 from sim.wire.transports.streams import Streams
+from tests.support.reference import SERVICES, batches
 from tests.support.scenes import Ground, on_both, until
 
 METRIC = "analytics.metric.recorded"
@@ -54,7 +54,7 @@ class Service:
         pod = Pod(
             PodIdentity(self.recorder.deliveries.pods[number], number, service, (METRIC,) if number < 2 else (), seed=number),
             logic=SERVICES[service](),
-            node=BusNode(service, nonce=1, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0),
+            node=BusNode(service, nonce=1, publisher=number, batches=batches(1, 1000), wall_offset_ns=0),
             context=context,
             pace=Pace(handler_ms=handler_ms),
         )

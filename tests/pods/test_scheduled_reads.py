@@ -14,7 +14,6 @@ import pytest
 from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.bus.envelope import decode_read
 from sim.bus.node import BusNode
-from sim.bus.services import SERVICES
 from sim.machine.clock import NS_PER_MS, now_ns
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.pod import Pod
@@ -23,6 +22,7 @@ from sim.pods.scheduled_reads import BURST, ScheduledReads
 from sim.record.recorder import Recorder
 from sim.scenario.schedule import IntendedReads
 from sim.wire.read_memo import ReadMemo
+from tests.support.reference import SERVICES, batches
 
 Run = Callable[[Any], Any]
 SUBJECTS = ("tpl_0", "tpl_1", "prov_0")
@@ -45,7 +45,7 @@ def alone(recorder: Recorder, service: str, number: int) -> Pod:
         memo=ReadMemo(decode_read),
         probed=lambda *what: None,
     )
-    node = BusNode(service, nonce=1, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
+    node = BusNode(service, nonce=1, publisher=number, batches=batches(1, 1000), wall_offset_ns=0)
     channels = ("config.template.invalidated", "config.cache.invalidate")
     return Pod(PodIdentity(f"p-{number}", number, service, channels, seed=1), logic=SERVICES[service](), node=node, context=context)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import ScenarioError
-from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, content, make_reads, make_schedule
+from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, make_reads, make_schedule
 from tests.support.examples import examples
+from tests.support.reference import content
 
 MEAN_RATE = {"steady": 1.0, "ramp": 0.55, "steps": 0.625, "spike": 0.36, "day": 0.565}  # of the peak, by hand
 asked = st.fixed_dictionaries(
@@ -169,7 +170,3 @@ def test_contents_are_about_the_templates_there_are_and_some_clear_them_all() ->
     patterns = [content("config.cache.invalidate", n, 0)["pattern"] for n in range(100)]
     assert patterns.count("aiponge:*:templates:*") == 5
     assert patterns[1] == "aiponge:cache:templates:tpl_1"
-
-
-def test_a_part_of_the_schedule_knows_how_many_templates_there_are() -> None:
-    assert schedule(templates=9).of_pods([0]).templates == 9

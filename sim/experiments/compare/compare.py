@@ -324,7 +324,7 @@ def _of_publishes(run: Run, phase: tuple[int, int]) -> dict[str, Measure]:
     seconds = np.full(BLOCKS, (phase[1] - phase[0]) / 1e9 / BLOCKS)
     values: dict[str, Measure] = {"publishes_per_s": ratio(_count(block, np.ones(len(rows))), seconds)}
     if (rows["items_wait_ns"] > 0).any():
-        batches = rows[rows["channel"] == "analytics.events.batch"]
+        batches = rows[rows["channel"].isin(run.batched)]
         block = block_of(batches["intended_ns"].to_numpy(), phase)
         values["wait_ms_mean"] = ratio(_count(block, batches["items_wait_ns"].to_numpy() / 1e6), _count(block, batches["items"].to_numpy()))
     return values

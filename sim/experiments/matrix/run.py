@@ -141,8 +141,7 @@ def ranged(low: str, most: str, *, joint: str = " to ") -> str:
 def cell_scenario(fault: str, bus: str, *, seed: int) -> Scenario:
     """Return what a cell runs: the fault's scenario on a bus, with reads, without limits."""
     scenario = load_scenario(fault, settings=("load.driver=pods", f"load.templates={TEMPLATES}"))
-    readers = {"music-service", "ai-content-service", "ai-config-service"} & set(scenario.services)
-    reads = READS_PER_S if readers else 0.0
+    reads = READS_PER_S if any(scenario.behaviour(name) == "config-cache" for name in scenario.services) else 0.0
     return on_bus(replace(scenario, slo={}, seed=seed, load=replace(scenario.load, reads_per_s=reads)), bus)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from sim.bus.envelope import CHANNEL_PREFIX, Event
 from sim.bus.node import BusNode, Send
-from sim.bus.services import SERVICES
+from sim.bus.services import BEHAVIOURS
 from sim.machine.clock import new_event_loop, now_ns, wall_offset_ns
 from sim.machine.line import AsyncLine, Line, inherited_line
 from sim.machine.words import count
@@ -41,7 +41,7 @@ from sim.wire.read_memo import ReadMemo
 from sim.wire.resp import pack
 
 C, RAW, LAB, REDIS_PY = "c-drain", "raw-drain", "buslab", "redis-py"
-SERVICE = "analytics-service"
+SERVICE, BEHAVIOUR = "analytics-service", "analytics"
 EVENT_TYPE = "analytics.metric.recorded"
 CHANNEL = (CHANNEL_PREFIX + EVENT_TYPE).encode()
 EVENTS_MADE_BEFORE = 40_000
@@ -72,7 +72,7 @@ class PublishedInAll(msgspec.Struct, frozen=True, tag="published"):
 
 def events(event_bytes: int) -> Iterator[Send]:
     """Make events without end, all of one length: `event_bytes`, or the least there is."""
-    node = BusNode(SERVICE, nonce=1, publisher=1, batch_size=1, batch_interval_ms=1000, wall_offset_ns=wall_offset_ns())
+    node = BusNode(SERVICE, nonce=1, publisher=1, batches={}, wall_offset_ns=wall_offset_ns())
     start_ns = now_ns()
     data = {"name": "request.duration", "value": 125, "note": ""}
     least = len(node.publish(EVENT_TYPE, data, now_ns=start_ns, intended_ns=start_ns).payload)
@@ -166,7 +166,7 @@ class _Acknowledging:
     """The service of a pod, which also tells the publisher what was heard."""
 
     def __init__(self, acks: Acks) -> None:
-        service = SERVICES[SERVICE]()
+        service = BEHAVIOURS[BEHAVIOUR]()
         handle = service.handlers[EVENT_TYPE]
 
         def acknowledged(event: Event) -> None:
@@ -188,8 +188,8 @@ async def _hear_lab(port: int, line: AsyncLine, words: list[str]) -> None:
     context = PodContext("bench", "bench", BrokerAccess(address, CHANNEL_PREFIX), recorder, memo, lambda pod, kind, number: None)
     pods = []
     for number, name in enumerate(names):
-        logic = _Acknowledging(acks) if number < watched else SERVICES[SERVICE]()
-        node = BusNode(SERVICE, nonce=2, publisher=number, batch_size=1, batch_interval_ms=1000, wall_offset_ns=0)
+        logic = _Acknowledging(acks) if number < watched else BEHAVIOURS[BEHAVIOUR]()
+        node = BusNode(SERVICE, nonce=2, publisher=number, batches={}, wall_offset_ns=0)
         pod = Pod(PodIdentity(name, number, SERVICE, (EVENT_TYPE,), seed=number), logic=logic, node=node, context=context)
         await pod.start()
         pods.append(pod)

@@ -17,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import random
 import tempfile
@@ -27,7 +28,8 @@ from pathlib import Path
 
 import msgspec
 
-from sim.bus.envelope import ANALYTICS, BATCH, EVENT_TYPES
+from sim.bus.batcher import BatchRule
+from sim.bus.envelope import ANALYTICS, EVENT_TYPES
 from sim.bus.once import ONCE_FOR_ALL
 from sim.bus.services import ADDING_UP
 from sim.errors import MachineBusyError, UsageError
@@ -44,9 +46,11 @@ from sim.measure.capacity.children import EventKind as Driven
 from sim.measure.capacity.fit import Point, fit_costs, fit_usl
 from sim.measure.capacity.plan import saturation
 from sim.measure.capacity.report import FILE_FORMAT, Capacity, TriedRate, again_held
-from sim.measure.capacity.saturate import Range, Shot, payload_of
+from sim.measure.capacity.saturate import Range, Shot, envelope_of, payload_of
 from sim.measure.capacity.workload import EventType, Workload
 from sim.scenario.file import Scenario
+from sim.scenario.payloads import Content
+from sim.scenario.settings import Channel
 
 CONNECTIONS = 4  # publishing connections: four reads of 16 KiB make the 64 KiB that the server writes to one subscriber in one turn
 GRID_PODS, LARGE_PODS = (1, 6, 24, 72), (1, 12)  # and as many as hear any channel of the scenario, if those are more
@@ -114,23 +118,49 @@ def workload_of(scenario: Scenario) -> Workload:
     if scenario.bus.transport != "pubsub" or not scenario.bus.redis_url:
         how = scenario.bus.transport if scenario.bus.redis_url else "redis_url = false"
         raise UsageError(f"scenario {scenario.name}: bus.transport = {how!r}: capacity is measured of pubsub on one broker")
-    mix = {kind: weight for kind, weight in scenario.load.mix.items() if weight > 0 and kind in EVENT_TYPES}
+    mix = {kind: weight for kind, weight in scenario.load.mix.items() if weight > 0 and kind in scenario.channels}
     if not mix:
         raise UsageError(f"scenario {scenario.name}: load.mix names no event of the bus: there is nothing to size")
     kinds = []
     for name, weight in mix.items():
-        size = scenario.load.payload_bytes
-        one, two = (len(payload_of(name, payload_bytes=size, items=items)) for items in (1, 2))
+        channel, content = scenario.channels[name], scenario.content(name)
+        one, two = (len(envelope_of(name, content, items=items if channel.batched else None)) for items in (1, 2))
         heard, published = (
             tuple(service for service, its in scenario.services.items() if name in getattr(its, how)) for how in ("subscribes", "publishes")
         )
-        channel = scenario.bus.channel_prefix + name
-        head = 2 * one - two if name == BATCH else one
-        kinds.append(EventType(name, weight / sum(mix.values()), name == BATCH, head, two - one, heard, published, float(size), channel))
+        head = 2 * one - two if channel.batched else one
+        kinds.append(
+            EventType(
+                name,
+                weight / sum(mix.values()),
+                channel.batched,
+                head,
+                two - one,
+                heard,
+                published,
+                _could_be_smaller(scenario, channel, content),
+                scenario.bus.channel_prefix + name,
+            )
+        )
     replicas = {name: service.replicas for name, service in scenario.services.items()}
     hearing = {name for kind in kinds if kind.name in ANALYTICS for name in kind.heard_by}
-    adding_up = tuple(name for name in replicas if name in ADDING_UP & hearing and scenario.bus.once not in ONCE_FOR_ALL)
-    return Workload(tuple(kinds), replicas, scenario.bus.batch_size, scenario.bus.batch_interval_ms / 1000, adding_up)
+    counts = {name for name in hearing if scenario.behaviour(name) in ADDING_UP}
+    counts |= {name for kind in kinds for name in kind.heard_by if scenario.services[name].must_not_double}
+    adding_up = tuple(name for name in replicas if name in counts and scenario.bus.once not in ONCE_FOR_ALL)
+    rules = [rule for name, rule in scenario.batches().items() if name in mix] or [
+        BatchRule(scenario.bus.batch_size, scenario.bus.batch_interval_ms)
+    ]
+    if len(set(rules)) > 1:
+        told = "; ".join(f"{name}: {rule.size:,} or {rule.interval_ms:,} ms" for name, rule in scenario.batches().items() if name in mix)
+        raise UsageError(f"scenario {scenario.name}: its batches leave by different rules, and capacity plans one batch size: {told}")
+    return Workload(tuple(kinds), replicas, rules[0].size, rules[0].interval_ms / 1000, adding_up)
+
+
+def _could_be_smaller(scenario: Scenario, channel: Channel, content: Content) -> float:
+    """Return how many bytes of what a call carries are filler or stand for a size, and could be left out."""
+    if isinstance(channel.payload, dict):
+        return float(scenario.load.payload_bytes) if "{filler}" in json.dumps(channel.payload) else 0.0
+    return float(max(0, len(json.dumps(content(0), separators=(",", ":"))) - len(json.dumps({"id": 0, "note": ""}, separators=(",", ":")))))
 
 
 def with_pods(scenario: Scenario, pods_per_service: int | None) -> Scenario:
@@ -329,7 +359,7 @@ class _Measurement:
         kinds = []
         for kind, (events, pods, _) in zip(workload.kinds, workload.events(calls_per_s), strict=True):
             items = round(workload.items(kind, calls_per_s))
-            payload = payload_of(kind.name, payload_bytes=self.scenario.load.payload_bytes, items=items)
+            payload = envelope_of(kind.name, self.scenario.content(kind.name), items=items if kind.batched else None)
             kinds.append(Driven(self._channel(kind.name), payload, events, pods))
         known = {kind.name for kind in workload.kinds}
         pods_channels = [

@@ -47,11 +47,13 @@ from sim.measure.capacity.children import (
 )
 from sim.measure.child_messages import Begin, Prepared
 from sim.record.schema import event_id
-from sim.scenario.schedule import content
+from sim.scenario.payloads import Content
+from sim.scenario.settings import reference_contents
 from sim.wire.refusals import in_short, unreachable
 from sim.wire.reply_reader import GuardedParser
 
 START_TIMEOUT_S = 30.0
+FIRST_NUMBER, DRAWN, ALIKE = 1_000, 200, 0.2  # of the contents of calls that stand for all of a kind
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,23 @@ class Accounts:
 
 
 def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
-    """Return an envelope as the bus makes it, with `MARK` as its correlation id; `items` counts in a batch only."""
-    one = content(kind, 1_000, payload_bytes)
-    data = {"events": [content(kind, 1_000 + n, payload_bytes) for n in range(items)]} if kind == BATCH else one
+    """Return an envelope of the reference as the bus makes it, with `MARK` as its correlation id; `items` counts in a batch only."""
+    return envelope_of(kind, reference_contents(payload_bytes=payload_bytes)[kind], items=items if kind == BATCH else None)
+
+
+def envelope_of(kind: str, content: Content, *, items: int | None) -> bytes:
+    """Return an envelope as the bus makes it, with `MARK` as its correlation id: a batch of so many items, or one event.
+
+    Where contents differ in size by more than `ALIKE` of their mean, it is of `DRAWN` the one that is nearest to it.
+    """
+    if items is None:
+        some = [content(FIRST_NUMBER + n) for n in range(DRAWN)]
+        sizes = [len(msgspec.json.encode(one)) for one in some]
+        mean = sum(sizes) / DRAWN
+        alike = max(sizes) - min(sizes) <= ALIKE * mean
+        data = some[0 if alike else min(range(DRAWN), key=lambda n: abs(sizes[n] - mean))]
+    else:
+        data = {"events": [content(FIRST_NUMBER + n) for n in range(items)]}
     return encode(Event(event_id(1 << 60), MARK.decode(), kind, VERSION, "2026-01-01T00:00:00.000Z", "analytics-service", data))
 
 

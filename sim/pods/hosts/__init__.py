@@ -55,7 +55,7 @@ class Host(Protocol):
     async def start(self, *, timeout_s: float) -> None:
         """Start every pod; return when the broker confirmed every subscription."""
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int) -> int:
         """Make these calls of the pods at their times, and send what falls due until the end; return how many were made."""
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:

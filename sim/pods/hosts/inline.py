@@ -13,7 +13,7 @@ from pathlib import Path
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.once import RUN_PREFIX
-from sim.bus.services import SERVICES
+from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
@@ -115,7 +115,7 @@ class InlineHost:
             ),
             once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:"),
         )
-        self._scenario = scenario
+        self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
         self._links = links
         self._offset_ns = wall_offset_ns()
@@ -127,7 +127,7 @@ class InlineHost:
         for number, (name, service) in enumerate(pods):
             if share is not None and number not in share.publishers:
                 continue
-            analytics = service == "analytics-service"
+            analytics = scenario.behaviour(service) == "analytics"
             first = number if share is None else share.publishers[number]
             self.replicas[name] = replica = InlineReplica(
                 partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
@@ -165,13 +165,12 @@ class InlineHost:
         settings = scenario.services[service]
         return Pod(
             PodIdentity(name, number, service, settings.subscribes, seed=scenario.seed + publisher),
-            logic=SERVICES[service](),
+            logic=BEHAVIOURS[scenario.behaviour(service)](),
             node=BusNode(
                 service,
                 nonce=self._nonce,
                 publisher=publisher,
-                batch_size=scenario.bus.batch_size,
-                batch_interval_ms=scenario.bus.batch_interval_ms,
+                batches=self._batches,
                 wall_offset_ns=self._offset_ns,
             ),
             context=self._context_of(number),
@@ -225,13 +224,13 @@ class InlineHost:
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int) -> int:
         """Make the calls at their times, and send part-full batches when they are due, until `end_ns`.
 
         Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
         driver = self._driver = ScheduledCalls(
-            self._by_place, schedule, zero_ns=zero_ns, end_ns=end_ns, payload_bytes=payload_bytes, made_call=self._made_call
+            self._by_place, schedule, zero_ns=zero_ns, end_ns=end_ns, contents=self._scenario.contents(), made_call=self._made_call
         )
         try:
             await driver.done

@@ -152,7 +152,7 @@ class LocalHost:
 
     def _tell_ports(self) -> None:
         if self._posts:
-            ports = [pod.port for pod in self._pods if pod.service == "analytics-service" and pod.port]
+            ports = [pod.port for pod in self._pods if self._scenario.behaviour(pod.service) == "analytics" and pod.port]
             for process in self._processes.values():
                 process.send(Ports(ports))
 
@@ -227,7 +227,7 @@ class LocalHost:
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
-    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int, payload_bytes: int) -> int:
+    async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int) -> int:
         """Make the pods' calls, those of a pod that starts later from then on; return how many were made by the end."""
         self._schedule = schedule
         self._driving = Drive(zero_ns, end_ns)

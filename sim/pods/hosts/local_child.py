@@ -166,7 +166,7 @@ class Hosted:
 
     async def _drive(self, order: Drive) -> None:
         schedule = self._schedule.since(order.since_ns - order.zero_ns)
-        await self._host.drive(schedule, zero_ns=order.zero_ns, end_ns=order.end_ns, payload_bytes=self._scenario.load.payload_bytes)
+        await self._host.drive(schedule, zero_ns=order.zero_ns, end_ns=order.end_ns)
         self._say(self._how_far())
         self._say(Answer(order.id))
 

@@ -1,6 +1,6 @@
 """Measure what batching costs: items that wait, items at risk when a pod dies, items lost; and what it saves: publishes and bytes.
 
-A *batch* is an event of `analytics.events.batch`, or any other that carries several items. Judged are those that waited in the run phase:
+A *batch* is an event of a batched channel, or any other that carries several items. Judged are those that waited in the run phase:
 the oldest item is not younger than its end, and the batch was not meant to leave before its start. So a batch that leaves in the drain is
 judged with the load that filled it. Rates are of what was meant to leave in the run phase.
 
@@ -30,7 +30,6 @@ from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
 
-BATCH = "analytics.events.batch"
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 REASONS = {  # a reason in the singular and in the plural
     "never-sent": ("died with its publisher", "died with their publisher"),
@@ -48,7 +47,8 @@ def check(run: Run) -> Result:
     start_ns, end_ns = run.run_span
     once = np.sort(run.index.row[:-1])  # an event that stands twice is one batch
     items = publishes["items"].to_numpy()
-    batches = once[((codes_in(publishes["channel"], {BATCH: 1})[once] == 1) & (items[once] > 0)) | (items[once] > 1)]
+    of_batches = codes_in(publishes["channel"], dict.fromkeys(run.batched, 1))[once] == 1
+    batches = once[(of_batches & (items[once] > 0)) | (items[once] > 1)]
     first = publishes["first_item_ns"].to_numpy()[batches]
     rows = batches[(first < end_ns) & (publishes["intended_ns"].to_numpy()[batches] >= start_ns)]
     nothing = dict.fromkeys(("items_lost", *METRICS.values()), float("nan"))
@@ -92,7 +92,7 @@ def check(run: Run) -> Result:
 def _meant(run: Run) -> bool:
     """Return whether the scenario's load means batches, and its run phase ended."""
     load = run.scenario.get("load", {})
-    return bool(load.get("mix", {}).get(BATCH, 0)) and load.get("rate_per_s", 0) > 0 and "drain" in run.phases
+    return any(load.get("mix", {}).get(name, 0) for name in run.batched) and load.get("rate_per_s", 0) > 0 and "drain" in run.phases
 
 
 def _last_handled(run: Run) -> Array:

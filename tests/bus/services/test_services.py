@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
 from sim.bus.foreign_data import BEYOND, MAX_NUMBER, UNNAMED
-from sim.bus.services import SERVICES
 from sim.bus.services.analytics import MAX_NAMES, AnalyticsService
 from sim.bus.services.system import SystemService
 from sim.scenario.file import load_scenario
-from sim.scenario.schedule import content
+from tests.support.reference import SERVICES, content
 
 HANDLED = [(name, kind) for name, make in SERVICES.items() for kind in make().handlers]
 

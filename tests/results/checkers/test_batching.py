@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.results.checkers.batching import BATCH, check
+from sim.bus.envelope import BATCH
+from sim.results.checkers.batching import check
 from sim.results.checkers.verdict import Bounds
 from sim.results.opened_run import open_run
 from tests.support.examples import examples

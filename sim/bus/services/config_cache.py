@@ -1,11 +1,11 @@
-"""music-service: renders prompts from cached templates and provider settings."""
+"""A service that works from cached configuration: templates and provider settings, as half of the reference's services do."""
 
 from __future__ import annotations
 
 from sim.bus.cache import ConfigSubscriber
 
 
-class MusicService:
+class ConfigCache:
     """Templates and provider settings, kept until an event drops them."""
 
     def __init__(self) -> None:

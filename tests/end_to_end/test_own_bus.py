@@ -1,0 +1,63 @@
+"""A bus that is not the reference's, from its file to the verdict: the example in docs/examples/shop, on the model and on real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.results.checkers import judge
+from sim.results.opened_run import Run, open_run
+from sim.run.steps import run_scenario
+from sim.scenario.file import load_scenario
+from sim.wire.address import Address
+
+SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop"
+
+
+def run_shop(folder: Path, *settings: str, scenario: str = "everyday", on: str = "model") -> Run:
+    return open_run(run_scenario(load_scenario(str(SHOP / f"{scenario}.toml"), settings=settings), on=on, out=folder))
+
+
+def assert_whole(run: Run) -> None:
+    verdict = judge(run)
+    assert verdict.verdict == "valid", verdict.reasons
+    heard = run.ledger().groupby("service", observed=True)["channel"].unique()
+    assert {name: set(channels) for name, channels in heard.items()} == {
+        "billing": {"order.created"},
+        "search": {"order.created", "price.invalidated"},
+        "notify": {"order.created", "search.asked"},
+    }
+    publishes = run.publishes[run.publishes["items"] > 0]
+    batches = publishes[publishes["channel"] == "search.asked"]
+    in_time = batches[batches["intended_ns"] < run.phases["run"][1]]  # the rest left in the flush after the load
+    assert batches["items"].max() > 1 and (in_time["intended_ns"] - in_time["first_item_ns"]).max() <= 500_000_000
+    assert (publishes[publishes["channel"] != "search.asked"]["items"] == 1).all()
+
+
+def test_every_event_of_the_shop_is_in_the_books(tmp_path: Path) -> None:
+    run = run_shop(tmp_path / "run")
+    assert_whole(run)
+    orders = run.publishes[(run.publishes["channel"] == "order.created") & (run.publishes["phase"] == "run") & (run.publishes["items"] > 0)]
+    assert len(orders) == pytest.approx(400 * 5, abs=6 * 2000**0.5)
+    assert orders["bytes"].median() == pytest.approx(900 + 240, rel=0.1), "the event's data and its envelope"
+
+
+def test_an_outage_is_told_by_service(tmp_path: Path) -> None:
+    run = run_shop(tmp_path / "run", scenario="redis_away")
+    ledger = run.ledger()
+    orders = ledger[(ledger["channel"] == "order.created") & (ledger["phase"] == "run") & (ledger["service"] == "billing")]
+    missing = orders[orders["fate"] == "missing"]
+    assert set(missing["cause"]) == {"sent-in-memory-mode", "deaf"}
+    begun, ended = (run.faults[column].iloc[0] for column in ("begin_ns", "end_ns"))
+    sent = run.publishes.set_index("event")["intended_ns"]
+    assert sent[missing["event"]].between(begun, ended + 3_000_000_000).all(), "nothing is lost but in the outage and shortly after"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("settings", [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local")], ids=["locust", "pods", "local"])
+def test_both_drivers_and_pods_in_processes_of_their_own_play_it(
+    own_server: tuple[Address, object], tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    short = ("load.run_s=1.5", "load.warm_up_s=0.3", "load.rate_per_s=150", "slo.lag_ms_p99=60000")
+    assert_whole(run_shop(tmp_path / "run", *short, *settings, on=own_server[0].url))

@@ -1,0 +1,135 @@
+"""Anybody's bus: channels and services of any name, in a file that several scenarios share, and the rates that they mean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sim.errors import ScenarioError
+from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_scenario, to_toml
+from sim.scenario.settings import reference_behaviours, reference_channels
+
+SHOP = """
+[bus]
+channel_prefix = "shop:"
+[channels."order.created"]
+rate_per_s = 40
+payload = 900
+[channels."价格/改变"]
+rate_per_s = 10
+[services.orders]
+replicas = 2
+publishes = ["order.created", "价格/改变"]
+[services.billing]
+subscribes = ["order.created", "价格/改变"]
+"""
+DAY = 'bus_file = "shop.bus.toml"\n[load]\nrun_s = 20\n'
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.bus.toml").write_text(SHOP)
+    (tmp_path / "day.toml").write_text(DAY)
+    return tmp_path / "day.toml"
+
+
+def refusal(scenario: Path, *settings: str) -> str:
+    with pytest.raises(ScenarioError) as refused:
+        load_scenario(str(scenario), settings=settings)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_bus_file_stands_below_the_scenario_that_names_it(shop: Path) -> None:
+    scenario = load_scenario(str(shop), settings=("services.billing.replicas=3", "bus.batch_size=7"))
+    assert (scenario.bus.channel_prefix, scenario.bus.batch_size, scenario.services["billing"].replicas) == ("shop:", 7, 3)
+    assert list(scenario.channels) == ["order.created", "价格/改变"]
+    assert {scenario.behaviour(name) for name in scenario.services} == {"hears"}
+    assert "bus_file" not in to_toml(scenario), "what ran stands in it whole"
+    assert check_tree(msgspec.to_builtins(scenario), where="again") == scenario
+
+
+def test_the_rates_of_channels_are_the_load_where_it_is_silent(shop: Path) -> None:
+    load = load_scenario(str(shop)).load
+    assert (load.rate_per_s, load.mix) == (50, {"order.created": 40, "价格/改变": 10})
+    scenario = load_scenario(str(shop), settings=("load.rate_per_s=500", "load.arrivals=uniform"))
+    assert (scenario.load.rate_per_s, scenario.load.mix) == (500, {"order.created": 40, "价格/改变": 10})
+    drawn = scenario.schedule()
+    kinds = Counter(drawn.kinds[kind] for kind in drawn.kind)
+    assert kinds["order.created"] == pytest.approx(8_800, rel=0.05) and sum(kinds.values()) == 11_000
+    mixed = load_scenario(str(shop), settings=('load.mix={"order.created"=1}',))
+    assert (mixed.load.rate_per_s, mixed.load.mix) == (100, {"order.created": 1})
+
+
+def test_a_payload_of_the_scenario_takes_the_place_of_the_bus_files(shop: Path) -> None:
+    template = 'channels."order.created".payload={id="{number}"}'
+    assert load_scenario(str(shop), settings=(template,)).content("order.created")(3) == {"id": 3}
+    assert load_scenario(str(shop)).content("价格/改变")(3)["note"] == "x" * (64 - len('{"id":0,"note":""}')), "load.payload_bytes"
+
+
+def test_the_reference_is_a_bus_file_too(tmp_path: Path) -> None:
+    assert list(built_in_buses()) == ["aiponge"]
+    (tmp_path / "mine.toml").write_text('bus_file = "aiponge"\n[load.mix]\n"config.cache.invalidate" = 1\n[services.api-gateway]\n')
+    assert "no service publishes it" in refusal(tmp_path / "mine.toml")
+    settings = ('services.api-gateway.publishes=["config.cache.invalidate"]',)
+    mine = load_scenario(str(tmp_path / "mine.toml"), settings=settings)
+    assert set(mine.services) == set(reference_behaviours()) and mine.channels == reference_channels()
+
+
+def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_channels() -> None:
+    for name in built_in():
+        scenario = load_scenario(name)
+        assert scenario.channels == reference_channels()
+        assert {scenario.behaviour(service) for service in scenario.services} <= set(reference_behaviours().values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["bus_file=nowhere.toml"], ["bus_file = 'nowhere.toml'", "no such file", "aiponge"]),
+        (["bus_file=3"], ["bus_file = 3", "give the path"]),
+        (['services.billing.subscribes=["order.creatd"]'], ["with shop.bus.toml", "unknown channel 'order.creatd'", "'order.created'"]),
+        (["services.biling.replicas=3"], ["services.biling", "publishes nothing and subscribes to nothing", "did you mean 'billing'"]),
+        (["services.billing.behaviour=analytic"], ["behaviour = 'analytic'", "did you mean 'analytics'"]),
+        (['services."a/b".subscribes=["order.created"]'], ["services.'a/b'", "no blank, comma, slash or control"]),
+        (['channels."a,b".payload=3'], ["channels.'a,b'", "no comma"]),
+        (['channels."".payload=3'], ["channels.''", "1 to 200"]),
+        (['channels."http.events.batch".payload=3'], ["http.events.batch", "does not go over the bus"]),
+        (['channels."order.created".payload="gauss(3)"'], ['channels."order.created".payload', "no distribution"]),
+        (['channels."order.created".payload=-1'], ["order.created.payload = -1"]),
+        (['channels."order.created".rate=3'], ["unknown key 'channels.order.created.rate'", "rate_per_s"]),
+        (['channels."order.created".rate_per_s=inf'], ["order.created.rate_per_s = inf"]),
+        (['channels."order.created".batch_size=0'], ["order.created.batch_size = 0"]),
+        (['load.mix={"http.events.batch"=1}', "load.driver=pods"], ["http.events.batch"]),
+        (["load.reads_per_s=5"], ["no service keeps templates", "config-cache"]),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_is_wrong_with_a_bus_is_named_with_its_value(shop: Path, settings: list[str], says: list[str]) -> None:
+    message = refusal(shop, *settings)
+    assert [word for word in says if word not in message] == [], message
+
+
+def test_a_bus_file_holds_nothing_but_a_bus(shop: Path) -> None:
+    (shop.parent / "shop.bus.toml").write_text(SHOP + "[lod]\nrate_per_s = 3\n")
+    message = refusal(shop)
+    assert "bus file shop.bus.toml" in message and "'lod' does not belong there" in message and ", ".join(BUS_TABLES) in message
+
+
+def test_ten_thousand_channels_are_read_and_a_wrong_one_is_told_in_one_line() -> None:
+    names = [f"topic.{number}" for number in range(10_000)]
+    tree: dict[str, Any] = {
+        "channels": {name: {"rate_per_s": 1} for name in names},
+        "services": {"all": {"publishes": names, "subscribes": names}},
+    }
+    scenario = check_tree(tree, where="many")
+    assert len(scenario.load.mix) == 10_000 == scenario.load.rate_per_s and len(scenario.contents()) == 10_000
+    with pytest.raises(ScenarioError, match="channels is empty"):
+        check_tree(tree | {"channels": {}, "load": {"mix": {}}}, where="none")
+    tree["services"]["all"]["subscribes"] = ["topic.x"]
+    with pytest.raises(ScenarioError, match=r"unknown channel 'topic.x'.* and 9,980 more$"):
+        check_tree(tree, where="many")
