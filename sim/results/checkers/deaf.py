@@ -174,15 +174,17 @@ def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:
         most = max(deaf, key=lambda one: one.deaf_s)
         text += f", at most for {duration(most.deaf_s)} ({most.pod} after {most.fault})"
     text += f"; {count(counts['lost'], 'copy was', 'copies were')} lost by not hearing"
-    text += f", {_share(counts['lost_after'], counts['lost'])} after the end" if counts["lost"] else ""
+    text += f", {_when(counts['lost_after'], counts['lost'])}" if counts["lost"] else ""
     text += f"; a pod did not hear again {times(int(counts['unended']))}" if counts["unended"] else ""
     if counts["untold"]:
         return text + f"; the application was not told in {counts['untold']:,} of {counts['told'] + counts['untold']:,} cases"
     return text + "; the application was told each time"
 
 
-def _share(part: float, whole: float) -> str:
-    return "all of them" if part == whole > 1 else f"{amount(part) if part else 'none'} of them" if whole > 1 else "it" if part else "not"
+def _when(after: float, lost: float) -> str:
+    if not after:
+        return "while the fault was on"
+    return "after the end" if after == lost == 1 else f"{'all' if after == lost else amount(after)} of them after the end"
 
 
 def _witness(run: Run, window: DeafTime) -> str:

@@ -120,7 +120,7 @@ def test_copies_that_were_lost_in_the_fault_alone_leave_nobody_deaf(plan: RunFol
     publish_from(plan, END - 350 * MS, {"web-0": 0, "web-1": END - 50 * MS})
     result = check(open_run(plan.write()))
     assert result.detail == (
-        "no pod was deaf after a fault had ended; 3 copies were lost by not hearing, none of them after the end; "
+        "no pod was deaf after a fault had ended; 3 copies were lost by not hearing, while the fault was on; "
         "the application was told each time"
     )
     assert result.witnesses[0].endswith("the first of 3 copies that web-1 did not hear; it was deaf for 0 s after broker_down")
@@ -130,11 +130,11 @@ def test_copies_that_were_lost_in_the_fault_alone_leave_nobody_deaf(plan: RunFol
 @pytest.mark.parametrize(
     ("lost", "after", "said"),
     [
-        (1, 1, "1 copy was lost by not hearing, it after the end"),
-        (1, 0, "1 copy was lost by not hearing, not after the end"),
+        (1, 1, "1 copy was lost by not hearing, after the end"),
+        (1, 0, "1 copy was lost by not hearing, while the fault was on"),
         (2, 2, "2 copies were lost by not hearing, all of them after the end"),
         (2, 1, "2 copies were lost by not hearing, 1 of them after the end"),
-        (2, 0, "2 copies were lost by not hearing, none of them after the end"),
+        (2, 0, "2 copies were lost by not hearing, while the fault was on"),
     ],
 )
 def test_how_many_of_the_lost_copies_came_after_the_end(plan: RunFolder, lost: int, after: int, said: str) -> None:
