@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
@@ -93,8 +94,9 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
             yield f"{where}: this service publishes nothing and subscribes to nothing{hint}; give it publishes or subscribes"
         known = tuple(scenario.channels)
         for key, types, may in (("publishes", service.publishes, scenario.calls), ("subscribes", service.subscribes, known)):
-            yield from (f"{where}.{key}: {_unknown_channel(type, may)}" for type in types if type not in may)
-            yield from (f"{where}.{key}: {type!r} stands there twice" for type in types if types.count(type) > 1)
+            wrong = set(types) - set(may)
+            yield from (f"{where}.{key}: {_unknown_channel(type, may)}" for type in types if type in wrong)
+            yield from (f"{where}.{key}: {type!r} stands there twice" for type, times in Counter(types).items() if times > 1)
     pods = len(scenario.pods())
     if pods > MAX_PODS:
         yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
@@ -124,12 +126,13 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
     if not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0, or a channel a rate_per_s"
+    calls, published = set(scenario.calls), {kind for service in scenario.services.values() for kind in service.publishes}
     for kind, weight in load.mix.items():
-        if kind not in scenario.calls:
+        if kind not in calls:
             yield f"load.mix: {_unknown_channel(kind, scenario.calls)}"
         elif not math.isfinite(weight):
             yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
-        elif weight > 0 and not any(kind in service.publishes for service in scenario.services.values()):
+        elif weight > 0 and kind not in published:
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
 
 

@@ -172,11 +172,11 @@ def make_schedule(
     kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint16)
     draw = rng.random(len(times_s))
     pod = np.zeros(len(times_s), dtype=np.uint16)
-    for number, name in enumerate(kinds):
-        rows = kind == number
-        if rows.any():
-            pods = np.asarray(publishers[name], dtype=np.uint16)
-            pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
+    order = np.argsort(kind, kind="stable")
+    bounds = np.searchsorted(kind[order], np.arange(len(kinds) + 1))
+    for number in np.unique(kind).tolist():
+        rows, pods = order[bounds[number] : bounds[number + 1]], np.asarray(publishers[kinds[number]], dtype=np.uint16)
+        pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
     return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
 
 

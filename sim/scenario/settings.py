@@ -382,6 +382,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
         """Return every intended call of the run; another offset draws another one of the same load."""
         pods = self.first_pods()
+        publishes = {name: set(service.publishes) for name, service in self.services.items()}
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
         return make_schedule(
             rate_per_s=self.load.rate_per_s,
@@ -391,7 +392,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             run_s=self.load.run_s,
             seed=self.seed + seed_offset,
             mix=mix,
-            publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in self.services[service].publishes] for kind in mix},
+            publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in publishes[service]] for kind in mix},
         )
 
     def reads(self) -> IntendedReads:

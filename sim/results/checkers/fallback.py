@@ -316,13 +316,9 @@ def _witnesses(run: Run, gaps: dict[str, Array]) -> list[str]:
     copies, publishes, texts = run.copies, run.publishes, []
     sent, events = publishes["sent_ns"].to_numpy(), publishes["event"].to_numpy()
     publisher, publishers = codes_of(publishes["publisher"])
-    for number in sorted(range(len(run.pod_histories)), key=lambda n: -seconds(gaps.get(run.pod_histories[n].pod, NO_SPANS)))[
-        :MAX_WITNESSES
-    ]:
-        pod = run.pod_histories[number].pod
-        spans = gaps.get(pod, NO_SPANS)
-        if not len(spans):
-            continue
+    numbers = {history.pod: number for number, history in enumerate(run.pod_histories) if len(gaps.get(history.pod, ()))}
+    for pod in sorted(numbers, key=lambda pod: -seconds(gaps[pod]))[:MAX_WITNESSES]:
+        number, spans = numbers[pod], gaps[pod]
         own = np.flatnonzero(publisher == publishers.index(pod)) if pod in publishers else np.array([], dtype=np.int64)
         rows = np.concatenate([copies.publish[(copies.pod == number) & (copies.publish >= 0)], own])
         rows = rows[sent[rows] >= spans[0, 0]]

@@ -29,9 +29,11 @@ def test_a_range_on_a_cluster_counts_the_hearers_of_all_its_nodes(tmp_path: Path
     with cluster("3", replicas=False) as broker:
         assert len(broker.pids) == len(broker.address.nodes) == 3
         range_ = Range(broker, tmp_path)
+        before = range_._out_bytes()
         full = range_.full([kind(4)], [[CHANNEL]] * 4, connections=6, seconds=0.3, warm_up_s=0.1)
         assert full.events > 0 and full.broker_cpu_s > 0
-        assert full.out_bytes > full.events * 4 * 200  # every hearer was sent each, whichever node it was published at
+        assert full.out_bytes > 0  # of the window: on a busy machine a node passes on what it has answered a while later
+        assert range_._out_bytes() - before > full.events * 4 * 200, "every hearer was sent each, whichever node it was published at"
         assert full.waiting.startswith("the node 127.0.0.1:") and not math.isnan(full.broker_withheld)
         at = range_.at_rate([kind(4)], [[CHANNEL]] * 4, connections=6, seconds=0.5, warm_up_s=0.1, rate_per_s=500, seed=1)
         assert at.rate["heard"] == 3 * at.rate["meant"] > 0, "three watch, at three nodes, and miss none of any node"
