@@ -162,6 +162,16 @@ def test_a_pod_that_only_deliveries_name_believed_nothing_and_is_no_witness(plan
     assert result.witnesses == [f"{event.id} on config.updated: web-1 called itself connected and was blind for 1.5 s, from then on"]
 
 
+def test_a_witness_is_an_event_that_the_blind_pod_itself_should_have_heard(plan: RunFolder) -> None:
+    plan.pod("mail-0", service="mail", channels="mail.asked")
+    plan.faults = [("link_blackhole", "mail-0", 14 * SECOND, 17 * SECOND)]
+    lost = [plan.event(at_ns, channel="mail.asked") for at_ns in (14 * SECOND, 15 * SECOND, 16 * SECOND)]
+    plan.publish(1, start_ns=14_500 * MS)
+    plan.state("mail-0", 15 * SECOND, "disconnected").state("mail-0", 18 * SECOND, "subscribed")
+    result = check(open_run(plan.write()))
+    assert result.witnesses == [f"{lost[0].id} on mail.asked: mail-0 called itself connected and was blind for 1 s, from then on"]
+
+
 def test_events_of_memory_mode_are_counted_and_a_map_shows_who_reached_whom(plan: RunFolder) -> None:
     for at in (15 * SECOND, 15 * SECOND + MS):
         event = plan.event(at, publisher="web-0", outcome="memory", receivers=1, acked_ns=at + 50 * US)
