@@ -446,7 +446,7 @@ def test_calls_by_http_fail_when_nobody_answers_and_their_caller_goes_on(on: str
         await first.kill()
         await asyncio.sleep(0.5)
         await second.kill()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2)
         await first.start()
 
     starved = Starvation()
