@@ -13,7 +13,7 @@ Rules
 2. Everything is drawn from the scenario's seed and the call's number, so a call carries the same on every ground and with either driver.
    Each place where a function stands draws for itself.
 3. It is turned into one function when the scenario is read. The first `TRIED` calls are tried then: what cannot become JSON, or is longer
-   than `MAX_BYTES`, is an error of the scenario and not of the run.
+   than `MAX_BYTES`, is an error of the scenario and not of the run. A later call that cannot be made fails, and the run goes on.
 4. ``{{`` and ``}}`` are braces.
 """
 
@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sim.errors import did_you_mean
 
@@ -48,6 +48,7 @@ WORDS = (
 
 Content = Callable[[int], dict[str, Any]]
 _MASK = (1 << 64) - 1
+_NOT_MADE: dict[str, Any] = cast("dict[str, Any]", object())
 
 
 def drawn(seed: int, place: int, number: int) -> float:
@@ -183,7 +184,19 @@ def _made(described: str, seed: int, payload_bytes: int, templates: int) -> Cont
             raise ValueError(f"call {number} of it cannot be made: {error}") from None
         if size > MAX_BYTES:
             raise ValueError(f"call {number} of it has {size:,} bytes: {MAX_BYTES:,} is the most")
-    return content
+    return _guarded(content)
+
+
+def _guarded(content: Content) -> Content:
+    """Return the same, which gives what nobody can encode where a later call of it cannot be made: that call fails, and the run goes on."""
+
+    def guarded(number: int) -> dict[str, Any]:
+        try:
+            return content(number)
+        except Exception:  # an expression may fail for one number in a million
+            return _NOT_MADE
+
+    return guarded
 
 
 def _overhead(number: int) -> int:

@@ -54,6 +54,15 @@ def test_an_outage_is_told_by_service(tmp_path: Path) -> None:
     assert sent[missing["event"]].between(begun, ended + 3_000_000_000).all(), "nothing is lost but in the outage and shortly after"
 
 
+def test_calls_that_a_template_cannot_make_fail_and_the_run_goes_on(tmp_path: Path) -> None:
+    for batched in ("false", "true"):
+        late = 'channels."order.created".payload={a="{1 if number < 150 else 1 + filler}"}'
+        settings = (late, f'channels."order.created".batched={batched}', 'load.mix={"order.created"=1}', "load.run_s=2", "slo={}")
+        run = run_shop(tmp_path / batched, *settings)
+        assert (run.calls["outcome"] == "failed").sum() == len(run.calls) - 150 > 0
+        assert run.info.state == "complete"
+
+
 @pytest.mark.broker
 @pytest.mark.parametrize("settings", [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local")], ids=["locust", "pods", "local"])
 def test_both_drivers_and_pods_in_processes_of_their_own_play_it(
