@@ -123,6 +123,8 @@ class Play:
             channel_prefix=bus.channel_prefix,
             recorder=self.recorder,
             transport=self.scenario.transport(),
+            keys=self.scenario.keys(),
+            envelope=self.scenario.new_envelope(),
         )
         client.connect()
         self.clients.append(client)

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -162,13 +162,25 @@ def decode(payload: bytes) -> Event:
     return event
 
 
-def _decode_uncommon(payload: bytes) -> Event:
+def read_json(payload: bytes) -> dict[str, Any]:
+    """Return the JSON object in a payload, read as JavaScript reads it.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        Not JSON, not UTF-8, no object, or nested too deep.
+    """
     try:
         fields = msgspec.json.decode(payload)
     except msgspec.MsgspecError:  # half a pair of surrogates in a text, a number beyond 64 bits: JavaScript reads them
         fields = _parse(payload.decode())
     if not isinstance(fields, dict):
         raise ValueError("an envelope is a JSON object")
+    return fields
+
+
+def _decode_uncommon(payload: bytes) -> Event:
+    fields = read_json(payload)
     if fields.get("correlationId") is None:
         fields.pop("correlationId", None)
     version = fields.get("version")
@@ -227,6 +239,26 @@ def decode_read(payloads: Iterable[bytes]) -> Chunk:
                 malformed += 1
                 continue
         events.append((PROBE if event.source == PROBER else event.type, event))
+    return _chunk(events, malformed, unsupported)
+
+
+def chunk_of(payloads: Iterable[bytes], read: Callable[[bytes], Event]) -> Chunk:
+    """Return what one read holds, by a function that returns the event of a payload and raises as `decode` does."""
+    events = []
+    malformed = unsupported = 0
+    for payload in payloads:
+        try:
+            event = read(payload)
+        except UnsupportedVersion:
+            unsupported += 1
+        except (ValueError, RecursionError):
+            malformed += 1
+        else:
+            events.append((PROBE if event.source == PROBER else event.type, event))
+    return _chunk(events, malformed, unsupported)
+
+
+def _chunk(events: list[tuple[str, Event]], malformed: int, unsupported: int) -> Chunk:
     keys = array("Q", [event_key(event.event_id) for _, event in events])
     return Chunk(tuple(events), keys, malformed, unsupported)
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sim.bus.batcher import Batch, Batcher, BatchRule
 from sim.bus.cache import subject_of
-from sim.bus.envelope import VERSION, Event, correlation_id, encode, encode_item, iso_timestamp
+from sim.bus.envelope import VERSION, Event, correlation_id, encode_item, iso_timestamp
+from sim.bus.envelopes import AIPONGE, Envelope
+from sim.bus.pointer import Pointer, key_at
 from sim.errors import NotEncodable
 from sim.record.schema import compose_key, event_id
 
@@ -28,6 +31,8 @@ class Send:
         Calls of the application that it carries; 0 for a probe.
     first_item_ns, items_wait_ns, intended_ns, subject, stamped_ns
         As in the `publishes` table.
+    keys
+        The business key of each of its calls, where its channel has one.
     """
 
     event: int
@@ -39,6 +44,7 @@ class Send:
     intended_ns: int
     subject: str = ""
     stamped_ns: int = 0
+    keys: tuple[str, ...] = ()
 
 
 class BusNode:
@@ -54,6 +60,10 @@ class BusNode:
         Event type -> the rule by which its items become a batch; any other call is an event of its own.
     wall_offset_ns
         Wall clock minus `now_ns`, for the envelope's timestamp.
+    keys
+        Event type -> where in the data of a call its business key stands.
+    envelope
+        How events become bytes.
 
     Attributes
     ----------
@@ -61,16 +71,31 @@ class BusNode:
         When `tick` must be called, or None.
     skew_ns
         How far the wall clock is ahead of the true time.
+    waiting_keys
+        The business keys of the items that wait, by event type; a list is never used for a second batch.
     """
 
-    def __init__(self, source: str, *, nonce: int, publisher: int, batches: Mapping[str, BatchRule], wall_offset_ns: int) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        nonce: int,
+        publisher: int,
+        batches: Mapping[str, BatchRule],
+        wall_offset_ns: int,
+        keys: Mapping[str, Pointer] = MappingProxyType({}),
+        envelope: Envelope = AIPONGE,
+    ) -> None:
         self.source = source
+        self._write = envelope.encode
         self.batchers = {type: Batcher(size=rule.size, interval_ms=rule.interval_ms) for type, rule in batches.items()}
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
         self._sequence = 0
         self.due_ns: int | None = None
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
+        self._pointers = dict(keys)
+        self.waiting_keys: dict[str, list[str]] = {type: [] for type in self.batchers if type in self._pointers}
 
     def wall_ns(self, now_ns: int) -> int:
         """Return what the pod's wall clock shows, in nanoseconds since 1970."""
@@ -85,7 +110,10 @@ class BusNode:
             `data` is no object or holds what JSON cannot. Nothing has changed: the batch goes on without it.
         """
         if (batcher := self.batchers.get(type)) is not None:
-            batch = batcher.add(encode_item(data), intended_ns=intended_ns)
+            item = encode_item(data)
+            if (waiting := self.waiting_keys.get(type)) is not None:
+                waiting.append(key_at(self._pointers[type], data))
+            batch = batcher.add(item, intended_ns=intended_ns)
             if batch is None:
                 if len(batcher) == 1:
                     self._set_due()
@@ -98,7 +126,9 @@ class BusNode:
         if not isinstance(data, dict):
             raise NotEncodable(f"an event's data is {data.__class__.__name__}, not an object; give a dict")
         key, payload = self._encode(type, data, now_ns, intended_ns)
-        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data), now_ns + self.skew_ns)
+        pointer = self._pointers.get(type)
+        keys = () if pointer is None else (key_at(pointer, data),)
+        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data), now_ns + self.skew_ns, keys)
 
     def tick(self, now_ns: int) -> Send | None:
         """Return a batch whose time has come, if any; there may be more."""
@@ -121,14 +151,17 @@ class BusNode:
         self._set_due()
         key, payload = self._encode(type, {"events": batch.items}, now_ns, batch.intended_ns)
         times = (batch.first_item_ns, batch.items_wait_ns, batch.intended_ns)
-        return Send(key, type, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns)
+        keys: tuple[str, ...] = ()
+        if type in self.waiting_keys:
+            keys, self.waiting_keys[type] = tuple(self.waiting_keys[type]), []
+        return Send(key, type, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns, keys=keys)
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence
         timestamp = iso_timestamp(now_ns + self._wall_offset_ns + self.skew_ns)
         event = Event(event_id(key), correlation_id(intended_ns), type, VERSION, timestamp, self.source, data)
         try:
-            payload = encode(event, strict=True)
+            payload = self._write(event)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise NotEncodable(f"an event of type {type!r} cannot become JSON: {error}") from None
         self._sequence += 1  # after encoding, so that the sequence has no gap

@@ -19,13 +19,16 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import redis
 
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
+from sim.bus.envelopes import AIPONGE, Envelope
 from sim.bus.node import BusNode, Send
+from sim.bus.pointer import Pointer
 from sim.errors import BrokerUnreachable
 from sim.machine.clock import now_ns, wall_offset_ns
 from sim.pods.caller import Caller
@@ -76,6 +79,8 @@ class BusClient(Caller[Published]):
         Where its calls and publishes are recorded, or None.
     transport
         How the pods hear; by default Pub/Sub.
+    keys, envelope
+        As of `BusNode`.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class BusClient(Caller[Published]):
         channel_prefix: str = CHANNEL_PREFIX,
         recorder: Recorder | None = None,
         transport: Transport | None = None,
+        keys: Mapping[str, Pointer] = MappingProxyType({}),
+        envelope: Envelope = AIPONGE,
     ) -> None:
         node = BusNode(
             source,
@@ -99,6 +106,8 @@ class BusClient(Caller[Published]):
             publisher=number,
             batches={BATCH: BatchRule(batch_size, batch_interval_ms)} if batches is None else batches,
             wall_offset_ns=wall_offset_ns(),
+            keys=keys,
+            envelope=envelope,
         )
         super().__init__(publisher or source, node=node, recorder=recorder)
         self._address = address

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
-    """Write one row of `publishes`."""
+    """Write one row of `publishes`, and one of `keys` for each call with a business key."""
     recorder.tables["publishes"].add(
         send.event,
         send.type,
@@ -34,6 +34,10 @@ def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: i
         send.subject,
         send.stamped_ns,
     )
+    if send.keys:
+        add = recorder.tables["keys"].add
+        for place, key in enumerate(send.keys):
+            add(send.event, send.type, place, key)
 
 
 class Caller(EventPublisher, Generic[R]):

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import replace
 from functools import partial
 
-from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event, decode_read
+from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
@@ -366,7 +366,7 @@ class Pod(Caller[None]):
         if self.journal is not None:
             for type, batcher in self.node.batchers.items():
                 if len(batcher):
-                    self.journal.begin_batch(type, batcher)
+                    self.journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
 
     def _keep(self, send: Send) -> None:
         """Keep a publish until the outage is over."""
@@ -399,12 +399,12 @@ class Pod(Caller[None]):
         if send.type not in self.channels:
             return
         if self._slow is not None:
-            self._heard_slowly(self._slow, decode_read([send.payload]), sent_ns, path=_PATH_MEMORY)
+            self._heard_slowly(self._slow, self._context.memo.decode([send.payload]), sent_ns, path=_PATH_MEMORY)
         else:
             buffer = self._deliveries
             before = len(buffer.handled_ns)
             failures = self.counters.failures
-            self._hear(decode_read([send.payload]), sent_ns)
+            self._hear(self._context.memo.decode([send.payload]), sent_ns)
             if self.counters.failures > failures:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.counters.failures > failures else _HANDLED))

@@ -10,6 +10,7 @@ what                        table                   as
 a publish on its way        publishes               `unknown`: the bytes may have left
 one kept through an outage  publishes               `never-sent`
 a part-full batch           publishes, event key 0  `never-sent`; it gets a key that it could have had, and no size
+its items' business keys    keys, event key 0       the same event
 a call by HTTP              calls                   `failed`
 an event being handled      deliveries              `failed`
 ==========================  ======================  ==================================================================
@@ -42,8 +43,8 @@ class PodJournal(Protocol):
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
         """Write down that a publish is about to leave; `sent_ns` 0: that it waits for the end of an outage."""
 
-    def begin_batch(self, type: str, batch: Batcher) -> None:
-        """Write down the part-full batch of an event type as it is now."""
+    def begin_batch(self, type: str, batch: Batcher, keys: list[str] | None) -> None:
+        """Write down the part-full batch of an event type as it is now; `keys` are its items' business keys, where it has them."""
 
     def begin_call(self, *, intended_ns: int, began_ns: int) -> None:
         """Write down that a call by HTTP is about to be made."""
@@ -61,6 +62,8 @@ class UnderWayJournal:
     def __init__(self, recorder: JournalRecorder, pod: str) -> None:
         self._pod = pod
         self._add_publish = recorder.under_way["publishes"].add
+        self._add_key = recorder.under_way["keys"].add
+        self._written: dict[str, tuple[list[str] | None, int]] = {}  # event type -> the keys of its batch, how many are written down
         self._add_call = recorder.under_way["calls"].add
         self._add_delivery = recorder.under_way["deliveries"].add
         self._deliveries = recorder.journal
@@ -72,9 +75,17 @@ class UnderWayJournal:
         self._add_publish(
             send.event, send.type, self._pod, send.items, len(send.payload), *times, outcome, -1, send.subject, send.stamped_ns
         )
+        for place, key in enumerate(send.keys):
+            self._add_key(send.event, send.type, place, key)
 
-    def begin_batch(self, type: str, batch: Batcher) -> None:
+    def begin_batch(self, type: str, batch: Batcher, keys: list[str] | None) -> None:
         """Write down the part-full batch of an event type as it is now."""
+        if keys is not None:
+            known, written = self._written.get(type, (None, 0))
+            written = written if known is keys else 0
+            for place in range(written, len(keys)):
+                self._add_key(0, type, place, keys[place])
+            self._written[type] = (keys, len(keys))
         times = (batch.first_item_ns, batch.items_wait_ns, batch.last_item_ns, 0, 0)
         self._add_publish(0, type, self._pod, len(batch), 0, *times, "never-sent", -1, "", 0)
 
@@ -114,8 +125,10 @@ def inherit(journal: Journal, *, folder: Path, source: str, first_key: int, died
     ------
     RecordError
     """
+    publishes = list(_publishes_left(journal, first_key, died_ns))
     left = {
-        "publishes": _publishes_left(journal, first_key, died_ns),
+        "publishes": publishes,
+        "keys": _keys_left(journal, publishes),
         "calls": _calls_left(journal, died_ns),
         "deliveries": _deliveries_left(journal),
     }
@@ -148,6 +161,19 @@ def _publishes_left(journal: Journal, first_key: int, died_ns: int) -> Iterable[
             waited_more_ns = max(0, died_ns - batch["intended_ns"])
             waited_ns = batch["items_wait_ns"] + waited_more_ns * batch["items"]
             yield batch | {"event": key, "intended_ns": batch["intended_ns"] + waited_more_ns, "items_wait_ns": waited_ns}
+
+
+def _keys_left(journal: Journal, publishes: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Yield the business keys of what was under way: of a part-full batch, those that came since its first item."""
+    begun: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in journal.read("keys", under_way=True):
+        if row["item"] == 0:
+            begun[row["event"], row["channel"]] = []
+        begun[row["event"], row["channel"]].append(row)
+    for publish in publishes:
+        of_batch = publish["stamped_ns"] == 0 and publish["bytes"] == 0
+        rows = begun.get((0 if of_batch else publish["event"], publish["channel"]), [])
+        yield from (row | {"event": publish["event"]} for row in rows[: publish["items"]])
 
 
 def _calls_left(journal: Journal, died_ns: int) -> Iterable[dict[str, Any]]:

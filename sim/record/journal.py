@@ -4,7 +4,7 @@ Rules
 -----
 1. A row is in its file when `add` returns: the kernel keeps a mapped page, whatever becomes of the process.
 2. A file begins with the number of bytes that are rows, written after them: a row is whole, or it is not there.
-3. The words of `name` columns stand in a file of their own, in the order of their first use, before the row that uses them.
+3. The words of `name` and `text` columns stand in a file of their own, in the order of their first use, before the row that uses them.
 4. Disk space is taken before it is mapped: a full disk raises `RecordError`, and never ends the process by SIGBUS.
 
 Beside the tables stand others of what is *under way*: what the process has begun, and nobody else could report if it were killed
@@ -25,7 +25,7 @@ import numpy as np
 
 from sim.errors import RecordError
 from sim.machine.files import why_not_written
-from sim.record.recorder import DeliveryBuffer, Names, Recorder, TableBuffer
+from sim.record.recorder import DeliveryBuffer, Names, Recorder, TableBuffer, Texts
 from sim.record.schema import TABLES
 
 JOURNALS = "journals"
@@ -93,14 +93,27 @@ class JournalNames(Names):
         return code
 
 
+class JournalTexts(Texts):
+    """Numbers for texts as in `Texts`, with each new text written down."""
+
+    def __init__(self, words: JournalFile, table: str, column: str) -> None:
+        super().__init__()
+        self._words = words
+        self._where = (table, column)
+
+    def __missing__(self, text: str) -> int:
+        self._words += json.dumps([*self._where, text]).encode() + b"\n"
+        return super().__missing__(text)
+
+
 class JournalTable(TableBuffer):
     """The rows of one table in a file; `name` is the file's, where it is not the table's."""
 
     def __init__(self, table: str, folder: Path, words: JournalFile, *, name: str = "") -> None:
         super().__init__(table)
         self._rows: Any = JournalFile(folder / (name or table))
-        for column in self.names:
-            self.names[column] = JournalNames(words, name or table, column)
+        for column, kind in self.names.items():
+            self.names[column] = (JournalTexts if isinstance(kind, Texts) else JournalNames)(words, name or table, column)
         self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
 
     def close(self) -> None:
@@ -143,7 +156,7 @@ class JournalRecorder(Recorder):
     Attributes
     ----------
     under_way
-        Rows of `publishes`, `calls` and `deliveries` as they will stand if nothing more becomes of them.
+        Rows of `publishes`, `keys`, `calls` and `deliveries` as they will stand if nothing more becomes of them.
     """
 
     def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = ()) -> None:
@@ -152,7 +165,8 @@ class JournalRecorder(Recorder):
         here.mkdir(parents=True)
         self._words = JournalFile(here / WORDS)
         tables = {table: JournalTable(table, here, self._words) for table in TABLES if table != "deliveries"}
-        self.under_way = {t: JournalTable(t, here, self._words, name=UNDER_WAY + t) for t in ("publishes", "calls", "deliveries")}
+        began = ("publishes", "keys", "calls", "deliveries")
+        self.under_way = {table: JournalTable(table, here, self._words, name=UNDER_WAY + table) for table in began}
         self.tables = dict(tables)
         self.journal = JournalDeliveries(pods, JournalTable("deliveries", here, self._words))
         self.deliveries = self.journal
@@ -194,13 +208,13 @@ class Journal:
             return b""
 
     def rows(self, table: str, *, under_way: bool = False) -> np.ndarray:
-        """Return the rows of a table as a structured array; `name` columns are codes into `words`."""
+        """Return the rows of a table as a structured array; `name` and `text` columns are codes into `words`."""
         return np.frombuffer(self._bytes((UNDER_WAY if under_way else "") + table), dtype=TableBuffer(table).dtype)
 
     def words(self, table: str, *, under_way: bool = False) -> dict[str, list[str]]:
-        """Return the words of each `name` column of a table."""
+        """Return the words of each `name` and `text` column of a table."""
         name = (UNDER_WAY if under_way else "") + table
-        return {column: self._words.get((name, column), []) for column, kind in TABLES[table].items() if kind == "name"}
+        return {column: self._words.get((name, column), []) for column, kind in TABLES[table].items() if kind in ("name", "text")}
 
     def read(self, table: str, *, under_way: bool = False) -> list[dict[str, Any]]:
         """Return the rows of a table one by one, with their words."""

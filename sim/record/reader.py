@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.errors import RunFolderError
+from sim.record.arrow import arrow_schema
 from sim.record.checksum import file_checksum
 from sim.record.limits import flat_limits
 from sim.record.run_info import SealedTable
@@ -82,9 +83,7 @@ def _check_columns(path: Path, table: str) -> None:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    word = pa.dictionary(pa.uint16(), pa.string())
-    expected = [(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()]
-    for name, kind in expected:
+    for name, kind in ((field.name, field.type) for field in arrow_schema(table)):
         if name not in schema.names and (name in OPTIONAL.get(table, ()) or name in LATER_COLUMNS.get(table, ())):
             continue
         found = schema.field(name).type if name in schema.names else "not there"

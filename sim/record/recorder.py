@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from sim.errors import RecordError
 from sim.machine.clock import is_virtual
 from sim.machine.files import whole_file, why_not_written, write_whole
+from sim.record.arrow import arrow_schema
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
@@ -35,7 +36,8 @@ ROWS_PER_PART = 1_000_000
 MAX_PENDING_PARTS = 2
 
 # numpy type -> the struct module's code of the same width
-_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d", "name": "H"}
+_CODES = {"uint64": "Q", "int64": "q", "uint32": "I", "int32": "i", "float64": "d", "name": "H", "text": "I"}
+_DTYPES = {"name": np.dtype(np.uint16), "text": np.dtype(np.uint32)}  # of the codes of words
 
 
 class Names(dict[str, int]):
@@ -48,16 +50,26 @@ class Names(dict[str, int]):
         return code
 
 
+class Texts(dict[str, int]):
+    """The texts of one `text` column, numbered in the order of their first use; there may be any number of them."""
+
+    def __missing__(self, text: str) -> int:
+        code = self[text] = len(self)
+        return code
+
+
 class TableBuffer:
     """The rows of one table, packed one after another, until they are taken as one arrow table."""
 
     def __init__(self, table: str) -> None:
         self.table = table
         self.types = TABLES[table]
-        self.names = {column: Names() for column, kind in self.types.items() if kind == "name"}
+        self.names: dict[str, Names | Texts] = {
+            column: Names() if kind == "name" else Texts() for column, kind in self.types.items() if kind in _DTYPES
+        }
         self._coded = tuple((place, self.names[column]) for place, column in enumerate(self.types) if column in self.names)
         self._pack = struct.Struct("=" + "".join(_CODES[kind] for kind in self.types.values()))
-        self.dtype = np.dtype([(column, np.uint16 if kind == "name" else np.dtype(kind)) for column, kind in self.types.items()])
+        self.dtype = np.dtype([(column, _DTYPES.get(kind) or np.dtype(kind)) for column, kind in self.types.items()])
         self._rows: Any = bytearray()  # or what is appended to like one (`sim.record.journal`)
 
     def clear(self) -> None:
@@ -68,7 +80,7 @@ class TableBuffer:
         return len(self._rows) // self._pack.size
 
     def add(self, *values: Any) -> None:
-        """Append one row; values in the table's column order, words for `name` columns."""
+        """Append one row; values in the table's column order, words for `name` and `text` columns."""
         row = list(values)
         for place, names in self._coded:
             row[place] = names[row[place]]
@@ -78,7 +90,11 @@ class TableBuffer:
         """Return the rows as an arrow table and start anew."""
         rows = np.frombuffer(self._rows, dtype=self.dtype)
         self._rows = bytearray()
-        return arrow_table(self.table, {column: rows[column] for column in self.types}, {c: list(names) for c, names in self.names.items()})
+        words = {column: list(names) for column, names in self.names.items()}
+        for names in self.names.values():
+            if isinstance(names, Texts):  # of these rows only, so that memory stays bounded
+                names.clear()
+        return arrow_table(self.table, {column: rows[column] for column in self.types}, words)
 
 
 class DeliveryBuffer:
@@ -207,7 +223,7 @@ class Recorder:
 
     def rows_waiting(self) -> int:
         """Return how many rows the fullest buffer holds."""
-        return max(len(self.deliveries), *(len(self.tables[table]) for table in ("publishes", "calls", "reads")))
+        return max(len(self.deliveries), *(len(self.tables[table]) for table in ("publishes", "keys", "calls", "reads")))
 
     def flush(self, *, at_least_rows: int = 1) -> None:
         """Hand every buffer of at least so many rows to the writer thread.
@@ -259,18 +275,14 @@ class Recorder:
                 self._writer = None
 
 
-def arrow_schema(table: str) -> pa.Schema:
-    """Return the arrow schema of one of `schema.TABLES`."""
-    word = pa.dictionary(pa.uint16(), pa.string())
-    return pa.schema([(c, word if kind == "name" else pa.from_numpy_dtype(np.dtype(kind))) for c, kind in TABLES[table].items()])
-
-
 def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[str, list[str]]) -> pa.Table:
-    """Build an arrow table of `schema.TABLES`; `name` columns are uint16 codes into `words`, NaN in an optional column is null."""
+    """Build an arrow table of `schema.TABLES`; `name` and `text` columns are codes into `words`, NaN in an optional column is null."""
     arrays, optional = [], OPTIONAL.get(table, ())
     for field in arrow_schema(table):
         values = columns[field.name]
-        if field.name in words:
+        if field.type == pa.string():
+            arrays.append(_arrow_words([words[field.name][code] for code in values.tolist()]))
+        elif field.name in words:
             codes = _arrow_array(pa.uint16(), values.astype(np.uint16, copy=False))
             arrays.append(pa.DictionaryArray.from_arrays(codes, _arrow_words(words[field.name])))
         else:
@@ -299,7 +311,7 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
         The file could not be written.
     """
     names = [column for column, kind in TABLES[table].items() if kind == "name"]
-    deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "float64")}
+    deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "text", "float64")}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:

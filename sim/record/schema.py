@@ -6,7 +6,7 @@ Rules
 -----
 1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
 2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas). Its first
-   `MAX_WORDS` words are kept; any further one becomes `OTHERS`.
+   `MAX_WORDS` words are kept; any further one becomes `OTHERS`. A column of type ``text`` holds any number of short texts.
 3. Rows of one pod stand in the order in which the pod heard them.
 4. 0 in a time column means "did not happen".
 
@@ -24,12 +24,14 @@ import hashlib
 
 FORMAT = 3
 
+LATER_TABLES = ("keys",)  # that run folders from before do not have
 MAX_WORDS = 60_000  # of one `name` column, because codes are uint16
 OTHERS = "(others)"
 
 # table -> what one of its rows stands for.
 ROWS = {
     "publishes": "an event that a publisher sent, or meant to",
+    "keys": "a call whose channel has a business key, in the event that carried it",
     "calls": "a call of an application",
     "deliveries": "a copy that a pod heard",
     "reads": "a read of configuration through a pod's cache",
@@ -40,7 +42,7 @@ ROWS = {
     "probes": "a question of the kubelet",
 }
 
-# table -> column -> (type, meaning). `name` is a dictionary-encoded string, the rest are numpy type names.
+# table -> column -> (type, meaning). `name` is a dictionary-encoded string, `text` a string, the rest are numpy type names.
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "publishes": {
         "event": ("uint64", "event key"),
@@ -60,6 +62,12 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
             "int64",
             "when it was made, as its timestamp says: by its publisher's wall clock; 0 = never encoded",
         ),
+    },
+    "keys": {
+        "event": ("uint64", "event key"),
+        "channel": ("name", "event type"),
+        "item": ("uint32", "its place in the event's batch; 0 of an event that is a call of its own"),
+        "key": ("text", "the business key; empty where the call has none at its pointer"),
     },
     "calls": {
         "intended_ns": ("int64", "when the schedule meant the application to call; without a schedule, when it did"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sim.errors import RunFolderError
 from sim.record.checksum import read_json
 from sim.record.reader import ENVIRONMENT, Array, categorical, check_files, check_sealed, gather, read_scenario, take_rows
 from sim.record.run_info import read_info
-from sim.record.schema import TABLES
+from sim.record.schema import LATER_TABLES, TABLES
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, account, make_index
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks, keep_books
@@ -104,6 +105,18 @@ class Run(RunTables):
         }
         return pd.DataFrame(columns, copy=False)
 
+    def lost(self, *, services: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the calls of the run phase that a service never handled, with key, time and cause: see `sim.results.lost`.
+
+        Raises
+        ------
+        UsageError
+            One of `services` hears nothing in this run.
+        """
+        from sim.results.lost import lost_calls
+
+        return lost_calls(self, services=services)
+
     def story(self, event: str) -> str:
         """Return the stations of one event's life, one a line, times relative to its intended time.
 
@@ -134,6 +147,8 @@ def open_run(path: str | Path) -> Run:
     environment = read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {}
     scenario = read_scenario(folder / "scenario.toml", promised=info.scenario_crc32)
     run = Run(folder, info=info, scenario=scenario, environment=environment)
+    sealed = info.tables or {}
     for table in TABLES if run.sealed else ():
-        check_sealed(folder / f"{table}.parquet", table, promised=(info.tables or {}).get(table))
+        if table in sealed or table not in LATER_TABLES:
+            check_sealed(folder / f"{table}.parquet", table, promised=sealed.get(table))
     return run

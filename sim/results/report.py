@@ -27,6 +27,7 @@ from sim.results.broker_costs import broker_costs
 from sim.results.checkers import JudgedLimit, Verdict
 from sim.results.checkers.verdict import beside_limit, between, bound, told
 from sim.results.excuses import ALTHOUGH
+from sim.results.lost import lost_in_short
 from sim.results.opened_run import Run
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
@@ -57,6 +58,7 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         figures=list(_figures(run)),
         books=_books(verdict),
         services=_services(run),
+        lost=lost_in_short(run, run.lost()),
         lags=_lags(verdict),
         broker=_broker(run),
         fleet=_fleet(run),

@@ -12,7 +12,7 @@ import pandas as pd
 from sim.errors import RunFolderError
 from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
 from sim.record.run_info import RunInfo
-from sim.record.schema import TABLES
+from sim.record.schema import LATER_TABLES, TABLES
 from sim.results.pod_histories import PodHistory, read_pod_histories
 
 ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
@@ -38,7 +38,7 @@ class RunTables:
         self.unreadable_parts: list[str] = []
 
     deliveries, pods, faults, reads = _lazy("deliveries"), _lazy("pods"), _lazy("faults"), _lazy("reads")
-    broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
+    broker, hosts, probes, calls, keys = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls"), _lazy("keys")
 
     @cached_property
     def publishes(self) -> pd.DataFrame:
@@ -100,14 +100,15 @@ class RunTables:
 
     def _table(self, table: str) -> pd.DataFrame:
         whole, parts = self.folder / f"{table}.parquet", []
-        if self.sealed or whole.exists():
+        if whole.exists() or (self.sealed and (table not in LATER_TABLES or table in (self.info.tables or {}))):
             return read_table(whole, table)
         for part in sorted((self.folder / "parts").glob(f"{table}-*.parquet")):
             try:
                 parts.append(read_table(part, table))
             except RunFolderError:
                 self.unreadable_parts.append(part.name)
-        empty = pd.DataFrame({c: pd.Series([], dtype="category" if kind == "name" else kind) for c, kind in TABLES[table].items()})
+        dtypes = {"name": "category", "text": "str"}
+        empty = pd.DataFrame({column: pd.Series([], dtype=dtypes.get(kind, kind)) for column, kind in TABLES[table].items()})
         return join_parts(parts) if parts else empty
 
     def phase(self, name: str) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.record.reader import Array, codes_of
+from sim.record.reader import Array, codes_in, codes_of
 from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, Copies, CopyIndex
 from sim.results.run_tables import RunTables
 
@@ -76,6 +76,20 @@ def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks
         kinds = (np.int32, np.int16, np.int16, np.int16, np.bool_, np.int8, np.int8)
         return ServiceBooks(*(np.array([], dtype=kind) for kind in kinds))
     return ServiceBooks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def count_handlings(run: RunTables, copies: Copies, books: ServiceBooks) -> tuple[Array, Array, Array]:
+    """Return how often pods of its service ran, skipped and failed to run each event of the books; shape (pairs,) each."""
+    heard = np.flatnonzero((copies.publish >= 0) & (copies.fate != FATE["unexpected"]) & (copies.delivery >= 0))
+    outcome = codes_in(run.deliveries["outcome"], {"handled": 1, "skipped": 2, "failed": 3})[copies.delivery[heard]]
+    publish, service = copies.publish[heard], run.service_of_pod[copies.pod[heard]]
+    counted = np.zeros((3, len(books.publish)), dtype=np.int64)
+    for code in range(len(run.services)):
+        mine = books.service == code
+        for word in (1, 2, 3):
+            rows = publish[(service == code) & (outcome == word)]
+            counted[word - 1, mine] = np.bincount(rows, minlength=len(run.publishes))[books.publish[mine]]
+    return counted[0], counted[1], counted[2]
 
 
 def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Array, roles: Array) -> ServiceBooks:

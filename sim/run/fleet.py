@@ -87,7 +87,14 @@ class Fleet:
         self._found: frozenset[str] = frozenset()  # keys that were there before this run
         self.address = address
         self._run_id = run_id
-        self._node = BusNode(PROBER, nonce=nonce, publisher=PROBER_NUMBER, batches={}, wall_offset_ns=wall_offset_ns())
+        self._node = BusNode(
+            PROBER,
+            nonce=nonce,
+            publisher=PROBER_NUMBER,
+            batches={},
+            wall_offset_ns=wall_offset_ns(),
+            envelope=scenario.new_envelope(),
+        )
         self._round = 0
         self._round_begins_at = 0  # event key of the first probe of this round
         self._unheard: set[tuple[int, str]] = set()

@@ -19,13 +19,13 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.problems import limit_name, problems, quoted, shown
-from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, Hosts, Kubelet, Load, Scenario, Service, StepLimits
+from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
-BUS_TABLES = ("channels", "services", "bus")  # what a bus file may hold
+BUS_TABLES = ("channels", "envelope", "services", "bus")  # what a bus file may hold
 
 
 def built_in() -> dict[str, Path]:
@@ -236,7 +236,16 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return FAULTS[tree["faults"][int(path[1])]["kind"]]
-    tables = {"load": Load, "bus": Bus, "limits": StepLimits, "kubelet": Kubelet, "hosts": Hosts, "services": Service, "channels": Channel}
+    tables = {
+        "load": Load,
+        "bus": Bus,
+        "limits": StepLimits,
+        "kubelet": Kubelet,
+        "hosts": Hosts,
+        "envelope": EnvelopeForm,
+        "services": Service,
+        "channels": Channel,
+    }
     return tables.get(path[0] if path else "", Scenario)
 
 

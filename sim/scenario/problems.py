@@ -49,6 +49,7 @@ def shown(value: object) -> str:
 
 def problems(scenario: Scenario) -> Iterator[str]:
     """Yield one sentence for each problem; it names the key, the value and what to do."""
+    yield from _envelope_problems(scenario)
     yield from _channel_problems(scenario)
     yield from _service_problems(scenario)
     yield from _load_problems(scenario)
@@ -59,6 +60,14 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _slo_problems(scenario)
     yield from _fault_problems(scenario)
     yield from _overlap_problems(scenario)
+
+
+def _envelope_problems(scenario: Scenario) -> Iterator[str]:
+    try:
+        scenario.new_envelope()
+        scenario.keys()
+    except ScenarioError as error:
+        yield str(error)
 
 
 def _channel_problems(scenario: Scenario) -> Iterator[str]:

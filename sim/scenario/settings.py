@@ -13,7 +13,9 @@ from msgspec import Meta
 
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
+from sim.bus.envelopes import Envelope, make_envelope
 from sim.bus.once import Scope
+from sim.bus.pointer import Pointer, parse_pointer
 from sim.bus.services import BEHAVIOURS, ConfigReader
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
@@ -131,6 +133,10 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         When a batch leaves; without them as `bus.batch_size` and `bus.batch_interval_ms` say.
     rate_per_s
         Calls a second, where `load.mix` is silent: then these are the mix, and their sum is the rate unless `load.rate_per_s` says it.
+    key
+        Where in an event its business key stands, as a JSON pointer such as `/data/orderId`; of a batched channel, in the event as it
+        would be with that item alone. Each call's key is in the table `keys`, and `buslab lost` lists the keys that a service never
+        handled.
     """
 
     payload: Annotated[int, Meta(ge=0, le=1_000_000)] | Annotated[str, Meta(max_length=200)] | dict[str, Any] | None = None
@@ -138,6 +144,36 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | None = None
     rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    key: Annotated[str, Meta(max_length=200)] = ""
+
+
+class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The form in which events travel (see `sim.bus.envelopes`).
+
+    Attributes
+    ----------
+    kind
+        `aiponge`: the reference's. `cloudevents`: CloudEvents 1.0, structured JSON. `plain`: any JSON object, with the pointers below.
+    id, type, time, source
+        Of `plain`: where in the object these stand, as JSON pointers such as `/meta/id`. Without them `/id`, `/type`, `/time`, `/source`.
+    data
+        Of `plain`: where what a call carries stands, without it `/data`. Empty: its fields stand in the object itself.
+    correlation
+        Of `plain`: where a correlation id stands; empty, there is none, and a run cannot show the lag while it goes on.
+    version, versions
+        Of `plain`: where the version stands, empty for none, and which are read: the first is written, `1.*` stands for 1 and 1.N. An
+        event of another version is counted as unsupported, and not heard.
+    """
+
+    kind: Literal["aiponge", "cloudevents", "plain"] = "aiponge"
+    id: str | None = None
+    type: str | None = None
+    time: str | None = None
+    source: str | None = None
+    data: str | None = None
+    correlation: str | None = None
+    version: str | None = None
+    versions: tuple[str, ...] | None = None
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -286,7 +322,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         What the scenario asks, in one sentence.
     seed
         What every draw comes from: intended times, payloads, times of faults. The same seed means the same load.
-    channels, services, load, bus, limits, kubelet, hosts
+    channels, envelope, services, load, bus, limits, kubelet, hosts
         The tables below. Without `channels` they are the reference's.
     slo
         Limits that the run must keep: a metric and its bound; of one service or channel, in nested tables (`sim.record.limits`).
@@ -298,6 +334,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     title: str = ""
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
     channels: dict[str, Channel] = msgspec.field(default_factory=lambda: dict(reference_channels()))
+    envelope: EnvelopeForm = EnvelopeForm()
     services: dict[str, Service]
     load: Load = Load()
     bus: Bus = Bus()
@@ -355,6 +392,50 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             for name, one in self.channels.items()
             if one.batched
         }
+
+    def new_envelope(self) -> Envelope:
+        """Return the form in which events travel.
+
+        Raises
+        ------
+        ScenarioError
+            A setting that its kind does not have, or settings that do not fit together.
+        """
+        form = self.envelope
+        given = {name: value for name in form.__struct_fields__ if name != "kind" and (value := getattr(form, name)) is not None}
+        if given and form.kind != "plain":
+            name = next(iter(given))
+            raise ScenarioError(
+                f"envelope.{name} = {given[name]!r}: {form.kind!r} has its own; leave it out, or set envelope.kind = 'plain'"
+            )
+        try:
+            return make_envelope(form.kind, given)
+        except ValueError as error:
+            raise ScenarioError(f"envelope: {error}") from None
+
+    def keys(self) -> dict[str, Pointer]:
+        """Return where in the data of a call its business key stands, by event type, of those that have one.
+
+        Raises
+        ------
+        ScenarioError
+            A key that is no pointer into the data of an event.
+        """
+        data_at = self.new_envelope().data_at
+        at = len(data_at)
+        found = {}
+        for name, one in self.channels.items():
+            if one.key:
+                where = f"channels.{json.dumps(name, ensure_ascii=False)}.key = {one.key!r}"
+                try:
+                    pointer = parse_pointer(one.key)
+                except ValueError as error:
+                    raise ScenarioError(f"{where}: {error}") from None
+                if pointer[:at] != data_at or len(pointer) == at:
+                    begin = "".join(f"/{name}" for name in data_at)
+                    raise ScenarioError(f"{where}: a key stands in what a call carries: begin it with {begin}/")
+                found[name] = pointer[at:]
+        return found
 
     def content(self, name: str) -> Content:
         """Return what makes the content of a call of one event type.

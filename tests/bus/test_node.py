@@ -163,3 +163,30 @@ def test_each_batched_type_has_a_batch_and_a_rule_of_its_own() -> None:
         bus.call(kind, {}, now_ns=0, intended_ns=0)
     left = [bus.flush(1), bus.flush(1), bus.flush(1)]
     assert [one and one.type for one in left] == ["asked", "seen", None]
+
+
+def test_the_business_key_of_each_call_travels_with_its_event() -> None:
+    bus = BusNode(
+        "search",
+        nonce=5,
+        publisher=9,
+        batches={"asked": BatchRule(3, 60_000)},
+        wall_offset_ns=0,
+        keys={"asked": ("user", "id"), "order": ("orderId",)},
+    )
+    order = bus.call("order", {"orderId": 17}, now_ns=1, intended_ns=1)
+    other = bus.call("price", {"orderId": 17}, now_ns=1, intended_ns=1)
+    assert order is not None and other is not None
+    assert (order.keys, other.keys) == (("17",), ())
+    first = bus.waiting_keys["asked"]
+    for user in ("ann", "bob"):
+        assert bus.call("asked", {"user": {"id": user}}, now_ns=2, intended_ns=2) is None
+    with pytest.raises(NotEncodable):
+        bus.call("asked", {"user": {"id": "none"}, "n": object()}, now_ns=2, intended_ns=2)
+    assert first == ["ann", "bob"]
+    full = bus.call("asked", {}, now_ns=3, intended_ns=3)
+    assert full is not None and full.keys == ("ann", "bob", "")
+    assert bus.waiting_keys["asked"] == [] and bus.waiting_keys["asked"] is not first
+    bus.call("asked", {"user": {"id": "cid"}}, now_ns=4, intended_ns=4)
+    flushed = bus.flush(5)
+    assert flushed is not None and flushed.keys == ("cid",)

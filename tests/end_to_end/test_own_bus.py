@@ -54,6 +54,46 @@ def test_an_outage_is_told_by_service(tmp_path: Path) -> None:
     assert sent[missing["event"]].between(begun, ended + 3_000_000_000).all(), "nothing is lost but in the outage and shortly after"
 
 
+ENVELOPES = [
+    ("envelope.kind=cloudevents",),
+    (
+        "envelope.kind=plain",
+        "envelope.id=/meta/id",
+        "envelope.type=/meta/type",
+        "envelope.data=",
+        "envelope.version=/v",
+        'channels."order.created".key=/orderId',
+    ),
+]
+
+
+@pytest.mark.parametrize("settings", ENVELOPES, ids=["cloudevents", "plain"])
+def test_every_event_is_in_the_books_in_another_envelope(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    run = run_shop(tmp_path / "run", *settings)
+    assert_whole(run)
+    lag = judge(run, only=["lag"]).checkers["lag"]
+    assert lag.verdict == "valid" and lag.counts["lag_us.max"] < 1_000_000
+
+
+def test_what_billing_never_saw_is_told_by_order(tmp_path: Path) -> None:
+    run = run_shop(tmp_path / "run", scenario="redis_away")
+    rows = run.lost(services=["billing"])
+    # counted again from the tables as they are: orders of the run phase that no pod of billing has a delivery of
+    publishes, deliveries = run.publishes, run.deliveries
+    orders = publishes[(publishes["channel"] == "order.created") & (publishes["phase"] == "run") & (publishes["items"] > 0)]
+    at_billing = deliveries[deliveries["pod"].astype(str).str.startswith("billing-")]
+    never = set(orders["event"]) - set(at_billing["event"])
+    assert set(rows["event"]) == never and len(rows) == len(never) > 1000
+    keys = run.keys.set_index("event")["key"]
+    assert rows["key"].tolist() == keys[rows["event"]].tolist()
+    assert rows["key"].is_unique and rows["key"].str.fullmatch(r"order_[0-9]+").all()
+    assert (
+        set(run.keys["channel"]) == {"order.created"}
+        and len(run.keys)
+        == (publishes["channel"] == "order.created").sum() - ((publishes["channel"] == "order.created") & (publishes["items"] == 0)).sum()
+    )
+
+
 def test_calls_that_a_template_cannot_make_fail_and_the_run_goes_on(tmp_path: Path) -> None:
     for batched in ("false", "true"):
         late = 'channels."order.created".payload={a="{1 if number < 150 else 1 + filler}"}'
@@ -64,7 +104,11 @@ def test_calls_that_a_template_cannot_make_fail_and_the_run_goes_on(tmp_path: Pa
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("settings", [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local")], ids=["locust", "pods", "local"])
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local", *ENVELOPES[0]), ENVELOPES[1]],
+    ids=["locust", "pods", "local in cloudevents", "locust in plain JSON"],
+)
 def test_both_drivers_and_pods_in_processes_of_their_own_play_it(
     own_server: tuple[Address, object], tmp_path: Path, settings: tuple[str, ...]
 ) -> None:

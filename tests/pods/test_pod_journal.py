@@ -29,6 +29,7 @@ from tests.support.scenes import Ground, until
 
 TEMPLATE, METRIC = "config.template.invalidated", "analytics.metric.recorded"
 OTHER_BATCH = "search.asked"
+KEYS = {TEMPLATE: ("templateId",), OTHER_BATCH: ("templateId",)}
 FIRST_KEY = compose_key(nonce=1, publisher=4, sequence=0)
 
 
@@ -52,7 +53,7 @@ class Lab:
         self.pod = Pod(
             PodIdentity("p-0", 0, "music-service", (TEMPLATE,), seed=1),
             logic=SERVICES["music-service"](),
-            node=BusNode("music-service", nonce=1, publisher=4, batches=rules, wall_offset_ns=0),
+            node=BusNode("music-service", nonce=1, publisher=4, batches=rules, wall_offset_ns=0, keys=KEYS),
             context=PodContext(
                 host="p-0.1",
                 run_id="1",
@@ -81,7 +82,7 @@ class Lab:
         folder.mkdir()
         inherit(Journal(self.folder / JOURNALS / "p-0.1"), folder=folder, source="p-0.1", first_key=FIRST_KEY, died_ns=died_ns)
         seal_tables(folder)
-        return {table: pq.read_table(folder / f"{table}.parquet").to_pylist() for table in ("publishes", "calls", "deliveries")}
+        return {table: pq.read_table(folder / f"{table}.parquet").to_pylist() for table in ("publishes", "keys", "calls", "deliveries")}
 
 
 def assert_alike(killed: dict[str, list[dict[str, Any]]], dropped: dict[str, list[dict[str, Any]]]) -> None:
@@ -89,10 +90,11 @@ def assert_alike(killed: dict[str, list[dict[str, Any]]], dropped: dict[str, lis
     for table, rows in killed.items():
         others = dropped[table]
         for row in (*rows, *others):
-            if row["outcome"] in ("never-sent", "failed"):
+            if row.get("outcome") in ("never-sent", "failed"):
                 row.pop("bytes", None), row.pop("handled_ns", None), row.pop("stamped_ns", None)
-        key = "intended_ns" if table == "calls" else "event"
-        assert sorted(rows, key=lambda row: row[key]) == sorted(others, key=lambda row: row[key]), table
+        key = ("intended_ns",) if table == "calls" else ("event", "item") if table == "keys" else ("event",)
+        rows, others = (sorted(some, key=lambda row: [row[column] for column in key]) for some in (rows, others))
+        assert rows == others, table
 
 
 def outcomes(rows: list[dict[str, Any]]) -> list[str]:
@@ -128,6 +130,40 @@ def test_each_part_full_batch_was_never_sent_and_one_that_left_is_not_among_them
         (OTHER_BATCH, 5, "acknowledged"),
         (BATCH, 3, "never-sent"),
     ]
+
+
+def test_the_keys_of_what_was_under_way_are_those_of_its_events(ground: Ground, tmp_path: Path) -> None:
+    async def scene(lab: Lab) -> None:
+        for number in range(7):  # a batch of five left, and two wait in the next
+            lab.call(OTHER_BATCH, number)
+        await until(lambda: lab.recorder.rows("publishes") == 1)
+        lab.pod.flush()
+        await until(lambda: lab.recorder.rows("publishes") == 2)
+        lab.call(OTHER_BATCH, 7)  # as many as waited when the last batch was written down
+        lab.call(OTHER_BATCH, 8)
+        lab.call(TEMPLATE, 9)
+
+    left = compare(ground, tmp_path, scene, two=True)
+    event_of = {row["event"]: (row["channel"], row["outcome"]) for row in left["publishes"]}
+    keys: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(left["keys"], key=lambda row: (row["event"], row["item"])):
+        keys.setdefault(event_of[row["event"]], []).append(row["key"])
+    assert keys == {
+        (OTHER_BATCH, "acknowledged"): [f"tpl_{n}" for n in range(7)],
+        (OTHER_BATCH, "never-sent"): ["tpl_7", "tpl_8"],
+        (TEMPLATE, "unknown"): ["tpl_9"],
+    }
+
+
+def test_keys_of_a_kept_publish_are_written_once(ground: Ground, tmp_path: Path) -> None:
+    async def scene(lab: Lab) -> None:
+        await ground.control.kill()
+        await until(lambda: lab.pod.fallback.state == "outage")
+        lab.call(TEMPLATE, 1)
+        lab.call(TEMPLATE, 2)
+
+    left = compare(ground, tmp_path, scene, keep=True)
+    assert sorted(row["key"] for row in left["keys"]) == ["tpl_1", "tpl_2"]
 
 
 def test_two_part_full_batches_were_both_never_sent(ground: Ground, tmp_path: Path) -> None:

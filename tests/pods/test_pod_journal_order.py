@@ -60,7 +60,7 @@ class Trace:
     def begin_publish(self, send: Send, *, sent_ns: int) -> None:
         self.note(f"begin_publish of {send.items}" if sent_ns else f"begin_publish of {send.items}, kept")
 
-    def begin_batch(self, type: str, batch: Batcher) -> None:
+    def begin_batch(self, type: str, batch: Batcher, keys: list[str] | None) -> None:
         assert type == BATCH
         self.note(f"begin_batch of {len(batch)}")
 

@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import RecordError
+from sim.record.arrow import arrow_schema
 from sim.record.reader import codes_of, read_table
-from sim.record.recorder import PARTS, DeliveryBuffer, Names, Recorder, TableBuffer, _one_thread, arrow_schema, seal_tables, write_json
+from sim.record.recorder import PARTS, DeliveryBuffer, Names, Recorder, TableBuffer, _one_thread, seal_tables, write_json
 from sim.record.run_info import SealedTable
 from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 from tests.support.examples import examples
@@ -34,6 +35,7 @@ PODS = ["a-0", "a-1", "b-0"]
 RANGES = {"uint64": (0, 2**64 - 1), "int64": (-(2**63), 2**63 - 1), "uint32": (0, 2**32 - 1), "int32": (-(2**31), 2**31 - 1)}
 VALUES: dict[str, st.SearchStrategy[Any]] = {kind: st.integers(*bounds) for kind, bounds in RANGES.items()}
 VALUES |= {"float64": st.floats(allow_nan=False), "name": st.text(st.characters(exclude_categories=["Cs"]), max_size=6)}
+VALUES |= {"text": VALUES["name"]}
 
 
 def rows_of(table: str) -> st.SearchStrategy[list[tuple[Any, ...]]]:
@@ -455,3 +457,16 @@ def test_a_recorder_writes_one_part_after_another() -> None:
         for part in [writer.submit(write) for _ in range(4)]:
             part.result()
     assert most == 1
+
+
+def test_a_table_takes_more_texts_than_words_and_forgets_them_with_its_rows(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, source="inline")
+    many = MAX_WORDS + 10
+    for part in range(2):
+        for number in range(many):
+            recorder.tables["keys"].add(number, "order.created", 0, f"order_{part}_{number}")
+        recorder.flush()
+        assert not recorder.tables["keys"].names["key"]
+    recorder.close()
+    seal_tables(tmp_path)
+    assert [row[3] for row in read_sealed(tmp_path, "keys")] == [f"order_{part}_{number}" for part in range(2) for number in range(many)]

@@ -47,7 +47,15 @@ def test_an_id_that_is_nearly_ours_is_foreign(text: str) -> None:
 
 
 def test_every_column_has_a_type_that_the_recorder_can_hold() -> None:
-    assert {kind for columns in TABLES.values() for kind in columns.values()} <= {"name", "uint64", "int64", "uint32", "int32", "float64"}
+    assert {kind for columns in TABLES.values() for kind in columns.values()} <= {
+        "name",
+        "text",
+        "uint64",
+        "int64",
+        "uint32",
+        "int32",
+        "float64",
+    }
 
 
 @pytest.mark.parametrize(

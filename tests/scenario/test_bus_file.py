@@ -87,6 +87,14 @@ def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_chann
         assert {scenario.behaviour(service) for service in scenario.services} <= set(reference_behaviours().values())
 
 
+def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
+    key = 'channels."order.created".key="%s"'
+    assert load_scenario(str(shop)).keys() == {}
+    assert load_scenario(str(shop), settings=(key % "/data/order/id",)).keys() == {"order.created": ("order", "id")}
+    plain = ("envelope.kind=plain", "envelope.data=")
+    assert load_scenario(str(shop), settings=(*plain, key % "/orderId")).keys() == {"order.created": ("orderId",)}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -105,6 +113,14 @@ def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_chann
         (['channels."order.created".rate_per_s=inf'], ["order.created.rate_per_s = inf"]),
         (['channels."order.created".batch_size=0'], ["order.created.batch_size = 0"]),
         (['load.mix={"http.events.batch"=1}', "load.driver=pods"], ["http.events.batch"]),
+        (['channels."order.created".key="orderId"'], ['channels."order.created".key', "'orderId' is no JSON pointer", "slash"]),
+        (['channels."order.created".key="/orderId"'], ["key = '/orderId'", "begin it with /data/"]),
+        (['channels."order.created".key="/data"'], ["key = '/data'", "begin it with /data/"]),
+        (["envelope.kind=cloudevent"], ["envelope.kind = 'cloudevent'", "did you mean 'cloudevents'"]),
+        (["envelope.id=/a"], ["envelope.id = '/a'", "'aiponge' has its own", "envelope.kind = 'plain'"]),
+        (["envelope.kind=plain", "envelope.id=a"], ["envelope: id = 'a' is no JSON pointer"]),
+        (["envelope.kind=plain", "envelope.ids=/a"], ["unknown key 'envelope.ids'", "did you mean 'id'"]),
+        (["envelope.kind=plain", "envelope.versions=[]", "envelope.version=/v"], ["envelope: versions = []", "such as 1.0"]),
         (["load.reads_per_s=5"], ["no service keeps templates", "config-cache"]),
     ],
     ids=lambda value: str(value)[:50],

@@ -105,6 +105,7 @@ class RunFolder:
     reads_per_s: float = 0.0
     faults: list[tuple[str, str, int, int]] = field(default_factory=list)
     probes: list[tuple[int, str, str, int, str]] = field(default_factory=list)
+    keys: list[tuple[int, str, int, str]] = field(default_factory=list)
     scenario: str = ""
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
     hosts: list[tuple[Any, ...]] | None = None
@@ -148,6 +149,11 @@ class RunFolder:
         event = Event(key=key, channel=channel, publisher=publisher, **times)
         self.events.append(event)
         return event
+
+    def key(self, event: Event, *keys: str) -> RunFolder:
+        """Add the business keys of an event's calls."""
+        self.keys += [(event.key, event.channel, place, key) for place, key in enumerate(keys)]
+        return self
 
     def hear(self, event: Event, pod: str, *, lag_ns: int = 250 * US, **columns: Any) -> Heard:
         """Add that a pod heard an event so long after its intended time."""
@@ -237,6 +243,7 @@ class RunFolder:
         for table, rows in {
             "calls": calls,
             "reads": self.reads,
+            "keys": self.keys,
             "probes": self.probes,
             "faults": [(*fault, "whole", fault[2]) for fault in self.faults],
         }.items():

@@ -21,6 +21,7 @@ from sim.cli.commands.fidelity import fidelity
 from sim.cli.commands.grounds import grounds
 from sim.cli.commands.image import image
 from sim.cli.commands.list import list_
+from sim.cli.commands.lost import lost
 from sim.cli.commands.matrix import matrix
 from sim.cli.commands.notebooks import notebooks
 from sim.cli.commands.pod import pod
@@ -36,6 +37,7 @@ COMMANDS: dict[str, click.Command] = {
     "compare": compare,
     "report": report,
     "story": story,
+    "lost": lost,
     "list": list_,
     "matrix": matrix,
     "bench": bench,

@@ -95,8 +95,8 @@ class InlineHost:
         self.name = "inline" if share is None else share.name
         names = [name for name, _ in pods]
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
-        self._share = share
-        self._live = LiveLag()
+        self._share, self._envelope, self._business_keys = share, scenario.new_envelope(), scenario.keys()
+        self._live = LiveLag(self._envelope.decode_read)
         bus = scenario.bus
         self._context = PodContext(
             host=self.name,
@@ -172,6 +172,8 @@ class InlineHost:
                 publisher=publisher,
                 batches=self._batches,
                 wall_offset_ns=self._offset_ns,
+                keys=self._business_keys,
+                envelope=self._envelope,
             ),
             context=self._context_of(number),
             pace=Pace(settings.handler_ms, settings.skew_ms),

@@ -13,6 +13,7 @@ from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_MS, NS_PER_S, Alarm, is_virtual, running_clock
 from sim.machine.waits import OwnWaits
 from sim.record.recorder import ROWS_PER_PART, Recorder
+from sim.wire.read_memo import Decode
 
 FLUSH_PERIOD_NS = 2 * NS_PER_S
 LAG_PERIOD_NS = 20 * NS_PER_MS  # how often the loop's own lateness is measured
@@ -84,7 +85,8 @@ class LiveLag:
     SAMPLE = 400
     REMEMBERED = 20_000
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Decode[Chunk] = decode_read) -> None:
+        self._decode = decode
         self._intended: dict[int, int] = {}
         self._older: dict[int, int] = {}
         self._seen = 0
@@ -96,7 +98,7 @@ class LiveLag:
 
     def decode(self, payloads: Iterable[bytes]) -> Chunk:
         """Decode a read and remember when its events were meant to be published."""
-        chunk = decode_read(payloads)
+        chunk = self._decode(payloads)
         for (_, event), key in zip(chunk.events, chunk.keys, strict=True):
             intended = intended_ns(event.correlation_id)
             if intended is not None:

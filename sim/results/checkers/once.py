@@ -23,11 +23,10 @@ import math
 import numpy as np
 
 from sim.machine.words import agreeing, amount, count, times
-from sim.record.reader import Array, codes_in
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
-from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.service_books import count_handlings
 
 WHY = "whether events that no pod ran had been published"
 PROMISE_ONCE = ("keep-marker", "two-key")
@@ -46,7 +45,7 @@ def check(run: Run) -> Result:
         return Result("unknown", "no data: nothing was published in the run phase", metrics=nothing)
     books, services = run.service_books, run.services
     mine = np.flatnonzero((run.publishes["phase"] == "run").to_numpy()[books.publish])
-    runs, skips, failures = (counted[mine] for counted in _outcomes(run))
+    runs, skips, failures = (counted[mine] for counted in count_handlings(run, run.copies, books))
     publish, service, in_doubt = books.publish[mine], books.service[mine], books.in_doubt[mine]
     elsewhere = of_all & (runs == 0) & (failures == 0) & (skips > 0)
     judged, judged_runs = np.arange(len(mine)), runs
@@ -78,21 +77,6 @@ def check(run: Run) -> Result:
     broken = recipe in PROMISE_ONCE and counts["twice_or_more"] > 0
     detail = _sentence(recipe, counts, of_all=of_all)
     return Result("invalid" if broken else "valid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
-
-
-def _outcomes(run: Run) -> tuple[Array, Array, Array]:
-    """Return how often pods of its service ran, skipped and failed to run each event of the service books."""
-    copies, books = run.copies, run.service_books
-    heard = np.flatnonzero((copies.publish >= 0) & (copies.fate != FATE["unexpected"]) & (copies.delivery >= 0))
-    outcome = codes_in(run.deliveries["outcome"], {"handled": 1, "skipped": 2, "failed": 3})[copies.delivery[heard]]
-    publish, service = copies.publish[heard], run.service_of_pod[copies.pod[heard]]
-    counted = np.zeros((3, len(books.publish)), dtype=np.int64)
-    for code in range(len(run.services)):
-        mine = books.service == code
-        for word in (1, 2, 3):
-            rows = publish[(service == code) & (outcome == word)]
-            counted[word - 1, mine] = np.bincount(rows, minlength=len(run.publishes))[books.publish[mine]]
-    return counted[0], counted[1], counted[2]
 
 
 def _sentence(recipe: str, counts: dict[str, int | float], *, of_all: bool) -> str:
