@@ -25,7 +25,7 @@ from sim.errors import BuslabError
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.http_client import HttpFailure, ask_once
 from sim.record.recorder import Recorder
-from sim.scenario.settings import Kubelet
+from sim.scenario.run_settings import Kubelet
 
 JITTER = 0.1
 Probe = Literal["live", "ready"]

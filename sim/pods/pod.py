@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import replace
 from functools import partial
 
 from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event
@@ -177,7 +176,7 @@ class Pod(Caller[None]):
 
     def slow(self, *, handler_ms: float, at_once: int) -> None:
         """Slow the handlers down: so long for each event from now on, at most so many at a time; 0 and 0: as its pace says."""
-        pace = replace(self._pace, handler_ms=handler_ms, at_once=at_once) if handler_ms or at_once else self._pace
+        pace = self._pace.changed(handler_ms=handler_ms, at_once=at_once) if handler_ms or at_once else self._pace
         if self._slow is not None:
             self._slow.change(pace)
         elif pace != Pace():  # it stays until the pod ends: what is heard later must not be recorded before what waits there

@@ -28,6 +28,7 @@ from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import HTTP_CALL
 from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.handling import longest_ms
 from sim.results.opened_run import Run
 from sim.results.outages import load_end, read_outages
 from sim.results.passages import Passages, by_publisher, kept_at_best
@@ -341,8 +342,8 @@ class AtBest:
         if bus.get("once") in PROMISE_ONCE:
             return ran_out
         slow = max([0.0, *(float(f.get("handler_ms", 0.0)) for f in self.run.scenario.get("faults", []) if isinstance(f, dict))])
-        settings = self.run.scenario.get("services", {})
-        took = np.array([max(slow, float(settings.get(name, {}).get("handler_ms", 0.0))) * 1e6 for name in services])
+        longest = {name: longest_ms(self.run.scenario.get("services", {}).get(name, {})) for name in set(services)}
+        took = np.array([max(slow, longest[name]) * 1e6 for name in services])
         return ran_out | ((lost_ns > 0) & (gap - lost_ns <= took))
 
     def _share_withheld(self) -> float:

@@ -36,6 +36,7 @@ import numpy as np
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions
 from sim.record.schema import CAUSES, FATES
 from sim.results.handed_out import Absence, GroupBooks, forgets, read_absences
+from sim.results.handling import handling_of
 from sim.results.pod_histories import SilentWindow, read_ways
 from sim.results.run_tables import RunTables
 from sim.results.silent_windows import PodFault, read_windows
@@ -187,6 +188,7 @@ def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list
         cuts_ns=index.cuts.get(history.pod, ()),
         faults=[fault for fault in index.faults if history.pod in fault.pods],
         drain_ns=_drain_ns(run),
+        is_slow=handling_of(run.scenario.get("services", {}).get(history.service, {})).takes_time,
     )
 
 

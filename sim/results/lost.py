@@ -57,7 +57,7 @@ def lost_calls(run: Run, *, services: Sequence[str] = ()) -> pd.DataFrame:
                 f"no service {name!r} hears anything in this run{did_you_mean(name, known)}; there are {', '.join(known) or 'none'}"
             )
     books = run.service_books
-    wanted = np.array([name in services or not services for name in run.services])
+    wanted = np.array([name in services or not services for name in run.services], dtype=bool)
     of_run = (run.publishes["phase"] == "run").to_numpy()
     ran, _, failed = count_handlings(run, run.copies, books)
     pairs = np.flatnonzero(of_run[books.publish] & wanted[books.service] & (ran == 0))

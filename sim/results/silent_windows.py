@@ -7,7 +7,9 @@ Rules
 2. A pod's end excuses only what was sent at most `DOWN_GRACE_NS` plus its last transit time before it, or since a fault on it or a
    freeze began, and only before the drain: how all pods end after a run excuses only what had been sent and had no answer yet.
 3. A window whose connection the broker ended for a full buffer is **cut**, whatever else was going on.
-4. Of any other window, what lies inside a fault of `LOSING` on the pod's link is **cut-link**: nobody could reach it then. When the
+4. A pod whose handlers take time may end in the drain with events unread that its connection had brought: where what it read last had
+   waited for more than `BEHIND_NS`, what was sent after that is **behind**.
+5. Of any other window, what lies inside a fault of `LOSING` on the pod's link is **cut-link**: nobody could reach it then. When the
    connection ended inside that fault, so is what was on its way before the fault began, since the window opened. What is left, such
    as the time from the fault's end until the pod is back, is **deaf**. `link_slow` loses nothing and explains nothing.
 """
@@ -23,6 +25,7 @@ from sim.record.reader import FOREVER_NS, Array
 from sim.results.pod_histories import PodHistory, SilentWindow
 
 DOWN_GRACE_NS = 1_000_000_000
+BEHIND_NS = 500_000_000
 CUT_SAMPLING_NS = 1_000_000_000  # the sampler sees a buffer cut up to this long after it
 LOSING = frozenset(("link_blackhole", "link_cut", "link_reset", "partition"))  # faults that lose what is on a link
 
@@ -58,7 +61,14 @@ class _Silent(NamedTuple):
 
 
 def read_windows(
-    history: PodHistory, *, received_ns: Array, sent_ns: Array, cuts_ns: Sequence[int], faults: Sequence[PodFault], drain_ns: int
+    history: PodHistory,
+    *,
+    received_ns: Array,
+    sent_ns: Array,
+    cuts_ns: Sequence[int],
+    faults: Sequence[PodFault],
+    drain_ns: int,
+    is_slow: bool = False,
 ) -> list[SilentWindow]:
     """Return the times in which a pod could not hear what came one way; of two that overlap, the first says why.
 
@@ -72,6 +82,8 @@ def read_windows(
         Those on this pod.
     drain_ns
         When the drain began.
+    is_slow
+        Whether its handlers take time.
     """
     newest = np.maximum.accumulate(sent_ns)
     windows: list[SilentWindow] = []
@@ -103,5 +115,6 @@ def read_windows(
             begins = [begin for begin, end in held if begin <= at and end >= quiet]
             windows.append(SilentWindow(max(quiet, min([at - grace, *begins])), at, "pod-down"))
         elif state != "disconnected":
-            windows.append(SilentWindow(at, at, "pod-down"))
+            transit_ns = int(received_ns[last] - sent_ns[last]) if is_slow and last >= 0 else 0
+            windows += [SilentWindow(quiet, at, "behind")] * (transit_ns > BEHIND_NS) + [SilentWindow(at, at, "pod-down")]
     return windows + (silent.until(FOREVER_NS, faults) if silent else [])

@@ -10,7 +10,7 @@ from sim.machine.open_files import raise_open_files
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
-from sim.scenario.settings import Kubelet
+from sim.scenario.run_settings import Kubelet
 
 FLEETS = ("ours", "none")
 OWN_FILES = 30  # of a process of ours that holds no pod: its libraries, tables, lines, and the connections by which it asks the broker

@@ -19,7 +19,8 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.problems import limit_name, problems, quoted, shown
-from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Hosts, Kubelet, Load, Scenario, Service, StepLimits
+from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
+from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
 

@@ -13,10 +13,12 @@ from sim.bus.envelope import BATCH
 from sim.bus.services import BEHAVIOURS, ConfigReader
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue.rolling_restart import RollingRestart
+from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.run_settings import MAX_PROCESSES
 from sim.scenario.schedule import MAX_CALLS, SHAPES
-from sim.scenario.settings import MAX_PODS, MAX_PROCESSES, Scenario, reference_behaviours
+from sim.scenario.settings import MAX_PODS, Scenario, Service, reference_behaviours
 from sim.wire.transports import TRANSPORTS
 
 MAX_SHOWN = 20  # names in one message
@@ -101,6 +103,7 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
         if name not in reference_behaviours() and not (service.publishes or service.subscribes):
             hint = did_you_mean(name, [*reference_behaviours(), *(other for other in scenario.services if other != name)])
             yield f"{where}: this service publishes nothing and subscribes to nothing{hint}; give it publishes or subscribes"
+        yield from _time_problems(where, service)
         known = tuple(scenario.channels)
         for key, types, may in (("publishes", service.publishes, scenario.calls), ("subscribes", service.subscribes, known)):
             wrong = set(types) - set(may)
@@ -109,6 +112,21 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
     pods = len(scenario.pods())
     if pods > MAX_PODS:
         yield f"services ask for {pods:,} pods, more than {MAX_PODS:,}: lower replicas"
+
+
+def _time_problems(where: str, service: Service) -> Iterator[str]:
+    for key, time in (("handler_ms", service.handler_ms), ("handler_cpu_ms", service.handler_cpu_ms)):
+        for channel, one in time.items() if isinstance(time, dict) else (("", time),):
+            at = f"{where}.{key}" + (f".{json.dumps(channel, ensure_ascii=not channel.isprintable())}" if channel else "")
+            if channel and channel != OTHER_CHANNELS and channel not in service.subscribes:
+                hint = did_you_mean(channel, (*service.subscribes, OTHER_CHANNELS))
+                yield f"{at}: the service does not hear it{hint}; name what it subscribes to, or {OTHER_CHANNELS!r}"
+            try:
+                duration_of(time, channel)
+            except ValueError as error:
+                yield f"{at} = {shown(one)}: {error}"
+    if service.when_full == "queue" and service.concurrency > service.queue_limit:
+        yield f"{where}.queue_limit = {service.queue_limit} is less than concurrency = {service.concurrency}: raise it"
 
 
 def _load_problems(scenario: Scenario) -> Iterator[str]:

@@ -20,17 +20,19 @@ from sim.bus.services import BEHAVIOURS, ConfigReader
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
+from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
 from sim.scenario.payloads import Content, make_content
+from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
 MAX_PODS = 20_000
-MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
 REFERENCE_FILE = Path(__file__).parent / "bus_files" / "aiponge.bus.toml"
 
-Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Time = Annotated[float, Meta(ge=0, le=MOST_MS)] | Annotated[str, Meta(max_length=200)]
+HandlerTime = Time | dict[str, Time]
 
 
 @cache
@@ -189,7 +191,21 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas
         How many pods it has.
     handler_ms
-        How long a handler takes for one event.
+        How long a handler waits for one event, as for a query of its own: milliseconds, a distribution such as
+        `lognormal(p50=5, p99=40)`, or a table of event types with either, in which `other` is of those that are not named.
+    handler_cpu_ms
+        How much of a core of its pod's own a handler takes for one event before that, in the same words. The core is simulated: events
+        stand behind each other there, and no core of this machine is used.
+    concurrency
+        How many events a pod handles at a time; 0 = as many as it reads.
+    when_full
+        What a pod does while so many are being handled: `stop-reading`, so that the broker's output buffer for it grows, or `queue`: it
+        reads on, and they wait in its own memory, as with ioredis.
+    queue_limit
+        How many events a pod that queues reads ahead at most; then it stops reading.
+    cpu_limit
+        How much of a core a pod may use: with 0.5 what `handler_cpu_ms` says takes twice as long. More than 1 brings nothing: a pod runs
+        its handlers on one core.
     skew_ms
         A pod begins up to so much later than the event came, drawn for each event: replicas do not hear at one moment.
     publishes, subscribes
@@ -199,116 +215,34 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     behaviour: str = ""
     must_not_double: bool = False
     replicas: Annotated[int, Meta(ge=1, le=MAX_PODS)] = 1
-    handler_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
+    handler_ms: HandlerTime = 0.0
+    handler_cpu_ms: HandlerTime = 0.0
+    concurrency: Annotated[int, Meta(ge=0, le=1000)] = 0
+    when_full: Literal["stop-reading", "queue"] = "stop-reading"
+    queue_limit: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
+    cpu_limit: Annotated[float, Meta(ge=0.01, le=64)] = 1.0
     skew_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
     publishes: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
 
+    def wait_time(self, channel: str) -> Duration:
+        """Return how long a handler waits for one event of a type.
 
-class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The calls that are made: which, how often, and by whom.
+        Raises
+        ------
+        ValueError
+            What is wrong with it, in words.
+        """
+        return duration_of(self.handler_ms, channel)
 
-    Attributes
-    ----------
-    driver
-        Who makes the calls: `locust`, as a child or as what started the run, or the `pods` themselves.
-    rate_per_s
-        Calls a second, over all publishers; the shape changes it over time.
-    shape
-        How the rate moves over the run: one of `sim.scenario.schedule.SHAPES`.
-    arrivals
-        Whether calls come at random times or evenly spaced.
-    warm_up_s, run_s
-        Load that is not judged, and load that is.
-    payload_bytes
-        About how much data a call carries.
-    mix
-        Event type and weight: which share of the calls is of that type.
-    reads_per_s
-        Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.pods.scheduled_reads`).
-    templates
-        How many templates there are to read and to invalidate.
-    """
+    def cpu_time(self, channel: str) -> Duration:
+        """Return how much of a core a handler takes for one event of a type; raises as `wait_time` does."""
+        return duration_of(self.handler_cpu_ms, channel)
 
-    driver: Literal["locust", "pods"] = "locust"
-    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
-    shape: str = "steady"
-    arrivals: Literal["poisson", "uniform"] = "poisson"
-    warm_up_s: Seconds = 2.0
-    run_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
-    payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
-    reads_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
-    templates: Annotated[int, Meta(ge=1, le=50_000)] = TEMPLATE_COUNT
-    mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
-
-
-class StepLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The longest that each step of a run may take.
-
-    Attributes
-    ----------
-    start_s
-        Until every pod has connected and subscribed.
-    probe_s
-        Until every pod has heard one event of each of its channels.
-    drain_s
-        Until publishers have flushed and subscribers have heard what was on its way.
-    """
-
-    start_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
-    probe_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
-    drain_s: Annotated[float, Meta(gt=0, le=3600)] = 15.0
-
-
-class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A kubelet that probes the pods and restarts them (see `sim.pods.kubelet`); periods and delays are the reference's YAML.
-
-    Attributes
-    ----------
-    enabled
-        Without it nobody probes, and a pod that ended stays down.
-    live_delay_s, live_period_s
-        When `GET /health/live` is asked first after a pod's start, and how often then.
-    ready_delay_s, ready_period_s
-        The same of `GET /health/ready`.
-    timeout_s, failure_threshold, success_threshold
-        Kubernetes' defaults; the success threshold is that of readiness, for liveness it is always 1.
-    grace_s
-        terminationGracePeriodSeconds: from SIGTERM to SIGKILL.
-    restart_delay_s
-        How long a container takes to start, beside the back-off.
-    back_off_s, back_off_max_s, back_off_reset_s
-        Kubernetes' restart back-off: before the second restart, at most, and forgotten after so long a run.
-    """
-
-    enabled: bool = False
-    live_delay_s: Seconds = 10.0
-    live_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 15.0
-    ready_delay_s: Seconds = 5.0
-    ready_period_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 10.0
-    timeout_s: Annotated[float, Meta(ge=0.01, le=3600)] = 1.0
-    failure_threshold: Annotated[int, Meta(ge=1, le=1000)] = 3
-    success_threshold: Annotated[int, Meta(ge=1, le=1000)] = 1
-    grace_s: Annotated[float, Meta(ge=0.01, le=3600)] = 30.0
-    restart_delay_s: Seconds = 1.0
-    back_off_s: Seconds = 10.0
-    back_off_max_s: Seconds = 300.0
-    back_off_reset_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
-
-
-class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The place where pods live (see `sim.pods.hosts`).
-
-    Attributes
-    ----------
-    kind
-        `inline`: all in the run's own process; `local`: in child processes.
-    processes
-        Of `local`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its own.
-    """
-
-    kind: Literal["inline", "local"] = "inline"
-    processes: Annotated[int, Meta(ge=1, le=MAX_PROCESSES)] = 2
+    def timed_channels(self) -> list[str]:
+        """Return the event types that have a time of their own."""
+        named = [time for time in (self.handler_ms, self.handler_cpu_ms) if isinstance(time, dict)]
+        return list(dict.fromkeys(channel for time in named for channel in time if channel != OTHER_CHANNELS))
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

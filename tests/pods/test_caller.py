@@ -18,7 +18,7 @@ from sim.pods.blocking_client import BusClient
 from sim.pods.caller import Caller
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity
 from sim.pods.pod import Pod
-from sim.pods.slow_handling import Pace
+from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder, seal_tables
 from sim.wire import pipeline
 from sim.wire.address import Address
@@ -102,7 +102,7 @@ def envelope(kind: str, data: dict[str, Any], version: str = "1.0") -> bytes:
     return encode(Event("evt_x", "c", kind, version, "", "test", data))
 
 
-@pytest.mark.parametrize("pace", [Pace(), Pace(handler_ms=0.01)], ids=["in-line", "slow"])
+@pytest.mark.parametrize("pace", [Pace(), Pace(work=Work.waiting(0.01))], ids=["in-line", "slow"])
 def test_a_pod_counts_what_it_hears_and_each_kind_of_error_apart(tmp_path: Path, run_async: Run, pace: Pace) -> None:
     one = pod(tmp_path, pace=pace)
 
@@ -120,7 +120,7 @@ def test_a_pod_counts_what_it_hears_and_each_kind_of_error_apart(tmp_path: Path,
 
 
 def test_a_slow_handler_in_memory_mode_is_recorded_on_the_memory_path(tmp_path: Path, run_async: Run) -> None:
-    one = pod(tmp_path, pace=Pace(handler_ms=0.01))
+    one = pod(tmp_path, pace=Pace(work=Work.waiting(0.01)))
 
     async def story() -> None:
         await one.start()

@@ -30,7 +30,7 @@ from sim.run.fleet import Fleet
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
-from sim.scenario.settings import Kubelet
+from sim.scenario.run_settings import Kubelet
 from tests.support.scenes import ON_REAL, Ground
 from tests.support.unknown import Starvation, latest_s
 

@@ -19,7 +19,7 @@ from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
 from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import Pod
 from sim.pods.pod_journal import UnderWayJournal, calls_made, inherit
-from sim.pods.slow_handling import Pace
+from sim.pods.slow_handling import Pace, Work
 from sim.record.journal import JOURNALS, Journal, JournalRecorder
 from sim.record.recorder import seal_tables
 from sim.record.schema import HTTP_CALL, compose_key, event_id
@@ -247,7 +247,7 @@ def test_events_that_are_being_handled_have_failed(ground: Ground, tmp_path: Pat
             await lab.hear(number)
         await until(lambda: lab.recorder.rows("deliveries") == 1)
 
-    heard = compare(ground, tmp_path, scene, pace=Pace(handler_ms=1000, skew_ms=500, at_once=at_once))["deliveries"]
+    heard = compare(ground, tmp_path, scene, pace=Pace(work=Work.waiting(1000), skew_ms=500, at_once=at_once))["deliveries"]
     begun = 1 if at_once else 3
     assert sorted(outcomes(heard))[: begun - 1] == ["failed"] * (begun - 1)
     assert outcomes(heard).count("handled") == 1

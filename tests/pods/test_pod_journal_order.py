@@ -16,7 +16,7 @@ from sim.bus.node import BusNode, Send
 from sim.pods.context import BrokerAccess, OutageRules, PodContext, PodIdentity
 from sim.pods.http_calls import HttpCalls
 from sim.pods.pod import Pod
-from sim.pods.slow_handling import Pace
+from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import DeliveryBuffer, Recorder
 from sim.record.schema import compose_key, event_id
 from sim.wire.address import Address, parse_address
@@ -232,7 +232,7 @@ def test_an_event_that_waits_for_its_handler_is_told_when_it_is_heard_and_a_prob
         await until(lambda: lab.trace.recorder.rows("deliveries") == 3)
         lab.trace.note("recorded")
 
-    happened = [(what, rows.deliveries) for what, rows in scene(act, pace=Pace(handler_ms=2.0))]
+    happened = [(what, rows.deliveries) for what, rows in scene(act, pace=Pace(work=Work.waiting(2.0)))]
     assert happened == [
         ("begin_handling by broker", 0),
         ("begin_handling by broker", 0),
@@ -266,7 +266,7 @@ def test_what_stays_in_the_pod_and_waits_for_its_handler_is_told_with_its_path(s
         lab.pod.call(TEMPLATE, {"templateId": "t"})
         await until(lambda: lab.trace.recorder.rows("deliveries") == 1)
 
-    assert scene(act, alone=True, pace=Pace(handler_ms=2.0)) == [
+    assert scene(act, alone=True, pace=Pace(work=Work.waiting(2.0))) == [
         ("begin_publish of 1", Rows(0, 0, 0)),
         ("begin_handling by memory", Rows(1, 0, 0)),
         ("handler", Rows(1, 0, 1)),

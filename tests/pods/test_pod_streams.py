@@ -15,7 +15,7 @@ from sim.bus.node import BusNode
 from sim.machine.clock import now_ns
 from sim.pods.context import BrokerAccess, PodContext, PodIdentity, group_name
 from sim.pods.pod import Pod
-from sim.pods.slow_handling import Pace
+from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder
 from sim.wire.connection import open_wire
 from sim.wire.read_memo import ReadMemo
@@ -56,7 +56,7 @@ class Service:
             logic=SERVICES[service](),
             node=BusNode(service, nonce=1, publisher=number, batches=batches(1, 1000), wall_offset_ns=0),
             context=context,
-            pace=Pace(handler_ms=handler_ms),
+            pace=Pace(work=Work.waiting(handler_ms)),
         )
         self.pods.append(pod)
         await pod.start()

@@ -425,6 +425,7 @@ def test_a_run_that_never_reached_its_run_phase_has_no_data_for_any_checker(tmp_
         "duplication": ("unknown", "no data: nothing was published in the run phase"),
         "order": ("unknown", "no data: nothing was delivered in the run phase"),
         "lag": ("unknown", "no data: nothing was delivered in the run phase"),
+        "consumers": ("valid", "no service's handlers take time"),
         "clocks": ("valid", "no data: no event with a timestamp was delivered in the run phase"),
         "once": ("unknown", "no data: nothing was published in the run phase"),
         "staleness": ("unknown", "no data: the scenario means reads, and none was made in the run phase"),

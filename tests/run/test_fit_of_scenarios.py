@@ -11,7 +11,7 @@ from sim.bus.envelope import EVENT_TYPES
 from sim.errors import UsageError
 from sim.run.fit import OWN_FILES, SERVER_FILES, check_ground, check_open_files, files_needed, fit_time, peopled
 from sim.scenario.file import Scenario, load_scenario
-from sim.scenario.settings import Kubelet
+from sim.scenario.run_settings import Kubelet
 from sim.wire.address import join_nodes, parse_address
 
 ONE = parse_address("redis://127.0.0.1:7000")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group
 from rich.text import Text
 
@@ -38,7 +40,6 @@ def plan_sentence(plan: Plan) -> str:
         f"saturation rate, {plan.best.headroom:.0%} are kept free."
         + "".join(f" {note[:1].upper()}{note[1:]}." for note in plan.best.notes if " at risk in " not in note)
         + (f" In the measurement {plan.measured}." if plan.measured else "")
-        + " A plan knows what the broker carries, not how many replicas the services' own work needs."
     )
 
 
@@ -49,7 +50,8 @@ def plan_table(plan: Plan, *, most: int | None = None) -> Group:
     return Group(plain_table(title, OPTION_HEADINGS, option_rows(plan, most=most)), Text(plan_sentence(plan)))
 
 
-def plan_page(plan: Plan, of: str) -> str:
-    """Return the plan for the end of the page of a measurement, in Markdown; `of` is the scenario."""
-    lines = [f"## Planned: `{of}` at {plan.target_calls_per_s:,.0f} calls/s", "", plan_sentence(plan), ""]
+def plan_page(plan: Plan, of: str, answers: Sequence[str] = ()) -> str:
+    """Return the plan for the end of the page of a measurement, in Markdown; `of` is the scenario, `answers` stand first."""
+    lines = [f"## Planned: `{of}` at {plan.target_calls_per_s:,.0f} calls/s", ""]
+    lines += [line for text in (*answers, plan_sentence(plan)) for line in (text, "")]
     return "\n" + "\n".join([*lines, *markdown_table(OPTION_HEADINGS, option_rows(plan))]) + "\n"

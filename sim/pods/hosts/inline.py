@@ -25,11 +25,12 @@ from sim.pods.pod_journal import PodJournal
 from sim.pods.replica import InlineReplica, next_publisher
 from sim.pods.scheduled_calls import ScheduledCalls
 from sim.pods.scheduled_reads import ScheduledReads
-from sim.pods.slow_handling import Pace
+from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder, Tamper
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
+from sim.scenario.settings import Service
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
 
@@ -68,6 +69,18 @@ class HostedPods:
     entered: Callable[[int, str, str], None]
     ports: Callable[[], Sequence[int]]
     new_journal: Callable[[str], PodJournal | None]
+
+
+def _pace_of(service: Service) -> Pace:
+    """Return how long the handlers of a service take."""
+    return Pace(
+        Work(service.cpu_time(""), service.wait_time("")),
+        {channel: Work(service.cpu_time(channel), service.wait_time(channel)) for channel in service.timed_channels()},
+        service.skew_ms,
+        service.concurrency,
+        service.queue_limit if service.when_full == "queue" else 0,
+        service.cpu_limit,
+    )
 
 
 class InlineHost:
@@ -176,7 +189,7 @@ class InlineHost:
                 envelope=self._envelope,
             ),
             context=self._context_of(number),
-            pace=Pace(settings.handler_ms, settings.skew_ms),
+            pace=_pace_of(settings),
             journal=None if self._share is None else self._share.new_journal(name),
         )
 

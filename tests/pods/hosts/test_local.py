@@ -19,7 +19,7 @@ from sim.results.opened_run import open_run
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
-from sim.scenario.settings import MAX_PROCESSES
+from sim.scenario.run_settings import MAX_PROCESSES
 from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
 
 Small = Callable[..., Scenario]

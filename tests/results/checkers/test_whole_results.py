@@ -72,7 +72,9 @@ def test_the_ledger(plan: RunFolder) -> None:
         **scoped("half_served", 1.0, a=1.0, b=0.0, web=1.0, api=0.0, mail=0.0),
         "unexpected": 0.0,
     }
-    causes = dict.fromkeys(("cut", "cut-link", "deaf", "keys-lost", "not-whole", "pod-down", "taken-by-peer", "trimmed", "unexplained"), 0)
+    causes = dict.fromkeys(
+        ("behind", "cut", "cut-link", "deaf", "keys-lost", "not-whole", "pod-down", "taken-by-peer", "trimmed", "unexplained"), 0
+    )
     causes |= {"never-sent": 3, "publish-refused": 3, "sent-in-memory-mode": 3, "no-pod": 3}
     fates = {"delivered": 19, "duplicate": 0, "missing": 12, "unexpected": 0, "unknown": 2}
     pairs = {"pairs": 22, "unserved": 10, "in_doubt": 1, "half_served": 1}

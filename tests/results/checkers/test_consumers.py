@@ -1,0 +1,131 @@
+"""How the handlers of a pod kept up: counted by hand from what came and what was begun when."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sim.results.checkers import judge
+from sim.results.checkers.verdict import Bounds, Result
+from sim.results.consumers import PodLoad, read_loads
+from sim.results.handling import handling_of, longest_ms
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
+
+WEB = '[services.web]\nsubscribes = ["order"]\nhandler_ms = 5\nconcurrency = 1\n'
+SENT = 50 * US  # after the intended time
+
+
+def folder(tmp_path: Path, *, services: str = WEB, load: str = "") -> RunFolder:
+    plan = RunFolder(tmp_path / "run", scenario=services)
+    plan.pod("web-0", channels="order").pod("other-0", service="other", channels="order")
+    return plan
+
+
+def one_after_another(plan: RunFolder, many: int, *, step_ns: int, takes_ns: int) -> None:
+    """Add events that the web pod begins one after another, each as soon as the one before is done, and the other pod at once."""
+    free_ns = 0
+    for number in range(many):
+        event = plan.event(RUN_NS + number * step_ns, channel="order")
+        begin_ns = max(event.sent_ns, free_ns)
+        free_ns = begin_ns + takes_ns
+        plan.hear(event, "web-0", lag_ns=begin_ns - event.intended_ns)
+        plan.hear(event, "other-0")
+
+
+def result(plan: RunFolder) -> tuple[Result, list[PodLoad]]:
+    run = open_run(plan.write())
+    return judge(run, only=["consumers"]).checkers["consumers"], read_loads(run)
+
+
+def test_only_pods_whose_handlers_take_time_are_judged(tmp_path: Path) -> None:
+    plan = folder(tmp_path, services='[services.web]\nsubscribes = ["order"]\n')
+    plan.publish(3, channel="order")
+    found, loads = result(plan)
+    assert (found.verdict, found.detail, loads) == ("valid", "no service's handlers take time", [])
+    assert all(isinstance(value, float) and math.isnan(value) for value in found.metrics.values())
+
+
+def test_a_pod_that_falls_behind_is_told_by_how_much(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    one_after_another(plan, 2000, step_ns=5 * MS // 2, takes_ns=5 * MS)  # 400/s for 5 s, of which it can do 200
+    found, (load,) = result(plan)
+    span_s = 10  # of the run phase
+    assert (load.pod, load.events, load.per_s, load.can_per_s) == ("web-0", 2000, 2000 / span_s, 200)
+    assert load.utilisation == 1.0
+    # the n-th begins n x 2.5 ms after it was sent; when the last comes, half of them have begun
+    assert load.wait_mean_s == pytest.approx(1999 / 2 * 0.0025)
+    assert load.queue_max == 1000
+    assert (load.queue_end, load.drain_s) == (0, 0.0), "the load's phase is longer than the load"
+    assert math.isnan(load.theory_s), "evenly spaced calls are no random arrivals"
+    assert found.metrics == {"utilisation_max": 1.0, "queue_max": 1000.0, "drain_s_max": 0.0}
+
+
+def test_what_waits_at_the_end_of_the_load_takes_its_time(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    one_after_another(plan, 400, step_ns=25 * MS, takes_ns=30 * MS)  # to the end of the phase of 10 s
+    found, (load,) = result(plan)
+    assert load.utilisation == pytest.approx(0.2), "the settings say 5 ms"
+    assert load.drain_s == pytest.approx((399 * 30 - 10_000) / 1000, abs=0.001)
+    assert load.queue_end == 400 - math.floor((10_000 - SENT / 1e6) / 30) - 1
+    assert "waited at the end of the load and took" in found.detail
+
+
+def test_copies_that_were_never_read_count_as_asked_and_the_end_of_the_drain_is_not_known(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    one_after_another(plan, 100, step_ns=100 * MS, takes_ns=150 * MS)
+    unread = [row for row in plan.heard if row.pod == "web-0"][80:]
+    for row in unread:
+        plan.heard.remove(row)
+    plan.end("web-0", 30 * SECOND, "stopped")
+    found, (load,) = result(plan)
+    run = open_run(plan.folder)
+    causes = run.ledger().query("fate == 'missing'")["cause"].value_counts()
+    assert causes[causes > 0].to_dict() == {"behind": 20}
+    assert (load.events, load.per_s) == (80, 10.0)
+    assert load.queue_end == 100 - 67 and math.isinf(load.drain_s)
+    drain = found.metrics["drain_s_max"]
+    assert isinstance(drain, Bounds) and drain.low == pytest.approx(79 * 0.15 - 10, abs=0.001) and math.isinf(drain.high)
+    assert "the run ended before all were handled" in found.detail
+
+
+def test_a_pod_without_handler_times_has_no_such_excuse(tmp_path: Path) -> None:
+    plan = folder(tmp_path, services='[services.web]\nsubscribes = ["order"]\n')
+    one_after_another(plan, 100, step_ns=100 * MS, takes_ns=150 * MS)
+    for row in [row for row in plan.heard if row.pod == "web-0"][80:]:
+        plan.heard.remove(row)
+    causes = open_run(plan.write()).ledger().query("fate == 'missing'")["cause"].value_counts()
+    assert causes[causes > 0].to_dict() == {"unexplained": 20}
+
+
+@pytest.mark.parametrize(
+    ("settings", "can_per_s", "longest"),
+    [
+        ({"handler_ms": 5, "concurrency": 1}, 200, 5),
+        ({"handler_ms": 5, "concurrency": 3}, 600, 5),
+        ({"handler_ms": 5}, math.inf, 5),
+        ({"handler_cpu_ms": 2}, 500, 2),
+        ({"handler_cpu_ms": 2, "cpu_limit": 0.5}, 250, 4),
+        ({"handler_cpu_ms": 2, "cpu_limit": 4}, 500, 2),
+        ({"handler_cpu_ms": 2, "handler_ms": 8, "concurrency": 1}, 100, 10),
+        ({"handler_cpu_ms": 2, "handler_ms": 8, "concurrency": 10}, 500, 10),
+        ({"handler_ms": {"order": 5, "other": 10}, "concurrency": 1}, 1000 / 7.5, 10),
+        ({"handler_ms": "exponential(5)", "concurrency": 1}, 200, 5 * math.log(10_000)),
+    ],
+    ids=str,
+)
+def test_what_handlers_can_do_and_the_longest_they_take(settings: dict[str, object], can_per_s: float, longest: float) -> None:
+    service = settings | {"subscribes": ["order", "price"]}
+    assert handling_of(service).can_per_s({"order": 0.5, "price": 0.5}) == pytest.approx(can_per_s)
+    assert longest_ms(service) == pytest.approx(longest)
+
+
+def test_theory_is_for_one_limit_only() -> None:
+    one = handling_of({"subscribes": ["order"], "handler_cpu_ms": 2, "handler_ms": 8, "concurrency": 10})
+    assert math.isnan(one.theory_s({"order": 1.0}, 100))
+    core = handling_of({"subscribes": ["order"], "handler_cpu_ms": 2, "handler_ms": 8})
+    assert core.theory_s({"order": 1.0}, 250) == pytest.approx(0.001), "M/D/1 at one half"
+    mixed = handling_of({"subscribes": ["order", "price"], "handler_ms": {"order": 2, "price": 6}, "concurrency": 1})
+    assert mixed.theory_s({"order": 0.5, "price": 0.5}, 125) == pytest.approx(125 * 20e-6 / 2 / 0.5)
