@@ -152,7 +152,7 @@ class Pod(Caller[None]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._connections.finish_hearing()
-        await self._finish_handling(timeout_s)
+        await self.finish_handling(timeout_s)
         self._end("stopped")
 
     def abort(self) -> None:
@@ -213,7 +213,8 @@ class Pod(Caller[None]):
             await asyncio.sleep(0.001)
         return True
 
-    async def _finish_handling(self, timeout_s: float) -> None:
+    async def finish_handling(self, timeout_s: float) -> None:
+        """Wait until all that was heard is handled, or time runs out."""
         if self._slow is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):

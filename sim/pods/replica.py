@@ -277,10 +277,10 @@ class InlineReplica:
         if self.heir is not None:
             self.heir._tell(what, tell)
 
-    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+    async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
         """Flush the batch, and wait for every answer; a pod that does not run, or stands still, has nothing to wait for.
 
-        The last time, what a pod still has to keep, as it has no connection, is given up.
+        The last time, what a pod still has to keep, as it has no connection, is given up. With `handled`, wait for its handlers too.
         """
         if self.running and not self.frozen:
             with contextlib.suppress(TimeoutError):
@@ -289,6 +289,8 @@ class InlineReplica:
             await self.pod.drain(timeout_s=timeout_s)
             if last:
                 self.pod.give_up_kept()
+            if handled:
+                await self.pod.finish_handling(timeout_s)
 
     def abort(self) -> None:
         """Drop everything at once, and wait for nothing."""

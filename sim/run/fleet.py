@@ -255,15 +255,15 @@ class Fleet:
         if token[0].event >= self._round_begins_at:
             self._probed(ANSWER, token[0].type, self._round)
 
-    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
+    async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
         """Finish restarts of pods and begin no more, flush every batch and wait for the answers.
 
         So a probe round can prove that nothing is under way. The last time, what pods without a connection keep is given up, and no pod
-        sends anything after that.
+        sends anything after that. With `handled`, the handlers have done all that was heard.
         """
         if self.kubelet is not None:
             await self.kubelet.close(finish_s=timeout_s)
-        await self.host.settle(timeout_s=timeout_s, last=last)
+        await self.host.settle(timeout_s=timeout_s, last=last, handled=handled)
 
     async def look(self, command: Command) -> None:
         """Remember which keys are there before the pods make theirs.

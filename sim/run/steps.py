@@ -331,6 +331,8 @@ class _RunSteps:
                 await fleet.settle(timeout_s=limits.drain_s, last=True)
                 await fleet.probe(timeout_s=limits.drain_s, purpose="after what was kept had left")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
+            if any(service.concurrency or service.handler_cpu_ms for service in self.scenario.services.values()):
+                await fleet.settle(timeout_s=limits.drain_s, handled=True)  # what they read waits for its turn
             self.info.recovered = True
         except BrokerUnreachable as error:
             behind = any(service.handler_ms or service.handler_cpu_ms for service in self.scenario.services.values())

@@ -61,8 +61,11 @@ class Host(Protocol):
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
         """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
 
-    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
-        """Flush every pod's batch and wait for the answers; the last time, give up what pods without a connection keep."""
+    async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
+        """Flush every pod's batch and wait for the answers; the last time, give up what pods without a connection keep.
+
+        With `handled`, wait too until the handlers have done all that was heard.
+        """
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully."""

@@ -257,9 +257,9 @@ class InlineHost:
         """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
         self._reader = ScheduledReads(self._by_place, reads, zero_ns=zero_ns, recorder=self.recorder)
 
-    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
-        """Flush every pod's batch and wait until every publish has its answer; the last time, give up what pods still keep."""
-        await asyncio.gather(*(replica.settle(timeout_s=timeout_s, last=last) for replica in self.replicas.values()))
+    async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
+        """Flush every pod's batch and wait for the answers, and for the handlers if wished; the last time, give up what pods still keep."""
+        await asyncio.gather(*(replica.settle(timeout_s=timeout_s, last=last, handled=handled) for replica in self.replicas.values()))
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""

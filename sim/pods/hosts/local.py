@@ -244,15 +244,15 @@ class LocalHost:
         for process in self._processes.values():
             process.read(self._reading)
 
-    async def settle(self, *, timeout_s: float, last: bool = False) -> None:
-        """Flush every pod's batch and wait until every publish has its answer; the last time, give up what pods still keep."""
+    async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
+        """Flush every pod's batch and wait for the answers, and for the handlers if wished; the last time, give up what pods still keep."""
         frozen = {pod.process for pod in self._pods if pod.frozen}
-        settling = [process.ask(Settle(timeout_s, last)) for process in self._processes.values() if process not in frozen]
+        settling = [process.ask(Settle(timeout_s, last, handled)) for process in self._processes.values() if process not in frozen]
         try:
-            async with asyncio.timeout(2 * timeout_s + SETTLE_GRACE_S):
+            async with asyncio.timeout(3 * timeout_s + SETTLE_GRACE_S):
                 await asyncio.gather(*settling)
         except TimeoutError:
-            raise HostError(f"a process of pods did not flush within {duration(2 * timeout_s + SETTLE_GRACE_S)}") from None
+            raise HostError(f"a process of pods did not flush within {duration(3 * timeout_s + SETTLE_GRACE_S)}") from None
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""

@@ -142,7 +142,7 @@ class Hosted:
         elif isinstance(order, Read):
             host.read(self._reads.since(order.since_ns - order.zero_ns), zero_ns=order.zero_ns)
         elif isinstance(order, Settle):
-            await host.settle(timeout_s=order.timeout_s, last=order.last)
+            await host.settle(timeout_s=order.timeout_s, last=order.last, handled=order.handled)
             self._say(Answer(order.id))
         elif isinstance(order, Ports):
             self._analytics_ports = order.ports

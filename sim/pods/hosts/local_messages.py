@@ -106,10 +106,14 @@ class Read(msgspec.Struct, frozen=True, tag="read"):
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
-    """The order to flush every pod's batch, the last time also to give up what is kept. Answered when every publish has its answer."""
+    """The order to flush every pod's batch, the last time also to give up what is kept. Answered when every publish has its answer.
+
+    With `handled` it is answered when the handlers have done all that was heard, too.
+    """
 
     timeout_s: float
     last: bool = False
+    handled: bool = False
     id: int = 0
 
 
