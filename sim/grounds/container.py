@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +60,8 @@ class ContainerBroker:
         self.address: Address = parse_address(f"redis://127.0.0.1:{port}")
         self.image = image
         self._container = container
-        # Whoever asked may not wait any more, as when a run is interrupted; what was asked first is done first all the same.
-        self._changing = threading.Lock()
+        # Whoever asked may not wait any more, as when a run is interrupted; what was asked first is done first all the same, in one thread.
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="container")
         self._stopping = False
 
     @property
@@ -81,53 +81,65 @@ class ContainerBroker:
 
     async def kill(self) -> None:
         """End the server at once (SIGKILL), frozen or not; nothing when it has ended. Return when it has."""
-        await asyncio.to_thread(self._kill)
+        await self._in_turn(self._kill)
 
     async def stop(self) -> None:
         """End the server in order (SIGTERM); nothing when it has ended. Return when it has."""
-        await asyncio.to_thread(self._stop)
+        await self._in_turn(self._stop)
 
     async def start(self) -> None:
-        """Start the server again at the same address, empty; nothing when it runs. Return when it answers."""
-        await asyncio.to_thread(self._start)
+        """Start the server again at the same address, empty; nothing when it runs, frozen or not. Return when it answers, or is frozen."""
+        if self._stopping:  # a frozen one would take until the engine loses its patience
+            await asyncio.to_thread(self._end_now)
+        await self._in_turn(self._start)
 
     async def freeze(self) -> None:
         """Freeze every process of the container; its connections stay open. Nothing when it is frozen or does not run."""
-        await asyncio.to_thread(self._freeze)
+        await self._in_turn(self._freeze)
 
     async def thaw(self) -> None:
         """Thaw a frozen container; nothing when it is not frozen."""
         await asyncio.to_thread(self._thaw)
 
+    async def _in_turn(self, change: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._changes, change)
+
+    def close(self) -> None:
+        """Take no more changes; those that were asked for and have not begun are dropped."""
+        self._changes.shutdown(wait=False, cancel_futures=True)
+
     def _freeze(self) -> None:
-        with self._changing, asking("cannot pause the broker's container"):
+        with asking("cannot pause the broker's container"):
             self._container.reload()
             if self._container.status == "running":
                 self._container.pause()
 
     def _kill(self) -> None:
-        with self._changing, asking("cannot kill the broker's container"):
+        with asking("cannot kill the broker's container"):
             self._container.reload()
             if self._container.status in ("running", "paused"):
                 self._container.kill()
             self._container.wait(timeout=_KILL_TIMEOUT_S)
 
     def _stop(self) -> None:
-        with self._changing, asking("cannot stop the broker's container"):
+        with asking("cannot stop the broker's container"):
             self._stopping = True
             try:
                 self._container.stop(timeout=_KILL_TIMEOUT_S)
             finally:
                 self._stopping = False
 
+    def _end_now(self) -> None:
+        with contextlib.suppress(BrokerError), asking("cannot kill the broker's container"):
+            self._container.kill()
+
     def _start(self) -> None:
-        if self._stopping:  # a frozen one would take until the engine loses its patience
-            with contextlib.suppress(BrokerError), asking("cannot kill the broker's container"):
-                self._container.kill()
-        with self._changing:
-            with asking("cannot start the broker's container again"):
-                self._container.start()
-            await_answer(self._container, self.address.port)
+        with asking("cannot start the broker's container again"):
+            self._container.reload()
+            if self._container.status == "paused":
+                return
+            self._container.start()
+        await_answer(self._container, self.address.port)
 
     def _thaw(self) -> None:
         with asking("cannot unpause the broker's container"):
@@ -166,7 +178,9 @@ def container(
                 return start_server(client, about["name"], port, until=started)
 
             server, port = on_a_port(port_text, ground="container", start=start)
-            yield ContainerBroker(server, port, about)
+            broker = ContainerBroker(server, port, about)
+            started.callback(broker.close)
+            yield broker
 
 
 def start_server(client: DockerClient, image: str, port: int, *, until: contextlib.ExitStack, extra: Sequence[str] = ()) -> Container:

@@ -47,7 +47,9 @@ def _start(client: DockerClient, image: dict[str, str], ports: Sequence[int], *,
     def start(port: int) -> tuple[ContainerBroker, contextlib.ExitStack]:
         with contextlib.ExitStack() as mine:
             server = start_server(client, image["name"], port, until=mine, extra=ARGUMENTS)
-            return ContainerBroker(server, port, image), mine.pop_all()
+            broker = ContainerBroker(server, port, image)
+            mine.callback(broker.close)
+            return broker, mine.pop_all()
 
     with contextlib.ExitStack() as all_of_them, ThreadPoolExecutor(len(ports)) as pool:
         failures, nodes = [], []
