@@ -32,3 +32,4 @@ from .results.opened_run import open_run as open_run
 from .run.display import Display as Display
 from .run.steps import run_scenario as run_scenario
 from .scenario.file import load_scenario as load_scenario
+from .scenario.json_schema import file_schema as file_schema

@@ -26,6 +26,7 @@ from sim.cli.commands.notebooks import notebooks
 from sim.cli.commands.pod import pod
 from sim.cli.commands.report import report
 from sim.cli.commands.run import run
+from sim.cli.commands.schema import schema
 from sim.cli.commands.story import story
 from sim.cli.commands.sweep import sweep
 
@@ -49,4 +50,5 @@ COMMANDS: dict[str, click.Command] = {
     "audit": audit,
     "notebooks": notebooks,
     "pod": pod,
+    "schema": schema,
 }
