@@ -22,6 +22,7 @@ from .measure.capacity.plan import teller as teller
 from .measure.capacity.report import read_capacity as read_capacity
 from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
+from .measure.meaning.meaning import check_scenario as check_scenario
 from .public import findings as findings
 from .public import plots as plots
 from .record.schema import event_id as event_id

@@ -14,6 +14,7 @@ from sim.cli.commands.bench import bench
 from sim.cli.commands.calibrate import calibrate
 from sim.cli.commands.capacity import capacity
 from sim.cli.commands.check import check
+from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
@@ -32,6 +33,7 @@ from sim.cli.commands.sweep import sweep
 
 COMMANDS: dict[str, click.Command] = {
     "run": run,
+    "check-scenario": check_scenario,
     "sweep": sweep,
     "check": check,
     "compare": compare,
