@@ -34,3 +34,4 @@ from .run.display import Display as Display
 from .run.steps import run_scenario as run_scenario
 from .scenario.file import load_scenario as load_scenario
 from .scenario.json_schema import file_schema as file_schema
+from .scenario.start import new_bus as new_bus

@@ -23,6 +23,7 @@ from sim.cli.commands.grounds import grounds
 from sim.cli.commands.image import image
 from sim.cli.commands.list import list_
 from sim.cli.commands.matrix import matrix
+from sim.cli.commands.new import new
 from sim.cli.commands.notebooks import notebooks
 from sim.cli.commands.pod import pod
 from sim.cli.commands.report import report
@@ -32,6 +33,7 @@ from sim.cli.commands.story import story
 from sim.cli.commands.sweep import sweep
 
 COMMANDS: dict[str, click.Command] = {
+    "new": new,
     "run": run,
     "check-scenario": check_scenario,
     "sweep": sweep,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -197,6 +198,7 @@ def copies_of_event(scenario: Scenario, published_by: tuple[str, ...], heard_by:
     return sum(scenario.services[service].replicas for service in heard_by)
 
 
+@lru_cache(maxsize=4096)
 def items_of_batch(calls_per_s: float, rule: BatchRule, *, share: float = 0.0) -> float:
     """Return how many calls a batch of one publisher holds in the mean.
 
