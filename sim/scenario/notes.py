@@ -34,11 +34,12 @@ def _channel_notes(scenario: Scenario) -> Iterator[str]:
     reference = reference_channels()
     for name, channel in scenario.channels.items():
         where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0
+        rate = f", and its rate_per_s = {channel.rate_per_s:g} is not called" if channel.rate_per_s else ""
         if name not in heard | published:
             if channel != reference.get(name):
-                yield f"{where}: no service publishes it and none hears it"
+                yield f"{where}: no service publishes it and none hears it{rate}"
         elif name not in published:
-            yield f"{where}: no service publishes it, so who subscribes to it hears nothing there"
+            yield f"{where}: no service publishes it, so who subscribes to it hears nothing there{rate}"
         elif not called:
             yield f"{where}: nothing is called of it: it has no weight in load.mix" + ("" if scenario.load.mix else " and no rate_per_s")
         elif name not in heard:

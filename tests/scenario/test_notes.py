@@ -31,6 +31,10 @@ def test_each_oddity_has_one_sentence_with_its_key() -> None:
     ]
     nobody = {"one": {"publishes": ["a"], "subscribes": ["a"]}}
     assert notes(services=nobody) == ["channels.b: no service publishes it and none hears it"]
+    rated = {"a": {"rate_per_s": 1}, "b": {"rate_per_s": 2}}
+    assert notes(services=nobody, channels=rated) == [
+        "channels.b: no service publishes it and none hears it, and its rate_per_s = 2 is not called"
+    ]
 
 
 def test_a_service_that_is_read_or_called_by_http_is_asked_something() -> None:

@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -143,8 +143,8 @@ def _load_of(
     events_per_s = sum(events(peak * one) for one in shares) / len(shares)
     copies, items = copies_of_event(scenario, published_by, heard_by), calls_per_s / events_per_s
     sizes = sizes_of(scenario, name, weights, batched=rule is not None, tries=tries)
-    sent = Sent(events_per_s, round(copies), sizes.of(items), len((scenario.bus.channel_prefix + name).encode()))
-    out_bytes, in_bytes, on_the_link = _bytes_of(scenario, sent)
+    sent = Sent(events_per_s, round(copies), sizes.of(items), _name_bytes(scenario, name))
+    counted = is_framed(scenario)
     return ChannelLoad(
         name=name,
         batched=rule is not None,
@@ -162,9 +162,9 @@ def _load_of(
         event_bytes=sizes.of(items),
         tried=sizes.tried,
         failed=sizes.failed,
-        out_bytes_per_s=out_bytes,
-        in_bytes_per_s=in_bytes,
-        link_bytes_per_s=on_the_link,
+        out_bytes_per_s=None if counted is None else counted * sent.counted_bytes,
+        in_bytes_per_s=None if counted is None else counted * sent.events * sent.frame_bytes,
+        link_bytes_per_s=_on_link(counted, [sent]),
     )
 
 
@@ -173,14 +173,30 @@ def _shares(shape: str) -> list[float]:
     return [1.0] if shape == "steady" else [share_of_peak(shape, (at + 0.5) / SLICES) for at in range(SLICES)]
 
 
-def _bytes_of(scenario: Scenario, sent: Sent) -> tuple[float | None, float | None, tuple[float, float] | None]:
-    """Return the bytes a second from the broker, to it, and on its link; None where frames are not counted, 0 without a broker."""
-    if not has_broker(scenario):
-        return 0.0, 0.0, (0.0, 0.0)
-    if scenario.bus.transport not in FRAMED:
-        return None, None, None
-    link = on_link([sent])
-    return sent.counted_bytes, sent.events * sent.frame_bytes, (link.fewest, link.most)
+def sent_of(scenario: Scenario, one: ChannelLoad, *, events: float) -> Sent:
+    """Return so many events of a channel as a link sees them."""
+    return Sent(events, round(one.copies_per_event), one.event_bytes, _name_bytes(scenario, one.name))
+
+
+def link_bytes(scenario: Scenario, loads: Sequence[ChannelLoad]) -> tuple[float, float] | None:
+    """Return what all channels together put on the broker's link in its fuller direction, as `ChannelLoad.link_bytes_per_s`."""
+    return _on_link(is_framed(scenario), [sent_of(scenario, one, events=one.events_per_s) for one in loads])
+
+
+def _on_link(counted: float | None, sent: list[Sent]) -> tuple[float, float] | None:
+    if counted is None:
+        return None
+    link = on_link(sent)
+    return counted * link.fewest, counted * link.most
+
+
+def _name_bytes(scenario: Scenario, name: str) -> int:
+    return len((scenario.bus.channel_prefix + name).encode())
+
+
+def is_framed(scenario: Scenario) -> float | None:
+    """Return 1 where the frames of a broker are counted, None where they are not (Streams), 0 without a broker."""
+    return 0.0 if not has_broker(scenario) else 1.0 if scenario.bus.transport in FRAMED else None
 
 
 def has_broker(scenario: Scenario) -> bool:

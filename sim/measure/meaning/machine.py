@@ -17,8 +17,7 @@ from sim.errors import UsageError
 from sim.grounds.model.costs import COLD_MAX_MS, SERVER_VALUES, read_costs_file
 from sim.machine.facts import environment
 from sim.machine.open_files import raise_open_files
-from sim.measure.capacity.frames import Sent
-from sim.measure.meaning.channels import ChannelLoad, has_broker
+from sim.measure.meaning.channels import ChannelLoad, has_broker, sent_of
 from sim.run.fit import files_needed
 from sim.run.folder import reports_folder
 from sim.scenario.settings import Scenario
@@ -115,8 +114,7 @@ def _core_share(scenario: Scenario, loads: Sequence[ChannelLoad], costs: dict[st
     """Return how much of its core a server is busy at the peak, with these costs in nanoseconds."""
     turns = busy_ns = 0.0
     for one in loads:
-        channel = len((scenario.bus.channel_prefix + one.name).encode())
-        sent = Sent(1.0, round(one.copies_per_event), one.event_bytes, channel)
+        sent = sent_of(scenario, one, events=1.0)
         writes = one.copies_per_event + 1
         each_ns = costs["turn_ns"] + costs["read_ns"] + costs["command_ns"] + one.copies_per_event * costs["copy_ns"]
         each_ns += writes * costs["write_ns"] + sent.counted_bytes * costs["byte_ns"]

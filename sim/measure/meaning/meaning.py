@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from sim.machine.words import count, duration
-from sim.measure.meaning.channels import ChannelLoad, channel_loads, has_broker
+from sim.measure.meaning.channels import ChannelLoad, channel_loads, has_broker, link_bytes
 from sim.measure.meaning.machine import ResourceNeed, carried_here
 from sim.record.schema import HTTP_CALL
 from sim.scenario.notes import notes_of
@@ -93,6 +93,8 @@ class Meaning(msgspec.Struct, frozen=True):
         Those of them that go by HTTP and not over the bus.
     channels
         Those that something is called of, most copies first.
+    link_bytes_per_s
+        All channels on the broker's link in its fuller direction, as of each of them; None where frames are not counted.
     connections
         None where there is no broker.
     faults
@@ -119,6 +121,7 @@ class Meaning(msgspec.Struct, frozen=True):
     pods: int
     services: tuple[ServiceMeaning, ...]
     channels: tuple[ChannelLoad, ...]
+    link_bytes_per_s: tuple[float, float] | None
     connections: ConnectionCounts | None
     faults: tuple[FaultMeaning, ...]
     limits: dict[str, float]
@@ -176,6 +179,7 @@ def check_scenario(scenario: Scenario, *, measured: Path | None = None) -> Meani
         pods=len(scenario.first_pods()),
         services=tuple(_services(scenario, loads)),
         channels=tuple(loads),
+        link_bytes_per_s=link_bytes(scenario, loads),
         connections=connections_of(scenario),
         faults=tuple(_faults(scenario)),
         limits=dict(scenario.slo),

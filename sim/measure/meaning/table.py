@@ -91,8 +91,6 @@ def _channels(meaning: Meaning) -> Table:
     heads = ("channel", "publishers", "hearers", "calls/s", "events/s", "copies/s", "event", "from the broker", "on its link")
     rows = [_channel_row(one) for one in meaning.channels]
     out = [one.out_bytes_per_s for one in meaning.channels]
-    links = [one.link_bytes_per_s for one in meaning.channels]
-    whole = None if None in links else (sum(one[0] for one in links if one), sum(one[1] for one in links if one))
     total = (
         "in all",
         "",
@@ -102,7 +100,7 @@ def _channels(meaning: Meaning) -> Table:
         amount(meaning.copies_per_s),
         "",
         _per_s(None if None in out else sum(one or 0 for one in out)),
-        _link(whole),
+        _link(meaning.link_bytes_per_s),
     )
     return _table("Channels, in the mean of the run", heads, rows, total=total)
 

@@ -149,6 +149,16 @@ def test_bytes_are_counted_as_frames(tmp_path: Path) -> None:
     assert one.link_bytes_per_s is not None and one.out_bytes_per_s < one.link_bytes_per_s[0] < one.link_bytes_per_s[1]
 
 
+def test_all_channels_share_the_links_fuller_direction() -> None:
+    """Many publishes that few hear fill the link towards the broker, copies the other one; together they are not the sum of both."""
+    services = {"one": {"publishes": ["up"], "subscribes": ["down"], "replicas": 4}, "two": {"publishes": ["down"]}}
+    tree = {"channels": {"up": {"rate_per_s": 100}, "down": {"rate_per_s": 10}}, "services": services}
+    meaning = check_scenario(check_tree(tree, where="two ways"))
+    up, down = sorted((one.link_bytes_per_s or (0, 0) for one in meaning.channels), reverse=True)
+    assert meaning.link_bytes_per_s is not None
+    assert up[0] < meaning.link_bytes_per_s[0] < up[0] + down[0]
+
+
 def test_calls_that_cannot_be_made_are_counted_and_told() -> None:
     late = 'channels."order.created".payload={a="{1 if number < 150 else 1 + filler}"}'
     scenario = load_scenario(SHOP, settings=(late,))
