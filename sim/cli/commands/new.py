@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
+from sim.scenario.starts import STARTS
+
+LIKE = "; ".join(f"{name}: {text}" for name, text in STARTS.items())
+
 
 @click.command()
 @click.argument("name")
-@click.option("--like", default="shop", show_default=True, metavar="BUS", help="What it begins as: shop, or aiponge, the reference's.")
+@click.option("--like", default="shop", show_default=True, metavar="BUS", help=f"What it begins as. {LIKE}.")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="The folder to make, or an empty one. [default: NAME]")
 def new(name: str, like: str, folder: Path | None) -> int:
     """Begin a bus of your own: write a folder with a bus file, two scenarios, a notebook and a CI file that run at once.
