@@ -28,6 +28,7 @@ from sim.record import schema
 from sim.record.limits import SCOPED_METRICS
 from sim.results.checkers import CHECKERS
 from sim.scenario.file import built_in, load_scenario
+from sim.scenario.json_schema import KINDS, attributes, schema_name, schema_text
 from sim.scenario.payloads import FUNCTIONS, NAMES
 from sim.scenario.schedule import SHAPES
 from sim.scenario.settings import Scenario
@@ -56,7 +57,7 @@ FILES = {
 
 
 def pages() -> dict[str, str]:
-    """Return each generated page: its name in docs/reference/ and its text."""
+    """Return each generated file: its name in docs/reference/ and its text."""
     made = {
         "cli.md": _cli(),
         "settings.md": _settings(),
@@ -67,7 +68,8 @@ def pages() -> dict[str, str]:
         "python.md": _python(),
         "glossary.md": _glossary(),
     }
-    return {name: HEAD + "\n" + text.rstrip() + "\n" for name, text in made.items()}
+    schemas = {schema_name(kind): schema_text(kind) for kind in KINDS}
+    return {name: HEAD + "\n" + text.rstrip() + "\n" for name, text in made.items()} | schemas
 
 
 def _cli() -> str:
@@ -130,7 +132,8 @@ def _settings() -> str:
     parts = [
         "# Settings of a scenario",
         "A scenario is a TOML file with these keys; unknown ones are refused. `--set KEY=VALUE` changes one for a run, as "
-        "`--set load.run_s=5` does. How to write one is in [Write a scenario](../how-to/scenarios.md).",
+        "`--set load.run_s=5` does. How to write one is in [Write a scenario](../how-to/scenarios.md). The same as JSON Schema, "
+        "for [editors](../how-to/scenarios.md#in-an-editor): [scenario files](scenario.schema.json), [bus files](bus.schema.json).",
     ]
     for title, struct in _tables(Scenario):
         where = f"In the table `[{title}]`." if title else "At the top of the file."
@@ -157,7 +160,7 @@ def _tables(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any
 
 
 def _fields(struct: type[Any], *, without: tuple[str, ...] = ()) -> str:
-    meaning = _attributes(struct)
+    meaning = attributes(struct)
     rows = []
     for field in shapes.type_info(struct).fields:  # type: ignore[attr-defined]
         inner = field.type.value_type if isinstance(field.type, shapes.DictType) else field.type
@@ -334,17 +337,6 @@ def _glossary() -> str:
             _table(("word", "meaning"), rows),
         ]
     )
-
-
-def _attributes(struct: type[Any]) -> dict[str, str]:
-    """Return what the numpydoc section Attributes of a struct, and of what it inherits from, says of each name."""
-    found: dict[str, str] = {}
-    for one in reversed(struct.__mro__[:-1]):
-        text = inspect.cleandoc(one.__dict__.get("__doc__") or "")
-        _, _, section = text.partition("Attributes\n----------\n")
-        for names, body in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", section, re.M):
-            found |= dict.fromkeys(names.split(", "), _one_line(body))
-    return found
 
 
 def _first_line(thing: Any) -> str:

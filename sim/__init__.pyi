@@ -22,6 +22,7 @@ from .measure.capacity.plan import teller as teller
 from .measure.capacity.report import read_capacity as read_capacity
 from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
+from .measure.meaning.meaning import check_scenario as check_scenario
 from .public import findings as findings
 from .public import plots as plots
 from .record.schema import event_id as event_id
@@ -32,3 +33,5 @@ from .results.opened_run import open_run as open_run
 from .run.display import Display as Display
 from .run.steps import run_scenario as run_scenario
 from .scenario.file import load_scenario as load_scenario
+from .scenario.json_schema import file_schema as file_schema
+from .scenario.start import new_bus as new_bus

@@ -6,6 +6,7 @@ Unknown keys are refused with their path, values are checked with their bounds, 
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -99,9 +100,17 @@ def _with_rates(tree: dict[str, Any]) -> dict[str, Any]:
     channels, load = tree.get("channels"), tree.get("load", {})
     if not isinstance(channels, dict) or not isinstance(load, dict) or load.get("mix"):
         return tree
+    published = _published(tree.get("services"))
     rates = {name: one.get("rate_per_s") for name, one in channels.items() if isinstance(one, dict)}
+    rates = {name: rate for name, rate in rates.items() if name in published} or rates  # what nobody can publish is not called
     mix = {name: rate for name, rate in rates.items() if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0}
     return tree | {"load": {"rate_per_s": sum(mix.values())} | load | {"mix": mix}} if mix else tree
+
+
+def _published(services: Any) -> set[str]:
+    """Return the channels that the services of a tree publish."""
+    lists = [one.get("publishes") for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
+    return {name for names in lists if isinstance(names, list | tuple) for name in names if isinstance(name, str)}
 
 
 def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
@@ -209,7 +218,8 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     if unknown:
         struct = _struct_at(path, tree)
         known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file"] if struct is Scenario else [])
-        return f"unknown key {_dotted([*path, unknown[1]])!r}{did_you_mean(unknown[1], known)}; known keys: {', '.join(known)}"
+        hint = did_you_mean(unknown[1], known) or _quote_the_dots(path, _inside(value, unknown[1]), unknown[1])
+        return f"unknown key {_dotted([*path, unknown[1]])!r}{hint}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
     if missing:
         return f"{_dotted([*path, missing[1]])!r} is missing"
@@ -217,7 +227,22 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     if what.startswith("Invalid enum value"):
         choices = get_args(get_type_hints(_struct_at(path, tree))[path[-1]])
         return f"{key} = {shown(value)}: no such {path[-1]}{did_you_mean(str(value), choices)}; known: {', '.join(choices)}"
-    return f"{key} = {shown(value)}: {what[0].lower() + what[1:]}"
+    return f"{key} = {shown(value)}: {what[0].lower() + what[1:]}{_quote_the_dots(path, value)}"
+
+
+def _quote_the_dots(path: list[str], value: Any, *more: str) -> str:
+    """Return `` (did you mean channels."order.created"?)`` where a name with dots stands without its quotes, which makes tables of it."""
+    of_mix = path[:2] == ["load", "mix"]
+    table, names = path[: 1 + of_mix], path[1 + of_mix :]
+    if len(names) != 1 or not isinstance(value, dict) or not (of_mix or path[0] in ("channels", "services")):
+        return ""
+    fields = {"channels": Channel, "services": Service}.get(path[0], Load).__struct_fields__
+    parts = [*names, *more]
+    while isinstance(value, dict) and len(value) == 1:
+        ((part, value),) = value.items()
+        if of_mix or (part not in fields and isinstance(value, dict)):
+            parts.append(part)
+    return f" (did you mean {'.'.join(table)}.{json.dumps('.'.join(parts), ensure_ascii=False)}?)"
 
 
 def _dotted(path: list[str]) -> str:

@@ -160,7 +160,8 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
         elif not math.isfinite(weight):
             yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
         elif weight > 0 and kind not in published:
-            yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+            hint = did_you_mean(kind, published)
+            yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it{hint}: add it to a service's publishes"
 
 
 def _http_problems(scenario: Scenario) -> Iterator[str]:

@@ -8,6 +8,7 @@ import inspect
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,12 @@ def test_the_package_is_typed_and_its_stub_is_shipped() -> None:
     for name in ("__init__.pyi", "py.typed"):
         assert (STUB.parent / name).is_file()
         assert f'"{name}"' in shipped
+
+
+def test_every_file_of_the_package_is_shipped() -> None:
+    """What is no Python is package data, or an installed buslab lacks it."""
+    project = tomllib.loads((STUB.parents[1] / "pyproject.toml").read_text("utf-8"))
+    shipped = {path for pattern in project["tool"]["setuptools"]["package-data"]["sim"] for path in STUB.parent.glob(pattern)}
+    listed = subprocess.run(["git", "ls-files", "-z", "sim"], cwd=STUB.parents[1], capture_output=True, text=True, check=True).stdout
+    others = {STUB.parents[1] / name for name in listed.split("\0") if name and not name.endswith(".py")}
+    assert len(others) > 40 and others - shipped == set()

@@ -26,6 +26,7 @@ FAMILIES = {  # folder -> the dict that lists its members, and where it stands
     "measure/bench": ("CLIENTS", "__init__.py"),
     "pods/hosts": ("HOSTS", "__init__.py"),
     "results/checkers": ("CHECKERS", "__init__.py"),
+    "scenario/starts": ("STARTS", "__init__.py"),
     "wire/transports": ("TRANSPORTS", "__init__.py"),
 }
 CLAIMS = ("experiments", "claims", "catalogue")  # the one folder that may be deeper than a family

@@ -130,6 +130,38 @@ def test_what_is_wrong_with_a_bus_is_named_with_its_value(shop: Path, settings: 
     assert [word for word in says if word not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("channels.order.created.rate_per_s=3", 'channels."order.created"'),
+        ("channels.order.created.v2.rate_per_s=3", 'channels."order.created.v2"'),
+        ("channels.order.created.payload={a=1}", 'channels."order.created"'),
+        ("channels.order.created={batched=true,batch_size=3}", 'channels."order.created"'),
+        ("load.mix.order.created=3", 'load.mix."order.created"'),
+        ("load.mix.order.created.v2=3", 'load.mix."order.created.v2"'),
+        ("services.bil.ling.replicas=3", 'services."bil.ling"'),
+        ("services.bil.ling={replicas=3,publishes=[]}", 'services."bil.ling"'),
+    ],
+)
+def test_a_name_with_dots_and_without_quotes_is_told_how_to_stand(shop: Path, setting: str, meant: str) -> None:
+    assert f"(did you mean {meant}?)" in refusal(shop, setting)
+
+
+@pytest.mark.parametrize(
+    "setting", ["channels.x.batchd={a=1}", "load.mix.x=true", "channels.x=3", "load.rate_per_s={a=1}", "services.billing.x=3"]
+)
+def test_what_is_wrong_otherwise_is_not_told_of_quotes(shop: Path, setting: str) -> None:
+    assert 'did you mean channels."' not in refusal(shop, setting) and 'mean load.mix."' not in refusal(shop, setting)
+
+
+def test_a_rate_that_nobody_can_publish_is_not_called_and_one_that_is_given_a_weight_is_refused(shop: Path) -> None:
+    scenario = load_scenario(str(shop), settings=('channels."order.creatd".rate_per_s=3',))
+    assert (scenario.load.rate_per_s, scenario.load.mix) == (50, {"order.created": 40, "价格/改变": 10})
+    settings = ('channels."order.creatd".rate_per_s=3', 'load.mix={"order.creatd"=1}')
+    assert "'order.creatd' has weight 1 but no service publishes it (did you mean 'order.created'?)" in refusal(shop, *settings)
+    assert "no service publishes it" in refusal(shop, "services.orders.publishes=[]", 'services.orders.subscribes=["order.created"]')
+
+
 def test_a_bus_file_holds_nothing_but_a_bus(shop: Path) -> None:
     (shop.parent / "shop.bus.toml").write_text(SHOP + "[lod]\nrate_per_s = 3\n")
     message = refusal(shop)

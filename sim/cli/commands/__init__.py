@@ -14,6 +14,7 @@ from sim.cli.commands.bench import bench
 from sim.cli.commands.calibrate import calibrate
 from sim.cli.commands.capacity import capacity
 from sim.cli.commands.check import check
+from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
@@ -23,15 +24,19 @@ from sim.cli.commands.image import image
 from sim.cli.commands.list import list_
 from sim.cli.commands.lost import lost
 from sim.cli.commands.matrix import matrix
+from sim.cli.commands.new import new
 from sim.cli.commands.notebooks import notebooks
 from sim.cli.commands.pod import pod
 from sim.cli.commands.report import report
 from sim.cli.commands.run import run
+from sim.cli.commands.schema import schema
 from sim.cli.commands.story import story
 from sim.cli.commands.sweep import sweep
 
 COMMANDS: dict[str, click.Command] = {
+    "new": new,
     "run": run,
+    "check-scenario": check_scenario,
     "sweep": sweep,
     "check": check,
     "compare": compare,
@@ -51,4 +56,5 @@ COMMANDS: dict[str, click.Command] = {
     "audit": audit,
     "notebooks": notebooks,
     "pod": pod,
+    "schema": schema,
 }

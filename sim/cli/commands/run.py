@@ -43,10 +43,13 @@ def run(
     from sim.run.display import Display
     from sim.run.steps import run_scenario
     from sim.scenario.file import load_scenario
+    from sim.scenario.notes import notes_of, told_notes
 
     loaded = load_scenario(scenario, settings=settings)
     caller = None if driven_by is None else socket.socket(fileno=driven_by)
     console = Console(stderr=True, force_terminal=None if caller is None else False)  # Locust writes there too: no live line
+    for note in told_notes(notes_of(loaded)):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     try:
         with Display(console) as display, caller or contextlib.nullcontext():
             folder = run_scenario(

@@ -136,7 +136,17 @@ def write_costs(costs: CostsFile, path: Path) -> None:
 
 
 def read_costs(path: Path) -> GroundCosts:
-    """Return the means of a calibration.
+    """Return the means of a calibration; raises as `read_costs_file` does."""
+    means = {name: value.mean for name, value in read_costs_file(path).values.items()}
+    return GroundCosts(
+        Costs(**{name: means[name] for name in SERVER_VALUES}),
+        LinkPlan(delay_ns=round(means["link_delay_ns"]), jitter_ns=round(means["link_jitter_ns"])),
+        round(means["window_bytes"]),
+    )
+
+
+def read_costs_file(path: Path) -> CostsFile:
+    """Return a calibration.
 
     Raises
     ------
@@ -161,11 +171,6 @@ def read_costs(path: Path) -> GroundCosts:
     for name, value in file.values.items():
         if not math.isfinite(value.mean) or value.mean < 0:
             raise UsageError(f"{path}: {name} = {value.mean:g}: a cost is a number and not below 0; {again}")
-    means = {name: value.mean for name, value in file.values.items()}
-    if means["window_bytes"] < 1:
-        raise UsageError(f"{path}: window_bytes = {means['window_bytes']:g}: nothing could be sent; {again}")
-    return GroundCosts(
-        Costs(**{name: means[name] for name in SERVER_VALUES}),
-        LinkPlan(delay_ns=round(means["link_delay_ns"]), jitter_ns=round(means["link_jitter_ns"])),
-        round(means["window_bytes"]),
-    )
+    if (window := file.values["window_bytes"].mean) < 1:
+        raise UsageError(f"{path}: window_bytes = {window:g}: nothing could be sent; {again}")
+    return file

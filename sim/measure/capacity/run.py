@@ -121,10 +121,14 @@ def workload_of(scenario: Scenario) -> Workload:
     mix = {kind: weight for kind, weight in scenario.load.mix.items() if weight > 0 and kind in scenario.channels}
     if not mix:
         raise UsageError(f"scenario {scenario.name}: load.mix names no event of the bus: there is nothing to size")
-    kinds = []
+    if scenario.envelope.kind == "plain" and not scenario.envelope.correlation:
+        raise UsageError(
+            f"scenario {scenario.name}: envelope.correlation is empty: capacity finds the lag by it; give it a place, as /correlationId"
+        )
+    kinds, envelope = [], scenario.new_envelope()
     for name, weight in mix.items():
         channel, content = scenario.channels[name], scenario.content(name)
-        one, two = (len(envelope_of(name, content, items=items if channel.batched else None)) for items in (1, 2))
+        one, two = (len(envelope_of(name, content, items=items if channel.batched else None, envelope=envelope)) for items in (1, 2))
         heard, published = (
             tuple(service for service, its in scenario.services.items() if name in getattr(its, how)) for how in ("subscribes", "publishes")
         )
@@ -359,7 +363,9 @@ class _Measurement:
         kinds = []
         for kind, (events, pods, _) in zip(workload.kinds, workload.events(calls_per_s), strict=True):
             items = round(workload.items(kind, calls_per_s))
-            payload = envelope_of(kind.name, self.scenario.content(kind.name), items=items if kind.batched else None)
+            payload = envelope_of(
+                kind.name, self.scenario.content(kind.name), items=items if kind.batched else None, envelope=self.scenario.new_envelope()
+            )
             kinds.append(Driven(self._channel(kind.name), payload, events, pods))
         known = {kind.name for kind in workload.kinds}
         pods_channels = [

@@ -27,7 +27,8 @@ from typing import Any
 import msgspec
 import redis
 
-from sim.bus.envelope import BATCH, VERSION, Event, encode
+from sim.bus.envelope import BATCH, VERSION, Event
+from sim.bus.envelopes import AIPONGE, Envelope
 from sim.errors import BrokerRefused, BuslabError
 from sim.grounds.broker import Broker
 from sim.machine.line import Line, start_child
@@ -154,7 +155,7 @@ def payload_of(kind: str, *, payload_bytes: int, items: int) -> bytes:
     return envelope_of(kind, reference_contents(payload_bytes=payload_bytes)[kind], items=items if kind == BATCH else None)
 
 
-def envelope_of(kind: str, content: Content, *, items: int | None) -> bytes:
+def envelope_of(kind: str, content: Content, *, items: int | None, envelope: Envelope = AIPONGE) -> bytes:
     """Return an envelope as the bus makes it, with `MARK` as its correlation id: a batch of so many items, or one event.
 
     Where contents differ in size by more than `ALIKE` of their mean, it is of `DRAWN` the one that is nearest to it.
@@ -167,7 +168,7 @@ def envelope_of(kind: str, content: Content, *, items: int | None) -> bytes:
         data = some[0 if alike else min(range(DRAWN), key=lambda n: abs(sizes[n] - mean))]
     else:
         data = {"events": [content(FIRST_NUMBER + n) for n in range(items)]}
-    return encode(Event(event_id(1 << 60), MARK.decode(), kind, VERSION, "2026-01-01T00:00:00.000Z", "analytics-service", data))
+    return envelope.encode(Event(event_id(1 << 60), MARK.decode(), kind, VERSION, "2026-01-01T00:00:00.000Z", "analytics-service", data))
 
 
 @dataclass

@@ -196,3 +196,13 @@ def test_without_a_core_there_is_no_answer_and_it_comes_early_with_what_to_stop(
     assert windows == [] and len(lines) == 3
     assert re.search(r"stop [^;]+? \(process \d+, \d+% of a core\)", said)
     assert busy.value.exit_code == 2
+
+
+def test_a_workload_is_of_the_envelope_that_the_bus_has() -> None:
+    sizes = {}
+    for settings in ((), ("envelope.kind=cloudevents",), ("envelope.kind=plain", "envelope.correlation=/c")):
+        workload = workload_of(load_scenario("baseline", settings=settings))
+        sizes[settings] = sum(kind.head_bytes for kind in workload.kinds)
+    assert len(set(sizes.values())) == 3 and all(size > 0 for size in sizes.values())
+    with pytest.raises(UsageError, match=r"envelope.correlation is empty: capacity finds the lag by it"):
+        workload_of(load_scenario("baseline", settings=("envelope.kind=plain",)))

@@ -1,0 +1,57 @@
+"""What is odd about a scenario and not wrong: it runs, and perhaps does not do what its writer meant.
+
+A channel that nobody hears, or that nobody publishes, or that nothing is called of; a service of which nothing is asked. The reference's
+channels stand in every scenario that has none of its own, so those of them that no service names are no news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.machine.words import count
+from sim.record.schema import HTTP_CALL
+from sim.scenario.problems import quoted
+from sim.scenario.settings import Scenario, reference_channels
+
+MAX_NOTES = 10  # that are told one by one
+
+
+def notes_of(scenario: Scenario) -> list[str]:
+    """Return one sentence for each oddity; it names the key."""
+    return [*_channel_notes(scenario), *_service_notes(scenario)]
+
+
+def told_notes(notes: list[str]) -> list[str]:
+    """Return so many notes that a person reads them, and how many more there are."""
+    more = len(notes) - MAX_NOTES
+    return notes if more <= 0 else [*notes[:MAX_NOTES], f"and {count(more, 'more note')}: buslab check-scenario has them with --json"]
+
+
+def _channel_notes(scenario: Scenario) -> Iterator[str]:
+    heard = {name for service in scenario.services.values() for name in service.subscribes}
+    published = {name for service in scenario.services.values() for name in service.publishes}
+    reference = reference_channels()
+    for name, channel in scenario.channels.items():
+        where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0
+        rate = f", and its rate_per_s = {channel.rate_per_s:g} is not called" if channel.rate_per_s else ""
+        if name not in heard | published:
+            if channel != reference.get(name):
+                yield f"{where}: no service publishes it and none hears it{rate}"
+        elif name not in published:
+            yield f"{where}: no service publishes it, so who subscribes to it hears nothing there{rate}"
+        elif not called:
+            yield f"{where}: nothing is called of it: it has no weight in load.mix" + ("" if scenario.load.mix else " and no rate_per_s")
+        elif name not in heard:
+            yield f"{where}: nobody hears it: its events are published and reach no pod"
+
+
+def _service_notes(scenario: Scenario) -> Iterator[str]:
+    called = {name for name, weight in scenario.load.mix.items() if weight > 0}
+    arriving = called & {name for service in scenario.services.values() for name in service.publishes}
+    for name, service in scenario.services.items():
+        behaviour = scenario.behaviour(name)
+        reads = scenario.load.reads_per_s > 0 and isinstance(BEHAVIOURS[behaviour](), ConfigReader)
+        answers = HTTP_CALL in called and behaviour == "analytics"
+        if not (called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
+            yield f"services.{quoted(name)}: nothing is asked of it: what it publishes is not called, and what it hears does not come"

@@ -1,0 +1,37 @@
+"""`buslab new`: from an empty folder to a verdict, as a user types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import buslab, one_line_error
+
+
+def test_three_commands_lead_from_an_empty_folder_to_a_verdict(tmp_path: Path) -> None:
+    made = buslab("new", "shop", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    *_, change, _, run, _ = made.stdout.splitlines()
+    assert (change, run) == ("next     cd shop", "next     buslab run shop.toml --on model")
+    assert "wrote    shop/shop.bus.toml" in made.stdout.splitlines()
+    ran = buslab("run", "shop.toml", "--on", "model", "--out", "run", cwd=tmp_path / "shop")
+    assert ran.returncode == 0, ran.stderr
+    assert "verdict  valid" in ran.stdout and "note: " not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["there"], "there: the folder exists and is not empty"),
+        (["a/b"], "give a name without a slash"),
+        (["x", "--like", "aipong"], "did you mean 'aiponge'"),
+        (["x", "--dir", "there/file"], "there/file: Not a directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_refused_is_one_line_and_writes_nothing(args: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    assert says in one_line_error(buslab("new", *args, cwd=tmp_path))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]

@@ -1,0 +1,59 @@
+"""What is odd about a scenario and not wrong, one sentence each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sim.scenario.file import built_in, check_tree, load_scenario
+from sim.scenario.notes import MAX_NOTES, notes_of, told_notes
+
+
+def tree(**more: Any) -> dict[str, Any]:
+    channels = {"a": {"rate_per_s": 1}, "b": {}}
+    services = {"one": {"publishes": ["a", "b"]}, "two": {"subscribes": ["a", "b"]}}
+    return {"channels": channels, "services": services} | more
+
+
+def notes(**more: Any) -> list[str]:
+    return notes_of(check_tree(tree(**more), where="test"))
+
+
+def test_each_oddity_has_one_sentence_with_its_key() -> None:
+    assert notes() == ["channels.b: nothing is called of it: it has no weight in load.mix"]
+    assert notes(load={"mix": {"a": 1, "b": 1}}) == []
+    deaf = {"one": {"publishes": ["a"]}, "two": {"subscribes": ["b"]}}
+    assert notes(services=deaf) == [
+        "channels.a: nobody hears it: its events are published and reach no pod",
+        "channels.b: no service publishes it, so who subscribes to it hears nothing there",
+        "services.two: nothing is asked of it: what it publishes is not called, and what it hears does not come",
+    ]
+    nobody = {"one": {"publishes": ["a"], "subscribes": ["a"]}}
+    assert notes(services=nobody) == ["channels.b: no service publishes it and none hears it"]
+    rated = {"a": {"rate_per_s": 1}, "b": {"rate_per_s": 2}}
+    assert notes(services=nobody, channels=rated) == [
+        "channels.b: no service publishes it and none hears it, and its rate_per_s = 2 is not called"
+    ]
+
+
+def test_a_service_that_is_read_or_called_by_http_is_asked_something() -> None:
+    services = {"one": {"publishes": ["a", "b"], "subscribes": ["a", "b"]}, "reader": {"behaviour": "config-cache", "subscribes": ["c"]}}
+    channels = {"a": {}, "b": {}, "c": {}}
+    load = {"mix": {"a": 1, "b": 1}}
+    silent = [note for note in notes(channels=channels, services=services, load=load) if note.startswith("services")]
+    assert silent == ["services.reader: nothing is asked of it: what it publishes is not called, and what it hears does not come"]
+    read = notes(channels=channels, services=services, load=load | {"reads_per_s": 5})
+    assert [note for note in read if note.startswith("services")] == []
+
+
+@pytest.mark.parametrize("name", sorted(built_in()))
+def test_no_built_in_scenario_is_odd(name: str) -> None:
+    assert notes_of(load_scenario(name)) == []
+
+
+def test_many_notes_are_told_in_few_lines() -> None:
+    some = [f"note {number}" for number in range(MAX_NOTES)]
+    assert told_notes(some) == some
+    told = told_notes([*some, "x", "y"])
+    assert told[:MAX_NOTES] == some and told[-1].startswith("and 2 more notes: buslab check-scenario")
