@@ -122,3 +122,9 @@ MEANINGS = CAUSES | {
     "failed": "pods heard it, and none of their handlers returned",
     "skipped": "pods heard it and left it to another that had the lock",
 }
+
+
+def half_served(run: Run, services: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """Return how many events of the run phase reached some of a service's pods and not all, of services of which there are any."""
+    scopes = [of for of in run.tally.scopes() if of.scope == "service" and (not services or of.subject in services)]
+    return [(of.subject, half) for of in scopes if (half := run.tally.served(of)["half_served"])]

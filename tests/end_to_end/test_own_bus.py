@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.results.checkers import judge
+from sim.results.lost import half_served
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
@@ -73,6 +74,26 @@ def test_every_event_is_in_the_books_in_another_envelope(tmp_path: Path, setting
     assert_whole(run)
     lag = judge(run, only=["lag"]).checkers["lag"]
     assert lag.verdict == "valid" and lag.counts["lag_us.max"] < 1_000_000
+
+
+CHAT = SHOP.parent / "chat"
+
+
+def test_a_chat_of_two_hundred_gateways_is_in_the_books(tmp_path: Path) -> None:
+    run = open_run(run_scenario(load_scenario(str(CHAT / "everyday.toml"), settings=("load.run_s=2",)), on="model", out=tmp_path / "run"))
+    assert judge(run).verdict == "valid"
+    ledger = run.ledger()
+    assert (ledger.query("phase == 'run'").groupby("event")["pod"].nunique() == 200).all()
+    assert run.keys["key"].str.fullmatch(r"room_[0-9]+").all()
+
+
+def test_a_message_that_some_gateways_missed_is_not_lost_but_told(tmp_path: Path) -> None:
+    settings = ("load.run_s=5", "services.gateway.replicas=20")
+    run = open_run(run_scenario(load_scenario(str(CHAT / "redis_away.toml"), settings=settings), on="model", out=tmp_path / "run"))
+    assert run.lost().empty
+    ((service, half),) = half_served(run)
+    heard = run.ledger().query("phase == 'run' and fate == 'delivered'").groupby("event")["pod"].nunique()
+    assert (service, half) == ("gateway", int((heard < 20).sum())) and half > 20
 
 
 def test_what_billing_never_saw_is_told_by_order(tmp_path: Path) -> None:

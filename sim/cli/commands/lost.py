@@ -21,8 +21,9 @@ def lost(run: Path, services: tuple[str, ...], csv: bool) -> int:
     from rich.table import Table
 
     from sim.cli.printing import print_table
+    from sim.machine.words import count
     from sim.record.schema import event_id
-    from sim.results.lost import MEANINGS, lost_in_short
+    from sim.results.lost import MEANINGS, half_served, lost_in_short
     from sim.results.opened_run import open_run
 
     opened = open_run(run)
@@ -36,6 +37,8 @@ def lost(run: Path, services: tuple[str, ...], csv: bool) -> int:
     if rows.empty:
         of_whom = " and ".join(services) if services else "every service"
         click.echo(f"nothing was lost: {of_whom} handled each event that it should hear in the run phase")
+        for name, half in half_served(opened, services):
+            click.echo(f"but {count(half, 'event')} of {name} reached only some of its pods")
         return 0
     table = Table()
     for column in ("service", "key", "at, s", "cause", "channel", "event"):

@@ -54,10 +54,10 @@ def _sentence(load: PodLoad) -> str:
     else:
         asked = f"{amount(load.per_s)} of {amount(load.can_per_s)} events/s"
         text = f"{load.pod} was asked for {load.utilisation:.0%} of what its handlers can do ({asked})"
-    text += f"; an event waited {duration(load.wait_mean_s)} on average, p99 {duration(load.wait_p99_s)}"
+    text += f"; an event was begun {duration(load.wait_mean_s)} after it was sent on average, p99 {duration(load.wait_p99_s)}"
     if math.isfinite(load.theory_s):
-        text += f" (an M/G/c queue: {duration(load.theory_s)} on average)"
-    text += f", at most {count(load.queue_max, 'event')} at a time"
+        text += f" (waiting alone, by an M/G/c queue: {duration(load.theory_s)} on average)"
+    text += f", and at most {count(load.queue_max, 'event')} waited at a time"
     if load.utilisation > FULL:
         text += ": it falls behind for as long as this goes on"
     if load.drain_s:
