@@ -30,20 +30,14 @@ MAX_DEPTH = 100
 MAX_VALUES = 1_000_000
 MAX_FILES = 100
 _TAG = "tag:yaml.org,2002:"
-_CORE: tuple[tuple[str, str, str], ...] = (  # the scalars of YAML 1.2 that are no text: tag, pattern, first characters
-    ("null", r"(~|null|Null|NULL|)", "~nN"),
-    ("bool", r"(true|True|TRUE|false|False|FALSE)", "tTfF"),
-    ("int", r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", "-+0123456789"),
-    ("float", r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?)", "-+.0123456789"),
-    ("merge", r"(<<)", "<"),
-)
+_CORE: dict[str, re.Pattern[str]] = {  # the scalars of YAML 1.2 that are no text
+    "null": re.compile(r"(~|null|Null|NULL|)$"),
+    "bool": re.compile(r"(true|True|TRUE|false|False|FALSE)$"),
+    "int": re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+}
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_LOADER):  # type: ignore[misc]
-    """A loader that knows the scalars of YAML 1.2."""
-
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+_MERGE = "<<"
 
 
 class Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -54,9 +48,8 @@ class Dumper(yaml.SafeDumper):  # type: ignore[misc]
         return True
 
 
-for _name, _pattern, _first in _CORE:
-    for _kind in (_Loader, Dumper):
-        _kind.add_implicit_resolver(_TAG + _name, re.compile(f"{_pattern}$"), [*_first, *([""] if _name == "null" else [])])
+for _name, _pattern in _CORE.items():
+    Dumper.add_implicit_resolver(_TAG + _name, _pattern, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +203,7 @@ def read_tree(path: Path, *, where: str) -> Any:
             except json.JSONDecodeError as error:
                 if is_json:
                     raise DocumentError(f"{where}: not valid JSON: {error}") from None
-        return _Reader().value(yaml.compose(text, Loader=_Loader))
+        return _Reader(yaml.parse(text, Loader=_LOADER)).document()
     except yaml.YAMLError as error:
         raise DocumentError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -240,77 +233,99 @@ def _check_depth(value: Any, depth: int) -> None:
 
 
 class _Reader:
-    """Turns the nodes of YAML into values; a node that an alias repeats is one value, and counted each time."""
+    """Turns the events of YAML into values as they come; what an alias repeats is one value, and counted each time.
 
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[Any, int]] = {}
-        self._open: set[int] = set()
-        self._depth = 0
+    PyYAML's own composer goes as deep as a document does, and takes the process with it.
+    """
 
-    def value(self, node: Any) -> Any:
-        """Return the value of a whole document.
+    def __init__(self, events: Iterator[Any]) -> None:
+        self._events = events
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._open: set[str] = set()
+
+    def document(self) -> Any:
+        """Return the one document.
 
         Raises
         ------
         ValueError
             What is wrong with it.
+        yaml.YAMLError
+            It is no YAML.
         """
-        return None if node is None else self._read(node)[0]
+        value = None
+        for number, event in enumerate(one for one in self._events if isinstance(one, yaml.DocumentStartEvent)):
+            if number:
+                raise ValueError(f"{_place(event)}: a second document begins: give a file each")
+            value = self._read(next(self._events), 0)[0]
+        return value
 
-    def _read(self, node: Any) -> tuple[Any, int]:
-        """Return the value of a node, and how many values are in it."""
-        key = id(node)
-        if key in self._made:
-            return self._made[key]
-        if key in self._open:
-            raise ValueError(f"{_place(node)}: an alias holds itself")
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise ValueError(f"{_place(node)}: it is nested deeper than {MAX_DEPTH}")
-        self._open.add(key)
+    def _read(self, event: Any, depth: int) -> tuple[Any, int]:
+        """Return the value that begins with an event, and how many values are in it."""
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{_place(event)}: it is nested deeper than {MAX_DEPTH}")
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self._open or event.anchor not in self._anchors:
+                what = "an alias holds itself" if event.anchor in self._open else f"nothing has the anchor {shown(event.anchor)}"
+                raise ValueError(f"{_place(event)}: {what}")
+            return self._anchors[event.anchor]
+        if event.anchor:
+            self._open.add(event.anchor)
         made: tuple[Any, int]
-        if isinstance(node, yaml.MappingNode):
-            made = self._mapping(node)
-        elif isinstance(node, yaml.SequenceNode):
-            read = [self._read(one) for one in node.value]
-            made = [value for value, _ in read], 1 + sum(many for _, many in read)
+        if isinstance(event, yaml.MappingStartEvent):
+            made = self._mapping(depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            made = self._sequence(depth)
         else:
-            made = _scalar(node), 1
+            made = _scalar(event), 1
         if made[1] > MAX_VALUES:
-            raise ValueError(f"{_place(node)}: its aliases make more than {MAX_VALUES:,} values of it")
-        self._open.discard(key)
-        self._depth -= 1
-        self._made[key] = made
+            raise ValueError(f"{_place(event)}: its aliases make more than {MAX_VALUES:,} values of it")
+        if event.anchor:
+            self._open.discard(event.anchor)
+            self._anchors[event.anchor] = made
         return made
 
-    def _mapping(self, node: Any) -> tuple[dict[str, Any], int]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
-        total = 1
-        for key_node, value_node in node.value:
-            value, many = self._read(value_node)
+    def _sequence(self, depth: int) -> tuple[list[Any], int]:
+        values, total = list[Any](), 1
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            value, many = self._read(event, depth + 1)
+            values.append(value)
             total += many
-            if key_node.tag == f"{_TAG}merge":
+        return values, total
+
+    def _mapping(self, depth: int) -> tuple[dict[str, Any], int]:
+        own, merged, total = dict[str, Any](), dict[str, Any](), 1
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._key(event)
+            value, many = self._read(next(self._events), depth + 1)
+            total += many
+            if key == _MERGE and event.implicit[0]:
                 for one in value if isinstance(value, list) else [value]:
                     if not isinstance(one, dict):
-                        raise ValueError(f"{_place(key_node)}: << takes an object")
+                        raise ValueError(f"{_place(event)}: << takes an object")
                     merged = one | merged
-                continue
-            key = _key(key_node)
-            if key in own:
-                raise ValueError(f"{_place(key_node)}: {shown(key)} stands twice in one object")
-            own[key] = value
+            elif key in own:
+                raise ValueError(f"{_place(event)}: {shown(key)} stands twice in one object")
+            else:
+                own[key] = value
         return merged | own, total
 
+    def _key(self, event: Any) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            raise ValueError(f"{_place(event)}: a key is text")
+        if event.anchor:
+            self._anchors[event.anchor] = _scalar(event), 1
+        return str(event.value)
 
-def _key(node: Any) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise ValueError(f"{_place(node)}: a key is text")
-    return str(node.value)
 
-
-def _scalar(node: Any) -> str | int | float | bool | None:
-    kind, text = str(node.tag).removeprefix(_TAG), str(node.value)
+def _scalar(event: Any) -> str | int | float | bool | None:
+    text = str(event.value)
+    kind = str(event.tag or "").removeprefix(_TAG)
+    if event.tag is None or event.tag == "!":
+        plain = event.implicit[0] and event.tag is None
+        kind = next((name for name, pattern in _CORE.items() if pattern.match(text)), "str") if plain else "str"
+    if kind not in ("str", *_CORE):
+        raise ValueError(f"{_place(event)}: the tag {shown(event.tag)} is not read: write plain values")
     try:
         if kind == "null":
             return None
@@ -318,14 +333,10 @@ def _scalar(node: Any) -> str | int | float | bool | None:
             return text.lower() == "true"
         if kind == "int":
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-        if kind == "float":
-            return float(text)
+        return float(text) if kind == "float" else text
     except ValueError:
-        raise ValueError(f"{_place(node)}: {shown(text)} is no number") from None
-    if kind not in ("str", "merge"):
-        raise ValueError(f"{_place(node)}: the tag {shown(node.tag)} is not read: write plain values")
-    return text
+        raise ValueError(f"{_place(event)}: {shown(text)} is no number") from None
 
 
-def _place(node: Any) -> str:
-    return f"line {node.start_mark.line + 1}"
+def _place(event: Any) -> str:
+    return f"line {event.start_mark.line + 1}"

@@ -100,6 +100,9 @@ def asyncapi_documents(name: str, *, settings: tuple[str, ...] = ()) -> dict[str
     for channel in scenario.channels:
         if re.search(r"[{}]", scenario.bus.channel_prefix + channel):
             raise ScenarioError(f"channels.{shown(channel)}: AsyncAPI takes braces in an address for a parameter: rename the channel")
+        if _has_reference(scenario.channels[channel].payload):
+            where = f"channels.{shown(channel)}.payload"
+            raise ScenarioError(f"{where}: a field is called $ref, which AsyncAPI takes for a reference: rename it")
     used = {one for service in scenario.services.values() for one in (*service.publishes, *service.subscribes)}
     idle = [one for one in scenario.channels if one not in used]
     documents = dict[str, dict[str, Any]]()
@@ -201,6 +204,11 @@ class _Document:
         if not channel.batched:
             return one
         return {"type": "object", "required": ["events"], "properties": {"events": {"type": "array", "minItems": 1, "items": one}}}
+
+
+def _has_reference(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, dict) and "$ref" in value) or any(map(_has_reference, inner))
 
 
 def _keys(names: list[str]) -> dict[str, str]:

@@ -130,7 +130,8 @@ def _buslab(documents: Documents, place: Located | None, known: tuple[str, ...],
             there = "a channel, a message or a send operation" if other is CHANNEL_KEYS else "the document"
             hint = f": it belongs to the x-buslab of {there}" if key in other else did_you_mean(key, known)
             raise place.wrong(f"{shown(key)} is no setting of {what}{hint}; known: {', '.join(known)}")
-    return {key: one.value for key, one in fields.items() if one.value is not None}
+    values = {key: documents.follow(one).value for key, one in fields.items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 _Roles = dict[str, list[tuple[int, list[Located]]]]  # of one channel: action -> the numbers of its operations and their messages

@@ -322,10 +322,11 @@ class _Maker:
         if most < least:
             raise schema.where.wrong(f"no text has {least:g} to {most:g} characters")
         if ID.search(name) and most >= 8:
-            stem = re.sub(r"[_-]?(id|key|uuid|guid)$", "", name, flags=re.I)
-            prefix = f"{literal(stem)}_" if stem and most >= len(stem) + 9 else ""
+            stem = re.sub(r"[_-]?(id|key|uuid|guid)$", "", name, flags=re.I) or name
+            prefix = f"{literal(stem)}_" if most >= len(stem) + 9 else ""
             missing = int(least) - len(prefix) - 1
-            return f"{prefix}{{number}}" if missing <= 0 else f"{prefix}{{letters({missing})}}{{number}}"
+            filler = f"{{letters({missing})}}" if missing > 0 else ""
+            return f"{prefix}{filler}{{number}}" if prefix or filler else "{text(number)}"
         if most < WORD_LETTERS:
             return f"{{letters({int(most)})}}"
         return "{word()}" if least <= WORD_LETTERS else f"{{word()}}{{letters({int(least) - WORD_LETTERS})}}"
