@@ -93,8 +93,12 @@ def import_asyncapi(*documents: str | os.PathLike[str], out: str | os.PathLike[s
     if target is not None:
         check_new(target, force=force)
     reader = Documents()
-    services = [read_service(reader, reader.open(Path(one), name=_shown_path(Path(one)))) for one in documents]
-    made = _Maker(services).made()
+    names = [_shown_path(Path(one)) for one in documents]
+    try:
+        services = [read_service(reader, reader.open(Path(one), name=name)) for one, name in zip(documents, names, strict=True)]
+        made = _BusMaker(services).made()
+    except RecursionError:
+        raise DocumentError(f"{listed(names)}: a schema or a chain of $ref is nested too deep") from None
     if target is not None:
         try:
             write_whole(target, made.text)
@@ -126,7 +130,7 @@ def check_new(path: Path, *, force: bool) -> None:
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}; make it, or choose another --out")
 
 
-class _Maker:
+class _BusMaker:
     """Makes a bus of what the documents of its services say."""
 
     def __init__(self, services: list[ServiceDocument]) -> None:

@@ -77,7 +77,8 @@ class Located:
     @property
     def where(self) -> str:
         """How a message calls the place: ``orders.yaml#/channels/orders``."""
-        return f"{self.home.name}{self.pointer if self.pointer != '#' else ''}"
+        place = f"{self.home.name}{self.pointer if self.pointer != '#' else ''}"
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in place)
 
     def child(self, key: str | int) -> Located:
         """Return what stands under a key of an object or a place of a list."""
@@ -203,7 +204,7 @@ def read_tree(path: Path, *, where: str) -> Any:
             except json.JSONDecodeError as error:
                 if is_json:
                     raise DocumentError(f"{where}: not valid JSON: {error}") from None
-        return _Reader(yaml.parse(text, Loader=_LOADER)).document()
+        return _YamlReader(yaml.parse(text, Loader=_LOADER)).document()
     except yaml.YAMLError as error:
         raise DocumentError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -232,7 +233,7 @@ def _check_depth(value: Any, depth: int) -> None:
         _check_depth(one, depth + 1)
 
 
-class _Reader:
+class _YamlReader:
     """Turns the events of YAML into values as they come; what an alias repeats is one value, and counted each time.
 
     PyYAML's own composer goes as deep as a document does, and takes the process with it.

@@ -213,14 +213,14 @@ def _has_reference(value: Any) -> bool:
 
 def _keys(names: list[str]) -> dict[str, str]:
     """Return for each channel a name that a component of AsyncAPI may have, each another."""
-    keys: dict[str, str] = {}
+    taken = dict[str, str]()
     for name in names:
         plain = key = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
         number = 2
-        while key in keys.values():
+        while key in taken:
             key, number = f"{plain}_{number}", number + 1
-        keys[name] = key
-    return keys
+        taken[key] = name
+    return {name: key for key, name in taken.items()}
 
 
 def _beyond_defaults(one: msgspec.Struct, default: msgspec.Struct, *, leave: tuple[str, ...] = ()) -> dict[str, Any]:

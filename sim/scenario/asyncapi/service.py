@@ -90,7 +90,8 @@ def read_service(documents: Documents, root: Located) -> ServiceDocument:
         info = documents.fields(fields["info"]) if "info" in fields else {}
         title = info["title"].value if "title" in info else None
         if not isinstance(title, str) or not title.strip():
-            raise root.wrong("info.title is missing: it is the service's name, unless x-buslab.service gives one")
+            wrong = "is missing" if title is None else f"= {shown(title)} is no text"
+            raise root.wrong(f"info.title {wrong}: it is the service's name, unless x-buslab.service gives one")
         name = re.sub(r"[\s,/\\]+", "-", title.strip())
         if name != title:
             notes.append(f"{root.home.name}: the service of {shown(title)} is called {name}: x-buslab.service gives another name")

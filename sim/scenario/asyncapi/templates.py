@@ -105,7 +105,7 @@ def make_template(documents: Documents, schema: Located) -> Template:
     DocumentError
         It leads back to itself without an end, has no value, or has more than `MAX_FIELDS` fields.
     """
-    maker = _Maker(documents)
+    maker = _TemplateMaker(documents)
     try:
         whole = maker.merged([schema], ())
         envelope = next((name for name, its in ENVELOPES.items() if its <= set(whole.properties)), "")
@@ -128,7 +128,7 @@ def _says_something(schema: _Schema) -> bool:
     return bool(schema.properties or schema.choices or schema.items or schema.required or ours) and schema.facets.get("type") != "null"
 
 
-class _Maker:
+class _TemplateMaker:
     """Makes the template of one message, and keeps what is to be said of it."""
 
     def __init__(self, documents: Documents) -> None:

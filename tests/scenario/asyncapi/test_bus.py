@@ -197,6 +197,8 @@ CHANGED: list[tuple[dict[str, Any], str]] = [
     ({"asyncapi": "4.0.0"}, "asyncapi: '4.0.0' is not read: 3.0 and 3.1 are"),
     ({"asyncapi": None}, "asyncapi: 'None' is not read"),
     ({"info": {}}, "info.title is missing"),
+    ({"info": {"title": 3}}, "info.title = 3 is no text"),
+    ({"x\ny": {"$ref": "a"}, "channels": {"x\ny": {"$ref": "#/x\ny"}}}, "#/x\\ny: $ref to "),
     ({"channels": {}}, "it has no channels: there is nothing to import"),
     ({"channels": None}, "it has no channels"),
     ({"channels": [1]}, "[1] stands where an object belongs"),
@@ -308,6 +310,18 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) ->
         import_asyncapi(tmp_path / "gone.yaml", out=tmp_path / "x.toml")
     if os.geteuid() == 0:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["d0.yaml", "shop.bus.toml"]
+
+
+def test_a_chain_of_schemas_that_is_too_deep_and_thousands_of_channels(tmp_path: Path) -> None:
+    chain = {f"S{n}": {"type": "object", "properties": {"a": {"$ref": f"#/components/schemas/S{n + 1}"}}} for n in range(2000)}
+    tree = document(schema={"$ref": "#/components/schemas/S0"}, components={"schemas": chain | {"S2000": {}}})
+    assert "d0.yaml: a schema or a chain of $ref is nested too deep" in refusal(tmp_path, tree)
+    channels = {f"c{n}": {"address": f"shop:c.{n}", "messages": {"m": {"$ref": "#/components/messages/m"}}} for n in range(3000)}
+    operations = {name: {"action": "send", "channel": {"$ref": f"#/channels/{name}"}} for name in channels}
+    message = {"m": {"payload": {"type": "object", "properties": {"orderId": {"type": "string"}}}}}
+    path = written(tmp_path, "many.json", document(channels=channels, operations=operations, components={"messages": message}))
+    bus = import_asyncapi(path, out=tmp_path / "many.bus.toml")
+    assert len(bus.tree["channels"]) == 3000 == len(load_bus(str(tmp_path / "many.bus.toml")).services["orders"].publishes)
 
 
 def test_half_a_pair_of_surrogates_is_refused(tmp_path: Path) -> None:
