@@ -37,7 +37,10 @@ class ScenarioError(BuslabError):
 
 
 class DocumentError(BuslabError):
-    """An AsyncAPI document that is wrong: the file, the place in it, and what to do."""
+    """An AsyncAPI document that is wrong: the file, the place in it, and what to do; what a document holds may have any character."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else repr(one)[1:-1] for one in message))
 
 
 class UsageError(BuslabError):

@@ -5,10 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sim.errors import BuslabError, DocumentError, UsageError
 from sim.results.checkers import judge
@@ -17,6 +22,7 @@ from sim.run.steps import run_scenario
 from sim.scenario.asyncapi.bus import ImportedBus, import_asyncapi
 from sim.scenario.file import load_bus, load_scenario
 from tests.support.asyncapi_documents import FASTSTREAM, NEST, ROOT, document, written
+from tests.support.examples import examples
 
 ADDRESS = "orders.created"
 
@@ -322,6 +328,40 @@ def test_a_chain_of_schemas_that_is_too_deep_and_thousands_of_channels(tmp_path:
     path = written(tmp_path, "many.json", document(channels=channels, operations=operations, components={"messages": message}))
     bus = import_asyncapi(path, out=tmp_path / "many.bus.toml")
     assert len(bus.tree["channels"]) == 3000 == len(load_bus(str(tmp_path / "many.bus.toml")).services["orders"].publishes)
+
+
+SEEDS = [yaml.safe_load((FASTSTREAM / f"{name}.yaml").read_text("utf-8")) for name in ("gateway", "averages")] + [NEST]
+ODD = st.sampled_from(
+    [None, True, 3, -1.5, "", "x", "{", "a,b", [], [1], {}, {"$ref": "#"}, {"$ref": "#/channels"}, {"a": {"b": [None]}}, "\u2028"]
+)
+
+
+def places_of(value: Any) -> list[tuple[Any, Any]]:
+    """Every key of every object and place of every list: (container, key)."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [(value, key) for key in keys] + [place for key in keys for place in places_of(value[key])]
+
+
+@settings(max_examples=examples(150))
+@given(st.sampled_from(range(len(SEEDS))), st.data())
+def test_a_document_with_anything_in_any_place_is_imported_or_refused_in_one_line(seed: int, data: st.DataObject) -> None:
+    tree = copy.deepcopy(SEEDS[seed])
+    for _ in range(data.draw(st.integers(1, 3))):
+        container, key = data.draw(st.sampled_from(places_of(tree)))
+        if data.draw(st.booleans()):
+            container[key] = copy.deepcopy(data.draw(ODD))
+        elif isinstance(container, dict):
+            container[data.draw(st.sampled_from(["$ref", "allOf", "oneOf", "traits", "x-buslab", "enum", "é"]))] = copy.deepcopy(data.draw(ODD))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.bus.toml"
+        path = written(Path(folder), "a.json", tree)
+        try:
+            import_asyncapi(path, out=out)
+        except DocumentError as error:
+            assert len(str(error).splitlines()) == 1 and not out.exists()
+        else:
+            text = out.read_text("utf-8")
+            assert tomllib.loads(text)["services"]
 
 
 def test_half_a_pair_of_surrogates_is_refused(tmp_path: Path) -> None:
