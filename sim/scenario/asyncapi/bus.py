@@ -92,6 +92,8 @@ def import_asyncapi(*documents: str | os.PathLike[str], out: str | os.PathLike[s
     target = None if out is None else Path(out)
     if target is not None:
         check_new(target, force=force)
+        if target.resolve() in {Path(one).resolve() for one in documents}:
+            raise UsageError(f"--out {target} is one of the documents: choose another")
     reader = Documents()
     names = [_shown_path(Path(one)) for one in documents]
     try:

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from docs.blocks import fences
 from sim.errors import BuslabError, DocumentError, UsageError
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
@@ -65,6 +66,16 @@ def test_a_document_in_the_form_of_nestjs_asyncapi_becomes_a_bus(tmp_path: Path)
     assert set(scenario.content("feline/gone")(5)) == {"felineId", "weight"}
 
 
+def test_the_document_of_the_page_is_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "asyncapi.md").read_text("utf-8")
+    (body,) = ["\n".join(body) for _, language, body, _ in fences(page) if language == "yaml"]
+    tree = imported(tmp_path, body).tree
+    channel = {key: value for key, value in tree["channels"]["order.created"].items() if key != "key"}
+    assert channel == {"rate_per_s": 400, "payload": "lognormal(p50=900, p99=4000)"}
+    assert tree["bus"] == {"channel_prefix": "shop:", "batch_size": 50}
+    assert tree["services"] == {"orders": {"replicas": 6, "must_not_double": False, "publishes": ["order.created"]}}
+
+
 def test_what_asyncapi_cannot_say_comes_from_x_buslab_and_the_rest_is_a_comment(tmp_path: Path) -> None:
     orders = document(
         "orders",
@@ -96,7 +107,7 @@ def test_a_business_key_and_a_correlation_id_are_told(tmp_path: Path) -> None:
     tree = document(channel={"messages": {"created": message | {"x-buslab": {"key": "/data/no"}}}})
     tree["components"] = {"correlationIds": {"c": {"location": "$message.payload#/requestId"}}}
     bus = imported(tmp_path, tree)
-    assert '# key = "/data/no"' in bus.text and "# correlation id: $message.payload#/requestId" in bus.text
+    assert 'key = "/data/no"' in bus.text and "# correlation id: $message.payload#/requestId" in bus.text
     assert bus.tree["channels"][ADDRESS]["payload"] == {"no": "{integer(0, 1000)}", "requestId": "{uuid()}"}
     assert '# key = "/data/orderId"' in imported(tmp_path, document()).text, "the first field that is an id by its name"
     tree["components"]["correlationIds"]["c"]["location"] = "$header"
@@ -310,6 +321,8 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) ->
         imported(tmp_path, document(), out=tmp_path, force=True)
     with pytest.raises(UsageError, match="there is no folder"):
         imported(tmp_path, document(), out=tmp_path / "no" / "a.toml")
+    with pytest.raises(UsageError, match="is one of the documents"):
+        import_asyncapi(tmp_path / "d0.yaml", out=tmp_path / "d0.yaml", force=True)
     with pytest.raises(UsageError, match="at least one"):
         import_asyncapi()
     with pytest.raises(BuslabError, match=r"cannot be read: No such file"):
@@ -351,7 +364,9 @@ def test_a_document_with_anything_in_any_place_is_imported_or_refused_in_one_lin
         if data.draw(st.booleans()):
             container[key] = copy.deepcopy(data.draw(ODD))
         elif isinstance(container, dict):
-            container[data.draw(st.sampled_from(["$ref", "allOf", "oneOf", "traits", "x-buslab", "enum", "é"]))] = copy.deepcopy(data.draw(ODD))
+            container[data.draw(st.sampled_from(["$ref", "allOf", "oneOf", "traits", "x-buslab", "enum", "é"]))] = copy.deepcopy(
+                data.draw(ODD)
+            )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.bus.toml"
         path = written(Path(folder), "a.json", tree)
