@@ -24,8 +24,8 @@ import tomli_w
 from sim.errors import DocumentError, ScenarioError, UsageError
 from sim.machine.files import why_not_written, write_whole
 from sim.machine.words import count, listed
-from sim.scenario.asyncapi.documents import Documents
-from sim.scenario.asyncapi.service import ChannelUse, ServiceDocument, check_settings, read_service
+from sim.scenario.asyncapi.documents import Documents, Located
+from sim.scenario.asyncapi.service import BUS_TABLES, ChannelUse, ServiceDocument, bus_settings, check_settings, read_service
 from sim.scenario.asyncapi.templates import ID
 from sim.scenario.file import check_tree
 from sim.scenario.payloads import make_content
@@ -97,8 +97,10 @@ def import_asyncapi(*documents: str | os.PathLike[str], out: str | os.PathLike[s
     reader = Documents()
     names = [_shown_path(Path(one)) for one in documents]
     try:
-        services = [read_service(reader, reader.open(Path(one), name=name)) for one, name in zip(documents, names, strict=True)]
-        made = _BusMaker(services).made()
+        roots = [reader.open(Path(one), name=name) for one, name in zip(documents, names, strict=True)]
+        tables = _bus_tables([(root, bus_settings(reader, root)) for root in roots])
+        services = [read_service(reader, root, envelope=tables["envelope"]) for root in roots]
+        made = _BusMaker(services, tables).made()
     except RecursionError:
         raise DocumentError(f"{listed(names)}: a schema or a chain of $ref is nested too deep") from None
     if target is not None:
@@ -114,6 +116,19 @@ def _shown_path(path: Path) -> str:
     if not path.is_absolute():
         return str(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else f"{path.parent.name}/{path.name}"
+
+
+def _bus_tables(said: list[tuple[Located, dict[str, dict[str, Any]]]]) -> dict[str, dict[str, Any]]:
+    """Return what all documents say of the bus; two must not differ."""
+    whole: dict[str, dict[str, Any]] = {name: {} for name in BUS_TABLES}
+    for root, tables in said:
+        for name, table in tables.items():
+            for key, value in table.items():
+                if key in whole[name] and whole[name][key] != value:
+                    other = f"{shown(whole[name][key])} in another document"
+                    raise root.wrong(f"x-buslab.{name}.{key} = {shown(value)}, and {other}: it is one bus")
+                whole[name][key] = value
+    return whole
 
 
 def check_new(path: Path, *, force: bool) -> None:
@@ -135,15 +150,16 @@ def check_new(path: Path, *, force: bool) -> None:
 class _BusMaker:
     """Makes a bus of what the documents of its services say."""
 
-    def __init__(self, services: list[ServiceDocument]) -> None:
+    def __init__(self, services: list[ServiceDocument], tables: dict[str, dict[str, Any]]) -> None:
         self._services = services
+        self._tables = tables
         self._names = [one.root.home.name for one in services]
         self.notes = [note for one in services for note in one.notes]
 
     def made(self) -> ImportedBus:
         """Return the bus."""
         self._check_names()
-        bus = self._bus()
+        bus = self._tables["bus"]
         uses = {service.name: self._known(service) for service in self._services}
         addresses: dict[str, list[ChannelUse]] = {}
         for some in uses.values():
@@ -152,9 +168,11 @@ class _BusMaker:
         prefix = self._prefix(bus, list(addresses))
         bus = {"channel_prefix": prefix} | bus
         channels = {address.removeprefix(prefix): self._joined(address, some) for address, some in addresses.items()}
+        envelope = self._envelope([use for some in uses.values() for use in some])
         services = {one.name: self._service(one, uses[one.name], prefix) for one in self._services}
         tree: dict[str, Any] = {
             "bus": bus,
+            **({"envelope": envelope} if envelope else {}),
             "channels": {name: _channel_table(one) for name, one in channels.items()},
             "services": services,
         }
@@ -169,15 +187,16 @@ class _BusMaker:
                 raise DocumentError(f"{both} are both of a service {shown(one.name)}: give one of them another x-buslab.service")
             first[one.name] = one
 
-    def _bus(self) -> dict[str, Any]:
-        """Return the settings of the bus that documents give; two must not differ."""
-        bus: dict[str, Any] = {}
-        for one in self._services:
-            for key, value in one.bus.items():
-                if key in bus and bus[key] != value:
-                    raise one.root.wrong(f"x-buslab.bus.{key} = {shown(value)}, and {shown(bus[key])} in another document: it is one bus")
-                bus[key] = value
-        return bus
+    def _envelope(self, uses: list[ChannelUse]) -> dict[str, Any]:
+        """Return the settings of the envelope: what a document says, else CloudEvents where every message is one."""
+        if said := self._tables["envelope"]:
+            return said
+        kinds = {use.template.envelope for use in uses if use.template.envelope or use.template.value is not None}
+        if kinds == {"cloudevents"}:
+            return {"kind": "cloudevents"}
+        if "cloudevents" in kinds:
+            self.notes.append("some messages are CloudEvents and others not: events travel in the reference's envelope")
+        return {}
 
     def _known(self, service: ServiceDocument) -> list[ChannelUse]:
         """Return a service's uses of single channels: a pattern is each channel of any document that it matches."""
@@ -259,7 +278,7 @@ class _BusMaker:
 
     def _service(self, service: ServiceDocument, uses: list[ChannelUse], prefix: str) -> dict[str, Any]:
         check_settings(service.root, "", service.settings, Service)
-        said = {key: value for key, value in service.settings.items() if key in Service.__struct_fields__}
+        said = dict(service.settings)
         for key, does in (("publishes", "sends"), ("subscribes", "hears")):
             ordered = sorted((use for use in uses if getattr(use, does)), key=attrgetter(does))
             names = list(dict.fromkeys(use.address.removeprefix(prefix) for use in ordered))
@@ -274,8 +293,10 @@ class _BusMaker:
             *(f"# Note: {_comment(note)}" for note in self.notes[:MAX_NOTES]),
             *([f"# and {len(self.notes) - MAX_NOTES} notes more"] if len(self.notes) > MAX_NOTES else []),
         ]
-        parts = ["\n".join(heading) + "\n", tomli_w.dumps({"bus": tree["bus"]})]
-        parts += [_channel_text(name, table, channels[name]) for name, table in tree["channels"].items()]
+        parts = ["\n".join(heading) + "\n", *(tomli_w.dumps({name: tree[name]}) for name in BUS_TABLES if name in tree)]
+        form = tree.get("envelope", {})
+        data_at = str(form.get("data", "/data")) if form.get("kind") == "plain" else "/data"
+        parts += [_channel_text(name, table, channels[name], data_at) for name, table in tree["channels"].items()]
         parts += [_service_text(name, table) for name, table in tree["services"].items()]
         return "\n".join(parts)
 
@@ -341,19 +362,18 @@ def _union(one: Any, other: Any) -> Any:
 
 
 def _channel_table(channel: _Joined) -> dict[str, Any]:
-    known = {key: value for key, value in channel.settings.items() if key in Channel.__struct_fields__}
-    return known if channel.payload is None else known | {"payload": channel.payload}
+    return channel.settings if channel.payload is None else channel.settings | {"payload": channel.payload}
 
 
-def _channel_text(name: str, table: dict[str, Any], channel: _Joined) -> str:
+def _channel_text(name: str, table: dict[str, Any], channel: _Joined, data_at: str) -> str:
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
     lines = [tomli_w.dumps({"channels": {name: plain}}).rstrip("\n")]
     if channel.sent and "rate_per_s" not in table:
         lines.append("# rate_per_s = 10")
     if "payload" not in table:
         lines.append("# payload = 900                   # bytes, a distribution of sizes or a template: the documents do not say")
-    if "key" not in table:
-        lines += _key_comment(channel)
+    if "key" not in table and (key := _key_like(channel.payload)):
+        lines.append("# " + _comment(tomli_w.dumps({"key": f"{data_at}/{key}"}).strip()))
     if channel.correlation:
         lines.append(f"# correlation id: {_comment(channel.correlation)}; every event has one in its envelope")
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
@@ -362,12 +382,10 @@ def _channel_text(name: str, table: dict[str, Any], channel: _Joined) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _key_comment(channel: _Joined) -> list[str]:
-    """Return the business key as a comment: what a document says, or a field that looks like one."""
-    said = channel.settings.get("key")
-    if said is None and isinstance(channel.payload, dict):
-        said = next((f"/data/{name}" for name in channel.payload if ID.search(name)), None)
-    return [] if said is None else ["# " + _comment(tomli_w.dumps({"key": said}).strip())]
+def _key_like(payload: Any) -> str:
+    """Return the first field of a payload that is an id by its name; empty where none is."""
+    names = payload if isinstance(payload, dict) else ()
+    return next((name.replace("~", "~0").replace("/", "~1") for name in names if ID.search(name)), "")
 
 
 def _service_text(name: str, table: dict[str, Any]) -> str:

@@ -48,6 +48,12 @@ class Dumper(yaml.SafeDumper):  # type: ignore[misc]
         return True
 
 
+def _text_of(dumper: Dumper, value: str) -> Any:
+    """Return text as a node of YAML: in double quotes, with escapes, where a character of it may be lost without."""
+    return dumper.represent_scalar(f"{_TAG}str", value, style=None if value.isprintable() else '"')
+
+
+Dumper.add_representer(str, _text_of)
 for _name, _pattern in _CORE.items():
     Dumper.add_implicit_resolver(_TAG + _name, _pattern, None)
 

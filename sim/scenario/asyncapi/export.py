@@ -20,14 +20,14 @@ from typing import Any
 import msgspec
 import yaml
 
-from sim.bus.envelope import VERSION
+from sim.bus.envelope import VERSION, Event
 from sim.errors import ScenarioError, UsageError, did_you_mean
 from sim.machine.files import why_not_written, write_all
 from sim.scenario.asyncapi.bus import check_new
 from sim.scenario.asyncapi.documents import Dumper
 from sim.scenario.file import built_in_buses, load_bus, load_scenario
 from sim.scenario.problems import shown
-from sim.scenario.settings import Bus, Channel, Scenario, Service
+from sim.scenario.settings import Bus, Channel, EnvelopeForm, Scenario, Service
 
 SAMPLES = 50  # calls of a payload that its schema is made of
 SUFFIX = ".asyncapi.yaml"
@@ -138,6 +138,8 @@ class _Document:
         """Return it as objects, lists and plain values."""
         ours = _beyond_defaults(self._service, Service(), leave=("publishes", "subscribes"))
         ours["bus"] = {"channel_prefix": self._scenario.bus.channel_prefix} | _beyond_defaults(self._scenario.bus, Bus())
+        if envelope := _beyond_defaults(self._scenario.envelope, EnvelopeForm()):
+            ours["envelope"] = envelope
         operations = [("send", one) for one in self._service.publishes] + [("receive", one) for one in self._service.subscribes]
         return {
             "asyncapi": "3.0.0",
@@ -169,41 +171,33 @@ class _Document:
         }
 
     def _message(self, name: str, key: str) -> dict[str, Any]:
-        payload = self._scenario.channels[name].payload
         return {
             "name": key,
             "title": name,
-            "correlationId": {"location": "$message.payload#/correlationId"},
+            **self._correlation(),
             "payload": {"$ref": f"#/components/schemas/{key}"},
-            **({} if payload is None else {"x-buslab": {"payload": payload}}),
+            "x-buslab": {"payload": self._scenario.channels[name].payload},
         }
 
     def _schema(self, name: str) -> dict[str, Any]:
-        """Return the schema of an event in its envelope."""
-        text = {"type": "string"}
-        return {
-            "type": "object",
-            "required": ["eventId", "correlationId", "type", "version", "timestamp", "source", "data"],
-            "properties": {
-                "eventId": text,
-                "correlationId": text,
-                "type": {"const": name},
-                "version": text | {"examples": [VERSION]},
-                "timestamp": text | {"format": "date-time"},
-                "source": text,
-                "data": self._data(name),
-            },
-        }
+        """Return the schema of an event as it travels, from the first calls of its payload."""
+        channel, envelope = self._scenario.channels[name], self._scenario.new_envelope()
+        content: Callable[[int], dict[str, Any]] = (lambda _: {}) if channel.payload is None else self._scenario.content(name)
+        events = list[Any]()
+        for number in range(SAMPLES):
+            data = {"events": [content(number)]} if channel.batched else content(number)
+            event = Event(f"evt_{number}", f"cor_{number}", name, VERSION, "2026-01-01T00:00:00.000Z", self._name, data)
+            try:
+                events.append(json.loads(envelope.encode(event)))
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise ScenarioError(f"channels.{shown(name)}.payload: call {number} of it does not fit its envelope: {error}") from None
+        return schema_of(events)
 
-    def _data(self, name: str) -> dict[str, Any]:
-        channel = self._scenario.channels[name]
-        if channel.payload is None:
-            return {"description": "as many bytes as a scenario says"}
-        content: Callable[[int], dict[str, Any]] = self._scenario.content(name)
-        one = schema_of([content(number) for number in range(SAMPLES)])
-        if not channel.batched:
-            return one
-        return {"type": "object", "required": ["events"], "properties": {"events": {"type": "array", "minItems": 1, "items": one}}}
+    def _correlation(self) -> dict[str, Any]:
+        """Return where an event has its correlation id."""
+        form = self._scenario.envelope
+        at = {"aiponge": "/correlationId", "cloudevents": "/correlationid", "plain": form.correlation or ""}[form.kind]
+        return {"correlationId": {"location": f"$message.payload#{at}"}} if at else {}
 
 
 def _has_reference(value: Any) -> bool:

@@ -10,19 +10,23 @@ from typing import Any
 
 import msgspec
 
+from sim.bus.pointer import Pointer, find, parse_pointer
 from sim.errors import DocumentError, did_you_mean
 from sim.scenario.asyncapi.documents import Documents, Located
 from sim.scenario.asyncapi.templates import Template, literal, make_template
 from sim.scenario.problems import shown
-from sim.scenario.settings import Bus, Channel, Service
+from sim.scenario.settings import Bus, Channel, EnvelopeForm, Service
 
 PROTOCOLS = ("redis", "rediss", "redis-secure", "valkey", "valkeys")
 NO_PUBSUB = ("list", "lpop", "lpush", "rpop", "rpush", "blpop", "brpop", "xadd", "xread", "xreadgroup", "xgroup")  # of a Redis binding
 ACTIONS = ("send", "receive")
+BUS_TABLES: dict[str, type[Bus] | type[EnvelopeForm]] = {"bus": Bus, "envelope": EnvelopeForm}
+PLAIN_PARTS = ("id", "type", "time", "source", "correlation", "version", "data")  # of a plain envelope
 MAX_EXPANDED = 1000  # channels that the parameters of one address make
-CHANNEL_KEYS = (*dict.fromkeys((*Channel.__struct_fields__, "key")),)
-SERVICE_KEYS = ("service", *(name for name in Service.__struct_fields__ if name not in ("publishes", "subscribes")), "bus")
+CHANNEL_KEYS = Channel.__struct_fields__
+SERVICE_KEYS = ("service", *(name for name in Service.__struct_fields__ if name not in ("publishes", "subscribes")), "bus", "envelope")
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
+_IN_PAYLOAD = re.compile(r"\$message\.payload#(/([^/~]|~[01])*)+$")
 _JSON = re.compile(r"application/json\b|[\w.+-]+/([\w.-]+\+)?json\b|text/json\b", re.I)
 _SCHEMA_FORMATS = re.compile(r"application/(vnd\.aai\.asyncapi|schema|vnd\.oai\.openapi)\b", re.I)
 
@@ -40,7 +44,7 @@ class ChannelUse:
     sends, hears
         Whether the service does so: the number of the first operation that says it, from 1; 0 where none does.
     settings
-        What `x-buslab` says of it: keys of a bus file's channel, and `payload` where it is said there.
+        What `x-buslab` says of it: keys of a bus file's channel; a `payload` that is None means that nothing is known of it.
     template
         What its message's schema became.
     correlation
@@ -61,18 +65,41 @@ class ChannelUse:
 
 @dataclass(frozen=True)
 class ServiceDocument:
-    """One document: the name of its service, its settings, those of the bus, and its channels."""
+    """One document: the name of its service, its settings, and its channels."""
 
     root: Located
     name: str
     settings: dict[str, Any]
-    bus: dict[str, Any]
     uses: list[ChannelUse]
     notes: list[str]
 
 
-def read_service(documents: Documents, root: Located) -> ServiceDocument:
+def bus_settings(documents: Documents, root: Located) -> dict[str, dict[str, Any]]:
+    """Return what one document says of the whole bus: its tables `bus` and `envelope`.
+
+    Raises
+    ------
+    DocumentError
+        It is no AsyncAPI 3, or the settings are none of a bus.
+    """
+    settings = _buslab(documents, _root_fields(documents, root).get("x-buslab"), SERVICE_KEYS, "the document")
+    found: dict[str, dict[str, Any]] = {}
+    for table, kind in BUS_TABLES.items():
+        said = settings.get(table, {})
+        if not isinstance(said, dict) or set(said) - set(kind.__struct_fields__):
+            known = ", ".join(kind.__struct_fields__)
+            raise root.wrong(f"x-buslab.{table} = {shown(said)}: an object of settings of [{table}] in a bus file: {known}")
+        found[table] = said
+    return found
+
+
+def read_service(documents: Documents, root: Located, *, envelope: dict[str, Any]) -> ServiceDocument:
     """Read one document.
+
+    Parameters
+    ----------
+    envelope
+        What the documents say of the bus' envelope.
 
     Raises
     ------
@@ -81,9 +108,7 @@ def read_service(documents: Documents, root: Located) -> ServiceDocument:
     """
     fields = _root_fields(documents, root)
     settings = _buslab(documents, fields.get("x-buslab"), SERVICE_KEYS, "the document")
-    bus = settings.pop("bus", {})
-    if not isinstance(bus, dict) or set(bus) - set(Bus.__struct_fields__):
-        raise root.wrong(f"x-buslab.bus = {shown(bus)}: an object of settings of [bus] in a bus file, such as channel_prefix")
+    settings = {key: value for key, value in settings.items() if key not in BUS_TABLES}
     notes: list[str] = []
     name = settings.pop("service", None)
     if name is None:
@@ -97,8 +122,8 @@ def read_service(documents: Documents, root: Located) -> ServiceDocument:
             notes.append(f"{root.home.name}: the service of {shown(title)} is called {name}: x-buslab.service gives another name")
     if not isinstance(name, str):
         raise root.wrong(f"x-buslab.service = {shown(name)}: a name is text")
-    reader = _Channels(documents, root, fields)
-    return ServiceDocument(root, name, settings, bus, reader.uses(), notes + reader.notes)
+    reader = _Channels(documents, root, fields, envelope)
+    return ServiceDocument(root, name, settings, reader.uses(), notes + reader.notes)
 
 
 def _root_fields(documents: Documents, root: Located) -> dict[str, Located]:
@@ -132,7 +157,7 @@ def _buslab(documents: Documents, place: Located | None, known: tuple[str, ...],
             hint = f": it belongs to the x-buslab of {there}" if key in other else did_you_mean(key, known)
             raise place.wrong(f"{shown(key)} is no setting of {what}{hint}; known: {', '.join(known)}")
     values = {key: documents.follow(one).value for key, one in fields.items()}
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None or key == "payload"}
 
 
 _Roles = dict[str, list[tuple[int, list[Located]]]]  # of one channel: action -> the numbers of its operations and their messages
@@ -141,10 +166,11 @@ _Roles = dict[str, list[tuple[int, list[Located]]]]  # of one channel: action ->
 class _Channels:
     """The channels of one document, from its operations and their messages."""
 
-    def __init__(self, documents: Documents, root: Located, fields: dict[str, Located]) -> None:
+    def __init__(self, documents: Documents, root: Located, fields: dict[str, Located], envelope: dict[str, Any]) -> None:
         self._documents = documents
         self._root = root
         self._fields = fields
+        self._envelope = envelope if envelope.get("kind") == "plain" else {}
         self.notes: list[str] = []
         self._default_type = fields["defaultContentType"].value if "defaultContentType" in fields else None
 
@@ -251,7 +277,8 @@ class _Channels:
             if not any("payload" in some for _, some in said):
                 template = self._template(message, parts)
                 self.notes += [f"{message.where}: {note}" for note in template.notes]
-                _add_correlation(template, correlation)
+                if not self._envelope and not template.envelope:
+                    _add_correlation(template, correlation)
         sends, hears = (roles[action][0][0] if roles[action] else 0 for action in ACTIONS)
         use = ChannelUse(channel, "", sends, hears, _joined(said), template, correlation)
         yield from self._addressed(use, fields)
@@ -286,8 +313,10 @@ class _Channels:
                     what = f"schemaFormat: {shown(target.value['schemaFormat'])} is not JSON Schema"
                     raise message.wrong(f"{what}: give its x-buslab a payload, such as 900 bytes")
                 payload = target.child("schema") if "schema" in target.value else target
-            made = make_template(self._documents, payload)
-            if made.value is not None:
+            made = make_template(self._documents, payload, whole=bool(self._envelope))
+            if self._envelope and made.value is not None:
+                made = _unwrapped(made, self._envelope)
+            if made.envelope or made.value is not None:
                 return made
         for example in self._listed(parts.get("examples")):
             one = self._documents.fields(example).get("payload")
@@ -344,8 +373,9 @@ class _Channels:
         for name, value in chosen.items():
             fields = self._documents.fields(parameters[name])
             location = fields["location"].value if "location" in fields else None
-            if isinstance(location, str) and location.startswith("$message.payload#/") and template.value is not None:
-                template = replace(template, value=_with_value(template.value, location.partition("#")[2], literal(value)))
+            if isinstance(location, str) and _IN_PAYLOAD.match(location) and template.value is not None:
+                pointer = parse_pointer(location.partition("#")[2].removeprefix("/data" if template.envelope else ""))
+                template = replace(template, value=_with_value(template.value, pointer, literal(value)))
         return replace(use, address=_PARAMETER.sub(lambda found: chosen[found[1]], address), settings=settings, template=template)
 
 
@@ -370,18 +400,43 @@ def _add_correlation(template: Template, location: str) -> None:
     """Give a payload the correlation id that its schema does not mention."""
     where, _, pointer = location.partition("#")
     part = pointer.removeprefix("/")
-    if where == "$message.payload" and template.value is not None and part and "/" not in part and not template.notes:
+    if where == "$message.payload" and template.value is not None and part and "/" not in part:
         template.value.setdefault(part, "{uuid()}")
 
 
-def _with_value(template: dict[str, Any], pointer: str, value: Any) -> dict[str, Any]:
+def _unwrapped(template: Template, envelope: dict[str, Any]) -> Template:
+    """Return what an event in a plain envelope carries, from the template of the whole event."""
+    said = {name: envelope.get(name, "" if name in ("correlation", "version") else f"/{name}") for name in PLAIN_PARTS}
+    try:
+        at = {name: parse_pointer(text) for name, text in said.items() if isinstance(text, str)}
+    except ValueError:
+        return template  # the bus file with this envelope is refused
+    data, value = at.pop("data", ()), template.value or {}
+    if not data:
+        for pointer in at.values():
+            value = _without(value, pointer)
+        return replace(template, value=value, optional=set())
+    optional = {one.removeprefix(said["data"]) for one in template.optional if one.startswith(f"{said['data']}/")}
+    found = find(data, value)
+    return replace(template, value=found if isinstance(found, dict) else None, optional=optional)
+
+
+def _without(tree: dict[str, Any], pointer: Pointer) -> dict[str, Any]:
+    """Return a template without what stands at a pointer, and without an object that held nothing else."""
+    if not pointer or pointer[0] not in tree:
+        return tree
+    name, below = pointer[0], tree[pointer[0]]
+    if len(pointer) > 1 and isinstance(below, dict) and (rest := _without(below, pointer[1:])):
+        return tree | {name: rest}
+    return {key: value for key, value in tree.items() if key != name}
+
+
+def _with_value(template: dict[str, Any], pointer: Pointer, value: Any) -> dict[str, Any]:
     """Return a template in which a value stands where a pointer leads; what is no object on the way stays as it is."""
-    head, _, rest = pointer.removeprefix("/").partition("/")
-    head = head.replace("~1", "/").replace("~0", "~")
-    if not rest:
-        return template | {head: value}
-    below = template.get(head)
-    return template | {head: _with_value(below, rest, value)} if isinstance(below, dict) else template
+    if len(pointer) == 1:
+        return template | {pointer[0]: value}
+    below = template.get(pointer[0]) if pointer else None
+    return template | {pointer[0]: _with_value(below, pointer[1:], value)} if isinstance(below, dict) else template
 
 
 def check_settings(place: Located, key: str, settings: dict[str, Any], kind: type[Channel] | type[Service]) -> None:

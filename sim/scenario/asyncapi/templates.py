@@ -73,16 +73,19 @@ class Template:
         Pointers to the fields that a message may lack: ``/note``.
     notes
         Sentences about what could not be taken from the schema.
+    envelope
+        The kind of envelope whose schema it is, and whose data became the payload; empty where it is that of the data itself.
     """
 
     value: dict[str, Any] | None = None
     optional: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    envelope: str = ""
 
 
-ENVELOPES = {  # fields that only an event of this envelope has -> where it keeps what is told
-    "the reference's envelope": {"eventId", "type", "data"},
-    "CloudEvents": {"specversion", "id", "source", "type"},
+ENVELOPES = {  # fields that only an event of this envelope has; what it carries stands under data
+    "aiponge": {"eventId", "type", "data"},
+    "cloudevents": {"specversion", "id", "source", "type"},
 }
 
 
@@ -97,8 +100,13 @@ def literal(value: Any) -> Any:
     return [literal(one) for one in value] if isinstance(value, list) else value
 
 
-def make_template(documents: Documents, schema: Located) -> Template:
-    """Return the payload that a schema describes.
+def make_template(documents: Documents, schema: Located, *, whole: bool = False) -> Template:
+    """Return the payload that a schema describes; of an event in an envelope that is known by its fields, that of its data.
+
+    Parameters
+    ----------
+    whole
+        Whether an envelope is taken for a part of the payload.
 
     Raises
     ------
@@ -107,20 +115,19 @@ def make_template(documents: Documents, schema: Located) -> Template:
     """
     maker = _TemplateMaker(documents)
     try:
-        whole = maker.merged([schema], ())
-        envelope = next((name for name, its in ENVELOPES.items() if its <= set(whole.properties)), "")
+        said = maker.merged([schema], ())
+        envelope = "" if whole else next((name for name, its in ENVELOPES.items() if its <= set(said.properties)), "")
         if envelope:
-            maker.notes.append(f"its schema is that of {envelope}: the payload is what stands under data")
-            if "data" not in whole.properties:
-                return Template(notes=maker.notes)
-            whole = maker.merged(whole.properties["data"], whole.trail)
-        made = maker.of(whole, "value", "") if _says_something(whole) else None
+            if "data" not in said.properties:
+                return Template(envelope=envelope)
+            said = maker.merged(said.properties["data"], said.trail)
+        made = maker.of(said, "value", "") if _says_something(said) else None
     except _Circle as circle:
         raise DocumentError(f"{schema.where}: a cyclic $ref that no optional property and no list ends: {circle}") from None
     if made is not None and not isinstance(made, dict):
         maker.notes.append("it is no object: it stands under `value`, as an event's data is one")
         made, maker.optional = {"value": made}, set()
-    return Template(made, maker.optional, maker.notes)
+    return Template(made, maker.optional, maker.notes, envelope)
 
 
 def _says_something(schema: _Schema) -> bool:

@@ -70,8 +70,8 @@ def test_the_document_of_the_page_is_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "asyncapi.md").read_text("utf-8")
     (body,) = ["\n".join(body) for _, language, body, _ in fences(page) if language == "yaml"]
     tree = imported(tmp_path, body).tree
-    channel = {key: value for key, value in tree["channels"]["order.created"].items() if key != "key"}
-    assert channel == {"rate_per_s": 400, "payload": "lognormal(p50=900, p99=4000)"}
+    payload = {"orderId": "order_{number}", "note": "{letters(lognormal(p50=900, p99=4000))}"}
+    assert tree["channels"] == {"order.created": {"rate_per_s": 400, "key": "/data/orderId", "payload": payload}}
     assert tree["bus"] == {"channel_prefix": "shop:", "batch_size": 50}
     assert tree["services"] == {"orders": {"replicas": 6, "must_not_double": False, "publishes": ["order.created"]}}
 
@@ -107,7 +107,7 @@ def test_a_business_key_and_a_correlation_id_are_told(tmp_path: Path) -> None:
     tree = document(channel={"messages": {"created": message | {"x-buslab": {"key": "/data/no"}}}})
     tree["components"] = {"correlationIds": {"c": {"location": "$message.payload#/requestId"}}}
     bus = imported(tmp_path, tree)
-    assert 'key = "/data/no"' in bus.text and "# correlation id: $message.payload#/requestId" in bus.text
+    assert bus.tree["channels"][ADDRESS]["key"] == "/data/no" and "# correlation id: $message.payload#/requestId" in bus.text
     assert bus.tree["channels"][ADDRESS]["payload"] == {"no": "{integer(0, 1000)}", "requestId": "{uuid()}"}
     assert '# key = "/data/orderId"' in imported(tmp_path, document()).text, "the first field that is an id by its name"
     tree["components"]["correlationIds"]["c"]["location"] = "$header"
@@ -183,6 +183,40 @@ def test_a_reply_goes_the_other_way_and_one_without_a_channel_is_refused(tmp_pat
     assert "operations/op/reply: where the reply goes is known at run time only" in refusal(tmp_path, asking("o", "send", dynamic))
 
 
+def object_of(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def test_events_in_an_envelope_are_what_stands_in_it(tmp_path: Path) -> None:
+    text, order = {"type": "string"}, object_of(orderId={"type": "string"}, region={"type": "string"})
+    cloud = document(schema=object_of(specversion=text, id=text, source=text, type=text, data=order))
+    bus = imported(tmp_path, cloud, out=tmp_path / "cloud.bus.toml")
+    assert bus.tree["envelope"] == {"kind": "cloudevents"} and bus.tree["channels"][ADDRESS]["payload"]["orderId"] == "order_{number}"
+    assert load_bus(str(bus.path)).envelope.kind == "cloudevents" and '# key = "/data/orderId"' in bus.text
+    mixed = imported(tmp_path, cloud, document("parcels", channel={"address": "shop:parcels"}))
+    assert "envelope" not in mixed.tree and "some messages are CloudEvents and others not" in "".join(mixed.notes)
+    ours = document(schema=object_of(eventId=text, type=text, data=order))
+    assert "envelope" not in imported(tmp_path, ours).tree and imported(tmp_path, ours).tree["channels"] == bus.tree["channels"]
+
+    meta = object_of(id=text, kind=text, at=text, by=text)
+    plain = {"kind": "plain", "id": "/meta/id", "type": "/meta/kind", "time": "/meta/at", "source": "/meta/by", "data": "/body"}
+    told = document(schema=object_of(meta=meta, body=order), **{"x-buslab": {"envelope": plain}})
+    hearer = document("billing", action="receive", schema=object_of("body", body=object_of("orderId", orderId=text)))
+    bus = imported(tmp_path, told, hearer)
+    assert bus.tree["channels"] == {ADDRESS: {"payload": {"orderId": "order_{number}", "region": "{word()}"}}}, (
+        "one document says it for all"
+    )
+    assert bus.tree["envelope"] == plain and '# key = "/body/orderId"' in bus.text
+    flat = document(schema=object_of(meta=meta, orderId=text), **{"x-buslab": {"envelope": {**plain, "data": ""}}})
+    assert imported(tmp_path, flat).tree["channels"][ADDRESS]["payload"] == {"orderId": "order_{number}"}
+    assert "x-buslab.envelope.data = '', and '/body' in another document" in refusal(tmp_path, told, flat | {"info": {"title": "b"}})
+
+
+def test_a_payload_that_is_null_is_not_known(tmp_path: Path) -> None:
+    tree = document(channel={"x-buslab": {"payload": None, "rate_per_s": None}})
+    assert imported(tmp_path, tree).tree["channels"] == {ADDRESS: {}}
+
+
 def test_several_messages_wrapped_schemas_and_examples(tmp_path: Path) -> None:
     one, two = {"payload": {"const": 1}}, {"payload": {"const": 2}}
     bus = imported(tmp_path, document(channel={"messages": {"one": one, "two": two}}))
@@ -240,6 +274,12 @@ CHANGED: list[tuple[dict[str, Any], str]] = [
     ({"x-buslab": {"bus": {"prefix": "a"}}}, "x-buslab.bus = {'prefix': 'a'}: an object of settings of [bus]"),
     ({"x-buslab": {"bus": {"channel_prefix": "mail:"}}}, "channel_prefix = 'mail:': the address 'shop:orders.created' is not of it"),
     ({"x-buslab": {"bus": {"batch_size": 0}}}, "bus.batch_size = 0"),
+    ({"x-buslab": {"envelope": {"kind": "xml"}}}, "envelope.kind = 'xml'"),
+    ({"x-buslab": {"envelope": {"form": "plain"}}}, "x-buslab.envelope = {'form': 'plain'}: an object of settings of [envelope]"),
+    ({"x-buslab": {"envelope": {"kind": "plain", "data": "body"}}}, "'body' is no JSON pointer"),
+    ({"x-buslab": {"envelope": {"kind": "plain", "data": 3}}}, "envelope.data = 3"),
+    ({"channels": {"created": {"address": "a", "x-buslab": {"key": "orderId"}}}}, "'orderId' is no JSON pointer"),
+    ({"channels": {"created": {"address": "a", "x-buslab": {"key": "/orderId"}}}}, "begin it with /data/"),
     ({"channels": {"created": {"x-buslab": {"replicas": 3}}}}, "no setting of a channel: it belongs to the x-buslab of the document"),
     ({"channels": {"created": {"address": "a", "x-buslab": {"payload": {"a": None}}}}}, "null in a payload is '{None}'"),
     ({"channels": {"created": {"address": "a", "x-buslab": {"payload": "gauss(3)"}}}}, "no distribution of sizes"),

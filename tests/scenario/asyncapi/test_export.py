@@ -34,8 +34,8 @@ def loaded(name: str) -> Scenario:
     return load_bus(name) if name.endswith(".bus.toml") else load_scenario(name)
 
 
-def bus_of(scenario: Scenario) -> tuple[Any, Any, Any]:
-    return scenario.channels, scenario.services, scenario.bus
+def bus_of(scenario: Scenario) -> tuple[Any, ...]:
+    return scenario.channels, scenario.services, scenario.bus, scenario.envelope
 
 
 def again(name: str, folder: Path) -> Scenario:
@@ -85,6 +85,16 @@ SERVICE = st.fixed_dictionaries(
 )
 
 
+META = {"id": "/meta/id", "type": "/meta/type", "time": "/meta/at", "source": "/meta/from"}
+ENVELOPES: list[tuple[dict[str, Any], str]] = [  # and where what a call carries stands
+    ({}, "/data"),
+    ({"kind": "cloudevents"}, "/data"),
+    ({"kind": "plain"}, "/data"),
+    ({"kind": "plain", "data": "/body/x", "correlation": "/cor", "version": "/v", "versions": ["2", "2.*"], **META}, "/body/x"),
+    ({"kind": "plain", "data": "", **{name: f"/meta-of-the-event{at}" for name, at in META.items()}}, ""),
+]
+
+
 @st.composite
 def buses(draw: st.DrawFn) -> dict[str, Any]:
     channels = draw(st.dictionaries(NAME, CHANNEL, min_size=1, max_size=4))
@@ -95,8 +105,12 @@ def buses(draw: st.DrawFn) -> dict[str, Any]:
         if not services or not (publishes or subscribes):
             publishes = publishes or [next(iter(channels))]
         services[name] = one | {"publishes": publishes, "subscribes": subscribes}
+    envelope, data_at = draw(st.sampled_from(ENVELOPES))
+    for one in channels.values():
+        if draw(st.booleans()):
+            one["key"] = f"{data_at}/k"
     bus = draw(st.fixed_dictionaries({}, optional={"channel_prefix": NAME, "batch_size": st.integers(1, 9), "once": st.just("two-key")}))
-    return {"bus": bus, "channels": channels, "services": services}
+    return {"bus": bus, "envelope": envelope, "channels": channels, "services": services}
 
 
 @settings(max_examples=examples(40))
