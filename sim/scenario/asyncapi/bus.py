@@ -366,7 +366,7 @@ def _channel_table(channel: _Joined) -> dict[str, Any]:
 
 
 def _channel_text(name: str, table: dict[str, Any], channel: _Joined, data_at: str) -> str:
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    plain, tables = _parted(table)
     lines = [tomli_w.dumps({"channels": {name: plain}}).rstrip("\n")]
     if channel.sent and "rate_per_s" not in table:
         lines.append("# rate_per_s = 10")
@@ -376,10 +376,15 @@ def _channel_text(name: str, table: dict[str, Any], channel: _Joined, data_at: s
         lines.append("# " + _comment(tomli_w.dumps({"key": f"{data_at}/{key}"}).strip()))
     if channel.correlation:
         lines.append(f"# correlation id: {_comment(channel.correlation)}; every event has one in its envelope")
-    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
     if tables:
         lines += ["", tomli_w.dumps({"channels": {name: tables}}).rstrip("\n")]
     return "\n".join(lines) + "\n"
+
+
+def _parted(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plain keys of a table, and those that are tables: a comment to fill in stands between the two."""
+    tables = {key: value for key, value in table.items() if isinstance(value, dict)}
+    return {key: value for key, value in table.items() if key not in tables}, tables
 
 
 def _key_like(payload: Any) -> str:
@@ -389,7 +394,8 @@ def _key_like(payload: Any) -> str:
 
 
 def _service_text(name: str, table: dict[str, Any]) -> str:
-    lines = [tomli_w.dumps({"services": {name: table}}).rstrip("\n")]
+    plain, tables = _parted(table)
+    lines = [tomli_w.dumps({"services": {name: plain}}).rstrip("\n")]
     if "replicas" not in table:
         lines.append("# replicas = 2")
     if "subscribes" in table:
@@ -397,6 +403,8 @@ def _service_text(name: str, table: dict[str, Any]) -> str:
             *(["# handler_ms = 5"] if "handler_ms" not in table else []),
             *(["# must_not_double = true            # two pods that handle one event do harm"] if "must_not_double" not in table else []),
         ]
+    if tables:
+        lines += ["", tomli_w.dumps({"services": {name: tables}}).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 

@@ -71,9 +71,10 @@ def test_the_document_of_the_page_is_what_it_says(tmp_path: Path) -> None:
     (body,) = ["\n".join(body) for _, language, body, _ in fences(page) if language == "yaml"]
     tree = imported(tmp_path, body).tree
     payload = {"orderId": "order_{number}", "note": "{letters(lognormal(p50=900, p99=4000))}"}
-    assert tree["channels"] == {"order.created": {"rate_per_s": 400, "key": "/data/orderId", "payload": payload}}
+    assert tree["channels"] == {"order.created": {"rate_per_s": 400, "key": "/data/orderId", "payload": payload}, "order.paid": {}}
     assert tree["bus"] == {"channel_prefix": "shop:", "batch_size": 50}
-    assert tree["services"] == {"orders": {"replicas": 6, "must_not_double": False, "publishes": ["order.created"]}}
+    said = {"replicas": 6, "must_not_double": False, "handler_ms": {"order.paid": 5, "other": 1}}
+    assert tree["services"] == {"orders": {**said, "publishes": ["order.created"], "subscribes": ["order.paid"]}}
 
 
 def test_what_asyncapi_cannot_say_comes_from_x_buslab_and_the_rest_is_a_comment(tmp_path: Path) -> None:
@@ -91,6 +92,11 @@ def test_what_asyncapi_cannot_say_comes_from_x_buslab_and_the_rest_is_a_comment(
     assert (one.replicas, one.skew_ms, one.publishes) == (6, 3, (ADDRESS,)) and list(scenario.services) == ["shop-orders", "billing"]
     assert (two.handler_ms, two.must_not_double, two.behaviour, two.subscribes) == (5, True, "metrics", (ADDRESS,))
     assert (scenario.bus.channel_prefix, scenario.bus.batch_size) == ("shop:", 7)
+    timed = document("billing", action="receive", **{"x-buslab": {"handler_ms": {ADDRESS: "lognormal(p50=5, p99=40)", "other": 1}}})
+    text = imported(tmp_path, document("orders"), timed).text.replace("# must_not_double", "must_not_double")
+    (tmp_path / "timed.bus.toml").write_text(text)
+    service = load_bus(str(tmp_path / "timed.bus.toml")).services["billing"]
+    assert service.handler_ms == {ADDRESS: "lognormal(p50=5, p99=40)", "other": 1} and service.must_not_double
     bare = imported(tmp_path, document("orders", schema={}), document("billing", action="receive", schema={}))
     comments = [line for line in bare.text.splitlines() if line.startswith("# ") and " = " in line]
     assert [line.split()[1] for line in comments] == ["rate_per_s", "payload", "replicas", "replicas", "handler_ms", "must_not_double"]

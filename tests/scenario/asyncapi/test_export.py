@@ -77,7 +77,9 @@ SERVICE = st.fixed_dictionaries(
     {},
     optional={
         "replicas": st.integers(1, 20),
-        "handler_ms": st.floats(0, 100),
+        "handler_ms": st.floats(0, 100) | st.just({"other": "lognormal(p50=5, p99=40)"}),
+        "concurrency": st.integers(0, 9),
+        "when_full": st.sampled_from(["queue", "stop-reading"]),
         "skew_ms": st.integers(0, 100),
         "must_not_double": st.booleans(),
         "behaviour": st.sampled_from(["hears", "metrics", "config-cache"]),
