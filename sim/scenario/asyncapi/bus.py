@@ -24,6 +24,7 @@ import tomli_w
 from sim.errors import DocumentError, ScenarioError, UsageError
 from sim.machine.files import why_not_written, write_whole
 from sim.machine.words import count, listed
+from sim.record.durations import OTHER_CHANNELS
 from sim.scenario.asyncapi.documents import Documents, Located
 from sim.scenario.asyncapi.service import BUS_TABLES, ChannelUse, ServiceDocument, bus_settings, check_settings, read_service
 from sim.scenario.asyncapi.templates import ID
@@ -284,6 +285,17 @@ class _BusMaker:
             names = list(dict.fromkeys(use.address.removeprefix(prefix) for use in ordered))
             if names:
                 said[key] = names
+        for use in uses:
+            for key, time in use.handlers.items():
+                table = said.get(key, {})
+                table = dict(table) if isinstance(table, dict) else {OTHER_CHANNELS: table}
+                channel = use.address.removeprefix(prefix)
+                if table.setdefault(channel, time) != time:
+                    raise use.where.wrong(
+                        f"x-buslab.{key} = {shown(time)}, and {shown(table[channel])} elsewhere for this channel: say it once"
+                    )
+                said[key] = table
+        check_settings(service.root, "", said, Service)
         return said
 
     def _text(self, tree: dict[str, Any], channels: dict[str, _Joined]) -> str:

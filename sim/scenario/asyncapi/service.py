@@ -24,6 +24,7 @@ BUS_TABLES: dict[str, type[Bus] | type[EnvelopeForm]] = {"bus": Bus, "envelope":
 PLAIN_PARTS = ("id", "type", "time", "source", "correlation", "version", "data")  # of a plain envelope
 MAX_EXPANDED = 1000  # channels that the parameters of one address make
 CHANNEL_KEYS = Channel.__struct_fields__
+HANDLER_KEYS = ("handler_ms", "handler_cpu_ms")  # of a receive operation: how long the service takes for that channel
 SERVICE_KEYS = ("service", *(name for name in Service.__struct_fields__ if name not in ("publishes", "subscribes")), "bus", "envelope")
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
 _IN_PAYLOAD = re.compile(r"\$message\.payload#(/([^/~]|~[01])*)+$")
@@ -51,6 +52,8 @@ class ChannelUse:
         Where the message has its correlation id, as the document writes it.
     pattern
         What the names match that it means; None for one channel.
+    handlers
+        How long the service takes for an event of it: keys of a bus file's service.
     """
 
     where: Located
@@ -61,6 +64,7 @@ class ChannelUse:
     template: Template = field(default_factory=Template)
     correlation: str = ""
     pattern: re.Pattern[str] | None = None
+    handlers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,8 @@ class _Channels:
             raise operation.wrong(f"action: {shown(action)} is neither send nor receive{old}")
         name = self._channel_of(operation, fields, places)
         if name:
-            said = _buslab(self._documents, fields.get("x-buslab"), CHANNEL_KEYS, "an operation")
+            known = CHANNEL_KEYS if action == "send" else (*CHANNEL_KEYS, *HANDLER_KEYS)
+            said = _buslab(self._documents, fields.get("x-buslab"), known, f"a {action} operation")
             yield name, action, self._listed(fields.get("messages")), said
         if "reply" not in fields or not name:
             return
@@ -280,7 +285,9 @@ class _Channels:
                 if not self._envelope and not template.envelope:
                     _add_correlation(template, correlation)
         sends, hears = (roles[action][0][0] if roles[action] else 0 for action in ACTIONS)
-        use = ChannelUse(channel, "", sends, hears, _joined(said), template, correlation)
+        joined = _joined(said)
+        handlers = {key: joined.pop(key) for key in HANDLER_KEYS if key in joined}
+        use = ChannelUse(channel, "", sends, hears, joined, template, correlation, handlers=handlers)
         yield from self._addressed(use, fields)
 
     def _sent_message(self, channel: Located, roles: _Roles, messages: list[Located]) -> Located | None:

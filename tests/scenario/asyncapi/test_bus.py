@@ -66,6 +66,23 @@ def test_a_document_in_the_form_of_nestjs_asyncapi_becomes_a_bus(tmp_path: Path)
     assert set(scenario.content("feline/gone")(5)) == {"felineId", "weight"}
 
 
+def test_a_receive_operation_says_how_long_its_handler_takes(tmp_path: Path) -> None:
+    def billing(time: Any, **ours: Any) -> dict[str, Any]:
+        tree = document("billing", action="receive", **{"x-buslab": ours})
+        tree["operations"]["op"]["x-buslab"] = {"handler_ms": time}
+        return tree
+
+    pattern = document("audit", action="receive", channel={"address": "shop:{x}"})
+    pattern["operations"]["op"]["x-buslab"] = {"handler_cpu_ms": 2}
+    services = imported(tmp_path, billing("lognormal(p50=5, p99=40)", handler_ms=1), document("orders"), pattern).tree["services"]
+    assert services["billing"]["handler_ms"] == {"other": 1, ADDRESS: "lognormal(p50=5, p99=40)"}
+    assert services["audit"]["handler_cpu_ms"] == {ADDRESS: 2}
+    assert "x-buslab.handler_ms = 5, and 4 elsewhere for this channel" in refusal(tmp_path, billing(5, handler_ms={ADDRESS: 4}))
+    assert "x-buslab.handler_ms" in refusal(tmp_path, billing([5])) and "handler_ms" in refusal(tmp_path, billing("gauss(3)"))
+    sender = document(operations={"op": {"action": "send", "channel": {"$ref": "#/channels/created"}, "x-buslab": {"handler_ms": 3}}})
+    assert "'handler_ms' is no setting of a send operation: it belongs to the x-buslab of the document" in refusal(tmp_path, sender)
+
+
 def test_the_document_of_the_page_is_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "asyncapi.md").read_text("utf-8")
     (body,) = ["\n".join(body) for _, language, body, _ in fences(page) if language == "yaml"]
@@ -73,7 +90,7 @@ def test_the_document_of_the_page_is_what_it_says(tmp_path: Path) -> None:
     payload = {"orderId": "order_{number}", "note": "{letters(lognormal(p50=900, p99=4000))}"}
     assert tree["channels"] == {"order.created": {"rate_per_s": 400, "key": "/data/orderId", "payload": payload}, "order.paid": {}}
     assert tree["bus"] == {"channel_prefix": "shop:", "batch_size": 50}
-    said = {"replicas": 6, "must_not_double": False, "handler_ms": {"order.paid": 5, "other": 1}}
+    said = {"replicas": 6, "must_not_double": False, "handler_ms": {"other": 1, "order.paid": 5}}
     assert tree["services"] == {"orders": {**said, "publishes": ["order.created"], "subscribes": ["order.paid"]}}
 
 
