@@ -101,9 +101,7 @@ def load_bus(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     tree = _read_bus(name, built_in_buses().get(name) or Path(name))
     for setting in settings:
         _apply(tree, setting)
-    services = tree.get("services")
-    tables = services.values() if isinstance(services, dict) else ()
-    published = [kind for one in tables if isinstance(one, dict) for kind in one.get("publishes", ()) if isinstance(kind, str)]
+    published = sorted(_published(tree.get("services")))
     if not published:
         raise ScenarioError(f"bus file {name}: no service publishes anything: give one publishes, or name a scenario that does")
     return check_tree(tree | {"load": {"driver": "pods", "mix": dict.fromkeys(published, 1.0)}}, where=name)
