@@ -32,6 +32,8 @@ from .results.checkers import write_verdict as write_verdict
 from .results.opened_run import open_run as open_run
 from .run.display import Display as Display
 from .run.steps import run_scenario as run_scenario
+from .scenario.asyncapi.bus import import_asyncapi as import_asyncapi
+from .scenario.asyncapi.export import export_asyncapi as export_asyncapi
 from .scenario.file import load_scenario as load_scenario
 from .scenario.json_schema import file_schema as file_schema
 from .scenario.start import new_bus as new_bus

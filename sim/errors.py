@@ -4,6 +4,7 @@ Each message is one line and says what was wrong, the value, and what to do::
 
     BuslabError                 exit code 2
     ├── ScenarioError           the scenario file, a --set value, or a combination of both
+    ├── DocumentError           an AsyncAPI document that cannot be read, or says what a bus cannot have
     ├── UsageError              an argument or an environment variable
     ├── BrokerError             a broker that cannot be started or used
     │   ├── BrokerUnreachable   nothing answers at the address
@@ -33,6 +34,13 @@ class BuslabError(Exception):
 
 class ScenarioError(BuslabError):
     """A scenario that is wrong: the key, its value, and what is allowed."""
+
+
+class DocumentError(BuslabError):
+    """An AsyncAPI document that is wrong: the file, the place in it, and what to do; what a document holds may have any character."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else repr(one)[1:-1] for one in message))
 
 
 class UsageError(BuslabError):

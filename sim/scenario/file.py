@@ -23,7 +23,7 @@ from sim.scenario.problems import limit_name, problems, quoted, shown
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service
 
-__all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
+__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
@@ -78,12 +78,33 @@ def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[st
     if not path.exists():
         known = ", ".join(built_in_buses())
         raise ScenarioError(f"scenario {name}: bus_file = {named!r}: there is no such file beside it; built in: {known}")
+    return _over(_read_bus(named, path), tree), f"{name} with {named}"
+
+
+def _read_bus(named: str, path: Path) -> dict[str, Any]:
     bus = _read_toml(named, path)
     for key in bus:
         if key not in BUS_TABLES:
             hint = did_you_mean(key, BUS_TABLES)
             raise ScenarioError(f"bus file {named}: {shown(key)} does not belong there{hint}; it holds {', '.join(BUS_TABLES)}")
-    return _over(bus, tree), f"{name} with {named}"
+    return bus
+
+
+def load_bus(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
+    """Read a bus file by itself and check it, as a scenario in which each channel that a service publishes is called.
+
+    Raises
+    ------
+    ScenarioError
+        Anything in it is wrong; the message names the key and the value.
+    """
+    tree = _read_bus(name, built_in_buses().get(name) or Path(name))
+    for setting in settings:
+        _apply(tree, setting)
+    published = sorted(_published(tree.get("services")))
+    if not published:
+        raise ScenarioError(f"bus file {name}: no service publishes anything: give one publishes, or name a scenario that does")
+    return check_tree(tree | {"load": {"driver": "pods", "mix": dict.fromkeys(published, 1.0)}}, where=name)
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["claims", "99"], "no claim '99': there are 1 to 25"),
         (["claims", "24", "--on", "model"], "claim 24 needs a real server"),
         (["claims", "2", "--report", "something/page.md"], "cannot write something/page.md"),
+        (["import", "asyncapi", "nowhere.yaml", "--out", "shop.bus.toml"], "nowhere.yaml: cannot be read"),
+        (["import", "asyncapi", "something", "--out", "shop.bus.toml"], "something: it holds no AsyncAPI document"),
+        (["import", "openapi", "something"], "'openapi' is not 'asyncapi'"),
+        (["import", "asyncapi"], "Missing argument 'DOCUMENT…"),
+        (["export", "asyncapi", "basline", "--out", "documents"], "did you mean 'baseline'"),
+        (["export", "asyncapi", "baseline", "--service", "musik-service", "--out", "documents"], "did you mean 'music-service'"),
+        (["export", "asyncapi", "baseline"], "Missing option '--out'"),
         (["frobnicate"], "frobnicate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -79,6 +86,17 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(tmp_path: Path, args: lis
     assert says in one_line_error(done)
     assert "hunter2" not in done.stdout + done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["something"], "nothing half-made is left"
+
+
+def test_a_bus_goes_out_as_documents_and_comes_back(tmp_path: Path) -> None:
+    done = buslab("export", "asyncapi", "baseline", "--out", "documents", cwd=tmp_path)
+    paths = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and len(paths) == 6 and paths[0] == "documents/music-service.asyncapi.yaml"
+    done = buslab("import", "asyncapi", *paths, "--out", "again.bus.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "bus      again.bus.toml: 6 services, 6 channels\n"), done
+    assert "is there already" in one_line_error(buslab("import", "asyncapi", *paths, "--out", "again.bus.toml", cwd=tmp_path))
+    printed = buslab("import", "asyncapi", *paths, cwd=tmp_path)
+    assert printed.stdout == (tmp_path / "again.bus.toml").read_text("utf-8")
 
 
 @pytest.mark.parametrize("what", ["scenarios", "grounds", "checkers", "faults", "slo", "claims"])

@@ -18,9 +18,11 @@ from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
+from sim.cli.commands.export import export
 from sim.cli.commands.fidelity import fidelity
 from sim.cli.commands.grounds import grounds
 from sim.cli.commands.image import image
+from sim.cli.commands.import_ import import_
 from sim.cli.commands.list import list_
 from sim.cli.commands.lost import lost
 from sim.cli.commands.matrix import matrix
@@ -57,4 +59,6 @@ COMMANDS: dict[str, click.Command] = {
     "notebooks": notebooks,
     "pod": pod,
     "schema": schema,
+    "import": import_,
+    "export": export,
 }
