@@ -20,6 +20,19 @@ def test_three_commands_lead_from_an_empty_folder_to_a_verdict(tmp_path: Path) -
     assert "verdict  valid" in ran.stdout and "note: " not in ran.stderr
 
 
+FASTSTREAM = Path(__file__).parents[2] / "docs" / "examples" / "faststream"
+
+
+def test_documents_of_services_lead_to_a_verdict_too(tmp_path: Path) -> None:
+    documents = [part for name in ("gateway", "averages", "dashboard") for part in ("--from", str(FASTSTREAM / f"{name}.yaml"))]
+    made = buslab("new", "sensors", *documents, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "note: the addresses have no prefix in common" in made.stderr
+    ran = buslab("run", "sensors.toml", "--on", "model", "--out", "run", cwd=tmp_path / "sensors")
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in (tmp_path / "sensors").glob("*.toml")} == {"sensors.toml", "sensors-outage.toml", "sensors.bus.toml"}
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -27,6 +40,9 @@ def test_three_commands_lead_from_an_empty_folder_to_a_verdict(tmp_path: Path) -
         (["a/b"], "give a name without a slash"),
         (["x", "--like", "aipong"], "did you mean 'aiponge'"),
         (["x", "--dir", "there/file"], "there/file: Not a directory"),
+        (["x", "--like", "shop", "--from", "there/file"], "--like shop and --from: each says what the bus is"),
+        (["x", "--from", "there/file"], "there/file"),
+        (["x", "--from", "nowhere.yaml"], "nowhere.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
