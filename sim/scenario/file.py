@@ -19,9 +19,10 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
+from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import limit_name, problems, quoted, shown
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
-from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service
+from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
 __all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "to_toml"]
 
@@ -146,6 +147,8 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
         if not isinstance(kind, str) or kind not in FAULTS:
             known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
+    own = tree.get("channels")
+    tree = expand_patterns(tree, own if isinstance(own, dict) else reference_channels(), where=f"scenario {where}")
     tree = _with_rates(_flat_slo(tree, where=f"scenario {where}"))
     try:
         scenario = msgspec.convert(tree, Scenario)

@@ -209,7 +209,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skew_ms
         A pod begins up to so much later than the event came, drawn for each event: replicas do not hear at one moment.
     publishes, subscribes
-        Event types that its pods send, and those that they hear.
+        Event types that its pods send, and those that they hear. What they hear may be patterns, as `order.*`, which stand for the channels
+        of the bus that match (see `sim.scenario.patterns`).
     """
 
     behaviour: str = ""

@@ -87,6 +87,19 @@ def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_chann
         assert {scenario.behaviour(service) for service in scenario.services} <= set(reference_behaviours().values())
 
 
+def test_a_pattern_stands_for_the_channels_that_match(shop: Path) -> None:
+    def heard(*named: str) -> tuple[str, ...]:
+        more = ('channels."order.paid".payload=10', 'channels."stock/a*".payload=10')
+        listed = ", ".join(f'"{one}"' for one in named)
+        return load_scenario(str(shop), settings=(*more, f"services.billing.subscribes=[{listed}]")).services["billing"].subscribes
+
+    assert heard("order.*") == ("order.created", "order.paid")
+    assert heard("order.*", "价格/改变") == ("order.created", "order.paid", "价格/改变")
+    assert heard("order.[^c]*") == heard("order.p?id") == heard("order.[op]aid") == ("order.paid",)
+    assert heard("stock/a*") == ("stock/a*",), "a channel of that name"
+    assert len(heard("*")) == 4
+
+
 def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
     key = 'channels."order.created".key="%s"'
     assert load_scenario(str(shop)).keys() == {}
@@ -116,6 +129,8 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (['channels."order.created".key="orderId"'], ['channels."order.created".key', "'orderId' is no JSON pointer", "slash"]),
         (['channels."order.created".key="/orderId"'], ["key = '/orderId'", "begin it with /data/"]),
         (['channels."order.created".key="/data"'], ["key = '/data'", "begin it with /data/"]),
+        (['services.billing.subscribes=["pay.*"]'], ["services.billing.subscribes: 'pay.*' matches no channel", "order.created"]),
+        (['services.billing.subscribes=["order.*", "order.created"]'], ["named by 'order.*' and by 'order.created'", "hear it twice"]),
         (["envelope.kind=cloudevent"], ["envelope.kind = 'cloudevent'", "did you mean 'cloudevents'"]),
         (["envelope.id=/a"], ["envelope.id = '/a'", "'aiponge' has its own", "envelope.kind = 'plain'"]),
         (["envelope.kind=plain", "envelope.id=a"], ["envelope: id = 'a' is no JSON pointer"]),
