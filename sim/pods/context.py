@@ -95,6 +95,8 @@ class OnceRules:
         Who counts that time: the server, or the pod by its own wall clock.
     prefix
         What tells the keys of one run from those of another; empty: the reference's own keys.
+    code_folder
+        Where the module of a recipe of the user's own is.
     """
 
     recipe: str = "none"
@@ -102,6 +104,7 @@ class OnceRules:
     scope: Scope = "event"
     ttl_clock: Literal["server", "pod"] = "server"
     prefix: str = ""
+    code_folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sim.machine.open_files import raise_open_files
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
+from sim.scenario.own_code import own_code_notes
 from sim.scenario.settings import Kubelet
 
 FLEETS = ("ours", "none")
@@ -37,14 +38,15 @@ def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
 
 
 def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
-    """Return the scenario as it can run in virtual time, which only one process can have, and a note where that changes the host."""
+    """Return the scenario as it can run in virtual time, which only one process can have, and notes on what of it is not used."""
+    notes = own_code_notes(scenario)
     if not virtual:
-        return scenario, []
+        return scenario, notes
     scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
     if scenario.hosts.kind == "inline":
-        return scenario, []
+        return scenario, notes
     note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
-    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [*notes, note]
 
 
 def check_ground(scenario: Scenario, broker: Broker) -> None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
+from sim.scenario.own_code import names_own_code
 from sim.scenario.problems import limit_name, problems, quoted, shown
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
@@ -50,14 +51,33 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     """
     path = built_in().get(name) or Path(name)
     tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
+    own = Path() if name in built_in() or _sets("code_folder", settings) else path.parent
     beside = path.parent if "bus_file" in tree else Path()
     for setting in settings:
         _apply(tree, setting)
-    if any(setting.partition("=")[0].strip() == "bus_file" for setting in settings):
+    if _sets("bus_file", settings):
         beside = Path()
     tree["name"] = path.stem
-    tree, where = _with_bus(tree, str(name), beside=beside)
+    tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
+    _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     return check_tree(tree, where=where)
+
+
+def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:
+    """Make the folder of the user's own code whole, where the scenario names one, or names code of a module."""
+    named = tree.get("code_folder")
+    if isinstance(named, str) and named:
+        folder = (beside / named).absolute()
+        if not folder.is_dir():
+            raise ScenarioError(f"scenario {where}: code_folder = {shown(named)}: there is no such folder")
+        tree["code_folder"] = str(folder)
+    elif not named and names_own_code(tree):
+        tree["code_folder"] = str(otherwise.absolute())
+
+
+def _sets(key: str, settings: tuple[str, ...]) -> bool:
+    """Return whether one of the settings is of a key: then a path in it is seen from the working directory."""
+    return any(setting.partition("=")[0].strip() == key for setting in settings)
 
 
 def built_in_buses() -> dict[str, Path]:
@@ -65,11 +85,14 @@ def built_in_buses() -> dict[str, Path]:
     return {path.name.removesuffix(".bus.toml"): path for path in sorted(BUS_FILES.glob("*.bus.toml"))}
 
 
-def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[str, Any], str]:
-    """Return a scenario's tree over the tables of the bus file that it names, and what to call the two in a message."""
+def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[str, Any], str, Path | None]:
+    """Return a scenario's tree over the tables of the bus file that it names, what to call the two in a message, and the file's folder.
+
+    The folder is None where there is no bus file of the user's.
+    """
     named = tree.pop("bus_file", None)
     if named is None:
-        return tree, name
+        return tree, name, None
     if not isinstance(named, str) or not named:
         raise ScenarioError(f"scenario {name}: bus_file = {shown(named)}: give the path of a .bus.toml file")
     path = built_in_buses().get(named) or beside / named
@@ -81,7 +104,7 @@ def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[st
         if key not in BUS_TABLES:
             hint = did_you_mean(key, BUS_TABLES)
             raise ScenarioError(f"bus file {named}: {shown(key)} does not belong there{hint}; it holds {', '.join(BUS_TABLES)}")
-    return _over(bus, tree), f"{name} with {named}"
+    return _over(bus, tree), f"{name} with {named}", None if named in built_in_buses() else path.parent
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.own_code import behaviour_problem, recipe_problem
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import MAX_PODS, MAX_PROCESSES, Scenario, reference_behaviours
 from sim.wire.transports import TRANSPORTS
@@ -85,9 +86,9 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
         where = f"services.{quoted(name)}"
         if not name or len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
             yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma, slash or control among them"
-        if service.behaviour and service.behaviour not in BEHAVIOURS:
-            hint = did_you_mean(service.behaviour, BEHAVIOURS)
-            yield f"{where}.behaviour = {service.behaviour!r}: no such behaviour{hint}; known: {', '.join(BEHAVIOURS)}"
+        behaviour, folder = service.behaviour, scenario.code_folder
+        if behaviour and (problem := behaviour_problem(behaviour, heard=service.subscribes, folder=folder)):
+            yield f"{where}.behaviour = {shown(behaviour)}: {problem}"
             return
         if name not in reference_behaviours() and not (service.publishes or service.subscribes):
             hint = did_you_mean(name, [*reference_behaviours(), *(other for other in scenario.services if other != name)])
@@ -114,10 +115,12 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     if reads > MAX_CALLS:
         yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
     readers = {name for name, make in BEHAVIOURS.items() if isinstance(make(), ConfigReader)}
-    if reads and not readers & {scenario.behaviour(name) for name in scenario.services}:
+    if reads and not any(isinstance(scenario.new_logic(name), ConfigReader) for name in scenario.services):
         known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
         fitting = f"add one of {', '.join(known)}, give a service behaviour = {' or '.join(map(repr, sorted(readers)))}"
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
+    if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
+        yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.once import Scope
-from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.bus.services import ConfigReader, ServiceLogic, find_behaviour
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
@@ -87,7 +87,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
-        The recipe by which one pod handles an event (see `sim.bus.once`), and how long its keys live.
+        The recipe by which one pod handles an event, one of `sim.bus.once.RECIPES` or a function of your own as `module:name`, and how
+        long its keys live.
     once_scope
         Among whom: `event`: of all pods, as the reference's key `aiponge:locks:<eventId>` is one for all services; `service`: of each
         service.
@@ -111,7 +112,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     resync: Literal["none", "drop-caches", "read-through"] = "none"
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
-    once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
+    once: str = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
     once_scope: Scope = "event"
     once_ttl_clock: Literal["server", "pod"] = "server"
@@ -146,8 +147,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     behaviour
-        What its pods do with what they hear: one of `sim.bus.services.BEHAVIOURS`. Without it, what the reference's service of this name
-        does, and a service that the reference has not only hears.
+        What its pods do with what they hear: one of `sim.bus.services.BEHAVIOURS`, or a class of your own as `module:Class`. Without it,
+        what the reference's service of this name does, and a service that the reference has not only hears.
     must_not_double
         Whether two pods that handle one event do harm: a plan of capacity does not give it a second replica for safety.
     replicas
@@ -286,6 +287,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         What the scenario asks, in one sentence.
     seed
         What every draw comes from: intended times, payloads, times of faults. The same seed means the same load.
+    code_folder
+        Where modules of your own are, which are named as `module:Name`; they are looked for there after all other places. Without it, the
+        folder of the bus file, else that of the scenario.
     channels, services, load, bus, limits, kubelet, hosts
         The tables below. Without `channels` they are the reference's.
     slo
@@ -297,6 +301,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     name: str = ""
     title: str = ""
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
+    code_folder: str = ""
     channels: dict[str, Channel] = msgspec.field(default_factory=lambda: dict(reference_channels()))
     services: dict[str, Service]
     load: Load = Load()
@@ -348,6 +353,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the name of what a service does with what it hears."""
         return self.services[service].behaviour or reference_behaviours().get(service, "hears")
 
+    def new_logic(self, service: str) -> ServiceLogic:
+        """Return what one new pod of a service does with what it hears.
+
+        Raises
+        ------
+        UsageError
+            The code of a behaviour that is not ours cannot be imported.
+        """
+        return find_behaviour(self.behaviour(service), folder=self.code_folder)()
+
     def batches(self) -> dict[str, BatchRule]:
         """Return the rule of each batched event type."""
         return {
@@ -397,7 +412,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def reads(self) -> IntendedReads:
         """Return every intended read of configuration in warm-up and run."""
-        readers = {name for name in self.services if isinstance(BEHAVIOURS[self.behaviour(name)](), ConfigReader)}
+        readers = {name for name in self.services if isinstance(self.new_logic(name), ConfigReader)} if self.load.reads_per_s else set()
         return make_reads(
             rate_per_s=self.load.reads_per_s,
             seconds=self.load.warm_up_s + self.load.run_s,

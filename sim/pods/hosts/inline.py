@@ -13,7 +13,6 @@ from pathlib import Path
 from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.once import RUN_PREFIX
-from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
@@ -113,7 +112,7 @@ class InlineHost:
                 resync=bus.resync,
                 keep_alive_s=bus.keep_alive_s,
             ),
-            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:"),
+            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:", scenario.code_folder),
         )
         self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
@@ -165,7 +164,7 @@ class InlineHost:
         settings = scenario.services[service]
         return Pod(
             PodIdentity(name, number, service, settings.subscribes, seed=scenario.seed + publisher),
-            logic=BEHAVIOURS[scenario.behaviour(service)](),
+            logic=scenario.new_logic(service),
             node=BusNode(
                 service,
                 nonce=self._nonce,
