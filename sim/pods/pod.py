@@ -78,6 +78,7 @@ class Pod(Caller[None]):
         self.number = identity.number
         self.service = identity.service
         self.channels = identity.channels
+        self.metrics_prefix = context.metrics_prefix
         self.logic = logic
         self._own_handlers = {**dict.fromkeys(identity.channels, _only_hear), **logic.handlers}
         self.journal = journal

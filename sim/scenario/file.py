@@ -19,10 +19,10 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.own_code import names_own_code
-from sim.scenario.problems import limit_name, problems, quoted, shown
+from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
-__all__ = ["Scenario", "built_in", "check_tree", "load_scenario", "to_toml"]
+__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
@@ -99,12 +99,47 @@ def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[st
     if not path.exists():
         known = ", ".join(built_in_buses())
         raise ScenarioError(f"scenario {name}: bus_file = {named!r}: there is no such file beside it; built in: {known}")
+    bus = _read_bus(named, path)
+    return _over(bus, tree), f"{name} with {named}", None if named in built_in_buses() else path.parent
+
+
+def _read_bus(named: str, path: Path) -> dict[str, Any]:
+    """Return the tables of a bus file."""
     bus = _read_toml(named, path)
     for key in bus:
         if key not in BUS_TABLES:
             hint = did_you_mean(key, BUS_TABLES)
             raise ScenarioError(f"bus file {named}: {shown(key)} does not belong there{hint}; it holds {', '.join(BUS_TABLES)}")
-    return _over(bus, tree), f"{name} with {named}", None if named in built_in_buses() else path.parent
+    return bus
+
+
+def load_bus(named: str) -> Scenario:
+    """Read a bus by itself, one that is built in or a file, and check it: a scenario of that bus, with no load.
+
+    Raises
+    ------
+    ScenarioError
+        There is no such file, or something in it is wrong; the message names the key and the value.
+    """
+    path = built_in_buses().get(named) or Path(named)
+    if not path.exists():
+        hint, known = did_you_mean(named, built_in_buses()), ", ".join(built_in_buses())
+        raise ScenarioError(f"no bus {named!r}{hint}: give the path of a .bus.toml file; built in: {known}")
+    tree = {"services": {}, **_read_bus(named, path)}
+    if path not in built_in_buses().values() and names_own_code(tree):
+        tree["code_folder"] = str(path.parent.absolute())
+    scenario = _converted(tree, where=f"bus file {named}")
+    for problem in bus_problems(scenario):
+        raise ScenarioError(f"bus file {named}: {problem}")
+    return scenario
+
+
+def _converted(tree: dict[str, Any], *, where: str) -> Scenario:
+    """Return a tree as a scenario, each value of its type and within its bounds."""
+    try:
+        return msgspec.convert(tree, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where}: {_explain(str(error), tree)}") from None
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -138,11 +173,7 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
         if not isinstance(kind, str) or kind not in FAULTS:
             known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
-    tree = _with_rates(_flat_slo(tree, where=f"scenario {where}"))
-    try:
-        scenario = msgspec.convert(tree, Scenario)
-    except msgspec.ValidationError as error:
-        raise ScenarioError(f"scenario {where}: {_explain(str(error), tree)}") from None
+    scenario = _converted(_with_rates(_flat_slo(tree, where=f"scenario {where}")), where=f"scenario {where}")
     for problem in problems(scenario):
         raise ScenarioError(f"scenario {where}: {problem}")
     return scenario

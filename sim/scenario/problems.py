@@ -50,8 +50,7 @@ def shown(value: object) -> str:
 
 def problems(scenario: Scenario) -> Iterator[str]:
     """Yield one sentence for each problem; it names the key, the value and what to do."""
-    yield from _channel_problems(scenario)
-    yield from _service_problems(scenario)
+    yield from bus_problems(scenario)
     yield from _load_problems(scenario)
     yield from _mix_problems(scenario)
     yield from _http_problems(scenario)
@@ -60,6 +59,17 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _slo_problems(scenario)
     yield from _fault_problems(scenario)
     yield from _overlap_problems(scenario)
+
+
+def bus_problems(scenario: Scenario) -> Iterator[str]:
+    """Yield one sentence for each problem of a bus by itself: of its channels, its services, and its `[bus]`."""
+    yield from _channel_problems(scenario)
+    yield from _service_problems(scenario)
+    transport = scenario.bus.transport
+    if transport not in TRANSPORTS:
+        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
+        yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
 
 
 def _channel_problems(scenario: Scenario) -> Iterator[str]:
@@ -105,8 +115,6 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
 
 def _load_problems(scenario: Scenario) -> Iterator[str]:
     load, transport = scenario.load, scenario.bus.transport
-    if transport not in TRANSPORTS:
-        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
     if load.shape not in SHAPES:
         yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
     if load.driver == "locust" and not scenario.bus.redis_url:
@@ -119,8 +127,6 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
         known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
         fitting = f"add one of {', '.join(known)}, give a service behaviour = {' or '.join(map(repr, sorted(readers)))}"
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
-    if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
-        yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
 

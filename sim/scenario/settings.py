@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
+from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
 from sim.bus.services import ConfigReader, ServiceLogic, find_behaviour
 from sim.errors import ScenarioError
@@ -64,6 +65,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     channel_prefix
         What stands before the event type in the name of a channel.
+    metrics_prefix
+        What the names of a pod's metrics begin with, before the service; what such a name may not hold is replaced.
     batch_size, batch_interval_ms
         A batch leaves when it has so many items, or when its oldest item is so old.
     transport
@@ -98,6 +101,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
+    metrics_prefix: Annotated[str, Meta(max_length=100)] = PREFIX
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
     transport: str = "pubsub"

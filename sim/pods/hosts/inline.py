@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.once import RUN_PREFIX
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
 from sim.machine.words import count
-from sim.pods.context import BrokerAccess, OnceRules, OutageRules, PodContext, PodIdentity
+from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity, outage_rules
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
 from sim.pods.pod import Pod
 from sim.pods.pod_journal import PodJournal
@@ -104,15 +103,9 @@ class InlineHost:
             recorder=self.recorder,
             memo=ReadMemo(self._live.decode),
             probed=probed,
-            outage=OutageRules(
-                policy=Policy(bus.fallback, bus.reattach, bus.outage_queue),
-                queue_limit=bus.outage_queue_limit,
-                reconnect_max_s=bus.reconnect_max_s,
-                hold_s=bus.outage_hold_s,
-                resync=bus.resync,
-                keep_alive_s=bus.keep_alive_s,
-            ),
+            outage=outage_rules(bus),
             once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:", scenario.code_folder),
+            metrics_prefix=bus.metrics_prefix,
         )
         self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
