@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -36,6 +37,8 @@ GROUPS = {  # what a member is called -> the group of its entry points
 }
 MAX_SHOWN = 300  # characters of an error's text
 _NAMED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+_FILE = "users_file_"
 
 T = TypeVar("T")
 _found: dict[tuple[str, str, str], Any] = {}
@@ -97,6 +100,28 @@ def takes_turns(function: Any) -> bool:
     """Return whether a call of a function would only begin it: a coroutine or a generator, of which nobody would ask for more."""
     call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004 - an object's own
     return inspect.iscoroutinefunction(call) or inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
+
+
+def load_file(path: str) -> ModuleType:
+    """Run a Python file of the user's, whose folder then is at the end of the path, and return its module.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or raised.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    append_folder(folder)
+    name = f"{_FILE}{os.path.splitext(os.path.basename(path))[0]}"  # a file may be called as a module is that others import
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file: its name ends in .py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{path} raised {first_line(error, folder=folder)}") from error
+    return module
 
 
 def _named(name: str, folder: str) -> Any:

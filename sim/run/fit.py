@@ -38,10 +38,18 @@ def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
 
 
 def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
-    """Return the scenario as it can run in virtual time, which only one process can have, and notes on what of it is not used."""
+    """Return the scenario as it can run in virtual time, which only one process can have, and notes on what of it is not used.
+
+    Raises
+    ------
+    UsageError
+        It is of real time only.
+    """
     notes = own_code_notes(scenario)
     if not virtual:
         return scenario, notes
+    if scenario.load.locustfile:
+        raise UsageError("--on model: the users of load.locustfile live in real time: use --on embedded")
     scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
     if scenario.hosts.kind == "inline":
         return scenario, notes
@@ -96,6 +104,8 @@ def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = T
     kinds = {kind for kind, weight in scenario.load.mix.items() if weight > 0}
     publishing = sum(service.replicas for service in scenario.services.values() if kinds & set(service.publishes))
     locusts = publishing if scenario.load.driver == "locust" else 0
+    if scenario.load.locustfile:
+        locusts = scenario.users() * sum(bool(service.publishes) for service in scenario.services.values())
     here = pods if scenario.hosts.kind == "inline" else -(-pods // scenario.hosts.processes)
     needs = [OWN_FILES + here * each, OWN_FILES + locusts * ends]
     if any("links" in fault.needs for fault in scenario.faults):

@@ -58,9 +58,17 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     if _sets("bus_file", settings):
         beside = Path()
     tree["name"] = path.stem
+    _find_locustfile(tree, beside=Path() if name in built_in() or _sets("load.locustfile", settings) else path.parent)
     tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
     _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     return check_tree(tree, where=where)
+
+
+def _find_locustfile(tree: dict[str, Any], *, beside: Path) -> None:
+    """Make the path of the user's own locustfile whole, where the scenario names one."""
+    load = tree.get("load")
+    if isinstance(load, dict) and isinstance(named := load.get("locustfile"), str) and named:
+        tree["load"] = load | {"locustfile": str((beside / named).absolute())}
 
 
 def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, pairwise
+from pathlib import Path
 
 from sim.bus.envelope import BATCH
 from sim.bus.services import BEHAVIOURS, ConfigReader
@@ -133,7 +134,9 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
 
 def _mix_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
-    if not any(load.mix.values()):
+    if load.locustfile:
+        yield from _locustfile_problems(scenario)
+    elif not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0, or a channel a rate_per_s"
     calls, published = set(scenario.calls), {kind for service in scenario.services.values() for kind in service.publishes}
     for kind, weight in load.mix.items():
@@ -143,6 +146,16 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
             yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
         elif weight > 0 and kind not in published:
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it: add it to a service's publishes"
+
+
+def _locustfile_problems(scenario: Scenario) -> Iterator[str]:
+    file, where = Path(scenario.load.locustfile), f"load.locustfile = {shown(scenario.load.locustfile)}"
+    if file.suffix != ".py" or not file.is_file():
+        yield f"{where}: {'a locustfile is a .py file' if file.suffix != '.py' else 'there is no such file'}"
+    if scenario.load.driver != "locust":
+        yield f"{where}: its users are Locust's: set load.driver = 'locust'"
+    if not any(service.publishes for service in scenario.services.values()):
+        yield f"{where}: no service publishes anything, so no user may: give one publishes"
 
 
 def _http_problems(scenario: Scenario) -> Iterator[str]:

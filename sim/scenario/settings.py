@@ -21,7 +21,7 @@ from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.schema import HTTP_CALL
 from sim.scenario.payloads import Content, make_content
-from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
+from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule, no_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
@@ -197,6 +197,10 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.pods.scheduled_reads`).
     templates
         How many templates there are to read and to invalidate.
+    locustfile
+        A locustfile of your own, whose users make the calls in a closed loop; then nothing else here says which calls are made.
+    users
+        How many users it has; 0 = one for each pod of a service that publishes.
     """
 
     driver: Literal["locust", "pods"] = "locust"
@@ -208,6 +212,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     reads_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
     templates: Annotated[int, Meta(ge=1, le=50_000)] = TEMPLATE_COUNT
+    locustfile: str = ""
+    users: Annotated[int, Meta(ge=0, le=100_000)] = 0
     mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
@@ -398,8 +404,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the transport that `[bus]` names, with its settings."""
         return make_transport(self.bus.transport, msgspec.structs.asdict(self.bus))
 
+    def users(self) -> int:
+        """Return how many users Locust has: one for each pod that makes calls, or as many as the load says of a locustfile."""
+        if self.load.locustfile:
+            return self.load.users or sum(one.replicas for one in self.services.values() if one.publishes)
+        return len(set(self.schedule().pod.tolist()))
+
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
-        """Return every intended call of the run; another offset draws another one of the same load."""
+        """Return every intended call of the run, none where users of a locustfile decide; another offset draws another one."""
+        if self.load.locustfile:
+            return no_schedule()
         pods = self.first_pods()
         publishes = {name: set(service.publishes) for name, service in self.services.items()}
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
