@@ -15,10 +15,10 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from sim.errors import ScenarioError, did_you_mean
-from sim.faults.catalogue import FAULTS
+from sim.errors import ScenarioError, UsageError, did_you_mean
+from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
-from sim.scenario.own_code import names_own_code
+from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, Hosts, Kubelet, Load, Scenario, Service, StepLimits
 
@@ -145,7 +145,7 @@ def load_bus(named: str) -> Scenario:
 def _converted(tree: dict[str, Any], *, where: str) -> Scenario:
     """Return a tree as a scenario, each value of its type and within its bounds."""
     try:
-        return msgspec.convert(tree, Scenario)
+        return scenario_of(tree)
     except msgspec.ValidationError as error:
         raise ScenarioError(f"{where}: {_explain(str(error), tree)}") from None
 
@@ -177,10 +177,11 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             raise ScenarioError(
                 f"scenario {where}: faults[{place}] = {shown(fault)}: a fault is a table with its kind, as [[faults]] makes one"
             )
-        kind = fault.get("kind")
-        if not isinstance(kind, str) or kind not in FAULTS:
-            known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
-            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
+        kind, folder = fault.get("kind"), tree.get("code_folder")
+        try:
+            find_fault(kind if isinstance(kind, str) else shown(kind), folder=folder if isinstance(folder, str) else "")
+        except UsageError as error:
+            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
     scenario = _converted(_with_rates(_flat_slo(tree, where=f"scenario {where}")), where=f"scenario {where}")
     for problem in problems(scenario):
         raise ScenarioError(f"scenario {where}: {problem}")
@@ -297,7 +298,7 @@ def _inside(value: Any, part: str) -> Any:
 def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
-        return FAULTS[tree["faults"][int(path[1])]["kind"]]
+        return find_fault(tree["faults"][int(path[1])]["kind"], folder=tree.get("code_folder", ""))
     tables = {"load": Load, "bus": Bus, "limits": StepLimits, "kubelet": Kubelet, "hosts": Hosts, "services": Service, "channels": Channel}
     return tables.get(path[0] if path else "", Scenario)
 

@@ -8,13 +8,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Union
+
+import msgspec
 
 from sim.bus.once import RECIPES, find_recipe
 from sim.bus.services import BEHAVIOURS, find_behaviour
 from sim.errors import UsageError, did_you_mean
-from sim.machine.user_code import first_line, is_named, takes_turns
+from sim.faults.catalogue import FAULTS, Fault
+from sim.faults.own_faults import find_fault
+from sim.machine.user_code import find_member, first_line, is_named, takes_turns
 from sim.scenario.settings import Scenario
+
+
+def scenario_of(tree: dict[str, Any]) -> Scenario:
+    """Return a tree as a scenario, with the faults in it that are not ours.
+
+    Raises
+    ------
+    msgspec.ValidationError
+        A value is not of its type, or not within its bounds.
+    UsageError
+        There is no such fault.
+    """
+    faults, folder = tree.get("faults"), tree.get("code_folder", "")
+    kinds = {str(one.get("kind")) for one in faults if isinstance(one, dict)} if isinstance(faults, list | tuple) else set()
+    own = [find_fault(kind, folder=folder) for kind in sorted(kinds - set(FAULTS))]
+    if not own:
+        return msgspec.convert(tree, Scenario)
+    # The union of the catalogue's faults is that of the type checkers; with the user's own it is one of this scenario only.
+    one: Any = Union[(Fault, *own)]
+    read: Any = msgspec.convert({"faults": faults}, msgspec.defstruct("Faults", [("faults", tuple[one, ...])]))
+    return msgspec.structs.replace(msgspec.convert({**tree, "faults": []}, Scenario), faults=read.faults)
 
 
 def names_own_code(tree: Mapping[str, Any]) -> bool:
@@ -22,6 +47,9 @@ def names_own_code(tree: Mapping[str, Any]) -> bool:
     services, bus = tree.get("services"), tree.get("bus")
     names = [one.get("behaviour") for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
     names += [bus.get("once")] if isinstance(bus, dict) else []
+    faults, checkers = tree.get("faults"), tree.get("checkers")
+    names += [one.get("kind") for one in faults if isinstance(one, dict)] if isinstance(faults, list) else []
+    names += checkers if isinstance(checkers, list) else []
     return any(isinstance(name, str) and is_named(name) for name in names)
 
 
@@ -89,6 +117,21 @@ def recipe_problem(name: str, *, folder: str) -> str:
         inspect.signature(recipe).bind("event", token="", ttl_s=1, wall_ms=None)
     except TypeError as error:
         return f"it cannot be called as recipe(event_id, token=…, ttl_s=…, wall_ms=…): {error}"
+    return ""
+
+
+def checker_problem(name: str, *, folder: str) -> str:
+    """Return why a checker cannot be one of the user's own, empty when it can."""
+    try:
+        check: Any = find_member(name, kind="checker", members={}, folder=folder)
+    except UsageError as error:
+        return str(error)
+    if not callable(check) or takes_turns(check):
+        return f"it is not a function of a run, but {_article(check)}"
+    try:
+        inspect.signature(check).bind("run")
+    except (TypeError, ValueError) as error:
+        return f"it cannot be called as checker(run): {error}"
     return ""
 
 

@@ -16,7 +16,7 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
-from sim.scenario.own_code import behaviour_problem, recipe_problem
+from sim.scenario.own_code import behaviour_problem, checker_problem, recipe_problem
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import MAX_PODS, MAX_PROCESSES, Scenario, reference_behaviours
 from sim.wire.transports import TRANSPORTS
@@ -58,6 +58,7 @@ def problems(scenario: Scenario) -> Iterator[str]:
     yield from _kubelet_problems(scenario)
     yield from _hosts_problems(scenario)
     yield from _slo_problems(scenario)
+    yield from _checker_problems(scenario)
     yield from _fault_problems(scenario)
     yield from _overlap_problems(scenario)
 
@@ -206,6 +207,14 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
             yield f"slo.{metric}: {hears} {subject!r}{hint}; there are {', '.join(subjects[scope]) or 'none'}"
         elif not math.isfinite(limit):
             yield f"{limit_name(metric)} = {shown(limit)}: give a number"
+
+
+def _checker_problems(scenario: Scenario) -> Iterator[str]:
+    for place, name in enumerate(scenario.checkers):
+        if problem := checker_problem(name, folder=scenario.code_folder):
+            yield f"checkers[{place}] = {shown(name)}: {problem}"
+        elif name in scenario.checkers[:place]:
+            yield f"checkers[{place}] = {shown(name)}: it stands there twice"
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:

@@ -305,7 +305,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slo
         Limits that the run must keep: a metric and its bound; of one service or channel, in nested tables (`sim.record.limits`).
     faults
-        What is broken, and when: a list of tables, each with its `kind`.
+        What is broken, and when: a list of tables, each with its `kind`, which may be a fault of your own as `module:Name`.
+    checkers
+        Checkers of your own that judge the run too, as `module:name`.
     """
 
     name: str = ""
@@ -321,6 +323,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     hosts: Hosts = Hosts()
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
+    checkers: tuple[str, ...] = ()
 
     def first_pods(self) -> list[tuple[str, str]]:
         """Return (pod name, service name) of every pod that a run starts, in order; a pod's number is its place."""
@@ -350,7 +353,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def killable_pods(self) -> set[str]:
         """Return the pods that a fault, or the kubelet, may end or freeze; who takes the place of another in a restart is one of them."""
-        chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
+        kills = [fault for fault in self.faults if isinstance(fault, KILLS_PODS) or getattr(fault, "kills_pods", False)]
+        chosen = [getattr(fault, "pods", ()) for fault in kills] + ([()] if self.kubelet.enabled else [])
         killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
         return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
 
