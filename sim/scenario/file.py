@@ -16,6 +16,7 @@ import tomli_w
 from msgspec import Meta
 
 from sim.errors import ScenarioError, UsageError, did_you_mean
+from sim.faults.catalogue import FAULTS
 from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.own_code import names_own_code, scenario_of
@@ -179,7 +180,9 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             )
         kind, folder = fault.get("kind"), tree.get("code_folder")
         try:
-            find_fault(kind if isinstance(kind, str) else shown(kind), folder=folder if isinstance(folder, str) else "")
+            if not isinstance(kind, str):
+                raise UsageError(f"no such fault; known: {', '.join(FAULTS)}")
+            find_fault(kind, folder=folder if isinstance(folder, str) else "")
         except UsageError as error:
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
     scenario = _converted(_with_rates(_flat_slo(tree, where=f"scenario {where}")), where=f"scenario {where}")
