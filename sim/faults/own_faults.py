@@ -21,6 +21,14 @@ from sim.machine.user_code import find_member, first_line
 NEEDS = frozenset(need for one in FAULTS.values() for need in getattr(one, "needs", ()))
 
 
+_made: set[type[Any]] = set()
+
+
+def is_own(fault: object) -> bool:
+    """Return whether a fault is not ours."""
+    return type(fault) in _made
+
+
 def find_fault(kind: str, *, folder: str = "") -> type[Any]:
     """Return the struct of a kind of fault: one of `FAULTS`, or one that is not ours, whose module may be in `folder`.
 
@@ -40,9 +48,11 @@ def _called(found: Any, kind: str) -> type[Any]:
         raise UsageError(problem)
     try:
         config: dict[str, Any] = {"tag_field": "kind", "tag": kind, "frozen": True, "forbid_unknown_fields": True, "kw_only": True}
-        return msgspec.defstruct(found.__name__, [], bases=(found,), module=found.__module__, **config)
+        made = msgspec.defstruct(found.__name__, [], bases=(found,), module=found.__module__, **config)
     except (TypeError, ValueError) as error:
         raise UsageError(f"it cannot be a fault of a scenario: {first_line(error)}") from None
+    _made.add(made)
+    return made
 
 
 def _problem(found: Any) -> str:

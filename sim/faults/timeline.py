@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from sim.errors import BrokerError, BuslabError
-from sim.faults.catalogue import FAULTS, Fault
+from sim.faults.catalogue import Fault
 from sim.faults.felt import RETRY_S, Felt
+from sim.faults.own_faults import is_own
 from sim.faults.server_commands import is_away
 from sim.faults.world import World
 from sim.machine.clock import NS_PER_S, now_ns
@@ -86,7 +87,7 @@ class Timeline:
         except BuslabError as error:
             raise one.explain(error) from None
         except Exception as error:
-            if one.kind in FAULTS:
+            if not is_own(one.fault):
                 raise
             raise one.explain(BuslabError(first_line(error))) from error  # the user's own code: which it was is what they need to know
         one.whole = True
@@ -106,7 +107,7 @@ class Timeline:
                     return one.explain(error)
                 raise one.explain(error) from None
             except Exception as error:
-                if one.kind in FAULTS or isinstance(error, BuslabError):
+                if not is_own(one.fault) or isinstance(error, BuslabError):
                     raise
                 raise one.explain(BuslabError(first_line(error))) from error
             one.ended = True
