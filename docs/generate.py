@@ -19,6 +19,7 @@ from msgspec import inspect as shapes
 
 import sim
 from docs.glossary import TERMS
+from sim.bus.once import RECIPES
 from sim.bus.services import BEHAVIOURS
 from sim.cli.main import cli
 from sim.faults.catalogue import FAULTS
@@ -36,6 +37,7 @@ from sim.wire.transports import TRANSPORTS
 
 REFERENCE = Path(__file__).parent / "reference"
 COMMAND = "python -m docs.generate"
+OWN = "; or [your own](../how-to/own-code.md), as `module:Name`."
 HEAD = f"<!-- made by `{COMMAND}`; write over there, not here -->\n"
 MANY = {"services": "services.<service>", "channels": "channels.<channel>"}  # a table of tables: how its key is written
 WORDS = {  # what a column of a run folder may say -> where the words are
@@ -141,7 +143,8 @@ def _settings() -> str:
         parts.append(_fields(struct))
     calls = _ticked(load_scenario("baseline").calls)
     parts += ["## Words that a setting takes", f"**`load.mix`, `publishes`, `subscribes`**, of the reference's bus: {calls}."]
-    parts += ["**`behaviour`**: " + _ticked(BEHAVIOURS) + ".", "**Names in a template**: " + _ticked(NAMES) + "."]
+    parts += ["**`behaviour`**: " + _ticked(BEHAVIOURS) + OWN, "**`bus.once`**: " + _ticked(RECIPES) + OWN]
+    parts += ["**Names in a template**: " + _ticked(NAMES) + "."]
     parts += ["**Functions in a template**: " + "; ".join(f"`{how}`: {what}" for how, what in map(_split_use, FUNCTIONS.values())) + "."]
     parts += ["**`load.shape`**: " + _ticked(SHAPES) + ".", "**`bus.transport`**: " + _ticked(TRANSPORTS) + "."]
     parts += ["**`slo`**: [metrics](metrics.md). **`faults`**: [faults](faults.md)."]

@@ -23,10 +23,10 @@ import gevent
 import gevent.event
 import gevent.queue
 import msgspec
-from _play import Play, log
 from locust.env import Environment
-from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
+from locustfiles._play import Play, log
 from sim.errors import BuslabError
 from sim.machine.line import Line
 from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
@@ -42,6 +42,12 @@ def machine() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     return socket.gethostname()
+
+
+def on_the_bus(runner: Runner) -> int:
+    """Return how many users of this process are ours; a locustfile may have others beside them."""
+    classes = runner.user_classes_by_name
+    return sum(users for name, users in runner.user_classes_count.items() if hasattr(classes[name], "closed_loop"))
 
 
 class Hand:
@@ -64,7 +70,7 @@ class Hand:
         if isinstance(runner, WorkerRunner) and runner.spawning_greenlet is not None:
             runner.spawning_greenlet.join()  # the master may call the users complete before this process has made its own
         if self.here is None:
-            self.here = runner.user_count
+            self.here = on_the_bus(runner)
             self._say("here", users=self.here, machine=machine())
 
     def take_job(self, data: dict[str, Any]) -> None:
@@ -211,6 +217,9 @@ class Lead:
         if self.job is None or set(self._here) != set(self._hands):
             return
         first, users = 0, sum(one["users"] for one in self._here.values())
+        if not users:
+            self._finish("no user is one on the bus: write a class of BusUser (from locustfiles.users import BusUser)")
+            return
         for hand, name in zip(self._hands, self._names(), strict=True):
             data = {"job": msgspec.to_builtins(self.job), "host": name, "first": first, "users": users}
             self._environment.runner.send_message("buslab-job", data, hand)

@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -78,9 +77,25 @@ def add_options(parser: LocustArgumentParser) -> None:
         add(option, include_in_web_ui=False, **more)  # type: ignore[arg-type]
 
 
-def settings(options: Namespace, *, run_s: float | None) -> tuple[str, ...]:
+def own_locustfile(environment: Environment) -> str:
+    """Return the user's own locustfile, whose users publish in a closed loop; empty where the schedule is played.
+
+    Raises
+    ------
+    UsageError
+        Users of both kinds are there.
+    """
+    kinds = {one.closed_loop: one for one in environment.user_classes if hasattr(one, "closed_loop")}
+    if len(kinds) > 1:
+        names = " and ".join(one.__name__ for one in kinds.values())
+        raise UsageError(f"{names} do not go together: one is closed loop, the other follows the schedule; name those to start")
+    return str(Path(sys.modules[kinds[True].__module__].__file__ or "").absolute()) if True in kinds else ""
+
+
+def settings(environment: Environment, *, run_s: float | None) -> tuple[str, ...]:
     """Return the settings that the command line means, as ``--set`` takes them."""
-    given = ["load.driver=locust", *(options.settings or ())]
+    options = environment.parsed_options
+    given = ["load.driver=locust", *(options.settings or ()), f"load.locustfile={json.dumps(own_locustfile(environment))}"]
     if run_s is not None:
         given.append(f"load.run_s={float(run_s)}")
     if options.shape:
@@ -98,7 +113,7 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     options = environment.parsed_options
     if str(options.on or environment.host or "").strip().partition(":")[0] == "model":
         raise UsageError("--on model: Locust lives in real time; use `buslab run SCENARIO --on model`")
-    scenario = load_scenario(options.scenario, settings=settings(options, run_s=run_s))
+    scenario = load_scenario(options.scenario, settings=settings(environment, run_s=run_s))
     if scenario.load.driver != "locust":
         raise UsageError(f"load.driver = {scenario.load.driver!r}: here Locust drives; use `buslab run SCENARIO` for the pods' own calls")
     if options.out:
@@ -106,7 +121,7 @@ def check_options(environment: Environment, *, run_s: float | None) -> None:
     if options.num_users is not None and options.num_users < 1:
         raise UsageError(f"-u {options.num_users}: give at least one user, or leave it out: then there is one for each publishing pod")
     if options.num_users is None:
-        options.num_users = max(1, len(set(scenario.schedule().pod.tolist())))
+        options.num_users = max(1, scenario.users())
     if options.spawn_rate is None:
         options.spawn_rate = min(100, options.num_users)
 
@@ -212,7 +227,7 @@ class Child:
         options = environment.parsed_options
         self.line, theirs = open_line(name="the run")
         argv = python_child("sim.cli", "run", options.scenario, "--driven-by", theirs.fileno(), "--fleet", options.fleet)
-        for setting in settings(options, run_s=run_s):
+        for setting in settings(environment, run_s=run_s):
             argv += ["--set", setting]
         for name, value in (("--out", options.out), ("--image", options.image)):
             argv += [name, value] if value else []
@@ -261,12 +276,16 @@ class Child:
 
 
 class Tables:
-    """Locust's csv, html and json in the run folder, whatever else its command line asks for."""
+    """Locust's csv in the run folder, and with `pages` its html and json, whatever else its command line asks for.
 
-    def __init__(self, environment: Environment, folder: Path) -> None:
+    Locust's own csv lacks what happened in its last second.
+    """
+
+    def __init__(self, environment: Environment, folder: Path, *, pages: bool) -> None:
         self._environment = environment
+        self._pages = pages
         self._prefix = str(folder / "locust")
-        self._writer = StatsCSVFileWriter(environment, PERCENTILES_TO_REPORT, self._prefix, full_history=True)
+        self._writer = StatsCSVFileWriter(environment, PERCENTILES_TO_REPORT, self._prefix, full_history=pages)
         self._writing = gevent.spawn(self._writer.stats_writer)
 
     def write(self) -> None:
@@ -279,6 +298,8 @@ class Tables:
         for name, rows in (("stats", plain.requests_csv), ("failures", plain.failures_csv), ("exceptions", plain.exceptions_csv)):
             with Path(f"{self._prefix}_{name}.csv").open("w", encoding="utf-8", newline="") as file:
                 rows(csv.writer(file))
+        if not self._pages:
+            return
         entries = [
             entry.serialize() for _, entry in sorted(self._environment.runner.stats.entries.items())
         ]  # Locust's own function would reset them

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from pathlib import Path
+from typing import Protocol
 
 import gevent
 import gevent.event
@@ -18,13 +19,13 @@ import gevent.socket
 import gevent.threadpool
 from locust.env import Environment
 
-from sim.errors import BuslabError
+from sim.errors import BuslabError, UsageError
 from sim.machine.clock import NS_PER_MS, NS_PER_S, PreciseTimer, now_ns
 from sim.machine.waits import OwnWaits
 from sim.pods.blocking_client import BusClient, Published
 from sim.record.recorder import Recorder
 from sim.run.locust_messages import LoadJob
-from sim.scenario.file import check_tree
+from sim.scenario.own_code import scenario_of
 from sim.wire.address import parse_address
 
 FIRST_PUBLISHER = 32_768  # pods of the fleet have the numbers below
@@ -70,6 +71,13 @@ class Wait:
             self._timer.close()
 
 
+class Ends(Protocol):
+    """What a user waits for, or the user itself: something that can be told to end."""
+
+    def end(self) -> None:
+        """End, now or soon, and for good."""
+
+
 class Play:
     """The part of one run that this process plays: `here` of the crew's `users`, the first of which has the number `first`."""
 
@@ -78,7 +86,7 @@ class Play:
         self.job = job
         self.host = host
         self.first, self.here, self.users = first, here, users
-        self.scenario = check_tree(job.scenario, where="of the run")
+        self.scenario = scenario_of(job.scenario)  # the run has checked it, and checkers of the user's would bring pandas here
         self.address = parse_address(job.url)
         self.schedule = self.scenario.schedule()
         self.names = self.scenario.pods()
@@ -92,7 +100,7 @@ class Play:
             self.all_finished.set()
         self.error = ""
         self.stopping = False
-        self.waits: list[Wait] = []
+        self.waits: list[Ends] = []
         self.clients: list[BusClient] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
         self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
@@ -109,16 +117,27 @@ class Play:
         place = user % len(pods)
         return [pods[place]], user // len(pods), len(range(place, self.users, len(pods)))
 
-    def client(self, pod: int, part: int) -> BusClient:
-        """Return a connected client that plays a pod."""
+    def client(self, pod: int, part: int, *, place: int | None = None) -> BusClient:
+        """Return a connected client that plays a pod.
+
+        Parameters
+        ----------
+        part
+            Which of the pod's clients it is.
+        place
+            Which of all clients of the crew, where that does not follow from the former two; it tells their event numbers apart.
+        """
         name, service = self.names[pod]
+        if place is not None and place >= FIRST_PUBLISHER:
+            raise UsageError(f"more than {FIRST_PUBLISHER:,} connections of users: start fewer users")
+        place = pod + part * len(self.names) if place is None else place
         bus = self.scenario.bus
         client = BusClient(
             self.address.from_node(pod),
             source=service,
             publisher=f"{name}@locust-{part}",
             nonce=self.job.nonce,
-            number=FIRST_PUBLISHER + (pod + part * len(self.names)) % FIRST_PUBLISHER,
+            number=FIRST_PUBLISHER + place % FIRST_PUBLISHER,
             batches=self.scenario.batches(),
             channel_prefix=bus.channel_prefix,
             recorder=self.recorder,
@@ -169,6 +188,12 @@ class Play:
             response_length=len(published.send.payload),
             exception=None if published.outcome == "acknowledged" else BuslabError(f"{published.outcome}: {published.error}"),
             context={},
+        )
+
+    def report_failure(self, channel: str, error: Exception) -> None:
+        """Show one call that became no event in Locust's own tables, as a failure."""
+        self.environment.events.request.fire(
+            request_type="PUBLISH", name=channel, response_time=0, response_length=0, exception=error, context={}
         )
 
     @property

@@ -1,4 +1,6 @@
-"""Locust users of the services' HTTP: the gateway's admin endpoint, analytics' ingest and queries, and both health probes.
+"""Locust users of the HTTP of the reference's services: the gateway's admin endpoint, analytics' ingest and queries, both health probes.
+
+They are of the reference's bus and of no other: the endpoints are its gateway's and its analytics'.
 
 ::
 
@@ -28,11 +30,11 @@ from urllib.parse import urlsplit
 
 import _path  # noqa: F401  - before whatever the working directory may hold in the place of what comes below
 import gevent
-from _launch import end_workers, variable
 from locust import HttpUser, LoadTestShape, between, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from locustfiles._launch import end_workers, variable
 from sim.bus.envelope import BATCH
 from sim.errors import BuslabError, UsageError
 from sim.grounds.catalogue import open_broker, shown_ground

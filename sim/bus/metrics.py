@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. The names are the reference's, letter by letter, with the service in it; a metric name allows no ``-``, so it becomes ``_``.
+1. The names are the reference's, letter by letter, with the service in it; a metric name allows no ``-``, so it becomes ``_``. Of another
+   bus they begin with its own word instead of ``aiponge`` (`metric_start`).
 2. `analytics_events_queued_total` is a gauge although its name ends as a counter's does: so says the reference.
 3. The text is Prometheus' format 0.0.4. OpenMetrics would forbid rule 2.
 """
@@ -18,8 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTER, GAUGE = "counter", "gauge"
+PREFIX = "aiponge"
 
-# field of `BusCounts` -> type, description; the metric is `aiponge_<service>_<field>`
+# field of `BusCounts` -> type, description; the reference's metric is `aiponge_<service>_<field>`
 METRICS: dict[str, tuple[str, str]] = {
     "event_bus_events_published_total": (COUNTER, "Events published via event bus"),
     "event_bus_events_received_total": (COUNTER, "Events received via subscriptions"),
@@ -79,15 +81,17 @@ def create_metrics(service: str) -> Metrics:
     return Metrics(service)
 
 
-def register_event_bus_metrics(service: str, metrics: Metrics, read: Callable[[], BusCounts] = BusCounts) -> None:
+def register_event_bus_metrics(service: str, metrics: Metrics, read: Callable[[], BusCounts] = BusCounts, *, prefix: str = PREFIX) -> None:
     """Show a pod's counts among a service's metrics.
 
     Parameters
     ----------
     read
         Called at each scrape. Without it all counts stay zero, as before a pod's start.
+    prefix
+        The bus' own word, which the names begin with.
     """
-    metrics.registry.register(_EventBusCollector(service, read))
+    metrics.registry.register(_EventBusCollector(metric_start(service, prefix=prefix), read))
 
 
 def register_refusals(metrics: Metrics, read: Callable[[], dict[int, int]]) -> None:
@@ -96,20 +100,31 @@ def register_refusals(metrics: Metrics, read: Callable[[], dict[int, int]]) -> N
 
 
 def metric_name(service: str, field: str) -> str:
-    """Return a metric's whole name; what a name may not hold becomes ``_``."""
-    return f"aiponge_{re.sub(r'[^a-zA-Z0-9_]', '_', service)}_{field}"
+    """Return the whole name of one of the reference's metrics."""
+    return f"{metric_start(service)}_{field}"
+
+
+def metric_start(service: str, *, prefix: str = PREFIX) -> str:
+    """Return what the names of a service's metrics begin with.
+
+    A name may hold little: of ASCII, what it may not hold becomes ``_``; any other character becomes its number, ``_u4ef7_``, so that two
+    services of one length stay two. A digit may not stand first.
+    """
+    name = re.sub(r"[^\x00-\x7f]", lambda found: f"_u{ord(found[0]):x}_", f"{prefix}_{service}" if prefix else service)
+    name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
+    return f"_{name}" if name[0].isdigit() else name
 
 
 class _EventBusCollector:
-    def __init__(self, service: str, read: Callable[[], BusCounts]) -> None:
-        self._service = service
+    def __init__(self, start: str, read: Callable[[], BusCounts]) -> None:
+        self._start = start
         self._read = read
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         counts = self._read()
         for field, (kind, description) in METRICS.items():
             family = CounterMetricFamily if kind == COUNTER else GaugeMetricFamily
-            yield family(metric_name(self._service, field), description, value=getattr(counts, field))
+            yield family(f"{self._start}_{field}", description, value=getattr(counts, field))
 
 
 class _RefusalCollector:

@@ -25,12 +25,18 @@ keep-marker   E is handled at most once. A pod that dies or raises inside has ha
 two-key       a lock while it runs, a marker when it is done: at most once among pods that do not outlive their lock, and a
               failed handler leaves E to the next pod that hears it
 ============  ==========================================================================================================
+
+A recipe that is not ours (`sim.machine.user_code`: ``module:name``, or an entry point of ``buslab.recipes``) is such a generator function
+with the same parameters. One that raises, or ends with another word, is a failed handling. Its keys begin with `LOCK_PREFIX` or
+`DONE_PREFIX` and the event id that it is given, so that the run can delete what is left of them. It promises nothing that is checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from typing import Any, Literal
+
+from sim.machine.user_code import find_member
 
 Scope = Literal["event", "service"]
 
@@ -115,3 +121,14 @@ RECIPES: dict[str, Recipe] = {
     "two-key": two_key,
 }
 ONCE_FOR_ALL = frozenset({"keep-marker", "two-key"})  # those that keep a second pod from handling it also after the first has finished
+
+
+def find_recipe(name: str, *, folder: str = "") -> Recipe:
+    """Return a recipe by its name: one of `RECIPES`, or one that is not ours, whose module may be in `folder`.
+
+    Raises
+    ------
+    UsageError
+        There is no such recipe, or it cannot be imported.
+    """
+    return find_member(name, kind="recipe", members=RECIPES, folder=folder)

@@ -88,6 +88,12 @@ def report_option(text: str, *, metavar: str | None = None) -> Decorator:
     return click.option("--report", type=click.Path(path_type=Path), metavar=metavar, help=text)
 
 
+def path_option() -> Decorator:
+    """Declare --path: where the user's own checkers are."""
+    text = "Where modules of your own checkers are. [default: where the run says that they were]"
+    return click.option("--path", "code_folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", help=text)
+
+
 def tell(line: str) -> None:
     """Print a line about what goes on, beside what the command prints."""
     click.echo(line, err=True)

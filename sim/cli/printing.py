@@ -50,18 +50,18 @@ def print_table(table: RenderableType) -> None:
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
 
 
-def print_judgement(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = ()) -> int:
+def print_judgement(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = (), code_folder: Path | None = None) -> int:
     """Judge a folder, write what was asked for, print the table and where things lie; return the verdict's exit code."""
     from sim.record.checksum import changed_since
-    from sim.results.checkers import CHECKERS
+    from sim.results.checkers import CHECKERS, is_checker
     from sim.results.judged_run import judge_folder
     from sim.results.report import verdict_table, write_report
 
     for name in only:
-        if name not in CHECKERS:
+        if not is_checker(name):
             raise UsageError(f"--only {name!r}: no such checker; known: {', '.join(CHECKERS)}")
     changed = changed_since(folder / name for name in ("verdict.json", "junit.xml", "report.html"))
-    judged = judge_folder(folder, only=only or None, write=write)
+    judged = judge_folder(folder, only=only or None, write=write, code_folder=code_folder)
     for path in changed:
         click.echo(f"buslab: {path} was damaged or changed after it was written; this is the verdict on the run itself", err=True)
     print_table(verdict_table(judged.verdict))

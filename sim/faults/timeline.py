@@ -21,9 +21,11 @@ from random import Random
 from sim.errors import BrokerError, BuslabError
 from sim.faults.catalogue import Fault
 from sim.faults.felt import RETRY_S, Felt
+from sim.faults.own_faults import is_own
 from sim.faults.server_commands import is_away
 from sim.faults.world import World
 from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.user_code import first_line
 from sim.record.recorder import Recorder
 
 HEAL_S = 10.0  # so long a broker that is away is waited for, when every fault has ended that kept it away
@@ -84,6 +86,10 @@ class Timeline:
             await one.fault.begin(one.world)
         except BuslabError as error:
             raise one.explain(error) from None
+        except Exception as error:
+            if not is_own(one.fault):
+                raise
+            raise one.explain(BuslabError(first_line(error))) from error  # the user's own code: which it was is what they need to know
         one.whole = True
         await _until(end_ns)
         while await self._put_off(one):
@@ -100,6 +106,10 @@ class Timeline:
                 if is_away(error):
                     return one.explain(error)
                 raise one.explain(error) from None
+            except Exception as error:
+                if not is_own(one.fault) or isinstance(error, BuslabError):
+                    raise
+                raise one.explain(BuslabError(first_line(error))) from error
             one.ended = True
         felt = one.world.felt
         if not felt.says:

@@ -49,12 +49,18 @@ class Caller(EventPublisher, Generic[R]):
         Who this is in the tables `publishes` and `calls`.
     recorder
         Where calls and publishes are recorded, or None.
+
+    Attributes
+    ----------
+    failure
+        Why the last call that failed did; whoever wants to know whose that is sets it to None before a call.
     """
 
     def __init__(self, publisher: str, *, node: BusNode, recorder: Recorder | None) -> None:
         self.publisher = publisher
         self.node = node
         self.counters = Counters()
+        self.failure: Exception | None = None
         self._now_ns = running_clock()
         self._recorder = recorder
 
@@ -86,8 +92,9 @@ class Caller(EventPublisher, Generic[R]):
     def _call_one(self, kind: str, data: dict[str, Any], began_ns: int, due_ns: int) -> R | None:
         try:
             return self._carry_out(self.node.call(kind, data, now_ns=began_ns, intended_ns=due_ns))
-        except Exception:  # fire and forget: whatever goes wrong in here is no failure of the business logic that calls
+        except Exception as error:  # fire and forget: whatever goes wrong in here is no failure of the business logic that calls
             self.counters.publish_errors += 1
+            self.failure = error
             return None
 
     def _record_call(self, kind: str, due_ns: int, began_ns: int, *, failed: bool) -> None:

@@ -8,8 +8,11 @@ from typing import Literal
 
 from sim.bus.envelope import Chunk
 from sim.bus.fallback import Policy
+from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
+from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder
+from sim.scenario.settings import Bus, Service
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
 from sim.wire.transports import TRANSPORTS, Transport
@@ -79,6 +82,30 @@ class OutageRules:
     keep_alive_s: float = 0.0
 
 
+def pace_of(service: Service) -> Pace:
+    """Return how long the handlers of a service take."""
+    return Pace(
+        Work(service.cpu_time(""), service.wait_time("")),
+        {channel: Work(service.cpu_time(channel), service.wait_time(channel)) for channel in service.timed_channels()},
+        service.skew_ms,
+        service.concurrency,
+        service.queue_limit if service.when_full == "queue" else 0,
+        service.cpu_limit,
+    )
+
+
+def outage_rules(bus: Bus) -> OutageRules:
+    """Return what the settings of a bus say of an outage."""
+    return OutageRules(
+        policy=Policy(bus.fallback, bus.reattach, bus.outage_queue),
+        queue_limit=bus.outage_queue_limit,
+        reconnect_max_s=bus.reconnect_max_s,
+        hold_s=bus.outage_hold_s,
+        resync=bus.resync,
+        keep_alive_s=bus.keep_alive_s,
+    )
+
+
 @dataclass(frozen=True)
 class OnceRules:
     """How pods see to it that only one of them handles an event (`sim.bus.once`).
@@ -95,6 +122,8 @@ class OnceRules:
         Who counts that time: the server, or the pod by its own wall clock.
     prefix
         What tells the keys of one run from those of another; empty: the reference's own keys.
+    code_folder
+        Where the module of a recipe of the user's own is.
     """
 
     recipe: str = "none"
@@ -102,6 +131,7 @@ class OnceRules:
     scope: Scope = "event"
     ttl_clock: Literal["server", "pod"] = "server"
     prefix: str = ""
+    code_folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +149,8 @@ class PodContext:
     reconnecting
         Called before each pause after which a connection is tried again, if given: with ``subscriber`` or ``publisher``, the attempt,
         which counts from 1 at each loss, the pause in milliseconds, and why the attempt before failed, empty for the first.
+    metrics_prefix
+        What the names of their metrics begin with.
     """
 
     host: str
@@ -131,6 +163,7 @@ class PodContext:
     reconnecting: Callable[[str, int, float, str], None] | None = None
     outage: OutageRules = field(default_factory=OutageRules)
     once: OnceRules = field(default_factory=OnceRules)
+    metrics_prefix: str = PREFIX
 
 
 def group_name(run_id: str, service: str) -> str:

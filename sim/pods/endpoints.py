@@ -7,7 +7,8 @@ REDIS_URL, and in an outage, as the reference's runbook says. A pod without REDI
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -24,12 +25,15 @@ PROBES = ("/health/live", "/health/ready")
 CACHE_CLEAR = "config.cache.invalidate"
 MAX_PATTERN = 512  # characters
 MAX_ITEMS = 10_000  # of one POST
+MAX_SHOWN = 20  # event types in one answer
 CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 
 Call = Callable[[str, dict[str, Any]], None]
 
 
-def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> dict[str, dict[str, Endpoint]]:
+def endpoints(
+    pod: Pod, metrics: Metrics, *, call: Call, admin_token: str, channels: Collection[str] = EVENT_TYPES
+) -> dict[str, dict[str, Endpoint]]:
     """Return path -> method -> endpoint for one pod.
 
     Parameters
@@ -38,14 +42,16 @@ def endpoints(pod: Pod, metrics: Metrics, *, call: Call, admin_token: str) -> di
         Makes one call of the application on the pod's bus: event type and data.
     admin_token
         Without one the endpoints that publish are closed.
+    channels
+        The event types of the bus: what may be called.
     """
     routes: dict[str, dict[str, Endpoint]] = {
         "/health/live": {"GET": lambda request: as_json({"live": True})},
         "/health/ready": {"GET": lambda request: readiness(pod)},
         "/metrics": {"GET": lambda request: HttpAnswer(200, metrics.text(), CONTENT_TYPE)},
-        "/api/lab/call": {"POST": lambda request: _lab_call(request, call, admin_token)},
+        "/api/lab/call": {"POST": lambda request: _lab_call(request, call, admin_token, channels)},
     }
-    if isinstance(pod.logic, ApiGateway):
+    if isinstance(pod.logic, ApiGateway) and CACHE_CLEAR in channels:
         routes["/api/admin/cache/clear"] = {"POST": lambda request: _cache_clear(request, call, admin_token)}
     logic = pod.logic
     if isinstance(logic, AnalyticsService):
@@ -103,13 +109,13 @@ def _cache_clear(request: Request, call: Call, token: str) -> HttpAnswer:
     return as_json({"accepted": True, "type": CACHE_CLEAR, "pattern": pattern}, status=202)
 
 
-def _lab_call(request: Request, call: Call, token: str) -> HttpAnswer:
+def _lab_call(request: Request, call: Call, token: str, channels: Collection[str]) -> HttpAnswer:
     """Make one call of the application: the lab's own way to make a pod publish, not the reference's."""
     check_token(request, token)
     body = _object(request)
     kind, data = body.get("type"), body.get("data")
-    if kind not in EVENT_TYPES:
-        raise Refusal(400, f"give a type: {', '.join(EVENT_TYPES)}")
+    if not isinstance(kind, str) or kind not in channels:
+        raise Refusal(400, f"give a type: {', '.join(itertools.islice(channels, MAX_SHOWN))}{', …' if len(channels) > MAX_SHOWN else ''}")
     if not isinstance(data, dict):
         raise Refusal(400, "give data: an object")
     call(kind, data)

@@ -18,7 +18,7 @@ from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event
 from sim.bus.fallback import HEARING, Fallback
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
-from sim.bus.once import RECIPES, lock_name
+from sim.bus.once import find_recipe, lock_name
 from sim.bus.services import ConfigReader, ServiceLogic
 from sim.machine.clock import NS_PER_MS
 from sim.machine.freezer import Freezer
@@ -77,6 +77,7 @@ class Pod(Caller[None]):
         self.number = identity.number
         self.service = identity.service
         self.channels = identity.channels
+        self.metrics_prefix = context.metrics_prefix
         self.logic = logic
         self._own_handlers = {**dict.fromkeys(identity.channels, _only_hear), **logic.handlers}
         self.journal = journal
@@ -110,7 +111,7 @@ class Pod(Caller[None]):
             analytics_events_queued_total=sum(map(len, self.node.batchers.values()))
             + sum(s.items for s in self._kept if s.type in ANALYTICS or s.type in self.node.batchers),
             analytics_events_published_total=counters.analytics_published,
-            config_cache_invalidations_total=self.logic.invalidations,
+            config_cache_invalidations_total=getattr(self.logic, "invalidations", 0),  # one that is not ours may have none
         )
 
     def _slow_handling(self, pace: Pace) -> SlowHandling:
@@ -120,7 +121,7 @@ class Pod(Caller[None]):
             record=DeliveryRecord(self._deliveries, self.number, self.counters),
             pace=pace,
             claim=OnceClaim(
-                RECIPES[once.recipe],
+                find_recipe(once.recipe, folder=once.code_folder),
                 once.ttl_s,
                 partial(lock_name, scope=once.scope, service=self.service, prefix=once.prefix),
                 self.name,

@@ -197,7 +197,7 @@ class InlineReplica:
         pod, metrics = self.pod, create_metrics(self.pod.service)
         routes = endpoints(pod, metrics, call=lambda kind, data: pod.call(kind, data), admin_token="")
         http = self._http = HttpServer(routes, first=PROBES, freezer=pod.freezer)
-        register_event_bus_metrics(pod.service, metrics, pod.counts)
+        register_event_bus_metrics(pod.service, metrics, pod.counts, prefix=pod.metrics_prefix)
         register_refusals(metrics, lambda: http.refused)
         await http.start("127.0.0.1", 0)
         self.port = http.port

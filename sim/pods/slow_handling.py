@@ -252,8 +252,8 @@ class SlowHandling:
                     at_ns = self._now_ns()
                 want = steps.send(answer)
         except StopIteration as end:
-            outcome = end.value
-        except BrokerError:
+            outcome = end.value if end.value in DeliveryBuffer.RESULTS else "failed"
+        except Exception:  # the broker does not answer, or a recipe of the user's own raises
             pass
         row.outcome = DeliveryBuffer.RESULTS.index(outcome)
 

@@ -1,5 +1,8 @@
 """One real pod as its own process: the fleet's Pod with the reference's environment variables, HTTP, and JSON lines as its log.
 
+It is of the reference's bus, or of the one that a bus file describes: then that says what it hears, how calls are batched, how it behaves
+in an outage, and what its metrics are called. A variable stands above the bus file.
+
 Rules
 -----
 1. HTTP answers before the bus is tried: a pod that starts in an outage is alive, not ready, and recovers.
@@ -22,26 +25,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from sim.bus.batcher import BatchRule
-from sim.bus.envelope import BATCH, CHANNEL_PREFIX, decode_read
-from sim.bus.metrics import create_metrics, register_event_bus_metrics, register_refusals
+from msgspec.structs import replace
+
+from sim.bus.metrics import create_metrics, metric_start, register_event_bus_metrics, register_refusals
 from sim.bus.node import BusNode
 from sim.bus.once import RECIPES, Scope
-from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerError, UsageError, did_you_mean
 from sim.machine.clock import Alarm, new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.http_server import HttpServer
 from sim.machine.signals import endings_heard
 from sim.machine.variables import read_variable
-from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity
+from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity, outage_rules, pace_of
 from sim.pods.endpoints import PROBES, endpoints
 from sim.pods.pod import Pod
 from sim.record.recorder import Recorder
-from sim.scenario.settings import reference_behaviours
+from sim.scenario.file import load_bus
+from sim.scenario.settings import Bus, Scenario
 from sim.wire.address import Address, parse_address
 from sim.wire.read_memo import ReadMemo
 
 PORT = 3000
+REFERENCE = "aiponge"  # its bus file
 STOP_TIMEOUT_S = 10.0  # below Kubernetes' grace period of 30 s
 FORGET_PERIOD_S = 0.5
 BATCH_SIZES = (1, 100_000)
@@ -62,8 +66,8 @@ class Settings:
     once: OnceRules = field(default_factory=OnceRules)
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the reference's environment variables, as `sim.machine.variables` says.
+def read_settings(environment: Mapping[str, str], bus: Bus | None = None, *, code_folder: str = "") -> Settings:
+    """Read the reference's environment variables, as `sim.machine.variables` says; what is absent is as the bus has it.
 
     Raises
     ------
@@ -76,15 +80,19 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         _ = address and address.ssl_context  # read now, so that a missing file ends the pod at its start
     except UsageError as error:
         raise UsageError(f"REDIS_URL: {error}") from None
+    bus = bus or Bus()
+    recipes = [*RECIPES, bus.once] if bus.once not in RECIPES else [*RECIPES]
     return Settings(
-        address=address,
-        batch_size=_whole_number(environment, "EVENT_BUS_BATCH_SIZE", Settings.batch_size, BATCH_SIZES),
-        batch_interval_ms=_whole_number(environment, "EVENT_BUS_BATCH_INTERVAL_MS", Settings.batch_interval_ms, BATCH_INTERVALS_MS),
+        address=address if bus.redis_url else None,
+        batch_size=_whole_number(environment, "EVENT_BUS_BATCH_SIZE", bus.batch_size, BATCH_SIZES),
+        batch_interval_ms=_whole_number(environment, "EVENT_BUS_BATCH_INTERVAL_MS", bus.batch_interval_ms, BATCH_INTERVALS_MS),
         admin_token=read_variable("ADMIN_TOKEN", environment),
         once=OnceRules(
-            recipe=_one_of(environment, "BUSLAB_ONCE", OnceRules.recipe, RECIPES),
-            scope=cast(Scope, _one_of(environment, "BUSLAB_ONCE_SCOPE", OnceRules.scope, get_args(Scope))),
-            ttl_s=_whole_number(environment, "BUSLAB_ONCE_TTL_S", OnceRules.ttl_s, ONCE_TTLS_S),
+            recipe=_one_of(environment, "BUSLAB_ONCE", bus.once, recipes),
+            scope=cast(Scope, _one_of(environment, "BUSLAB_ONCE_SCOPE", bus.once_scope, get_args(Scope))),
+            ttl_s=_whole_number(environment, "BUSLAB_ONCE_TTL_S", bus.once_ttl_s, ONCE_TTLS_S),
+            ttl_clock=bus.once_ttl_clock,
+            code_folder=code_folder,
         ),
     )
 
@@ -107,12 +115,20 @@ def _whole_number(environment: Mapping[str, str], name: str, default: int, bound
 
 
 def run_pod(
-    service: str, *, port: int = PORT, bind: str = "127.0.0.1", environment: Mapping[str, str] | None = None, log: Log | None = None
+    service: str,
+    *,
+    bus: str = "",
+    port: int = PORT,
+    bind: str = "127.0.0.1",
+    environment: Mapping[str, str] | None = None,
+    log: Log | None = None,
 ) -> None:
     """Run one pod of a service in this process until a signal ends it.
 
     Parameters
     ----------
+    bus
+        The bus file whose service it is; without it what `BUSLAB_BUS` names, or the reference's.
     port
         0 takes any free port; the log line `started` says which.
     environment
@@ -122,13 +138,20 @@ def run_pod(
     ------
     UsageError
         No such service, a wrong environment variable, a port that is taken.
+    ScenarioError
+        No such bus file, or something in it is wrong.
     """
-    known = reference_behaviours()
+    variables = os.environ if environment is None else environment
+    named = bus or read_variable("BUSLAB_BUS", variables)
+    scenario = load_bus(named or REFERENCE)
+    known = scenario.services
     if service not in known:
-        raise UsageError(f"no service {service!r}{did_you_mean(service, known)}; known: {', '.join(known)}")
-    settings = read_settings(os.environ if environment is None else environment)
+        where = f" on the bus {named}" if named else ""
+        raise UsageError(f"no service {service!r}{where}{did_you_mean(service, known)}; known: {', '.join(known)}")
+    settings = read_settings(variables, scenario.bus, code_folder=scenario.code_folder)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(StandalonePod(service, settings, log=log or log_line(service)).run(bind=bind, port=port))
+        pod = StandalonePod(service, settings, scenario=scenario, log=log or log_line(service))
+        runner.run(pod.run(bind=bind, port=port, bus=named))
 
 
 def log_line(service: str) -> Log:
@@ -146,7 +169,7 @@ def log_line(service: str) -> Log:
 class StandalonePod:
     """One pod, its HTTP server, and what they need of the process."""
 
-    def __init__(self, service: str, settings: Settings, *, log: Log) -> None:
+    def __init__(self, service: str, settings: Settings, *, scenario: Scenario, log: Log) -> None:
         self._settings = settings
         self._log = log
         self._was_connected = False
@@ -155,33 +178,42 @@ class StandalonePod:
         publisher, nonce = secrets.randbits(16), secrets.randbits(15)  # no other pod may have the same event ids
         name = f"{service}-{nonce:x}-{publisher:x}"
         self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
-        logic = BEHAVIOURS[reference_behaviours()[service]]()
+        logic, bus, mine = scenario.new_logic(service), scenario.bus, scenario.services[service]
+        rules = replace(scenario, bus=replace(bus, batch_size=settings.batch_size, batch_interval_ms=settings.batch_interval_ms))
+        heard = mine.subscribes if mine.subscribes or mine.publishes else tuple(logic.handlers)  # as the reference's bus file has it
+        envelope = scenario.new_envelope()
         self.pod = Pod(
-            PodIdentity(name, 0, service, tuple(logic.handlers), seed=publisher),
+            PodIdentity(name, 0, service, heard, seed=publisher),
             logic=logic,
             node=BusNode(
                 service,
                 nonce=nonce,
                 publisher=publisher,
-                batches={BATCH: BatchRule(settings.batch_size, settings.batch_interval_ms)},
+                batches=rules.batches(),
                 wall_offset_ns=wall_offset_ns(),
+                keys=scenario.keys(),
+                envelope=envelope,
             ),
             context=PodContext(
                 host="standalone",
                 run_id="pod",
-                broker=BrokerAccess(settings.address, CHANNEL_PREFIX),
+                broker=BrokerAccess(settings.address, bus.channel_prefix, scenario.transport()),
                 recorder=self._recorder,
-                memo=ReadMemo(decode_read),
+                memo=ReadMemo(envelope.decode_read),
                 probed=lambda number, kind, round: None,
                 entered=self._entered,
                 reconnecting=self._reconnecting,
+                outage=outage_rules(bus),
                 once=settings.once,
             ),
+            pace=pace_of(mine),
         )
         metrics = create_metrics(service)
-        routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token)
+        self._metrics_start = metric_start(service, prefix=bus.metrics_prefix)
+        self._mapped = self._metrics_start != f"{bus.metrics_prefix}_{service}".replace("-", "_")
+        routes = endpoints(self.pod, metrics, call=self.call, admin_token=settings.admin_token, channels=scenario.channels)
         self.http = HttpServer(routes, first=PROBES)
-        register_event_bus_metrics(service, metrics, self.pod.counts)
+        register_event_bus_metrics(service, metrics, self.pod.counts, prefix=bus.metrics_prefix)
         register_refusals(metrics, lambda: self.http.refused)
 
     def call(self, kind: str, data: dict[str, Any]) -> None:
@@ -197,7 +229,7 @@ class StandalonePod:
         if self._alarm is not None and (due_ns := self.pod.node.due_ns) is not None:
             self._alarm.set(due_ns)
 
-    async def run(self, *, bind: str, port: int) -> None:
+    async def run(self, *, bind: str, port: int, bus: str = "") -> None:
         """Serve until a signal comes, then end gracefully.
 
         Raises
@@ -210,7 +242,8 @@ class StandalonePod:
         self._alarm = Alarm(self._tick)
         forgetting = asyncio.create_task(self._forget())
         mode = "redis" if self._settings.address is not None else "memory"
-        self._log("started", pod=self.pod.name, host=bind, port=self.http.port, mode=mode)
+        more = ({"bus_file": bus} if bus else {}) | ({"metrics": f"{self._metrics_start}_…"} if self._mapped else {})
+        self._log("started", pod=self.pod.name, host=bind, port=self.http.port, mode=mode, **more)
         starting = asyncio.create_task(self._start())
         try:
             await self._stop.wait()

@@ -21,12 +21,14 @@ class JudgedRun:
     verdict: Verdict
 
 
-def judge_folder(folder: str | Path, *, only: Sequence[str] | None = None, write: bool = True) -> JudgedRun:
+def judge_folder(
+    folder: str | Path, *, only: Sequence[str] | None = None, write: bool = True, code_folder: str | Path | None = None
+) -> JudgedRun:
     """Open a sealed run folder, judge it, and write what came of it into the folder.
 
     Parameters
     ----------
-    only
+    only, code_folder
         As of `judge`.
     write
         Whether verdict.json and junit.xml are written.
@@ -39,7 +41,7 @@ def judge_folder(folder: str | Path, *, only: Sequence[str] | None = None, write
         A name in `only` is not a checker.
     """
     run = open_run(folder)
-    verdict = judge(run, only=only)
+    verdict = judge(run, only=only, code_folder=code_folder)
     if write:
         write_verdict(run, verdict)
     return JudgedRun(run, verdict)

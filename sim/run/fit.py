@@ -10,6 +10,7 @@ from sim.machine.open_files import raise_open_files
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
+from sim.scenario.own_code import own_code_notes
 from sim.scenario.run_settings import Kubelet
 
 FLEETS = ("ours", "none")
@@ -37,14 +38,23 @@ def peopled(scenario: Scenario, *, fleet: str) -> Scenario:
 
 
 def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]:
-    """Return the scenario as it can run in virtual time, which only one process can have, and a note where that changes the host."""
+    """Return the scenario as it can run in virtual time, which only one process can have, and notes on what of it is not used.
+
+    Raises
+    ------
+    UsageError
+        It is of real time only.
+    """
+    notes = own_code_notes(scenario)
     if not virtual:
-        return scenario, []
+        return scenario, notes
+    if scenario.load.locustfile:
+        raise UsageError("--on model: the users of load.locustfile live in real time: use --on embedded")
     scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
     if scenario.hosts.kind == "inline":
-        return scenario, []
+        return scenario, notes
     note = f"virtual time is that of one process: hosts.kind = {scenario.hosts.kind!r} was not used"
-    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [note]
+    return replace(scenario, hosts=replace(scenario.hosts, kind="inline")), [*notes, note]
 
 
 def check_ground(scenario: Scenario, broker: Broker) -> None:
@@ -94,6 +104,8 @@ def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = T
     kinds = {kind for kind, weight in scenario.load.mix.items() if weight > 0}
     publishing = sum(service.replicas for service in scenario.services.values() if kinds & set(service.publishes))
     locusts = publishing if scenario.load.driver == "locust" else 0
+    if scenario.load.locustfile:
+        locusts = scenario.users() * sum(bool(service.publishes) for service in scenario.services.values())
     here = pods if scenario.hosts.kind == "inline" else -(-pods // scenario.hosts.processes)
     needs = [OWN_FILES + here * each, OWN_FILES + locusts * ends]
     if any("links" in fault.needs for fault in scenario.faults):

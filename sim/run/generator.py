@@ -19,11 +19,12 @@ from sim.machine.line import AsyncLine, Line, start_child
 from sim.machine.process import Child
 from sim.machine.words import duration
 from sim.pods.hosts import Host
-from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
+from sim.run.locust_messages import OWN_LOCUSTFILE, Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
 
 LOCUSTFILE = Path(__file__).parents[2] / "locustfiles" / "bus_user.py"
+OWN = "own_users.py"  # beside it
 READY_TIMEOUT_S = 60.0
 CALLER_READY_TIMEOUT_S = 3600.0  # the Locust that started us may have been told to add users and workers slowly
 LAGS_AT_ONCE = 100
@@ -129,7 +130,10 @@ class PodsGenerator:
 
 
 class LocustGenerator:
-    """A Locust on `locustfiles/bus_user.py`: a headless child of ours, or, over `caller`, the one that started this run."""
+    """A Locust: a headless child of ours, or, over `caller`, the one that started this run.
+
+    A child's users follow the schedule (`locustfiles/bus_user.py`), or are the user's own (`locustfiles/own_users.py`).
+    """
 
     calls_not_made = 0  # its users run on, whatever becomes of the pods
 
@@ -158,10 +162,10 @@ class LocustGenerator:
         self._listening = asyncio.get_running_loop().create_task(self._listen(self._line))
 
     def _start_child(self) -> Line:
-        users = len(set(self._scenario.schedule().pod.tolist()))
-        args = ["-f", str(LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users), "--csv", str(self._folder / "locust")]
+        users, own = self._scenario.users(), self._scenario.load.locustfile
+        args = ["-f", str(LOCUSTFILE.with_name(OWN) if own else LOCUSTFILE), "--headless", "-u", str(users), "-r", str(users)]
         args += ["--only-summary", "--exit-code-on-error", "0", "--stop-timeout", "5"]
-        log, env = self._folder / "locust.log", {"LOCUST_SKIP_UPDATE_CHECK": "1"}
+        log, env = self._folder / "locust.log", {"LOCUST_SKIP_UPDATE_CHECK": "1"} | ({OWN_LOCUSTFILE: own} if own else {})
         return start_child("locust", *args, name="the Locust process", log=log, error=GeneratorError, env=env)
 
     async def _listen(self, line: AsyncLine) -> None:
@@ -262,7 +266,8 @@ async def start_generator(
     scenario: Scenario, host: Host, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None
 ) -> Generator:
     """Return who makes the calls of a scenario: the pods, or Locust, started or called."""
-    if caller is None and (scenario.load.driver == "pods" or not len(scenario.schedule())):  # Locust does not start for no users
+    plays = scenario.load.locustfile or len(scenario.schedule())
+    if caller is None and (scenario.load.driver == "pods" or not plays):  # Locust does not start for no users
         return PodsGenerator(scenario, host)
     locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, caller=caller)
     try:

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+OWN_LOCUSTFILE = "BUSLAB_LOCUSTFILE"  # in the environment of a Locust that a run starts: the user's own locustfile
+
 
 class LoadJob(msgspec.Struct, frozen=True, tag="job"):
     """The order to publish this scenario there, and to record it in this folder."""

@@ -58,6 +58,7 @@ from sim.scenario.file import Scenario
 ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
+CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
 FROZEN_MAX = 250_000  # objects; with all that the lab imports there are some 100,000, and a short run leaves a few thousand
 
 
@@ -324,6 +325,9 @@ class _RunSteps:
         self._enter("drain", limits.drain_s)
         await generator.finished()
         self.info.load.calls, self.info.load.calls_not_made = generator.calls, generator.calls_not_made
+        if self.scenario.load.locustfile:
+            self.info.load.offered_calls = generator.calls
+            self.info.notes.append(CLOSED_LOOP)
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")

@@ -16,11 +16,13 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from sim.errors import ScenarioError, did_you_mean
+from sim.errors import ScenarioError, UsageError, did_you_mean
 from sim.faults.catalogue import FAULTS
+from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
+from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
-from sim.scenario.problems import limit_name, problems, quoted, shown
+from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
@@ -53,14 +55,41 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     """
     path = built_in().get(name) or Path(name)
     tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
+    own = Path() if name in built_in() or _sets("code_folder", settings) else path.parent
     beside = path.parent if "bus_file" in tree else Path()
     for setting in settings:
         _apply(tree, setting)
-    if any(setting.partition("=")[0].strip() == "bus_file" for setting in settings):
+    if _sets("bus_file", settings):
         beside = Path()
     tree["name"] = path.stem
-    tree, where = _with_bus(tree, str(name), beside=beside)
+    _find_locustfile(tree, beside=Path() if name in built_in() or _sets("load.locustfile", settings) else path.parent)
+    tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
+    _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     return check_tree(tree, where=where)
+
+
+def _find_locustfile(tree: dict[str, Any], *, beside: Path) -> None:
+    """Make the path of the user's own locustfile whole, where the scenario names one."""
+    load = tree.get("load")
+    if isinstance(load, dict) and isinstance(named := load.get("locustfile"), str) and named:
+        tree["load"] = load | {"locustfile": str((beside / named).absolute())}
+
+
+def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:
+    """Make the folder of the user's own code whole, where the scenario names one, or names code of a module."""
+    named = tree.get("code_folder")
+    if isinstance(named, str) and named:
+        folder = (beside / named).absolute()
+        if not folder.is_dir():
+            raise ScenarioError(f"scenario {where}: code_folder = {shown(named)}: there is no such folder")
+        tree["code_folder"] = str(folder)
+    elif not named and names_own_code(tree):
+        tree["code_folder"] = str(otherwise.absolute())
+
+
+def _sets(key: str, settings: tuple[str, ...]) -> bool:
+    """Return whether one of the settings is of a key: then a path in it is seen from the working directory."""
+    return any(setting.partition("=")[0].strip() == key for setting in settings)
 
 
 def built_in_buses() -> dict[str, Path]:
@@ -68,21 +97,26 @@ def built_in_buses() -> dict[str, Path]:
     return {path.name.removesuffix(".bus.toml"): path for path in sorted(BUS_FILES.glob("*.bus.toml"))}
 
 
-def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[str, Any], str]:
-    """Return a scenario's tree over the tables of the bus file that it names, and what to call the two in a message."""
+def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[str, Any], str, Path | None]:
+    """Return a scenario's tree over the tables of the bus file that it names, what to call the two in a message, and the file's folder.
+
+    The folder is None where there is no bus file of the user's.
+    """
     named = tree.pop("bus_file", None)
     if named is None:
-        return tree, name
+        return tree, name, None
     if not isinstance(named, str) or not named:
         raise ScenarioError(f"scenario {name}: bus_file = {shown(named)}: give the path of a .bus.toml file")
     path = built_in_buses().get(named) or beside / named
     if not path.exists():
         known = ", ".join(built_in_buses())
         raise ScenarioError(f"scenario {name}: bus_file = {named!r}: there is no such file beside it; built in: {known}")
-    return _over(_read_bus(named, path), tree), f"{name} with {named}"
+    bus = _read_bus(named, path)
+    return _over(bus, tree), f"{name} with {named}", None if named in built_in_buses() else path.parent
 
 
 def _read_bus(named: str, path: Path) -> dict[str, Any]:
+    """Return the tables of a bus file."""
     bus = _read_toml(named, path)
     for key in bus:
         if key not in BUS_TABLES:
@@ -91,21 +125,42 @@ def _read_bus(named: str, path: Path) -> dict[str, Any]:
     return bus
 
 
-def load_bus(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
-    """Read a bus file by itself and check it, as a scenario in which each channel that a service publishes is called.
+def load_bus(named: str, *, settings: tuple[str, ...] = ()) -> Scenario:
+    """Read a bus by itself, one that is built in or a file, and check it: a scenario of that bus, with no load.
 
     Raises
     ------
     ScenarioError
-        Anything in it is wrong; the message names the key and the value.
+        There is no such file, or something in it is wrong; the message names the key and the value.
     """
-    tree = _read_bus(name, built_in_buses().get(name) or Path(name))
+    path = built_in_buses().get(named) or Path(named)
+    if not path.exists():
+        hint, known = did_you_mean(named, built_in_buses()), ", ".join(built_in_buses())
+        raise ScenarioError(f"no bus {named!r}{hint}: give the path of a .bus.toml file; built in: {known}")
+    tree = {"services": {}, **_read_bus(named, path)}
     for setting in settings:
         _apply(tree, setting)
-    published = sorted(_published(tree.get("services")))
-    if not published:
-        raise ScenarioError(f"bus file {name}: no service publishes anything: give one publishes, or name a scenario that does")
-    return check_tree(tree | {"load": {"driver": "pods", "mix": dict.fromkeys(published, 1.0)}}, where=name)
+    if path not in built_in_buses().values() and names_own_code(tree):
+        tree["code_folder"] = str(path.parent.absolute())
+    scenario = _converted(_with_patterns(tree, where=f"bus file {named}"), where=f"bus file {named}")
+    for problem in bus_problems(scenario):
+        raise ScenarioError(f"bus file {named}: {problem}")
+    for channel in dict.fromkeys(channel for service in scenario.services.values() for channel in service.publishes):
+        scenario.content(channel)
+    return scenario
+
+
+def _with_patterns(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
+    own = tree.get("channels")
+    return expand_patterns(tree, own if isinstance(own, dict) else reference_channels(), where=where)
+
+
+def _converted(tree: dict[str, Any], *, where: str) -> Scenario:
+    """Return a tree as a scenario, each value of its type and within its bounds."""
+    try:
+        return scenario_of(tree)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where}: {_explain(str(error), tree)}") from None
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -143,17 +198,15 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             raise ScenarioError(
                 f"scenario {where}: faults[{place}] = {shown(fault)}: a fault is a table with its kind, as [[faults]] makes one"
             )
-        kind = fault.get("kind")
-        if not isinstance(kind, str) or kind not in FAULTS:
-            known = f"no such fault{did_you_mean(shown(kind), FAULTS)}; known: {', '.join(FAULTS)}"
-            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {known}")
-    own = tree.get("channels")
-    tree = expand_patterns(tree, own if isinstance(own, dict) else reference_channels(), where=f"scenario {where}")
-    tree = _with_rates(_flat_slo(tree, where=f"scenario {where}"))
-    try:
-        scenario = msgspec.convert(tree, Scenario)
-    except msgspec.ValidationError as error:
-        raise ScenarioError(f"scenario {where}: {_explain(str(error), tree)}") from None
+        kind, folder = fault.get("kind"), tree.get("code_folder")
+        try:
+            if not isinstance(kind, str):
+                raise UsageError(f"no such fault; known: {', '.join(FAULTS)}")
+            find_fault(kind, folder=folder if isinstance(folder, str) else "")
+        except UsageError as error:
+            raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
+    tree = _with_rates(_flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}"))
+    scenario = _converted(tree, where=f"scenario {where}")
     for problem in problems(scenario):
         raise ScenarioError(f"scenario {where}: {problem}")
     return scenario
@@ -285,7 +338,7 @@ def _inside(value: Any, part: str) -> Any:
 def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
-        return FAULTS[tree["faults"][int(path[1])]["kind"]]
+        return find_fault(tree["faults"][int(path[1])]["kind"], folder=tree.get("code_folder", ""))
     tables = {
         "load": Load,
         "bus": Bus,

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import inspect as shapes
 
+from sim.bus.once import RECIPES
 from sim.bus.services import BEHAVIOURS
 from sim.errors import UsageError, did_you_mean
 from sim.faults.times import FaultTimes
@@ -42,7 +43,10 @@ _WORDS: dict[tuple[str, str], tuple[str, ...]] = {  # settings that are plain te
     ("Bus", "transport"): tuple(TRANSPORTS),
     ("Load", "shape"): tuple(SHAPES),
     ("Service", "behaviour"): (*BEHAVIOURS, ""),
+    ("Bus", "once"): tuple(RECIPES),
 }
+_MAY_BE_OWN = {("Service", "behaviour"), ("Bus", "once")}  # words in whose place code of one's own may be named
+OWN_CODE = {"type": "string", "pattern": r"^[\w.]+:\w+$"}  # module:Name
 _NO_NAME = {"channels": r"[,\x00-\x1f\x7f\u2028\u2029]", "services": r"[\s,/\\\x00-\x1f\x7f]"}  # what a name cannot have in it
 
 
@@ -110,8 +114,8 @@ def _definitions() -> dict[str, dict[str, Any]]:
     keys["faults"]["items"] = {
         "type": "object",
         "required": ["kind"],
-        "properties": {"kind": {"description": "What is broken.", "enum": kinds}},
-        "anyOf": keys["faults"]["items"]["anyOf"],
+        "properties": {"kind": {"description": "What is broken.", "anyOf": [{"enum": kinds}, OWN_CODE]}},
+        "anyOf": [*keys["faults"]["items"]["anyOf"], {"properties": {"kind": OWN_CODE}}],
     }
     keys["slo"] = {"description": keys["slo"]["description"]} | _limits()
     for key in keys.values():  # of a table the struct itself says more than the list of tables
@@ -146,7 +150,10 @@ def _definition(struct: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
             keys[name] = {"description": module, "const": struct.__struct_config__.tag}
             continue
         words = _WORDS.get((struct.__name__, name))
-        keys[name] = {"description": meaning.get(name, "")} | _without_null({"enum": list(words)} if words else key)
+        one = {"enum": list(words)} if words else key
+        if (struct.__name__, name) in _MAY_BE_OWN:
+            one = {"anyOf": [one, OWN_CODE]}
+        keys[name] = {"description": meaning.get(name, "")} | _without_null(one)
     made = {"description": (inspect.getdoc(struct) or "").split("\n")[0], "type": "object", "properties": keys}
     made |= {"required": schema["required"]} if schema.get("required") else {}
     return made | {"additionalProperties": False}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.bus.services import ConfigReader
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
 from sim.scenario.problems import quoted
@@ -51,7 +51,7 @@ def _service_notes(scenario: Scenario) -> Iterator[str]:
     arriving = called & {name for service in scenario.services.values() for name in service.publishes}
     for name, service in scenario.services.items():
         behaviour = scenario.behaviour(name)
-        reads = scenario.load.reads_per_s > 0 and isinstance(BEHAVIOURS[behaviour](), ConfigReader)
+        reads = scenario.load.reads_per_s > 0 and isinstance(scenario.new_logic(name), ConfigReader)
         answers = HTTP_CALL in called and behaviour == "analytics"
         if not (called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
             yield f"services.{quoted(name)}: nothing is asked of it: what it publishes is not called, and what it hears does not come"

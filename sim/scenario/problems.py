@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, pairwise
+from pathlib import Path
 
 from sim.bus.envelope import BATCH
 from sim.bus.services import BEHAVIOURS, ConfigReader
@@ -16,6 +17,7 @@ from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.own_code import behaviour_problem, checker_problem, recipe_problem
 from sim.scenario.run_settings import MAX_PROCESSES
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import MAX_PODS, Scenario, Service, reference_behaviours
@@ -51,17 +53,28 @@ def shown(value: object) -> str:
 
 def problems(scenario: Scenario) -> Iterator[str]:
     """Yield one sentence for each problem; it names the key, the value and what to do."""
-    yield from _envelope_problems(scenario)
-    yield from _channel_problems(scenario)
-    yield from _service_problems(scenario)
+    yield from bus_problems(scenario)
     yield from _load_problems(scenario)
     yield from _mix_problems(scenario)
     yield from _http_problems(scenario)
     yield from _kubelet_problems(scenario)
     yield from _hosts_problems(scenario)
     yield from _slo_problems(scenario)
+    yield from _checker_problems(scenario)
     yield from _fault_problems(scenario)
     yield from _overlap_problems(scenario)
+
+
+def bus_problems(scenario: Scenario) -> Iterator[str]:
+    """Yield one sentence for each problem of a bus by itself: of its envelope, its channels, its services, and its `[bus]`."""
+    yield from _envelope_problems(scenario)
+    yield from _channel_problems(scenario)
+    yield from _service_problems(scenario)
+    transport = scenario.bus.transport
+    if transport not in TRANSPORTS:
+        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
+        yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
 
 
 def _envelope_problems(scenario: Scenario) -> Iterator[str]:
@@ -96,9 +109,9 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
         where = f"services.{quoted(name)}"
         if not name or len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
             yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma, slash or control among them"
-        if service.behaviour and service.behaviour not in BEHAVIOURS:
-            hint = did_you_mean(service.behaviour, BEHAVIOURS)
-            yield f"{where}.behaviour = {service.behaviour!r}: no such behaviour{hint}; known: {', '.join(BEHAVIOURS)}"
+        behaviour, folder = service.behaviour, scenario.code_folder
+        if behaviour and (problem := behaviour_problem(behaviour, heard=service.subscribes, folder=folder)):
+            yield f"{where}.behaviour = {shown(behaviour)}: {problem}"
             return
         if name not in reference_behaviours() and not (service.publishes or service.subscribes):
             hint = did_you_mean(name, [*reference_behaviours(), *(other for other in scenario.services if other != name)])
@@ -131,8 +144,6 @@ def _time_problems(where: str, service: Service) -> Iterator[str]:
 
 def _load_problems(scenario: Scenario) -> Iterator[str]:
     load, transport = scenario.load, scenario.bus.transport
-    if transport not in TRANSPORTS:
-        yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
     if load.shape not in SHAPES:
         yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
     if load.driver == "locust" and not scenario.bus.redis_url:
@@ -141,7 +152,7 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     if reads > MAX_CALLS:
         yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
     readers = {name for name, make in BEHAVIOURS.items() if isinstance(make(), ConfigReader)}
-    if reads and not readers & {scenario.behaviour(name) for name in scenario.services}:
+    if reads and not any(isinstance(scenario.new_logic(name), ConfigReader) for name in scenario.services):
         known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
         fitting = f"add one of {', '.join(known)}, give a service behaviour = {' or '.join(map(repr, sorted(readers)))}"
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
@@ -151,7 +162,9 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
 
 def _mix_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
-    if not any(load.mix.values()):
+    if load.locustfile:
+        yield from _locustfile_problems(scenario)
+    elif not any(load.mix.values()):
         yield "load.mix is empty: give at least one event type a weight above 0, or a channel a rate_per_s"
     calls, published = set(scenario.calls), {kind for service in scenario.services.values() for kind in service.publishes}
     for kind, weight in load.mix.items():
@@ -162,6 +175,16 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
         elif weight > 0 and kind not in published:
             hint = did_you_mean(kind, published)
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it{hint}: add it to a service's publishes"
+
+
+def _locustfile_problems(scenario: Scenario) -> Iterator[str]:
+    file, where = Path(scenario.load.locustfile), f"load.locustfile = {shown(scenario.load.locustfile)}"
+    if file.suffix != ".py" or not file.is_file():
+        yield f"{where}: {'a locustfile is a .py file' if file.suffix != '.py' else 'there is no such file'}"
+    if scenario.load.driver != "locust":
+        yield f"{where}: its users are Locust's: set load.driver = 'locust'"
+    if not any(service.publishes for service in scenario.services.values()):
+        yield f"{where}: no service publishes anything, so no user may: give one publishes"
 
 
 def _http_problems(scenario: Scenario) -> Iterator[str]:
@@ -212,6 +235,14 @@ def _slo_problems(scenario: Scenario) -> Iterator[str]:
             yield f"slo.{metric}: {hears} {subject!r}{hint}; there are {', '.join(subjects[scope]) or 'none'}"
         elif not math.isfinite(limit):
             yield f"{limit_name(metric)} = {shown(limit)}: give a number"
+
+
+def _checker_problems(scenario: Scenario) -> Iterator[str]:
+    for place, name in enumerate(scenario.checkers):
+        if problem := checker_problem(name, folder=scenario.code_folder):
+            yield f"checkers[{place}] = {shown(name)}: {problem}"
+        elif name in scenario.checkers[:place]:
+            yield f"checkers[{place}] = {shown(name)}: it stands there twice"
 
 
 def _fault_problems(scenario: Scenario) -> Iterator[str]:

@@ -36,6 +36,10 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Reads of templates and providers, over all pods of the services that keep a cache of them (see `sim.pods.scheduled_reads`).
     templates
         How many templates there are to read and to invalidate.
+    locustfile
+        A locustfile of your own, whose users make the calls in a closed loop; then nothing else here says which calls are made.
+    users
+        How many users it has; 0 = one for each pod of a service that publishes.
     """
 
     driver: Literal["locust", "pods"] = "locust"
@@ -47,6 +51,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payload_bytes: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     reads_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
     templates: Annotated[int, Meta(ge=1, le=50_000)] = TEMPLATE_COUNT
+    locustfile: str = ""
+    users: Annotated[int, Meta(ge=0, le=100_000)] = 0
     mix: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 

@@ -136,6 +136,11 @@ def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int],
     return IntendedReads(offset_ns, pod, subject, subjects, templates)
 
 
+def no_schedule() -> Schedule:
+    """Return a schedule without a call."""
+    return Schedule(np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.uint16), ())
+
+
 def make_schedule(
     *,
     rate_per_s: float,

@@ -14,9 +14,10 @@ from msgspec import Meta
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.envelopes import Envelope, make_envelope
+from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
 from sim.bus.pointer import Pointer, parse_pointer
-from sim.bus.services import BEHAVIOURS, ConfigReader
+from sim.bus.services import ConfigReader, ServiceLogic, find_behaviour
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
@@ -24,7 +25,7 @@ from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
 from sim.scenario.payloads import Content, make_content
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
-from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule
+from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule, no_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
@@ -68,6 +69,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     channel_prefix
         What stands before the event type in the name of a channel.
+    metrics_prefix
+        What the names of a pod's metrics begin with, before the service; what such a name may not hold is replaced.
     batch_size, batch_interval_ms
         A batch leaves when it has so many items, or when its oldest item is so old.
     transport
@@ -91,7 +94,8 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_s
         PING each connection this often and give it up without an answer; 0 = never, as in the reference.
     once, once_ttl_s
-        The recipe by which one pod handles an event (see `sim.bus.once`), and how long its keys live.
+        The recipe by which one pod handles an event, one of `sim.bus.once.RECIPES` or a function of your own as `module:name`, and how
+        long its keys live.
     once_scope
         Among whom: `event`: of all pods, as the reference's key `aiponge:locks:<eventId>` is one for all services; `service`: of each
         service.
@@ -101,6 +105,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     channel_prefix: Annotated[str, Meta(min_length=1, max_length=200)] = CHANNEL_PREFIX
+    metrics_prefix: Annotated[str, Meta(max_length=100)] = PREFIX
     batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 100
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 30_000
     transport: str = "pubsub"
@@ -115,7 +120,7 @@ class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage_hold_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     resync: Literal["none", "drop-caches", "read-through"] = "none"
     keep_alive_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
-    once: Literal["none", "finally-del", "token-del", "keep-marker", "two-key"] = "none"
+    once: str = "none"
     once_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
     once_scope: Scope = "event"
     once_ttl_clock: Literal["server", "pod"] = "server"
@@ -184,8 +189,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     behaviour
-        What its pods do with what they hear: one of `sim.bus.services.BEHAVIOURS`. Without it, what the reference's service of this name
-        does, and a service that the reference has not only hears.
+        What its pods do with what they hear: one of `sim.bus.services.BEHAVIOURS`, or a class of your own as `module:Class`. Without it,
+        what the reference's service of this name does, and a service that the reference has not only hears.
     must_not_double
         Whether two pods that handle one event do harm: a plan of capacity does not give it a second replica for safety.
     replicas
@@ -257,17 +262,23 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         What the scenario asks, in one sentence.
     seed
         What every draw comes from: intended times, payloads, times of faults. The same seed means the same load.
+    code_folder
+        Where modules of your own are, which are named as `module:Name`; they are looked for there after all other places. Without it, the
+        folder of the bus file, else that of the scenario.
     channels, envelope, services, load, bus, limits, kubelet, hosts
         The tables below. Without `channels` they are the reference's.
     slo
         Limits that the run must keep: a metric and its bound; of one service or channel, in nested tables (`sim.record.limits`).
     faults
-        What is broken, and when: a list of tables, each with its `kind`.
+        What is broken, and when: a list of tables, each with its `kind`, which may be a fault of your own as `module:Name`.
+    checkers
+        Checkers of your own that judge the run too, as `module:name`.
     """
 
     name: str = ""
     title: str = ""
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 1
+    code_folder: str = ""
     channels: dict[str, Channel] = msgspec.field(default_factory=lambda: dict(reference_channels()))
     envelope: EnvelopeForm = EnvelopeForm()
     services: dict[str, Service]
@@ -278,6 +289,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     hosts: Hosts = Hosts()
     slo: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
+    checkers: tuple[str, ...] = ()
 
     def first_pods(self) -> list[tuple[str, str]]:
         """Return (pod name, service name) of every pod that a run starts, in order; a pod's number is its place."""
@@ -307,7 +319,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def killable_pods(self) -> set[str]:
         """Return the pods that a fault, or the kubelet, may end or freeze; who takes the place of another in a restart is one of them."""
-        chosen = [fault.pods for fault in self.faults if isinstance(fault, KILLS_PODS)] + ([()] if self.kubelet.enabled else [])
+        kills = [fault for fault in self.faults if isinstance(fault, KILLS_PODS) or getattr(fault, "kills_pods", False)]
+        chosen = [getattr(fault, "pods", ()) for fault in kills] + ([()] if self.kubelet.enabled else [])
         killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
         return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
 
@@ -319,6 +332,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def behaviour(self, service: str) -> str:
         """Return the name of what a service does with what it hears."""
         return self.services[service].behaviour or reference_behaviours().get(service, "hears")
+
+    def new_logic(self, service: str) -> ServiceLogic:
+        """Return what one new pod of a service does with what it hears.
+
+        Raises
+        ------
+        UsageError
+            The code of a behaviour that is not ours cannot be imported.
+        """
+        return find_behaviour(self.behaviour(service), folder=self.code_folder)()
 
     def batches(self) -> dict[str, BatchRule]:
         """Return the rule of each batched event type."""
@@ -395,8 +418,16 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the transport that `[bus]` names, with its settings."""
         return make_transport(self.bus.transport, msgspec.structs.asdict(self.bus))
 
+    def users(self) -> int:
+        """Return how many users Locust has: one for each pod that makes calls, or as many as the load says of a locustfile."""
+        if self.load.locustfile:
+            return self.load.users or sum(one.replicas for one in self.services.values() if one.publishes)
+        return len(set(self.schedule().pod.tolist()))
+
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
-        """Return every intended call of the run; another offset draws another one of the same load."""
+        """Return every intended call of the run, none where users of a locustfile decide; another offset draws another one."""
+        if self.load.locustfile:
+            return no_schedule()
         pods = self.first_pods()
         publishes = {name: set(service.publishes) for name, service in self.services.items()}
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
@@ -413,7 +444,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def reads(self) -> IntendedReads:
         """Return every intended read of configuration in warm-up and run."""
-        readers = {name for name in self.services if isinstance(BEHAVIOURS[self.behaviour(name)](), ConfigReader)}
+        readers = {name for name in self.services if isinstance(self.new_logic(name), ConfigReader)} if self.load.reads_per_s else set()
         return make_reads(
             rate_per_s=self.load.reads_per_s,
             seconds=self.load.warm_up_s + self.load.run_s,

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sim.bus.metrics import METRICS, BusCounts, create_metrics, metric_name, register_event_bus_metrics, register_refusals
+from sim.bus.metrics import METRICS, BusCounts, create_metrics, metric_name, metric_start, register_event_bus_metrics, register_refusals
 from tests.support.reference import SERVICES
 
 # The reference's table, word by word.
@@ -74,6 +74,26 @@ def test_refusals_are_counted_by_status() -> None:
 )
 def test_what_a_metric_name_may_not_hold_becomes_an_underscore(service: str, name: str) -> None:
     assert metric_name(service, "x") == name
+
+
+@pytest.mark.parametrize(
+    ("prefix", "service", "start"),
+    [
+        ("shop", "billing", "shop_billing"),
+        ("shop", "order-intake", "shop_order_intake"),
+        ("", "billing", "billing"),
+        ("", "3d", "_3d"),
+        ("3d", "x", "_3d_x"),
+        ("shop", "价格", "shop__u4ef7__u683c_"),
+        ("shop", "订单", "shop__u8ba2__u5355_"),
+        ("bü/ro", "x", "b_ufc__ro_x"),
+    ],
+)
+def test_another_bus_has_its_own_word_and_any_name_becomes_one_that_prometheus_reads(prefix: str, service: str, start: str) -> None:
+    assert metric_start(service, prefix=prefix) == start
+    metrics = create_metrics(service)
+    register_event_bus_metrics(service, metrics, lambda: BusCounts(*range(1, 9)), prefix=prefix)
+    assert read(metrics.text()) == {f"{start}_{field}": (kind, float(n)) for n, (field, (kind, _)) in enumerate(METRICS.items(), 1)}
 
 
 def test_the_whole_text_is_what_prometheus_reads() -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from sim.run.generator import LOCUSTFILE, OWN
+
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = TOML["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ALLOWED = {  # folder -> the extras whose packages it may import beside the dependencies
     "sim": ("containers", "lab"),
@@ -37,7 +40,7 @@ STARTED = {  # not imported: commands, plugins, kernels and types
     "zensical",
 }
 INSTALLED = packages_distributions()
-OURS = {"sim", "tests", "docs"}
+OURS = {"sim", "locustfiles", "tests", "docs"}
 
 
 def package(requirement: str) -> str:
@@ -100,6 +103,13 @@ def test_what_is_declared_is_imported_or_started() -> None:
     files = [path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py")]
     used = {distribution(module) for path in files for module, _ in imports(path)}
     assert set().union(*DECLARED.values()) - used == STARTED
+
+
+def test_the_locustfiles_that_a_run_starts_are_installed_with_it() -> None:
+    """Who installs the package imports `locustfiles.users`, and `buslab run` starts the file beside it."""
+    (folder,) = {LOCUSTFILE.parent, LOCUSTFILE.with_name(OWN).parent}
+    included = TOML["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert folder.relative_to(ROOT).as_posix() in included and (folder / "__init__.py").is_file() and LOCUSTFILE.with_name(OWN).is_file()
 
 
 def test_a_package_is_declared_once() -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
+from sim.bus.once import RECIPES
 from sim.bus.services import BEHAVIOURS
 from sim.errors import ScenarioError, UsageError
 from sim.faults.catalogue import FAULTS
@@ -27,7 +28,7 @@ from sim.wire.transports import TRANSPORTS
 ROOT = Path(__file__).parents[2]
 SCENARIO, BUS = (Draft202012Validator(file_schema(kind)) for kind in KINDS)
 EXAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.toml"))
-WORDS = {"transport": TRANSPORTS, "shape": SHAPES, "behaviour": ("", *BEHAVIOURS)}
+WORDS = {"transport": TRANSPORTS, "shape": SHAPES, "behaviour": ("", *BEHAVIOURS), "once": set(RECIPES)}
 OTHERS: tuple[Any, ...] = ("x", "", 3, -1, 0.5, 10**9, float("inf"), True, [], [3], {}, {"x": 3}, ["x"])
 SMALL = {"services": {"web": {"publishes": ["c"], "subscribes": ["c"]}}, "channels": {"c": {}}, "load": {"mix": {"c": 1}}}
 
@@ -73,7 +74,7 @@ def refused_for_its_form(tree: dict[str, Any]) -> bool:
         scenario = msgspec.convert(tree | {"slo": flat_limits(slo) if isinstance(slo, dict) else slo}, Scenario)
     except (msgspec.ValidationError, ValueError):
         return True
-    words = [("transport", scenario.bus.transport), ("shape", scenario.load.shape)]
+    words = [("transport", scenario.bus.transport), ("shape", scenario.load.shape), ("once", scenario.bus.once)]
     words += [("behaviour", service.behaviour) for service in scenario.services.values()]
     known = all(read_metric(metric).known and math.isfinite(limit) for metric, limit in scenario.slo.items())
     return not known or any(word not in WORDS[name] for name, word in words)
@@ -179,3 +180,18 @@ def test_a_name_that_no_channel_and_no_service_has_is_refused(name: str) -> None
         assert not BUS.is_valid({table: {name: {}}})
     assert BUS.is_valid({"channels": {"价格/改变 a": {}}, "services": {"价格": {}}})
     assert not BUS.is_valid({"services": {"a b": {}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        ({"bus": {"once": "mine:recipe"}}, True),
+        ({"services": {"a": {"behaviour": "my.shop:Billing", "subscribes": ["d"]}}}, True),
+        ({"services": {"a": {"behaviour": "my shop", "subscribes": ["d"]}}}, False),
+        ({"faults": [{"kind": "mine:PriceStorm", "at_s": 1, "how_bad": 3}]}, True),
+        ({"faults": [{"kind": "mine", "at_s": 1}]}, False),
+        ({"checkers": ["mine:every_order"]}, True),
+    ],
+)
+def test_code_of_one_s_own_is_named_where_ours_is(change: dict[str, Any], fits: bool) -> None:
+    assert SCENARIO.is_valid({"services": {"a": {"subscribes": ["d"]}}} | change) is fits

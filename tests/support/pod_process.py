@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 BOUND_S = 60.0  # of anything waited for; reached only when the test fails
 OURS = ("REDIS_URL", "EVENT_BUS_BATCH_SIZE", "EVENT_BUS_BATCH_INTERVAL_MS", "ADMIN_TOKEN")
-OURS += ("BUSLAB_ONCE", "BUSLAB_ONCE_SCOPE", "BUSLAB_ONCE_TTL_S")
+OURS += ("BUSLAB_BUS", "BUSLAB_ONCE", "BUSLAB_ONCE_SCOPE", "BUSLAB_ONCE_TTL_S")
 
 
 def lines_of(process: subprocess.Popen[str]) -> queue.Queue[dict[str, Any] | None]:
@@ -44,6 +44,7 @@ class RunningPod:
     process: subprocess.Popen[str]
     log: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
+    metrics_start: str = ""
 
     def __post_init__(self) -> None:
         self._lines = lines_of(self.process)
@@ -75,7 +76,7 @@ class RunningPod:
         """Return the reference's metrics, without what all names of the service begin with."""
         status, text = self.ask("/metrics")
         assert status == 200
-        start = f"aiponge_{self.service.replace('-', '_')}_"
+        start = self.metrics_start or f"aiponge_{self.service.replace('-', '_')}_"
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {sample.name.removeprefix(start): sample.value for sample in samples if sample.name.startswith(start)}
 
@@ -107,11 +108,11 @@ class RunningPod:
 
 
 @contextmanager
-def running_pod(service: str, **environment: str) -> Iterator[RunningPod]:
+def running_pod(service: str, *args: str, metrics_start: str = "", **environment: str) -> Iterator[RunningPod]:
     clean = {name: value for name, value in os.environ.items() if name not in OURS}
-    argv = [sys.executable, "-m", "sim.cli", "pod", service, "--port", "0"]
+    argv = [sys.executable, "-m", "sim.cli", "pod", service, *args, "--port", "0"]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=clean | environment) as process:
         try:
-            yield RunningPod(service, process)
+            yield RunningPod(service, process, metrics_start=metrics_start)
         finally:
             process.kill()

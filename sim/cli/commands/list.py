@@ -6,12 +6,21 @@ import sys
 
 import click
 
+WHAT = ("scenarios", "grounds", "checkers", "faults", "behaviours", "recipes", "slo", "claims")
+
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["scenarios", "grounds", "checkers", "faults", "slo", "claims"]), default="scenarios")
+@click.argument("what", type=click.Choice(WHAT), default="scenarios")
 def list_(what: str) -> int:
-    """List scenarios, grounds, checkers, faults, the metrics an SLO may bound, or claims."""
-    rows = _listed(what)
+    """List scenarios, grounds, checkers, faults, behaviours, recipes, the metrics an SLO may bound, or claims.
+
+    What installed packages bring stands below ours, with where it comes from.
+    """
+    from sim.machine.user_code import GROUPS, installed_members
+
+    rows, kind = _listed(what), what.removesuffix("s")
+    if kind in GROUPS:
+        rows |= {name: text for name, text in installed_members(kind).items() if name not in rows}
     width = max(len(name) for name in rows)
     for name, text in rows.items():
         click.echo(f"{name:<{width}}  {text}")
@@ -19,6 +28,14 @@ def list_(what: str) -> int:
 
 
 def _listed(what: str) -> dict[str, str]:
+    if what == "behaviours":
+        from sim.bus.services import BEHAVIOURS
+
+        return {name: _first_line(make.__module__) for name, make in BEHAVIOURS.items()}
+    if what == "recipes":
+        from sim.bus.once import RECIPES
+
+        return {name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items()}
     if what == "grounds":
         from sim.grounds.catalogue import GROUNDS
 

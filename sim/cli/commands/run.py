@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from sim.errors import BuslabError
     "--fleet", type=click.Choice(["ours", "none"]), default="ours", show_default=True,
     help="none: start no pods, load a fleet that is there already; only publishes are recorded and judged.",
 )  # fmt: skip
+@click.option("--locustfile", metavar="FILE", help="Users of your own make the calls, in a closed loop: sets load.locustfile.")
+@click.option("--users", type=click.IntRange(1), help="How many users --locustfile has: sets load.users.")
 @click.option("--driven-by", type=int, hidden=True, help="The line to the Locust that started this run: an inherited socket.")
 @click.option("--no-report", is_flag=True, help="Do not draw report.html.")
 def run(
@@ -34,6 +37,8 @@ def run(
     out: Path | None,
     yes_load_this_server: bool,
     fleet: str,
+    locustfile: str | None,
+    users: int | None,
     driven_by: int | None,
     no_report: bool,
 ) -> int:
@@ -45,6 +50,10 @@ def run(
     from sim.scenario.file import load_scenario
     from sim.scenario.notes import notes_of, told_notes
 
+    if locustfile is not None:
+        settings += (f"load.locustfile={json.dumps(locustfile)}", "load.driver=locust")
+    if users is not None:
+        settings += (f"load.users={users}",)
     loaded = load_scenario(scenario, settings=settings)
     caller = None if driven_by is None else socket.socket(fileno=driven_by)
     console = Console(stderr=True, force_terminal=None if caller is None else False)  # Locust writes there too: no live line

@@ -7,6 +7,7 @@ in between goes into `world.kept`. `adds_up = True` says that several of the kin
 
 To add one: write ``sim/faults/catalogue/<name>.py`` with such a struct, tagged with its name; list it in `FAULTS` and in `Fault`, their
 union; and write a scenario of the same name that shows what it does. One that ends, freezes or starts pods is listed in `KILLS_PODS` too.
+One that is not ours is found without being listed (`sim.faults.own_faults`).
 """
 
 from __future__ import annotations

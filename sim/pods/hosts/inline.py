@@ -10,27 +10,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sim.bus.fallback import Policy
 from sim.bus.node import BusNode
 from sim.bus.once import RUN_PREFIX
-from sim.bus.services import BEHAVIOURS
 from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
 from sim.machine.words import count
-from sim.pods.context import BrokerAccess, OnceRules, OutageRules, PodContext, PodIdentity
+from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity, outage_rules, pace_of
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
 from sim.pods.pod import Pod
 from sim.pods.pod_journal import PodJournal
 from sim.pods.replica import InlineReplica, next_publisher
 from sim.pods.scheduled_calls import ScheduledCalls
 from sim.pods.scheduled_reads import ScheduledReads
-from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder, Tamper
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
-from sim.scenario.settings import Service
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
 
@@ -71,18 +67,6 @@ class HostedPods:
     new_journal: Callable[[str], PodJournal | None]
 
 
-def _pace_of(service: Service) -> Pace:
-    """Return how long the handlers of a service take."""
-    return Pace(
-        Work(service.cpu_time(""), service.wait_time("")),
-        {channel: Work(service.cpu_time(channel), service.wait_time(channel)) for channel in service.timed_channels()},
-        service.skew_ms,
-        service.concurrency,
-        service.queue_limit if service.when_full == "queue" else 0,
-        service.cpu_limit,
-    )
-
-
 class InlineHost:
     """The pods of one process, their recorder and the measure of the process itself.
 
@@ -118,15 +102,9 @@ class InlineHost:
             recorder=self.recorder,
             memo=ReadMemo(self._live.decode),
             probed=probed,
-            outage=OutageRules(
-                policy=Policy(bus.fallback, bus.reattach, bus.outage_queue),
-                queue_limit=bus.outage_queue_limit,
-                reconnect_max_s=bus.reconnect_max_s,
-                hold_s=bus.outage_hold_s,
-                resync=bus.resync,
-                keep_alive_s=bus.keep_alive_s,
-            ),
-            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:"),
+            outage=outage_rules(bus),
+            once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:", scenario.code_folder),
+            metrics_prefix=bus.metrics_prefix,
         )
         self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
@@ -178,7 +156,7 @@ class InlineHost:
         settings = scenario.services[service]
         return Pod(
             PodIdentity(name, number, service, settings.subscribes, seed=scenario.seed + publisher),
-            logic=BEHAVIOURS[scenario.behaviour(service)](),
+            logic=scenario.new_logic(service),
             node=BusNode(
                 service,
                 nonce=self._nonce,
@@ -189,7 +167,7 @@ class InlineHost:
                 envelope=self._envelope,
             ),
             context=self._context_of(number),
-            pace=_pace_of(settings),
+            pace=pace_of(settings),
             journal=None if self._share is None else self._share.new_journal(name),
         )
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from sim.errors import BrokerRefused, BuslabError
 from sim.machine.clock import new_event_loop
 from sim.machine.line import AsyncLine, Line, inherited_line
@@ -43,7 +41,7 @@ from sim.pods.hosts.local_messages import (
 from sim.pods.pod_journal import PodJournal, UnderWayJournal
 from sim.record.journal import JournalRecorder
 from sim.record.recorder import Recorder
-from sim.scenario.settings import Scenario
+from sim.scenario.own_code import scenario_of
 from sim.wire.address import Address, parse_address
 
 PROGRESS_PERIOD_S = 0.25
@@ -55,7 +53,7 @@ class Hosted:
     def __init__(self, hold: Hold, line: AsyncLine) -> None:
         self._hold = hold
         self._line = line
-        self._scenario = msgspec.convert(hold.scenario, Scenario)
+        self._scenario = scenario_of(hold.scenario)
         places = sorted(hold.places[pod] for pod in hold.publishers)
         self._schedule = self._scenario.schedule().of_pods(places)  # computed now, because later it would delay pods that connect
         self._reads = self._scenario.reads().of_pods(places)

@@ -5,9 +5,13 @@ A member is a file with one function ``check(run: Run) -> Result`` that reads th
 `buslab story` shows its life), and the measured values of the `schema.SLO_METRICS` it owns. To add one, write the file and add
 a line to `CHECKERS`. Members do not know each other; what they return is in `verdict`.
 
+One that is not ours is such a function, named in the scenario's `checkers` as ``module:name``, or an entry point of ``buslab.checkers``
+(`sim.machine.user_code`). It judges too, but the limits in `[slo]` are on the metrics of ours only.
+
 How verdicts compose
 --------------------
-1. A checker that throws is unknown, with the exception's text.
+1. A checker that throws is unknown, with the exception's text. So is one of the user's own whose code cannot be had, or that returns
+   something else than a `Result`.
 2. Any `invalid` makes the run invalid: a broken promise that was seen stays broken, however poor the instrument.
 3. Except limits: when the harness says unknown, the instrument that measured a limit is not trusted (a saturated generator
    makes lag of its own), so a limit that fails then is unknown, not invalid. So is a limit on lag that would hold if
@@ -35,6 +39,7 @@ from typing import Any
 
 from sim.errors import UsageError, did_you_mean
 from sim.machine.files import write_all
+from sim.machine.user_code import find_member, first_line, installed_members, is_named
 from sim.record.checksum import signed_page, with_checksum
 from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.schema import SLO_METRICS
@@ -55,7 +60,18 @@ from sim.results.checkers import (
     staleness,
     steady,
 )
-from sim.results.checkers.verdict import Bounds, JudgedLimit, Result, Verdict, beside_limit, finite, least_of, most_of, worst
+from sim.results.checkers.verdict import (
+    Bounds,
+    JudgedLimit,
+    Result,
+    Verdict,
+    beside_limit,
+    finite,
+    least_of,
+    most_of,
+    own_result,
+    worst,
+)
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
 
@@ -82,7 +98,23 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
 WITHOUT_FLEET = ("harness", "lag", "callers")  # all that can be judged where the pods are not ours: nobody knows who heard
 
 
-def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
+def find_checker(name: str, *, folder: str = "") -> Callable[[Run], Result]:
+    """Return a checker by its name: one of `CHECKERS`, or one that is not ours, whose module may be in `folder`.
+
+    Raises
+    ------
+    UsageError
+        There is no such checker, or it cannot be imported.
+    """
+    return find_member(name, kind="checker", members=CHECKERS, folder=folder)
+
+
+def is_checker(name: str) -> bool:
+    """Return whether a name can be that of a checker; whether the code of one that is not ours is there is another question."""
+    return name in CHECKERS or is_named(name) or name in installed_members("checker")
+
+
+def judge(run: Run, *, only: Sequence[str] | None = None, code_folder: str | Path | None = None) -> Verdict:
     """Run the checkers and compare what they measured with the scenario's limits.
 
     Parameters
@@ -90,23 +122,26 @@ def judge(run: Run, *, only: Sequence[str] | None = None) -> Verdict:
     run
         An opened run folder.
     only
-        Names of `CHECKERS`; limits on metrics of other checkers are then left out.
+        Names of checkers; limits on metrics of other checkers are then left out.
+    code_folder
+        Where the modules of the user's own checkers are; without it, where the run says that they were.
 
     Raises
     ------
     UsageError
         A name in `only` is not a checker.
     """
-    everything = WITHOUT_FLEET if run.info.fleet == "none" else tuple(CHECKERS)
+    everything = WITHOUT_FLEET if run.info.fleet == "none" else (*CHECKERS, *map(str, run.scenario.get("checkers", ())))
+    folder = str(run.scenario.get("code_folder", "") if code_folder is None else Path(code_folder).absolute())
     names = list(everything if only is None else dict.fromkeys(only))
     for name in names:
-        if name not in CHECKERS:
+        if only is not None and not is_checker(name):
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
     if not names:
         raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
     best = at_best_of(run)
-    results = {name: _check(name, run, best) for name in names}
-    metrics = {key: value for result in results.values() for key, value in result.metrics.items()}
+    results = {name: _check(name, run, best) if name in CHECKERS else _own_check(name, run, folder) for name in names}
+    metrics = {key: value for name, result in results.items() if name in CHECKERS for key, value in result.metrics.items()}
     named = {key: read_metric(key) for key in run.slo}
     wanted = {key: value for key, value in run.slo.items() if only is None or named[key].base in metrics or not named[key].known}
     slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results, best)) for metric, value in wanted.items()]
@@ -129,6 +164,18 @@ def _check(name: str, run: Run, best: AtBest) -> Result:
         return result
     except Exception as error:  # a checker that throws must not end the judgement, nor pass
         return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
+
+
+def _own_check(name: str, run: Run, folder: str) -> Result:
+    """Return what a checker of the user's own says; unknown where its code is not there, or fails."""
+    try:
+        check = find_checker(name, folder=folder)
+    except UsageError as error:
+        return Result("unknown", f"its code cannot be had: {error}; say where it is with --path")
+    try:
+        return own_result(check(run))
+    except (Exception, SystemExit) as error:
+        return Result("unknown", f"the checker failed: {first_line(error, folder=folder)}")
 
 
 def _doubt(run: Run, results: Mapping[str, Result], best: AtBest, metric: str, measured: float, limit: float) -> str:

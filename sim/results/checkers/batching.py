@@ -92,6 +92,8 @@ def check(run: Run) -> Result:
 def _meant(run: Run) -> bool:
     """Return whether the scenario's load means batches, and its run phase ended."""
     load = run.scenario.get("load", {})
+    if load.get("locustfile"):  # users decide what they call, not the mix
+        return False
     return any(load.get("mix", {}).get(name, 0) for name in run.batched) and load.get("rate_per_s", 0) > 0 and "drain" in run.phases
 
 

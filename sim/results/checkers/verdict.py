@@ -105,6 +105,32 @@ class Verdict:
         return cls(**{**content, "checkers": checkers, "slo": slo})
 
 
+def own_result(found: object) -> Result:
+    """Return what a checker of the user's own returned, with numbers that JSON has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no `Result`, or holds what a verdict cannot; the message says what.
+    """
+    if not isinstance(found, Result):
+        raise TypeError(f"it returned an object of type {type(found).__name__}, not a Result")
+    if found.verdict not in VERDICTS:
+        raise ValueError(f"its verdict is {found.verdict!r}, not one of {', '.join(VERDICTS)}")
+    counts = {str(key): _number(value) for key, value in dict(found.counts).items()}
+    metrics = {str(key): value if isinstance(value, Bounds) else _number(value) for key, value in dict(found.metrics).items()}
+    witnesses, warnings = ([str(one) for one in words] for words in (found.witnesses, found.warnings))
+    return Result(found.verdict, str(found.detail), counts=counts, witnesses=witnesses, metrics=metrics, warnings=warnings)
+
+
+def _number(value: Any) -> int | float:
+    """Return a number as Python's own: numpy has others, which JSON has not."""
+    number = value.item() if hasattr(value, "item") else value
+    if not isinstance(number, int | float):
+        raise TypeError(f"a count or metric is of type {type(number).__name__}, not a number")
+    return number
+
+
 def result_json(result: Result) -> dict[str, Any]:
     """Return a checker's part of verdict.json."""
     intervals = {key: _ends(value) for key, value in result.metrics.items() if isinstance(value, Bounds)}

@@ -216,7 +216,7 @@ def test_what_asyncapi_cannot_say_and_what_is_there_is_refused(tmp_path: Path) -
         ScenarioError, match=r"channels.'order.created'.payload: a field is called \$ref, which AsyncAPI takes for a reference"
     ):
         export_asyncapi(shop, out=tmp_path, settings=('channels."order.created".payload={a=[{"$ref"="x"}]}',))
-    with pytest.raises(ScenarioError, match="no service publishes anything"):
+    with pytest.raises(ScenarioError, match="music-service: it publishes nothing and subscribes to nothing"):
         export_asyncapi("aiponge", out=tmp_path)
     with pytest.raises(ScenarioError, match=r"services.api-gateway: it publishes nothing"):
         asyncapi_documents("baseline", settings=("services.api-gateway.publishes=[]", "services.api-gateway.subscribes=[]"))
