@@ -129,3 +129,31 @@ def test_theory_is_for_one_limit_only() -> None:
     assert core.theory_s({"order": 1.0}, 250) == pytest.approx(0.001), "M/D/1 at one half"
     mixed = handling_of({"subscribes": ["order", "price"], "handler_ms": {"order": 2, "price": 6}, "concurrency": 1})
     assert mixed.theory_s({"order": 0.5, "price": 0.5}, 125) == pytest.approx(125 * 20e-6 / 2 / 0.5)
+
+
+def test_the_sentence_of_a_pod_that_is_asked_for_more_than_it_can(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    one_after_another(plan, 3000, step_ns=10 * MS // 3, takes_ns=5 * MS)  # 300/s for 10 s, of which it can do 200
+    found, (load,) = result(plan)
+    assert (found.verdict, found.counts["pods"], found.counts["utilisation.web"]) == ("valid", 1, 1.5)
+    assert found.detail == (
+        "web-0 was asked for 150% of what its handlers can do (300 of 200 events/s); an event was begun 2.5 s after it was sent on average, "
+        "p99 4.95 s, and at most 1,000 events waited at a time: it falls behind for as long as this goes on; 1,000 events waited at the end of "
+        "the load and took 5 s"
+    )
+
+
+def test_a_pod_that_handles_as_many_as_it_reads_says_so(tmp_path: Path) -> None:
+    plan = folder(tmp_path, services='[services.web]\nsubscribes = ["order"]\nhandler_ms = 5\n')
+    plan.publish(4, channel="order")
+    found, (load,) = result(plan)
+    assert math.isinf(load.can_per_s) and load.utilisation == 0
+    assert found.detail.startswith(
+        "web-0 handled 4 events, as many at a time as it read; an event was begun 200 us after it was sent on average"
+    )
+
+
+def test_no_event_at_all_is_no_data(tmp_path: Path) -> None:
+    found, loads = result(folder(tmp_path))
+    assert (found.verdict, len(loads)) == ("unknown", 1) and "no data" in found.detail
+    assert (loads[0].per_s, loads[0].events, loads[0].queue_max) == (0.0, 0, 0)
