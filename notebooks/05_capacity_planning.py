@@ -18,12 +18,15 @@
 # is the highest that it sustains, what is the next limit, and what should be planned for?
 
 # %% tags=["parameters"]
-scenario = "baseline"
+scenario = "baseline"  # or the path of your own
+settings = ()  # changes of it, for example ("services.search.replicas=30",): replicas of each service, or how long its handlers take
 effort = "TINY"  # "QUICK" takes four minutes, "DEEP" a quarter of an hour
 lag_ms_p99 = 50.0
 ground = "embedded"
 measured = ""  # a folder with a capacity.json: plan with it instead of measuring, for example "../reports"
 target_calls_per_s = 5_000.0
+growth = 0.0  # plan for so many times the scenario's rate instead
+link_mbit_per_s = 0.0  # what the broker's link carries; 0 = no limit is known
 
 # %%
 import pandas as pd
@@ -40,7 +43,8 @@ pd.options.display.max_rows = 50
 # What counts is the broker's own processor time for each event, for several numbers of pods and sizes of events.
 
 # %%
-loaded = sim.load_scenario(scenario)
+loaded = sim.load_scenario(scenario, settings=tuple(settings))
+workload = sim.workload_of(loaded)
 if measured:
     found = sim.read_capacity(measured)
 else:
@@ -71,7 +75,7 @@ pd.DataFrame(sim.findings.search_rows(found), columns=sim.findings.STEP_HEADINGS
 # A link carries frames: channel name and lengths as Redis frames an event, and the headers of the packets that it travels in.
 
 # %%
-pd.DataFrame(sim.findings.link_rows(found.workload), columns=sim.findings.LINK_HEADINGS)
+pd.DataFrame(sim.findings.link_rows(workload), columns=sim.findings.LINK_HEADINGS)
 
 # %% [markdown]
 # ## What to plan for
@@ -80,20 +84,27 @@ pd.DataFrame(sim.findings.link_rows(found.workload), columns=sim.findings.LINK_H
 # what was not tested is refused or marked.
 
 # %%
-look_at = {"measured": found.measured, "least_replicas": (0, 2, 3), "brokers": (1, 2)}
-plan = sim.make_plan(found.plan_model, found.workload, target_calls_per_s=target_calls_per_s, **look_at)
-print(sim.findings.plan_sentence(plan))
-pd.DataFrame(sim.findings.option_rows(plan, most=6), columns=sim.findings.OPTION_HEADINGS)
+target = growth * loaded.load.rate_per_s if growth else target_calls_per_s
+plan = sim.plan_bus(loaded, workload, found, target_calls_per_s=target, least_replicas=(0, 2, 3), link_mbit_per_s=link_mbit_per_s)
+print(sim.findings.plan_sentence(plan.broker))
+pd.DataFrame(sim.findings.option_rows(plan.broker, most=6), columns=sim.findings.OPTION_HEADINGS)
+
+# %% [markdown]
+# ## Do the services keep up?
+# On Pub/Sub each pod of a service hears every event, so more replicas share no work: a service keeps up when one of its pods does.
+
+# %%
+print("\n".join(plan.sentences))
 
 # %% [markdown]
 # ## What if?
 # Move the sliders; nothing is measured again.
 
 # %%
-target, look = int(target_calls_per_s), {"continuous_update": False, "style": {"description_width": "110px"}}
+shown, look = int(target), {"continuous_update": False, "style": {"description_width": "110px"}}
 interact(
-    sim.teller(found.plan_model, found.workload, found.measured),
-    calls_per_s=IntSlider(target, 1_000, max(200_000, 2 * target), 1_000, description="calls/s", **look),
+    sim.teller(found.plan_model, workload, found.measured),
+    calls_per_s=IntSlider(shown, 100, max(200_000, 2 * shown), 100, description="calls/s", **look),
     pods_per_service=IntSlider(2, 1, 12, description="pods a service", **look),
     batch_size=Dropdown(value=100, options=[1, 10, 30, 100], description="batch size", style=look["style"]),
     brokers=IntSlider(1, 1, 4, description="brokers", **look),
@@ -102,4 +113,4 @@ interact(
 # ## The answer
 
 # %%
-sim.conclude(*sim.findings.capacity_answer(found))
+sim.conclude(*sim.findings.plan_answer(found, plan))

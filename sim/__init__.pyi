@@ -17,11 +17,13 @@ from .grounds.catalogue import GROUNDS as GROUNDS
 from .grounds.model.fanout import predict_fanout as predict_fanout
 from .machine.words import duration as duration
 from .measure.buffers.predict import predict_cut as predict_cut
+from .measure.capacity.answer import plan_bus as plan_bus
 from .measure.capacity.plan import make_plan as make_plan
 from .measure.capacity.plan import teller as teller
 from .measure.capacity.report import read_capacity as read_capacity
 from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
+from .measure.capacity.run import workload_of as workload_of
 from .measure.meaning.meaning import check_scenario as check_scenario
 from .public import findings as findings
 from .public import plots as plots

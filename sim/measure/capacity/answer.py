@@ -14,7 +14,7 @@ from sim.machine.words import listed
 from sim.measure.capacity.consumers import ServiceLoad, consumer_sentence, plan_consumers
 from sim.measure.capacity.frames import BITS, on_link
 from sim.measure.capacity.plan import NO_BATCH, Option, Plan, headroom, make_plan
-from sim.measure.capacity.report import Capacity
+from sim.measure.capacity.report import Capacity, conclusion
 from sim.measure.capacity.workload import Workload
 from sim.scenario.settings import Scenario
 
@@ -52,7 +52,7 @@ class CapacityAnswer(msgspec.Struct, frozen=True):
         changes = f" What would have to change: {'; '.join(self.changes)}." if self.changes else ""
         if over:
             return f"{rate} are not carried: {ends}{more}. {full}{changes}"
-        return f"{rate} cannot be promised: {'; '.join(self.excuses)}. {full}{changes}"
+        return f"{rate} cannot be promised as it is: {'; '.join(self.excuses)}. {full}{changes}"
 
 
 def answer(plan: Plan, workload: Workload, consumers: Sequence[ServiceLoad], *, link_mbit_per_s: float) -> CapacityAnswer:
@@ -152,3 +152,11 @@ def plan_bus(
     limit = measured.lag_ms_p99
     consumers = plan_consumers(services, workload, calls_per_s=target_calls_per_s, lag_ms_p99=limit)
     return BusPlan(plan, consumers, answer(plan, workload, consumers, link_mbit_per_s=link_mbit_per_s), limit)
+
+
+def plan_answer(measured: Capacity, plan: BusPlan) -> tuple[str, str]:
+    """Return the verdict of a measurement and a plan, and why: invalid where the rate that was planned is not carried."""
+    verdict, text = conclusion(measured)
+    if verdict == "valid" and not plan.carried:
+        verdict = "invalid"
+    return verdict, " ".join([text, *plan.sentences])

@@ -126,4 +126,4 @@ def test_what_was_not_tested_is_not_promised() -> None:
     far = msgspec.structs.replace(SHOP, replicas=SHOP.replicas | {"search": 200})
     plan = make_plan(MODEL, far, target_calls_per_s=100)
     said = str(answer(plan, far, [], link_mbit_per_s=0.0))
-    assert said.startswith("100 calls/s cannot be promised: not tested: order has")
+    assert said.startswith("100 calls/s cannot be promised as it is: not tested: order has")
