@@ -19,6 +19,8 @@
 # deleted in `finally`) makes of it.
 
 # %% tags=["parameters"]
+scenario = "baseline"  # or the path of your own
+service = "analytics-service"  # of that scenario, which hears something; what the lock makes of it is tried with the reference's services
 replicas = (1, 2, 3, 5)
 recipes = ("finally-del", "keep-marker")
 handler_ms = (0.5, 1.0, 2.0, 5.0)
@@ -36,12 +38,12 @@ pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Replicas multiply counts
-# The baseline with analytics-service in 1 to 5 replicas, every item an event of its own.
+# The scenario with 1 to 5 replicas of one service, every item an event of its own.
 
 # %%
 short = (f"load.run_s={run_s}", "load.warm_up_s=0.5", "load.driver=pods", "slo.lag_ms_p99=1000")
-runs = sim.run_each("baseline", "services.analytics-service.replicas", replicas, on=ground, settings=(*short, "bus.batch_size=1"))
-sim.plots.copies_against_replicas(runs, service="analytics-service")
+runs = sim.run_each(scenario, f'services."{service}".replicas', replicas, on=ground, settings=(*short, "bus.batch_size=1"))
+sim.plots.copies_against_replicas(runs, service=service)
 
 # %% [markdown]
 # ## Is anything delivered again?
@@ -83,7 +85,7 @@ redelivered, lost = counts["duplicate"].sum(), counts.loc["subscribers cut", "mi
 lock = rows[rows["recipe"] == "finally-del"]
 off = (lock["more"] - lock["expected_more"]).abs().max()
 kept = rows.loc[rows["recipe"] == "keep-marker", "more"].max()
-handled = sim.findings.handled_per_event(runs[replicas[-1]], "analytics-service")
+handled = sim.findings.handled_per_event(runs[replicas[-1]], service)
 holds = abs(sum(handled) - replicas[-1]) < 0.01 and redelivered == 0 and lost > 0 and off < 0.15 and kept == 0
 
 # %%
