@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option
+from sim.cli.options import image_option, jobs_option, on_option, out_option, report_option, set_option
 from sim.cli.printing import check_out, print_table
+from sim.errors import UsageError
 from sim.machine.words import count, duration
 
 
@@ -16,6 +17,8 @@ from sim.machine.words import count, duration
 @on_option(help="Where: model, embedded, container, cluster.", default="model", variable=False)
 @click.option("--bus", "buses", multiple=True, metavar="BUS", help="reference, hardened or streams; may be repeated. [default: all]")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Only this fault; may be repeated. [default: all]")
+@click.option("--scenario", metavar="SCENARIO", help="What the faults are done to. [default: each fault's own, of the reference]")
+@set_option()
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of every run.")
 @jobs_option("Runs at a time. [default: one a core on the model, else two]")
 @image_option()
@@ -27,6 +30,8 @@ def matrix(
     on: str,
     buses: tuple[str, ...],
     faults: tuple[str, ...],
+    scenario: str | None,
+    settings: tuple[str, ...],
     seed: int,
     jobs: int | None,
     image: str | None,
@@ -48,7 +53,11 @@ def matrix(
     from sim.results.checkers.verdict import EXIT_CODES
     from sim.run.folder import empty_folder, runs_folder
     from sim.scenario.buses import BUSES
+    from sim.scenario.file import load_scenario
 
+    if settings and scenario is None:
+        raise UsageError(f"--set {settings[0]!r} changes a scenario: name it with --scenario")
+    base = None if scenario is None else load_scenario(scenario, settings=settings)
     other = open_matrix(against) if against else None
     if report:
         check_out(report / "matrix.md")
@@ -56,7 +65,7 @@ def matrix(
     began_s = time.monotonic()
     found = run_matrix(
         on=on, buses=buses or tuple(BUSES), faults=faults or tuple(FAULTS), seed=seed, jobs=jobs, image=image,
-        out=folder / "runs", tell=lambda line: click.echo(line, err=True),
+        scenario=base, out=folder / "runs", tell=lambda line: click.echo(line, err=True),
     )  # fmt: skip
     took_s = time.monotonic() - began_s
     files = write_matrix(found, folder, took_s=took_s, against=other)

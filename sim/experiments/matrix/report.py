@@ -104,7 +104,7 @@ def matrix_table(matrix: Matrix) -> Table:
 
 def cost_table(matrix: Matrix) -> Table:
     """Return what the buses cost without a fault."""
-    table = Table(title=f"What a bus costs without a fault, baseline at 500 calls/s on {matrix.ground}")
+    table = Table(title=f"What a bus costs without a fault, {matrix.scenario or 'baseline at 500 calls/s'} on {matrix.ground}")
     for name in COST_COLUMNS:
         table.add_column(name, justify="left" if name == "bus" else "right")
     for cost in matrix.costs:
@@ -115,7 +115,8 @@ def cost_table(matrix: Matrix) -> Table:
 def matrix_page(matrix: Matrix, *, took_s: float, against: Matrix | None = None) -> str:
     """Return the matrix as a Markdown page; with another matrix it says where the two differ."""
     head = [f"# {finding(matrix)}", ""]
-    head += [f"`buslab matrix --on {matrix.ground}`, seed {matrix.seed}, {duration(took_s)}. Times that end within 50 ms are 0.", ""]
+    of = f" --scenario {matrix.scenario}" if matrix.scenario else ""
+    head += [f"`buslab matrix --on {matrix.ground}{of}`, seed {matrix.seed}, {duration(took_s)}. Times that end within 50 ms are 0.", ""]
     head += ["![What each fault does to each bus](matrix.png)", ""]
     head += [f"- **{bus}**: {BUSES[bus].text}" for bus in matrix.buses] + ["", LEGEND, ""]
     ran = [row for row in matrix.rows if not row.why_not]
@@ -192,7 +193,17 @@ def write_matrix(matrix: Matrix, folder: Path, *, took_s: float, against: Matrix
         draw_matrix(matrix).savefig(picture, format="png", dpi=100)
         matrix.frame().to_csv(table, index=False)
     rows, costs = ([_plain(asdict(one)) for one in many] for many in (matrix.rows, matrix.costs))
-    write_json(paths[3], {"verdict": matrix.verdict, "ground": matrix.ground, "seed": matrix.seed, "rows": rows, "costs": costs})
+    write_json(
+        paths[3],
+        {
+            "verdict": matrix.verdict,
+            "ground": matrix.ground,
+            "seed": matrix.seed,
+            "rows": rows,
+            "costs": costs,
+            "scenario": matrix.scenario,
+        },
+    )
     return paths
 
 

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from msgspec.structs import replace
 
 from sim.errors import BuslabError, Interrupted, RunFolderError, UsageError, did_you_mean
 from sim.experiments.many_runs import Job, Outcome, default_jobs, run_many
+from sim.experiments.matrix.cells import cell_scenario, cost_scenario
 from sim.faults.catalogue import FAULTS
 from sim.grounds.catalogue import shown_ground
 from sim.record.checksum import read_json
@@ -40,13 +40,9 @@ from sim.record.schema import CAUSES
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers.verdict import worst
 from sim.run.display import Countdown
-from sim.scenario.buses import BUSES, on_bus
-from sim.scenario.file import load_scenario
+from sim.scenario.buses import BUSES
 from sim.scenario.settings import Scenario
 
-READS_PER_S = 300.0
-TEMPLATES = 50  # few enough that each is read several times a second
-COST_SETTINGS = ("load.rate_per_s=500", "load.run_s=5", "load.warm_up_s=1", "load.driver=pods")
 REAL_JOBS = 2  # such runs mostly wait, and their lag is not compared
 NAN = math.nan
 NO_END = "no end"  # of what is only known to be at least so much
@@ -107,7 +103,10 @@ class BusCost:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The rows, by fault and then by bus, and the costs of the buses; `interrupted` when it ended early."""
+    """The rows, by fault and then by bus, and the costs of the buses.
+
+    `interrupted` when it ended early; `scenario`: what the faults were done to, empty for each fault's own scenario.
+    """
 
     ground: str
     seed: int
@@ -115,6 +114,7 @@ class Matrix:
     rows: list[MatrixRow]
     costs: list[BusCost]
     interrupted: Interrupted | None = None
+    scenario: str = ""
 
     @property
     def verdict(self) -> str:
@@ -138,13 +138,6 @@ def ranged(low: str, most: str, *, joint: str = " to ") -> str:
     return f"{low}{joint.replace('to', 'or')}more" if most == NO_END else f"{low}{joint}{most}"
 
 
-def cell_scenario(fault: str, bus: str, *, seed: int) -> Scenario:
-    """Return what a cell runs: the fault's scenario on a bus, with reads, without limits."""
-    scenario = load_scenario(fault, settings=("load.driver=pods", f"load.templates={TEMPLATES}"))
-    reads = READS_PER_S if any(scenario.behaviour(name) == "config-cache" for name in scenario.services) else 0.0
-    return on_bus(replace(scenario, slo={}, seed=seed, load=replace(scenario.load, reads_per_s=reads)), bus)
-
-
 def run_matrix(
     *,
     on: str = "model",
@@ -154,6 +147,7 @@ def run_matrix(
     jobs: int | None = None,
     out: Path,
     image: str | None = None,
+    scenario: Scenario | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Matrix:
     """Run every fault on every bus, and each bus once without a fault.
@@ -166,6 +160,8 @@ def run_matrix(
         How many runs at a time; by default a run per core on the model, two on a real ground. The costs are measured one by one.
     out
         A folder for the run folders.
+    scenario
+        What the faults are done to; by default each fault's own scenario, of the reference's services.
     tell
         Called with a line when a run has ended: how many are done, how long the others will take, and what it was.
 
@@ -179,10 +175,16 @@ def run_matrix(
             if name not in known:
                 raise UsageError(f"no {kind} {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     pairs = [(fault, bus) for fault in dict.fromkeys(faults) for bus in dict.fromkeys(buses)]
-    cells = [Job(f"{fault}-{bus}", cell_scenario(fault, bus, seed=seed), on, image) for fault, bus in pairs]
-    plain = {bus: replace(load_scenario("baseline", settings=COST_SETTINGS), seed=seed, slo={}) for bus in dict.fromkeys(buses)}
-    costs = [Job(f"cost-{bus}", on_bus(scenario, bus), on, image) for bus, scenario in plain.items()]
     done: dict[str, Outcome] = {}
+    plain = {bus: cost_scenario(bus, seed=seed, base=scenario) for bus in dict.fromkeys(buses)}
+    costs = [Job(f"cost-{bus}", one, on, image) for bus, one in plain.items()]
+    cells = []
+    for fault, bus in pairs:
+        key = f"{fault}-{bus}"
+        try:
+            cells.append(Job(key, cell_scenario(fault, bus, seed=seed, base=scenario), on, image))
+        except UsageError as error:  # a fault that the scenario cannot have
+            done[key] = Outcome(Job(key, plain[bus], on, image), out / key, None, error, 0.0)
     countdown = Countdown(tell)
     few = jobs or (default_jobs(on) if default_jobs(on) > 1 else REAL_JOBS)
     interrupted = None
@@ -198,7 +200,7 @@ def run_matrix(
         done.setdefault(job.key, Outcome(job, out / job.key, None, BuslabError("interrupted before it was run"), 0.0))
     rows = [matrix_row(fault, bus, done[f"{fault}-{bus}"]) for fault, bus in pairs]
     prices = [cost_of(bus, done[f"cost-{bus}"]) for bus in plain]
-    return Matrix(shown_ground(on), seed, tuple(plain), rows, prices, interrupted)
+    return Matrix(shown_ground(on), seed, tuple(plain), rows, prices, interrupted, scenario.name if scenario else "")
 
 
 def matrix_row(fault: str, bus: str, outcome: Outcome) -> MatrixRow:
@@ -255,7 +257,8 @@ def open_matrix(folder: Path) -> Matrix:
     content = read_json(folder / "matrix.json")
     try:
         rows, costs = [MatrixRow(**_numbers(one)) for one in content["rows"]], [BusCost(**_numbers(one)) for one in content["costs"]]
-        return Matrix(content["ground"], content["seed"], tuple(dict.fromkeys(row.bus for row in rows)), rows, costs)
+        of = str(content.get("scenario", ""))
+        return Matrix(content["ground"], content["seed"], tuple(dict.fromkeys(row.bus for row in rows)), rows, costs, scenario=of)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{folder}/matrix.json is not of this version, or damaged ({error}): run the matrix again") from None
 

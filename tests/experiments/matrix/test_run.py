@@ -20,11 +20,15 @@ from matplotlib.figure import Figure
 from sim.cli.main import cli
 from sim.errors import RunFolderError, UsageError
 from sim.experiments.many_runs import Job, Outcome, run_many
+from sim.experiments.matrix.cells import cell_scenario
 from sim.experiments.matrix.plots import MEASURES, draw_cells, draw_matrix, finding
-from sim.experiments.matrix.report import COLUMNS, differences, matrix_page, matrix_table, write_matrix
-from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow, cell_scenario, matrix_row, open_matrix, run_matrix
+from sim.experiments.matrix.report import COLUMNS, cost_table, differences, matrix_page, matrix_table, write_matrix
+from sim.experiments.matrix.run import BusCost, Matrix, MatrixRow, matrix_row, open_matrix, run_matrix
+from sim.faults.catalogue import FAULTS
 from sim.results.checkers import Result, Verdict
 from sim.scenario.file import load_scenario
+
+SHOP = Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml"
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +220,20 @@ def test_an_interruption_heals_and_ends_everything_and_keeps_what_was_done(tmp_p
     content = json.loads((tmp_path / "m" / "matrix.json").read_text())
     assert content["verdict"] == "unknown" and content["costs"][0]["copy_us"] > 0
     assert content["rows"][0]["why_not"] == "interrupted before it was run"
+
+
+def test_faults_are_done_to_any_scenario_and_hurt_its_own_services(tmp_path: Path) -> None:
+    shop = load_scenario(str(SHOP), settings=("load.run_s=2",))
+    aimed = {fault: cell_scenario(fault, "reference", seed=1, base=shop).faults for fault in FAULTS}
+    named = {name for faults in aimed.values() for one in faults for name in getattr(one, "pods", ())}
+    assert named and {name.rpartition("-")[0] if name not in shop.services else name for name in named} <= {"billing", "search", "notify"}
+    found = run_matrix(faults=("pod_kill", "subscribers_cut"), buses=("reference", "streams"), scenario=shop, out=tmp_path, jobs=1)
+    assert [(row.verdict, row.expected > 1000) for row in found.rows] == [("valid", True)] * 4
+    assert found.rows[0].lost > 0 and found.scenario == "everyday"
+    assert "everyday on model" in str(cost_table(found).title)
+
+
+def test_a_fault_that_a_scenario_cannot_have_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    memory = load_scenario(str(SHOP), settings=("load.run_s=2", "load.driver=pods", "bus.transport=memory"))
+    (row,) = run_matrix(faults=("link_cut",), buses=("reference",), scenario=memory, out=tmp_path, jobs=1).rows
+    assert "link_cut does not fit everyday" in row.why_not and "'memory' has none" in row.why_not
