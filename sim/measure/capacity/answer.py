@@ -102,12 +102,13 @@ def _of_broker(option: Option, target: float, of_link: float) -> float:
 
 
 class BusPlan(msgspec.Struct, frozen=True):
-    """A plan for the broker and for the services' handlers."""
+    """A plan for the broker and for the services' handlers; `kept`: whether publishers keep their events in an outage."""
 
     broker: Plan
     consumers: tuple[ServiceLoad, ...]
     answer: CapacityAnswer
     lag_ms_p99: float
+    kept: bool
 
     @property
     def carried(self) -> bool:
@@ -117,7 +118,7 @@ class BusPlan(msgspec.Struct, frozen=True):
     @property
     def sentences(self) -> list[str]:
         """The answer, then a sentence for each service whose handlers take time, or that none says so."""
-        told = [consumer_sentence(load, lag_ms_p99=self.lag_ms_p99) for load in self.consumers]
+        told = [consumer_sentence(load, lag_ms_p99=self.lag_ms_p99, kept=self.kept) for load in self.consumers]
         silent = "Of the services' own work nothing is known: none says how long its handlers take (handler_ms, handler_cpu_ms)."
         return [str(self.answer), *(told or [silent])]
 
@@ -149,9 +150,9 @@ def plan_bus(
         link_mbit_per_s=link_mbit_per_s,
     )
     services = {name: msgspec.to_builtins(service) for name, service in scenario.services.items()}
-    limit = measured.lag_ms_p99
+    limit, kept = measured.lag_ms_p99, scenario.bus.outage_queue == "keep"
     consumers = plan_consumers(services, workload, calls_per_s=target_calls_per_s, lag_ms_p99=limit)
-    return BusPlan(plan, consumers, answer(plan, workload, consumers, link_mbit_per_s=link_mbit_per_s), limit)
+    return BusPlan(plan, consumers, answer(plan, workload, consumers, link_mbit_per_s=link_mbit_per_s), limit, kept)
 
 
 def plan_answer(measured: Capacity, plan: BusPlan) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from sim.results.handling import Handling, handling_of
 from sim.results.queueing import busy_wait, mean_wait_s
 
 TAIL = 0.01  # the share of events that may wait longer than the limit
+OUTAGE_S = 60.0  # that a backlog is told for
 CLOSE = 1.002  # how near a rate is found
 
 
@@ -54,6 +55,11 @@ class ServiceLoad(msgspec.Struct, frozen=True):
     def utilisation(self) -> float:
         """What is asked over what can be done."""
         return self.events_per_s / self.can_per_s
+
+    def drain_s(self, outage_s: float) -> float:
+        """Return how long a pod needs for what was kept in an outage of so many seconds, beside what comes meanwhile; infinite if never."""
+        left = self.can_per_s - self.events_per_s
+        return self.events_per_s * outage_s / left if left > 0 else math.inf
 
     @property
     def keeps_up(self) -> bool:
@@ -154,8 +160,14 @@ def _cheapest(handling: Handling, shares: Mapping[str, float], rate: float, limi
     return good
 
 
-def consumer_sentence(load: ServiceLoad, *, lag_ms_p99: float) -> str:
-    """Return in a sentence whether a service keeps up, and why not."""
+def consumer_sentence(load: ServiceLoad, *, lag_ms_p99: float, kept: bool = False) -> str:
+    """Return in a sentence whether a service keeps up, and why not.
+
+    Parameters
+    ----------
+    kept
+        Whether publishers keep their events in an outage: then what piles up comes after it, all at once.
+    """
     asked = f"{amount(load.events_per_s)} events/s"
     if math.isinf(load.can_per_s):
         return f"{load.service} keeps up: it handles as many events at a time as it reads."
@@ -164,7 +176,8 @@ def consumer_sentence(load: ServiceLoad, *, lag_ms_p99: float) -> str:
     )
     if load.keeps_up:
         wait = f"an event waits {duration(load.wait_s)} on average, {duration(load.wait_p99_s)} at most but for one in a hundred"
-        return f"{load.service} keeps up: {head}, and {wait}."
+        drain = f"; what is kept in an outage of {duration(OUTAGE_S)} it works off in {duration(load.drain_s(OUTAGE_S))}" if kept else ""
+        return f"{load.service} keeps up: {head}, and {wait}{drain}."
     why = "it falls behind for as long as that goes on"
     if math.isfinite(load.wait_p99_s):
         why = f"one event in a hundred waits longer than {duration(load.wait_p99_s)}, and {duration(lag_ms_p99 / 1e3)} is the limit"

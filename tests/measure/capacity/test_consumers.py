@@ -127,3 +127,11 @@ def test_what_was_not_tested_is_not_promised() -> None:
     plan = make_plan(MODEL, far, target_calls_per_s=100)
     said = str(answer(plan, far, [], link_mbit_per_s=0.0))
     assert said.startswith("100 calls/s cannot be promised as it is: not tested: order has")
+
+
+def test_what_was_kept_in_an_outage_drains_beside_what_comes() -> None:
+    load = planned(rate=500, billing={"handler_ms": 1, "concurrency": 1})["billing"]
+    assert load.drain_s(60) == pytest.approx(450 * 60 / (1000 - 450))
+    assert "; what is kept in an outage of 1 min it works off in 49.1 s." in consumer_sentence(load, lag_ms_p99=50, kept=True)
+    assert "outage" not in consumer_sentence(load, lag_ms_p99=50)
+    assert math.isinf(planned(rate=5000, billing={"handler_ms": 1, "concurrency": 1})["billing"].drain_s(60))
