@@ -33,6 +33,8 @@ class Send:
         As in the `publishes` table.
     keys
         The business key of each of its calls, where its channel has one.
+    identity
+        As in the `identities` table; 0 of an event that carries its id.
     """
 
     event: int
@@ -45,6 +47,7 @@ class Send:
     subject: str = ""
     stamped_ns: int = 0
     keys: tuple[str, ...] = ()
+    identity: int = 0
 
 
 class BusNode:
@@ -88,6 +91,7 @@ class BusNode:
     ) -> None:
         self.source = source
         self._write = envelope.encode
+        self._identity = envelope.identity if envelope.by_channel else None
         self.batchers = {type: Batcher(size=rule.size, interval_ms=rule.interval_ms) for type, rule in batches.items()}
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
         self._sequence = 0
@@ -128,7 +132,19 @@ class BusNode:
         key, payload = self._encode(type, data, now_ns, intended_ns)
         pointer = self._pointers.get(type)
         keys = () if pointer is None else (key_at(pointer, data),)
-        return Send(key, type, payload, items, intended_ns, 0, intended_ns, subject_of(type, data), now_ns + self.skew_ns, keys)
+        return Send(
+            key,
+            type,
+            payload,
+            items,
+            intended_ns,
+            0,
+            intended_ns,
+            subject_of(type, data),
+            now_ns + self.skew_ns,
+            keys,
+            self._known_by(type, payload),
+        )
 
     def tick(self, now_ns: int) -> Send | None:
         """Return a batch whose time has come, if any; there may be more."""
@@ -154,7 +170,19 @@ class BusNode:
         keys: tuple[str, ...] = ()
         if type in self.waiting_keys:
             keys, self.waiting_keys[type] = tuple(self.waiting_keys[type]), []
-        return Send(key, type, payload, len(batch.items), *times, stamped_ns=now_ns + self.skew_ns, keys=keys)
+        return Send(
+            key,
+            type,
+            payload,
+            len(batch.items),
+            *times,
+            stamped_ns=now_ns + self.skew_ns,
+            keys=keys,
+            identity=self._known_by(type, payload),
+        )
+
+    def _known_by(self, type: str, payload: bytes) -> int:
+        return 0 if self._identity is None else self._identity(type, payload)
 
     def _encode(self, type: str, data: dict[str, Any], now_ns: int, intended_ns: int) -> tuple[int, bytes]:
         key = self._first_key + self._sequence

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
-    """Write one row of `publishes`, and one of `keys` for each call with a business key."""
+    """Write one row of `publishes`, one of `keys` for each call with a business key, and what it is known by without an id."""
     recorder.tables["publishes"].add(
         send.event,
         send.type,
@@ -34,6 +34,8 @@ def record_publish(recorder: Recorder, publisher: str, send: Send, *, sent_ns: i
         send.subject,
         send.stamped_ns,
     )
+    if send.identity:
+        recorder.tables["identities"].add(send.event, send.identity)
     if send.keys:
         add = recorder.tables["keys"].add
         for place, key in enumerate(send.keys):

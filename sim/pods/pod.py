@@ -400,17 +400,21 @@ class Pod(Caller[None]):
         if send.type not in self.channels:
             return
         if self._slow is not None:
-            self._heard_slowly(self._slow, self._context.memo.decode([send.payload]), sent_ns, path=_PATH_MEMORY)
+            self._heard_slowly(self._slow, self._decoded_here(send), sent_ns, path=_PATH_MEMORY)
         else:
             buffer = self._deliveries
             before = len(buffer.handled_ns)
             failures = self.counters.failures
-            self._hear(self._context.memo.decode([send.payload]), sent_ns)
+            self._hear(self._decoded_here(send), sent_ns)
             if self.counters.failures > failures:
                 buffer.odd_rows.pop()
             buffer.odd_rows.append((before, _PATH_MEMORY, _FAILED if self.counters.failures > failures else _HANDLED))
             if self.journal is not None:  # only now: until its path was corrected the row said that the event came from the broker
                 self.journal.commit()
+
+    def _decoded_here(self, send: Send) -> Chunk:
+        memo, prefix = self._context.memo, self._context.broker.channel_prefix
+        return memo.decode([((prefix + send.type).encode(), send.payload) if memo.by_channel else send.payload])
 
     def answered(self, token: tuple[Send, int], receivers: int, at_ns: int) -> None:
         """Record that the broker took a publish."""

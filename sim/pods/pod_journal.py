@@ -63,6 +63,7 @@ class UnderWayJournal:
         self._pod = pod
         self._add_publish = recorder.under_way["publishes"].add
         self._add_key = recorder.under_way["keys"].add
+        self._add_identity = recorder.under_way["identities"].add
         self._written: dict[str, tuple[list[str] | None, int]] = {}  # event type -> the keys of its batch, how many are written down
         self._add_call = recorder.under_way["calls"].add
         self._add_delivery = recorder.under_way["deliveries"].add
@@ -77,6 +78,8 @@ class UnderWayJournal:
         )
         for place, key in enumerate(send.keys):
             self._add_key(send.event, send.type, place, key)
+        if send.identity:
+            self._add_identity(send.event, send.identity)
 
     def begin_batch(self, type: str, batch: Batcher, keys: list[str] | None) -> None:
         """Write down the part-full batch of an event type as it is now."""
@@ -129,6 +132,7 @@ def inherit(journal: Journal, *, folder: Path, source: str, first_key: int, died
     left = {
         "publishes": publishes,
         "keys": _keys_left(journal, publishes),
+        "identities": _identities_left(journal, publishes),
         "calls": _calls_left(journal, died_ns),
         "deliveries": _deliveries_left(journal),
     }
@@ -174,6 +178,11 @@ def _keys_left(journal: Journal, publishes: list[dict[str, Any]]) -> Iterable[di
         of_batch = publish["stamped_ns"] == 0 and publish["bytes"] == 0
         rows = begun.get((0 if of_batch else publish["event"], publish["channel"]), [])
         yield from (row | {"event": publish["event"]} for row in rows[: publish["items"]])
+
+
+def _identities_left(journal: Journal, publishes: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    left = {publish["event"] for publish in publishes}
+    yield from {row["event"]: row for row in journal.read("identities", under_way=True) if row["event"] in left}.values()
 
 
 def _calls_left(journal: Journal, died_ns: int) -> Iterable[dict[str, Any]]:

@@ -199,7 +199,7 @@ class StandalonePod:
                 run_id="pod",
                 broker=BrokerAccess(settings.address, bus.channel_prefix, scenario.transport()),
                 recorder=self._recorder,
-                memo=ReadMemo(envelope.decode_read),
+                memo=ReadMemo(envelope.decode_read, by_channel=envelope.by_channel),
                 probed=lambda number, kind, round: None,
                 entered=self._entered,
                 reconnecting=self._reconnecting,

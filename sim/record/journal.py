@@ -156,7 +156,7 @@ class JournalRecorder(Recorder):
     Attributes
     ----------
     under_way
-        Rows of `publishes`, `keys`, `calls` and `deliveries` as they will stand if nothing more becomes of them.
+        Rows of `publishes`, `keys`, `identities`, `calls` and `deliveries` as they will stand if nothing more becomes of them.
     """
 
     def __init__(self, folder: Path, *, source: str, pods: Sequence[str] = ()) -> None:
@@ -165,7 +165,7 @@ class JournalRecorder(Recorder):
         here.mkdir(parents=True)
         self._words = JournalFile(here / WORDS)
         tables = {table: JournalTable(table, here, self._words) for table in TABLES if table != "deliveries"}
-        began = ("publishes", "keys", "calls", "deliveries")
+        began = ("publishes", "keys", "identities", "calls", "deliveries")
         self.under_way = {table: JournalTable(table, here, self._words, name=UNDER_WAY + table) for table in began}
         self.tables = dict(tables)
         self.journal = JournalDeliveries(pods, JournalTable("deliveries", here, self._words))

@@ -24,7 +24,7 @@ import hashlib
 
 FORMAT = 3
 
-LATER_TABLES = ("keys",)  # that run folders from before do not have
+LATER_TABLES = ("keys", "identities")  # that run folders from before do not have
 MAX_WORDS = 60_000  # of one `name` column, because codes are uint16
 OTHERS = "(others)"
 
@@ -32,6 +32,7 @@ OTHERS = "(others)"
 ROWS = {
     "publishes": "an event that a publisher sent, or meant to",
     "keys": "a call whose channel has a business key, in the event that carried it",
+    "identities": "an event that travelled without an id",
     "calls": "a call of an application",
     "deliveries": "a copy that a pod heard",
     "reads": "a read of configuration through a pod's cache",
@@ -68,6 +69,10 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "channel": ("name", "event type"),
         "item": ("uint32", "its place in the event's batch; 0 of an event that is a call of its own"),
         "key": ("text", "the business key; empty where the call has none at its pointer"),
+    },
+    "identities": {
+        "event": ("uint64", "event key"),
+        "identity": ("uint64", "the hash of its payload, by which pods knew it: so it stands in `deliveries`"),
     },
     "calls": {
         "intended_ns": ("int64", "when the schedule meant the application to call; without a schedule, when it did"),
@@ -329,5 +334,9 @@ def event_key(event_id: str) -> int:
         key = int(digits, 16)
         if key < FOREIGN_BIT:
             return key
-    digest = hashlib.blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") | FOREIGN_BIT
+    return hashed_key(event_id.encode("utf-8", "surrogatepass"))
+
+
+def hashed_key(content: bytes) -> int:
+    """Return the key of what has no key of ours, in the range above `FOREIGN_BIT`: the hash (BLAKE2b) of its id, or of its payload."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") | FOREIGN_BIT

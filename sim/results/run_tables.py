@@ -13,6 +13,7 @@ from sim.errors import RunFolderError
 from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
 from sim.record.run_info import RunInfo
 from sim.record.schema import LATER_TABLES, TABLES
+from sim.results.identities import name_deliveries
 from sim.results.pod_histories import PodHistory, read_pod_histories
 
 ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
@@ -37,8 +38,13 @@ class RunTables:
         self.phases = {phase.name: (phase.start_ns, phase.end_ns or FOREVER_NS) for phase in info.phases}
         self.unreadable_parts: list[str] = []
 
-    deliveries, pods, faults, reads = _lazy("deliveries"), _lazy("pods"), _lazy("faults"), _lazy("reads")
-    broker, hosts, probes, calls, keys = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls"), _lazy("keys")
+    pods, faults, reads, keys, identities = _lazy("pods"), _lazy("faults"), _lazy("reads"), _lazy("keys"), _lazy("identities")
+    broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
+
+    @cached_property
+    def deliveries(self) -> pd.DataFrame:
+        """One row a delivery, by the key of its event also where events travelled without an id."""
+        return name_deliveries(self._table("deliveries"), self._table("publishes"), self.identities)
 
     @cached_property
     def publishes(self) -> pd.DataFrame:

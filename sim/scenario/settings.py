@@ -161,6 +161,7 @@ class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     ----------
     kind
         `aiponge`: the reference's. `cloudevents`: CloudEvents 1.0, structured JSON. `plain`: any JSON object, with the pointers below.
+        `raw`: no envelope, only what a call carries; an event's type is its channel, and it is known by the hash of its payload.
     id, type, time, source
         Of `plain`: where in the object these stand, as JSON pointers such as `/meta/id`. Without them `/id`, `/type`, `/time`, `/source`.
     data
@@ -172,7 +173,7 @@ class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         event of another version is counted as unsupported, and not heard.
     """
 
-    kind: Literal["aiponge", "cloudevents", "plain"] = "aiponge"
+    kind: Literal["aiponge", "cloudevents", "plain", "raw"] = "aiponge"
     id: str | None = None
     type: str | None = None
     time: str | None = None
@@ -366,6 +367,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ScenarioError(
                 f"envelope.{name} = {given[name]!r}: {form.kind!r} has its own; leave it out, or set envelope.kind = 'plain'"
             )
+        if form.kind == "raw":
+            given["channel_prefix"] = self.bus.channel_prefix
         try:
             return make_envelope(form.kind, given)
         except ValueError as error:

@@ -20,20 +20,24 @@ class ChunkLike(Protocol):
 
 
 C = TypeVar("C", bound=ChunkLike)
-Decode = Callable[[Iterable[bytes]], C]
+Decode = Callable[[Iterable[Any]], C]  # of payloads, or of pairs of channel and payload
 Handling = Sequence["asyncio.Future[Any]"]
 Heard = Callable[[C, int], Handling | None]  # given a chunk and when it was read; returns what of it is still being handled, if anything
 
 
 class ReadMemo(Generic[C]):
-    """The chunks of recent reads, shared by all connections of this process."""
+    """The chunks of recent reads, shared by all connections of this process.
+
+    `by_channel`: whether `decode` is given pairs of channel and payload.
+    """
 
     MAX_READS = 512
     MAX_BYTES = 64 * 1024  # of one read
     WHOLE_BYTES = 1024  # up to here the read itself is the key; hashing more costs more than comparing it
 
-    def __init__(self, decode: Decode[C]) -> None:
+    def __init__(self, decode: Decode[C], *, by_channel: bool = False) -> None:
         self.decode = decode
+        self.by_channel = by_channel
         self._chunks: dict[Any, tuple[bytes, C]] = {}
         self.last: tuple[bytes | None, C | None] = (None, None)  # the read that was asked for last, and its chunk
 

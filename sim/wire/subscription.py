@@ -99,7 +99,8 @@ class ChannelSubscription(Generic[C]):
 
     def _parse(self, data: bytes) -> tuple[C, bool]:
         reader, message = self._reader, self._message
-        payloads: list[bytes] = []
+        payloads: list[Any] = []
+        by_channel = self._memo.by_channel
         # Whole messages are cut out here, with no object made of their other two words; hiredis gets what is left.
         if reader.whole:
             place, end = 0, len(data)
@@ -108,7 +109,8 @@ class ChannelSubscription(Generic[C]):
                 behind = begin + int(found[1]) + 2
                 if behind > end:
                     break
-                payloads.append(data[begin : behind - 2])
+                payload = data[begin : behind - 2]
+                payloads.append((data[place:begin].split(b"\r\n", 5)[4], payload) if by_channel else payload)
                 place = behind
             if place == end:
                 return self._memo.decode(payloads), True
@@ -117,7 +119,7 @@ class ChannelSubscription(Generic[C]):
         only_messages = True
         while (frame := reader.gets()) is not False:
             if isinstance(frame, list) and len(frame) == 3 and frame[0] == self._kind.message and isinstance(frame[2], bytes):
-                payloads.append(frame[2])
+                payloads.append((frame[1], frame[2]) if by_channel else frame[2])
             else:
                 only_messages = False
                 self._other(frame)

@@ -68,6 +68,19 @@ ENVELOPES = [
 ]
 
 
+ALIKE = ("envelope.kind=raw", 'channels."order.created".payload={status="{choice(1, 2, 3)}"}', 'channels."order.created".key=')
+
+
+def test_payloads_alike_without_an_envelope_are_told_apart_in_an_outage(tmp_path: Path) -> None:
+    named = run_shop(tmp_path / "named", scenario="redis_away")
+    raw = run_shop(tmp_path / "raw", *ALIKE, scenario="redis_away")
+    assert raw.identities["identity"].nunique() < 2000 < len(raw.identities)
+    assert judge(raw).verdict == "valid"
+    columns = ["service", "channel", "fate", "cause"]
+    one, other = (run.ledger().groupby(columns, observed=True).size() for run in (named, raw))
+    assert one.equals(other), "the same load and the same outage: the same copies are lost, whatever events are known by"
+
+
 @pytest.mark.parametrize("settings", ENVELOPES, ids=["cloudevents", "plain"])
 def test_every_event_is_in_the_books_in_another_envelope(tmp_path: Path, settings: tuple[str, ...]) -> None:
     run = run_shop(tmp_path / "run", *settings)
@@ -127,8 +140,8 @@ def test_calls_that_a_template_cannot_make_fail_and_the_run_goes_on(tmp_path: Pa
 @pytest.mark.broker
 @pytest.mark.parametrize(
     "settings",
-    [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local", *ENVELOPES[0]), ENVELOPES[1]],
-    ids=["locust", "pods", "local in cloudevents", "locust in plain JSON"],
+    [(), ("load.driver=pods",), ("load.driver=pods", "hosts.kind=local", *ENVELOPES[0]), ENVELOPES[1], ALIKE],
+    ids=["locust", "pods", "local in cloudevents", "locust in plain JSON", "locust without an envelope"],
 )
 def test_both_drivers_and_pods_in_processes_of_their_own_play_it(
     own_server: tuple[Address, object], tmp_path: Path, settings: tuple[str, ...]

@@ -106,6 +106,7 @@ class RunFolder:
     faults: list[tuple[str, str, int, int]] = field(default_factory=list)
     probes: list[tuple[int, str, str, int, str]] = field(default_factory=list)
     keys: list[tuple[int, str, int, str]] = field(default_factory=list)
+    identities: list[tuple[int, int]] = field(default_factory=list)
     scenario: str = ""
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
     hosts: list[tuple[Any, ...]] | None = None
@@ -244,6 +245,7 @@ class RunFolder:
             "calls": calls,
             "reads": self.reads,
             "keys": self.keys,
+            "identities": self.identities,
             "probes": self.probes,
             "faults": [(*fault, "whole", fault[2]) for fault in self.faults],
         }.items():

@@ -7,7 +7,7 @@ Rules
 -----
 1. What one member encodes it decodes to the same id, type, source, timestamp and data.
 2. What is no such envelope is *malformed*, one of a version that its rule does not read *unsupported*; both are counted and left out.
-3. An event of the lab's prober is known as one (`PROBE`), so an envelope carries the source.
+3. An event of the lab's prober is known as one (`PROBE`), by its source.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sim.bus.envelope import Chunk, Event
 from sim.bus.envelopes.aiponge import Aiponge
 from sim.bus.envelopes.cloudevents import CloudEvents
 from sim.bus.envelopes.plain import Plain
+from sim.bus.envelopes.raw import Raw
 from sim.bus.pointer import Pointer
 
 
@@ -27,6 +28,9 @@ class Envelope(Protocol):
 
     data_at: Pointer
     """Where in the envelope what a call carries stands."""
+
+    by_channel: bool
+    """Whether an event does not say its type, so that its channel does: then what is decoded is pairs of channel and payload."""
 
     def encode(self, event: Event) -> bytes:
         """Return the event as bytes.
@@ -37,11 +41,14 @@ class Envelope(Protocol):
             Its data cannot be encoded.
         """
 
-    def decode_read(self, payloads: Iterable[bytes]) -> Chunk:
+    def identity(self, type: str, payload: bytes) -> int:
+        """Return the event key by which a pod knows an event that carries no id; 0 where it carries one."""
+
+    def decode_read(self, payloads: Iterable[Any]) -> Chunk:
         """Decode the events of one read; malformed and unsupported ones are counted and left out."""
 
 
-ENVELOPES: dict[str, Callable[..., Envelope]] = {"aiponge": Aiponge, "cloudevents": CloudEvents, "plain": Plain}
+ENVELOPES: dict[str, Callable[..., Envelope]] = {"aiponge": Aiponge, "cloudevents": CloudEvents, "plain": Plain, "raw": Raw}
 AIPONGE = Aiponge()
 
 

@@ -12,6 +12,11 @@ class Aiponge:
     """The reference's JSON: eventId, correlationId, type, version (1 or 1.N are read), timestamp, source, data."""
 
     data_at: Pointer = ("data",)
+    by_channel = False
+
+    def identity(self, type: str, payload: bytes) -> int:
+        """Return 0: an event has its id."""
+        return 0
 
     def encode(self, event: Event) -> bytes:
         """Return the event as bytes; half a pair of surrogates is refused."""

@@ -26,6 +26,8 @@ _encoder = msgspec.json.Encoder()
 class Plain:
     """Any JSON object."""
 
+    by_channel = False
+
     def __init__(
         self,
         *,
@@ -83,6 +85,10 @@ class Plain:
         else:
             written |= event.data
         return _encoder.encode(written)
+
+    def identity(self, type: str, payload: bytes) -> int:
+        """Return 0: an event has its id."""
+        return 0
 
     def decode_read(self, payloads: Iterable[bytes]) -> Chunk:
         """Decode the events of one read."""

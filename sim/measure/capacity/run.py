@@ -121,6 +121,9 @@ def workload_of(scenario: Scenario) -> Workload:
     mix = {kind: weight for kind, weight in scenario.load.mix.items() if weight > 0 and kind in scenario.channels}
     if not mix:
         raise UsageError(f"scenario {scenario.name}: load.mix names no event of the bus: there is nothing to size")
+    if scenario.envelope.kind == "raw":
+        why = "capacity finds the lag by a correlation id, and such events have none"
+        raise UsageError(f"scenario {scenario.name}: envelope.kind = 'raw': {why}")
     if scenario.envelope.kind == "plain" and not scenario.envelope.correlation:
         raise UsageError(
             f"scenario {scenario.name}: envelope.correlation is empty: capacity finds the lag by it; give it a place, as /correlationId"

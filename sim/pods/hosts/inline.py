@@ -100,7 +100,7 @@ class InlineHost:
             run_id=run_id,
             broker=BrokerAccess(address if bus.redis_url else None, bus.channel_prefix, scenario.transport()),
             recorder=self.recorder,
-            memo=ReadMemo(self._live.decode),
+            memo=ReadMemo(self._live.decode, by_channel=self._envelope.by_channel),
             probed=probed,
             outage=outage_rules(bus),
             once=OnceRules(bus.once, bus.once_ttl_s, bus.once_scope, bus.once_ttl_clock, f"{RUN_PREFIX}{run_id}:", scenario.code_folder),

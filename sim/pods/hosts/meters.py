@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ class LiveLag:
         """Forget the lags so far."""
         self._buckets = np.zeros(512, dtype=np.int64)  # of 1/16 octave, from 1 us
 
-    def decode(self, payloads: Iterable[bytes]) -> Chunk:
+    def decode(self, payloads: Iterable[Any]) -> Chunk:
         """Decode a read and remember when its events were meant to be published."""
         chunk = self._decode(payloads)
         for (_, event), key in zip(chunk.events, chunk.keys, strict=True):

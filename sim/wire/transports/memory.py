@@ -41,7 +41,7 @@ class _Bus:
         self._sent: list[tuple[Publisher, bytes, bytes, Any]] = []
         self._decoded: dict[tuple[int, int], Any] = {}  # (memo, payloads) -> chunk, of this turn of the loop
 
-    def decoded(self, memo: ReadMemo[C], payloads: list[bytes]) -> C:
+    def decoded(self, memo: ReadMemo[C], payloads: list[Any]) -> C:
         key = (id(memo), id(payloads))
         if key not in self._decoded:
             self._decoded[key] = memo.decode(payloads)
@@ -56,10 +56,11 @@ class _Bus:
     def _carry(self) -> None:
         sent, self._sent = self._sent, []
         sent = [one for one in sent if not one[0].closed]
-        carried: dict[frozenset[bytes], list[bytes]] = {}  # one list for all who hear the same, so that it is decoded once
+        carried: dict[frozenset[bytes], list[Any]] = {}  # one list for all who hear the same, so that it is decoded once
         for subscription, channels in list(self.subscriptions.items()):
             if channels not in carried:
-                carried[channels] = [payload for _, channel, payload, _ in sent if channel in channels]
+                here = [(channel, payload) for _, channel, payload, _ in sent if channel in channels]
+                carried[channels] = here if subscription.by_channel else [payload for _, payload in here]
             if carried[channels]:
                 subscription.take(carried[channels])
         self._decoded.clear()
@@ -86,12 +87,13 @@ class Subscription(Generic[C]):
     def __init__(self, bus: _Bus, callbacks: SubscriptionCallbacks[C]) -> None:
         self._bus = bus
         self._memo = callbacks.memo
+        self.by_channel = callbacks.memo.by_channel
         self._heard, self._lost = callbacks.heard, callbacks.lost
-        self._unheard: list[bytes] = []
+        self._unheard: list[Any] = []
         self._unheard_bytes = 0
         self._paused_for: set[str] = set()
 
-    def take(self, payloads: list[bytes]) -> None:
+    def take(self, payloads: list[Any]) -> None:
         """Hear payloads, or keep them while paused."""
         if self not in self._bus.subscriptions:
             return
@@ -99,7 +101,7 @@ class Subscription(Generic[C]):
             self._heard(self._bus.decoded(self._memo, payloads), now_ns())
             return
         self._unheard += payloads
-        self._unheard_bytes += sum(map(len, payloads))
+        self._unheard_bytes += sum(len(one[1]) if self.by_channel else len(one) for one in payloads)
         if self._unheard_bytes > MAX_UNHEARD_BYTES:
             self.give_up(f"paused with more than {MAX_UNHEARD_BYTES:,} bytes unheard")
 

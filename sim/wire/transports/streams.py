@@ -63,6 +63,7 @@ class Subscription(Generic[C]):
         self._group, self._consumer = client.group.encode(), client.consumer.encode()
         self._claim_ns = int(claim_s * NS_PER_S)
         self._decode, self._heard = callbacks.memo.decode, callbacks.heard
+        self._by_channel = callbacks.memo.by_channel
         self._reader = ReplyReader()
         self._replies: deque[Reply] = deque()  # what to do with each answer that is still to come
         self._due_ns = 0  # when the last of them is overdue
@@ -176,16 +177,19 @@ class Subscription(Generic[C]):
 
     def _take(self, streams: Sequence[tuple[bytes, Sequence[Any]]], at_ns: int) -> None:
         """Pass the entries of one answer on to be handled; one that was trimmed meanwhile has no content and is only acknowledged."""
-        payloads: list[bytes] = []
+        payloads: list[Any] = []
+        sizes: list[int] = []
         taken: list[Entry] = []
         for key, entries in streams:
             for entry_id, content in entries:
                 if (key, entry_id) not in self._handling:
                     taken.append((key, entry_id))
                     if content is not None:
-                        payloads.append(_payload(content))
+                        payload = _payload(content)
+                        payloads.append((key, payload) if self._by_channel else payload)
+                        sizes.append(len(payload))
         if payloads:
-            self._count = max(1, min(2 * self._count, MAX_COUNT, READ_BYTES // max(1, *map(len, payloads))))
+            self._count = max(1, min(2 * self._count, MAX_COUNT, READ_BYTES // max(1, *sizes)))
         handling = self._heard(self._decode(payloads), at_ns) if payloads else None
         if handling:
             self._wait_for(handling, taken)

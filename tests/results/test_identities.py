@@ -1,0 +1,84 @@
+"""Deliveries of events without an id: each has the key of its publish, and equal payloads are told apart by their times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.record.schema import FOREIGN_BIT
+from sim.results.identities import _matched
+from sim.results.opened_run import open_run
+from tests.support.run_folders import MS, RUN_NS, Event, RunFolder, fates
+
+SAME, ALONE = FOREIGN_BIT | 7, FOREIGN_BIT | 8
+
+
+def hidden(plan: RunFolder, events: list[Event], hashes: list[int]) -> None:
+    """Let the pods have heard the events by hashes."""
+    known = dict(zip((event.key for event in events), hashes, strict=True))
+    plan.identities = list(known.items())
+    for row in plan.heard:
+        row.key = known[row.key]
+
+
+def test_equal_payloads_that_all_arrived_are_each_its_own(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    events = plan.publish(5)
+    wanted = [(event.key, pod) for event in events for pod in ("web-0", "web-1")]
+    hidden(plan, events, [SAME, ALONE, SAME, SAME, SAME])
+    run = open_run(plan.write())
+    assert [tuple(row) for row in run.deliveries[["event", "pod"]].itertuples(index=False)] == wanted
+    assert (fates(run)["delivered"], fates(run).get("missing", 0), fates(run).get("duplicate", 0)) == (10, 0, 0)
+
+
+def test_of_equal_payloads_as_many_are_missing_as_were_lost(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    events = plan.publish(4)
+    plan.drop(events[1], "web-0")
+    hidden(plan, events, [SAME] * 4)
+    ledger = open_run(plan.write()).ledger()
+    missing = ledger[ledger["fate"] == "missing"]
+    assert missing[["event", "pod"]].to_numpy().tolist() == [[events[1].key, "web-0"]], "told by the times, as they lie far apart"
+
+
+def test_what_stayed_in_a_pod_is_of_its_own_publishes(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    left = plan.event(RUN_NS, publisher="web-0")
+    stayed = plan.event(RUN_NS + MS, publisher="web-0", outcome="memory")
+    plan.hear(left, "web-0"), plan.hear(left, "web-1"), plan.hear(stayed, "web-0", path="memory")
+    hidden(plan, [left, stayed], [SAME, SAME])
+    run = open_run(plan.write())
+    assert run.deliveries["event"].tolist() == [left.key, left.key, stayed.key]
+
+
+def test_what_nobody_published_keeps_its_hash(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1)
+    events = plan.publish(1)
+    hidden(plan, events, [ALONE])
+    plan.foreign(SAME, "web-0")
+    assert fates(open_run(plan.write()))["unexpected"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "found"),
+    [
+        ([1, 5, 9], [2, 6, 10], [0, 1, 2]),
+        ([1, 5, 9], [2, 10], [0, 2]),
+        ([1, 5, 9], [12], [2]),
+        ([1, 2, 3], [10, 11, 12], [0, 1, 2]),
+        ([1, 2, 3], [10, 11], [1, 2]),
+        ([5], [9, 10], [0, 0]),
+    ],
+)
+def test_the_last_that_was_heard_is_the_last_that_was_sent(sent: list[int], received: list[int], found: list[int]) -> None:
+    assert _matched(np.array(sent), np.array(received)) == found
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30, unique=True), st.integers(0, 1000))
+def test_nothing_lost_is_nothing_lost(times: list[int], lag: int) -> None:
+    sent = np.array(sorted(times))
+    assert _matched(sent, sent + lag) == list(range(len(sent)))
