@@ -196,7 +196,7 @@ class _Document:
     def _correlation(self) -> dict[str, Any]:
         """Return where an event has its correlation id."""
         form = self._scenario.envelope
-        at = {"aiponge": "/correlationId", "cloudevents": "/correlationid", "plain": form.correlation or ""}[form.kind]
+        at = {"aiponge": "/correlationId", "cloudevents": "/correlationid", "plain": form.correlation or "", "raw": ""}[form.kind]
         return {"correlationId": {"location": f"$message.payload#{at}"}} if at else {}
 
 

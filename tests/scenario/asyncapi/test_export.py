@@ -91,6 +91,7 @@ META = {"id": "/meta/id", "type": "/meta/type", "time": "/meta/at", "source": "/
 ENVELOPES: list[tuple[dict[str, Any], str]] = [  # and where what a call carries stands
     ({}, "/data"),
     ({"kind": "cloudevents"}, "/data"),
+    ({"kind": "raw"}, ""),
     ({"kind": "plain"}, "/data"),
     ({"kind": "plain", "data": "/body/x", "correlation": "/cor", "version": "/v", "versions": ["2", "2.*"], **META}, "/body/x"),
     ({"kind": "plain", "data": "", **{name: f"/meta-of-the-event{at}" for name, at in META.items()}}, ""),
