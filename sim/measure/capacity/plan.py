@@ -13,7 +13,8 @@ Rules
 -----
 1. More pods never raise what a broker carries: every pod gets every event of its channels.
 2. What a choice carries is the low end of the interval, not its middle.
-3. A choice outside of what was tested is refused, and one that stands on a computed step (several brokers) says so.
+3. A choice outside of what was tested is refused, and one that stands on a computed step (several brokers) says so. Events smaller than
+   any that was tested are not outside, as they cost no more.
 4. One pod down must not silence a channel: a service that hears has two replicas at least. The broker is not relieved by a pod that is
    down: plans are for all pods up, the worse of the two. Excepted is a service that adds up what it hears: a second replica would count
    every event again, so it stays as it is, and the plan says so.
@@ -176,10 +177,14 @@ def saturation(
 
 
 def not_tested(model: CostModel, workload: Workload, calls_per_s: float) -> list[str]:
-    """Return what of a workload lies outside of what was measured, one sentence a kind."""
+    """Return what of a workload lies outside of what was measured, one sentence a kind.
+
+    Events that are smaller than any that was tested are not outside: they cost no more than those.
+    """
+    smallest = model.hull.small[2]
     found = []
     for kind, (_, pods, size) in zip(workload.kinds, workload.events(calls_per_s), strict=True):
-        if why := model.hull.outside(pods, size, model.kink_bytes):
+        if why := model.hull.outside(pods, max(size, smallest), model.kink_bytes):
             found.append(f"not tested: {kind.name} has {why}")
     return found
 
@@ -231,11 +236,9 @@ def make_plan(
     if any(option.accepted for option in options):
         return Plan(target_calls_per_s, options, measured=said)
     most = min(max(brokers), len(workload.kinds))
-    few, many, _, largest = model.hull.small  # smaller events than any that was tested cost no more than those
-    lenient = msgspec.structs.replace(model, hull=msgspec.structs.replace(model.hull, small=(few, many, 0, largest)))
 
     def carried(load: Workload, rate: float, link: float, many: int = most) -> bool:
-        tried = msgspec.structs.replace(look, link_mbit_per_s=link, model=lenient)
+        tried = msgspec.structs.replace(look, link_mbit_per_s=link)
         return any(tried.option(load, Choice(pods, many, size), rate).accepted for pods in least_replicas for size in sizes)
 
     changes = what_must_change(workload, target_calls_per_s, link_mbit_per_s=link_mbit_per_s, carried=carried)

@@ -93,6 +93,7 @@ def test_nothing_beyond_what_was_tested_is_accepted(load: Workload, target: floa
         chosen = chosen.with_at_least(option.choice.least_replicas)
         for _, pods, size in chosen.events(target):
             few, many, least, most = MODEL.hull.large if size >= MODEL.kink_bytes else MODEL.hull.small
+            least = 0 if size < MODEL.kink_bytes else least  # smaller ones than any that was tested cost no more
             if not (few <= pods <= many and least <= size <= most):
                 assert any("not tested" in why for why in option.excuses)
 
@@ -538,3 +539,10 @@ def test_how_full_a_broker_was_is_told_by_its_batches_at_the_rate_that_held() ->
     assert now.carries == Interval(HELD, HELD, HELD)
     assert four.carries.value == pytest.approx(share * 1e6 / cost_us, rel=1e-9)
     assert load.items(ITEMS, HELD) == pytest.approx(8.2518)
+
+
+def test_events_smaller_than_any_that_was_tested_are_not_refused_and_larger_ones_are() -> None:
+    tiny, huge = (msgspec.structs.replace(LOAD, kinds=(msgspec.structs.replace(NEWS, head_bytes=size),)) for size in (50, 16_300))
+    assert not_tested(MODEL, tiny, 100) == []
+    assert not_tested(MODEL, huge, 100) == ["not tested: news has events of 16,300 B, tested were 300 to 16,000 B"]
+    assert make_plan(MODEL, tiny, target_calls_per_s=100).best is not None
