@@ -286,7 +286,12 @@ CHANGED = [  # the claim, what is another bus, and what then becomes of it: of t
 ]
 
 
-@pytest.mark.parametrize(("number", "setting", "verdict"), CHANGED, ids=[number for number, _, _ in CHANGED])
+LONG = ("6", "16", "17", "22")  # these take longer than the rest together
+
+
+@pytest.mark.parametrize(
+    ("number", "setting", "verdict"), [pytest.param(*one, id=one[0], marks=[pytest.mark.deep] * (one[0] in LONG)) for one in CHANGED]
+)
 def test_a_run_of_a_changed_bus_decides_the_claim_the_other_way(
     number: str, setting: str, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
