@@ -229,7 +229,7 @@ class SlowHandling:
         return self._now_ns()
 
     async def _handle(self, handler: Callable[[Event], None], event: Event, row: _HeldRow) -> None:
-        turn_ns = await self._turn()
+        turn_ns = max(await self._turn(), row.received_ns)  # it may have come after the end that makes room for it
         try:
             await self._handle_now(handler, event, row, turn_ns)
         finally:
@@ -249,7 +249,7 @@ class SlowHandling:
                     answer: Any = await self._run(handler, event, row, at_ns)
                 else:
                     answer = await self._answer(want)
-                    at_ns = self._now_ns()
+                    at_ns, row.ended_ns = self._now_ns(), 0  # it is over when it is, and not when its handler was
                 want = steps.send(answer)
         except StopIteration as end:
             outcome = end.value if end.value in DeliveryBuffer.RESULTS else "failed"

@@ -8,16 +8,26 @@ ours published keeps its hash.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from sim.record.reader import Array, codes_of, positions
 
 
-def name_deliveries(deliveries: pd.DataFrame, publishes: pd.DataFrame, identities: pd.DataFrame) -> pd.DataFrame:
+def name_deliveries(
+    deliveries: pd.DataFrame, publishes: pd.DataFrame, identities: pd.DataFrame, *, hearer: Mapping[str, int] | None = None
+) -> pd.DataFrame:
     """Return the deliveries with the keys of the events in place of hashes, where `identities` knows them.
 
     What a pod heard from itself, in memory mode, is of its own publishes in memory mode; what came from the broker of those that left.
+
+    Parameters
+    ----------
+    hearer
+        Pod -> the number of its service, where a transport hands an event to one pod of each service: then they hear together.
     """
     if not len(identities):
         return deliveries
@@ -26,14 +36,15 @@ def name_deliveries(deliveries: pd.DataFrame, publishes: pd.DataFrame, identitie
     known = known[known["sent_ns"] > 0].sort_values("sent_ns", kind="stable")
     in_memory, heard_here = (known["outcome"] == "memory").to_numpy(), (deliveries["path"] == "memory").to_numpy()
     named = deliveries["event"].to_numpy().copy()
-    _name(named, deliveries, ~heard_here, known[~in_memory])
+    together = deliveries["pod"] if hearer is None else deliveries["pod"].map(hearer).astype("category")
+    _name(named, deliveries, ~heard_here, known[~in_memory], by=together)
     for pod, own in known[in_memory].groupby("publisher", observed=True):
-        _name(named, deliveries, heard_here & (deliveries["pod"] == pod).to_numpy(), own)
+        _name(named, deliveries, heard_here & (deliveries["pod"] == pod).to_numpy(), own, by=deliveries["pod"])
     return deliveries.assign(event=named)
 
 
-def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataFrame) -> None:
-    """Give some deliveries the keys of the events that they are of; `known` stands in the order of sending."""
+def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataFrame, *, by: pd.Series[Any]) -> None:
+    """Give some deliveries the keys of the events that they are of; `known` stands in the order of sending, `by` says who heard."""
     rows = np.flatnonzero(chosen)
     order = np.argsort(known["identity"].to_numpy(), kind="stable")
     hashes, events, sent_ns = (known[column].to_numpy()[order] for column in ("identity", "event", "sent_ns"))
@@ -41,12 +52,13 @@ def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataF
     at = positions(unique, named[rows])
     rows, at = rows[at < len(unique)], at[at < len(unique)]
     named[rows] = events[first[at]]
-    pod, received_ns = codes_of(deliveries["pod"])[0], deliveries["received_ns"].to_numpy()
+    who, received_ns = codes_of(by)[0], deliveries["received_ns"].to_numpy()
     alike: dict[tuple[int, int], list[int]] = {}
     for row, place in zip(rows.tolist(), at.tolist(), strict=True):
         if many[place] > 1:
-            alike.setdefault((place, int(pod[row])), []).append(row)
-    for (place, _), mine in alike.items():
+            alike.setdefault((place, int(who[row])), []).append(row)
+    for (place, _), some in alike.items():
+        mine = sorted(some, key=lambda row: received_ns[row])
         span = slice(first[place], first[place] + many[place])
         named[mine] = events[span][_matched(sent_ns[span], received_ns[mine])]
 

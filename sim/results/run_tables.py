@@ -44,7 +44,20 @@ class RunTables:
     @cached_property
     def deliveries(self) -> pd.DataFrame:
         """One row a delivery, by the key of its event also where events travelled without an id."""
-        return name_deliveries(self._table("deliveries"), self._table("publishes"), self.identities)
+        hearer = None
+        if self.one_per_service and len(self.identities):
+            services = dict(zip(self.pods["pod"].astype(str), self.pods["service"].astype(str), strict=True))
+            numbers = {service: number for number, service in enumerate(sorted(set(services.values())))}
+            hearer = {pod: numbers[service] for pod, service in services.items()}
+        return name_deliveries(self._table("deliveries"), self._table("publishes"), self.identities, hearer=hearer)
+
+    @cached_property
+    def alike(self) -> Array:
+        """Which publishes travelled without an id and have the payload of another one, so that only their times tell them apart."""
+        known = self.identities.drop_duplicates("event")
+        several = known.loc[known["identity"].duplicated(keep=False), "event"]
+        found: Array = np.isin(self.publishes["event"].to_numpy(), several.to_numpy())
+        return found
 
     @cached_property
     def publishes(self) -> pd.DataFrame:

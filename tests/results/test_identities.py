@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.record.schema import FOREIGN_BIT
+from sim.results.checkers import judge
 from sim.results.identities import _matched
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, Event, RunFolder, fates
@@ -82,3 +83,16 @@ def test_the_last_that_was_heard_is_the_last_that_was_sent(sent: list[int], rece
 def test_nothing_lost_is_nothing_lost(times: list[int], lag: int) -> None:
     sent = np.array(sorted(times))
     assert _matched(sent, sent + lag) == list(range(len(sent)))
+
+
+def test_the_order_of_equal_payloads_is_not_judged(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1)
+    events = plan.publish(6)
+    plan.swap(events[0], events[1], "web-0").swap(events[3], events[4], "web-0")
+    hidden(plan, events, [SAME, SAME, ALONE, ALONE + 1, ALONE + 2, ALONE + 3])
+    order = judge(open_run(plan.write()), only=["order"]).checkers["order"]
+    assert (order.verdict, order.counts["deliveries"], order.counts["out_of_order"]) == ("invalid", 4, 1)
+    alike = RunFolder(tmp_path / "alike").service("web", replicas=1)
+    hidden(alike, alike.publish(3), [SAME] * 3)
+    order = judge(open_run(alike.write()), only=["order"]).checkers["order"]
+    assert order.verdict == "valid" and "their order cannot be told" in order.detail and order.metrics["out_of_order"] != 0

@@ -97,6 +97,7 @@ def draw_tree(draw: Random, *, on: str) -> Tree:
         load["reads_per_s"] = draw.choice((20, 200))
         load["templates"] = draw.choice((3, 600))
     tree: Tree = {"seed": draw.randrange(1 << 20), "load": load, "bus": bus, "services": services, "faults": faults}
+    tree["envelope"] = draw.choice(({}, {}, {"kind": "cloudevents"}, {"kind": "plain", "id": "/meta/id"}, {"kind": "raw"}))
     if draw.random() < 0.15 and bus["transport"] != "memory":
         periods = {"live_period_s": 0.5, "ready_period_s": 0.4, "live_delay_s": 0.5, "ready_delay_s": 0.2, "timeout_s": 0.3}
         tree["kubelet"] = {"enabled": True, **periods, "grace_s": 2.0, "back_off_s": 0.5, "back_off_max_s": 2.0}
@@ -111,7 +112,14 @@ def _services(draw: Random) -> dict[str, Tree]:
         service["publishes"] = [type for type in MIX if draw.random() < 0.4]
         service["subscribes"] = [type for type in HEARS[name] if draw.random() < 0.8]
         if draw.random() < 0.25:
-            service["handler_ms"] = draw.choice((0.5, 5.0, 50.0))
+            service["handler_ms"] = draw.choice((0.5, 5.0, 50.0, "exponential(3)", {"other": 2.0}))
+        if draw.random() < 0.15:
+            service["handler_cpu_ms"] = draw.choice((0.2, 2.0, "lognormal(p50=1, p99=9)"))
+            service["cpu_limit"] = draw.choice((0.5, 1.0))
+        if draw.random() < 0.2:
+            service["concurrency"] = draw.choice((1, 2, 20))
+            service["when_full"] = draw.choice(("stop-reading", "queue"))
+            service["queue_limit"] = draw.choice((20, 1000))
         if draw.random() < 0.25:
             service["skew_ms"] = draw.choice((1.0, 20.0))
         services[name] = service
@@ -295,7 +303,23 @@ def _sent_before_its_connection_was_lost(run: Run, name: str, result: Result) ->
 
 
 Reason = Callable[[Run, str, Result], bool]
-UNKNOWN: tuple[Reason, ...] = (_nothing_published, _nothing_delivered, _nobody_to_hear, _no_batches, _machine_busy, _fault_came_late)
+
+
+def _behind_before_the_faults(run: Run, name: str, result: Result) -> bool:
+    """Handlers that take time fell behind by themselves, and what they had not read was dropped before any fault began."""
+    if name != "steady" or "not in its steady state before the first fault" not in result.detail:
+        return False
+    times = ("handler_ms", "handler_cpu_ms", "concurrency", "skew_ms")
+    slow = {name for name, one in run.scenario["services"].items() if any(one.get(key) for key in times)}
+    sent = run.publishes.drop_duplicates("event").set_index("event")["sent_ns"]
+    lost = run.ledger().query("fate == 'missing' and phase == 'run' and cause != 'taken-by-peer'")
+    early = lost[sent.reindex(lost["event"]).to_numpy() < run.faults["begin_ns"].min()]
+    return len(early) > 0 and set(early["cause"].astype(str)) <= {"trimmed", "cut", "behind"} and set(early["service"].astype(str)) <= slow
+
+
+UNKNOWN: tuple[Reason, ...] = (
+    _nothing_published, _nothing_delivered, _nobody_to_hear, _no_batches, _machine_busy, _fault_came_late, _behind_before_the_faults
+)  # fmt: skip
 INVALID: tuple[Reason, ...] = (_keys_were_lost, _sent_before_its_connection_was_lost)
 
 
@@ -396,8 +420,14 @@ def _fewer_services(tree: Tree) -> Iterator[Tree]:
     for name in tree["services"]:
         yield {**tree, "services": {key: value for key, value in tree["services"].items() if key != name}}
     for name, service in tree["services"].items():
-        for key, less in (("replicas", service["replicas"] - 1), ("handler_ms", 0), ("skew_ms", 0)):
-            if service[key] > less >= (key == "replicas"):
+        for key, less in (
+            ("replicas", service["replicas"] - 1),
+            ("handler_ms", 0.0),
+            ("handler_cpu_ms", 0.0),
+            ("concurrency", 0),
+            ("skew_ms", 0.0),
+        ):
+            if service[key] != less >= (key == "replicas"):
                 yield {**tree, "services": {**tree["services"], name: {**service, key: less}}}
         for key in ("publishes", "subscribes"):
             for one in service[key]:

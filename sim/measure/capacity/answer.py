@@ -119,7 +119,7 @@ class BusPlan(msgspec.Struct, frozen=True):
     def sentences(self) -> list[str]:
         """The answer, then a sentence for each service whose handlers take time, or that none says so."""
         told = [consumer_sentence(load, lag_ms_p99=self.lag_ms_p99, kept=self.kept) for load in self.consumers]
-        silent = "Of the services' own work nothing is known: none says how long its handlers take (handler_ms, handler_cpu_ms)."
+        silent = "Of the services' own work nothing is known: no handler_ms or handler_cpu_ms says how long it lasts."
         return [str(self.answer), *(told or [silent])]
 
 

@@ -26,7 +26,7 @@ def check(run: Run) -> Result:
         return Result("valid", "no service's handlers take time", metrics=nothing)
     heard = [load for load in loads if load.events]
     if not heard:
-        return Result("unknown", "no data: no pod whose handlers take time heard an event in the run phase", metrics=nothing)
+        return Result("valid", "no pod whose handlers take time heard an event in the run phase", metrics=nothing)
     counts: dict[str, int | float] = {"pods": len(loads)}
     sentences = []
     for service in dict.fromkeys(load.service for load in heard):

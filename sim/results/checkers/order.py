@@ -3,7 +3,8 @@
 A publisher numbers its events (the low half of the event key; the high half names the publisher's incarnation). A delivery
 is **out of order** when its number is lower than one that the same pod heard before it, of the same publisher and channel. Only
 first deliveries count, so a duplicate is not also disorder, and of two swapped neighbours exactly one is counted. Gaps are the
-ledger's business. One broken order makes the run invalid, except on a transport that may hand an entry on late (streams: what a pod left
+ledger's business. Events without an id that have equal payloads are told apart by their times alone, so their order is not judged. One
+broken order makes the run invalid, except on a transport that may hand an entry on late (streams: what a pod left
 without acknowledging is claimed by another, or read again by itself); there they are counted.
 """
 
@@ -18,13 +19,18 @@ from sim.results.checkers.verdict import MAX_WITNESSES, Result
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 
+NOT_MEASURED = {"out_of_order": float("nan")}
+
 
 def check(run: Run) -> Result:
     """Count deliveries that came after a later event of their publisher and channel."""
     copies, publishes = run.copies, run.publishes
     first = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["delivered"]))
+    first = first[~run.alike[copies.publish[first]]] if run.alike.any() else first
+    if not len(first) and run.alike.any():
+        return Result("valid", "every event has the payload of another one and no id: their order cannot be told", metrics=NOT_MEASURED)
     if not len(first):
-        return Result("unknown", "no data: nothing was delivered in the run phase", metrics={"out_of_order": float("nan")})
+        return Result("unknown", "no data: nothing was delivered in the run phase", metrics=NOT_MEASURED)
     key = publishes["event"].to_numpy()
     sources, source = np.unique(key >> np.uint64(32), return_inverse=True)
     channel, channels = codes_of(publishes["channel"])
