@@ -144,6 +144,9 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         Where in an event its business key stands, as a JSON pointer such as `/data/orderId`; of a batched channel, in the event as it
         would be with that item alone. Each call's key is in the table `keys`, and `buslab lost` lists the keys that a service never
         handled.
+    order
+        Whether its events are promised to come in their publisher's order: then one that overtakes another makes the run invalid. Else such
+        events are counted only.
     """
 
     payload: Annotated[int, Meta(ge=0, le=1_000_000)] | Annotated[str, Meta(max_length=200)] | dict[str, Any] | None = None
@@ -152,6 +155,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     batch_interval_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | None = None
     rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
     key: Annotated[str, Meta(max_length=200)] = ""
+    order: bool = True
 
 
 class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -3,9 +3,10 @@
 A publisher numbers its events (the low half of the event key; the high half names the publisher's incarnation). A delivery
 is **out of order** when its number is lower than one that the same pod heard before it, of the same publisher and channel. Only
 first deliveries count, so a duplicate is not also disorder, and of two swapped neighbours exactly one is counted. Gaps are the
-ledger's business. Events without an id that have equal payloads are told apart by their times alone, so their order is not judged. One
-broken order makes the run invalid, except on a transport that may hand an entry on late (streams: what a pod left
-without acknowledging is claimed by another, or read again by itself); there they are counted.
+ledger's business. One broken order makes the run invalid, except on a channel of which the scenario promises no order
+(`channels.X.order = false`), and on a transport that may hand an entry on late (streams: what a pod left without acknowledging is claimed
+by another, or read again by itself); there they are counted. Events without an id that have equal payloads are told apart by their times
+alone, so their order is not judged.
 """
 
 from __future__ import annotations
@@ -42,14 +43,21 @@ def check(run: Run) -> Result:
     group = np.cumsum((np.diff(stream, prepend=stream[:1]) != 0) | (np.diff(copies.pod[first][order], prepend=copies.pod[first[:1]]) != 0))
     place = group.astype(np.int64) << 32 | (key[rows] & np.uint64(0xFFFFFFFF)).astype(np.int64)
     late = np.flatnonzero(place < np.maximum.accumulate(place))
+    own = run.scenario.get("channels", {})
+    promised = np.array([own.get(name, {}).get("order", True) for name in channels], dtype=bool)
+    broken = late[promised[channel[rows[late]]]]
     counts: dict[str, int | float] = {"deliveries": len(first), "out_of_order": len(late), "publishers": len(sources)}
     metrics = {"out_of_order": float(len(late))}
     if not len(late):
         detail = f"{'all ' if len(first) > 1 else ''}{count(len(first), 'delivery')} kept the order of their publisher and channel"
         return Result("valid", detail, counts=counts, metrics=metrics)
-    witnesses = [_witness(run, int(first[order[at]])) for at in late[:MAX_WITNESSES]]
+    witnesses = [_witness(run, int(first[order[at]])) for at in (broken if len(broken) else late)[:MAX_WITNESSES]]
     detail = f"{len(late):,} of {count(len(first), 'delivery')} came after a later event of their publisher and channel"
-    return Result("valid" if run.one_per_service else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
+    if len(broken) < len(late):
+        detail += f", {len(late) - len(broken):,} of them on channels of which no order is promised"
+    return Result(
+        "valid" if run.one_per_service or not len(broken) else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics
+    )
 
 
 def _narrow(codes: np.ndarray) -> np.ndarray:

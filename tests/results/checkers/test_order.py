@@ -57,3 +57,13 @@ def test_streams_stay_apart_however_many_there_are(many: int) -> None:
     narrow = _narrow(codes)
     assert np.array_equal(narrow, np.arange(many))
     assert narrow.dtype == (np.uint16 if many <= 1 << 16 else np.int64), "16 bits sort in linear time"
+
+
+@pytest.mark.parametrize(("promised", "verdict"), [("true", "invalid"), ("false", "valid")])
+def test_a_channel_without_a_promise_of_order_is_counted_only(tmp_path: Path, promised: str, verdict: str) -> None:
+    plan = RunFolder(tmp_path / "run", scenario=f'[channels."config.updated"]\norder = {promised}\n').service("web", replicas=1)
+    first, second, *_ = plan.publish(4)
+    plan.swap(first, second, "web-0")
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.counts["out_of_order"], len(result.witnesses)) == (verdict, 1, 1)
+    assert ("1 of them on channels of which no order is promised" in result.detail) == (promised == "false")
