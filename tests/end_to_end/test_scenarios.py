@@ -393,17 +393,13 @@ REAL_IN_CI = {
     ("buffer_limit", "embedded"),
     ("cache_invalidation", "embedded"),
     ("cluster_fanout", "cluster"),
-    ("connections_refused", "embedded"),
     ("http_vs_bus", "embedded"),
     ("keys_lost", "embedded"),
     ("link_cut", "embedded"),
     ("memory_mode", "embedded"),
     ("partition", "embedded"),
     ("pod_kill", "embedded"),
-    ("pod_stop", "embedded"),
-    ("publishers_cut", "embedded"),
     ("restart_redis", "embedded"),
-    ("slow_handler", "embedded"),
     ("streams_vs_pubsub", "embedded"),
 }
 IN_CI = [

@@ -223,12 +223,12 @@ def test_an_interruption_heals_and_ends_everything_and_keeps_what_was_done(tmp_p
 
 
 def test_faults_are_done_to_any_scenario_and_hurt_its_own_services(tmp_path: Path) -> None:
-    shop = load_scenario(str(SHOP), settings=("load.run_s=2",))
+    shop = load_scenario(str(SHOP), settings=("load.run_s=2", "load.rate_per_s=60"))
     aimed = {fault: cell_scenario(fault, "reference", seed=1, base=shop).faults for fault in FAULTS}
     named = {name for faults in aimed.values() for one in faults for name in getattr(one, "pods", ())}
     assert named and {name.rpartition("-")[0] if name not in shop.services else name for name in named} <= {"billing", "search", "notify"}
     found = run_matrix(faults=("pod_kill", "subscribers_cut"), buses=("reference", "streams"), scenario=shop, out=tmp_path, jobs=1)
-    assert [(row.verdict, row.expected > 1000) for row in found.rows] == [("valid", True)] * 4
+    assert [(row.verdict, row.expected > 500) for row in found.rows] == [("valid", True)] * 4
     assert found.rows[0].lost > 0 and found.scenario == "everyday"
     assert "everyday on model" in str(cost_table(found).title)
 
