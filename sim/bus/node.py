@@ -91,7 +91,7 @@ class BusNode:
     ) -> None:
         self.source = source
         self._write = envelope.encode
-        self._identity = envelope.identity if envelope.by_channel else None
+        self._identity = envelope.identity
         self.batchers = {type: Batcher(size=rule.size, interval_ms=rule.interval_ms) for type, rule in batches.items()}
         self._first_key = compose_key(nonce=nonce, publisher=publisher, sequence=0)
         self._sequence = 0

@@ -137,7 +137,7 @@ def _time_problems(where: str, service: Service) -> Iterator[str]:
             try:
                 duration_of(time, channel)
             except ValueError as error:
-                yield f"{at} = {shown(one)}: {error}"
+                yield f"{at}: {error}" if isinstance(one, str) else f"{at} = {shown(one)}: {error}"  # an error names the text itself
     if service.when_full == "queue" and service.concurrency > service.queue_limit:
         yield f"{where}.queue_limit = {service.queue_limit} is less than concurrency = {service.concurrency}: raise it"
 

@@ -41,8 +41,9 @@ class Envelope(Protocol):
             Its data cannot be encoded.
         """
 
-    def identity(self, type: str, payload: bytes) -> int:
-        """Return the event key by which a pod knows an event that carries no id; 0 where it carries one."""
+    @property
+    def identity(self) -> Callable[[str, bytes], int] | None:
+        """What gives the event key by which a pod knows an event, from its type and payload; None where events carry their id."""
 
     def decode_read(self, payloads: Iterable[Any]) -> Chunk:
         """Decode the events of one read; malformed and unsupported ones are counted and left out."""

@@ -13,10 +13,7 @@ class Aiponge:
 
     data_at: Pointer = ("data",)
     by_channel = False
-
-    def identity(self, type: str, payload: bytes) -> int:
-        """Return 0: an event has its id."""
-        return 0
+    identity = None  # an event has its id
 
     def encode(self, event: Event) -> bytes:
         """Return the event as bytes; half a pair of surrogates is refused."""

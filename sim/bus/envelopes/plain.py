@@ -27,6 +27,7 @@ class Plain:
     """Any JSON object."""
 
     by_channel = False
+    identity = None  # an event has its id
 
     def __init__(
         self,
@@ -85,10 +86,6 @@ class Plain:
         else:
             written |= event.data
         return _encoder.encode(written)
-
-    def identity(self, type: str, payload: bytes) -> int:
-        """Return 0: an event has its id."""
-        return 0
 
     def decode_read(self, payloads: Iterable[bytes]) -> Chunk:
         """Decode the events of one read."""
