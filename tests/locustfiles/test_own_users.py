@@ -43,7 +43,8 @@ USERS = (
         assert published.outcome == "acknowledged" and published.receivers == 15
     @task(1)
     def search(self):
-        assert self.bus.publish("search.asked", {"words": "tea"}) is None or True
+        full = self.bus.publish("search.asked", {"words": "tea"})  # the call that fills a batch sends it
+        assert full is None or (full.outcome, full.send.items) == ("acknowledged", 20)
 class Owner(BusUser):
     service = "notify"
     fixed_count = 1
@@ -85,11 +86,18 @@ def requests_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {row["Name"]: (int(row["Request Count"]), int(row["Failure Count"])) for row in rows}
 
 
+def raised_by_tasks(folder: Path) -> list[str]:
+    """Return what the users' own tasks raised, which Locust catches and counts."""
+    with (folder / "locust_exceptions.csv").open() as file:
+        return [row["Message"] for row in csv.DictReader(file)]
+
+
 def assert_accounted(folder: Path) -> Run:
     """Check the verdict, every copy, and that Locust counts as many requests as events that the run recorded of it."""
     run = open_run(folder)
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict["verdict"] == "valid", verdict
+    assert raised_by_tasks(folder) == [], "what the users themselves assert"
     published = run.publishes[run.publishes["items"] > 0]
     assert {name: (count, 0) for name, count in published["channel"].value_counts().items() if count} == requests_of(folder)
     ledger = run.ledger()
@@ -233,3 +241,9 @@ def test_a_scenario_may_name_them_beside_itself_and_needs_no_rates_then(tmp_path
     assert (scenario.load.locustfile, scenario.users(), len(scenario.schedule())) == (str(tmp_path / "my_users.py"), 3, 0)
     with pytest.raises(UsageError, match="live in real time"):
         run_scenario(scenario, on="model", out=tmp_path / "run")
+
+
+@pytest.mark.broker
+def test_what_a_task_asserts_is_seen_by_these_tests(tmp_path: Path) -> None:
+    buslab(users_file(tmp_path / "mine", USERS.replace("published.receivers == 15", "published.receivers == 16")), tmp_path / "run")
+    assert raised_by_tasks(tmp_path / "run")
