@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
 
 PARTS = "parts"
 ROWS_PER_PART = 1_000_000
+ROWS_PER_GROUP = 1 << 20  # of a table: so much of it is read at a time
 MAX_PENDING_PARTS = 2
 
 # numpy type -> the struct module's code of the same width
@@ -310,12 +311,19 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
     RecordError
         The file could not be written.
     """
+    _write_groups(path, table, [rows])
+
+
+def _write_groups(path: Path, table: str, groups: Iterable[pa.Table]) -> None:
     names = [column for column, kind in TABLES[table].items() if kind == "name"]
     deltas = {c: "DELTA_BINARY_PACKED" for c, kind in TABLES[table].items() if kind not in ("name", "text", "float64")}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as unfinished:
-            pq.write_table(rows, unfinished, compression="zstd", use_dictionary=names, column_encoding=deltas)
+            options = {"compression": "zstd", "use_dictionary": names, "column_encoding": deltas}
+            with pq.ParquetWriter(unfinished, arrow_schema(table), **options) as writer:
+                for rows in groups:
+                    writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {why_not_written(error)}") from error
 
@@ -323,7 +331,8 @@ def write_table(path: Path, table: str, rows: pa.Table) -> None:
 def seal_tables(folder: Path) -> dict[str, SealedTable]:
     """Join the parts of each table into one read-only file and return rows, bytes and checksum (CRC-32) of each.
 
-    Parts are joined in the order of source and number, so the rows of a pod keep their order.
+    Parts are joined in the order of source and number, so the rows of a pod keep their order; no more of them is in memory than a part and
+    a group of rows.
 
     Raises
     ------
@@ -333,12 +342,10 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
     sealed = {}
     for table in TABLES:
         parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
-        schema = arrow_schema(table)
-        rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]) if parts else schema.empty_table()
         path = folder / f"{table}.parquet"
-        write_table(path, table, _bounded(rows).unify_dictionaries())
+        _write_groups(path, table, _in_groups(table, parts))
         path.chmod(0o444)
-        sealed[table] = SealedTable(rows.num_rows, path.stat().st_size, file_checksum(path))
+        sealed[table] = SealedTable(sum(map(_rows_of, parts)), path.stat().st_size, file_checksum(path))
     for part in (folder / PARTS).glob("*"):
         part.unlink()
     if (folder / PARTS).exists():
@@ -346,21 +353,48 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
     return sealed
 
 
-def _bounded(rows: pa.Table) -> pa.Table:
-    """Return the rows with at most `MAX_WORDS` words and `OTHERS` in a column, which the parts of several processes may exceed together."""
-    for place, field in enumerate(rows.schema):
-        if not pa.types.is_dictionary(field.type):
-            continue
-        chunks = rows.column(place).chunks
-        known = Names()
-        codes_of = [np.array([known[word] for word in chunk.dictionary.to_pylist()], dtype=np.uint16) for chunk in chunks]
-        if OTHERS not in known:
-            continue
-        words = _arrow_words(list(known))
-        codes = [codes_of[n][chunk.indices.to_numpy()] for n, chunk in enumerate(chunks)]
-        bounded = [pa.DictionaryArray.from_arrays(_arrow_array(pa.uint16(), one), words) for one in codes]
-        rows = rows.set_column(place, field, pa.chunked_array(bounded, type=field.type))
+def _rows_of(part: Path) -> int:
+    rows: int = pq.read_metadata(part).num_rows
     return rows
+
+
+def _in_groups(table: str, parts: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of some parts as groups of `ROWS_PER_GROUP`, all with the same words; at least one, which may be empty."""
+    names = [column for column, kind in TABLES[table].items() if kind == "name"]
+    words = _words_of(parts, names) if len(parts) > 1 else {}
+    waiting, yielded = arrow_schema(table).empty_table(), False
+    for part in parts:
+        rows = pq.ParquetFile(part).read()
+        for name in words:
+            rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), _recoded(rows.column(name), words[name]))
+        waiting = pa.concat_tables([waiting, rows]) if waiting.num_rows else rows
+        while waiting.num_rows >= ROWS_PER_GROUP:
+            yield waiting.slice(0, ROWS_PER_GROUP).combine_chunks()
+            waiting, yielded = waiting.slice(ROWS_PER_GROUP), True
+    if waiting.num_rows or not yielded:
+        yield waiting.combine_chunks()
+
+
+def _words_of(parts: Sequence[Path], columns: Sequence[str]) -> dict[str, Names]:
+    """Return the words of all parts in the order of their first use: at most `MAX_WORDS` and `OTHERS`, which the parts of several
+    processes may exceed together."""
+    known = {column: Names() for column in columns}
+    for part in parts if columns else ():
+        rows = pq.ParquetFile(part).read(columns=list(columns))
+        for column, names in known.items():
+            for chunk in rows.column(column).chunks:
+                for word in chunk.dictionary.to_pylist():
+                    names[word]
+    return known
+
+
+def _recoded(column: pa.ChunkedArray, names: Names) -> pa.ChunkedArray:
+    """Return a column with its words numbered as `names` does."""
+    words, chunks = _arrow_words(list(names)), []
+    for chunk in column.chunks:
+        codes = np.array([names[word] for word in chunk.dictionary.to_pylist()], dtype=np.uint16)[chunk.indices.to_numpy()]
+        chunks.append(pa.DictionaryArray.from_arrays(_arrow_array(pa.uint16(), codes), words))
+    return pa.chunked_array(chunks, type=column.type)
 
 
 def write_json(path: Path, content: Any) -> None:

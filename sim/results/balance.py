@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.record.reader import Array, codes_in, codes_of
+from sim.record.reader import Array, codes_of
 from sim.record.schema import ALIVE_STATES
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 from sim.results.pod_histories import PodHistory
 
 
@@ -23,16 +24,12 @@ class _Totals(NamedTuple):
 
 def unbalanced(run: Run) -> str:
     """Return how the two accounts differ, empty when they agree."""
-    copies, index, pods = run.copies, run.index, len(run.pod_histories)
-    fates = dict(zip(FATE, np.bincount(copies.fate, minlength=len(FATE)).tolist(), strict=True))
-    heard, rows = fates["delivered"] + fates["duplicate"] + fates["unexpected"], len(run.deliveries)
+    fates = run.books.fates
+    heard, rows = fates["delivered"] + fates["duplicate"] + fates["unexpected"], run.index.heard.rows
     if heard != rows:
         return f"the books do not balance: {rows:,} delivery rows, but {heard:,} copies delivered, duplicate or unexpected"
-    published = index.event_of < len(index.row) - 1
-    pod = codes_in(run.deliveries["pod"], {history.pod: number for number, history in enumerate(run.pod_histories)})
-    pairs = _distinct(index.event_of[published].astype(np.int64) * pods + pod[published])
-    stray = (copies.fate == FATE["unexpected"]) & (copies.publish >= 0)
-    once = fates["delivered"] + _distinct(copies.publish[stray].astype(np.int64) * pods + copies.pod[stray])
+    distinct = list(run.pieces.each(lambda piece: _distinct(run, piece)))
+    pairs, once = sum(one for one, _ in distinct), fates["delivered"] + sum(stray for _, stray in distinct)
     if pairs != once:
         return f"the books do not balance: {pairs:,} pairs of event and pod in the deliveries, but {once:,} copies heard once or more"
     booked, totals = fates["delivered"] + fates["missing"] + fates["unknown"], _totals(run)
@@ -55,9 +52,18 @@ def _services_unbalanced(run: Run, totals: _Totals, *, booked: int, delivered: i
     return ""
 
 
-def _distinct(values: Array) -> int:
-    values = np.sort(values)
-    return int((values[1:] != values[:-1]).sum()) + 1 if len(values) else 0
+def _distinct(run: Run, piece: Piece) -> tuple[int, int]:
+    """Return the pairs of event and pod in the deliveries of a piece's pods, and those of its unexpected copies."""
+    nobody, pairs = len(run.index.row) - 1, 0
+    heard = np.zeros(nobody + 1, dtype=bool)
+    for pod in piece.pods:
+        events = piece.heard.event_of[piece.heard.rows(pod)]
+        heard[events] = True
+        heard[nobody] = False
+        pairs += int(np.count_nonzero(heard))
+        heard[events] = False
+    stray = np.flatnonzero((piece.fate == FATE["unexpected"]) & (piece.publish >= 0))
+    return pairs, len(np.unique(np.column_stack([piece.publish[stray], piece.pod[stray]]), axis=0))
 
 
 def _totals(run: Run) -> _Totals:
@@ -88,11 +94,17 @@ def _alive(histories: list[PodHistory], channel: str, due_ns: Array) -> Array:
 
 def _came_alive_late(run: Run) -> int:
     """Return the number of copies heard by pods that came alive between sending and answer, or lived for a part of its nanosecond."""
-    copies, late, due = run.copies, 0, _due_of_row(run)
-    for number, history in enumerate(run.pod_histories):
-        mine = copies.publish[(copies.pod == number) & (copies.fate == FATE["delivered"])]
-        late += int((~history.alive(due[mine])).sum())
-    return late
+    due = _due_of_row(run)
+
+    def of_piece(piece: Piece) -> int:
+        late = 0
+        for number in piece.pods:
+            own = piece.of_pod(number)
+            mine = piece.publish[own][piece.fate[own] == FATE["delivered"]]
+            late += int((~run.pod_histories[number].alive(due[mine])).sum())
+        return late
+
+    return sum(run.pieces.each(of_piece))
 
 
 def _served_late(run: Run) -> int:

@@ -134,9 +134,7 @@ def _copies(run: Run) -> Array:
     if run.info.nodes == 1 and (said >= 0).any():
         counted: Array = np.maximum(said, 0)
         return counted
-    copies = run.copies
-    heard = copies.publish[(copies.publish >= 0) & (copies.delivery >= 0)]
-    counts: Array = np.bincount(heard, minlength=len(said))
+    counts: Array = run.books.delivered + run.books.again
     return counts
 
 

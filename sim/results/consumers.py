@@ -25,6 +25,7 @@ from sim.record.reader import FOREVER_NS, Array, codes_of, take_rows
 from sim.results.copies import CAUSE, FATE
 from sim.results.handling import Handling, handling_of
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,22 @@ def read_loads(run: Run) -> list[PodLoad]:
     handlings = {name: handling for name, service in services.items() if (handling := handling_of(service)).takes_time}
     if not handlings or "run" not in run.phases:
         return []
-    copies, index = run.copies, run.index
-    came = copies.cause == CAUSE["behind"]
-    cut = np.flatnonzero(run.copies_in("run") & (copies.cause == CAUSE["cut"]))
-    delivered = np.flatnonzero(run.copies_in("run") & (came | (copies.fate == FATE["delivered"])))
+    return [load for loads in run.pieces.each(lambda piece: _loads_of(run, piece, handlings)) for load in loads]
+
+
+def _loads_of(run: Run, piece: Piece, handlings: Mapping[str, Handling]) -> list[PodLoad]:
     channel, words = codes_of(run.publishes["channel"])
     sent_ns = run.publishes["sent_ns"].to_numpy()
-    begun_ns = take_rows(run.deliveries["handled_ns"].to_numpy(), copies.delivery, none=FOREVER_NS)
     found = []
-    for number, history in enumerate(run.pod_histories):
+    for number in piece.pods:
+        history = run.pod_histories[number]
         if history.service not in handlings:
             continue
-        mine = delivered[copies.pod[delivered] == number]
-        rows = copies.publish[mine]
+        own = piece.of_pod(number)
+        in_run, cause = piece.in_run[own], piece.cause[own]
+        mine = np.flatnonzero(in_run & ((cause == CAUSE["behind"]) | (piece.fate[own] == FATE["delivered"])))
+        rows = piece.publish[own][mine]
+        begun_ns = take_rows(piece.heard.handled_ns, piece.delivery[own][mine], none=FOREVER_NS)
         shares = {
             word: float(np.mean(channel[rows] == code)) for code, word in enumerate(words) if len(rows) and (channel[rows] == code).any()
         }
@@ -99,10 +103,10 @@ def read_loads(run: Run) -> list[PodLoad]:
                 handlings[history.service],
                 shares=shares,
                 sent_ns=sent_ns[rows],
-                begun_ns=begun_ns[mine],
-                cut=int((copies.pod[cut] == number).sum()),
+                begun_ns=begun_ns,
+                cut=int((in_run & (cause == CAUSE["cut"])).sum()),
                 span=run.run_span,
-                as_theory_wants=_as_theory_wants(run, shares) and not len(index.faults),
+                as_theory_wants=_as_theory_wants(run, shares) and not len(run.index.faults),
             )
         )
     return found

@@ -29,14 +29,16 @@ may have been a peer's, or lost in the broker: **keys-lost** and **trimmed**, by
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import CAUSES, FATES
 from sim.results.handed_out import Absence, GroupBooks, forgets, read_absences
 from sim.results.handling import handling_of
+from sim.results.heard import Deliveries, Heard, InMemory, SortedFiles
 from sim.results.pod_histories import SilentWindow, read_ways
 from sim.results.run_tables import RunTables
 from sim.results.silent_windows import PodFault, read_windows
@@ -62,7 +64,8 @@ class Copies(NamedTuple):
     cause: Array
 
 
-class CopyIndex(NamedTuple):
+@dataclass(frozen=True)
+class CopyIndex:
     """Events by key and deliveries by pod, with one more entry in each event column for "nobody published it"."""
 
     row: Array
@@ -71,49 +74,61 @@ class CopyIndex(NamedTuple):
     due_ns: Array
     sent_ns: Array
     answered_ns: Array
-    event_of: Array  # of each delivery
-    proves: Array  # of each delivery: whether it came through the broker and its event was published
-    by_pod: Array
-    bounds: Array
+    heard: Deliveries
     cuts: dict[str, list[int]]
     faults: list[PodFault]
     hurt: list[SilentWindow]  # faults on the broker
     way: Array  # of each event: events of one way keep their order
     heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
+    channels: list[str]  # the words of the channels
+    groups: dict[tuple[str, int], GroupBooks] = field(default_factory=dict)  # of services and ways, as they were asked for
 
 
-def make_index(run: RunTables) -> CopyIndex:
-    """Return where each event and each pod's deliveries stand, and what may explain a loss."""
-    publishes, deliveries, broker = run.publishes, run.deliveries, run.broker
+def make_index(run: RunTables, *, in_memory: bool = False) -> CopyIndex:
+    """Return where each event and each pod's deliveries stand, and what may explain a loss.
+
+    Parameters
+    ----------
+    in_memory
+        Whether deliveries stay in memory however many they are.
+    """
+    publishes, broker = run.publishes, run.broker
     key, outcome = publishes["event"].to_numpy(), codes_in(publishes["outcome"], OUTCOME)
     order = np.lexsort((outcome, key))
     row = order[np.diff(key[order], prepend=~key[order[:1]]) != 0].astype(np.int32)
     sent, intended = publishes["sent_ns"].to_numpy()[row], publishes["intended_ns"].to_numpy()[row]
     left = (outcome[row] < OUTCOME["refused"]) & (sent > 0)
+    channel, channels = codes_of(publishes["channel"])
     names = {history.pod: number for number, history in enumerate(run.pod_histories)}
-    pod = codes_in(deliveries["pod"], names)
-    by_pod = np.argsort(pod, kind="stable").astype(np.int32)
-    event_of = positions(key[row], deliveries["event"].to_numpy())
-    proves = (event_of < len(row)) & (codes_in(deliveries["path"], {"broker": 1}) == 1)
+    table = None if in_memory else run.many_deliveries
+    heard: Deliveries
+    if table is None:
+        heard = InMemory(run.deliveries, keys=key[row], names=names)
+    else:
+        heard = SortedFiles(table, keys=key[row], names=names, at_most=_most_copies(run, channel[row], channels))
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
     faults = [PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(","))) for f in run.felt_faults()]
     return CopyIndex(
         row=np.append(row, np.int32(-1)),
-        channel=np.append(codes_of(publishes["channel"])[0][row], -1),
+        channel=np.append(channel[row], -1),
         outcome=np.append(outcome[row], -1),
         due_ns=np.append(np.where(left, sent, intended), 0),
         sent_ns=np.append(sent, 0),
         answered_ns=np.append(np.maximum(publishes["acked_ns"].to_numpy()[row], sent), 0),
-        event_of=event_of,
-        proves=proves,
-        by_pod=by_pod,
-        bounds=np.searchsorted(pod[by_pod], np.arange(len(names) + 1)),
+        heard=heard,
         cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject")},
         faults=faults,
         hurt=list(_hurt(faults, many_nodes=run.many_nodes)),
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
-        heard_by=_heard_by_service(run, pod[proves], event_of[proves], len(row) + 1) if run.one_per_service else {},
+        heard_by=_heard_by_service(run, heard, len(row) + 1) if run.one_per_service else {},
+        channels=channels,
     )
+
+
+def _most_copies(run: RunTables, channel: Array, channels: Sequence[str]) -> list[int]:
+    """Return of how many events each pod can be expected to have a copy."""
+    many = np.bincount(channel, minlength=len(channels)).tolist()
+    return [sum(events for word, events in zip(channels, many, strict=True) if word in one.channels) for one in run.pod_histories]
 
 
 def _hurt(faults: Sequence[PodFault], *, many_nodes: bool) -> Iterator[SilentWindow]:
@@ -123,27 +138,30 @@ def _hurt(faults: Sequence[PodFault], *, many_nodes: bool) -> Iterator[SilentWin
             yield SilentWindow(fault.begin_ns, fault.end_ns, "not-whole")
 
 
-def _heard_by_service(run: RunTables, pod: Array, event: Array, events: int) -> dict[str, Array]:
-    heard = {history.service: np.zeros(events, dtype=bool) for history in run.pod_histories}
-    for number, history in enumerate(run.pod_histories):
-        heard[history.service][event[pod == number]] = True
-    return heard
+def _heard_by_service(run: RunTables, deliveries: Deliveries, events: int) -> dict[str, Array]:
+    found = {history.service: np.zeros(events, dtype=bool) for history in run.pod_histories}
+    for pods in deliveries.pieces:
+        heard = deliveries.of(pods)
+        for pod in pods:
+            rows = heard.rows(pod)
+            found[run.pod_histories[pod].service][heard.event_of[rows[heard.proves[rows]]]] = True
+    return found
 
 
-def account(run: RunTables, index: CopyIndex) -> Copies:
-    """Return every copy with its fate: pod by pod, so that memory beyond the result is that of one pod's cells."""
-    pods = [_account_pod(run, index, number) for number in range(len(run.pod_histories))]
+def account(run: RunTables, index: CopyIndex, heard: Heard) -> Copies:
+    """Return every copy of some pods with its fate: pod by pod, so that memory beyond the result is that of one pod's cells."""
+    pods = [_account_pod(run, index, heard, number) for number in heard.pods]
     empty = np.array([], dtype=np.int32)
     publish, delivery, fate, cause = (np.concatenate([empty, *column]) for column in zip(*pods, strict=True)) if pods else (empty,) * 4
-    pod = np.repeat(np.arange(len(pods), dtype=np.int16), [len(columns[0]) for columns in pods])
+    pod = np.repeat(np.array(heard.pods, dtype=np.int16), [len(columns[0]) for columns in pods])
     return Copies(publish, delivery, pod, fate.astype(np.int8), cause.astype(np.int8))
 
 
-def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Array, Array, Array]:
+def _account_pod(run: RunTables, index: CopyIndex, heard: Heard, pod: int) -> tuple[Array, Array, Array, Array]:
     history = run.pod_histories[pod]
-    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
-    event = index.event_of[rows]
-    wanted = np.array([*(word in history.channels for word in codes_of(run.publishes["channel"])[1]), False])[index.channel]
+    rows = heard.rows(pod)
+    event = heard.event_of[rows]
+    wanted = np.array([*(word in history.channels for word in index.channels), False])[index.channel]
     expected = wanted & history.alive(index.due_ns)
     possible = wanted & (index.outcome < OUTCOME["refused"])
     meant = (expected & possible)[event]
@@ -180,7 +198,7 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
 def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list[SilentWindow]:
     """Return the times in which a pod could not hear what came one way, see the module; `pod` numbers `run.pod_histories`."""
     history = run.pod_histories[pod]
-    received_ns, sent_ns = _heard_one_way(run, index, pod, way)
+    received_ns, sent_ns = _heard_one_way(index, pod, way)
     return read_windows(
         history,
         received_ns=received_ns,
@@ -197,27 +215,30 @@ def _drain_ns(run: RunTables) -> int:
     return int(run.phases.get("drain", (FOREVER_NS, 0))[0])
 
 
-def _heard_one_way(run: RunTables, index: CopyIndex, pod: int, way: int) -> tuple[Array, Array]:
+def _heard_one_way(index: CopyIndex, pod: int, way: int) -> tuple[Array, Array]:
     """Return when a pod received what came one way, which never falls, and when that was sent."""
-    rows = index.by_pod[index.bounds[pod] : index.bounds[pod + 1]]
-    rows = rows[index.proves[rows] & (index.way[index.event_of[rows]] == way)]
-    received = np.maximum.accumulate(run.deliveries["received_ns"].to_numpy()[rows])
-    return received, index.sent_ns[index.event_of[rows]]
+    heard = index.heard.of_pod(pod)
+    rows = heard.rows(pod)
+    rows = rows[heard.proves[rows] & (index.way[heard.event_of[rows]] == way)]
+    received = np.maximum.accumulate(heard.received_ns[rows])
+    return received, index.sent_ns[heard.event_of[rows]]
 
 
 def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBooks:
-    """Return what is known of one service's group on one channel."""
+    """Return what is known of one service's group on one channel, worked out once."""
+    if (service, way) in index.groups:
+        return index.groups[service, way]
     absences: dict[int, Sequence[Absence]] = {}
     received: list[Array] = [np.array([], dtype=np.int64)]
     sent: list[Array] = [np.array([], dtype=np.int64)]
     for number, history in enumerate(run.pod_histories):
         if history.service == service:
-            received_ns, sent_ns = _heard_one_way(run, index, number, way)
+            received_ns, sent_ns = _heard_one_way(index, number, way)
             absences[number] = read_absences(history, received_ns=received_ns, sent_ns=sent_ns, drain_ns=_drain_ns(run))
             received.append(received_ns)
             sent.append(sent_ns)
     added = (index.way == way) & (index.outcome < OUTCOME["memory"]) & (index.sent_ns > 0)
-    return GroupBooks(
+    books = index.groups[service, way] = GroupBooks(
         absences,
         forgets(index.faults),
         np.concatenate(received),
@@ -226,3 +247,4 @@ def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBoo
         index.answered_ns[added],
         int(run.scenario.get("bus", {}).get("stream_max_len", STREAM_MAX_LEN)),
     )
+    return books

@@ -24,6 +24,7 @@ from sim.record.reader import Array, categorical, gather, positions
 from sim.record.schema import CAUSES
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 from sim.results.service_books import NO_COPY, count_handlings
 
 HOW = ("lost", "in doubt", "failed", "skipped")
@@ -59,7 +60,7 @@ def lost_calls(run: Run, *, services: Sequence[str] = ()) -> pd.DataFrame:
     books = run.service_books
     wanted = np.array([name in services or not services for name in run.services], dtype=bool)
     of_run = (run.publishes["phase"] == "run").to_numpy()
-    ran, _, failed = count_handlings(run, run.copies, books)
+    ran, _, failed = count_handlings(run, run.pieces, books)
     pairs = np.flatnonzero(of_run[books.publish] & wanted[books.service] & (ran == 0))
     how = np.select(
         [books.heard[pairs] == 0, failed[pairs] > 0], [books.in_doubt[pairs].astype(int), HOW.index("failed")], HOW.index("skipped")
@@ -88,14 +89,20 @@ def lost_calls(run: Run, *, services: Sequence[str] = ()) -> pd.DataFrame:
 
 def _cause_of_pods(run: Run, publish: Array, service: Array) -> Array:
     """Return the cause of most of the missing copies of each pair of event and service; 0 where none is missing."""
-    copies = run.copies
-    missing = np.flatnonzero((copies.fate == FATE["missing"]) & (copies.publish >= 0))
     pairs = publish.astype(np.int64) * len(run.services) + service
     order = np.argsort(pairs, kind="stable")
-    at = positions(pairs[order], copies.publish[missing].astype(np.int64) * len(run.services) + run.service_of_pod[copies.pod[missing]])
-    ours = at < len(order)
-    cells = order[at[ours]] * len(CAUSE) + copies.cause[missing[ours]]
-    most: Array = np.bincount(cells, minlength=len(publish) * len(CAUSE)).reshape(len(publish), len(CAUSE)).argmax(axis=1)
+    cells = np.zeros(len(publish) * len(CAUSE), dtype=np.int32)
+
+    def of_piece(piece: Piece) -> tuple[Array, Array]:
+        missing = np.flatnonzero((piece.fate == FATE["missing"]) & (piece.publish >= 0))
+        wanted = piece.publish[missing].astype(np.int64) * len(run.services) + run.service_of_pod[piece.pod[missing]]
+        at = positions(pairs[order], wanted)
+        ours = at < len(order)
+        return np.unique(order[at[ours]] * len(CAUSE) + piece.cause[missing[ours]], return_counts=True)
+
+    for cell, many in run.pieces.each(of_piece):
+        cells[cell] += many.astype(np.int32)
+    most: Array = cells.reshape(len(publish), len(CAUSE)).argmax(axis=1)
     return most
 
 

@@ -14,11 +14,14 @@ from sim.record.checksum import read_json
 from sim.record.reader import ENVIRONMENT, Array, categorical, check_files, check_sealed, gather, read_scenario, take_rows
 from sim.record.run_info import read_info
 from sim.record.schema import LATER_TABLES, TABLES
+from sim.results.books import Books, keep_books
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, account, make_index
+from sim.results.lags import Lags, read_lags
+from sim.results.pieces import Pieces, account_in_pieces
 from sim.results.run_tables import RunTables
-from sim.results.service_books import ServiceBooks, keep_books
+from sim.results.service_books import ServiceBooks
 from sim.results.story import story_of
-from sim.results.tally import Tally, tally_of
+from sim.results.tally import Tally
 
 
 class Run(RunTables):
@@ -30,19 +33,37 @@ class Run(RunTables):
         return make_index(self)
 
     @cached_property
-    def copies(self) -> Copies:
-        """Every copy with its fate and cause, see `sim.results.copies`."""
-        return account(self, self.index)
+    def pieces(self) -> Pieces:
+        """Every copy with its fate and cause, some pods' at a time: what judges walk through, however long the run was."""
+        return account_in_pieces(self, self.index)
 
     @cached_property
+    def copies(self) -> Copies:
+        """Every copy with its fate and cause, see `sim.results.copies`: all of them in memory, and with them all deliveries."""
+        if self.many_deliveries is None and self.pieces.whole is not None:
+            return self.pieces.whole.copies
+        whole = make_index(self, in_memory=True)
+        return account(self, whole, whole.heard.of(whole.heard.pieces[0]))
+
+    @cached_property
+    def books(self) -> Books:
+        """Every copy counted, see `sim.results.books`."""
+        return keep_books(self, self.index, self.pieces)
+
+    @cached_property
+    def lags(self) -> Lags:
+        """How late the copies of the run phase were handled, see `sim.results.lags`."""
+        return read_lags(self, self.pieces)
+
+    @property
     def service_books(self) -> ServiceBooks:
         """Every event at every service that should hear it, see `sim.results.service_books`."""
-        return keep_books(self, self.index, self.copies)
+        return self.books.services
 
-    @cached_property
+    @property
     def tally(self) -> Tally:
         """The books of the run phase, counted."""
-        return tally_of(self, self.copies, self.service_books, self.copies_in("run"))
+        return self.books.tally
 
     @property
     def batched(self) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ finding; patterns and marks differ, not only colours. Nothing is shown or saved 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sim.machine.words import amount, count
-from sim.record.reader import FOREVER_NS
+from sim.record.reader import FOREVER_NS, Array, take_rows
 from sim.results.checkers.fallback import reachability
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
@@ -120,18 +122,15 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
     sent = run.publishes["sent_ns"].to_numpy()
     shown = np.flatnonzero((sent >= zero + first * 1e9) & (sent < zero + last * 1e9) & (run.publishes["items"].to_numpy() > 0))[:MAX_EVENTS]
     publisher = run.publishes["publisher"].astype(str).to_numpy()[shown]
-    copies = run.copies
-    received = run.deliveries["received_ns"].to_numpy()
     lost = heard = 0
-    for copy in np.flatnonzero(np.isin(copies.publish, shown) & (copies.pod < MAX_LANES)):
-        row, lane = copies.publish[copy], int(copies.pod[copy])
+    for row, lane, fate, received_ns in _copies_of(run, shown):
         start = lanes.get(str(run.publishes["publisher"].iloc[row]), -1)
         at = (sent[row] - zero) / 1e9
-        if copies.fate[copy] == FATE["delivered"]:
+        if fate == FATE["delivered"]:
             heard += 1
-            there = (received[copies.delivery[copy]] - zero) / 1e9
+            there = (received_ns - zero) / 1e9
             ax.plot((at, there), (start, lane), color=BLUE, linewidth=0.8, marker=(3, 0, 0), markevery=[1], markersize=4, zorder=2)
-        elif copies.fate[copy] == FATE["missing"]:
+        elif fate == FATE["missing"]:
             lost += 1
             ax.plot(at, lane, "x", color=RED, markersize=5, zorder=3)
     dots = [lanes.get(name, -1) for name in publisher]
@@ -150,6 +149,19 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
     handles = [Line2D([], [], marker=shape, color=colour, linestyle="none", label=word) for word, (shape, colour) in marks.items()]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, frameon=False)
     return ax
+
+
+def _copies_of(run: Run, shown: Array) -> Iterator[tuple[int, int, int, int]]:
+    """Yield row, pod, fate, and when it was received (0 = not), of the copies of some publishes for the pods that have a lane."""
+    wanted = np.zeros(len(run.publishes) + 1, dtype=bool)
+    wanted[shown] = True
+    for piece in run.pieces:
+        if piece.pods.start >= MAX_LANES:
+            return
+        rows = np.flatnonzero(wanted[piece.publish] & (piece.pod < MAX_LANES))
+        received = take_rows(piece.heard.received_ns, piece.delivery[rows])
+        columns = (piece.publish[rows], piece.pod[rows], piece.fate[rows], received)
+        yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
 FIGURES = (rates_and_states, reachability_map, space_time)

@@ -14,9 +14,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.machine.words import amount, count, duration
 from sim.record.limits import MetricName
-from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.record.reader import FOREVER_NS, Array
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.over_time import bin_of, bincount, count_over_time, lag_quantiles_over_time
+from sim.results.service_books import NO_COPY
+from sim.results.values import Values
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
@@ -31,22 +34,21 @@ def rates(run: Run, ax: Axes | None = None) -> Axes:
     """Draw events published, copies delivered and copies missing, each per second, over time."""
     ax = make_axes(ax)
     edges, width_s = bins(run)
-    copies, publishes = run.copies, run.publishes
+    publishes, books, fates = run.publishes, run.service_books, run.tally.fates(MetricName(""))
     intended = publishes["intended_ns"].to_numpy()
-    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[copies.fate == FATE["delivered"]]]
-    books = run.service_books
     alone = books.publish[books.alone[books.fate[books.alone] == FATE["missing"]]]
-    missing = intended[np.concatenate([copies.publish[copies.fate == FATE["missing"]], alone])]
-    series = {"events published": intended, "copies delivered": handled, "copies missing": missing}
-    zero, lost = zero_ns(run), run.tally.fates(MetricName(""))["missing"]
-    for n, (name, times) in enumerate(series.items()):
-        counts = np.histogram(times, edges)[0] / width_s
+    delivered, missing = count_over_time(run, edges)
+    missing = missing + bincount(bin_of(edges, intended[alone]), len(edges) - 1)
+    series = {"events published": bincount(bin_of(edges, intended), len(edges) - 1), "copies delivered": delivered}
+    zero, lost = zero_ns(run), fates["missing"]
+    for n, (name, many) in enumerate((series | {"copies missing": missing}).items()):
+        counts = many / width_s
         ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
     mark(ax, run)
     begin, end = run.run_span
     seconds = max((min(end, int(intended.max(initial=begin + 1))) - begin) / 1e9 if end == FOREVER_NS else (end - begin) / 1e9, 1e-9)
     sent = int((publishes["phase"] == "run").sum())
-    heard = int((_in_run(run) & (copies.fate == FATE["delivered"])).sum())
+    heard = run.lags.copies
     ax.set(xlabel="time since the run phase began (s)", ylabel="per second", ylim=(0, None))
     ax.set_title(
         f"{count(round(sent / seconds), 'event')}/s became {count(round(heard / seconds), 'copy')}/s; "
@@ -60,16 +62,7 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
     """Draw median, 99th percentile and greatest lag of the copies meant in each interval, on a log axis."""
     ax = make_axes(ax)
     edges, width_s = bins(run)
-    intended, lag_us, in_run, _ = _lags(run)
-    place = np.searchsorted(edges, intended, side="right") - 1
-    order = np.argsort(place.astype(np.int16), kind="stable")
-    bounds = np.searchsorted(place[order], np.arange(len(edges)))
-    quantiles = (0.5, 0.99, 1.0)
-    values = np.full((3, len(edges) - 1), np.nan)
-    for n in range(len(edges) - 1):
-        lags = lag_us[order[bounds[n] : bounds[n + 1]]]
-        if len(lags):
-            values[:, n] = np.quantile(lags, quantiles, method="higher")
+    values = lag_quantiles_over_time(run, edges, (0.5, 0.99, 1.0)) / 1e3
     at = (edges[:-1] - zero_ns(run)) / 1e9 + width_s / 2
     for n, name in enumerate(("median", "p99", "max")):
         ax.plot(at, np.where(values[n] > 0, values[n], np.nan), label=name, **_look(n, every=len(edges) // 12))
@@ -77,7 +70,7 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
     mark(ax, run)
     _us_axis(ax)
     ax.set(xlabel="time since the run phase began (s)", ylabel="lag of the copies meant then (log)")
-    ax.set_title(_lag_title("Lag", lag_us[in_run]) + f", over intervals of {duration(width_s)}")
+    ax.set_title(_lag_title("Lag", run.lags.of(run.lags.lag)) + f", over intervals of {duration(width_s)}")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
     return ax
 
@@ -85,56 +78,48 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
 def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
     """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total)."""
     ax = make_axes(ax)
-    _, lag_us, in_run, copies = _lags(run)
-    groups = {"all copies": in_run}
-    if by == "channel":
-        codes, words = codes_of(run.publishes["channel"])
-        groups |= {word: in_run & (codes[run.copies.publish[copies]] == n) for n, word in enumerate(words)}
-    elif by == "service":
-        service = np.array([history.service for history in run.pod_histories])[run.copies.pod[copies]]
-        groups |= {word: in_run & (service == word) for word in sorted({history.service for history in run.pod_histories})}
-    for n, (name, mask) in enumerate((name, mask) for name, mask in groups.items() if mask.any()):
+    lags = run.lags
+    groups = {"all copies": lags.of(lags.lag)}
+    words = {"channel": lags.channels, "service": lags.services}.get(by, [])
+    groups |= {word: lags.of(lags.lag, by, word) for word in words}
+    for n, (name, values) in enumerate((name, values) for name, values in groups.items() if len(values)):
         look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
-        _percentiles(ax, lag_us[mask], label=f"{name} ({int(mask.sum()):,})", **({**look, "color": "black"} if n == 0 else look))
+        _percentiles(ax, values, label=f"{name} ({len(values):,})", **({**look, "color": "black"} if n == 0 else look))
     _percentile_axis(ax)
     ax.set_ylabel("lag (log)")
-    ax.set_title(_lag_title("Lag", lag_us[in_run]))
+    ax.set_title(_lag_title("Lag", groups["all copies"]))
     return ax
 
 
 def send_delay(run: Run, ax: Axes | None = None) -> Axes:
     """Draw which part of lag passed before the event was sent, and which on the bus, by percentile."""
     ax = make_axes(ax)
-    intended, lag_us, in_run, copies = _lags(run)
-    delay_us = (run.publishes["sent_ns"].to_numpy()[run.copies.publish[copies]] - intended) / 1e3
-    parts = {"lag": lag_us, "before it was sent": delay_us, "on the bus": lag_us - delay_us}
+    lags = run.lags
+    parts = {"lag": lags.of(lags.lag), "before it was sent": _delays_of_copies(run), "on the bus": lags.of(lags.bus)}
     for n, (name, values) in enumerate(parts.items()):
-        _percentiles(ax, values[in_run], label=name, **_look(n))
+        _percentiles(ax, values, label=name, **_look(n))
     _percentile_axis(ax)
     ax.set_ylabel("time (log)")
-    total = lag_us[in_run].sum()
-    share = delay_us[in_run].sum() / total if total > 0 else 0.0
-    ax.set_title(f"{share:.0%} of all lag passed before the event was sent" if len(lag_us[in_run]) else "No copy was delivered")
+    share = lags.delay_ns / lags.lag_ns if lags.lag_ns > 0 else 0.0
+    ax.set_title(f"{share:.0%} of all lag passed before the event was sent" if lags.copies else "No copy was delivered")
     return ax
 
 
 def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     """Draw how many copies of an event each service handled, beside how many pods it has."""
     ax = make_axes(ax)
-    copies, judged = run.copies, _in_run(run)
-    heard = judged & (copies.publish >= 0) & (copies.delivery >= 0)
-    heard[heard] = codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[heard]] == 1
-    meant = judged & (copies.fate != FATE["unexpected"])
+    books, handled = run.service_books, run.books.handled
+    meant = (run.publishes["phase"] == "run").to_numpy()[books.publish] & (books.fate == NO_COPY)  # some pod was to hear it
+    events = np.bincount(books.service[meant], minlength=len(run.services))
     services = sorted({history.service for history in run.pod_histories if history.channels})
-    service_of_pod = np.array([services.index(history.service) if history.channels else -1 for history in run.pod_histories] or [-1])
-    service = service_of_pod[copies.pod]
-    again = heard & (copies.fate == FATE["duplicate"])
     first, repeated, pods = [], [], []
-    for n, name in enumerate(services):
-        events = np.unique(copies.publish[meant & (service == n)]).size
-        first.append(int((heard & ~again & (service == n)).sum()) / events if events else 0.0)
-        repeated.append(int((again & (service == n)).sum()) / events if events else 0.0)
-        pods.append(sum(history.service == name for history in run.pod_histories))
+    for name in services:
+        mine = [number for number, history in enumerate(run.pod_histories) if history.service == name]
+        many = int(events[run.services.index(name)])
+        first.append(int(handled[mine, 0].sum()) / many if many else 0.0)
+        repeated.append(int(handled[mine, 1].sum()) / many if many else 0.0)
+        pods.append(len(mine))
+    again = int(handled[:, 1].sum())
     at = np.arange(len(services))
     ax.bar(at, first, width=0.6, color=SKY, edgecolor="black", label="first time")
     ax.bar(at, repeated, width=0.6, bottom=first, color=PURPLE, edgecolor="black", hatch="//", label="again")
@@ -143,7 +128,7 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
         ax.annotate(amount(value), (x, value / 2), ha="center", va="center")
     ax.set_xticks(at, services, rotation=20, ha="right")
     ax.set(xlabel="service", ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
-    ax.set_title(f"Handled copies per event; {count(int(again.sum()), 'copy was', 'copies were')} heard again by the same pod")
+    ax.set_title(f"Handled copies per event; {count(again, 'copy was', 'copies were')} heard again by the same pod")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=3, frameon=False)
     return ax
 
@@ -185,18 +170,11 @@ def zero_ns(run: Run) -> int:
     return run.phases.get("run", next(iter(run.phases.values()), (0, 0)))[0]
 
 
-def _in_run(run: Run) -> Array:
-    """Return which copies belong to the run phase."""
-    judged: Array = run.copies_in("run")
-    return judged
-
-
-def _lags(run: Run) -> tuple[Array, Array, Array, Array]:
-    """Return four columns of the delivered copies: intended time (ns), lag (us), whether in the run phase, number in `copies`."""
-    copies = np.flatnonzero(run.copies.fate == FATE["delivered"])
-    intended = run.publishes["intended_ns"].to_numpy()[run.copies.publish[copies]]
-    lag_us = (run.deliveries["handled_ns"].to_numpy()[run.copies.delivery[copies]] - intended) / 1e3
-    return intended, lag_us, _in_run(run)[copies], copies
+def _delays_of_copies(run: Run) -> Values:
+    """Return how long after its intended time the event of each delivered copy of the run phase was sent, nanoseconds."""
+    publishes = run.publishes
+    delays = (publishes["sent_ns"] - publishes["intended_ns"]).to_numpy()
+    return Values([delays], times=np.where((publishes["phase"] == "run").to_numpy(), run.books.delivered, 0))
 
 
 def bins(run: Run) -> tuple[Array, float]:
@@ -256,14 +234,13 @@ def _fault_name(fault: str, target: str) -> str:
     return f"{fault} {count(len(pods), 'pod')}" if len(pods) > 1 else f"{fault} {target}"
 
 
-def _percentiles(ax: Axes, values: Array, **look: Any) -> None:
-    """Draw sorted values against 1 / (1 - q); the last point is the maximum."""
+def _percentiles(ax: Axes, values: Values, **look: Any) -> None:
+    """Draw values of nanoseconds against 1 / (1 - q), in microseconds; the last point is the maximum."""
     if not len(values):
         return
-    values = np.sort(values)
     stretched = np.geomspace(1, max(len(values), 1.0001), QUANTILE_POINTS)
-    ranks = np.ceil((1 - 1 / stretched) * (len(values) - 1)).astype(np.int64)
-    ax.plot(stretched, np.where(values[ranks] > 0, values[ranks], np.nan), **look)
+    found = values.at(np.ceil((1 - 1 / stretched) * (len(values) - 1)).astype(np.int64)) / 1e3
+    ax.plot(stretched, np.where(found > 0, found, np.nan), **look)
 
 
 def _percentile_axis(ax: Axes) -> None:
@@ -291,8 +268,8 @@ def _us_axis(ax: Axes) -> None:
     ax.grid(True, axis="y", color="0.9")
 
 
-def _lag_title(what: str, lag_us: Array) -> str:
-    if not len(lag_us):
+def _lag_title(what: str, lag: Values) -> str:
+    if not len(lag):
         return "No copy was delivered in the run phase"
-    p50, p99, top = np.quantile(lag_us, (0.5, 0.99, 1.0), method="higher")
-    return f"{what}: median {duration(p50 / 1e6)}, p99 {duration(p99 / 1e6)}, max {duration(top / 1e6)}"
+    p50, p99, top = lag.quantiles({"p50": 0.5, "p99": 0.99, "max": 1.0}).values()
+    return f"{what}: median {duration(p50 / 1e9)}, p99 {duration(p99 / 1e9)}, max {duration(top / 1e9)}"

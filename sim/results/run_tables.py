@@ -13,6 +13,7 @@ from sim.errors import RunFolderError
 from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
 from sim.record.run_info import RunInfo
 from sim.record.schema import LATER_TABLES, TABLES
+from sim.results import heard
 from sim.results.identities import name_deliveries
 from sim.results.pod_histories import PodHistory, read_pod_histories
 
@@ -52,6 +53,25 @@ class RunTables:
         return name_deliveries(self._table("deliveries"), self._table("publishes"), self.identities, hearer=hearer)
 
     @cached_property
+    def many_deliveries(self) -> heard.PodsOfTable | None:
+        """Which pods the table of deliveries names, where it is too long to be held in memory; else None.
+
+        An unsealed run, and one whose events travelled without an id, has to be held there all the same.
+        """
+        sealed = (self.info.tables or {}).get("deliveries")
+        if not self.sealed or sealed is None or sealed.rows <= heard.ROWS_IN_MEMORY or len(self.identities):
+            return None
+        return heard.PodsOfTable(self.folder / "deliveries.parquet")
+
+    def first_handled_ns(self, many: int) -> Array:
+        """Return when the handlers of so many deliveries started, those that stand first in the table."""
+        table = self.many_deliveries
+        if table is None:
+            return self.deliveries["handled_ns"].to_numpy()[:many]
+        first: Array = heard.read_group(table.path, 0, ["handled_ns"]).column("handled_ns").to_numpy()[:many]
+        return first
+
+    @cached_property
     def alike(self) -> Array:
         """Which publishes travelled without an id and have the payload of another one, so that only their times tell them apart."""
         known = self.identities.drop_duplicates("event")
@@ -68,7 +88,9 @@ class RunTables:
     @cached_property
     def pod_histories(self) -> list[PodHistory]:
         """Every pod of the pods table, then those that only deliveries name (never alive)."""
-        return read_pod_histories(self.pods, self.deliveries)
+        many = self.many_deliveries
+        named = self.deliveries if many is None else pd.DataFrame({"pod": categorical(np.array([], dtype=np.int16), many.words)})
+        return read_pod_histories(self.pods, named)
 
     @cached_property
     def services(self) -> list[str]:

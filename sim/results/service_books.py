@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.record.reader import Array, codes_in, codes_of
-from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, Copies, CopyIndex
+from sim.record.reader import Array
+from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, CopyIndex
+from sim.results.heard import RESULTS
+from sim.results.pieces import Piece, Pieces
 from sim.results.run_tables import RunTables
 
 NO_COPY = -1  # the fate of a pair whose pods have copies of their own
@@ -60,46 +62,65 @@ class ServiceBooks(NamedTuple):
         return none
 
 
-def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks:
-    """Return what became of each event at each service."""
+ROLES = (HEARD, UNHEARD, LEFT_TO_PEER)
+
+
+def count_roles(run: RunTables, piece: Piece) -> dict[int, Array]:
+    """Return for each service of a piece's pods how many heard, missed and left to a peer each event: (`ROLES`, publishes)."""
     role = np.zeros(len(FATE), dtype=np.int8)
     role[[FATE["delivered"], FATE["missing"], FATE["unknown"]]] = HEARD, UNHEARD, UNHEARD
-    roles = role[copies.fate]
-    roles[copies.cause == CAUSE["taken-by-peer"]] = LEFT_TO_PEER
-    bounds = np.searchsorted(copies.pod, np.arange(len(run.pod_histories) + 1))
-    parts = []
-    for service in range(len(run.services)):
-        own = [slice(bounds[pod], bounds[pod + 1]) for pod in np.flatnonzero(run.service_of_pod == service)]
-        publish, part = (np.concatenate([column[:0], *(column[one] for one in own)]) for column in (copies.publish, roles))
-        parts.append(_of_service(run, index, service, publish=publish, roles=part))
+    roles = role[piece.fate]
+    roles[piece.cause == CAUSE["taken-by-peer"]] = LEFT_TO_PEER
+    service, many, found = run.service_of_pod[piece.pods.start : piece.pods.stop], len(run.publishes), {}
+    for code in np.unique(service).tolist():
+        own = [piece.of_pod(piece.pods[pod]) for pod in np.flatnonzero(service == code)]
+        publish, part = (np.concatenate([column[one] for one in own]) for column in (piece.publish, roles))
+        found[code] = np.stack([np.bincount(publish[part == one], minlength=many).astype(np.int16) for one in ROLES])
+    return found
+
+
+def keep_service_books(run: RunTables, index: CopyIndex, roles: Array) -> ServiceBooks:
+    """Return what became of each event at each service; `roles` has the shape (services, `ROLES`, publishes)."""
+    parts = [_of_service(run, index, service, roles[service]) for service in range(len(run.services))]
     if not parts:
         kinds = (np.int32, np.int16, np.int16, np.int16, np.bool_, np.int8, np.int8)
         return ServiceBooks(*(np.array([], dtype=kind) for kind in kinds))
     return ServiceBooks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def count_handlings(run: RunTables, copies: Copies, books: ServiceBooks) -> tuple[Array, Array, Array]:
-    """Return how often pods of its service ran, skipped and failed to run each event of the books; shape (pairs,) each."""
-    heard = np.flatnonzero((copies.publish >= 0) & (copies.fate != FATE["unexpected"]) & (copies.delivery >= 0))
-    outcome = codes_in(run.deliveries["outcome"], {"handled": 1, "skipped": 2, "failed": 3})[copies.delivery[heard]]
-    publish, service = copies.publish[heard], run.service_of_pod[copies.pod[heard]]
-    counted = np.zeros((3, len(books.publish)), dtype=np.int64)
-    for code in range(len(run.services)):
-        mine = books.service == code
-        for word in (1, 2, 3):
-            rows = publish[(service == code) & (outcome == word)]
-            counted[word - 1, mine] = np.bincount(rows, minlength=len(run.publishes))[books.publish[mine]]
-    return counted[0], counted[1], counted[2]
+def count_handlings(run: RunTables, pieces: Pieces, books: ServiceBooks) -> Array:
+    """Return how often pods of its service ran, skipped and failed to run each event of the books; shape (3, pairs)."""
+    counted = np.zeros((len(RESULTS), len(books.publish)), dtype=np.int64)
+    spans = np.searchsorted(books.service, np.arange(len(run.services) + 1))  # the books stand service by service
+    many = len(run.publishes)
+
+    def of_piece(piece: Piece) -> dict[tuple[int, int], Array]:
+        found = {}
+        service = run.service_of_pod[piece.pods.start : piece.pods.stop]
+        kept = (piece.publish >= 0) & (piece.fate != FATE["unexpected"]) & (piece.delivery >= 0)
+        for code in np.unique(service).tolist():
+            own = [piece.of_pod(piece.pods[pod]) for pod in np.flatnonzero(service == code)]
+            publish = np.concatenate([piece.publish[one][kept[one]] for one in own])
+            outcome = piece.heard.outcome[np.concatenate([piece.delivery[one][kept[one]] for one in own])]
+            rows = books.publish[spans[code] : spans[code + 1]]
+            for word in RESULTS.values():
+                chosen = outcome == word
+                if chosen.any():
+                    found[code, word - 1] = np.bincount(publish[chosen], minlength=many)[rows]
+        return found
+
+    for found in pieces.each(of_piece):
+        for (code, word), times in found.items():
+            counted[word, spans[code] : spans[code + 1]] += times
+    return counted
 
 
-def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Array, roles: Array) -> ServiceBooks:
-    """Return the part of one service, from the copies of its pods."""
-    wanted = np.array([*(word in run.service_channels[service] for word in codes_of(run.publishes["channel"])[1]), False])
+def _of_service(run: RunTables, index: CopyIndex, service: int, roles: Array) -> ServiceBooks:
+    """Return the part of one service."""
+    wanted = np.array([*(word in run.service_channels[service] for word in index.channels), False])
     event = np.flatnonzero(wanted[index.channel])
     rows = index.row[event]
-    heard, unheard, left_to_peer = (
-        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16) for role in (HEARD, UNHEARD, LEFT_TO_PEER)
-    )
+    heard, unheard, left_to_peer = (roles[role][rows] for role in range(len(ROLES)))
     in_doubt = (heard == 0) & (index.outcome[event] == OUTCOME["unknown"])
     alone = (heard == 0) & (unheard == 0) & (left_to_peer == 0)
     fate = np.where(alone, np.where(in_doubt, FATE["unknown"], FATE["missing"]), NO_COPY).astype(np.int8)

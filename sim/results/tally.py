@@ -13,7 +13,8 @@ import numpy as np
 from sim.record.limits import MetricName
 from sim.record.reader import Array, codes_of
 from sim.record.schema import CAUSES
-from sim.results.copies import CAUSE, FATE, Copies
+from sim.results.copies import CAUSE, FATE
+from sim.results.pieces import Piece
 from sim.results.run_tables import RunTables
 from sim.results.service_books import NO_COPY, ServiceBooks
 
@@ -66,22 +67,28 @@ class Tally(NamedTuple):
         yield from (MetricName("", "channel", name) for name in self.channels[:-1])
 
 
-def tally_of(run: RunTables, copies: Copies, books: ServiceBooks, judged: Array) -> Tally:
-    """Count the run phase; `judged` says of each copy whether it is of it."""
+def count_copies(run: RunTables, piece: Piece) -> tuple[Array, Array]:
+    """Return the copies of the run phase in a piece: by service, channel and fate, flat; and the missing ones by cause."""
+    channel, channels = codes_of(run.publishes["channel"])
+    many = len(channels) + 1
+    place = np.append(channel, len(channels)).astype(np.int32)
+    own = np.flatnonzero(piece.in_run)
+    base = run.service_of_pod.astype(np.int32) * (many * len(FATE))
+    cells = base[piece.pod[own]] + (place * len(FATE))[piece.publish[own]] + piece.fate[own]
+    return np.bincount(cells, minlength=len(run.services) * many * len(FATE)), np.bincount(piece.cause[own], minlength=len(CAUSE))
+
+
+def tally_of(run: RunTables, books: ServiceBooks, cells: Array, causes: Array) -> Tally:
+    """Count the run phase, from what `count_copies` counted of all pieces and the books of the services."""
     channel, channels = codes_of(run.publishes["channel"])
     shape = (len(run.services), len(channels) + 1)
     place, size = np.append(channel, len(channels)).astype(np.int32), shape[0] * shape[1]
-    own = np.flatnonzero(judged)
-    publish, fate = copies.publish[own], copies.fate[own]
-    cells = (run.service_of_pod.astype(np.int32) * (shape[1] * len(FATE)))[copies.pod[own]] + (place * len(FATE))[publish] + fate
-    cells = np.bincount(cells, minlength=size * len(FATE))
-    causes = np.bincount(copies.cause[own], minlength=len(CAUSE))
     of_run = (run.publishes["phase"] == "run").to_numpy()
     pairs = np.flatnonzero(of_run[books.publish])
     pair = books.service[pairs].astype(np.int32) * shape[1] + place[books.publish[pairs]]
     alone = books.fate[pairs] != NO_COPY
-    cells += np.bincount(pair[alone] * len(FATE) + books.fate[pairs][alone], minlength=len(cells))
-    causes += np.bincount(books.cause[pairs][alone], minlength=len(CAUSE))
+    cells = cells + np.bincount(pair[alone] * len(FATE) + books.fate[pairs][alone], minlength=len(cells))
+    causes = causes + np.bincount(books.cause[pairs][alone], minlength=len(CAUSE))
     kinds = (pair, pair[books.unserved[pairs]], pair[books.in_doubt[pairs]], pair[books.half_served[pairs]])
     return Tally(
         run.services,

@@ -29,6 +29,7 @@ from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 REASONS = {  # a reason in the singular and in the plural
@@ -57,7 +58,7 @@ def check(run: Run) -> Result:
             return Result("unknown", "no data: the load's mix means batches, and none waited in the run phase", metrics=nothing)
         return Result("valid", "the load has no batches", metrics=nothing)
     intended, first = publishes["intended_ns"].to_numpy(), publishes["first_item_ns"].to_numpy()
-    last_heard = _last_handled(run)
+    last_heard = _last_handled(run, rows)
     heard = last_heard[rows] > 0
     lost = rows[~heard & _counts_as_lost(run, rows)]
     whole = max((min(end_ns, int(intended.max()) + 1) if end_ns == FOREVER_NS else end_ns) - start_ns, 1) / 1e9
@@ -97,12 +98,19 @@ def _meant(run: Run) -> bool:
     return any(load.get("mix", {}).get(name, 0) for name in run.batched) and load.get("rate_per_s", 0) > 0 and "drain" in run.phases
 
 
-def _last_handled(run: Run) -> Array:
-    """Return for each publish when the last pod that heard it first began to handle it, 0 when none did."""
-    copies = run.copies
-    heard = np.flatnonzero(copies.fate == FATE["delivered"])
-    last = np.zeros(len(run.publishes), dtype=np.int64)
-    np.maximum.at(last, copies.publish[heard], run.deliveries["handled_ns"].to_numpy()[copies.delivery[heard]])
+def _last_handled(run: Run, rows: Array) -> Array:
+    """Return for each of some publishes, by its row, when the last pod that heard it first began to handle it, 0 when none did."""
+    last, wanted = np.zeros(len(run.publishes), dtype=np.int64), np.zeros(len(run.publishes), dtype=bool)
+    wanted[rows] = True
+
+    def of_piece(piece: Piece) -> Array:
+        mine = np.zeros(len(last), dtype=np.int64)
+        heard = np.flatnonzero((piece.fate == FATE["delivered"]) & np.append(wanted, False)[piece.publish])
+        np.maximum.at(mine, piece.publish[heard], piece.heard.handled_ns[piece.delivery[heard]])
+        return mine
+
+    for found in run.pieces.each(of_piece):
+        np.maximum(last, found, out=last)
     return last
 
 

@@ -27,20 +27,22 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.machine.words import amount, count, duration, times
-from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
+from sim.record.reader import FOREVER_NS, Array, codes_of
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE
+from sim.results.heard import PATHS
 from sim.results.opened_run import Run
 from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, read_beliefs, read_outages, without_outage
+from sim.results.pieces import Piece
 
 METRICS = ("deaf_s_max", "deaf_copies", "deaf_untold")
 
 
 class _Pod(NamedTuple):
-    """What one pod heard through the broker and what it lost, each in rising order of time."""
+    """When one pod heard through the broker again, and what it lost, in rising order of time."""
 
-    received_ns: Array
+    heard_ns: list[int]  # of each outage: when it first heard something after its end; `FOREVER_NS` for never
     lost_ns: Array  # when a lost copy was sent
     lost_row: Array  # its row in `publishes`
 
@@ -75,7 +77,7 @@ def check(run: Run) -> Result:
         middle, most = np.quantile(ended, [0.5, 1.0], method="higher")
         counts |= {"deaf_s.p50": float(middle), "deaf_s.max": float(most)}
     metrics = _metrics(found) if _owed(run, outages) else nothing
-    if (run.copies.fate == FATE["unknown"]).any():
+    if run.books.fates["unknown"]:
         most = _metrics(windows(run, outages, in_doubt=True))
         metrics = {name: united(value, most[name], "whether what was not heard had been published") for name, value in metrics.items()}
     worst = sorted(touched, key=lambda one: (one.told, -one.deaf_s, -len(one.lost)))
@@ -110,37 +112,41 @@ def windows(run: Run, outages: list[Outage], *, in_doubt: bool = False) -> list[
     """
     beliefs = read_beliefs(run)
     pods = {history.pod: number for number, history in enumerate(run.pod_histories) if history.channels}
-    times = _times(run, in_doubt=in_doubt)
+    times = _times(run, outages, in_doubt=in_doubt)
     found = []
-    for outage in outages:
+    for number, outage in enumerate(outages):
         for pod in sorted(outage.pods & beliefs.keys() & pods.keys()):
             belief = beliefs[pod]
             row = belief.row(outage.end_ns)
             if row >= 0 and belief.state[row] in ALIVE_STATES:
-                found.append(_window(outage, pod, belief, times[pods[pod]]))
+                found.append(_window(outage, pod, belief, times[pods[pod]], heard_ns=times[pods[pod]].heard_ns[number]))
     return found
 
 
-def _times(run: Run, *, in_doubt: bool) -> list[_Pod]:
-    """Return what each of `run.pod_histories` heard and lost."""
-    copies, publishes = run.copies, run.publishes
-    sent = publishes["sent_ns"].to_numpy()
-    received = run.deliveries["received_ns"].to_numpy()
-    through = codes_in(run.deliveries["path"], {"broker": 1}) == 1
-    unheard = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
-    lost = np.flatnonzero(unheard | (in_doubt & (copies.fate == FATE["unknown"])))
-    lost = lost[np.lexsort((sent[copies.publish[lost]], copies.pod[lost]))]
-    bounds = np.searchsorted(copies.pod[lost], np.arange(len(run.pod_histories) + 1))
-    index, found = run.index, []
-    for number in range(len(run.pod_histories)):
-        heard = index.by_pod[index.bounds[number] : index.bounds[number + 1]]
-        rows = copies.publish[lost[bounds[number] : bounds[number + 1]]]
-        found.append(_Pod(np.sort(received[heard[through[heard]]]), sent[rows], rows))
-    return found
+def _times(run: Run, outages: list[Outage], *, in_doubt: bool) -> list[_Pod]:
+    """Return when each of `run.pod_histories` heard again and what it lost."""
+    sent = run.publishes["sent_ns"].to_numpy()
+    ends_ns = np.array([outage.end_ns for outage in outages], dtype=np.int64)
+    causes = [CAUSE[word] for word in UNHEARD_CAUSES]
+
+    def of_piece(piece: Piece) -> list[_Pod]:
+        unheard = (piece.fate == FATE["missing"]) & np.isin(piece.cause, causes)
+        lost = unheard | (in_doubt & (piece.fate == FATE["unknown"]))
+        found = []
+        for pod in piece.pods:
+            own, heard = piece.of_pod(pod), piece.heard.rows(pod)
+            rows = piece.publish[own][lost[own]]
+            rows = rows[np.argsort(sent[rows], kind="stable")]
+            received = np.sort(piece.heard.received_ns[heard[piece.heard.path[heard] == PATHS["broker"]]], kind="stable")
+            after = np.append(received, FOREVER_NS)[np.searchsorted(received, ends_ns, side="right")]
+            found.append(_Pod(after.tolist(), sent[rows], rows))
+        return found
+
+    return [pod for pods in run.pieces.each(of_piece) for pod in pods]
 
 
-def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> DeafTime:
-    hears = min(_hears_ns(outage, belief, times), FOREVER_NS)
+def _window(outage: Outage, pod: str, belief: Belief, times: _Pod, *, heard_ns: int) -> DeafTime:
+    hears = min(_hears_ns(outage, belief, times, heard_ns), FOREVER_NS)
     ended = hears < outage.until_ns
     until = hears if ended else outage.until_ns
     first, after, last = np.searchsorted(times.lost_ns, [outage.begin_ns, outage.end_ns, until])
@@ -150,17 +156,15 @@ def _window(outage: Outage, pod: str, belief: Belief, times: _Pod) -> DeafTime:
     return DeafTime(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
 
 
-def _hears_ns(outage: Outage, belief: Belief, times: _Pod) -> int:
+def _hears_ns(outage: Outage, belief: Belief, times: _Pod, heard_ns: int) -> int:
     """Return when the pod heard again, not before the fault's end; `FOREVER_NS` for never."""
     row = belief.row(outage.end_ns)
     lost_later = np.searchsorted(times.lost_ns, outage.until_ns) > np.searchsorted(times.lost_ns, outage.end_ns)
     held = belief.state[row] in ("subscribed", "frozen")
     if held and not lost_later:
         return outage.end_ns
-    at = int(np.searchsorted(times.received_ns, outage.end_ns, side="right"))
-    heard = int(times.received_ns[at]) if at < len(times.received_ns) else FOREVER_NS
     later = [n for n in range(row + 1, len(belief.state)) if belief.state[n] == "subscribed" and belief.state[n - 1] != "subscribed"]
-    return min(heard, int(belief.at_ns[later[0]]) if later else FOREVER_NS)
+    return min(heard_ns, int(belief.at_ns[later[0]]) if later else FOREVER_NS)
 
 
 def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:

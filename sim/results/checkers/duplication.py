@@ -14,11 +14,13 @@ import math
 import numpy as np
 
 from sim.machine.words import amount, count
-from sim.record.reader import codes_in
+from sim.record.limits import MetricName
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
+from sim.results.service_books import NO_COPY
 
 AT_LEAST_ONCE = ("streams",)  # transports that may deliver again
 
@@ -27,18 +29,16 @@ def check(run: Run) -> Result:
     """Count handled copies per event and service, and copies that a pod heard again."""
     if not (run.publishes["phase"] == "run").any():
         return Result("unknown", "no data: nothing was published in the run phase", metrics={"duplicates": math.nan})
-    copies = run.copies
-    judged = run.copies_in("run")
-    again = np.flatnonzero(judged & (copies.fate == FATE["duplicate"]))
-    counts = {"redelivered": len(again), **_fan_out(run, judged)}
+    again = run.tally.fates(MetricName(""))["duplicate"]
+    counts = {"redelivered": again, **_fan_out(run)}
     metrics = _metrics(run)
-    witnesses = [_witness(run, int(copy)) for copy in again[:MAX_WITNESSES]]
+    witnesses = [text for texts in run.pieces.each(lambda piece: _witnesses(run, piece)) for text in texts][:MAX_WITNESSES] if again else []
     per_event = {name.partition(".")[2]: amount(value) for name, value in counts.items() if name.startswith("handled_per_event.")}
     factors = ", ".join(f"{service} {value}" for service, value in per_event.items()) or "none"
     detail = f"no pod heard an event twice; handled copies per event: {factors}"
-    if not len(again):
+    if not again:
         return Result("valid", detail, counts=counts, metrics=metrics)
-    what = count(len(again), "copy was heard again by a pod that had heard it", "copies were heard again by a pod that had heard them")
+    what = count(again, "copy was heard again by a pod that had heard it", "copies were heard again by a pod that had heard them")
     detail = f"{what}; handled copies per event: {factors}"
     allowed = run.scenario.get("bus", {}).get("transport", "pubsub") in AT_LEAST_ONCE
     return Result("valid" if allowed else "invalid", detail, counts=counts, witnesses=witnesses, metrics=metrics)
@@ -53,27 +53,22 @@ def _metrics(run: Run) -> dict[str, float | Bounds]:
     return metrics
 
 
-def _fan_out(run: Run, judged: np.ndarray) -> dict[str, int | float]:
+def _fan_out(run: Run) -> dict[str, int | float]:
     """Return pods, and handled copies per event that the service should hear, of each service that hears something."""
-    copies, pod_histories = run.copies, run.pod_histories
-    services = sorted({history.service for history in pod_histories if history.channels})
-    number = {service: code for code, service in enumerate(services)}
-    service = np.array([number.get(history.service, -1) for history in pod_histories], dtype=np.int64)[copies.pod]
-    handled = judged & (copies.delivery >= 0) & (copies.publish >= 0)
-    outcome = codes_in(run.deliveries["outcome"], {"handled": 1})
-    handled[handled] = outcome[copies.delivery[handled]] == 1
-    meant = judged & (copies.publish >= 0) & (copies.fate != FATE["unexpected"])
+    books, handled = run.service_books, run.books.handled.sum(axis=1)
+    meant = (run.publishes["phase"] == "run").to_numpy()[books.publish] & (books.fate == NO_COPY)  # some pod was to hear it
+    events = np.bincount(books.service[meant], minlength=len(run.services)).tolist()
     counts: dict[str, int | float] = {}
-    for code, name in enumerate(services):
-        heard = np.zeros(len(run.publishes), dtype=bool)
-        heard[copies.publish[meant & (service == code)]] = True
-        counts[f"pods.{name}"] = sum(history.service == name for history in pod_histories)
-        if heard.any():
-            counts[f"handled_per_event.{name}"] = int((handled & (service == code)).sum()) / int(heard.sum())
+    for name in sorted({history.service for history in run.pod_histories if history.channels}):
+        pods = [number for number, history in enumerate(run.pod_histories) if history.service == name]
+        counts[f"pods.{name}"] = len(pods)
+        if many := events[run.services.index(name)]:
+            counts[f"handled_per_event.{name}"] = int(handled[pods].sum()) / many
     return counts
 
 
-def _witness(run: Run, copy: int) -> str:
-    row = run.copies.publish[copy]
-    key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
-    return f"{event_id(int(key))} on {channel}: heard again by {run.pod_histories[run.copies.pod[copy]].pod}"
+def _witnesses(run: Run, piece: Piece) -> list[str]:
+    rows = np.flatnonzero(piece.in_run & (piece.fate == FATE["duplicate"]))[:MAX_WITNESSES]
+    events, pods = run.publishes[["event", "channel"]].iloc[piece.publish[rows]], piece.pod[rows].tolist()
+    told = zip(events["event"].tolist(), events["channel"].tolist(), pods, strict=True)
+    return [f"{event_id(key)} on {channel}: heard again by {run.pod_histories[pod].pod}" for key, channel, pod in told]

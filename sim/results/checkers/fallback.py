@@ -33,6 +33,7 @@ from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.heard import PATHS
 from sim.results.opened_run import Run
 from sim.results.outages import (
     NO_SPANS,
@@ -47,6 +48,7 @@ from sim.results.outages import (
     union,
     without_outage,
 )
+from sim.results.pieces import Piece
 
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
@@ -90,7 +92,7 @@ def check(run: Run) -> Result:
         "truth_gap_s_max": float(counts["truth_gap_s.max"]) if beliefs and published else math.nan,
         "heard_only_here": float(counts["heard_only_here"]) if published else math.nan,
     }
-    if (run.copies.fate == FATE["unknown"]).any():
+    if run.books.fates["unknown"]:
         metrics = _with_doubts(run, metrics, beliefs, outages)
     absent = _absent(run, outages)
     if absent:
@@ -126,23 +128,29 @@ def reachability(run: Run, *, width_s: float = 1.0) -> pd.DataFrame:
         publisher, hearer (Categoricals), second (start of the interval, float), published, heard (copies). Only rows with published > 0,
         sorted by publisher, hearer and second; probes are left out.
     """
-    copies, publishes = run.copies, run.publishes
-    meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
-    meant &= publishes["items"].to_numpy()[copies.publish] > 0
-    rows, pod, heard = copies.publish[meant], copies.pod[meant], copies.fate[meant] == FATE["delivered"]
+    publishes, pods = run.publishes, len(run.pod_histories)
     publisher, publishers = codes_of(publishes["publisher"])
-    zero = run.run_span[0]
-    place = np.floor((publishes["intended_ns"].to_numpy()[rows] - zero) / (width_s * 1e9)).astype(np.int64)
+    place = np.floor((publishes["intended_ns"].to_numpy() - run.run_span[0]) / (width_s * 1e9)).astype(np.int64)
     first, many = (int(place.min()), int(np.ptp(place)) + 1) if len(place) else (0, 1)
-    pods = len(run.pod_histories)
-    key = (publisher[rows].astype(np.int64) * pods + pod) * many + place - first
-    cells, cell = np.unique(key, return_inverse=True)
+    cell_of = publisher.astype(np.int64) * pods * many + place - first
+    counted = np.append(publishes["items"].to_numpy() > 0, False)
+
+    def of_piece(piece: Piece) -> tuple[Array, Array, Array]:
+        meant = np.isin(piece.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
+        meant &= counted[piece.publish]
+        keys, cell = np.unique(cell_of[piece.publish[meant]] + piece.pod[meant].astype(np.int64) * many, return_inverse=True)
+        heard = piece.fate[meant] == FATE["delivered"]
+        return keys, np.bincount(cell, minlength=len(keys)), np.bincount(cell[heard], minlength=len(keys))
+
+    cells, published, heard = (np.concatenate(column) for column in zip(*run.pieces.each(of_piece), strict=True))
+    order = np.argsort(cells)  # no pod is in two pieces
+    cells, published, heard = cells[order], published[order], heard[order]
     columns = {
         "publisher": categorical(cells // many // max(pods, 1), publishers),
         "hearer": categorical(cells // many % max(pods, 1), [history.pod for history in run.pod_histories]),
         "second": (cells % many + first) * width_s,
-        "published": np.bincount(cell, minlength=len(cells)),
-        "heard": np.bincount(cell[heard], minlength=len(cells)),
+        "published": published,
+        "heard": heard,
     }
     return pd.DataFrame(columns)
 
@@ -157,7 +165,9 @@ def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False)
     """
     pods = [history.pod for history in run.pod_histories]
     code = {pod: number for number, pod in enumerate(pods)}
-    found = [_lost_rows(run, beliefs, in_doubt=in_doubt), _late(run), _unanswered(run, beliefs, code)]
+    found = [_unanswered(run, beliefs, code)]
+    for lost, late in run.pieces.each(lambda piece: (_lost_rows(run, piece, beliefs, in_doubt=in_doubt), _late(run, piece))):
+        found += [lost, late]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(pod)
     bounds = np.searchsorted(pod[order], np.arange(len(pods) + 1))
@@ -165,39 +175,40 @@ def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False)
     return {pods[n]: union(spans[bounds[n] : bounds[n + 1]]) for n in np.unique(pod)}
 
 
-def _lost_rows(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool) -> tuple[Array, Array, Array]:
+def _lost_rows(run: Run, piece: Piece, beliefs: dict[str, Belief], *, in_doubt: bool) -> tuple[Array, Array, Array]:
     """Return pod, begin and end of each unbroken row of lost copies; a delivery or a new subscription breaks it."""
-    copies, publishes = run.copies, run.publishes
-    lost = (copies.fate == FATE["missing"]) & np.isin(copies.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
-    lost |= in_doubt & (copies.fate == FATE["unknown"])
-    concerned = np.isin(copies.pod, np.unique(copies.pod[lost]))
-    heard = (copies.fate == FATE["delivered"]) & concerned
-    heard[heard] = codes_in(run.deliveries["path"], {"broker": 1})[copies.delivery[heard]] == 1
-    kept = np.flatnonzero(lost | heard)
-    rows, pod, lost = copies.publish[kept], copies.pod[kept], lost[kept]
-    sent = publishes["sent_ns"].to_numpy()[rows]
-    order = np.lexsort((sent, pod))
-    rows, pod, lost, sent = rows[order], pod[order], lost[order], sent[order]
-    joins = np.zeros(len(rows), dtype=np.int64)
-    for number in np.unique(pod):
+    sent, acked = (run.publishes[column].to_numpy() for column in ("sent_ns", "acked_ns"))
+    lost = (piece.fate == FATE["missing"]) & np.isin(piece.cause, [CAUSE[word] for word in UNHEARD_CAUSES])
+    lost |= in_doubt & (piece.fate == FATE["unknown"])
+    none = np.array([], dtype=np.int64)
+    pods, begins, ends = [none], [none], [none]
+    for number in np.unique(piece.pod[lost]).tolist():
+        own = piece.of_pod(number)
+        rows = piece.publish[own][lost[own]]
+        rows = rows[np.argsort(sent[rows], kind="stable")]
+        came = np.flatnonzero(piece.fate[own] == FATE["delivered"])
+        came = came[piece.heard.path[piece.delivery[own][came]] == PATHS["broker"]]
+        heard = np.sort(sent[piece.publish[own][came]], kind="stable")
+        at = sent[rows]
+        broken = np.searchsorted(heard, at, side="right")
         belief = beliefs.get(run.pod_histories[number].pod)
         if belief is not None:
-            at = belief.at_ns[[state == "subscribed" for state in belief.state]]
-            joins[pod == number] = np.searchsorted(at, sent[pod == number], side="right")
-    same = np.append(False, (pod[1:] == pod[:-1]) & (joins[1:] == joins[:-1]) & lost[:-1] & lost[1:])
-    opens = np.flatnonzero(lost & ~same)
-    closes = np.flatnonzero(lost & ~np.append(same[1:], False))
-    end = np.maximum(publishes["acked_ns"].to_numpy()[rows[closes]], sent[closes])
-    return pod[opens], sent[opens], end
+            joined = belief.at_ns[[state == "subscribed" for state in belief.state]]
+            broken = broken + np.searchsorted(joined, at, side="right")
+        opens = np.append(True, broken[1:] != broken[:-1])
+        closes = np.flatnonzero(np.append(opens[1:], True))
+        pods.append(np.full(len(closes), number, dtype=np.int64))
+        begins.append(at[opens])
+        ends.append(np.maximum(acked[rows[closes]], at[closes]))
+    return np.concatenate(pods), np.concatenate(begins), np.concatenate(ends)
 
 
-def _late(run: Run) -> tuple[Array, Array, Array]:
-    copies = run.copies
-    heard = np.flatnonzero(copies.fate == FATE["delivered"])
-    sent = run.publishes["sent_ns"].to_numpy()[copies.publish[heard]]
-    received = run.deliveries["received_ns"].to_numpy()[copies.delivery[heard]]
+def _late(run: Run, piece: Piece) -> tuple[Array, Array, Array]:
+    heard = np.flatnonzero(piece.fate == FATE["delivered"])
+    sent = run.publishes["sent_ns"].to_numpy()[piece.publish[heard]]
+    received = piece.heard.received_ns[piece.delivery[heard]]
     late = received - sent > LATE_NS
-    return copies.pod[heard[late]], sent[late], received[late]
+    return piece.pod[heard[late]], sent[late], received[late]
 
 
 def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> tuple[Array, Array, Array]:
@@ -266,8 +277,14 @@ def _inside(run: Run) -> dict[str, int | float]:
     inside &= (publishes["phase"] == "run").to_numpy()
     receivers = publishes["receivers"].to_numpy()
     events = publishes["event"].to_numpy()
-    heard = run.deliveries["event"].to_numpy()[codes_in(run.deliveries["path"], {"memory": 1}) == 1]
-    return {"published_inside": int(inside.sum()), "heard_only_here": int((np.isin(events, heard) & inside & (receivers > 0)).sum())}
+    counts: dict[str, int | float] = {"published_inside": int(inside.sum()), "heard_only_here": 0}
+    if counts["published_inside"]:
+        marked = np.zeros(len(run.index.row), dtype=bool)
+        for found in run.pieces.each(lambda piece: np.unique(piece.heard.event_of[piece.heard.path == PATHS["memory"]])):
+            marked[found] = True
+        heard = events[run.index.row[:-1][marked[:-1]]]
+        counts["heard_only_here"] = int((np.isin(events, heard) & inside & (receivers > 0)).sum())
+    return counts
 
 
 def _spread(name: str, values: list[float]) -> dict[str, int | float]:
@@ -313,14 +330,16 @@ def _sentence(run: Run, counts: dict[str, int | float], longest: str) -> str:
 
 def _witnesses(run: Run, gaps: dict[str, Array]) -> list[str]:
     """Return, of the pods with the longest truth gaps, the first event of each that shows it."""
-    copies, publishes, texts = run.copies, run.publishes, []
+    publishes, texts = run.publishes, []
     sent, events = publishes["sent_ns"].to_numpy(), publishes["event"].to_numpy()
     publisher, publishers = codes_of(publishes["publisher"])
     numbers = {history.pod: number for number, history in enumerate(run.pod_histories) if len(gaps.get(history.pod, ()))}
     for pod in sorted(numbers, key=lambda pod: -seconds(gaps[pod]))[:MAX_WITNESSES]:
         number, spans = numbers[pod], gaps[pod]
         own = np.flatnonzero(publisher == publishers.index(pod)) if pod in publishers else np.array([], dtype=np.int64)
-        rows = np.concatenate([copies.publish[(copies.pod == number) & (copies.publish >= 0)], own])
+        piece = run.pieces.of_pod(number)
+        rows = piece.publish[piece.of_pod(number)]
+        rows = np.concatenate([rows[rows >= 0], own])
         rows = rows[sent[rows] >= spans[0, 0]]
         if len(rows):
             row = rows[np.argmin(sent[rows])]

@@ -20,7 +20,6 @@ from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import ALIVE_STATES, HTTP_CALL
 from sim.results.checkers.verdict import Result
-from sim.results.copies import FATE
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
@@ -242,20 +241,15 @@ def _samples(run: Run) -> tuple[dict[str, float], Array]:
 
 def _audit_lag_share(run: Run, audit: _Audit) -> None:
     """Report how much of the lag may be of the lab's own making: late loops, late sending."""
-    copies, publishes = run.copies, run.publishes
-    rows = np.flatnonzero(copies.fate == FATE["delivered"])
-    rows = rows[(publishes["phase"] == "run").to_numpy()[copies.publish[rows]]]
-    if not len(rows):
+    lags = run.lags
+    if not lags.copies:
         return
-    intended = publishes["intended_ns"].to_numpy()[copies.publish[rows]]
-    lag = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]] - intended
-    delay = publishes["sent_ns"].to_numpy()[copies.publish[rows]] - intended
-    share = float(delay.sum() / lag.sum()) if lag.sum() > 0 else 0.0
+    share = float(lags.delay_ns / lags.lag_ns) if lags.lag_ns > 0 else 0.0
     audit.counts["send_delay_share"] = round(share, 4)
     if share > SEND_DELAY_SHARE:
         audit.warnings.append(f"{share:.0%} of all lag passed before the event was sent: {_who_was_late(run)}, not the bus")
     # A row of `hosts` holds the worst of some ten samples, so the median row is near the 93rd percentile of the loops' lateness.
-    lag_p99, loop_us = float(np.quantile(lag, 0.99, method="higher")) / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
+    lag_p99, loop_us = lags.of(lags.lag).quantiles({"p99": 0.99})["p99"] / 1e3, audit.counts.get("loop_lag_us.p50", 0.0)
     if loop_us > lag_p99 / 2:
         text = f"the loops are often {duration(loop_us / 1e6)} late, lag p99 is {duration(lag_p99 / 1e6)}"
         audit.warnings.append(f"{text}: busy loops may be what is measured")
@@ -272,7 +266,7 @@ def _who_was_late(run: Run) -> str:
 
 
 def _audit_clock(run: Run, audit: _Audit) -> None:
-    times = np.sort(run.deliveries["handled_ns"].to_numpy()[:ROWS_FOR_CLOCK])
+    times = np.sort(run.first_handled_ns(ROWS_FOR_CLOCK))
     steps = np.diff(times)
     steps = steps[steps > 0]
     if len(steps):

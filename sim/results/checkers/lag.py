@@ -23,8 +23,9 @@ from sim.machine.words import count, duration, measured
 from sim.record.limits import MetricName, read_metric
 from sim.record.reader import Array, codes_in, codes_of, quantiles
 from sim.results.checkers.verdict import Bounds, Result
-from sim.results.copies import FATE, OUTCOME
+from sim.results.copies import OUTCOME
 from sim.results.opened_run import Run
+from sim.results.values import Values
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
@@ -32,31 +33,25 @@ SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
 
 def check(run: Run) -> Result:
     """Measure lag, send delay and bus time; no data or a negative time is unknown."""
-    copies, publishes = run.copies, run.publishes
-    first = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["delivered"]))
-    rows = copies.publish[first]
-    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[first]]
-    lag, bus = handled - publishes["intended_ns"].to_numpy()[rows], handled - publishes["sent_ns"].to_numpy()[rows]
+    publishes, lags = run.publishes, run.lags
+    lag, bus = lags.of(lags.lag), lags.of(lags.bus)
     delay = send_delays(run)
     in_run, outcome = (publishes["phase"] == "run").to_numpy(), codes_in(publishes["outcome"], OUTCOME)
     if run.info.fleet == "none":
         return _without_fleet(lag, delay)
-    if not len(first):
+    if not lags.copies:
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
-    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
-    counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
-    counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
-    channel, channels = codes_of(publishes["channel"])
-    services = sorted({history.service for history in run.pod_histories})
-    service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
+    counts: dict[str, int | float] = {"copies": len(lag), "negative": lags.negative}
+    counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", Values([delay])) | _quantiles("bus_us", bus)
+    counts |= _quantiles("held_up_us", Values([held_up(run)])) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
     metrics = _metrics(lag, delay)
-    for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
-        for code, word in enumerate(words):
-            found = quantiles(lag[codes == code], QUANTILES)
+    for kind, words in (("channel", lags.channels), ("service", lags.services)):
+        for word in words:
+            found = lags.of(lags.lag, kind, word).quantiles(QUANTILES)
             counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
             metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in found.items()}
             if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
-                counts |= _quantiles(f"bus_us.{kind}.{word}", bus[codes == code])
+                counts |= _quantiles(f"bus_us.{kind}.{word}", lags.of(lags.bus, kind, word))
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
     detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
     if counts["negative"]:
@@ -66,11 +61,11 @@ def check(run: Run) -> Result:
     return Result("valid", detail, counts=counts, metrics=metrics)
 
 
-def _without_fleet(lag: Array, delay: Array) -> Result:
+def _without_fleet(lag: Values, delay: Array) -> Result:
     """Return the send delay alone: no pod of ours heard anything."""
     if not len(delay):
         return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
-    counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", delay)
+    counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", Values([delay]))
     detail = f"the fleet is not ours: who heard, and how late, is not known; {count(len(delay), 'event was', 'events were')} sent, "
     detail += f"p99 {duration(counts['send_delay_us.p99'] / 1e6)} after the time that was meant"
     return Result("valid", detail, counts, metrics=_metrics(lag, delay))
@@ -128,12 +123,12 @@ def generator_s_own(metric: str, limit: float, counts: Mapping[str, int | float]
     return f"the generator was late by itself: without that it is at most {measured(metric, rest_ms)}" if rest_ms <= limit else ""
 
 
-def _quantiles(name: str, values: Array) -> dict[str, int | float]:
-    return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
+def _quantiles(name: str, values: Values) -> dict[str, int | float]:
+    return {f"{name}.{quantile}": value / 1e3 for quantile, value in values.quantiles(QUANTILES).items()}
 
 
-def _metrics(lag: Array, delay: Array) -> dict[str, float | Bounds]:
-    lags, delays = quantiles(lag, QUANTILES), quantiles(delay, QUANTILES)
+def _metrics(lag: Values, delay: Array) -> dict[str, float | Bounds]:
+    lags, delays = lag.quantiles(QUANTILES), quantiles(delay, QUANTILES)
     nan = float("nan")
     metrics: dict[str, float | Bounds] = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
     return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}

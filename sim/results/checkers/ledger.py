@@ -22,6 +22,7 @@ missing or unserved is then between those known to be lost, and these too.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from sim.results.balance import unbalanced
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, Word, between, told
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 from sim.results.tally import Tally
 
 ALL = MetricName("")
@@ -44,29 +46,26 @@ UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connect
 
 def check(run: Run) -> Result:
     """Count copies by fate and cause, and events by service; balance the books, and name what has no explanation."""
-    copies, tally = run.copies, run.tally
-    loaded = ~run.copies_in("probe")
+    tally = run.tally
     fates, served = tally.fates(ALL), tally.served(ALL)
     expected = fates["delivered"] + fates["missing"] + fates["unknown"]
-    unexplained = np.flatnonzero(loaded & (copies.cause == CAUSE["unexplained"]))
-    unexpected = np.flatnonzero(loaded & (copies.fate == FATE["unexpected"]))
-    foreign = unexpected[_foreign(run, unexpected)]
+    found = list(run.pieces.each(lambda piece: _suspects(run, piece)))
+    unexplained, unexpected, foreign, unpublished = (sum(one.counts[place] for one in found) for place in range(4))
     counts: dict[str, int | float] = {
         "events": int((run.publishes["phase"] == "run").sum()),
         "expected": expected,
         **fates,
         **tally.causes,
         **served,
-        "foreign": len(foreign),
-        **_unrecorded(run, len(foreign), unexpected),
+        "foreign": foreign,
+        **_unrecorded(run, foreign, unpublished),
         **_publish_account(run),
     }
-    lost = np.flatnonzero(run.copies_in("run") & (copies.fate == FATE["missing"]))
-    suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
-    witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
-    witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
+    witnesses = [] if unexplained or unexpected else _alone_witnesses(run)
+    kind = 0 if unexplained else 1 if unexpected else 2
+    witnesses += [text for one in found for text in one.witnesses[kind]]
     sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
-    verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
+    verdict, detail = _decide(counts, unexplained, unexpected, unbalanced(run), sentence)
     metrics = _metrics(tally)
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
@@ -134,11 +133,28 @@ def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
     return ", ".join(texts) + (f", and {count(more, 'more service lacks', 'more services lack')} some" if more else "")
 
 
-def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
+class _Suspects(NamedTuple):
+    """Of a piece: copies that are unexplained, unexpected, of these foreign, of these unpublished; witnesses of both, and of losses."""
+
+    counts: tuple[int, int, int, int]
+    witnesses: tuple[list[str], list[str], list[str]]
+
+
+def _suspects(run: Run, piece: Piece) -> _Suspects:
+    loaded = ~piece.in_phase("probe")
+    unexplained = np.flatnonzero(loaded & (piece.cause == CAUSE["unexplained"]))
+    unexpected = np.flatnonzero(loaded & (piece.fate == FATE["unexpected"]))
+    lost = np.flatnonzero(piece.in_run & (piece.fate == FATE["missing"]))
+    foreign, unpublished = int(_foreign(run, piece, unexpected).sum()), int((piece.publish[unexpected] < 0).sum())
+    told = [[_witness(run, piece, copy) for copy in some[:MAX_WITNESSES].tolist()] for some in (unexplained, unexpected, lost)]
+    return _Suspects((len(unexplained), len(unexpected), foreign, unpublished), (told[0], told[1], told[2]))
+
+
+def _unrecorded(run: Run, foreign: int, unpublished: int) -> dict[str, int | float]:
     """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
     if run.info.load.record_kept is not False:
         return {}
-    return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
+    return {"unrecorded": unpublished - foreign}
 
 
 def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
@@ -153,13 +169,12 @@ def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> s
     return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
 
 
-def _witness(run: Run, copy: int) -> str:
-    copies = run.copies
-    publish, delivery = copies.publish[copy], copies.delivery[copy]
-    key = run.publishes["event"].iloc[publish] if publish >= 0 else run.deliveries["event"].iloc[delivery]
+def _witness(run: Run, piece: Piece, copy: int) -> str:
+    publish = piece.publish[copy]
+    key = run.publishes["event"].iloc[publish] if publish >= 0 else piece.heard.key[piece.delivery[copy]]
     channel = f" on {run.publishes['channel'].iloc[publish]}" if publish >= 0 else ""
-    cause = list(CAUSE)[copies.cause[copy]]
-    text = f"{event_id(int(key))}{channel}: {list(FATE)[copies.fate[copy]]} at {run.pod_histories[copies.pod[copy]].pod}"
+    cause = list(CAUSE)[piece.cause[copy]]
+    text = f"{event_id(int(key))}{channel}: {list(FATE)[piece.fate[copy]]} at {run.pod_histories[piece.pod[copy]].pod}"
     return text + (f", {cause}" if cause else "")
 
 
@@ -175,20 +190,20 @@ def _alone_witnesses(run: Run) -> list[str]:
     return texts
 
 
-def _foreign(run: Run, unexpected: Array) -> Array:
+def _foreign(run: Run, piece: Piece, unexpected: Array) -> Array:
     """Return which of these copies are of events that no publisher of this run can have made."""
-    copies = run.copies
-    unpublished = copies.publish[unexpected] < 0
-    keys = run.deliveries["event"].to_numpy()[copies.delivery[unexpected]]
+    if not len(unexpected):
+        return np.zeros(0, dtype=bool)
+    unpublished = piece.publish[unexpected] < 0
+    keys = piece.heard.key[piece.delivery[unexpected]]
     own = np.unique(run.publishes["event"].to_numpy() >> np.uint64(48))
     return unpublished & ((keys >= np.uint64(FOREIGN_BIT)) | ~np.isin(keys >> np.uint64(48), own))
 
 
 def _publish_account(run: Run) -> dict[str, int | float]:
     """Return what PUBLISH said of the run phase's events, beside how many copies of them were expected."""
-    copies, receivers, said = run.copies, run.publishes["receivers"].to_numpy(), _said(run)
+    receivers, said, heard = run.publishes["receivers"].to_numpy(), _said(run), run.books.delivered
     one_count = not run.handed_on
-    heard = np.bincount(copies.publish[copies.fate == FATE["delivered"]], minlength=len(receivers))
     return {
         "publish_receivers": int(receivers[said].sum()),
         "publish_delivered": int(heard[said].sum()),
@@ -207,10 +222,7 @@ def _said(run: Run) -> Array:
 
 def _said_more(run: Run) -> Array:
     """Return of which publishes PUBLISH said more subscribers than the fleet had to hear it."""
-    copies = run.copies
-    meant = np.isin(copies.fate, [FATE["delivered"], FATE["missing"], FATE["unknown"]])
-    expected = np.bincount(copies.publish[meant], minlength=len(run.publishes))
-    more: Array = run.publishes["receivers"].to_numpy() > expected
+    more: Array = run.publishes["receivers"].to_numpy() > run.books.expected
     return _said(run) & more
 
 

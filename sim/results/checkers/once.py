@@ -45,7 +45,7 @@ def check(run: Run) -> Result:
         return Result("unknown", "no data: nothing was published in the run phase", metrics=nothing)
     books, services = run.service_books, run.services
     mine = np.flatnonzero((run.publishes["phase"] == "run").to_numpy()[books.publish])
-    runs, skips, failures = (counted[mine] for counted in count_handlings(run, run.copies, books))
+    runs, skips, failures = (counted[mine] for counted in count_handlings(run, run.pieces, books))
     publish, service, in_doubt = books.publish[mine], books.service[mine], books.in_doubt[mine]
     elsewhere = of_all & (runs == 0) & (failures == 0) & (skips > 0)
     judged, judged_runs = np.arange(len(mine)), runs

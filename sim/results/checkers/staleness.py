@@ -28,7 +28,9 @@ from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions, quantiles
 from sim.record.schema import OTHERS, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.heard import RESULTS
 from sim.results.opened_run import Run
+from sim.results.pieces import Piece
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
@@ -200,15 +202,24 @@ def _pairs(heard: HeardUpdates, updates: int, stale: ReadColumns, first: Array, 
 
 def _heard(run: Run, updates: Updates, pods: list[str]) -> HeardUpdates:
     """Return what the readers heard of the updates; of several deliveries to a pod, the first that was handled."""
-    index = run.index
     update_of_row = np.full(len(run.publishes) + 1, -1, dtype=np.int64)  # one more for events that nobody published
     update_of_row[updates.row] = np.arange(len(updates.row))
-    update = update_of_row[index.row[index.event_of]]
-    pod = codes_in(run.deliveries["pod"], {name: code for code, name in enumerate(pods)})
-    rows = np.flatnonzero((update >= 0) & (pod >= 0))
-    begun = codes_in(run.deliveries["outcome"], {"handled": 1})[rows] == 1
-    handled = np.where(begun, run.deliveries["handled_ns"].to_numpy()[rows], FOREVER_NS)
-    key = pod[rows].astype(np.int64) * (len(updates.row) + 1) + update[rows]
+    update_of_event = update_of_row[run.index.row]
+    readers = {name: code for code, name in enumerate(pods)}
+    reader = [readers.get(history.pod, -1) for history in run.pod_histories]
+
+    def of_piece(piece: Piece) -> tuple[Array, Array]:
+        keys, times = [np.array([], dtype=np.int64)], [np.array([], dtype=np.int64)]
+        for pod in piece.pods if len(updates.row) else ():
+            rows = piece.heard.rows(pod) if reader[pod] >= 0 else np.array([], dtype=np.int32)
+            update = update_of_event[piece.heard.event_of[rows]]
+            rows, update = rows[update >= 0], update[update >= 0]
+            begun = piece.heard.outcome[rows] == RESULTS["handled"]
+            times.append(np.where(begun, piece.heard.handled_ns[rows], FOREVER_NS))
+            keys.append(reader[pod] * (len(updates.row) + 1) + update)
+        return np.concatenate(keys), np.concatenate(times)
+
+    key, handled = (np.concatenate(column) for column in zip(*run.pieces.each(of_piece), strict=True))
     order = np.lexsort((handled, key))
     key, first = np.unique(key[order], return_index=True)
     return HeardUpdates(key, handled[order][first])

@@ -15,6 +15,7 @@ Not steady before: unknown. Not recovered although the bus promises to reattach:
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
 from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told_felt, without_outage
+from sim.results.pieces import Piece
 
 MARGIN_NS = 250_000_000
 
@@ -37,16 +39,17 @@ def check(run: Run) -> Result:
     if not outages:
         return Result("valid", without_outage(run)[0], metrics=nothing, warnings=told)
     begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
-    beliefs, (meant_ns, last_ns, lost, in_doubt) = read_beliefs(run), _copies(run)
-    before = (meant_ns >= run.phases["run"][0]) & (np.maximum(meant_ns, last_ns) < begin_ns - MARGIN_NS)
-    lost_before = np.flatnonzero(before & lost)
+    beliefs, found = read_beliefs(run), list(run.pieces.each(lambda piece: _losses(run, piece, begin_ns=begin_ns, end_ns=end_ns)))
+    meant_ns, copies = run.publishes["intended_ns"].to_numpy(), _copies_of_run(run)
+    copies_before, lost_before = int(copies[_is_before(run, begin_ns)].sum()), sum(one.before for one in found)
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
-    counts: dict[str, int | float] = {"copies_before": int(before.sum()), "lost_before": len(lost_before), "restless_before": len(restless)}
+    counts: dict[str, int | float] = {"copies_before": copies_before, "lost_before": lost_before, "restless_before": len(restless)}
     counts |= {"felt_otherwise": len(told)} if told else {}
-    if len(lost_before) or restless:
-        who = f"{restless[0]} was not at rest" if restless else f"{len(lost_before):,} of {count(int(before.sum()), 'copy')} were lost"
+    if lost_before or restless:
+        who = f"{restless[0]} was not at rest" if restless else f"{lost_before:,} of {count(copies_before, 'copy')} were lost"
         text = f"the lab was not in its steady state before the first fault: {who}; what the faults did cannot be told from that"
-        return Result("unknown", text, counts=counts, witnesses=_witnesses(run, lost_before), metrics=nothing, warnings=told)
+        witnesses = [text for one in found for text in one.witnesses][:MAX_WITNESSES]
+        return Result("unknown", text, counts=counts, witnesses=witnesses, metrics=nothing, warnings=told)
     away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
     counts["away_after"] = len(away)
     policy = str(run.scenario.get("bus", {}).get("reattach", "automatic"))
@@ -59,11 +62,11 @@ def check(run: Run) -> Result:
         if policy != "automatic" and away:  # with nobody away it is not the policy
             return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing, warnings=told)
         return Result("invalid", text, counts=counts, metrics=nothing, warnings=told)
-    after = lost & (meant_ns >= end_ns)
     alone_ns = _alone(run)
     back_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(alone_ns.max(initial=0))])
-    sure_ns, again_ns = (max(back_ns, int(meant_ns[rows].max(initial=0))) for rows in (after & ~in_doubt, after))
-    counts |= {"copies_after": int((meant_ns > again_ns).sum()), "lost_after": int(after.sum() + (alone_ns >= end_ns).sum())}
+    sure_ns, again_ns = (max([back_ns, *times]) for times in ([one.sure_ns for one in found], [one.last_ns for one in found]))
+    lost_after = sum(one.after for one in found) + int((alone_ns >= end_ns).sum())
+    counts |= {"copies_after": int(copies[meant_ns > again_ns].sum()), "lost_after": lost_after}
     counts |= {"steady_s": (again_ns - end_ns) / 1e9}
     text = f"steady before the first fault, and again {duration((again_ns - end_ns) / 1e9)} after the last one's end"
     text += f"; {_otherwise(run, told)}" if told else ""
@@ -82,14 +85,41 @@ def _alone(run: Run) -> Array:
     return meant
 
 
-def _copies(run: Run) -> tuple[Array, Array, Array, Array]:
-    """Return of each copy when its event was meant (-1 outside the run phase), when it was sent or answered, if it is lost, if in doubt."""
-    copies, publishes = run.copies, run.publishes
-    meant, last = (np.append(times, 0)[copies.publish] for times in (publishes["intended_ns"].to_numpy(), _last_ns(run)))
-    in_run = run.copies_in("run") & (copies.publish >= 0)
+class _Losses(NamedTuple):
+    """Of a piece: copies lost before the first fault and from the end of the last on; when the latter were meant, at most."""
+
+    before: int
+    after: int
+    sure_ns: int  # without those that may never have been published
+    last_ns: int
+    witnesses: list[str]  # of those before
+
+
+def _losses(run: Run, piece: Piece, *, begin_ns: int, end_ns: int) -> _Losses:
     usual = ["taken-by-peer"] if run.scenario.get("bus", {}).get("redis_url", True) else ["taken-by-peer", "sent-in-memory-mode"]
-    bad = np.isin(copies.fate, [FATE["missing"], FATE["unknown"]]) & ~np.isin(copies.cause, [CAUSE[word] for word in usual])
-    return np.where(in_run, meant, -1), last, bad & in_run, copies.fate == FATE["unknown"]
+    bad = np.isin(piece.fate, [FATE["missing"], FATE["unknown"]]) & ~np.isin(piece.cause, [CAUSE[word] for word in usual])
+    lost = np.flatnonzero(bad & piece.in_run)
+    before = lost[_is_before(run, begin_ns)[piece.publish[lost]]]
+    meant_ns = run.publishes["intended_ns"].to_numpy()[piece.publish[lost]]
+    after = meant_ns >= end_ns
+    in_doubt = piece.fate[lost] == FATE["unknown"]
+    sure, last = (int(meant_ns[rows].max(initial=0)) for rows in (after & ~in_doubt, after))
+    return _Losses(len(before), int(after.sum()), sure, last, _witnesses(run, piece, before))
+
+
+def _is_before(run: Run, begin_ns: int) -> Array:
+    """Return which publishes of the run phase had been meant, and answered, well before the first fault."""
+    publishes = run.publishes
+    meant_ns = publishes["intended_ns"].to_numpy()
+    early: Array = (publishes["phase"] == "run").to_numpy() & (meant_ns >= run.phases["run"][0])
+    early &= np.maximum(meant_ns, _last_ns(run)) < begin_ns - MARGIN_NS
+    return early
+
+
+def _copies_of_run(run: Run) -> Array:
+    """Return how many copies each publish of the run phase has, those heard again or by the wrong pod too."""
+    copies: Array = np.where((run.publishes["phase"] == "run").to_numpy(), run.books.expected + run.books.again, 0)
+    return copies
 
 
 def _last_ns(run: Run) -> Array:
@@ -120,9 +150,6 @@ def _back_ns(belief: Belief, begin_ns: int) -> int:
     return last
 
 
-def _witnesses(run: Run, copies: Array) -> list[str]:
-    events = run.publishes["event"].to_numpy()
-    return [
-        f"{event_id(int(events[run.copies.publish[one]]))} for {run.pod_histories[run.copies.pod[one]].pod}"
-        for one in copies[:MAX_WITNESSES]
-    ]
+def _witnesses(run: Run, piece: Piece, copies: Array) -> list[str]:
+    events, some = run.publishes["event"].to_numpy(), copies[:MAX_WITNESSES].tolist()
+    return [f"{event_id(int(events[piece.publish[one]]))} for {run.pod_histories[piece.pod[one]].pod}" for one in some]

@@ -1,0 +1,96 @@
+"""How late every delivered copy of the run phase was handled, by channel and service: what the verdict and the figures ask of it.
+
+- **lag**: intended time of the event to the start of its handler.
+- **bus**: sent to handled, the lag without the send delay.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.record.limits import read_metric
+from sim.record.reader import Array, codes_of
+from sim.results.copies import FATE
+from sim.results.pieces import Piece, Pieces
+from sim.results.run_tables import RunTables
+from sim.results.values import Values, joined, new_values
+
+
+class Lags(NamedTuple):
+    """Lags in nanoseconds.
+
+    Attributes
+    ----------
+    channels, services
+        Their names.
+    lag, bus
+        By the numbers of channel and service; `bus` is by them only where a limit is on a channel or a service, else all is at (0, 0).
+    negative
+        Copies that were handled before their event was meant or sent.
+    lag_ns, delay_ns
+        All lags, and all times until the events were sent, summed over copies.
+    """
+
+    channels: list[str]
+    services: list[str]
+    lag: dict[tuple[int, int], Values]
+    bus: dict[tuple[int, int], Values]
+    negative: int
+    lag_ns: int
+    delay_ns: int
+
+    def of(self, values: dict[tuple[int, int], Values], kind: str = "", word: str = "") -> Values:
+        """Return those of a channel or a service (`kind`), or all."""
+        place, words = (0, self.channels) if kind == "channel" else (1, self.services)
+        return joined([one for cell, one in values.items() if not kind or words[cell[place]] == word])
+
+    @property
+    def copies(self) -> int:
+        """How many copies these are of."""
+        return sum(map(len, self.lag.values()))
+
+
+class _Part(NamedTuple):
+    lag: dict[tuple[int, int], Array]
+    bus: dict[tuple[int, int], Array]
+    negative: int
+    lag_ns: int
+    delay_ns: int
+
+
+def read_lags(run: RunTables, pieces: Pieces) -> Lags:
+    """Return the lags of a run."""
+    channel, channels = codes_of(run.publishes["channel"])
+    services = sorted({history.service for history in run.pod_histories})
+    service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
+    in_file, scoped = pieces.whole is None, any(read_metric(name).scope for name in run.slo)
+    found = Lags(channels, services, {}, {}, 0, 0, 0)
+    for part in pieces.each(lambda piece: _of_piece(run, piece, channel, service, scoped=scoped, in_order=in_file)):
+        for kept, values in ((found.lag, part.lag), (found.bus, part.bus)):
+            for cell, some in values.items():
+                kept.setdefault(cell, new_values(in_file=in_file)).add(some)
+        sums = (found.negative + part.negative, found.lag_ns + part.lag_ns, found.delay_ns + part.delay_ns)
+        found = found._replace(negative=sums[0], lag_ns=sums[1], delay_ns=sums[2])
+    return found
+
+
+def _of_piece(run: RunTables, piece: Piece, channel: Array, service: Array, *, scoped: bool, in_order: bool) -> _Part:
+    intended, sent = (run.publishes[column].to_numpy() for column in ("intended_ns", "sent_ns"))
+    first = np.flatnonzero(piece.in_run & (piece.fate == FATE["delivered"]))
+    rows, handled = piece.publish[first], piece.heard.handled_ns[piece.delivery[first]]
+    lag, bus = handled - intended[rows], handled - sent[rows]
+    many = int(service.max(initial=0)) + 1
+    cell = (channel[rows].astype(np.int32) * many + service[piece.pod[first]]).astype(np.uint16)
+    order = np.argsort(cell, kind="stable")
+    cells, begins = np.unique(cell[order], return_index=True)
+    parts = np.split(order, begins[1:]) if len(first) else []
+    spans = {divmod(one, many): span for one, span in zip(cells.tolist(), parts, strict=True)}
+
+    def parted(values: Array, places: dict[tuple[int, int], Array]) -> dict[tuple[int, int], Array]:
+        return {one: np.sort(values[span]) if in_order else values[span] for one, span in places.items()}
+
+    by_cell = parted(bus, spans) if scoped else {(0, 0): np.sort(bus) if in_order else bus}
+    negative = int(((lag < 0) | (bus < 0)).sum())
+    return _Part(parted(lag, spans), by_cell, negative, int(lag.sum()), int(lag.sum() - bus.sum()))
