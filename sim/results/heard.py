@@ -304,6 +304,8 @@ def read_group(path: Path, group: int, columns: Sequence[str]) -> pa.Table:
     try:
         return _file(path).read_row_group(group, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
+        if isinstance(error, MemoryError):
+            raise
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
 
 

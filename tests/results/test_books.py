@@ -22,7 +22,8 @@ from sim.results.checkers import judge
 from sim.results.checkers.verdict import result_json
 from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, SECOND, US, RunFolder, causes
+from sim.results.service_books import ServiceBooks
+from tests.support.run_folders import MS, SECOND, US, RunFolder, causes, cooked
 
 
 def at(seconds: float) -> int:
@@ -96,10 +97,12 @@ def test_the_books_take_eleven_bytes_and_more_only_where_they_must(run: Run) -> 
     """A hundred million copies must fit: rows in 32 bits, pods and services in 16, codes in 8."""
     assert [column.dtype.name for column in run.copies] == ["int32", "int32", "int16", "int8", "int8"]
     assert [column.dtype.name for column in run.service_books] == ["int32", "int16", "int16", "int16", "bool", "int8", "int8"]
+    whole = run.pieces.whole
+    assert whole is not None
     empty = open_run(RunFolder(run.folder.with_name("empty")).write())
     assert [column.dtype.name for column in empty.copies] == ["int32", "int32", "int16", "int8", "int8"]
     assert [column.dtype.name for column in empty.service_books] == ["int32", "int16", "int16", "int16", "bool", "int8", "int8"]
-    assert [column.dtype.name for column in (run.index.row, run.index.by_pod)] == ["int32", "int32"]
+    assert [column.dtype.name for column in (run.index.row, whole.heard.rows(0))] == ["int32", "int32"]
 
 
 def test_what_is_known_of_every_event(run: Run) -> None:
@@ -115,8 +118,10 @@ def test_what_is_known_of_every_event(run: Run) -> None:
     assert index.answered_ns.tolist() == answered
     assert (index.cuts, index.faults, index.hurt, index.heard_by) == ({}, [], [], {})
     assert index.way.tolist() == [0] * 7 + [-1]
-    assert index.proves.tolist() == [True] * 11 + [False]
-    assert index.bounds.tolist() == [0, 5, 8, 12]
+    (pods,) = index.heard.pieces
+    heard = index.heard.of(pods)
+    assert heard.proves.tolist() == [True] * 11 + [False]
+    assert [len(heard.rows(pod)) for pod in pods] == [5, 3, 4]
 
 
 def test_every_event_at_every_service(run: Run) -> None:
@@ -339,10 +344,8 @@ def test_books_that_were_cooked_do_not_balance(run: Run) -> None:
     assert balance.unbalanced(run) == ""
     copies, books = run.copies, run.service_books
 
-    def told(**changed: object) -> str:
-        cooked = open_run(run.folder)
-        cooked.__dict__.update({"copies": copies, "service_books": books} | changed)
-        return balance.unbalanced(cooked).removeprefix("the books do not balance: ")
+    def told(*, copies: Copies | None = None, services: ServiceBooks = books) -> str:
+        return balance.unbalanced(cooked(run.folder, copies=copies, services=services)).removeprefix("the books do not balance: ")
 
     def without(row: int) -> Copies:
         return Copies(*(np.delete(column, row) for column in copies))
@@ -355,13 +358,13 @@ def test_books_that_were_cooked_do_not_balance(run: Run) -> None:
     assert told(copies=without(0)) == "12 delivery rows, but 11 copies delivered, duplicate or unexpected"
     assert told(copies=with_fate(16, "delivered")) == "10 pairs of event and pod in the deliveries, but 11 copies heard once or more"
     assert told(copies=without(5)) == "19 copies were expected, but 18 are delivered, missing or unknown"
-    assert told(service_books=books._replace(heard=books.heard + 1)) == "9 copies were delivered, but services heard 23"
-    assert told(service_books=books._replace(unheard=books.unheard + 1)) == "9 copies were delivered, but services heard 9"
+    assert told(services=books._replace(heard=books.heard + 1)) == "9 copies were delivered, but services heard 23"
+    assert told(services=books._replace(unheard=books.unheard + 1)) == "9 copies were delivered, but services heard 9"
     shorter = books._make(np.delete(column, 3) for column in books)
-    assert told(service_books=shorter) == "services should hear 14 events, but 13 are booked"
+    assert told(services=shorter) == "services should hear 14 events, but 13 are booked"
     alone = books.fate.copy()
     alone[5] = -1
-    assert told(service_books=books._replace(fate=alone)) == "2 events found no pod of a service, but 1 are booked so"
+    assert told(services=books._replace(fate=alone)) == "2 events found no pod of a service, but 1 are booked so"
 
 
 def test_the_totals_come_from_who_was_alive(plan: RunFolder) -> None:

@@ -50,8 +50,8 @@ def test_lag_over_time_shows_the_delayed_copy_in_its_interval(plan: RunFolder) -
     drawn = lines(ax)
     x = np.asarray(ax.lines[0].get_xdata(), dtype=float)
     assert x[np.nanargmax(drawn["max"])] == pytest.approx(5, abs=0.25)
-    assert np.nanmax(drawn["max"]) == 90_250
-    assert np.nanmax(drawn["median"]) == 250
+    assert np.nanmax(drawn["max"]) == pytest.approx(90_250, rel=0.002)  # read from counts, see `sim.results.over_time`
+    assert np.nanmax(drawn["median"]) == pytest.approx(250, rel=0.002)
     assert ax.get_yscale() == "log"
 
 

@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from sim.machine.waits import Waits
 from sim.record.recorder import Recorder, seal_tables
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT, OPTIONAL, TABLES, compose_key, event_id
-from sim.results.opened_run import Run
+from sim.results.books import keep_books
+from sim.results.copies import Copies
+from sim.results.opened_run import Run, open_run
+from sim.results.pieces import Piece, Pieces
+from sim.results.service_books import ServiceBooks
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -299,6 +304,19 @@ class RunFolder:
     def _hosts(self) -> list[tuple[Any, ...]]:
         shares = {"locust": 0.3, "h0": 0.2} | self.cpu_share
         return [(s * SECOND, host, int(s * share * SECOND), 20 * US) for s in range(8, 23) for host, share in shares.items()]
+
+
+def cooked(folder: Path, *, copies: Copies | None = None, services: ServiceBooks | None = None) -> Run:
+    """Open a run and put other copies, or other books of its services, in the place of those that it has."""
+    run = open_run(folder)
+    whole = run.pieces.whole
+    assert whole is not None
+    if copies is not None:
+        phase = np.append(run.phase_codes(run.publishes["intended_ns"].to_numpy()), np.int8(0))[copies.publish]
+        run.__dict__["pieces"] = Pieces(run, run.index, whole=Piece(run, whole.heard, copies, phase))
+    books = keep_books(run, run.index, run.pieces)
+    run.__dict__["books"] = books if services is None else books._replace(services=services)
+    return run
 
 
 def fates(run: Run) -> dict[str, int]:

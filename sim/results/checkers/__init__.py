@@ -130,6 +130,8 @@ def judge(run: Run, *, only: Sequence[str] | None = None, code_folder: str | Pat
     ------
     UsageError
         A name in `only` is not a checker.
+    RunFolderError
+        There is no room to sort the deliveries of a long run, see `sim.results.heard`.
     """
     everything = WITHOUT_FLEET if run.info.fleet == "none" else (*CHECKERS, *map(str, run.scenario.get("checkers", ())))
     folder = str(run.scenario.get("code_folder", "") if code_folder is None else Path(code_folder).absolute())
@@ -139,6 +141,8 @@ def judge(run: Run, *, only: Sequence[str] | None = None, code_folder: str | Pat
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
     if not names:
         raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
+    if run.many_deliveries is not None:
+        _ = run.pieces  # that there is no room to sort them is no checker's finding
     best = at_best_of(run)
     results = {name: _check(name, run, best) if name in CHECKERS else _own_check(name, run, folder) for name in names}
     metrics = {key: value for name, result in results.items() if name in CHECKERS for key, value in result.metrics.items()}
