@@ -122,17 +122,21 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
     sent = run.publishes["sent_ns"].to_numpy()
     shown = np.flatnonzero((sent >= zero + first * 1e9) & (sent < zero + last * 1e9) & (run.publishes["items"].to_numpy() > 0))[:MAX_EVENTS]
     publisher = run.publishes["publisher"].astype(str).to_numpy()[shown]
-    lost = heard = 0
+    lines: tuple[list[float], list[float]] = ([], [])
+    crosses: tuple[list[float], list[float]] = ([], [])
     for row, lane, fate, received_ns in _copies_of(run, shown):
         start = lanes.get(str(run.publishes["publisher"].iloc[row]), -1)
         at = (sent[row] - zero) / 1e9
         if fate == FATE["delivered"]:
-            heard += 1
-            there = (received_ns - zero) / 1e9
-            ax.plot((at, there), (start, lane), color=BLUE, linewidth=0.8, marker=(3, 0, 0), markevery=[1], markersize=4, zorder=2)
+            lines[0].extend((at, (received_ns - zero) / 1e9, np.nan))
+            lines[1].extend((start, lane, np.nan))
         elif fate == FATE["missing"]:
-            lost += 1
-            ax.plot(at, lane, "x", color=RED, markersize=5, zorder=3)
+            crosses[0].append(at)
+            crosses[1].append(lane)
+    heard, lost = len(lines[0]) // 3, len(crosses[0])
+    # one line with gaps, because thousands of lines take seconds
+    ax.plot(*lines, color=BLUE, linewidth=0.8, marker=(3, 0, 0), markevery=slice(1, None, 3), markersize=4, zorder=2)
+    ax.plot(*crosses, "x", color=RED, markersize=5, zorder=3)
     dots = [lanes.get(name, -1) for name in publisher]
     ax.plot((sent[shown] - zero) / 1e9, dots, "o", color="black", markersize=3.5, zorder=4)
     for outage in outages:
