@@ -38,7 +38,7 @@ from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import CAUSES, FATES
 from sim.results.handed_out import Absence, GroupBooks, forgets, read_absences
 from sim.results.handling import handling_of
-from sim.results.heard import Deliveries, Heard, InMemory, SortedFiles
+from sim.results.heard import Deliveries, HeardRows, InMemory, SortedFiles
 from sim.results.pod_histories import SilentWindow, read_ways
 from sim.results.run_tables import RunTables
 from sim.results.silent_windows import PodFault, read_windows
@@ -148,7 +148,7 @@ def _heard_by_service(run: RunTables, deliveries: Deliveries, events: int) -> di
     return found
 
 
-def account(run: RunTables, index: CopyIndex, heard: Heard) -> Copies:
+def account(run: RunTables, index: CopyIndex, heard: HeardRows) -> Copies:
     """Return every copy of some pods with its fate: pod by pod, so that memory beyond the result is that of one pod's cells."""
     pods = [_account_pod(run, index, heard, number) for number in heard.pods]
     empty = np.array([], dtype=np.int32)
@@ -157,7 +157,7 @@ def account(run: RunTables, index: CopyIndex, heard: Heard) -> Copies:
     return Copies(publish, delivery, pod, fate.astype(np.int8), cause.astype(np.int8))
 
 
-def _account_pod(run: RunTables, index: CopyIndex, heard: Heard, pod: int) -> tuple[Array, Array, Array, Array]:
+def _account_pod(run: RunTables, index: CopyIndex, heard: HeardRows, pod: int) -> tuple[Array, Array, Array, Array]:
     history = run.pod_histories[pod]
     rows = heard.rows(pod)
     event = heard.event_of[rows]

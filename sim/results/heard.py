@@ -36,7 +36,7 @@ Task = TypeVar("Task")
 Found = TypeVar("Found")
 
 
-class Heard:
+class HeardRows:
     """The deliveries of some pods in succession, column by column; `pods` numbers `RunTables.pod_histories`.
 
     Attributes
@@ -100,10 +100,10 @@ class Deliveries(Protocol):
     rows: int
     pieces: list[range]  # pods whose deliveries are looked at together
 
-    def of(self, pods: range) -> Heard:
+    def of(self, pods: range) -> HeardRows:
         """Return what the pods of one of `pieces` heard."""
 
-    def of_pod(self, pod: int) -> Heard:
+    def of_pod(self, pod: int) -> HeardRows:
         """Return what one pod heard, maybe among others."""
 
 
@@ -136,13 +136,13 @@ class InMemory:
         self.bounds = np.searchsorted(pod[self.by_pod], np.arange(len(names) + 1))
         self.pieces = [range(len(names))]
         self._keys = keys
-        self._heard = Heard(self.pieces[0], bounds=self.bounds, by_pod=self.by_pod, read=self._read, nobody=len(keys))
+        self._heard = HeardRows(self.pieces[0], bounds=self.bounds, by_pod=self.by_pod, read=self._read, nobody=len(keys))
 
-    def of(self, pods: range) -> Heard:
+    def of(self, pods: range) -> HeardRows:
         """Return all."""
         return self._heard
 
-    def of_pod(self, pod: int) -> Heard:
+    def of_pod(self, pod: int) -> HeardRows:
         """Return all."""
         return self._heard
 
@@ -257,7 +257,7 @@ class SortedFiles:
             if len(unknown):
                 self._unknown.setdefault(number, []).append((at + unknown, key[begin:end][unknown]))
 
-    def of(self, pods: range) -> Heard:
+    def of(self, pods: range) -> HeardRows:
         """Return what some pods in succession heard."""
         bounds = self._bounds[pods.start : pods.stop + 1]
         begin, end = int(bounds[0]), int(bounds[-1])
@@ -270,9 +270,9 @@ class SortedFiles:
                 return how // HOW if name == "path" else how % HOW
             return self._columns[name].read(begin, end)
 
-        return Heard(pods, bounds=bounds - begin, by_pod=None, read=read, nobody=self._nobody)
+        return HeardRows(pods, bounds=bounds - begin, by_pod=None, read=read, nobody=self._nobody)
 
-    def of_pod(self, pod: int) -> Heard:
+    def of_pod(self, pod: int) -> HeardRows:
         """Return what one pod heard."""
         return self.of(range(pod, pod + 1))
 

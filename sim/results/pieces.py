@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.record.reader import Array
 from sim.results.copies import Copies, CopyIndex, account
-from sim.results.heard import Heard, Spool, in_threads
+from sim.results.heard import HeardRows, Spool, in_threads
 from sim.results.run_tables import RunTables
 
 Found = TypeVar("Found")
@@ -29,7 +29,7 @@ class Piece:
     `phase` numbers the run's phases: that of its event, or of its delivery when nobody published it.
     """
 
-    def __init__(self, run: RunTables, heard: Heard, copies: Copies, phase: Array) -> None:
+    def __init__(self, run: RunTables, heard: HeardRows, copies: Copies, phase: Array) -> None:
         self._run, self.heard, self.copies, self.phase = run, heard, copies, phase
         self.publish, self.delivery, self.pod, self.fate, self.cause = copies
 
@@ -61,7 +61,7 @@ class Piece:
 class Pieces:
     """All copies of a run."""
 
-    def __init__(self, run: RunTables, index: CopyIndex, *, whole: Piece | None = None, kept: _Kept | None = None) -> None:
+    def __init__(self, run: RunTables, index: CopyIndex, *, whole: Piece | None = None, kept: _Accounts | None = None) -> None:
         self._run, self._index, self.whole, self._kept = run, index, whole, kept
 
     def __iter__(self) -> Iterator[Piece]:
@@ -83,7 +83,7 @@ class Pieces:
         return self._kept.read(self._run, self._index.heard.of(self._index.heard.pieces[number]), number)
 
 
-class _Kept:
+class _Accounts:
     """The accounts of the pieces of a long run, in files."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class _Kept:
         heard = [len(piece.heard.rows(pod)) for pod in piece.pods]
         self._places[number] = begin, np.diff(piece.bounds), np.array(heard, dtype=np.int64)
 
-    def read(self, run: RunTables, heard: Heard, number: int) -> Piece:
+    def read(self, run: RunTables, heard: HeardRows, number: int) -> Piece:
         """Return one piece."""
         begin, copies, came = self._places[number]
         ends = np.cumsum(copies)
@@ -129,7 +129,7 @@ def account_in_pieces(run: RunTables, index: CopyIndex) -> Pieces:
 
     if len(pieces) == 1:
         return Pieces(run, index, whole=accounted(pieces[0]))
-    kept = _Kept()
+    kept = _Accounts()
     for _ in in_threads(lambda number: kept.keep(number, accounted(pieces[number])), range(len(pieces))):
         pass
     return Pieces(run, index, kept=kept)
