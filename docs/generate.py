@@ -39,7 +39,7 @@ REFERENCE = Path(__file__).parent / "reference"
 COMMAND = "python -m docs.generate"
 OWN = "; or [your own](../how-to/own-code.md), as `module:Name`."
 HEAD = f"<!-- made by `{COMMAND}`; write over there, not here -->\n"
-MANY = {"services": "services.<service>", "channels": "channels.<channel>"}  # a table of tables: how its key is written
+MANY = {"services": "services.<service>", "channels": "channels.<channel>", "caches": "caches.<cache>"}  # tables of tables
 WORDS = {  # what a column of a run folder may say -> where the words are
     "see OUTCOMES": "[see outcomes](#outcomes-of-a-publish)",
     "see CALL_OUTCOMES": "[see outcomes of a call](#outcomes-of-a-call)",
@@ -159,7 +159,7 @@ def _tables(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any
         if isinstance(inner, shapes.DictType):
             inner = inner.value_type
         if isinstance(inner, shapes.StructType):
-            yield from _tables(inner.cls, MANY.get(field.name, field.name))
+            yield from _tables(inner.cls, f"{prefix}." * bool(prefix) + MANY.get(field.name, field.name))
 
 
 def _fields(struct: type[Any], *, without: tuple[str, ...] = ()) -> str:

@@ -143,6 +143,7 @@ class Play:
             recorder=self.recorder,
             transport=self.scenario.transport(),
             keys=self.scenario.keys(),
+            cache_keys=self.scenario.cache_keys(),
             envelope=self.scenario.new_envelope(),
         )
         client.connect()

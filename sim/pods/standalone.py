@@ -192,6 +192,7 @@ class StandalonePod:
                 batches=rules.batches(),
                 wall_offset_ns=wall_offset_ns(),
                 keys=scenario.keys(),
+                cache_keys=scenario.cache_keys(),
                 envelope=envelope,
             ),
             context=PodContext(
@@ -207,6 +208,7 @@ class StandalonePod:
                 once=settings.once,
             ),
             pace=pace_of(mine),
+            caches=scenario.new_caches(service),
         )
         metrics = create_metrics(service)
         self._metrics_start = metric_start(service, prefix=bus.metrics_prefix)

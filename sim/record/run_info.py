@@ -37,7 +37,7 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     offered_calls, offered_reads
-        Application calls and reads of configuration that the schedule meant to make in warm-up and run.
+        Application calls and reads of caches that the schedule meant to make in warm-up and run.
     generators
         The processes that published, by their names in `hosts.host`.
     calls

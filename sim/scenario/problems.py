@@ -28,7 +28,7 @@ SHOWN_CHARACTERS = 120  # of a value in a message
 MAX_NAME = 200  # characters of a channel's or a service's name
 _PLAIN = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _CHANNEL = re.compile(r"[^,\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")  # a list of channels is separated by commas in the record
-_SERVICE = re.compile(r"[^\s,/\\\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are file names and clients' names
+_SERVICE = re.compile(r"[^\s,\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are clients' names, and stand in lists
 
 
 def quoted(name: str) -> str:
@@ -81,6 +81,7 @@ def _envelope_problems(scenario: Scenario) -> Iterator[str]:
     try:
         scenario.new_envelope()
         scenario.keys()
+        scenario.cache_keys()
     except ScenarioError as error:
         yield str(error)
 
@@ -108,7 +109,7 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
     for name, service in scenario.services.items():
         where = f"services.{quoted(name)}"
         if not name or len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
-            yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma, slash or control among them"
+            yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma or control among them"
         behaviour, folder = service.behaviour, scenario.code_folder
         if behaviour and (problem := behaviour_problem(behaviour, heard=service.subscribes, folder=folder)):
             yield f"{where}.behaviour = {shown(behaviour)}: {problem}"
@@ -151,6 +152,7 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     reads = load.reads_per_s * (load.warm_up_s + load.run_s)
     if reads > MAX_CALLS:
         yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
+    yield from _cache_problems(scenario)
     readers = {name for name, make in BEHAVIOURS.items() if isinstance(make(), ConfigReader)}
     if reads and not any(isinstance(scenario.new_logic(name), ConfigReader) for name in scenario.services):
         known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
@@ -158,6 +160,26 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
+
+
+def _cache_problems(scenario: Scenario) -> Iterator[str]:
+    seconds = scenario.load.warm_up_s + scenario.load.run_s
+    for service, one in scenario.services.items():
+        for name, cache in one.caches.items():
+            where = f"services.{quoted(service)}.caches.{quoted(name)}"
+            if not name:
+                yield f"{where}: a cache needs a name"
+            if cache.reads_per_s * seconds > MAX_CALLS:
+                means = f"means {cache.reads_per_s * seconds:,.0f} reads, more than {MAX_CALLS:,}"
+                yield f"{where}.reads_per_s = {cache.reads_per_s:g} {means}: lower it or load.run_s"
+            try:
+                scenario.read_key(service, name)
+            except ScenarioError as error:
+                yield str(error)
+    for channel, settings in scenario.channels.items():
+        if settings.invalidates and settings.batched:
+            where = f"channels.{quoted(channel)}"
+            yield f"{where}.invalidates: events of a batched channel carry many calls, and name no key: leave one of the two out"
 
 
 def _mix_problems(scenario: Scenario) -> Iterator[str]:

@@ -92,7 +92,8 @@ class InlineHost:
         self.name = "inline" if share is None else share.name
         names = [name for name, _ in pods]
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
-        self._share, self._envelope, self._business_keys = share, scenario.new_envelope(), scenario.keys()
+        self._share, self._envelope = share, scenario.new_envelope()
+        self._business_keys, self._cache_keys = scenario.keys(), scenario.cache_keys()
         self._live = LiveLag(self._envelope.decode_read)
         bus = scenario.bus
         self._context = PodContext(
@@ -164,10 +165,12 @@ class InlineHost:
                 batches=self._batches,
                 wall_offset_ns=self._offset_ns,
                 keys=self._business_keys,
+                cache_keys=self._cache_keys,
                 envelope=self._envelope,
             ),
             context=self._context_of(number),
             pace=pace_of(settings),
+            caches=scenario.new_caches(service),
             journal=None if self._share is None else self._share.new_journal(name),
         )
 
@@ -232,7 +235,7 @@ class InlineHost:
         return driver.made
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
+        """Read what the pods keep in caches at these times, from now on, until all is read or the host ends."""
         self._reader = ScheduledReads(self._by_place, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:

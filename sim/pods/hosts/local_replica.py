@@ -14,6 +14,7 @@ import msgspec
 
 from sim.errors import HostError, UsageError
 from sim.machine.clock import now_ns
+from sim.machine.files import file_name
 from sim.pods.hosts.local_messages import Cease, Failing, Handlers, Skew, Told
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.replica import GRACE_S
@@ -102,7 +103,7 @@ class LocalReplica:
         """Start an incarnation in a process of its own; `LocalHost.up` waits for it."""
         self._starts += 1
         self.state = "starting"
-        process = await self._host.launch([self], name=f"{self.name}.{self._starts}", killable=True, patient=patient)
+        process = await self._host.launch([self], name=f"{file_name(self.name)}.{self._starts}", killable=True, patient=patient)
         self.ended.clear()
         return process
 

@@ -1,8 +1,9 @@
-"""Count reads of configuration that were served a copy older than the newest update, and say how long that went on.
+"""Count reads of caches that were served a copy older than the newest update, and say how long that went on.
 
 An *update* of a template or provider happens in the database at the intended time of the `config.template.invalidated` or
 `config.provider.invalidated` that announces it, whatever became of the announcement; updates of warm-up and run count. A
-`config.cache.invalidate` drops copies and is no update. Reads are those of the `run` phase.
+`config.cache.invalidate` drops copies and is no update. On any bus, an event of a channel with `invalidates` is an update of the key that
+it names; one that names a pattern or nothing drops copies and is none. Reads are those of the `run` phase.
 
 - **stale read**: its copy was loaded before an update that had happened by the time of the read. It *missed* every update in between.
 - **stale for**: the time of a stale read minus the first update that its copy missed: how long the copy had been out of date.
@@ -83,7 +84,7 @@ class Pairs(NamedTuple):
 
 def check(run: Run) -> Result:
     """Count stale reads of the run phase, the pairs behind them, and how long until every pod was fresh."""
-    meant = float(run.scenario.get("load", {}).get("reads_per_s", 0.0)) > 0
+    meant = _meant(run)
     pods, subjects = codes_of(run.reads["pod"])[1], codes_of(run.reads["subject"])[1]
     every = ReadColumns(*(codes_of(run.reads[c])[0] if c in ("pod", "subject") else run.reads[c].to_numpy() for c in ReadColumns._fields))
     start_ns, end_ns = run.run_span
@@ -92,7 +93,7 @@ def check(run: Run) -> Result:
     if not len(judged.at_ns):
         if meant:
             return Result("unknown", "no data: the scenario means reads, and none was made in the run phase", metrics=nothing)
-        return Result("valid", "the scenario means no reads of configuration", metrics=nothing)
+        return Result("valid", "the scenario means no reads of caches", metrics=nothing)
     updates = _updates(run, {subject: code for code, subject in enumerate(subjects) if subject != OTHERS})
     heard = _heard(run, updates, pods)
     first, behind = updates.before(judged.subject, judged.loaded_ns), updates.before(judged.subject, judged.at_ns)
@@ -162,6 +163,13 @@ def _sentence(counts: dict[str, int | float], pairs: Pairs, pods: list[str]) -> 
     return text + (f"; {names} never heard of {count(len(np.unique(pairs.update[never])), 'update')}" if silent else "")
 
 
+def _meant(run: Run) -> bool:
+    """Return whether the scenario means reads."""
+    services = run.scenario.get("services", {}).values()
+    of_caches = [cache.get("reads_per_s", 0.0) for service in services for cache in service.get("caches", {}).values()]
+    return any(float(rate) > 0 for rate in (run.scenario.get("load", {}).get("reads_per_s", 0.0), *of_caches))
+
+
 def _rows(reads: ReadColumns, rows: Array) -> ReadColumns:
     return ReadColumns(*(column[rows] for column in reads))
 
@@ -171,7 +179,8 @@ def _updates(run: Run, codes: dict[str, int]) -> Updates:
     publishes = run.publishes
     names, words = codes_of(publishes["subject"])
     subject = np.array([*(codes.get(word, -1) for word in words), -1], dtype=np.int64)[names]
-    announced = (codes_in(publishes["channel"], UPDATES) == 1) & (publishes["items"].to_numpy() > 0) & (subject >= 0)
+    own = {name: 1 for name, channel in run.scenario.get("channels", {}).items() if channel.get("invalidates")}
+    announced = (codes_in(publishes["channel"], UPDATES | own) == 1) & (publishes["items"].to_numpy() > 0) & (subject >= 0)
     once = np.sort(run.index.row[:-1])  # an event that stands twice is one update
     rows = once[announced[once]]
     at_ns = publishes["intended_ns"].to_numpy()[rows]

@@ -133,7 +133,7 @@ def test_no_reads_are_unknown_when_they_were_meant_and_nothing_to_say_when_not(p
     plan.folder = plan.folder.with_name("unmeant")
     plan.reads_per_s = 0.0
     result = staleness(plan)
-    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of caches")
     assert set(result.metrics) == {"stale_reads", "stale_ms_p99", "stale_ms_max"}
     assert all(math.isnan(value) for value in result.metrics.values())
 
@@ -142,7 +142,7 @@ def test_a_scenario_without_a_load_means_no_reads(plan: RunFolder) -> None:
     folder = plan.write()
     (folder / "scenario.toml").write_text('name = "synthetic"\ntitle = ""\nseed = 1\n')
     result = judge(open_run(folder), only=["staleness"]).checkers["staleness"]
-    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of caches")
 
 
 @pytest.mark.parametrize("heard", [False, True])

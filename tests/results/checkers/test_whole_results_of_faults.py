@@ -425,7 +425,7 @@ def test_many_pods_that_never_heard_are_named_as_far_as_there_is_room(tmp_path: 
 def test_reads_that_nobody_made(tmp_path: Path) -> None:
     plan = RunFolder(tmp_path / "run").pod("web-0")
     nothing = {"counts": {}, "witnesses": [], "warnings": [], "metrics": dict.fromkeys(("stale_reads", "stale_ms_p99", "stale_ms_max"))}
-    assert told(plan, "staleness") == {"verdict": "valid", "detail": "the scenario means no reads of configuration"} | nothing
+    assert told(plan, "staleness") == {"verdict": "valid", "detail": "the scenario means no reads of caches"} | nothing
     plan.folder, plan.reads_per_s = tmp_path / "meant", 0.5
     plan.read("web-0", KEY, at(9.99)).read("web-0", KEY, at(20))
     no_data = "no data: the scenario means reads, and none was made in the run phase"

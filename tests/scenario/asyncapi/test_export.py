@@ -173,7 +173,11 @@ def test_a_document_says_what_travels_at_the_broker(tmp_path: Path) -> None:
     documents = asyncapi_documents(str(SHOP / "shop.bus.toml"))
     assert list(documents) == ["orders", "billing", "search", "notify"]
     search = documents["search"]
-    assert search["x-buslab"] == {"replicas": 10, "bus": {"channel_prefix": "shop:"}}
+    assert search["x-buslab"] == {
+        "replicas": 10,
+        "caches": {"prices": {"reads": "price:sku_{zipf(500)}", "reads_per_s": 500}},
+        "bus": {"channel_prefix": "shop:"},
+    }
     asked = search["channels"]["search.asked"]
     assert asked["address"] == "shop:search.asked"
     assert asked["x-buslab"] == {"batched": True, "batch_size": 20, "batch_interval_ms": 500, "rate_per_s": 60}
