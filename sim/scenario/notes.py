@@ -34,11 +34,11 @@ def told_notes(notes: list[str]) -> list[str]:
 def _channel_notes(scenario: Scenario) -> Iterator[str]:
     heard = {name for service in scenario.services.values() for name in service.subscribes}
     published = {name for service in scenario.services.values() for name in service.publishes}
-    reference = reference_channels()
+    named, reference = heard | published, reference_channels()
     for name, channel in scenario.channels.items():
         where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0
         rate = f", and its rate_per_s = {channel.rate_per_s:g} is not called" if channel.rate_per_s else ""
-        if name not in heard | published:
+        if name not in named:
             if channel != reference.get(name):
                 yield f"{where}: no service publishes it and none hears it{rate}"
         elif name not in published:
