@@ -28,7 +28,7 @@ TOO_LONG = (
     "tests/experiments/claims/test_claims.py::test_which_clients_come_back_decides_both_claims_on_it[automatic-False",
     "tests/experiments/claims/test_claims.py::test_which_clients_come_back_decides_both_claims_on_it[restart",
     "tests/grounds/model/test_model_runs.py::test_a_long_run_asks_the_broker_some_thousands_of_times_at_most",
-    "tests/measure/meaning/test_meaning.py::test_a_run_on_the_model_measures_what_was_said[everyday-warm_up_s=1 slo={} bus.transport=streams]",
+    "tests/measure/meaning/test_meaning.py::test_a_run_on_the_model_measures_what_was_said[everyday-warm_up_s=1 slo={} bus.transport=st",
     "tests/pods/test_kubelet.py::test_a_pod_that_thaws_goes_on_with_all_that_waited[pace1",
     "tests/pods/test_kubelet.py::test_a_pod_that_thaws_goes_on_with_all_that_waited[pace2",
     # real servers: the model has each of these, and another case on a real server stays

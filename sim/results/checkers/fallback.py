@@ -11,8 +11,9 @@ one begins, or the drain, is put down to a fault.
 - **heard only here**: events of the run phase that their own pod heard on the path memory. `published_inside` counts all that were
   published in memory mode, also those that nobody heard; a pod's metric of published events counts both as published.
 - **blind**: from the first to the last copy of an unbroken row of copies that a living pod lost as deaf, cut or cut-link; while a copy
-  was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind
-  without evidence, and a quiet bus hides blindness. Copies that may never have been published count for the upper ends of metrics.
+  was over a second on its way, and, where the pod's handlers take time, it read nothing for over a second: one that reads on is behind;
+  while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind without evidence, and a quiet bus hides
+  blindness. Copies that may never have been published count for the upper ends of metrics.
 - **truth gap**: blind and `connected` at once. **ready while blind**: blind and the kubelet's last readiness probe was answered 200.
 - **unnoticed**: a pod with a truth gap in a fault, that stayed `connected` to the end of the fault's time.
 
@@ -33,6 +34,7 @@ from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.handling import handling_of
 from sim.results.opened_run import Run
 from sim.results.outages import (
     NO_SPANS,
@@ -196,8 +198,23 @@ def _late(run: Run) -> tuple[Array, Array, Array]:
     heard = np.flatnonzero(copies.fate == FATE["delivered"])
     sent = run.publishes["sent_ns"].to_numpy()[copies.publish[heard]]
     received = run.deliveries["received_ns"].to_numpy()[copies.delivery[heard]]
-    late = received - sent > LATE_NS
-    return copies.pod[heard[late]], sent[late], received[late]
+    late = np.flatnonzero(received - sent > LATE_NS)
+    pod, begin, end = copies.pod[heard[late]], sent[late], received[late]
+    slow = {name for name, service in run.scenario.get("services", {}).items() if handling_of(service).takes_time}
+    busy = [number for number in np.unique(pod) if run.pod_histories[number].service in slow]
+    if not busy:
+        return pod, begin, end
+    kept = ~np.isin(pod, busy)
+    found = [(pod[kept], begin[kept], end[kept])]
+    for number in busy:
+        at = np.sort(received[copies.pod[heard] == number])
+        silent = np.flatnonzero(np.diff(at, prepend=run.run_span[0]) > LATE_NS)
+        spans = meet(
+            union(np.column_stack([begin, end])[pod == number]),
+            union(np.column_stack([np.append(run.run_span[0], at)[silent], at[silent]])),
+        )
+        found.append((np.full(len(spans), number), *spans.T))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
 def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> tuple[Array, Array, Array]:

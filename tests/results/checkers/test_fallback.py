@@ -243,3 +243,23 @@ def test_the_map_of_a_single_pod_keeps_its_publishers_apart(tmp_path: Path) -> N
     plan.publish(4, publisher="locust-1", start_ns=RUN_NS + 2 * SECOND)
     rows = reachability(open_run(plan.write())).astype({"publisher": str, "hearer": str}).to_numpy().tolist()
     assert rows == [["locust-0", "web-0", 0.0, 1, 1], ["web-0", "web-0", 1.0, 2, 2], ["locust-1", "web-0", 2.0, 4, 4]]
+
+
+def test_a_late_copy_blinds_a_pod_whose_handlers_take_time_only_while_it_reads_nothing(plan: RunFolder) -> None:
+    """Copies come 3 s late each: to one that goes on reading, and to one that reads nothing for 2.5 s."""
+
+    def told(plan: RunFolder) -> dict[str, list[list[float]]]:
+        run = open_run(plan.write())
+        return {pod: ((spans - RUN_NS) / SECOND).round(3).tolist() for pod, spans in blind_spans(run, read_beliefs(run)).items()}
+
+    for at in range(10):
+        event = plan.event(RUN_NS + at * SECOND // 2)
+        for pod in ("web-0", "web-1"):
+            stalls = pod == "web-1" and 4 <= at < 9
+            plan.hear(event, pod, lag_ns=3 * SECOND + (9 - at) * SECOND // 2 if stalls else 3 * SECOND)
+    assert told(plan)["web-0"] == [[0.0, 7.5]]
+    plan.folder = plan.folder.with_name("slow")
+    plan.scenario = '[services.web]\nhandler_ms = 5.0\nsubscribes = ["config.updated"]\n'
+    blind = told(plan)
+    assert blind["web-0"] == [[1.9, 3.0]], "after what it heard before, up to the first of these"
+    assert blind["web-1"] == [[1.9, 3.0], [4.5, 7.5]]
