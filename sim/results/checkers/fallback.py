@@ -11,9 +11,10 @@ one begins, or the drain, is put down to a fault.
 - **heard only here**: events of the run phase that their own pod heard on the path memory. `published_inside` counts all that were
   published in memory mode, also those that nobody heard; a pod's metric of published events counts both as published.
 - **blind**: from the first to the last copy of an unbroken row of copies that a living pod lost as deaf, cut or cut-link; while a copy
-  was over a second on its way, and, where the pod's handlers take time, it read nothing for over a second: one that reads on is behind;
-  while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind without evidence, and a quiet bus hides
-  blindness. Copies that may never have been published count for the upper ends of metrics.
+  was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. A pod whose handlers take time and
+  that reads on is behind and not blind, and a copy whose publish had no answer for over a second blinds nobody while others had theirs: it
+  stood at its publisher. So a pod is never blind without evidence, and a quiet bus hides blindness. Copies that may never have been
+  published count for the upper ends of metrics.
 - **truth gap**: blind and `connected` at once. **ready while blind**: blind and the kubelet's last readiness probe was answered 200.
 - **unnoticed**: a pod with a truth gap in a fault, that stayed `connected` to the end of the fault's time.
 
@@ -49,6 +50,7 @@ from sim.results.outages import (
     union,
     without_outage,
 )
+from sim.results.pod_histories import read_ways
 
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
@@ -194,27 +196,46 @@ def _lost_rows(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool) -> tuple
 
 
 def _late(run: Run) -> tuple[Array, Array, Array]:
-    copies = run.copies
+    """Return pod, begin and end of each time in which copies were over a second on their way, as far as the pod could not hear then.
+
+    A publish that had no answer for over a second may have stood at its publisher: its copies count while nobody was answered at all.
+    """
+    copies, publishes = run.copies, run.publishes
     heard = np.flatnonzero(copies.fate == FATE["delivered"])
-    sent = run.publishes["sent_ns"].to_numpy()[copies.publish[heard]]
-    received = run.deliveries["received_ns"].to_numpy()[copies.delivery[heard]]
-    late = np.flatnonzero(received - sent > LATE_NS)
-    pod, begin, end = copies.pod[heard[late]], sent[late], received[late]
+    received, sent, acked = run.deliveries["received_ns"].to_numpy()[copies.delivery[heard]], *_sent_and_acked(publishes)
+    late = np.flatnonzero(received - sent[copies.publish[heard]] > LATE_NS)
+    pod, publish = copies.pod[heard[late]], copies.publish[heard[late]]
+    spans = np.column_stack([sent[publish], received[late]])
+    answered = (codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]) & (acked - sent <= LATE_NS)
+    # a stream's channels are kept by one server too, which is what answers
+    way = read_ways(publishes, many_nodes=run.many_nodes, transport="sharded" if run.transport == "streams" else run.transport)
     slow = {name for name, service in run.scenario.get("services", {}).items() if handling_of(service).takes_time}
-    busy = [number for number in np.unique(pod) if run.pod_histories[number].service in slow]
-    if not busy:
-        return pod, begin, end
-    kept = ~np.isin(pod, busy)
-    found = [(pod[kept], begin[kept], end[kept])]
-    for number in busy:
-        at = np.sort(received[copies.pod[heard] == number])
-        silent = np.flatnonzero(np.diff(at, prepend=run.run_span[0]) > LATE_NS)
-        spans = meet(
-            union(np.column_stack([begin, end])[pod == number]),
-            union(np.column_stack([np.append(run.run_span[0], at)[silent], at[silent]])),
-        )
-        found.append((np.full(len(spans), number), *spans.T))
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
+    found = [(pod[:0], NO_SPANS[:, 0], NO_SPANS[:, 1])]
+    first_ns = int(sent[sent > 0].min(initial=FOREVER_NS))
+    for number in np.unique(pod):
+        mine = pod == number
+        blind = [spans[mine & answered[publish]]]
+        for one in np.unique(way[publish[mine & ~answered[publish]]]):
+            unsure = spans[mine & ~answered[publish] & (way[publish] == one)]
+            blind.append(meet(union(unsure), _silences(acked[answered & (way == one)], since_ns=first_ns)))
+        both = union(np.concatenate(blind))
+        if run.pod_histories[number].service in slow:
+            both = meet(both, _silences(received[copies.pod[heard] == number], since_ns=first_ns))
+        both = both[both[:, 1] - both[:, 0] > LATE_NS]
+        found.append((np.full(len(both), number), both[:, 0], both[:, 1]))
+    pods, begins, ends = (np.concatenate(column) for column in zip(*found, strict=True))
+    return pods, begins, ends
+
+
+def _sent_and_acked(publishes: pd.DataFrame) -> tuple[Array, Array]:
+    return publishes["sent_ns"].to_numpy(), publishes["acked_ns"].to_numpy()
+
+
+def _silences(at_ns: Array, *, since_ns: int) -> Array:
+    """Return the times of over a second between these moments, and before the first and after the last of them."""
+    edges = np.concatenate([[since_ns], np.sort(at_ns), [FOREVER_NS]])
+    long = np.flatnonzero(np.diff(edges) > LATE_NS)
+    return union(np.column_stack([edges[long], edges[long + 1]]))
 
 
 def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> tuple[Array, Array, Array]:

@@ -263,3 +263,23 @@ def test_a_late_copy_blinds_a_pod_whose_handlers_take_time_only_while_it_reads_n
     blind = told(plan)
     assert blind["web-0"] == [[1.9, 3.0]], "after what it heard before, up to the first of these"
     assert blind["web-1"] == [[1.9, 3.0], [4.5, 7.5]]
+
+
+def test_a_copy_that_stood_at_its_publisher_blinds_nobody_else(plan: RunFolder) -> None:
+    """web-0's way to the broker is stopped for 3 s, and web-1's publishes come through meanwhile; then Redis stands still for all."""
+    for at in range(40):
+        through = plan.event(RUN_NS + 2 * SECOND + at * 100 * MS, publisher="web-1", acked_ns=RUN_NS + 2 * SECOND + at * 100 * MS + MS)
+        for pod in plan.pods:
+            plan.hear(through, pod)
+    stopped = plan.event(RUN_NS + 3 * SECOND, publisher="web-0", acked_ns=RUN_NS + 6 * SECOND)
+    for pod in plan.pods:
+        plan.hear(stopped, pod, lag_ns=3 * SECOND)
+    run = open_run(plan.write())
+    assert set(blind_spans(run, read_beliefs(run))) == {"web-0"}, "its publish had no answer"
+    plan.folder = plan.folder.with_name("frozen")
+    frozen = plan.event(RUN_NS + 6 * SECOND + 500 * MS, publisher="web-1", acked_ns=RUN_NS + 9 * SECOND)
+    for pod in plan.pods:
+        plan.hear(frozen, pod, lag_ns=2 * SECOND + 500 * MS)
+    run = open_run(plan.write())
+    spans = {pod: ((one - RUN_NS) / SECOND).round(3).tolist() for pod, one in blind_spans(run, read_beliefs(run)).items()}
+    assert spans["web-2"] == [[6.5, 9.0]] and spans["web-1"] == [[6.5, 9.0]]
