@@ -43,7 +43,7 @@ from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.bystanders import Bystanders, bystanders_of
-from sim.run.fit import check_ground, check_open_files, fit_time, peopled
+from sim.run.fit import check_ground, check_hosts, check_open_files, fit_time, peopled
 from sim.run.fleet import Fleet
 from sim.run.folder import free_folder, make_folder, other_files, write_info
 from sim.run.generator import Generator, start_generator, until
@@ -186,6 +186,7 @@ class _RunSteps:
         with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
+            check_hosts(self._peopled)
             if broker.address.others:
                 check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
             make_folder(self.folder, self.scenario, link_latest=not self._named)

@@ -204,10 +204,15 @@ def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _hosts_problems(scenario: Scenario) -> Iterator[str]:
-    if scenario.hosts.kind != "local":
+    kind = scenario.hosts.kind
+    if kind == "inline":
         return
     if scenario.bus.transport == "memory":
-        yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+        yield f"hosts.kind = {kind!r}: bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+    if kind == "containers":
+        if (pods := len(scenario.pods())) > MAX_PROCESSES:
+            yield f"hosts.kind = 'containers' gives each pod a container of its own: {pods:,} are more than {MAX_PROCESSES}; use 'local'"
+        return
     first = {name for name, _ in scenario.first_pods()}
     if (alone := len(scenario.killable_pods() & first) + sum(map(scenario.surge, scenario.services))) > MAX_PROCESSES:
         why = "the kubelet" if scenario.kubelet.enabled else "a fault"

@@ -116,10 +116,11 @@ class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     kind
-        `inline`: all in the run's own process; `local`: in child processes.
+        `inline`: all in the run's own process; `local`: in child processes; `containers`: each in a container of its own, of the image
+        that `buslab image --pods` builds, or of that which the variable BUSLAB_POD_IMAGE names.
     processes
         Of `local`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its own.
     """
 
-    kind: Literal["inline", "local"] = "inline"
+    kind: Literal["inline", "local", "containers"] = "inline"
     processes: Annotated[int, Meta(ge=1, le=MAX_PROCESSES)] = 2

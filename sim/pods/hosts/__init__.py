@@ -1,7 +1,7 @@
 """Where pods live.
 
-A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists. To add one: write
-``sim/pods/hosts/<name>.py`` with such a class and list it in `HOSTS`.
+A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists, or a function that returns one. To
+add one: write ``sim/pods/hosts/<name>.py`` with it and list it in `HOSTS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sim.faults.world import PodControl
+from sim.pods.hosts.containers import containers
 from sim.pods.hosts.inline import InlineHost
 from sim.pods.hosts.local import LocalHost
 from sim.pods.hosts.meters import Counts
@@ -88,4 +89,4 @@ class Host(Protocol):
 
 __all__ = ["HOSTS", "Counts", "Host"]
 
-HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost}
+HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost, "containers": containers}

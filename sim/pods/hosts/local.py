@@ -26,7 +26,7 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.words import count, duration
 from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
-from sim.pods.hosts.local_process import HostProcess
+from sim.pods.hosts.local_process import HostProcess, Start, start_process
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
 from sim.pods.pod import ENDED
@@ -46,7 +46,8 @@ SETTLE_GRACE_S = 5.0
 class LocalHost:
     """The processes of pods, and what the run itself records beside them.
 
-    `replicas`: by pod name, in the order of the pods' numbers.
+    `replicas`: by pod name, in the order of the pods' numbers. A `name` is that of the run's own process in the tables, and that of the
+    others begins with it; `start` starts one of them, and `processes` is over how many the pods are spread that nothing ends.
     """
 
     def __init__(
@@ -61,11 +62,15 @@ class LocalHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
+        name: str = "local",
+        start: Start = start_process,
+        processes: int | None = None,
     ) -> None:
         if tamper is not None:
             raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
         pods = scenario.pods()
-        self.name = "local"
+        self.name = name
+        self._start_one, self._many = start, scenario.hosts.processes if processes is None else processes
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
         self.replicas: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
@@ -114,7 +119,7 @@ class LocalHost:
         )
         log = self._folder / JOURNALS / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
-        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost)
+        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost, start=self._start_one)
         for pod in pods:
             pod.process = process
         return process
@@ -214,8 +219,8 @@ class LocalHost:
             if pod.name in alone:
                 await pod.begin()
         shared = [pod for pod in first if pod.name not in alone]
-        for place in range(min(self._scenario.hosts.processes, len(shared))):
-            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", killable=False, patient=False)
+        for place in range(min(self._many, len(shared))):
+            await self.launch(shared[place :: self._many], name=f"{self.name}-{place}", killable=False, patient=False)
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
                 for process in list(self._processes.values()):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, HostError
 from sim.machine.line import AsyncLine, start_child
-from sim.machine.process import Child
+from sim.machine.process import Running
 from sim.pods.hosts.local_messages import (
     Answer,
     Cease,
@@ -32,7 +30,19 @@ from sim.pods.hosts.local_messages import (
 POLL_S = 0.002
 
 Lost = Callable[["HostProcess", BuslabError], None]
+Start = Callable[[Hold, Path], Awaitable[tuple[Running, AsyncLine]]]  # starts what holds pods, with its log; and a line to it
 Asking = Hold | Handlers | Failing | Skew | Cease | Drive | Settle  # orders that are answered
+
+
+async def start_process(hold: Hold, log: Path) -> tuple[Running, AsyncLine]:
+    """Start a child that waits for the order to make pods."""
+    line = start_child("sim.pods.hosts.local_child", name=process_name(hold), log=log, error=HostError)
+    return line.child, await line.to_async()
+
+
+def process_name(hold: Hold) -> str:
+    """Return how errors name the process that gets this order."""
+    return f"the process {hold.name} of pods"
 
 
 def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
@@ -60,7 +70,7 @@ class HostProcess:
         Whether it was told to read.
     """
 
-    def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
+    def __init__(self, hold: Hold, child: Running, line: AsyncLine) -> None:
         self.name = hold.name
         self.killable = hold.killable
         self.progress = PodProgress()
@@ -76,8 +86,8 @@ class HostProcess:
         self._start = self._ask(hold)
 
     @classmethod
-    async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost) -> HostProcess:
-        """Start a child and send it the order to make its pods; `started` says when its pods run.
+    async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost, start: Start = start_process) -> HostProcess:
+        """Start a process and send it the order to make its pods; `started` says when its pods run.
 
         Parameters
         ----------
@@ -85,9 +95,10 @@ class HostProcess:
             Called with each message of the child but its answers and its progress.
         lost
             Called once when it is gone although it was not told to go.
+        start
+            Starts it.
         """
-        line = start_child("sim.pods.hosts.local_child", name=f"the process {hold.name} of pods", log=log, error=HostError)
-        process = cls(hold, line.child, await line.to_async())
+        process = cls(hold, *await start(hold, log))
         process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
 
@@ -177,19 +188,19 @@ class HostProcess:
 
     async def freeze(self) -> None:
         """Freeze it (SIGSTOP); return when it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        while self._child.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+        self._child.stop()
+        while self._child.poll() is None and not self._child.stopped():
             await asyncio.sleep(POLL_S)
 
     def thaw(self) -> None:
         """Thaw it (SIGCONT)."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._child.go_on()
 
     async def stop(self, *, timeout_s: float) -> bool:
         """Stop it in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
         self.ending = True
         if self._child.poll() is None:
-            self._child.process.terminate()
+            self._child.terminate()
         return await self.gone(timeout_s)
 
     def drop(self) -> None:
@@ -214,3 +225,4 @@ class HostProcess:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
         self._line.close()
+        await asyncio.to_thread(self._child.close)
