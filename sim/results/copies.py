@@ -10,7 +10,8 @@ came alive later may.
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
   publisher calls refused or never-sent.
-- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published.
+- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published; or what the pod
+  recorded was lost with its machine, so that nobody knows whether it was heard.
 - **missing**: every other expected copy that was not heard. It has one cause: what its publisher knew (never-sent,
   publish-refused, sent-in-memory-mode), else **taken-by-peer** (on such a transport: another pod of the service heard it, also when
   the publisher does not know whether it was published), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
@@ -157,7 +158,7 @@ def _account_pod(run: RunTables, index: CopyIndex, pod: int) -> tuple[Array, Arr
     lost = np.flatnonzero(expected & (first < 0))
     cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
     taken = index.heard_by[history.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
-    unknown = (index.outcome[lost] == OUTCOME["unknown"]) & ~taken
+    unknown = ((index.outcome[lost] == OUTCOME["unknown"]) | (run.unrecorded_pods[pod] & possible[lost])) & ~taken
     cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
     cause[taken] = CAUSE["taken-by-peer"]
     sent, answered = index.sent_ns[lost], index.answered_ns[lost]

@@ -71,6 +71,12 @@ class RunTables:
         return read_pod_histories(self.pods, self.deliveries)
 
     @cached_property
+    def unrecorded_pods(self) -> Array:
+        """Of which of `pod_histories` the record was lost with their machine: nobody knows what they heard."""
+        names = {pod for lost in self.info.lost or () for pod in lost.pods}
+        return np.array([history.pod in names for history in self.pod_histories], dtype=bool)
+
+    @cached_property
     def services(self) -> list[str]:
         """Every service of the pods table, and of the scenario those that hear something though no pod of theirs ever began."""
         meant = self.scenario.get("services", {}) if self.info.fleet == "ours" else {}

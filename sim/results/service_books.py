@@ -23,14 +23,15 @@ from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, Copies, CopyIn
 from sim.results.run_tables import RunTables
 
 NO_COPY = -1  # the fate of a pair whose pods have copies of their own
-HEARD, UNHEARD, LEFT_TO_PEER = 1, 2, 3  # what a pod's copy is to its service
+HEARD, UNHEARD, LEFT_TO_PEER, UNRECORDED = 1, 2, 3, 4  # what a pod's copy is to its service
 
 
 class ServiceBooks(NamedTuple):
     """Every pair of an event and a service that should hear it, one entry each, service by service.
 
     `publish` is a row number, `service` numbers `RunTables.services`; `heard` counts the service's pods that heard it, `unheard` those that
-    should have and did not. `fate` and `cause` are of the copy that a service without a pod is owed, `NO_COPY` and "" elsewhere.
+    should have and did not, `unrecorded` those of which nobody knows. `fate` and `cause` are of the copy that a service without a pod is
+    owed, `NO_COPY` and "" elsewhere.
     """
 
     publish: Array
@@ -40,6 +41,7 @@ class ServiceBooks(NamedTuple):
     in_doubt: Array
     fate: Array
     cause: Array
+    unrecorded: Array
 
     @property
     def unserved(self) -> Array:
@@ -51,6 +53,12 @@ class ServiceBooks(NamedTuple):
     def half_served(self) -> Array:
         """Whether some of its pods heard it, and some did not."""
         some: Array = (self.heard > 0) & (self.unheard > 0)
+        return some
+
+    @property
+    def half_in_doubt(self) -> Array:
+        """Whether some of its pods heard it, none is known not to have, and of some nobody knows."""
+        some: Array = (self.heard > 0) & (self.unheard == 0) & (self.unrecorded > 0)
         return some
 
     @property
@@ -66,6 +74,8 @@ def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks
     role[[FATE["delivered"], FATE["missing"], FATE["unknown"]]] = HEARD, UNHEARD, UNHEARD
     roles = role[copies.fate]
     roles[copies.cause == CAUSE["taken-by-peer"]] = LEFT_TO_PEER
+    if run.unrecorded_pods.any():
+        roles[(copies.fate == FATE["unknown"]) & run.unrecorded_pods[copies.pod]] = UNRECORDED
     bounds = np.searchsorted(copies.pod, np.arange(len(run.pod_histories) + 1))
     parts = []
     for service in range(len(run.services)):
@@ -73,7 +83,7 @@ def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks
         publish, part = (np.concatenate([column[:0], *(column[one] for one in own)]) for column in (copies.publish, roles))
         parts.append(_of_service(run, index, service, publish=publish, roles=part))
     if not parts:
-        kinds = (np.int32, np.int16, np.int16, np.int16, np.bool_, np.int8, np.int8)
+        kinds = (np.int32, np.int16, np.int16, np.int16, np.bool_, np.int8, np.int8, np.int16)
         return ServiceBooks(*(np.array([], dtype=kind) for kind in kinds))
     return ServiceBooks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -97,15 +107,16 @@ def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Arra
     wanted = np.array([*(word in run.service_channels[service] for word in codes_of(run.publishes["channel"])[1]), False])
     event = np.flatnonzero(wanted[index.channel])
     rows = index.row[event]
-    heard, unheard, left_to_peer = (
-        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16) for role in (HEARD, UNHEARD, LEFT_TO_PEER)
+    heard, unheard, left_to_peer, unrecorded = (
+        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16)
+        for role in (HEARD, UNHEARD, LEFT_TO_PEER, UNRECORDED)
     )
-    in_doubt = (heard == 0) & (index.outcome[event] == OUTCOME["unknown"])
-    alone = (heard == 0) & (unheard == 0) & (left_to_peer == 0)
+    in_doubt = (heard == 0) & ((index.outcome[event] == OUTCOME["unknown"]) | (unrecorded > 0))
+    alone = (heard == 0) & (unheard == 0) & (left_to_peer == 0) & (unrecorded == 0)
     fate = np.where(alone, np.where(in_doubt, FATE["unknown"], FATE["missing"]), NO_COPY).astype(np.int8)
     cause = np.zeros(len(event), dtype=np.int8)
     cause[fate == FATE["missing"]] = _cause(index, event[fate == FATE["missing"]])
-    return ServiceBooks(rows, np.full(len(event), service, dtype=np.int16), heard, unheard, in_doubt, fate, cause)
+    return ServiceBooks(rows, np.full(len(event), service, dtype=np.int16), heard, unheard, in_doubt, fate, cause, unrecorded)
 
 
 def _cause(index: CopyIndex, event: Array) -> Array:

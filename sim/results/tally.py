@@ -17,7 +17,7 @@ from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.run_tables import RunTables
 from sim.results.service_books import NO_COPY, ServiceBooks
 
-PAIRS = ("pairs", "unserved", "in_doubt", "half_served")
+PAIRS = ("pairs", "unserved", "in_doubt", "half_served", "half_in_doubt")
 
 
 class Tally(NamedTuple):
@@ -31,7 +31,7 @@ class Tally(NamedTuple):
         Shape (services, channels, fates), as `schema.FATES` has them. A service without a pod counts with the copy that it is owed.
     pairs
         Shape (services, channels, `PAIRS`): events that the service should hear; of them those that no pod of it heard, those of these
-        that may never have been published, and those that only some of its pods heard.
+        that may never have been published, those that only some of its pods heard, and those of which that cannot be ruled out.
     causes
         Missing copies by cause; the causes that there are none of too.
     events
@@ -82,7 +82,7 @@ def tally_of(run: RunTables, copies: Copies, books: ServiceBooks, judged: Array)
     alone = books.fate[pairs] != NO_COPY
     cells += np.bincount(pair[alone] * len(FATE) + books.fate[pairs][alone], minlength=len(cells))
     causes += np.bincount(books.cause[pairs][alone], minlength=len(CAUSE))
-    kinds = (pair, pair[books.unserved[pairs]], pair[books.in_doubt[pairs]], pair[books.half_served[pairs]])
+    kinds = (pair, *(pair[kind[pairs]] for kind in (books.unserved, books.in_doubt, books.half_served, books.half_in_doubt)))
     return Tally(
         run.services,
         [*channels, ""],

@@ -21,6 +21,7 @@ from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
+from sim.pods.hosts.local import Places
 from sim.pods.kubelet import FleetKubelet
 from sim.record.recorder import Recorder, Tamper
 from sim.scenario.file import Scenario
@@ -63,6 +64,7 @@ class Fleet:
         run_id: str,
         tamper: Tamper | None = None,
         links: Links | None = None,
+        places: Places | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host = HOSTS[scenario.hosts.kind](
@@ -75,7 +77,9 @@ class Fleet:
             failed=self._fail,
             tamper=tamper,
             links=links,
+            **({} if places is None else {"places": places}),
         )
+        self._places = places
         self.recorder: Recorder = self.host.recorder
         self.kubelet: FleetKubelet | None = None
         if scenario.kubelet.enabled:
@@ -108,7 +112,8 @@ class Fleet:
         """Sentences for the reader of the run."""
         restarts = self.kubelet.restarts if self.kubelet is not None else {}
         counted = ", ".join(f"{name} ({many})" for name, many in sorted(restarts.items()))
-        return [f"restarted by the kubelet: {counted}"] if counted else []
+        where = [] if self._places is None else [self._places.describe()]
+        return [*where, f"restarted by the kubelet: {counted}"] if counted else where
 
     @property
     def channels(self) -> list[str]:

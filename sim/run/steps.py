@@ -38,6 +38,7 @@ from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
+from sim.pods.hosts.local import Places
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
@@ -49,6 +50,7 @@ from sim.run.folder import free_folder, make_folder, other_files, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
+from sim.run.machines import places_of
 from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
@@ -159,6 +161,7 @@ class _RunSteps:
         self._signal: signal.Signals | None = None
         self._links: Links | None = None
         self._bystanders: Bystanders | None = None
+        self._places: Places | None = None
         self.info = RunInfo(
             format=FORMAT,
             scenario=scenario.name,
@@ -183,11 +186,13 @@ class _RunSteps:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
         self.info.notes += heal_left_over(tell=partial(self._reporter.say, stays=True))
-        with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
+        with interruptible(self.interrupt), self._broker_context as broker, contextlib.ExitStack() as stack:
+            # Where the broker or the workers cannot be had, no folder is made.
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
             if broker.address.others:
                 check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
+            self._places = stack.enter_context(places_of(self._peopled, broker.address, run_id=self.run_id))
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
             try:
@@ -264,6 +269,7 @@ class _RunSteps:
             run_id=self.run_id,
             tamper=self._tamper,
             links=self._links,
+            places=self._places,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         if not is_virtual():
@@ -368,8 +374,8 @@ class _RunSteps:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started, also when one of the ends fails."""
-        self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(self._note, fleet)
             last_first.callback(fleet.recorder.close)
             if self._bystanders is not None:
                 last_first.callback(self._bystanders.close)
@@ -386,6 +392,11 @@ class _RunSteps:
                     await self._reporter.generator.close()
                 self.info.load.record_kept = self._reporter.generator.kept
                 self.info.load.closed_by_server = self._reporter.generator.closed_by_server or None
+
+    def _note(self, fleet: Fleet) -> None:
+        """Write down what the fleet has to say of the whole run."""
+        self.info.notes += fleet.notes
+        self.info.lost = fleet.host.lost or None
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

@@ -24,6 +24,7 @@ from sim.pods.replica import InlineReplica, next_publisher
 from sim.pods.scheduled_calls import ScheduledCalls
 from sim.pods.scheduled_reads import ScheduledReads
 from sim.record.recorder import Recorder, Tamper
+from sim.record.run_info import LostProcess
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
@@ -92,6 +93,7 @@ class InlineHost:
         self.name = "inline" if share is None else share.name
         names = [name for name, _ in pods]
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
+        self.lost: list[LostProcess] = []  # none: who holds these pods is the run itself, or is judged by it
         self._share, self._envelope, self._business_keys = share, scenario.new_envelope(), scenario.keys()
         self._live = LiveLag(self._envelope.decode_read)
         bus = scenario.bus

@@ -15,25 +15,27 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, UsageError
+from sim.errors import BrokerUnreachable, BuslabError, HostError, MachineLost, RecordError, UsageError
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.words import count, duration
 from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
-from sim.pods.hosts.local_process import HostProcess
+from sim.pods.hosts.local_process import HostProcess, LocalEnd, ProcessEnd
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
 from sim.pods.pod import ENDED
 from sim.pods.pod_journal import calls_made, inherit
 from sim.pods.replica import GRACE_S, next_publisher
 from sim.record.journal import JOURNALS, Journal
-from sim.record.recorder import Recorder, Tamper
+from sim.record.recorder import PARTS, Recorder, Tamper
+from sim.record.run_info import LostProcess
 from sim.record.schema import HTTP_CALL, compose_key
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
@@ -43,10 +45,40 @@ DROP_TIMEOUT_S = 5.0  # a process may take so long to write its record after its
 SETTLE_GRACE_S = 5.0
 
 
+class Places(Protocol):
+    """Where processes of pods can be started, other than on this machine.
+
+    Attributes
+    ----------
+    name
+        What the names of the processes begin with.
+    """
+
+    name: str
+
+    def listen(self) -> None:
+        """Begin to listen to the processes that are started; one that is lost with its machine ends with `MachineLost`."""
+
+    def spread(self, pods: Sequence[str], *, processes: int) -> list[tuple[str, int, list[str]]]:
+        """Return the processes for pods that share them: its name, its place, and which pods it holds."""
+
+    async def open(self, process: str, place: int) -> ProcessEnd:
+        """Start a process in a place; it waits for its first order."""
+
+    def describe(self) -> str:
+        """Return a sentence on which processes are where."""
+
+    async def bring_home(self, folder: Path) -> dict[str, HostError]:
+        """Fetch what the processes wrote, which have ended, into a run folder; return why, by process, where it did not come whole."""
+
+    async def stop_listening(self) -> None:
+        """Listen to no process any more."""
+
+
 class LocalHost:
     """The processes of pods, and what the run itself records beside them.
 
-    `replicas`: by pod name, in the order of the pods' numbers.
+    `replicas`: by pod name, in the order of the pods' numbers. `lost`: the processes that the run has gone on without.
     """
 
     def __init__(
@@ -61,11 +93,12 @@ class LocalHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
+        places: Places | None = None,
     ) -> None:
         if tamper is not None:
             raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
         pods = scenario.pods()
-        self.name = "local"
+        self.name = "local" if places is None else places.name
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
         self.replicas: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
@@ -74,6 +107,7 @@ class LocalHost:
             self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels, deployed=deployed)
         self.closing = False
         self._pods = list(self.replicas.values())
+        self._places = places
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
         self._address, self._links = address, links
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
@@ -82,6 +116,8 @@ class LocalHost:
         self._processes: dict[str, HostProcess] = {}  # those that run, by name
         self._past: list[HostProcess] = []  # those that were killed or stopped; what they sent last is read at the end
         self._dead: list[tuple[str, int, int]] = []  # journals to inherit: name, first key, when it died
+        self._gaps: list[HostProcess] = []  # those that were lost with their machines, while the run went on
+        self.lost: list[LostProcess] = []
         self._gone = Counts()  # the counts of those that are gone
         self._driving: Drive | None = None
         self._reading: Read | None = None
@@ -91,15 +127,16 @@ class LocalHost:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
+    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool, place: int = 0) -> HostProcess:
         """Start a process that holds these pods; `up` says when they run."""
+        end = await (LocalEnd.start(name, folder=self._folder) if self._places is None else self._places.open(name, place))
         publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
         for pod in pods:
             pod.first_key = compose_key(nonce=self._nonce, publisher=publishers[pod.number], sequence=0)
         hold = Hold(
-            scenario=self._tree,
+            scenario=self._tree | ({"code_folder": end.code_folder} if end.code_folder else {}),
             name=name,
-            folder=str(self._folder.resolve()),
+            folder=end.folder,
             nonce=self._nonce,
             run_id=self._run_id,
             urls=self._address.urls,
@@ -112,9 +149,7 @@ class LocalHost:
             timeout_s=self._scenario.limits.start_s,
             told=[told for pod in pods for told in pod.told.values()],
         )
-        log = self._folder / JOURNALS / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost)
+        process = self._processes[name] = await HostProcess.open(hold, end=end, take=self._take, lost=self._lost)
         for pod in pods:
             pod.process = process
         return process
@@ -163,16 +198,60 @@ class LocalHost:
             pod = self._pods[word.pod]
             if not pod.ended.is_set():
                 pod.state, pod.ready = word.state, word.ready
+                if self._places is not None:
+                    pod.seen.append((now_ns(), word.state, word.bus))
         elif isinstance(word, Failed):
             self._failed(HostError(word.error))
 
     def _lost(self, process: HostProcess, error: BuslabError) -> None:
+        if isinstance(error, MachineLost) and self._scenario.hosts.on_loss == "count" and process.has_started:
+            self._count_lost(process, error)
+            return
         for pod in self._pods:
             if pod.process is process and process.killable:
                 pod.bury("aborted")
         if self._processes.pop(process.name, None) is not None:
             self._past.append(process)
         self._failed(error)
+
+    def _count_lost(self, process: HostProcess, error: BuslabError) -> None:
+        """Go on without a process that is lost with its machine: its pods are aborted now, and what they did not hand over is a gap."""
+        self._processes.pop(process.name, None)
+        self._gaps.append(process)
+        at_ns = now_ns()
+        for pod in self._pods:
+            if pod.process is process and not pod.ended.is_set():
+                pod.seen.append((at_ns, "aborted", "stopped"))
+                pod.ended.set()
+                pod.port, pod.frozen, pod.state, pod.ready = 0, False, "aborted", False
+        self._state_gap(process, error, at_ns)
+        self._tell_ports()
+
+    def _state_gap(self, process: HostProcess, error: BuslabError, at_ns: int) -> None:
+        """Record what the run itself knows of the pods of a process whose own record is lost."""
+        pods = [pod for pod in self._pods if pod.process is process]
+        for pod in pods:
+            for seen_ns, state, bus in pod.seen:
+                self._add_state(pod, process, seen_ns, state, bus, 0)
+        calls = 0
+        if self._driving is not None and self._schedule is not None:
+            theirs = self._schedule.of_pods(sorted(pod.place for pod in pods)).offset_ns
+            calls = int(np.searchsorted(theirs, at_ns - self._driving.zero_ns, side="right"))
+        publishers = sorted(pod.first_key >> 32 & 0xFFFF for pod in pods)
+        self.lost.append(LostProcess(process.name, [pod.name for pod in pods], publishers, calls, at_ns, str(error)))
+
+    async def _bring_home(self, places: Places) -> None:
+        """Fetch what the processes wrote; of one that does not come whole nothing counts."""
+        at_ns = now_ns()
+        missing = await places.bring_home(self._folder)
+        await places.stop_listening()
+        for name, error in missing.items():
+            for part in (self._folder / PARTS).glob(f"*-{name}-[0-9]*.parquet"):
+                part.unlink()
+            for process in {pod.process for pod in self._pods if pod.process is not None and pod.process.name == name}:
+                self._state_gap(process, error, at_ns)
+        for error in missing.values():
+            raise error
 
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
         """Note what is needed to inherit a process that is gone, and record the end of its pod unless the pod did."""
@@ -208,14 +287,14 @@ class LocalHost:
             A pod cannot connect or subscribe, or not in time.
         """
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
+        if self._places is not None:
+            self._places.listen()
         alone = self._scenario.killable_pods()
         first = [pod for pod in self._pods if pod.wanted.is_set()]
         for pod in first:
             if pod.name in alone:
                 await pod.begin()
-        shared = [pod for pod in first if pod.name not in alone]
-        for place in range(min(self._scenario.hosts.processes, len(shared))):
-            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", killable=False, patient=False)
+        await self._launch_shared([pod.name for pod in first if pod.name not in alone])
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
                 for process in list(self._processes.values()):
@@ -226,6 +305,17 @@ class LocalHost:
             raise BrokerUnreachable(text) from None
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
+
+    async def _launch_shared(self, pods: list[str]) -> None:
+        many = self._scenario.hosts.processes
+        if self._places is not None:
+            spread = self._places.spread(pods, processes=many)
+        else:
+            spread = [(f"local-{place}", place, pods[place::many]) for place in range(min(many, len(pods)))]
+        async with asyncio.TaskGroup() as group:
+            for name, place, held in spread:
+                replicas = [self.replicas[pod] for pod in held]
+                group.create_task(self.launch(replicas, name=name, killable=False, patient=False, place=place))
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int) -> int:
         """Make the pods' calls, those of a pod that starts later from then on; return how many were made by the end."""
@@ -247,12 +337,24 @@ class LocalHost:
     async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
         """Flush every pod's batch and wait for the answers, and for the handlers if wished; the last time, give up what pods still keep."""
         frozen = {pod.process for pod in self._pods if pod.frozen}
-        settling = [process.ask(Settle(timeout_s, last, handled)) for process in self._processes.values() if process not in frozen]
+        settling = [
+            self._unless_lost(process, process.ask(Settle(timeout_s, last, handled)))
+            for process in self._processes.values()
+            if process not in frozen
+        ]
         try:
             async with asyncio.timeout(3 * timeout_s + SETTLE_GRACE_S):
                 await asyncio.gather(*settling)
         except TimeoutError:
             raise HostError(f"a process of pods did not flush within {duration(3 * timeout_s + SETTLE_GRACE_S)}") from None
+
+    async def _unless_lost(self, process: HostProcess, answer: Coroutine[Any, Any, object]) -> None:
+        """Wait for an answer; from a process that the run has gone on without, none will come."""
+        try:
+            await answer
+        except MachineLost:
+            if process not in self._gaps:
+                raise
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""
@@ -276,6 +378,9 @@ class LocalHost:
 
     async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
         if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
+            if process.is_lost and self._scenario.hosts.on_loss == "count":
+                self._count_lost(process, await process.why_gone())
+                return
             raise HostError(f"the process {process.name} of pods did not end in order, what it had not written is lost: {process.tail()}")
         self._past.append(self._processes.pop(process.name))
 
@@ -303,9 +408,11 @@ class LocalHost:
         RecordError
         """
         killed = [process for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S) and process.has_started]
-        for process in (*self._processes.values(), *self._past):
+        for process in (*self._processes.values(), *self._past, *self._gaps):
             await process.close()
         self._processes.clear()
+        if self._places is not None:
+            await self._bring_home(self._places)
         await asyncio.to_thread(self._inherit)
         if killed:
             names = ", ".join(process.name for process in killed)

@@ -67,7 +67,7 @@ class Hosted:
             publishers=hold.publishers,
             places=hold.places,
             address=self._address_of,
-            entered=lambda pod, state, bus: self._say(Entered(pod, state, bus in ("connected", "memory-only"))),
+            entered=lambda pod, state, bus: self._say(Entered(pod, state, bus in ("connected", "memory-only"), bus)),
             ports=lambda: self._analytics_ports,
             new_journal=new_journal,
         )

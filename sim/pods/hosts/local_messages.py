@@ -141,11 +141,12 @@ class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Entered(msgspec.Struct, frozen=True, tag="entered"):
-    """The news that a pod's state changed, or what it believes of its connections."""
+    """The news that a pod's state changed, or what it believes of its connections; `bus` as in the table `pods`."""
 
     pod: int
     state: str
     ready: bool
+    bus: str = ""
 
 
 class PodProgress(msgspec.Struct, frozen=True, tag="progress"):

@@ -63,6 +63,8 @@ class LocalReplica:
         That of its incarnation of now, or of the last one.
     wanted, heir
         As of `sim.pods.replica.InlineReplica`.
+    seen
+        When the run heard of each of its states: time, state, bus; for a pod whose own record may be lost.
     place, calls
         The number of the pod whose calls it makes, and whether it makes them now.
     """
@@ -81,6 +83,7 @@ class LocalReplica:
         self.ready = False
         self.state = "new"
         self.frozen = False
+        self.seen: list[tuple[int, str, str]] = []
         self.process: HostProcess | None = None
         self.first_key = 0
         self.told: dict[str, Told] = {}

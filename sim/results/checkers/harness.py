@@ -153,6 +153,9 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
     audit.counts |= {"calls_offered": offered, "calls_made": made}
+    if lost := sum(one.calls for one in run.info.lost or ()):
+        absent = max(0, absent - lost)
+        audit.warnings.append(f"{count(lost, 'call was', 'calls were')} due of pods whose record was lost with their machine")
     if absent:
         audit.counts["calls_not_made"] = absent
         audit.warnings.append(
@@ -180,7 +183,9 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)
-    for host in sorted(_lived_on(run) | generators):
+    for lost in run.info.lost or ():
+        audit.warnings.append(f"what {lost.host} recorded ({count(len(lost.pods), 'pod')}) was lost with its machine: {lost.reason}")
+    for host in sorted((_lived_on(run) | generators) - {lost.host for lost in run.info.lost or ()}):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
     if not generators:

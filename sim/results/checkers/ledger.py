@@ -16,12 +16,15 @@ Losing copies is not invalid (Pub/Sub may); one without a cause makes the verdic
 invalid, unless it is traffic of another program or another run on the same broker: then it is unknown.
 
 Where publishers do not know whether some events were published, nobody can vouch for the copies of these that were not heard: what is
-missing or unserved is then between those known to be lost, and these too.
+missing or unserved is then between those known to be lost, and these too. Likewise where the record of a process was lost with its machine
+and the run went on (`hosts.on_loss = "count"`): what its pods heard is not known, and of what they published only what others heard. Each
+call that they were meant to make may then have been an event that everybody missed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,6 +41,7 @@ from sim.results.tally import Tally
 ALL = MetricName("")
 MAX_SERVICES = 1  # at most so many are named in the sentence; the report has a table of all
 WHY = "whether what was not heard had been published"
+LOST = "what the pods of a lost machine heard and published"
 
 UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone
 
@@ -56,7 +60,7 @@ def check(run: Run) -> Result:
         "expected": expected,
         **fates,
         **tally.causes,
-        **served,
+        **{name: many for name, many in served.items() if many or name != "half_in_doubt"},
         "foreign": len(foreign),
         **_unrecorded(run, len(foreign), unexpected),
         **_publish_account(run),
@@ -65,40 +69,48 @@ def check(run: Run) -> Result:
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
     witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
     witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
-    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
+    why = LOST if run.info.lost else WHY
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service, why=why)}; {_sentence(expected, fates, tally.causes, why=why)}"
     verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
-    metrics = _metrics(tally)
+    metrics = _metrics(tally, counts, why=why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
-def _metrics(tally: Tally) -> dict[str, float | Bounds]:
-    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed."""
+def _metrics(tally: Tally, counts: Mapping[str, int | float], *, why: str, pods: int, unheard: int) -> dict[str, float | Bounds]:
+    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed.
+
+    Parameters
+    ----------
+    unheard
+        How many events there may have been of which nothing is recorded; each would have had a copy for each of so many `pods` at most.
+    """
     metrics: dict[str, float | Bounds] = {}
     for of in tally.scopes():
         fates, served = tally.fates(of), tally.served(of)
         expected, pairs = fates["delivered"] + fates["missing"] + fates["unknown"], served["pairs"]
-        missing, most = fates["missing"], fates["missing"] + fates["unknown"]
-        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"]
+        missing, most = fates["missing"], fates["missing"] + fates["unknown"] + unheard * pods
+        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"] + unheard * pods
+        half, halves = served["half_served"], served["half_served"] + served["half_in_doubt"] + unheard * pods
         found: dict[str, float | Bounds] = {
-            "missing": between(missing, most, WHY) if expected else math.nan,
-            "missing_ratio": between(missing / expected, most / expected, WHY) if expected else math.nan,
-            "unserved": between(known, unserved, WHY) if pairs else math.nan,
-            "unserved_ratio": between(known / pairs, unserved / pairs, WHY) if pairs else math.nan,
-            "half_served": float(served["half_served"]) if pairs else math.nan,
+            "missing": between(missing, most, why) if expected else math.nan,
+            "missing_ratio": between(missing / expected, most / (expected + unheard * pods), why) if expected else math.nan,
+            "unserved": between(known, unserved, why) if pairs else math.nan,
+            "unserved_ratio": between(known / pairs, unserved / (pairs + unheard * pods), why) if pairs else math.nan,
+            "half_served": between(float(half), float(halves), why) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
     of_all = tally.fates(ALL)
     heard = of_all["delivered"] + of_all["duplicate"] + of_all["unexpected"]
-    return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
+    return metrics | {"unexpected": float(of_all["unexpected"] - counts.get("of_lost_publishers", 0)) if heard else math.nan}
 
 
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
     foreign = int(counts["foreign"])
     if not counts["events"]:
         return "unknown", "no data: nothing was published in the run phase"
-    unrecorded = int(counts.get("unrecorded", 0))
-    if unexpected > foreign + unrecorded:
-        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded:,}"
+    unrecorded, of_lost = int(counts.get("unrecorded", 0)), int(counts.get("of_lost_publishers", 0))
+    if unexpected > foreign + unrecorded + of_lost:
+        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded - of_lost:,}"
     if unrecorded:
         return "unknown", f"copies of events whose publishes are not recorded: {unrecorded:,}; the generator ended without its record"
     if unbalanced:
@@ -112,7 +124,7 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     return "valid", sentence
 
 
-def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
+def _services_sentence(tally: Tally, *, one_pod: bool, why: str) -> str:
     """Return how many events reached the services that should hear them, the services that lack most first."""
     short = []
     for of in tally.scopes():
@@ -127,7 +139,7 @@ def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
     for unserved, half, service, served in sorted(short, key=lambda one: (-one[0], -one[1], one[2]))[:MAX_SERVICES]:
         parts = []
         if unserved:
-            parts.append(f"{told('', between(unserved - served['in_doubt'], unserved, WHY))} reached none of its pods")
+            parts.append(f"{told('', between(unserved - served['in_doubt'], unserved, why))} reached none of its pods")
         parts += [f"{half:,} {'' if parts else 'reached '}only some{'' if parts else ' of its pods'}"] if half else []
         texts.append(f"of {count(served['pairs'], 'event')} that {service} should handle {' and '.join(parts)}")
     more = len(short) - len(texts)
@@ -135,21 +147,29 @@ def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
 
 
 def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
-    """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
-    if run.info.load.record_kept is not False:
-        return {}
-    return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
+    """Count the copies of our own events whose record was lost with the generator or a machine; nothing where it was not lost."""
+    found: dict[str, int | float] = {}
+    if run.info.lost:
+        numbers = [number for lost in run.info.lost for number in lost.publishers]
+        keys = run.deliveries["event"].to_numpy()[run.copies.delivery[unexpected]]
+        theirs = (run.copies.publish[unexpected] < 0) & np.isin(keys >> np.uint64(32) & np.uint64(0xFFFF), numbers)
+        found["of_lost_publishers"] = int((theirs & (keys >> np.uint64(48) == np.uint64(run.info.nonce))).sum())
+    if run.info.load.record_kept is False:
+        found["unrecorded"] = int((run.copies.publish[unexpected] < 0).sum()) - foreign
+    return found
 
 
-def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
+def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], *, why: str) -> str:
     missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
     text = f"of {count(expected, 'expected copy', 'expected copies')} {count(fates['delivered'], 'was', 'were')} delivered"
     if not fates["unknown"]:
         return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
-    ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
+    ends = between(fates["missing"], fates["missing"] + fates["unknown"], why)
     text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
+    if why == LOST:
+        return f"{text}: nobody knows of {amount(fates['unknown'])}, because what pods recorded was lost with their machine"
     return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
 
 

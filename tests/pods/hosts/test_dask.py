@@ -1,0 +1,323 @@
+"""Host `dask`: processes of pods on the workers of a Dask cluster, which are placed, heard, lost and brought home as it says."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sim.errors import HostError, MachineLost, ScenarioError, UsageError
+from sim.pods.hosts import dask_cluster, dask_keeper
+from sim.pods.hosts.dask_client import DaskClient, open_client, quiet
+from sim.pods.hosts.dask_cluster import own_cluster
+from sim.results.checkers import judge
+from sim.results.checkers.verdict import Bounds
+from sim.results.opened_run import open_run
+from sim.run.machines import places_of
+from sim.run.status import Status
+from sim.run.steps import run_scenario
+from sim.scenario.file import Scenario, load_scenario
+from sim.wire.address import Address, free_port
+from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
+from tests.support.own_shop import OwnShop
+
+Small = Callable[..., Scenario]
+DASK = ("hosts.kind=dask", "load.driver=pods")
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Give the scheduler of a cluster of two workers that the tests of this file share."""
+    with own_cluster(2) as found:
+        yield found
+
+
+@pytest.fixture
+def client(scheduler: str) -> Iterator[DaskClient]:
+    """Give a client of that scheduler."""
+    with open_client(scheduler) as one:
+        yield one
+
+
+def on(scheduler: str) -> tuple[str, ...]:
+    """The settings of a run on a cluster."""
+    return (*DASK, f"hosts.scheduler={scheduler}")
+
+
+def scratch_of(scheduler: str) -> list[str]:
+    """What any run has left in the workers' folders."""
+    with open_client(scheduler) as one:
+        folders = [Path(worker["local_directory"]) for worker in one.wait(one.workers(), timeout_s=30).values()]
+    return [path.name for folder in folders for path in folder.glob("buslab-*")]
+
+
+@pytest.mark.broker
+def test_a_run_on_a_cluster_of_its_own_is_valid_and_leaves_nothing(small: Small, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def watch(status: Status) -> None:
+        for child in psutil.Process().children(recursive=True):
+            seen.add(" ".join(child.cmdline()))
+
+    folder = run_scenario(small(*DASK, "load.run_s=2"), out=tmp_path / "run", watch=watch)
+    run = open_run(folder)
+    verdict = judge(run)
+    assert {name: one.detail for name, one in verdict.checkers.items() if one.verdict != "valid"} == {}
+    assert verdict.checkers["ledger"].counts["missing"] == 0
+    assert verdict.checkers["ledger"].counts["delivered"] > 100
+    held = run.pods.drop_duplicates(["pod", "host"]).groupby("host", observed=True)["pod"].nunique().to_dict()
+    assert held == {"dask-0": 6, "dask-1": 6}
+    assert not [path for path in folder.rglob("*") if path.is_dir() and any(path.iterdir())], "no part and no journal is left"
+    assert any("sim.pods.hosts.local_child" in one for one in seen)
+    assert not any("redis://" in one for one in seen), "where the broker is stands on no command line"
+    (note,) = [note for note in run.info.notes if "Dask" in note]
+    assert note == "the pods were on 2 Dask workers of 1 machine: 127.0.0.1 (6 pods: dask-0); 127.0.0.1 (6 pods: dask-1)"
+
+
+@pytest.mark.broker
+def test_a_run_joins_a_cluster_and_leaves_it_as_it_was(small: Small, tmp_path: Path, scheduler: str) -> None:
+    folder = run_scenario(small(*on(scheduler), "hosts.processes=3"), out=tmp_path / "run")
+    run = open_run(folder)
+    assert judge(run).checkers["ledger"].counts["delivered"] > 50
+    assert {str(host) for host in run.pods["host"].unique()} == {"dask-0", "dask-1", "dask-2"}
+    services = run.pods.drop_duplicates("pod")
+    of = {str(one["pod"]): str(one["host"]) for one in services.to_dict("records")}
+    assert len({of["music-service-0"], of["music-service-1"]}) == 2, "two replicas are on two workers"
+    assert scratch_of(scheduler) == []
+
+
+@pytest.mark.broker
+def test_a_part_that_was_damaged_on_the_way_is_named_and_fails_the_run(
+    small: Small, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = DaskClient.ask
+
+    async def damage(self: DaskClient, worker: str, op: str, do: str, **what: Any) -> dict[str, Any]:
+        answer = await ask(self, worker, op, do, **what)
+        if do == "read" and what["part"].startswith("deliveries-dask-1"):
+            answer = {"data": bytes(answer["data"])[:-1] + b"?"}
+        return answer
+
+    monkeypatch.setattr(DaskClient, "ask", damage)
+    with pytest.raises(HostError, match=r"the part deliveries-dask-1-00001.parquet did not come home: .* not those that were written"):
+        run_scenario(small(*on(scheduler)), out=tmp_path / "run")
+    sealed(tmp_path / "run", "failed")
+    run = open_run(tmp_path / "run")
+    verdict = judge(run)
+    assert [lost.host for lost in run.info.lost or []] == ["dask-1"]
+    assert {str(host) for host in run.hosts["host"].unique()} >= {"dask-0"}, "what the other process recorded is there"
+    assert (verdict.verdict, verdict.checkers["ledger"].counts["unexplained"]) == ("unknown", 0)
+    assert scratch_of(scheduler) == []
+
+
+@pytest.mark.broker
+def test_an_interruption_leaves_nothing_and_keeps_what_was_recorded(tmp_path: Path) -> None:
+    script = INTERRUPTED.replace('f"load.driver={driver}")', 'f"load.driver={driver}", "hosts.kind=dask")')
+    stopped = interrupt(tmp_path / "run", phase="run", driver="pods", script=script)
+    assert (stopped.code, stopped.errors) == (130, "")
+    sealed(stopped.folder, "interrupted")
+    assert {"music-service-0", "analytics-service-0"} <= {row["pod"] for row in rows(stopped.folder, "deliveries")}
+
+
+SENT = """
+class Billing:
+    def __init__(self):
+        self.handlers = {"order.created": self.order_created}
+
+    def order_created(self, event):
+        if "/code/" not in __file__:
+            raise ValueError("this is not the module that was sent")
+"""
+
+
+@pytest.mark.broker
+def test_modules_of_the_user_are_sent_to_the_workers(tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = OwnShop(tmp_path / "shop", code=SENT)
+    settings = (*on(scheduler), "load.warm_up_s=0.3", "load.run_s=1", "slo={}")
+    run = open_run(run_scenario(load_scenario(str(shop.day), settings=settings), out=tmp_path / "run"))
+    heard = run.deliveries[run.deliveries["event"].isin(run.publishes.loc[run.publishes["channel"] == "order.created", "event"])]
+    assert heard["outcome"].astype(str).value_counts().to_dict() == {"handled": len(heard)}
+    assert len(heard) > 50
+    with monkeypatch.context() as patch:
+        patch.setattr(dask_cluster, "code_checksum", lambda files: 1)
+        with pytest.raises(UsageError, match=r"your own modules did not arrive as they are here at the worker tcp://"):
+            run_scenario(load_scenario(str(shop.day), settings=settings), out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert scratch_of(scheduler) == []
+
+
+# -- losses ------------------------------------------------------------------------------------------------------
+
+
+def workers_of_this_test() -> list[psutil.Process]:
+    """The workers of the cluster that a run in this process has started: those that have processes of pods."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any("sim.pods.hosts.local_child" in " ".join(one.cmdline()) for one in child.children())
+    ]
+
+
+def killer(phase: str, *, killed: list[int]) -> Callable[[Status], None]:
+    """Return what kills a worker when a phase is reached."""
+
+    def watch(status: Status) -> None:
+        if status.phase == phase and not killed:
+            killed.append(workers_of_this_test()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    return watch
+
+
+@pytest.mark.broker
+def test_a_worker_that_dies_fails_the_run_unless_it_is_to_count(small: Small, tmp_path: Path) -> None:
+    killed: list[int] = []
+    with pytest.raises(MachineLost, match=r"the worker tcp://127\.0\.0\.1:\d+ is gone"):
+        run_scenario(small(*DASK, "load.run_s=2"), out=tmp_path / "run", watch=killer("run", killed=killed))
+    sealed(tmp_path / "run", "failed")
+    assert len(killed) == 1
+    assert len(rows(tmp_path / "run", "deliveries")) > 0, "what the other worker's pods recorded came home"
+
+
+@pytest.mark.broker
+def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path: Path) -> None:
+    """Its pods are aborted, what they heard is unknown, and nothing is unexplained; limits on what is missing are not decided."""
+    killed: list[int] = []
+    scenario = small(*DASK, "hosts.on_loss=count", "load.run_s=3", "bus.batch_interval_ms=100", "slo.unexpected=0")
+    run = open_run(run_scenario(scenario, out=tmp_path / "run", watch=killer("run", killed=killed)))
+    assert len(killed) == 1
+    (lost,) = run.info.lost or []
+    assert re.fullmatch(r"the worker tcp://127\.0\.0\.1:\d+ is gone.*", lost.reason)
+    states = run.pods[run.pods["pod"].isin(lost.pods)]
+    assert set(states["host"]) == {lost.host}
+    assert states[states["state"] == "aborted"]["at_ns"].tolist() == [lost.at_ns] * len(lost.pods)
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == 0
+    assert counts["unknown"] > 0
+    assert counts["unexpected"] == counts["of_lost_publishers"], "what others heard of the lost pods is theirs"
+    assert verdict.checkers["ledger"].verdict == "valid", verdict.checkers["ledger"].detail
+    missing = verdict.checkers["ledger"].metrics["missing"]
+    assert isinstance(missing, Bounds)
+    assert (missing.low, missing.high >= counts["unknown"]) == (0, True)
+    assert [one["verdict"] for one in verdict.to_dict()["slo"] if one["metric"] == "missing"] == ["unknown"]
+    assert any(lost.host in text for text in verdict.checkers["harness"].warnings)
+    alive = run.deliveries[~run.deliveries["pod"].isin(lost.pods)]
+    assert (alive["received_ns"] > lost.at_ns + 500_000_000).any(), "the others went on"
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("hosts.kind=dask", "hosts.scheduler=tcp://user:secret@host:1"), "without user and password"),
+        (("hosts.kind=dask", "hosts.scheduler=http://host:8786"), "write tcp://HOST:PORT or tls://HOST:PORT"),
+        (("hosts.kind=local", "hosts.scheduler=tcp://host:1"), "hosts.scheduler: it is of hosts.kind = 'dask'"),
+        (("hosts.on_loss=count",), "hosts.on_loss = 'count': it is of hosts.kind = 'dask'"),
+        (("hosts.kind=dask", "bus.transport=memory"), "carries events inside one process only"),
+        (("hosts.kind=dask", "kubelet.enabled=true"), "cannot probe pods on other machines yet"),
+        (("hosts.kind=dask", 'faults=[{kind="link_cut",at_s=1,for_s=1}]'), "acts on links"),
+        (("hosts.kind=dask", 'faults=[{kind="pod_kill",at_s=1,for_s=1}]'), "cannot do that yet"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named_and_no_secret_is_told(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario("baseline", settings=("load.driver=pods", *settings))
+    assert said in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def refused(small: Small, tmp_path: Path, *settings: str, on: str = "embedded") -> str:
+    """Return the one line that a run is refused with; there is no run folder."""
+    with pytest.raises(UsageError) as error:
+        run_scenario(small(*DASK, *settings), on=on, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.broker
+def test_a_scheduler_that_is_not_there_or_is_none_is_one_line(small: Small, tmp_path: Path, address: Address) -> None:
+    nobody = f"tcp://127.0.0.1:{free_port()}"
+    assert refused(small, tmp_path, f"hosts.scheduler={nobody}").startswith(f"hosts.scheduler = '{nobody}': nothing answers there")
+    other = f"tcp://127.0.0.1:{address.port}"
+    assert "what listens there is no Dask scheduler" in refused(small, tmp_path, f"hosts.scheduler={other}")
+    secured = f"tls://127.0.0.1:{address.port}"
+    assert "TLS wants certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused(small, tmp_path, f"hosts.scheduler={secured}")
+
+
+@pytest.mark.broker
+def test_a_worker_that_is_not_as_we_are_is_refused(small: Small, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = f"hosts.scheduler={scheduler}"
+    with monkeypatch.context() as patch:
+        patch.setattr(dask_cluster, "source_checksum", lambda: 1)
+        assert re.search(r"the worker tcp://\S+ has a buslab of our version, but other files", refused(small, tmp_path, joined))
+    with monkeypatch.context() as patch:
+        patch.setattr(dask_cluster, "loopback_name", lambda: "another machine")
+        said = refused(small, tmp_path, joined)
+    assert re.search(r"the broker redis://127\.0\.0\.1:\d+ is on this machine's loopback, and the worker tcp://\S+ is on another", said)
+    assert "are more than the workers can hold" in refused(small, tmp_path, joined, "hosts.per_worker=5")
+    assert scratch_of(scheduler) == []
+
+
+@pytest.mark.parametrize(
+    ("python", "buslab", "distributed", "said"),
+    [
+        ("3.12.1.final.0", "1", "2", "has Python 3.12, and this machine has 3.11"),
+        ("3.11.9.final.0", "2", "2", "has buslab 2, and this machine has 1"),
+        ("3.11.9.final.0", None, "2", "has no buslab, and this machine has 1"),
+        ("3.11.9.final.0", "1", "3", "has distributed 3, and this machine has 2"),
+    ],
+)
+def test_another_version_is_refused_with_both_named(python: str, buslab: str | None, distributed: str, said: str) -> None:
+    ours = {"host": {"python": "3.11.2.final.0"}, "packages": {"buslab": "1", "distributed": "2"}}
+    theirs = {"host": {"python": python}, "packages": {"buslab": buslab, "distributed": distributed}}
+    with pytest.raises(UsageError, match=re.escape(f"the worker tcp://w:1 {said}")):
+        dask_cluster._check_versions({"client": ours, "workers": {"tcp://w:1": theirs}}, ["tcp://w:1"])
+    with pytest.raises(UsageError, match="the worker tcp://w:1 does not answer"):
+        dask_cluster._check_versions({"client": ours, "workers": {"tcp://w:1": None}}, ["tcp://w:1"])
+    dask_cluster._check_versions({"client": ours, "workers": {"tcp://w:1": ours}}, ["tcp://w:1"])
+
+
+@pytest.mark.broker
+def test_a_worker_that_does_not_reach_the_broker_is_named_and_no_secret_is_in_any_log(
+    client: DaskClient, scheduler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    op = "buslab-test"
+    client.wait(client.install(dask_keeper.Keeper(op)), timeout_s=30)
+    worker = next(iter(client.wait(client.workers(), timeout_s=30)))
+    url = f"redis://user:verysecret@127.0.0.1:{free_port()}"
+    with pytest.raises(HostError, match=r"redis://127\.0\.0\.1:\d+ is not reachable: .* \(the worker tcp://") as error:
+        client.wait(client.ask(worker, op, "reach", urls=url), timeout_s=30)
+    with pytest.raises(HostError, match="TypeError in reach") as wrong:
+        client.wait(client.ask(worker, op, "reach", url=url), timeout_s=30)
+    client.wait(client.remove(op), timeout_s=30)
+    assert "verysecret" not in f"{error.value} {wrong.value} {caplog.text}"
+    logs = client.wait(client._client.get_worker_logs(), timeout_s=30)
+    assert "verysecret" not in str(logs) + str(client.wait(client._client.get_scheduler_logs(), timeout_s=30))
+
+
+def test_dask_is_quiet_only_while_a_run_uses_it() -> None:
+    before = logging.getLogger("distributed").level
+    with quiet():
+        assert not logging.getLogger("distributed").isEnabledFor(logging.CRITICAL)
+    assert logging.getLogger("distributed").level == before
+
+
+def test_without_dask_the_extra_is_named(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dask_cluster", "dask_client"):
+        monkeypatch.delitem(sys.modules, f"sim.pods.hosts.{name}")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    broker = Address("redis://127.0.0.1:1", "127.0.0.1", 1)
+    with pytest.raises(UsageError, match=r"is not installed: install buslab\[machines\]"), places_of(small(*DASK), broker, run_id="x"):
+        pass
