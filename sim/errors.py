@@ -77,7 +77,12 @@ class HostError(BuslabError):
 
 
 class MachineLost(HostError):
-    """A worker of a Dask cluster that does not answer any more, or that Dask has paused, with the pods that it held."""
+    """A worker of a Dask cluster that does not answer any more, or that Dask has paused, with the pods that it held.
+
+    `every` says that it is all of them: the way to them is gone.
+    """
+
+    every = False
 
 
 class RecordError(BuslabError):

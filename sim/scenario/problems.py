@@ -237,8 +237,6 @@ def _far_problems(scenario: Scenario) -> Iterator[str]:
         kind = type(fault).__struct_config__.tag
         if "links" in fault.needs:
             yield f"the fault {kind} acts on links, and hosts.kind = 'dask' has none yet; set hosts.kind = 'local' or 'inline'"
-    if scenario.killable_pods():
-        yield "a fault ends or freezes pods, and hosts.kind = 'dask' cannot do that yet; set hosts.kind = 'local'"
     if scenario.load.mix.get(HTTP_CALL):
         yield f"load.mix: {HTTP_CALL!r} is a call from pod to pod on one machine; set hosts.kind = 'local' or 'inline'"
 

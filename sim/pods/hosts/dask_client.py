@@ -29,8 +29,10 @@ TLS_VARIABLES = ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY")
 T = TypeVar("T")
 
 
-class SchedulerLost(HostError):
+class SchedulerLost(MachineLost):
     """A scheduler that does not answer any more: with it, the way to every worker is gone."""
+
+    every = True
 
 
 class DaskClient:

@@ -38,6 +38,7 @@ from sim.pods.hosts.dask_end import DaskEnd
 from sim.pods.hosts.dask_keeper import Keeper, loopback_name
 from sim.pods.hosts.dask_local_cluster import Form, Formed
 from sim.pods.hosts.placing import Room, place_pods, share_processes
+from sim.record.journal import JOURNALS
 from sim.record.recorder import PARTS
 from sim.scenario.code_files import code_checksum, code_files
 from sim.scenario.file import Scenario
@@ -99,6 +100,7 @@ class DaskPlaces:
         self._files_per_pod, self._own_files = files_per_pod, own_files
         self._placed: dict[str, int] = {}
         self._listening: list[asyncio.Task[None]] = []
+        self._run_folder = Path()
 
     # -- placing -------------------------------------------------------------------------------------------------
 
@@ -129,7 +131,7 @@ class DaskPlaces:
                 found.append((f"{self.name}-{len(found)}", worker, some[place::share]))
         return found
 
-    def worker_of(self, pod: str) -> int:
+    def place_of(self, pod: str) -> int:
         """Return the worker that holds a pod."""
         return self._placed[pod]
 
@@ -143,8 +145,9 @@ class DaskPlaces:
 
     # -- processes -----------------------------------------------------------------------------------------------
 
-    def listen(self) -> None:
-        """Begin to listen to the workers, on the running event loop."""
+    def listen(self, folder: Path) -> None:
+        """Begin to listen to the workers, on the running event loop; journals are brought into a run folder."""
+        self._run_folder = folder
         loop = asyncio.get_running_loop()
         self._listening = [loop.create_task(self._keep_hearing(worker)) for worker in self._workers]
         self._listening.append(loop.create_task(self._keep_looking()))
@@ -158,8 +161,8 @@ class DaskPlaces:
         """
         where = self._workers[worker]
         opened = await self._ask(where, "open", process=process)
-        ask = partial(self._ask, where)
-        end = where.ends[process] = DaskEnd(process, where=where.host, ask=ask, code_folder=where.code_folder, **opened)
+        ways = {"ask": partial(self._ask, where), "bring": partial(self._bring_journal, where)}
+        end = where.ends[process] = DaskEnd(process, where=where.host, code_folder=where.code_folder, **ways, **opened)
         return end
 
     async def _ask(self, worker: Worker, do: str, **what: Any) -> dict[str, Any]:
@@ -170,7 +173,8 @@ class DaskPlaces:
             try:
                 heard = await self._ask(worker, "hear")
             except HostError as error:
-                self._lose([worker] if isinstance(error, MachineLost) else self._workers, error)
+                lost = error if isinstance(error, MachineLost) else MachineLost(str(error))
+                self._lose(self._workers if lost.every else [worker], lost)
                 return
             for process, said in heard["said"].items():
                 worker.ends[process].feed(bytes(said))
@@ -193,7 +197,7 @@ class DaskPlaces:
                 elif not worker.lost and status == "paused":
                     self._lose([worker], MachineLost(f"the worker {worker.address} is paused by Dask: its memory is full"))
 
-    def _lose(self, workers: Sequence[Worker], error: BuslabError) -> None:
+    def _lose(self, workers: Sequence[Worker], error: MachineLost) -> None:
         for worker in workers:
             if not worker.lost:
                 worker.lost = True
@@ -233,7 +237,7 @@ class DaskPlaces:
 
     async def _fetch(self, worker: Worker, folder: Path, missing: dict[str, HostError]) -> None:
         try:
-            parts = (await self._ask(worker, "parts"))["parts"]
+            parts = (await self._ask(worker, "files", folder=PARTS))["files"]
         except HostError as error:
             missing.update(dict.fromkeys(worker.ends, HostError(f"what {', '.join(worker.ends)} recorded did not come home: {error}")))
             return
@@ -241,18 +245,25 @@ class DaskPlaces:
             source = name.partition("-")[2].rpartition("-")[0]
             try:
                 if source not in missing:
-                    await self._fetch_part(worker, folder / PARTS / Path(name).name, size, checksum)
+                    await self._fetch_file(worker, f"{PARTS}/{name}", folder, size, checksum)
             except HostError as error:
                 missing[source] = HostError(f"the part {name} did not come home: {error}")
 
-    async def _fetch_part(self, worker: Worker, path: Path, size: int, checksum: int) -> None:
+    async def _bring_journal(self, worker: Worker, process: str) -> None:
+        """Fetch what a process that is gone wrote down for the case that it is killed."""
+        where = f"{JOURNALS}/{process}"
+        for name, size, checksum in (await self._ask(worker, "files", folder=where))["files"]:
+            await self._fetch_file(worker, f"{where}/{name}", self._run_folder, size, checksum)
+
+    async def _fetch_file(self, worker: Worker, name: str, folder: Path, size: int, checksum: int) -> None:
+        path = folder / name
         arriving = path.with_name(path.name + ".arriving")
         found = offset = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with arriving.open("wb") as file:
                 while offset < size:
-                    data = bytes((await self._ask(worker, "read", part=path.name, offset=offset, size=PIECE_BYTES))["data"])
+                    data = bytes((await self._ask(worker, "read", file=name, offset=offset, size=PIECE_BYTES))["data"])
                     if not data:
                         break
                     found, offset = zlib.crc32(data, found), offset + len(data)

@@ -14,12 +14,14 @@ from typing import Any
 
 import msgspec
 
-from sim.errors import BuslabError, HostError
+from sim.errors import BuslabError, HostError, MachineLost
 from sim.machine.line import LINE_BYTES, pack_line, read_line
 
+LOOK_S = 0.002
 GONE = -1  # in the place of an exit code: the worker is lost, and nobody knows how the process ended
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
+Bring = Callable[[str], Awaitable[None]]
 
 
 class DaskEnd:
@@ -31,6 +33,8 @@ class DaskEnd:
         Its name.
     ask
         Asks the keeper of its worker: `sim.pods.hosts.dask_client.DaskClient.ask` without the worker and the operation.
+    bring
+        Brings the journal of the process into the run folder.
 
     Attributes
     ----------
@@ -42,16 +46,19 @@ class DaskEnd:
         Its process id, on its machine.
     """
 
-    def __init__(self, process: str, *, where: str, folder: str, code_folder: str, pid: int, ask: Ask) -> None:
+    def __init__(self, process: str, *, where: str, folder: str, code_folder: str, pid: int, ask: Ask, bring: Bring) -> None:
         self.name = f"the process {process} of pods on {where}"
         self.folder = folder
         self.code_folder = code_folder
         self.pid = pid
         self._process = process
         self._ask = ask
+        self._bring = bring
         self._code: int | None = None
+        self._handed_over = False
+        self._handing_over = asyncio.Lock()
         self._tail = ""
-        self._why: BuslabError | None = None
+        self.lost_with: MachineLost | None = None
         self._said = asyncio.StreamReader(limit=LINE_BYTES)
         self._orders: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._sending = asyncio.get_running_loop().create_task(self._keep_sending())
@@ -68,10 +75,10 @@ class DaskEnd:
             self._code, self._tail = code, tail
             self._said.feed_eof()
 
-    def lost(self, why: BuslabError) -> None:
+    def lost(self, why: MachineLost) -> None:
         """Take in that its worker is lost."""
         if self._code is None:
-            self._code, self._why = GONE, why
+            self._code, self.lost_with = GONE, why
             self._said.feed_eof()
 
     # -- the line ------------------------------------------------------------------------------------------------
@@ -90,8 +97,8 @@ class DaskEnd:
 
     async def gone(self) -> BuslabError:
         """Return the error that says that it is gone, and why."""
-        if self._why is not None:
-            return self._why
+        if self.lost_with is not None:
+            return self.lost_with
         return HostError(f"{self.name} is gone: {self._tail} (exit code {self._code})")
 
     def end_sending(self) -> None:
@@ -130,7 +137,7 @@ class DaskEnd:
 
     def tail(self) -> str:
         """Return the last lines of its log as one, once it has ended."""
-        return self._tail or (str(self._why) if self._why is not None else "its log is on its machine")
+        return self._tail or (str(self.lost_with) if self.lost_with is not None else "its log is on its machine")
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
@@ -139,3 +146,26 @@ class DaskEnd:
     def kill(self) -> None:
         """End it (SIGKILL); `poll` says when it is gone."""
         self._order("signal", number=int(signal.SIGKILL))
+
+    async def freeze(self) -> None:
+        """Freeze it (SIGSTOP); return when it stands still."""
+        await self._ask("freeze", process=self._process)
+
+    async def thaw(self) -> None:
+        """Thaw it (SIGCONT)."""
+        await self._ask("signal", process=self._process, number=int(signal.SIGCONT))
+
+    async def handed_over(self) -> None:
+        """Return when it is gone, and what it wrote down for the case that it is killed can be read here.
+
+        Raises
+        ------
+        HostError
+            That did not come.
+        """
+        while self._code is None:
+            await asyncio.sleep(LOOK_S)
+        async with self._handing_over:
+            if self.lost_with is None and not self._handed_over:
+                await self._bring(self._process)
+                self._handed_over = True

@@ -36,7 +36,6 @@ from sim.machine.process import Child
 from sim.machine.source import source_checksum
 from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
-from sim.record.recorder import PARTS
 from sim.scenario.code_files import code_checksum, code_files
 from sim.wire.address import parse_address
 
@@ -220,13 +219,28 @@ class Keeper(WorkerPlugin):
                 ended[name] = (kept.code, kept.child.tail())
         return {"said": said, "ended": ended}
 
-    async def _do_parts(self) -> dict[str, Any]:
-        """Return each part that was written: name, size in bytes, checksum."""
-        return {"parts": await asyncio.to_thread(list_parts, self._folder)}
+    async def _do_freeze(self, process: str) -> dict[str, Any]:
+        """Freeze a process (SIGSTOP); answer when it stands still, or is gone."""
+        kept = self._processes.get(process)
+        if kept is not None and kept.child.poll() is None:
+            os.kill(kept.child.pid, signal.SIGSTOP)
+            while kept.child.poll() is None and not os.waitid(os.P_PID, kept.child.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+                await asyncio.sleep(LOOK_S)
+        return {}
 
-    async def _do_read(self, part: str, offset: int, size: int) -> dict[str, Any]:
-        """Return a piece of a part."""
-        return {"data": await asyncio.to_thread(read_piece, self._folder / PARTS / Path(part).name, offset, size)}
+    async def _do_files(self, folder: str) -> dict[str, Any]:
+        """Return name, size in bytes and checksum of each file that the processes wrote into a folder."""
+        return {"files": await asyncio.to_thread(list_files, self._inside(folder))}
+
+    async def _do_read(self, file: str, offset: int, size: int) -> dict[str, Any]:
+        """Return a piece of a file that the processes wrote."""
+        return {"data": await asyncio.to_thread(read_piece, self._inside(file), offset, size)}
+
+    def _inside(self, name: str) -> Path:
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder.resolve()):
+            raise HostError("that is not a file of this run")
+        return path
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -255,9 +269,10 @@ def loopback_name() -> str:
     return f"{boot}/{network}"
 
 
-def list_parts(folder: Path) -> list[tuple[str, int, int]]:
-    """Return name, size in bytes and checksum of each part in a folder."""
-    return [(part.name, part.stat().st_size, file_checksum(part)) for part in sorted((folder / PARTS).glob("*.parquet"))]
+def list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """Return name, size in bytes and checksum of each whole file in a folder; none where there is no such folder."""
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
+    return [(path.name, path.stat().st_size, file_checksum(path)) for path in files]
 
 
 def read_piece(path: Path, offset: int, size: int) -> bytes:

@@ -24,9 +24,9 @@ import numpy as np
 
 from sim.errors import BrokerUnreachable, BuslabError, HostError, MachineLost, RecordError, UsageError
 from sim.grounds.links import Links
-from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.clock import NS_PER_MS, NS_PER_S, now_ns
 from sim.machine.words import count, duration
-from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
+from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Skew, Word
 from sim.pods.hosts.local_process import HostProcess, LocalEnd, ProcessEnd
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
@@ -56,14 +56,20 @@ class Places(Protocol):
 
     name: str
 
-    def listen(self) -> None:
-        """Begin to listen to the processes that are started; one that is lost with its machine ends with `MachineLost`."""
+    def listen(self, folder: Path) -> None:
+        """Begin to listen to the processes that are started; one that is lost with its machine ends with `MachineLost`.
+
+        `folder` is the run folder, where journals are brought.
+        """
 
     def spread(self, pods: Sequence[str], *, processes: int) -> list[tuple[str, int, list[str]]]:
         """Return the processes for pods that share them: its name, its place, and which pods it holds."""
 
     async def open(self, process: str, place: int) -> ProcessEnd:
         """Start a process in a place; it waits for its first order."""
+
+    def place_of(self, pod: str) -> int:
+        """Return where a pod has its place."""
 
     def describe(self) -> str:
         """Return a sentence on which processes are where."""
@@ -128,8 +134,11 @@ class LocalHost:
     # -- processes ---------------------------------------------------------------------------------------------
 
     async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool, place: int = 0) -> HostProcess:
-        """Start a process that holds these pods; `up` says when they run."""
-        end = await (LocalEnd.start(name, folder=self._folder) if self._places is None else self._places.open(name, place))
+        """Start a process that holds these pods; `up` says when they run. `place` is that of pods that share a process."""
+        if self._places is None:
+            end: ProcessEnd = await LocalEnd.start(name, folder=self._folder)
+        else:
+            end = await self._places.open(name, self._places.place_of(pods[0].name) if killable else place)
         publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
         for pod in pods:
             pod.first_key = compose_key(nonce=self._nonce, publisher=publishers[pod.number], sequence=0)
@@ -204,8 +213,8 @@ class LocalHost:
             self._failed(HostError(word.error))
 
     def _lost(self, process: HostProcess, error: BuslabError) -> None:
-        if isinstance(error, MachineLost) and self._scenario.hosts.on_loss == "count" and process.has_started:
-            self._count_lost(process, error)
+        if isinstance(error, MachineLost):
+            self._leave_out(process, error)
             return
         for pod in self._pods:
             if pod.process is process and process.killable:
@@ -214,8 +223,13 @@ class LocalHost:
             self._past.append(process)
         self._failed(error)
 
-    def _count_lost(self, process: HostProcess, error: BuslabError) -> None:
-        """Go on without a process that is lost with its machine: its pods are aborted now, and what they did not hand over is a gap."""
+    def _leave_out(self, process: HostProcess, error: MachineLost) -> None:
+        """Take in that a process is lost with its machine: its pods are aborted now, and what they did not hand over is a gap.
+
+        The run goes on without it where the scenario says so, and there is a way to other machines.
+        """
+        if process in self._gaps:
+            return
         self._processes.pop(process.name, None)
         self._gaps.append(process)
         at_ns = now_ns()
@@ -223,9 +237,13 @@ class LocalHost:
             if pod.process is process and not pod.ended.is_set():
                 pod.seen.append((at_ns, "aborted", "stopped"))
                 pod.ended.set()
+                pod.wanted.clear()  # nothing can start it again
                 pod.port, pod.frozen, pod.state, pod.ready = 0, False, "aborted", False
         self._state_gap(process, error, at_ns)
         self._tell_ports()
+        began = process.has_started or self._driving is not None
+        if self._scenario.hosts.on_loss == "fail" or error.every or not began:
+            self._failed(error)
 
     def _state_gap(self, process: HostProcess, error: BuslabError, at_ns: int) -> None:
         """Record what the run itself knows of the pods of a process whose own record is lost."""
@@ -255,6 +273,9 @@ class LocalHost:
 
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
         """Note what is needed to inherit a process that is gone, and record the end of its pod unless the pod did."""
+        if process.lost is not None:
+            self._leave_out(process, process.lost)
+            return
         self._processes.pop(process.name, None)
         self._past.append(process)
         self._dead.append((process.name, pod.first_key, died_ns))
@@ -268,7 +289,12 @@ class LocalHost:
     def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
         assert pod.process is not None
-        if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
+        if self._places is not None:  # its journal is on its machine
+            ahead = pod.told.get("Skew")
+            ahead_ns = round(ahead.skew_ms * NS_PER_MS) if isinstance(ahead, Skew) else 0
+            for _, last_state, bus in pod.seen[-1:]:
+                self._add_state(pod, pod.process, at_ns, state or last_state, bus, ahead_ns)
+        elif last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
             self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"], last[0]["clock_ahead_ns"])
 
     def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str, clock_ahead_ns: int) -> None:
@@ -288,7 +314,7 @@ class LocalHost:
         """
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         if self._places is not None:
-            self._places.listen()
+            self._places.listen(self._folder)
         alone = self._scenario.killable_pods()
         first = [pod for pod in self._pods if pod.wanted.is_set()]
         for pod in first:
@@ -378,8 +404,8 @@ class LocalHost:
 
     async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
         if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
-            if process.is_lost and self._scenario.hosts.on_loss == "count":
-                self._count_lost(process, await process.why_gone())
+            if (lost := process.lost) is not None and self._scenario.hosts.on_loss == "count":
+                self._leave_out(process, lost)
                 return
             raise HostError(f"the process {process.name} of pods did not end in order, what it had not written is lost: {process.tail()}")
         self._past.append(self._processes.pop(process.name))
@@ -388,8 +414,10 @@ class LocalHost:
         """Drop every connection at once; `close` returns when that is done."""
         self.closing = True
         for pod in self._pods:
-            if pod.process is not None and pod.process.killable:
-                pod.kill_now()
+            if pod.process is not None and pod.process.killable and (pod.frozen or self._places is None):
+                pod.process.kill()
+                if self._places is None:
+                    pod.bury("aborted")
         for process in self._processes.values():
             process.drop()
         self._close_meter()
@@ -407,7 +435,12 @@ class LocalHost:
             A process had to be killed, or failed, that had not written what it recorded. One whose pods never ran had nothing to write.
         RecordError
         """
-        killed = [process for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S) and process.has_started]
+        every = list(self._processes.values())
+        killed = [one for one in every if not await one.gone(DROP_TIMEOUT_S) and one.has_started and not one.killable]
+        if self._places is not None:
+            for pod in self._pods:  # those that were dropped have ended, and their journals are on their machines
+                if pod.process is not None and pod.process.killable:
+                    await pod.kill()
         for process in (*self._processes.values(), *self._past, *self._gaps):
             await process.close()
         self._processes.clear()

@@ -45,12 +45,14 @@ def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
 class ProcessEnd(Protocol):
     """A process of pods as the run reaches it: the line to it, and what happens to it.
 
-    `folder` is where it records on its machine, `code_folder` where the user's own modules are there, empty where the scenario says that.
+    `folder` is where it records on its machine, `code_folder` where the user's own modules are there, empty where the scenario says that;
+    `lost_with` is why its machine is lost.
     """
 
     folder: str
     code_folder: str
     pid: int
+    lost_with: MachineLost | None
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message, if there is still who reads it."""
@@ -79,9 +81,20 @@ class ProcessEnd(Protocol):
     def kill(self) -> None:
         """End it (SIGKILL)."""
 
+    async def freeze(self) -> None:
+        """Freeze it (SIGSTOP); return when it stands still."""
+
+    async def thaw(self) -> None:
+        """Thaw it (SIGCONT)."""
+
+    async def handed_over(self) -> None:
+        """Return when it is gone, and what it wrote down for the case that it is killed can be read here."""
+
 
 class LocalEnd:
     """A child of ours and the line to it; use `LocalEnd.start`."""
+
+    lost_with: MachineLost | None = None  # it is on this machine
 
     def __init__(self, line: AsyncLine, *, folder: Path) -> None:
         self.folder, self.code_folder = str(folder.resolve()), ""
@@ -103,6 +116,19 @@ class LocalEnd:
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
         self._child.process.terminate()
+
+    async def freeze(self) -> None:
+        """Freeze it (SIGSTOP); return when it stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        while self._child.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+            await asyncio.sleep(POLL_S)
+
+    async def thaw(self) -> None:
+        """Thaw it (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def handed_over(self) -> None:
+        """Return at once: whoever kills it waits for it, and its journal is in the run folder."""
 
 
 class HostProcess:
@@ -233,19 +259,21 @@ class HostProcess:
     # -- signals -----------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Kill it (SIGKILL); return when it is gone."""
+        """Kill it (SIGKILL)."""
         self.ending = True
         self._end.kill()
 
+    async def handed_over(self) -> None:
+        """Return when it is gone, and what it wrote down can be read here."""
+        await self._end.handed_over()
+
     async def freeze(self) -> None:
         """Freeze it (SIGSTOP); return when it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        while self._end.poll() is None and not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
-            await asyncio.sleep(POLL_S)
+        await self._end.freeze()
 
-    def thaw(self) -> None:
+    async def thaw(self) -> None:
         """Thaw it (SIGCONT)."""
-        os.kill(self.pid, signal.SIGCONT)
+        await self._end.thaw()
 
     async def stop(self, *, timeout_s: float) -> bool:
         """Stop it in order (SIGTERM), and kill it when time is up; return whether it ended in order."""
@@ -270,13 +298,9 @@ class HostProcess:
         return code == 0
 
     @property
-    def is_lost(self) -> bool:
-        """Whether it is gone with its machine: nobody knows how it ended."""
-        return isinstance(self._gone, MachineLost)
-
-    async def why_gone(self) -> BuslabError:
-        """Return the error that says that it is gone, and why."""
-        return await self._end.gone()
+    def lost(self) -> MachineLost | None:
+        """Why it is gone with its machine, so that nobody knows how it ended; None where that is not so."""
+        return self._end.lost_with
 
     async def close(self) -> None:
         """Read what it said last, and close the line; it is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -102,7 +103,7 @@ def test_a_part_that_was_damaged_on_the_way_is_named_and_fails_the_run(
 
     async def damage(self: DaskClient, worker: str, op: str, do: str, **what: Any) -> dict[str, Any]:
         answer = await ask(self, worker, op, do, **what)
-        if do == "read" and what["part"].startswith("deliveries-dask-1"):
+        if do == "read" and what["file"].startswith("parts/deliveries-dask-1"):
             answer = {"data": bytes(answer["data"])[:-1] + b"?"}
         return answer
 
@@ -125,6 +126,43 @@ def test_an_interruption_leaves_nothing_and_keeps_what_was_recorded(tmp_path: Pa
     assert (stopped.code, stopped.errors) == (130, "")
     sealed(stopped.folder, "interrupted")
     assert {"music-service-0", "analytics-service-0"} <= {row["pod"] for row in rows(stopped.folder, "deliveries")}
+
+
+KILLED, FROZEN = "music-service-0", "api-gateway-0"
+
+
+@pytest.mark.broker
+def test_a_kill_and_a_freeze_on_a_worker_are_real_and_every_copy_is_accounted_for(small: Small, tmp_path: Path, scheduler: str) -> None:
+    faults = f"""faults=[{{kind="pod_kill",pods=["{KILLED}"],at_s=0.5,for_s=0.5}},
+        {{kind="pod_freeze",pods=["{FROZEN}"],at_s=0.7,for_s=1.5}}]"""
+    settings = ("load.run_s=3", "load.rate_per_s=600", "bus.batch_interval_ms=60000")
+    statuses: set[str] = set()
+
+    def watch(status: Status) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                statuses.add(child.status() if "sim.pods.hosts.local_child" in " ".join(child.cmdline()) else "")
+
+    folder = run_scenario(small(*on(scheduler), *settings, faults), out=tmp_path / "run", watch=watch)
+    run = open_run(folder)
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == 0
+    assert counts["delivered"] > 1000
+    assert {name: one.detail for name, one in verdict.checkers.items() if one.verdict != "valid"} == {}
+    assert psutil.STATUS_STOPPED in statuses
+    held = run.pods.drop_duplicates(["pod", "host"]).groupby("host", observed=True)["pod"].unique().map(sorted).to_dict()
+    assert held[f"{KILLED}.1"] == held[f"{KILLED}.2"] == [KILLED]
+    assert held[f"{FROZEN}.1"] == [FROZEN]
+    states = run.pods[run.pods["pod"] == KILLED].sort_values("at_ns")["state"].astype(str).tolist()
+    assert (states[-1], states.count("aborted")) == ("stopped", 1)
+    (unsent,) = run.publishes[run.publishes["outcome"] == "never-sent"].to_dict("records")
+    assert unsent["publisher"] == KILLED, "the part-full batch of the killed process came home with its journal"
+    frozen = run.pods[run.pods["state"] == "frozen"]["at_ns"].iloc[0]
+    heard = run.deliveries[run.deliveries["pod"] == FROZEN]["received_ns"]
+    assert not heard.between(frozen, frozen + 1_000_000_000).any()
+    assert not [path for path in folder.rglob("*") if path.is_dir() and any(path.iterdir())], "no journal is left"
+    assert scratch_of(scheduler) == []
 
 
 SENT = """
@@ -227,7 +265,6 @@ def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path:
         (("hosts.kind=dask", "bus.transport=memory"), "carries events inside one process only"),
         (("hosts.kind=dask", "kubelet.enabled=true"), "cannot probe pods on other machines yet"),
         (("hosts.kind=dask", 'faults=[{kind="link_cut",at_s=1,for_s=1}]'), "acts on links"),
-        (("hosts.kind=dask", 'faults=[{kind="pod_kill",at_s=1,for_s=1}]'), "cannot do that yet"),
     ],
 )
 def test_settings_that_do_not_fit_are_named_and_no_secret_is_told(settings: tuple[str, ...], said: str) -> None:
