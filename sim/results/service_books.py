@@ -4,7 +4,8 @@ A service should hear the events of its pods' channels, whether or not one of it
 (`sim.results.copies`) a pair of event and service is
 
 - **heard by all**: every pod that was to hear it did; where a transport hands an event to one pod of each service, one of them did.
-- **heard by some**: some of its pods did, and some did not.
+- **heard by some**: some of its pods did, and some did not. *In doubt* where nobody knows of any of the latter whether it was to hear it
+  (`sim.results.clock_doubt`).
 - **unserved**: none did. *In doubt* when its publisher does not know whether it was published.
 - without a pod, when none of the service's pods was alive at the moment at which the event was due (when it was sent; at its intended
   time, if it never left) and none heard it later. The service is then owed one copy, which no pod stands for. Its cause is what its
@@ -90,6 +91,20 @@ def count_handlings(run: RunTables, copies: Copies, books: ServiceBooks) -> tupl
             rows = publish[(service == code) & (outcome == word)]
             counted[word - 1, mine] = np.bincount(rows, minlength=len(run.publishes))[books.publish[mine]]
     return counted[0], counted[1], counted[2]
+
+
+def half_in_doubt(run: RunTables, copies: Copies, books: ServiceBooks) -> Array:
+    """Return for each pair of the books whether it is heard by some only if clocks that are not known so well say so."""
+    in_doubt = np.zeros(len(books.publish), dtype=bool)
+    if not run.clocks.differ:
+        return in_doubt
+    known = codes_in(run.publishes["outcome"], OUTCOME) != OUTCOME["unknown"]
+    doubted = np.flatnonzero((copies.fate == FATE["unknown"]) & known[copies.publish])
+    for service in range(len(run.services)):
+        mine, its = books.service == service, doubted[run.service_of_pod[copies.pod[doubted]] == service]
+        many = np.bincount(copies.publish[its], minlength=len(run.publishes))[books.publish[mine]]
+        in_doubt[mine] = books.half_served[mine] & (books.unheard[mine] == many)
+    return in_doubt
 
 
 def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Array, roles: Array) -> ServiceBooks:

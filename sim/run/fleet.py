@@ -19,6 +19,7 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
+from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
 from sim.pods.kubelet import FleetKubelet
@@ -63,6 +64,7 @@ class Fleet:
         run_id: str,
         tamper: Tamper | None = None,
         links: Links | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host = HOSTS[scenario.hosts.kind](
@@ -75,6 +77,7 @@ class Fleet:
             failed=self._fail,
             tamper=tamper,
             links=links,
+            clocks=clocks,
         )
         self.recorder: Recorder = self.host.recorder
         self.kubelet: FleetKubelet | None = None

@@ -38,6 +38,7 @@ from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
+from sim.pods.clocks import Clocks
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
@@ -159,6 +160,7 @@ class _RunSteps:
         self._signal: signal.Signals | None = None
         self._links: Links | None = None
         self._bystanders: Bystanders | None = None
+        self._clocks: Clocks | None = None
         self.info = RunInfo(
             format=FORMAT,
             scenario=scenario.name,
@@ -256,6 +258,7 @@ class _RunSteps:
             raise asyncio.CancelledError
         self._enter("provision")
         self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
+        self._clocks = Clocks(broker.address, run_id=self.run_id, virtual=is_virtual())
         fleet = self._reporter.fleet = Fleet(
             self._peopled,
             address=broker.address,
@@ -264,6 +267,7 @@ class _RunSteps:
             run_id=self.run_id,
             tamper=self._tamper,
             links=self._links,
+            clocks=self._clocks,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         if not is_virtual():
@@ -371,6 +375,8 @@ class _RunSteps:
         self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(fleet.recorder.close)
+            if self._clocks is not None:
+                last_first.callback(self._keep_clocks, self._clocks, fleet)
             if self._bystanders is not None:
                 last_first.callback(self._bystanders.close)
             if self._links is not None:
@@ -381,11 +387,18 @@ class _RunSteps:
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
                 last_first.callback(fleet.abort)
+            if self._clocks is not None:
+                last_first.push_async_callback(self._clocks.finish)
             if self._reporter.generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._reporter.generator.close()
                 self.info.load.record_kept = self._reporter.generator.kept
                 self.info.load.closed_by_server = self._reporter.generator.closed_by_server or None
+
+    def _keep_clocks(self, clocks: Clocks, fleet: Fleet) -> None:
+        """Record how the clocks of processes went that do not read the run's, and tell it."""
+        clocks.write(fleet.recorder)
+        self.info.notes += clocks.notes
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

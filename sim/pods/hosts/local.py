@@ -25,6 +25,7 @@ from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, U
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.words import count, duration
+from sim.pods.clocks import Clocks
 from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.hosts.local_replica import LocalReplica
@@ -61,6 +62,7 @@ class LocalHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         if tamper is not None:
             raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
@@ -76,6 +78,7 @@ class LocalHost:
         self._pods = list(self.replicas.values())
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
         self._address, self._links = address, links
+        self._clocks = clocks or Clocks(address, run_id=run_id)
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
         self._probed, self._failed = probed, failed
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
@@ -114,7 +117,7 @@ class LocalHost:
         )
         log = self._folder / JOURNALS / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
-        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost)
+        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost, clocks=self._clocks)
         for pod in pods:
             pod.process = process
         return process
@@ -314,7 +317,8 @@ class LocalHost:
     def _inherit(self) -> None:
         journals = self._folder / JOURNALS
         for name, first_key, died_ns in self._dead:
-            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=died_ns)
+            its_ns = self._clocks.theirs(name, died_ns)
+            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=its_ns)
         self._dead.clear()
         try:
             for file in sorted(journals.glob("**/*"), reverse=True):
@@ -332,7 +336,8 @@ class LocalHost:
         """Return what the display shows; of the lags of the processes the greatest."""
         gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.killable))]
         calls = gone.calls + sum(one.calls for one in live)
-        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None]
+        differ = self._clocks.differ  # then a process that hears cannot tell how late an event of another one is
+        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None and not differ]
         return Counts(
             self.recorder.rows("publishes") + gone.published + sum(one.published for one in live),
             gone.delivered + sum(one.delivered for one in live),

@@ -14,6 +14,7 @@ import msgspec
 from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, HostError
 from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
+from sim.pods.clocks import Clocks, OtherClock
 from sim.pods.hosts.local_messages import (
     Answer,
     Cease,
@@ -60,8 +61,9 @@ class HostProcess:
         Whether it was told to read.
     """
 
-    def __init__(self, hold: Hold, child: Child, line: AsyncLine) -> None:
+    def __init__(self, hold: Hold, child: Child, line: AsyncLine, clocks: Clocks) -> None:
         self.name = hold.name
+        self._clocks = clocks
         self.killable = hold.killable
         self.progress = PodProgress()
         self.ending = False
@@ -76,7 +78,7 @@ class HostProcess:
         self._start = self._ask(hold)
 
     @classmethod
-    async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost) -> HostProcess:
+    async def open(cls, hold: Hold, *, log: Path, take: Callable[[Word], None], lost: Lost, clocks: Clocks) -> HostProcess:
         """Start a child and send it the order to make its pods; `started` says when its pods run.
 
         Parameters
@@ -85,9 +87,11 @@ class HostProcess:
             Called with each message of the child but its answers and its progress.
         lost
             Called once when it is gone although it was not told to go.
+        clocks
+            Compares its clock, if that is not the run's.
         """
         line = start_child("sim.pods.hosts.local_child", name=f"the process {hold.name} of pods", log=log, error=HostError)
-        process = cls(hold, line.child, await line.to_async())
+        process = cls(msgspec.structs.replace(hold, clock=clocks.identity), line.child, await line.to_async(), clocks)
         process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
 
@@ -103,11 +107,14 @@ class HostProcess:
                     self._answers.pop(word.id).set_result(word)
                 elif isinstance(word, PodProgress):
                     self.progress = word
+                elif isinstance(word, OtherClock):
+                    self._clocks.compare(word, mirror=self.send)
                 else:
                     take(word)
             self._gone = await self._line.gone()
         except BuslabError as error:  # the child speaks garbage
             self._gone = error
+        self._clocks.left(self.name)
         for waiting in self._answers.values():
             _fail(waiting, self._gone)
         self._answers.clear()
@@ -156,17 +163,23 @@ class HostProcess:
         return self._child.tail()
 
     async def started(self) -> Answer:
-        """Return when its pods run; raise as `ask` does."""
-        return await self._answer(self._start)
+        """Return when its pods run and its clock is known; raise as `ask` does."""
+        answer = await self._answer(self._start)
+        await self._clocks.known(self.name)
+        return answer
 
     def drive(self, order: Drive) -> None:
-        """Send the order that its pods make their calls."""
-        self.driven = self._ask(order)
+        """Send the order that its pods make their calls; its times are of the run's clock."""
+        self.driven = self._ask(msgspec.structs.replace(order, **self._times(order, "zero_ns", "end_ns", "since_ns")))
 
     def read(self, order: Read) -> None:
-        """Send the order that its pods read configuration."""
+        """Send the order that its pods read configuration; its times are of the run's clock."""
         self.reading = True
-        self.send(order)
+        self.send(msgspec.structs.replace(order, **self._times(order, "zero_ns", "since_ns")))
+
+    def _times(self, order: Drive | Read, *names: str) -> dict[str, int]:
+        """Return times of an order in the clock of this process; 0, which means from the beginning on, stays."""
+        return {name: self._clocks.theirs(self.name, at_ns) for name in names if (at_ns := getattr(order, name))}
 
     # -- signals -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ missing or unserved is then between those known to be lost, and these too.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -65,13 +66,18 @@ def check(run: Run) -> Result:
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
     witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
     witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
-    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes, _why(run))}"
     verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
-    metrics = _metrics(tally)
+    metrics = _metrics(tally, _why(run))
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
-def _metrics(tally: Tally) -> dict[str, float | Bounds]:
+def _why(run: Run) -> str:
+    """Return what nobody knows of a copy that is unknown."""
+    return WHY if not run.clocks.differ else f"{WHY}, or was to be heard: that turns on less than the clocks of two machines are known by"
+
+
+def _metrics(tally: Tally, why: str) -> dict[str, float | Bounds]:
     """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed."""
     metrics: dict[str, float | Bounds] = {}
     for of in tally.scopes():
@@ -80,16 +86,23 @@ def _metrics(tally: Tally) -> dict[str, float | Bounds]:
         missing, most = fates["missing"], fates["missing"] + fates["unknown"]
         known, unserved = served["unserved"] - served["in_doubt"], served["unserved"]
         found: dict[str, float | Bounds] = {
-            "missing": between(missing, most, WHY) if expected else math.nan,
-            "missing_ratio": between(missing / expected, most / expected, WHY) if expected else math.nan,
+            "missing": between(missing, most, why) if expected else math.nan,
+            "missing_ratio": between(missing / expected, most / expected, why) if expected else math.nan,
             "unserved": between(known, unserved, WHY) if pairs else math.nan,
             "unserved_ratio": between(known / pairs, unserved / pairs, WHY) if pairs else math.nan,
-            "half_served": float(served["half_served"]) if pairs else math.nan,
+            "half_served": _half_served(served) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
     of_all = tally.fates(ALL)
     heard = of_all["delivered"] + of_all["duplicate"] + of_all["unexpected"]
     return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
+
+
+def _half_served(served: Mapping[str, int]) -> float | Bounds:
+    half = float(served["half_served"])
+    return between(
+        half - served.get("half_in_doubt", 0), half, "whether pods that did not hear should have: their clocks are not known that well"
+    )
 
 
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
@@ -141,7 +154,7 @@ def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | fl
     return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
 
 
-def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
+def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], why: str) -> str:
     missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
@@ -150,7 +163,8 @@ def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> s
         return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
     ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
     text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
-    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
+    of_clocks = why.removeprefix(WHY)
+    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published{of_clocks}"
 
 
 def _witness(run: Run, copy: int) -> str:
