@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import pytest
 from sim.machine.clock import clock_identity
 from sim.machine.clock_line import ClockLine, fastest, fit_line, line_of
 from sim.machine.echo import MOST, Echo, EchoClient
+from tests.support.time_namespaces import ahead_by
 
 SECOND = 1_000_000_000
 ROOT = Path(__file__).parents[2]
@@ -30,17 +29,6 @@ echo = Echo.open(now=lambda: time.monotonic_ns() + int((time.monotonic_ns() - be
 print(echo.port, echo.token, begin, clock_identity(), flush=True)
 sys.stdin.read()
 """
-
-
-def ahead_by(seconds: int) -> tuple[str, ...]:
-    """Return what starts a program whose CLOCK_MONOTONIC is so far ahead; skip where that cannot be, fail where it must."""
-    prefix = ("unshare", "--time", "--monotonic", str(seconds))
-    why = "a time namespace needs Linux and root" if os.geteuid() or not shutil.which("unshare") else ""
-    if not why and (tried := subprocess.run((*prefix, "true"), capture_output=True, text=True, check=False)).returncode:
-        why = f"no time namespace: {tried.stderr.strip()}"
-    if why:
-        (pytest.fail if os.environ.get("BUSLAB_REQUIRE_NAMESPACES") else pytest.skip)(why)
-    return prefix
 
 
 @pytest.fixture
