@@ -85,11 +85,15 @@ class LostProcess(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Size and checksum of a sealed table; the oldest runs of this format have no checksum."""
+    """Size and checksum of a sealed table; the oldest runs of this format have no checksum.
+
+    `sources` says which process wrote its rows, as many in turn: only where not all of them read one clock.
+    """
 
     rows: Count
     bytes: Count
     crc32: int | None = None
+    sources: list[tuple[str, Count]] | None = None
 
 
 class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -19,6 +19,7 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
+from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
 from sim.pods.hosts.local import Places
@@ -65,6 +66,7 @@ class Fleet:
         tamper: Tamper | None = None,
         links: Links | None = None,
         places: Places | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host = HOSTS[scenario.hosts.kind](
@@ -77,6 +79,7 @@ class Fleet:
             failed=self._fail,
             tamper=tamper,
             links=links,
+            clocks=clocks,
             **({} if places is None else {"places": places}),
         )
         self._places = places

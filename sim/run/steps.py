@@ -38,6 +38,7 @@ from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
+from sim.pods.clocks import Clocks
 from sim.pods.hosts.local import Places
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
@@ -162,6 +163,7 @@ class _RunSteps:
         self._links: Links | None = None
         self._bystanders: Bystanders | None = None
         self._places: Places | None = None
+        self._clocks: Clocks | None = None
         self.info = RunInfo(
             format=FORMAT,
             scenario=scenario.name,
@@ -261,6 +263,7 @@ class _RunSteps:
             raise asyncio.CancelledError
         self._enter("provision")
         self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
+        self._clocks = Clocks(broker.address, run_id=self.run_id, virtual=is_virtual())
         fleet = self._reporter.fleet = Fleet(
             self._peopled,
             address=broker.address,
@@ -270,6 +273,7 @@ class _RunSteps:
             tamper=self._tamper,
             links=self._links,
             places=self._places,
+            clocks=self._clocks,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         if not is_virtual():
@@ -307,6 +311,7 @@ class _RunSteps:
             folder=self.folder,
             nonce=self.nonce,
             run_id=self.run_id,
+            clocks=self._clocks or Clocks(broker.address, run_id=self.run_id),
             caller=self._caller,
         )
         self._enter("start", limits.start_s)
@@ -377,6 +382,8 @@ class _RunSteps:
         async with contextlib.AsyncExitStack() as last_first:
             last_first.callback(self._note, fleet)
             last_first.callback(fleet.recorder.close)
+            if self._clocks is not None:
+                last_first.callback(self._keep_clocks, self._clocks, fleet)
             if self._bystanders is not None:
                 last_first.callback(self._bystanders.close)
             if self._links is not None:
@@ -387,6 +394,8 @@ class _RunSteps:
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
                 last_first.callback(fleet.abort)
+            if self._clocks is not None:
+                last_first.push_async_callback(self._clocks.finish)
             if self._reporter.generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._reporter.generator.close()
@@ -397,6 +406,11 @@ class _RunSteps:
         """Write down what the fleet has to say of the whole run."""
         self.info.notes += fleet.notes
         self.info.lost = fleet.host.lost or None
+
+    def _keep_clocks(self, clocks: Clocks, fleet: Fleet) -> None:
+        """Record how the clocks of processes went that do not read the run's, and tell it."""
+        clocks.write(fleet.recorder)
+        self.info.notes += clocks.notes
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

@@ -16,7 +16,6 @@ import contextlib
 import os
 import subprocess
 import tempfile
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,6 @@ from typing import Any
 import msgspec
 
 from sim.errors import BuslabError, HostError, MachineLost, RecordError, UsageError
-from sim.machine.clock import NS_PER_S
 from sim.machine.files import why_not_written
 from sim.machine.line import start_child
 from sim.machine.source import source_checksum
@@ -50,7 +48,6 @@ ASK_TIMEOUT_S = 40.0
 CLOSE_TIMEOUT_S = 10.0
 LOOK_S = 1.0
 PIECE_BYTES = 4 << 20
-MOST_APART_NS = NS_PER_S // 4  # two readings of one clock, one of them a question through the scheduler away
 PACKAGES = ("buslab", "distributed")
 
 
@@ -162,7 +159,7 @@ class DaskPlaces:
         where = self._workers[worker]
         opened = await self._ask(where, "open", process=process)
         ways = {"ask": partial(self._ask, where), "bring": partial(self._bring_journal, where)}
-        end = where.ends[process] = DaskEnd(process, where=where.host, code_folder=where.code_folder, **ways, **opened)
+        end = where.ends[process] = DaskEnd(process, where=where.host, code_folder=where.code_folder, echo_at=where.host, **ways, **opened)
         return end
 
     async def _ask(self, worker: Worker, do: str, **what: Any) -> dict[str, Any]:
@@ -327,27 +324,15 @@ def join_cluster(scenario: Scenario, *, broker: Address, run_id: str, files_per_
 def _meet(client: DaskClient, op: str, address: str, known: dict[str, Any], scenario: Scenario) -> Worker:
     """Ask a worker what it is, and refuse one that could not hold pods as we would."""
     try:
-        asked_ns = time.monotonic_ns()
         found = client.wait(client.ask(address, op, "describe"), timeout_s=ASK_TIMEOUT_S)
-        answered_ns = time.monotonic_ns()
     except HostError as error:
         raise UsageError(f"the worker {address} cannot hold pods: {error}") from None
     if found["source"] != source_checksum():
         raise UsageError(
             f"the worker {address} has another buslab of the same version: its files differ from those here; install the same there"
         )
-    _check_clocks(address, found["clock_ns"], asked_ns, answered_ns)
     limits = [scenario.hosts.per_worker, int(known.get("resources", {}).get("pods", 0))]
     return Worker(address, found["machine"], found["files"], min((limit for limit in limits if limit), default=1 << 30))
-
-
-def _check_clocks(address: str, clock_ns: int, asked_ns: int, answered_ns: int) -> None:
-    """Refuse a worker whose clock is not ours: the run compares none yet."""
-    if not asked_ns - MOST_APART_NS < clock_ns < answered_ns + MOST_APART_NS:
-        apart_s = (clock_ns - (asked_ns + answered_ns) // 2) / NS_PER_S
-        raise UsageError(
-            f"the clock (CLOCK_MONOTONIC) of the worker {address} is {apart_s:+.3f} s from ours: workers must share our machine's"
-        )
 
 
 def _check_versions(found: dict[str, Any], addresses: Sequence[str]) -> None:

@@ -42,14 +42,17 @@ class DaskEnd:
         Where it records, on its machine.
     code_folder
         Where the user's own modules are, on its machine; empty where there are none.
+    echo_at
+        The address of its machine, where it may answer for its clock.
     pid
         Its process id, on its machine.
     """
 
-    def __init__(self, process: str, *, where: str, folder: str, code_folder: str, pid: int, ask: Ask, bring: Bring) -> None:
+    def __init__(self, process: str, *, where: str, folder: str, code_folder: str, echo_at: str, pid: int, ask: Ask, bring: Bring) -> None:
         self.name = f"the process {process} of pods on {where}"
         self.folder = folder
         self.code_folder = code_folder
+        self.echo_at = echo_at
         self.pid = pid
         self._process = process
         self._ask = ask

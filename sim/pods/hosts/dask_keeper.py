@@ -160,7 +160,6 @@ class Keeper(WorkerPlugin):
             "loopback": loopback_name(),
             "machine": loopback_name(),
             "files": raise_open_files(),
-            "clock_ns": time.monotonic_ns(),
         }
 
     async def _do_reach(self, urls: str) -> dict[str, Any]:

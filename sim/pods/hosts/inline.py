@@ -16,6 +16,7 @@ from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
 from sim.machine.words import count
+from sim.pods.clocks import Clocks
 from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity, outage_rules, pace_of
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
 from sim.pods.pod import Pod
@@ -88,6 +89,7 @@ class InlineHost:
         tamper: Tamper | None = None,
         links: Links | None = None,
         share: HostedPods | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         pods = scenario.pods()
         self.name = "inline" if share is None else share.name
@@ -110,7 +112,7 @@ class InlineHost:
         )
         self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
-        self._links = links
+        self._links, self._clocks = links, clocks
         self._offset_ns = wall_offset_ns()
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
@@ -271,6 +273,9 @@ class InlineHost:
     def counts(self) -> Counts:
         """Return what the display shows."""
         lags_ms = tuple(self._live.sample(self.recorder))
+        if self._clocks is not None and self._clocks.differ:  # nobody here can tell how late what a process of another clock sent is
+            lags_ms = ()
+            self._live.clear()
         not_made = self._driver.not_made if self._driver is not None else 0
         published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
         return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)

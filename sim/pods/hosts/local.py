@@ -26,6 +26,7 @@ from sim.errors import BrokerUnreachable, BuslabError, HostError, MachineLost, R
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, now_ns
 from sim.machine.words import count, duration
+from sim.pods.clocks import Clocks
 from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Skew, Word
 from sim.pods.hosts.local_process import HostProcess, LocalEnd, ProcessEnd
 from sim.pods.hosts.local_replica import LocalReplica
@@ -100,6 +101,7 @@ class LocalHost:
         tamper: Tamper | None = None,
         links: Links | None = None,
         places: Places | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         if tamper is not None:
             raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
@@ -116,6 +118,7 @@ class LocalHost:
         self._places = places
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
         self._address, self._links = address, links
+        self._clocks = clocks or Clocks(address, run_id=run_id)
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
         self._probed, self._failed = probed, failed
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
@@ -157,8 +160,9 @@ class LocalHost:
             grace_s=min([GRACE_S, *self._graces_s()]),
             timeout_s=self._scenario.limits.start_s,
             told=[told for pod in pods for told in pod.told.values()],
+            echo=end.echo_at,
         )
-        process = self._processes[name] = await HostProcess.open(hold, end=end, take=self._take, lost=self._lost)
+        process = self._processes[name] = await HostProcess.open(hold, end=end, take=self._take, lost=self._lost, clocks=self._clocks)
         for pod in pods:
             pod.process = process
         return process
@@ -454,7 +458,8 @@ class LocalHost:
     def _inherit(self) -> None:
         journals = self._folder / JOURNALS
         for name, first_key, died_ns in self._dead:
-            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=died_ns)
+            its_ns = self._clocks.theirs(name, died_ns)
+            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=its_ns)
         self._dead.clear()
         try:
             for file in sorted(journals.glob("**/*"), reverse=True):
@@ -472,7 +477,8 @@ class LocalHost:
         """Return what the display shows; of the lags of the processes the greatest."""
         gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.killable))]
         calls = gone.calls + sum(one.calls for one in live)
-        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None]
+        differ = self._clocks.differ  # then a process that hears cannot tell how late an event of another one is
+        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None and not differ]
         return Counts(
             self.recorder.rows("publishes") + gone.published + sum(one.published for one in live),
             gone.delivered + sum(one.delivered for one in live),

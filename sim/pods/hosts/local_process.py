@@ -14,6 +14,7 @@ import msgspec
 
 from sim.errors import BrokerRefused, BrokerUnreachable, BuslabError, HostError, MachineLost
 from sim.machine.line import AsyncLine, start_child
+from sim.pods.clocks import Clocks, OtherClock
 from sim.pods.hosts.local_messages import (
     Answer,
     Cease,
@@ -46,11 +47,12 @@ class ProcessEnd(Protocol):
     """A process of pods as the run reaches it: the line to it, and what happens to it.
 
     `folder` is where it records on its machine, `code_folder` where the user's own modules are there, empty where the scenario says that;
-    `lost_with` is why its machine is lost.
+    `echo_at` is its machine's address, where it may answer for its clock; `lost_with` is why its machine is lost.
     """
 
     folder: str
     code_folder: str
+    echo_at: str
     pid: int
     lost_with: MachineLost | None
 
@@ -94,6 +96,7 @@ class ProcessEnd(Protocol):
 class LocalEnd:
     """A child of ours and the line to it; use `LocalEnd.start`."""
 
+    echo_at = "127.0.0.1"
     lost_with: MachineLost | None = None  # it is on this machine
 
     def __init__(self, line: AsyncLine, *, folder: Path) -> None:
@@ -150,8 +153,9 @@ class HostProcess:
         Whether it was told to read.
     """
 
-    def __init__(self, hold: Hold, end: ProcessEnd) -> None:
+    def __init__(self, hold: Hold, end: ProcessEnd, clocks: Clocks) -> None:
         self.name = hold.name
+        self._clocks = clocks
         self.killable = hold.killable
         self.progress = PodProgress()
         self.ending = False
@@ -165,7 +169,7 @@ class HostProcess:
         self._start = self._ask(hold)
 
     @classmethod
-    async def open(cls, hold: Hold, *, end: ProcessEnd, take: Callable[[Word], None], lost: Lost) -> HostProcess:
+    async def open(cls, hold: Hold, *, end: ProcessEnd, take: Callable[[Word], None], lost: Lost, clocks: Clocks) -> HostProcess:
         """Send a process that waits the order to make its pods; `started` says when its pods run.
 
         Parameters
@@ -174,8 +178,10 @@ class HostProcess:
             Called with each message of the child but its answers and its progress.
         lost
             Called once when it is gone although it was not told to go.
+        clocks
+            Compares its clock, if that is not the run's.
         """
-        process = cls(hold, end)
+        process = cls(msgspec.structs.replace(hold, clock=clocks.identity), end, clocks)
         process._listening = asyncio.get_running_loop().create_task(process._listen(take, lost))
         return process
 
@@ -191,11 +197,14 @@ class HostProcess:
                     self._answers.pop(word.id).set_result(word)
                 elif isinstance(word, PodProgress):
                     self.progress = word
+                elif isinstance(word, OtherClock):
+                    self._clocks.compare(word, mirror=self.send)
                 else:
                     take(word)
             self._gone = await self._end.gone()
         except BuslabError as error:  # the child speaks garbage
             self._gone = error
+        self._clocks.left(self.name)
         for waiting in self._answers.values():
             _fail(waiting, self._gone)
         self._answers.clear()
@@ -244,17 +253,23 @@ class HostProcess:
         return self._end.tail()
 
     async def started(self) -> Answer:
-        """Return when its pods run; raise as `ask` does."""
-        return await self._answer(self._start)
+        """Return when its pods run and its clock is known; raise as `ask` does."""
+        answer = await self._answer(self._start)
+        await self._clocks.known(self.name)
+        return answer
 
     def drive(self, order: Drive) -> None:
-        """Send the order that its pods make their calls."""
-        self.driven = self._ask(order)
+        """Send the order that its pods make their calls; its times are of the run's clock."""
+        self.driven = self._ask(msgspec.structs.replace(order, **self._times(order, "zero_ns", "end_ns", "since_ns")))
 
     def read(self, order: Read) -> None:
-        """Send the order that its pods read configuration."""
+        """Send the order that its pods read configuration; its times are of the run's clock."""
         self.reading = True
-        self.send(order)
+        self.send(msgspec.structs.replace(order, **self._times(order, "zero_ns", "since_ns")))
+
+    def _times(self, order: Drive | Read, *names: str) -> dict[str, int]:
+        """Return times of an order in the clock of this process; 0, which means from the beginning on, stays."""
+        return {name: self._clocks.theirs(self.name, at_ns) for name in names if (at_ns := getattr(order, name))}
 
     # -- signals -----------------------------------------------------------------------------------------------
 

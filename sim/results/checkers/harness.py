@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array
-from sim.record.schema import ALIVE_STATES, HTTP_CALL
+from sim.record.schema import ALIVE_STATES, HTTP_CALL, NOT_COMPARED_NS
 from sim.results.checkers.verdict import Result
 from sim.results.copies import FATE
 from sim.results.excuses import notable
@@ -53,6 +53,7 @@ def check(run: Run) -> Result:
     _audit_waits(run, audit)
     _audit_lag_share(run, audit)
     _audit_clock(run, audit)
+    _audit_clocks(run, audit)
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
@@ -274,6 +275,17 @@ def _who_was_late(run: Run) -> str:
         return "the generator was late"
     may = ["pods kept them in an outage"] * kept + ["pods stood still"] * still
     return f"{' or '.join(may)}, or the generator was late" if run.info.ground != "model" else " or ".join(may)
+
+
+def _audit_clocks(run: Run, audit: _Audit) -> None:
+    """Report how exact the times of processes are that read another clock than the run; one that was not compared says nothing of time."""
+    clocks = run.clocks
+    alone = sorted(host for host, line in clocks.lines.items() if line.bound_ns >= NOT_COMPARED_NS)
+    audit.counts |= {f"clock_bound_us.{host}": line.bound_ns / 1e3 for host, line in clocks.lines.items() if host not in alone}
+    if alone:
+        audit.faults.append(f"the clock of {', '.join(alone[:3])} was compared with nothing: its times cannot be judged")
+    if run.of_unknown_clocks:
+        audit.faults.append(f"nobody wrote down which clock which rows of {', '.join(run.of_unknown_clocks)} are of")
 
 
 def _audit_clock(run: Run, audit: _Audit) -> None:

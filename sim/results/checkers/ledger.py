@@ -60,7 +60,7 @@ def check(run: Run) -> Result:
         "expected": expected,
         **fates,
         **tally.causes,
-        **{name: many for name, many in served.items() if many or name != "half_in_doubt"},
+        **served,
         "foreign": len(foreign),
         **_unrecorded(run, len(foreign), unexpected),
         **_publish_account(run),
@@ -69,14 +69,23 @@ def check(run: Run) -> Result:
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
     witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
     witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
-    why = LOST if run.info.lost else WHY
-    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service, why=why)}; {_sentence(expected, fates, tally.causes, why=why)}"
+    why = _why(run)
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes, why)}"
     verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
-    metrics = _metrics(tally, counts, why=why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
+    metrics = _metrics(tally, why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
+    if "unexpected" in metrics and (of_lost := counts.get("of_lost_publishers", 0)):
+        metrics["unexpected"] = float(tally.fates(ALL)["unexpected"] - of_lost)
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
-def _metrics(tally: Tally, counts: Mapping[str, int | float], *, why: str, pods: int, unheard: int) -> dict[str, float | Bounds]:
+def _why(run: Run) -> str:
+    """Return what nobody knows of a copy that is unknown."""
+    if run.info.lost:
+        return LOST
+    return WHY if not run.clocks.differ else f"{WHY}, or was to be heard: that turns on less than the clocks of two machines are known by"
+
+
+def _metrics(tally: Tally, why: str, *, pods: int, unheard: int) -> dict[str, float | Bounds]:
     """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed.
 
     Parameters
@@ -90,18 +99,23 @@ def _metrics(tally: Tally, counts: Mapping[str, int | float], *, why: str, pods:
         expected, pairs = fates["delivered"] + fates["missing"] + fates["unknown"], served["pairs"]
         missing, most = fates["missing"], fates["missing"] + fates["unknown"] + unheard * pods
         known, unserved = served["unserved"] - served["in_doubt"], served["unserved"] + unheard * pods
-        half, halves = served["half_served"], served["half_served"] + served["half_in_doubt"] + unheard * pods
         found: dict[str, float | Bounds] = {
             "missing": between(missing, most, why) if expected else math.nan,
             "missing_ratio": between(missing / expected, most / (expected + unheard * pods), why) if expected else math.nan,
-            "unserved": between(known, unserved, why) if pairs else math.nan,
-            "unserved_ratio": between(known / pairs, unserved / (pairs + unheard * pods), why) if pairs else math.nan,
-            "half_served": between(float(half), float(halves), why) if pairs else math.nan,
+            "unserved": between(known, unserved, why if unheard else WHY) if pairs else math.nan,
+            "unserved_ratio": between(known / pairs, unserved / (pairs + unheard * pods), why if unheard else WHY) if pairs else math.nan,
+            "half_served": _half_served(served, why, unheard=unheard * pods) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
     of_all = tally.fates(ALL)
     heard = of_all["delivered"] + of_all["duplicate"] + of_all["unexpected"]
-    return metrics | {"unexpected": float(of_all["unexpected"] - counts.get("of_lost_publishers", 0)) if heard else math.nan}
+    return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
+
+
+def _half_served(served: Mapping[str, int], why: str, *, unheard: int) -> float | Bounds:
+    half = float(served["half_served"])
+    of_clocks = "whether pods that did not hear should have: their clocks are not known that well"
+    return between(half - served.get("half_in_doubt", 0), half + unheard, LOST if why == LOST else of_clocks)
 
 
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
@@ -124,7 +138,7 @@ def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, u
     return "valid", sentence
 
 
-def _services_sentence(tally: Tally, *, one_pod: bool, why: str) -> str:
+def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
     """Return how many events reached the services that should hear them, the services that lack most first."""
     short = []
     for of in tally.scopes():
@@ -139,7 +153,7 @@ def _services_sentence(tally: Tally, *, one_pod: bool, why: str) -> str:
     for unserved, half, service, served in sorted(short, key=lambda one: (-one[0], -one[1], one[2]))[:MAX_SERVICES]:
         parts = []
         if unserved:
-            parts.append(f"{told('', between(unserved - served['in_doubt'], unserved, why))} reached none of its pods")
+            parts.append(f"{told('', between(unserved - served['in_doubt'], unserved, WHY))} reached none of its pods")
         parts += [f"{half:,} {'' if parts else 'reached '}only some{'' if parts else ' of its pods'}"] if half else []
         texts.append(f"of {count(served['pairs'], 'event')} that {service} should handle {' and '.join(parts)}")
     more = len(short) - len(texts)
@@ -159,18 +173,19 @@ def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | fl
     return found
 
 
-def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], *, why: str) -> str:
+def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], why: str) -> str:
     missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
     text = f"of {count(expected, 'expected copy', 'expected copies')} {count(fates['delivered'], 'was', 'were')} delivered"
     if not fates["unknown"]:
         return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
-    ends = between(fates["missing"], fates["missing"] + fates["unknown"], why)
+    ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
     text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
     if why == LOST:
         return f"{text}: nobody knows of {amount(fates['unknown'])}, because what pods recorded was lost with their machine"
-    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
+    of_clocks = why.removeprefix(WHY)
+    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published{of_clocks}"
 
 
 def _witness(run: Run, copy: int) -> str:
