@@ -73,6 +73,7 @@ def run_scenario(
     load_this_server: bool = False,
     image: str | None = None,
     fleet: str = "ours",
+    parts_to: str = "",
     caller: socket.socket | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
@@ -91,6 +92,8 @@ def run_scenario(
         What the grounds of containers run, if not their default.
     fleet
         ``none``: start no pods; the load meets a fleet that is there already, and only its publishes are recorded.
+    parts_to
+        With `hosts.kind = "dask"`: the URL of a place that every worker can write, by which what they recorded comes home.
     caller
         The line to the Locust that started this run and makes its calls (see `sim.run.locust_messages`).
     watch
@@ -123,6 +126,7 @@ def run_scenario(
         tamper=tamper,
         virtual=virtual,
         fleet=fleet,
+        parts_to=parts_to,
         notes=notes,
     )
     one.run_here() if not in_a_loop() else one.run_aside()
@@ -145,8 +149,10 @@ class _RunSteps:
         tamper: Tamper | None,
         virtual: bool,
         fleet: str,
+        parts_to: str,
         notes: Sequence[str],
     ) -> None:
+        self._parts_to = parts_to
         self.scenario = scenario
         self._peopled = peopled  # the scenario with only the pods that the run starts
         self.folder = folder
@@ -194,7 +200,7 @@ class _RunSteps:
             check_ground(self.scenario, broker)
             if broker.address.others:
                 check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
-            self._places = stack.enter_context(places_of(self._peopled, broker.address, run_id=self.run_id))
+            self._places = stack.enter_context(places_of(self._peopled, broker.address, run_id=self.run_id, parts_to=self._parts_to))
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
             try:

@@ -35,7 +35,9 @@ from sim.pods.hosts.dask_client import DaskClient, SchedulerLost, open_client
 from sim.pods.hosts.dask_end import DaskEnd
 from sim.pods.hosts.dask_keeper import Keeper, loopback_name
 from sim.pods.hosts.dask_local_cluster import Form, Formed
+from sim.pods.hosts.dask_part_store import PartStore, check_place
 from sim.pods.hosts.placing import Room, place_pods, share_processes
+from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
 from sim.record.recorder import PARTS
 from sim.scenario.code_files import code_checksum, code_files
@@ -90,7 +92,8 @@ class DaskPlaces:
 
     name = "dask"
 
-    def __init__(self, client: DaskClient, workers: list[Worker], *, op: str, files_per_pod: int, own_files: int) -> None:
+    def __init__(self, client: DaskClient, workers: list[Worker], *, op: str, files_per_pod: int, own_files: int, parts_to: str) -> None:
+        self._parts_to = parts_to
         self._client = client
         self._workers = workers
         self._op = op
@@ -230,6 +233,8 @@ class DaskPlaces:
         for outcome in fetched:
             if isinstance(outcome, BaseException):
                 raise outcome
+        if self._parts_to:
+            await asyncio.to_thread(lambda: PartStore(self._parts_to, self._op).remove())
         return missing
 
     async def _fetch(self, worker: Worker, folder: Path, missing: dict[str, HostError]) -> None:
@@ -242,9 +247,27 @@ class DaskPlaces:
             source = name.partition("-")[2].rpartition("-")[0]
             try:
                 if source not in missing:
-                    await self._fetch_file(worker, f"{PARTS}/{name}", folder, size, checksum)
+                    await self._fetch_part(worker, Path(name).name, folder, size, checksum)
             except HostError as error:
                 missing[source] = HostError(f"the part {name} did not come home: {error}")
+
+    async def _fetch_part(self, worker: Worker, name: str, folder: Path, size: int, checksum: int) -> None:
+        if not self._parts_to:
+            await self._fetch_file(worker, f"{PARTS}/{name}", folder, size, checksum)
+            return
+        await self._ask(worker, "store", url=self._parts_to, part=name)
+        path = folder / PARTS / name
+        arriving = path.with_name(name + ".arriving")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(lambda: PartStore(self._parts_to, self._op).get(name, arriving))
+            if (arriving.stat().st_size, file_checksum(arriving)) != (size, checksum):
+                raise HostError(f"what {self._parts_to} has is not what was written (the worker {worker.address})")
+            os.replace(arriving, path)
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {why_not_written(error)}") from None
+        finally:
+            arriving.unlink(missing_ok=True)
 
     async def _bring_journal(self, worker: Worker, process: str) -> None:
         """Fetch what a process that is gone wrote down for the case that it is killed."""
@@ -285,13 +308,17 @@ class DaskPlaces:
 
 
 @contextlib.contextmanager
-def join_cluster(scenario: Scenario, *, broker: Address, run_id: str, files_per_pod: int, own_files: int) -> Iterator[DaskPlaces]:
+def join_cluster(
+    scenario: Scenario, *, broker: Address, run_id: str, files_per_pod: int, own_files: int, parts_to: str = ""
+) -> Iterator[DaskPlaces]:
     """Join the cluster that a scenario names, or one of our own on this machine, and leave it at the end.
 
     Parameters
     ----------
     files_per_pod, own_files
         How many open files a pod costs its process, and the process itself.
+    parts_to
+        The URL of a place that every worker can write, by which parts come home; empty: they come through Dask.
 
     Raises
     ------
@@ -300,6 +327,8 @@ def join_cluster(scenario: Scenario, *, broker: Address, run_id: str, files_per_
     BrokerUnreachable, BrokerRefused, HostError
         A worker does not reach the broker.
     """
+    if parts_to:
+        check_place(parts_to)
     with contextlib.ExitStack() as stack:
         scheduler = scenario.hosts.scheduler or stack.enter_context(own_cluster(min(scenario.hosts.processes, os.cpu_count() or 1)))
         client = stack.enter_context(open_client(scheduler))
@@ -316,7 +345,9 @@ def join_cluster(scenario: Scenario, *, broker: Address, run_id: str, files_per_
         _check_broker(client, op, workers, broker)
         for worker in workers:
             worker.code_folder = _send_code(client, op, worker, files) if files else ""
-        places = DaskPlaces(client, workers, op=op, files_per_pod=files_per_pod, own_files=own_files)
+        if parts_to:
+            _try_store(client, op, workers, parts_to)
+        places = DaskPlaces(client, workers, op=op, files_per_pod=files_per_pod, own_files=own_files, parts_to=parts_to)
         places.place(scenario.pods(), processes=scenario.hosts.processes)
         yield places
 
@@ -369,6 +400,21 @@ def _check_broker(client: DaskClient, op: str, workers: Sequence[Worker], broker
             client.wait(client.ask(worker.address, op, "reach", urls=broker.urls), timeout_s=ASK_TIMEOUT_S)
         except HostError as error:
             raise UsageError(f"a worker does not reach the broker: {error}") from None
+
+
+def _try_store(client: DaskClient, op: str, workers: Sequence[Worker], url: str) -> None:
+    """Let every worker write a few bytes to the place for the parts, and read them here."""
+    try:
+        store = PartStore(url, op)
+        try:
+            for number, worker in enumerate(workers):
+                client.wait(client.ask(worker.address, op, "try_store", url=url, name=f"probe-{number}"), timeout_s=ASK_TIMEOUT_S)
+                if not store.has_probe(f"probe-{number}"):
+                    raise HostError(f"--parts-to {url}: what the worker {worker.address} wrote there is not what is read here")
+        finally:
+            store.remove()
+    except HostError as error:
+        raise UsageError(f"a worker's parts would not come home: {error}") from None
 
 
 def _send_code(client: DaskClient, op: str, worker: Worker, files: Mapping[str, bytes]) -> str:

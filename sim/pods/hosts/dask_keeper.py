@@ -34,8 +34,10 @@ from sim.machine.line import Line, start_child
 from sim.machine.open_files import raise_open_files
 from sim.machine.process import Child
 from sim.machine.source import source_checksum
+from sim.pods.hosts.dask_part_store import PartStore
 from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
+from sim.record.recorder import PARTS
 from sim.scenario.code_files import code_checksum, code_files
 from sim.wire.address import parse_address
 
@@ -230,6 +232,16 @@ class Keeper(WorkerPlugin):
     async def _do_files(self, folder: str) -> dict[str, Any]:
         """Return name, size in bytes and checksum of each file that the processes wrote into a folder."""
         return {"files": await asyncio.to_thread(list_files, self._inside(folder))}
+
+    async def _do_try_store(self, url: str, name: str) -> dict[str, Any]:
+        """Write a few bytes to the place for the parts."""
+        await asyncio.to_thread(lambda: PartStore(url, self.name).put_probe(name))
+        return {}
+
+    async def _do_store(self, url: str, part: str) -> dict[str, Any]:
+        """Write a part to the place for the parts."""
+        await asyncio.to_thread(lambda: PartStore(url, self.name).put(self._inside(f"{PARTS}/{part}")))
+        return {}
 
     async def _do_read(self, file: str, offset: int, size: int) -> dict[str, Any]:
         """Return a piece of a file that the processes wrote."""

@@ -73,8 +73,9 @@ def check(run: Run) -> Result:
     sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes, why)}"
     verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
     metrics = _metrics(tally, why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
-    if "unexpected" in metrics and (of_lost := counts.get("of_lost_publishers", 0)):
-        metrics["unexpected"] = float(tally.fates(ALL)["unexpected"] - of_lost)
+    if run.info.lost:
+        theirs = run.copies_in("run") & (copies.fate == FATE["unexpected"])
+        metrics["unexpected"] = float(fates["unexpected"] - len(_of_lost(run, np.flatnonzero(theirs))))
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
@@ -164,12 +165,18 @@ def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | fl
     """Count the copies of our own events whose record was lost with the generator or a machine; nothing where it was not lost."""
     found: dict[str, int | float] = {}
     if run.info.lost:
-        numbers = [number for lost in run.info.lost for number in lost.publishers]
-        keys = run.deliveries["event"].to_numpy()[run.copies.delivery[unexpected]]
-        theirs = (run.copies.publish[unexpected] < 0) & np.isin(keys >> np.uint64(32) & np.uint64(0xFFFF), numbers)
-        found["of_lost_publishers"] = int((theirs & (keys >> np.uint64(48) == np.uint64(run.info.nonce))).sum())
+        found["of_lost_publishers"] = len(_of_lost(run, unexpected))
     if run.info.load.record_kept is False:
         found["unrecorded"] = int((run.copies.publish[unexpected] < 0).sum()) - foreign
+    return found
+
+
+def _of_lost(run: Run, unexpected: Array) -> Array:
+    """Return those of these copies whose events were published by pods whose record is lost."""
+    numbers = [number for lost in run.info.lost or () for number in lost.publishers]
+    keys = run.deliveries["event"].to_numpy()[run.copies.delivery[unexpected]]
+    theirs = (run.copies.publish[unexpected] < 0) & np.isin(keys >> np.uint64(32) & np.uint64(0xFFFF), numbers)
+    found: Array = unexpected[theirs & (keys >> np.uint64(48) == np.uint64(run.info.nonce))]
     return found
 
 

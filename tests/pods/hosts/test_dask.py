@@ -14,11 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from sim.errors import HostError, MachineLost, ScenarioError, UsageError
 from sim.pods.hosts import dask_cluster, dask_keeper
 from sim.pods.hosts.dask_client import DaskClient, open_client, quiet
 from sim.pods.hosts.dask_cluster import own_cluster
+from sim.pods.hosts.dask_part_store import check_place
 from sim.results.checkers import judge
 from sim.results.checkers.verdict import Bounds
 from sim.results.opened_run import open_run
@@ -126,6 +129,55 @@ def test_an_interruption_leaves_nothing_and_keeps_what_was_recorded(tmp_path: Pa
     assert (stopped.code, stopped.errors) == (130, "")
     sealed(stopped.folder, "interrupted")
     assert {"music-service-0", "analytics-service-0"} <= {row["pod"] for row in rows(stopped.folder, "deliveries")}
+
+
+@pytest.mark.broker
+def test_parts_come_home_by_a_bucket_and_leave_nothing_in_it(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The S3 is moto's, on loopback; the workers have its address and keys in their environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        bucket = s3fs.S3FileSystem(skip_instance_cache=True)
+        bucket.mkdir("records")
+        folder = run_scenario(small(*DASK), out=tmp_path / "run", parts_to="s3://records/runs")
+        assert judge(open_run(folder)).checkers["ledger"].counts["delivered"] > 50
+        bucket.invalidate_cache()
+        assert bucket.find("records") == []
+        with pytest.raises(UsageError, match=r"a worker's parts would not come home: cannot write to s3://none/"):
+            run_scenario(small(*DASK), out=tmp_path / "other", parts_to="s3://none/runs")
+        assert not (tmp_path / "other").exists()
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("records", "write a URL that every worker can write"),
+        ("s3://key:secret@records", "leave user, password and options out of the s3 URL"),
+        ("nosuch://records", "fsspec knows no such kind of place"),
+    ],
+)
+def test_a_place_for_parts_that_cannot_be_used_is_named_without_a_secret(url: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_place(url)
+    assert said in str(error.value) and "secret" not in str(error.value)
+
+
+def test_a_place_for_parts_is_for_other_machines_only(small: Small, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match=r"--parts-to: only with hosts\.kind = 'dask'"),
+        places_of(small(), Address("redis://127.0.0.1:1", "127.0.0.1", 1), run_id="x", parts_to="s3://records"),
+    ):
+        pass
 
 
 KILLED, FROZEN = "music-service-0", "api-gateway-0"
@@ -241,7 +293,8 @@ def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path:
     counts = verdict.checkers["ledger"].counts
     assert counts["unexplained"] == 0
     assert counts["unknown"] > 0
-    assert counts["unexpected"] == counts["of_lost_publishers"], "what others heard of the lost pods is theirs"
+    assert counts["unexpected"] <= counts["of_lost_publishers"] > 0, "what others heard of the lost pods is theirs"
+    assert verdict.checkers["ledger"].metrics["unexpected"] == 0
     assert verdict.checkers["ledger"].verdict == "valid", verdict.checkers["ledger"].detail
     missing = verdict.checkers["ledger"].metrics["missing"]
     assert isinstance(missing, Bounds)
@@ -298,7 +351,7 @@ def test_a_worker_that_is_not_as_we_are_is_refused(small: Small, tmp_path: Path,
     joined = f"hosts.scheduler={scheduler}"
     with monkeypatch.context() as patch:
         patch.setattr(dask_cluster, "source_checksum", lambda: 1)
-        assert re.search(r"the worker tcp://\S+ has a buslab of our version, but other files", refused(small, tmp_path, joined))
+        assert re.search(r"the worker tcp://\S+ has another buslab of the same version: its files differ", refused(small, tmp_path, joined))
     with monkeypatch.context() as patch:
         patch.setattr(dask_cluster, "loopback_name", lambda: "another machine")
         said = refused(small, tmp_path, joined)
@@ -340,8 +393,8 @@ def test_a_worker_that_does_not_reach_the_broker_is_named_and_no_secret_is_in_an
         client.wait(client.ask(worker, op, "reach", url=url), timeout_s=30)
     client.wait(client.remove(op), timeout_s=30)
     assert "verysecret" not in f"{error.value} {wrong.value} {caplog.text}"
-    logs = client.wait(client._client.get_worker_logs(), timeout_s=30)
-    assert "verysecret" not in str(logs) + str(client.wait(client._client.get_scheduler_logs(), timeout_s=30))
+    logs = f"{client._client.get_worker_logs()} {client._client.get_scheduler_logs()}"
+    assert "Starting Worker plugin" in logs and "verysecret" not in logs
 
 
 def test_dask_is_quiet_only_while_a_run_uses_it() -> None:
