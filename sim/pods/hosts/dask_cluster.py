@@ -161,7 +161,7 @@ class DaskPlaces:
         """
         where = self._workers[worker]
         opened = await self._ask(where, "open", process=process)
-        ways = {"ask": partial(self._ask, where), "bring": partial(self._bring_journal, where)}
+        ways: dict[str, Any] = {"ask": partial(self._ask, where), "bring": partial(self._bring_journal, where)}
         end = where.ends[process] = DaskEnd(process, where=where.host, code_folder=where.code_folder, echo_at=where.host, **ways, **opened)
         return end
 

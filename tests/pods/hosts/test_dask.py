@@ -299,7 +299,7 @@ def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path:
     missing = verdict.checkers["ledger"].metrics["missing"]
     assert isinstance(missing, Bounds)
     assert (missing.low, missing.high >= counts["unknown"]) == (0, True)
-    assert [one["verdict"] for one in verdict.to_dict()["slo"] if one["metric"] == "missing"] == ["unknown"]
+    assert [one.verdict for one in verdict.slo if one.metric == "missing"] == ["unknown"]
     assert any(lost.host in text for text in verdict.checkers["harness"].warnings)
     alive = run.deliveries[~run.deliveries["pod"].isin(lost.pods)]
     assert (alive["received_ns"] > lost.at_ns + 500_000_000).any(), "the others went on"
