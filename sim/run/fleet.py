@@ -22,7 +22,7 @@ from sim.pods.caller import record_publish
 from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
-from sim.pods.hosts.local import Places
+from sim.pods.hosts.places import Places
 from sim.pods.kubelet import FleetKubelet
 from sim.record.recorder import Recorder, Tamper
 from sim.scenario.file import Scenario

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from sim.errors import UsageError
-from sim.pods.hosts.local import Places
+from sim.pods.hosts.places import Places
 from sim.run.fit import OWN_FILES, files_per_pod
 from sim.scenario.file import Scenario
 from sim.wire.address import Address

@@ -39,7 +39,7 @@ from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
 from sim.pods.clocks import Clocks
-from sim.pods.hosts.local import Places
+from sim.pods.hosts.places import Places
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
@@ -385,8 +385,9 @@ class _RunSteps:
 
     async def _stop(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """End everything that was started, also when one of the ends fails."""
+        self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
-            last_first.callback(self._note, fleet)
+            last_first.callback(self._note_lost, fleet)
             last_first.callback(fleet.recorder.close)
             if self._clocks is not None:
                 last_first.callback(self._keep_clocks, self._clocks, fleet)
@@ -408,9 +409,8 @@ class _RunSteps:
                 self.info.load.record_kept = self._reporter.generator.kept
                 self.info.load.closed_by_server = self._reporter.generator.closed_by_server or None
 
-    def _note(self, fleet: Fleet) -> None:
-        """Write down what the fleet has to say of the whole run."""
-        self.info.notes += fleet.notes
+    def _note_lost(self, fleet: Fleet) -> None:
+        """Write down which processes of pods took their record with them; known when the others have handed theirs over."""
         self.info.lost = fleet.host.lost or None
 
     def _keep_clocks(self, clocks: Clocks, fleet: Fleet) -> None:

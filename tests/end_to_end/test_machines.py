@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,27 @@ def test_a_broker_on_loopback_is_refused_with_workers_elsewhere(laid: Laid, tmp_
     (line,) = done.stderr.strip().splitlines()
     assert "is on this machine's loopback, and the worker" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_on_a_worker_is_one_line_that_names_it(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)), check=True)
+    try:
+        with lay_out("home", "far", "store", logs=tmp_path) as (home, far, store):
+            redis, scheduler = start_redis(store), start_scheduler(home)
+            worker = start_worker(far, scheduler, "--no-nanny", "--local-directory", str(small))
+            laid = Laid(home, far, store, scheduler, redis, [worker])
+            process = laid.begin(tmp_path / "run", "load.warm_up_s=0.5", "load.run_s=2", "hosts.processes=1")
+            with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            code, said = laid.finish(process)
+    finally:
+        subprocess.run(("umount", str(small)), check=True)
+    assert code == 2, said
+    assert re.search(r"error: .*No space left on device.*\(dask-0 on 10\.77\.0\.3\)", said), said
+    assert open_run(tmp_path / "run").info.state == "failed"
 
 
 # -- what is lost in the middle of a run -------------------------------------------------------------------------

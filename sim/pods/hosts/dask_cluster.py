@@ -112,10 +112,9 @@ class DaskPlaces:
         UsageError
             They are more than the workers can hold.
         """
-        per_process = max(0, *((worker.most_files - self._own_files) // self._files_per_pod for worker in self._workers))
-        workers = len(self._workers)
-        each = max(1, -(-processes // workers))
-        rooms = [Room(one.host, one.machine, min(one.most_pods, each * per_process)) for one in self._workers]
+        each = max(1, -(-processes // len(self._workers)))
+        holds = [each * max(0, (one.most_files - self._own_files) // self._files_per_pod) for one in self._workers]
+        rooms = [Room(one.host, one.machine, min(one.most_pods, most)) for one, most in zip(self._workers, holds, strict=True)]
         places = place_pods([service for _, service in pods], rooms)
         self._placed = {name: place for (name, _), place in zip(pods, places, strict=True)}
 

@@ -38,6 +38,8 @@ class DaskEnd:
 
     Attributes
     ----------
+    where
+        The name of its machine.
     folder
         Where it records, on its machine.
     code_folder
@@ -50,6 +52,7 @@ class DaskEnd:
 
     def __init__(self, process: str, *, where: str, folder: str, code_folder: str, echo_at: str, pid: int, ask: Ask, bring: Bring) -> None:
         self.name = f"the process {process} of pods on {where}"
+        self.where = where
         self.folder = folder
         self.code_folder = code_folder
         self.echo_at = echo_at

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hol
 from sim.pods.hosts.local_process import HostProcess, LocalEnd, ProcessEnd
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
+from sim.pods.hosts.places import Places
 from sim.pods.pod import ENDED
 from sim.pods.pod_journal import calls_made, inherit
 from sim.pods.replica import GRACE_S, next_publisher
@@ -44,42 +45,6 @@ from sim.wire.address import Address
 
 DROP_TIMEOUT_S = 5.0  # a process may take so long to write its record after its pods were dropped
 SETTLE_GRACE_S = 5.0
-
-
-class Places(Protocol):
-    """Where processes of pods can be started, other than on this machine.
-
-    Attributes
-    ----------
-    name
-        What the names of the processes begin with.
-    """
-
-    name: str
-
-    def listen(self, folder: Path) -> None:
-        """Begin to listen to the processes that are started; one that is lost with its machine ends with `MachineLost`.
-
-        `folder` is the run folder, where journals are brought.
-        """
-
-    def spread(self, pods: Sequence[str], *, processes: int) -> list[tuple[str, int, list[str]]]:
-        """Return the processes for pods that share them: its name, its place, and which pods it holds."""
-
-    async def open(self, process: str, place: int) -> ProcessEnd:
-        """Start a process in a place; it waits for its first order."""
-
-    def place_of(self, pod: str) -> int:
-        """Return where a pod has its place."""
-
-    def describe(self) -> str:
-        """Return a sentence on which processes are where."""
-
-    async def bring_home(self, folder: Path) -> dict[str, HostError]:
-        """Fetch what the processes wrote, which have ended, into a run folder; return why, by process, where it did not come whole."""
-
-    async def stop_listening(self) -> None:
-        """Listen to no process any more."""
 
 
 class LocalHost:
@@ -342,10 +307,13 @@ class LocalHost:
             spread = self._places.spread(pods, processes=many)
         else:
             spread = [(f"local-{place}", place, pods[place::many]) for place in range(min(many, len(pods)))]
-        async with asyncio.TaskGroup() as group:
-            for name, place, held in spread:
-                replicas = [self.replicas[pod] for pod in held]
-                group.create_task(self.launch(replicas, name=name, killable=False, patient=False, place=place))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, place, held in spread:
+                    replicas = [self.replicas[pod] for pod in held]
+                    group.create_task(self.launch(replicas, name=name, killable=False, patient=False, place=place))
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
 
     async def drive(self, schedule: Schedule, *, zero_ns: int, end_ns: int) -> int:
         """Make the pods' calls, those of a pod that starts later from then on; return how many were made by the end."""

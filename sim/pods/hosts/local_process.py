@@ -19,6 +19,7 @@ from sim.pods.hosts.local_messages import (
     Answer,
     Cease,
     Drive,
+    Failed,
     Failing,
     Handlers,
     Hold,
@@ -46,10 +47,12 @@ def _fail(waiting: asyncio.Future[Answer], error: BuslabError) -> None:
 class ProcessEnd(Protocol):
     """A process of pods as the run reaches it: the line to it, and what happens to it.
 
-    `folder` is where it records on its machine, `code_folder` where the user's own modules are there, empty where the scenario says that;
-    `echo_at` is its machine's address, where it may answer for its clock; `lost_with` is why its machine is lost.
+    `where` is its machine's name, empty where it is this one; `folder` is where it records there, and `code_folder` where the user's own
+    modules are, empty where the scenario says that; `echo_at` is its machine's address, where it may answer for its clock; `lost_with` is
+    why its machine is lost.
     """
 
+    where: str
     folder: str
     code_folder: str
     echo_at: str
@@ -96,6 +99,7 @@ class ProcessEnd(Protocol):
 class LocalEnd:
     """A child of ours and the line to it; use `LocalEnd.start`."""
 
+    where = ""
     echo_at = "127.0.0.1"
     lost_with: MachineLost | None = None  # it is on this machine
 
@@ -197,6 +201,8 @@ class HostProcess:
                     self._answers.pop(word.id).set_result(word)
                 elif isinstance(word, PodProgress):
                     self.progress = word
+                elif isinstance(word, Failed) and self._end.where:
+                    take(Failed(f"{word.error} ({self.name} on {self._end.where})"))
                 elif isinstance(word, OtherClock):
                     self._clocks.compare(word, mirror=self.send)
                 else:
