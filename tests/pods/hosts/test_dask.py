@@ -8,16 +8,19 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
 from sim.errors import HostError, MachineLost, ScenarioError, UsageError
+from sim.machine.process import Child
 from sim.pods.hosts import dask_cluster, dask_keeper
 from sim.pods.hosts.dask_client import DaskClient, open_client, quiet
 from sim.pods.hosts.dask_cluster import own_cluster
@@ -32,6 +35,8 @@ from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address, free_port
 from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
 from tests.support.own_shop import OwnShop
+from tests.support.tls_server import make_certificates
+from tests.support.tls_server import why_not as why_no_tls
 
 Small = Callable[..., Scenario]
 DASK = ("hosts.kind=dask", "load.driver=pods")
@@ -344,6 +349,41 @@ def test_a_scheduler_that_is_not_there_or_is_none_is_one_line(small: Small, tmp_
     assert "what listens there is no Dask scheduler" in refused(small, tmp_path, f"hosts.scheduler={other}")
     secured = f"tls://127.0.0.1:{address.port}"
     assert "TLS wants certificates; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused(small, tmp_path, f"hosts.scheduler={secured}")
+
+
+@pytest.mark.broker
+def test_a_scheduler_that_wants_tls_is_joined_with_certificates_only(small: Small, tmp_path: Path) -> None:
+    if why := why_no_tls():
+        pytest.skip(why)
+    made = make_certificates(tmp_path)
+    files = {"ca-file": made.file("ca.crt"), "cert": made.file("server.crt"), "key": made.file("server.key")}
+    tls = [word for option, file in files.items() for word in (f"--tls-{option}", file)]
+    port = free_port()
+    where = f"127.0.0.1:{port}"
+    scheduler = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--protocol", "tls", "--port", port, "--no-dashboard", *tls)
+    worker = (
+        "distributed.cli.dask_worker",
+        f"tls://{where}",
+        "--no-nanny",
+        "--no-dashboard",
+        "--local-directory",
+        tmp_path / "worker",
+        *tls,
+    )
+    with contextlib.ExitStack() as undo:
+        for name, (module, *args), ready in (("scheduler", scheduler, "Scheduler at:"), ("worker", worker, "Registered to:")):
+            child = Child([sys.executable, "-m", module, *map(str, args)], log=tmp_path / f"{name}.log")
+            undo.callback(child.end)
+            deadline_s = time.monotonic() + 60
+            while ready not in child.log.read_text("utf-8", "replace"):
+                assert child.poll() is None and time.monotonic() < deadline_s, child.tail()
+                time.sleep(0.05)
+        assert "if it wants TLS, write tls://" in refused(small, tmp_path, f"hosts.scheduler=tcp://{where}")
+        assert "TLS wants certificates" in refused(small, tmp_path, f"hosts.scheduler=tls://{where}")
+        known = {"ca-file": files["ca-file"], "client.cert": files["cert"], "client.key": files["key"]}
+        with dask.config.set({f"distributed.comm.tls.{name}": file for name, file in known.items()}):
+            run = open_run(run_scenario(small(*on(f"tls://{where}")), out=tmp_path / "run"))
+    assert judge(run).checkers["ledger"].counts["delivered"] > 50
 
 
 @pytest.mark.broker
