@@ -283,8 +283,9 @@ def _run_folder() -> str:
         "them, one for all processes of the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a "
         "small set, dictionary-encoded.",
         "Where processes of a run read several clocks, the table `clocks` says how each went against the run's, and run.json which process "
-        "wrote which rows (`tables.<table>.sources`). `sim.open_run` puts times into the run's clock, and gives the tables two columns more: "
-        "`clock`, the number of the clock that wrote the row, 0 being the run's, and `bound_ns`, by how much its last time may be wrong. "
+        "wrote which rows (`tables.<table>.sources`). `sim.open_run` puts times into the run's clock, and gives the tables two more "
+        "columns: `clock`, the number of the clock that wrote the row, 0 being the run's, and `bound_ns`, by how much its last time may be "
+        "wrong. "
         "[How clocks are compared](../explanation/instrument.md#several-clocks).",
     ]
     for table, columns in schema.COLUMNS.items():

@@ -253,8 +253,8 @@ class Lead:
         if what == "here":
             self._here[hand] = data
             self._share_out()
-        elif what == "clock":
-            self._send(msgspec.convert(data, OtherClock))
+        elif what == "clock" and hand in self._hands:
+            self._send(msgspec.structs.replace(msgspec.convert(data, OtherClock), host=self._names()[self._hands.index(hand)]))
         elif what == "part":
             self._take_part(hand, data)
         elif what == "ready":

@@ -160,7 +160,7 @@ class LocustGenerator:
         folder: Path,
         nonce: int,
         run_id: str,
-        clocks: Clocks,
+        clocks: Clocks | None = None,
         caller: socket.socket | None = None,
     ) -> None:
         self.hosts: tuple[str, ...] = ("locust",)
@@ -173,7 +173,7 @@ class LocustGenerator:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._job = LoadJob(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
         self._caller = caller
-        self._clocks = clocks
+        self._clocks = clocks or Clocks(address, run_id=run_id)
         self._elsewhere: list[str] = []  # processes that read another clock
         self._home_s = 0.0  # when a part of a record came last
         self._line: AsyncLine | None = None
@@ -319,7 +319,7 @@ async def start_generator(
     folder: Path,
     nonce: int,
     run_id: str,
-    clocks: Clocks,
+    clocks: Clocks | None,
     caller: socket.socket | None,
 ) -> Generator:
     """Return who makes the calls of a scenario: the pods, or Locust, started or called."""

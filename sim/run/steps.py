@@ -317,7 +317,7 @@ class _RunSteps:
             folder=self.folder,
             nonce=self.nonce,
             run_id=self.run_id,
-            clocks=self._clocks or Clocks(broker.address, run_id=self.run_id),
+            clocks=self._clocks,
             caller=self._caller,
         )
         self._enter("start", limits.start_s)
