@@ -42,11 +42,7 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 class Running(Protocol):
-    """A process that we started, ours or a container's: what its line and its owner ask of it."""
-
-    @property
-    def pid(self) -> int:
-        """The process id, as we see it."""
+    """A process that we started, ours or a container's: what its line asks of it."""
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -54,26 +50,11 @@ class Running(Protocol):
     def tail(self) -> str:
         """Return the last lines of its output as one line."""
 
-    def terminate(self) -> None:
-        """Ask it to end (SIGTERM); nothing when it has."""
-
     def end(self, *, timeout_s: float) -> int:
         """Ask it to end (SIGTERM), then make it (SIGKILL); return the exit code."""
 
     def kill(self) -> None:
         """End it at once (SIGKILL); return when it is gone."""
-
-    def stop(self) -> None:
-        """Stop it (SIGSTOP); `stopped` says when it stands still."""
-
-    def stopped(self) -> bool:
-        """Return whether it stands still."""
-
-    def go_on(self) -> None:
-        """Continue it (SIGCONT)."""
-
-    def close(self) -> None:
-        """Remove what is left of it; it is gone."""
 
 
 class Child:
@@ -130,27 +111,8 @@ class Child:
                 self.process.kill()
         return self.process.wait()
 
-    def terminate(self) -> None:
-        """Ask it to end (SIGTERM); nothing when it has."""
-        self.process.terminate()
-
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-
-    def stop(self) -> None:
-        """Stop it (SIGSTOP); `stopped` says when it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def stopped(self) -> bool:
-        """Return whether it stands still."""
-        return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def go_on(self) -> None:
-        """Continue it (SIGCONT)."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """Remove nothing: its log stays, whose folder somebody else owns."""

@@ -17,6 +17,7 @@ from sim.pods.hosts.inline import InlineHost
 from sim.pods.hosts.local import LocalHost
 from sim.pods.hosts.meters import Counts
 from sim.record.recorder import Recorder
+from sim.record.run_info import LostProcess
 from sim.scenario.schedule import IntendedReads, Schedule
 
 
@@ -41,10 +42,13 @@ class Host(Protocol):
         The process that makes the pods' calls, as in the table `hosts`.
     recorder
         The recorder of this process.
+    lost
+        The processes that the run has gone on without, and what their pods recorded with them.
     """
 
     name: str
     recorder: Recorder
+    lost: list[LostProcess]
 
     @property
     def replicas(self) -> Mapping[str, Replica]:
@@ -89,4 +93,9 @@ class Host(Protocol):
 
 __all__ = ["HOSTS", "Counts", "Host"]
 
-HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost, "containers": containers}
+HOSTS: dict[str, Callable[..., Host]] = {  # `dask` with places
+    "inline": InlineHost,
+    "local": LocalHost,
+    "dask": LocalHost,
+    "containers": containers,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -13,13 +14,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.errors import BrokerError, HostError
+from sim.errors import BrokerError, HostError, MachineLost
 from sim.grounds.container_engine import LABEL, asking, engine, owner_label, remove
 from sim.machine.lease import note_container
-from sim.machine.line import Line
+from sim.machine.line import AsyncLine, Line
 from sim.machine.words import duration
-from sim.pods.hosts.local_messages import Hold
-from sim.pods.hosts.local_process import process_name
+from sim.pods.hosts.local_process import POLL_S, process_name
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -123,8 +123,48 @@ class ContainerProcess:
             self._until.close()
 
 
-def start_container(hold: Hold, *, image: str) -> tuple[ContainerProcess, Line]:
+class ContainerEnd:
+    """A container and the line to it, as `sim.pods.hosts.local_process.ProcessEnd` has it."""
+
+    where = ""
+    code_folder = ""  # mounted where it is here
+    echo_at = "127.0.0.1"
+    lost_with: MachineLost | None = None  # it is on this machine
+
+    def __init__(self, process: ContainerProcess, line: AsyncLine, *, folder: Path) -> None:
+        self.folder, self.pid = str(folder.resolve()), process.pid
+        self._process, self._line = process, line
+        self.send, self.messages, self.gone, self.end_sending = line.send, line.messages, line.gone, line.end_sending
+        self.poll, self.tail, self.kill, self.terminate = process.poll, process.tail, process.kill, process.terminate
+
+    def close(self) -> None:
+        """Close the line, and remove the container."""
+        self._line.close()
+        self._process.close()
+
+    async def freeze(self) -> None:
+        """Freeze it (SIGSTOP); return when it stands still."""
+        self._process.stop()
+        while self._process.poll() is None and not self._process.stopped():
+            await asyncio.sleep(POLL_S)
+
+    async def thaw(self) -> None:
+        """Thaw it (SIGCONT)."""
+        self._process.go_on()
+
+    async def handed_over(self) -> None:
+        """Return at once: whoever kills it waits for it, and its journal is in the run folder."""
+
+
+def start_container(name: str, *, folder: Path, code_folder: str, image: str) -> tuple[ContainerProcess, Line]:
     """Start a container of an image that waits for the order to make pods, and return it with the line to it.
+
+    Parameters
+    ----------
+    name
+        The process, as in the tables.
+    folder, code_folder
+        That of the run, and that of the user's code, if there is one.
 
     Raises
     ------
@@ -133,19 +173,19 @@ def start_container(hold: Hold, *, image: str) -> tuple[ContainerProcess, Line]:
     BrokerError
         The engine cannot.
     """
-    with contextlib.ExitStack() as undo, _door() as (door, folder):
+    with contextlib.ExitStack() as undo, _door() as (door, beside):
         client = undo.enter_context(engine())
-        name = f"buslab-pod-{os.getpid()}-{secrets.token_hex(4)}"
-        note_container(name)
-        undo.callback(remove, client, name)  # by its name, and before it exists: whatever fails from here on, it is removed
-        mounts = {hold.folder: {"bind": hold.folder, "mode": "rw"}, folder: {"bind": _LINE, "mode": "rw"}}
-        if code := hold.scenario.get("code_folder"):
-            mounts.setdefault(code, {"bind": code, "mode": "ro"})
+        called = f"buslab-pod-{os.getpid()}-{secrets.token_hex(4)}"
+        note_container(called)
+        undo.callback(remove, client, called)  # by its name, and before it exists: whatever fails from here on, it is removed
+        mounts = {str(folder): {"bind": str(folder), "mode": "rw"}, beside: {"bind": _LINE, "mode": "rw"}}
+        if code_folder:
+            mounts.setdefault(code_folder, {"bind": code_folder, "mode": "ro"})
         with asking(f"cannot start a container of {image}"):
             container = client.containers.create(
                 image,
                 ["python", "-P", "-m", "sim.pods.hosts.container_child", f"{_LINE}/run"],
-                name=name,
+                name=called,
                 labels={LABEL: owner_label()},
                 network_mode="host",
                 user=f"{os.getuid()}:{os.getgid()}",
@@ -159,8 +199,8 @@ def start_container(hold: Hold, *, image: str) -> tuple[ContainerProcess, Line]:
             container.start()
             container.reload()
         process = ContainerProcess(container, client, undo)
-        end = _accept(door, process, hold)
-        line = Line(end, name=process_name(hold), child=process, error=HostError)
+        end = _accept(door, process, name)
+        line = Line(end, name=process_name(name), child=process, error=HostError)
         process._until = undo.pop_all()
     return process, line
 
@@ -178,7 +218,7 @@ def _door() -> Any:
         yield door, folder
 
 
-def _accept(door: socket.socket, process: ContainerProcess, hold: Hold) -> socket.socket:
+def _accept(door: socket.socket, process: ContainerProcess, name: str) -> socket.socket:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     door.settimeout(_POLL_S)
     while True:
@@ -187,9 +227,9 @@ def _accept(door: socket.socket, process: ContainerProcess, hold: Hold) -> socke
             end.settimeout(None)
             return end
         if (code := process.poll()) is not None:
-            raise HostError(f"{process_name(hold)} is gone: {process.tail()} (exit code {code})")
+            raise HostError(f"{process_name(name)} is gone: {process.tail()} (exit code {code})")
         if time.monotonic() > deadline_s:
-            raise HostError(f"{process_name(hold)} did not begin within {duration(START_TIMEOUT_S)}: {process.tail()}")
+            raise HostError(f"{process_name(name)} did not begin within {duration(START_TIMEOUT_S)}: {process.tail()}")
 
 
 def _cgroup(pid: int) -> str:

@@ -17,15 +17,17 @@ import asyncio
 import contextlib
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.errors import BrokerError, BuslabError
-from sim.machine.line import AsyncLine
-from sim.machine.process import Running
+from sim.machine.line import Line
 from sim.machine.variables import read_variable
 from sim.pods.hosts.local import LocalHost
-from sim.pods.hosts.local_messages import Hold
+from sim.pods.hosts.local_process import ProcessEnd
 from sim.scenario.file import Scenario
+
+if TYPE_CHECKING:
+    from sim.pods.hosts.container_process import ContainerProcess
 
 IMAGE_ENV = "BUSLAB_POD_IMAGE"
 
@@ -34,10 +36,13 @@ def containers(scenario: Scenario, **of_run: Any) -> LocalHost:
     """Return the host whose every process is a container with one pod; the rest is as `LocalHost` takes it."""
     image = functools.cache(check_engine)
 
-    async def start(hold: Hold, log: Path) -> tuple[Running, AsyncLine]:
-        from sim.pods.hosts.container_process import start_container
+    async def start(name: str, *, folder: Path) -> ProcessEnd:
+        from sim.pods.hosts.container_process import ContainerEnd, start_container
 
-        starting = asyncio.ensure_future(asyncio.to_thread(lambda: start_container(hold, image=image())))
+        def work() -> tuple[ContainerProcess, Line]:
+            return start_container(name, folder=folder.resolve(), code_folder=scenario.code_folder, image=image())
+
+        starting = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             process, line = await asyncio.shield(starting)
         except asyncio.CancelledError:  # the thread goes on, and so what it starts is there in a moment
@@ -46,7 +51,7 @@ def containers(scenario: Scenario, **of_run: Any) -> LocalHost:
                 line.close()
                 await asyncio.to_thread(process.close)
             raise
-        return process, await line.to_async()
+        return ContainerEnd(process, await line.to_async(), folder=folder)
 
     return LocalHost(scenario, **of_run, name="container", start=start, processes=len(scenario.pods()))
 

@@ -124,6 +124,11 @@ def dask_objects(part_of: str, *, image: str, workers: int) -> dict[str, list[Ob
     }
 
 
+def job_settings(scheduler: str) -> tuple[str, ...]:
+    """Return what the Job's run sets: that its pods live in a Dask cluster, that of these manifests unless another one is named."""
+    return "hosts.kind=dask", f"hosts.scheduler={scheduler or scheduler_url()}"
+
+
 def scheduler_url() -> str:
     """Return where the Dask scheduler of these manifests is."""
     return f"tcp://{SCHEDULER}:{SCHEDULER_PORT}"
@@ -155,7 +160,7 @@ def run_objects(
         "run",
         image,
         ["buslab"],
-        ["run", path, "--set", "hosts.kind=dask", "--set", f"hosts.scheduler={at}", "--yes-load-this-server"],
+        ["run", path, *(word for one in job_settings(at) for word in ("--set", one)), "--yes-load-this-server"],
         env=[secret_variable("BUSLAB_ON"), variable("HOME", "/tmp")],
         cpu=(1, None),
         memory=(1024, 4096),

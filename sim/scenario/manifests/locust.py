@@ -41,7 +41,7 @@ def locust_objects(
     files, path = scenario_files(scenario, name=MASTER, code=code, users=users)
     own = next(iter(users), "")
     both = ["-f", f"{FILES}/{own}" if own else LOCUSTFILE, "--headless", "--scenario", path]
-    for setting in ("load.driver=locust", "faults=[]", "slo={}", "checkers=[]", "kubelet.enabled=false", "hosts.kind=inline"):
+    for setting in ("load.driver=locust", "faults=[]", "slo={}", "checkers=[]", "kubelet.enabled=false", "hosts={}"):
         both += ["--set", setting]
     env = [secret_variable("BUSLAB_ON"), variable("HOME", "/tmp")]
     master = Container(

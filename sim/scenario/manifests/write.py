@@ -29,7 +29,7 @@ from sim.machine.words import count
 from sim.scenario.asyncapi.documents import Dumper
 from sim.scenario.asyncapi.export import is_bus_file
 from sim.scenario.file import load_bus, load_scenario
-from sim.scenario.manifests.lab import RUN, dask_objects, redis_objects, run_objects, secret_command
+from sim.scenario.manifests.lab import RUN, dask_objects, job_settings, redis_objects, run_objects, secret_command
 from sim.scenario.manifests.locust import locust_objects
 from sim.scenario.manifests.names import mapped, service_names
 from sim.scenario.manifests.objects import WORKERS, Object
@@ -101,8 +101,10 @@ def manifests(
         "bus": bus_objects(scenario, names=names, image=image, code=code),
         "redis": {"buslab-redis": redis_objects(part_of)},
     }
-    scheduler = str(getattr(scenario.hosts, "scheduler", ""))  # a cluster that is there already
+    scheduler = scenario.hosts.scheduler  # a cluster that is there already
+    notes = list(_notes(scenario, names, of_bus=of_bus))
     if not of_bus:
+        notes += _refused(name, settings, scheduler)
         run = run_objects(scenario, image=image, workers=workers, code=code, users=users, scheduler=scheduler)
         folders["lab"] = ({} if scheduler else dask_objects(part_of, image=image, workers=workers)) | {RUN: run}
         folders["locust"] = locust_objects(scenario, image=image, workers=workers, code=code, users=users)
@@ -110,7 +112,7 @@ def manifests(
         raise UsageError(f"--only {missing[0]}: of this there are only {', '.join(folders)}; give a scenario of the bus, which has a load")
     folders = {folder: found for folder, found in folders.items() if not only or folder in only}
     files = {Path(folder) / f"{file}.yaml": objects for folder, found in folders.items() for file, objects in found.items()}
-    return Manifests(files, tuple(_notes(scenario, names, of_bus=of_bus)))
+    return Manifests(files, tuple(notes))
 
 
 def default_image() -> str:
@@ -170,6 +172,15 @@ def _notes(scenario: Scenario, names: Mapping[str, str], *, of_bus: bool) -> Ite
     if needing:
         named, many = ", ".join(sorted(str(kind) for kind in needing)), count(len(needing), "fault")
         yield f"the Job in lab/ will be refused: {many} ({named}) would hurt the broker, and one in Kubernetes is not ours to hurt"
+
+
+def _refused(name: str, settings: tuple[str, ...], scheduler: str) -> list[str]:
+    """Return why the Job's run would be refused, as `buslab run` would say it there."""
+    try:
+        load_scenario(name, settings=(*settings, *job_settings(scheduler)))
+    except ScenarioError as error:
+        return [f"the Job in lab/ will be refused: {error}"]
+    return []
 
 
 # -- secrets -------------------------------------------------------------------------------------------------------

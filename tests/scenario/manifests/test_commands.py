@@ -130,17 +130,24 @@ def await_ok(url: str) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.deep  # Dask takes some seconds to import, in each of three processes
-def test_the_job_waits_for_the_workers_of_the_dask_cluster(tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
-    port = free_port()
-    cluster = Cluster("baseline", tmp_path, ports={"buslab-dask-scheduler:8786": f"127.0.0.1:{port}", "8786": str(port)})
-    wait, environment = cluster.command("Job", "buslab-run", "initContainers")
-    with cluster.running("Deployment", "buslab-dask-scheduler"), ExitStack() as until:
-        waiting = subprocess.Popen(wait, env=environment, stderr=subprocess.PIPE, text=True)
+@pytest.mark.deep  # Dask takes some seconds to import, in each of its processes
+def test_the_job_waits_for_the_workers_and_runs_the_scenario_on_them(tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "run"
+    quick = ("load.driver=pods", "load.warm_up_s=0.5", "load.run_s=2", "slo.lag_ms_p99=1000")
+    ports = {"buslab-dask-scheduler:8786": f"127.0.0.1:{port}", "8786": str(port)}
+    cluster = Cluster("baseline", tmp_path, settings=quick, ports=ports)
+    wait, wait_env = cluster.command("Job", "buslab-run", "initContainers")
+    with open_broker("embedded") as broker, cluster.running("Deployment", "buslab-dask-scheduler"), ExitStack() as until:
+        cluster.secrets["redis-credentials", "url"] = broker.address.url
+        waiting = subprocess.Popen(wait, env=wait_env, stderr=subprocess.PIPE, text=True)
         until.callback(waiting.kill)
         time.sleep(0.5)
         assert waiting.poll() is None, "there is no worker yet"
         until.enter_context(cluster.running("Deployment", "buslab-dask-worker"))
         assert waiting.wait(BOUND_S) == 0, waiting.communicate()[1]
-        until.pop_all().close()
+        run, environment = cluster.command("Job", "buslab-run")
+        done = subprocess.run([*run, "--out", str(out)], env=environment, capture_output=True, text=True, timeout=BOUND_S, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    verdict = json.loads((out / "verdict.json").read_text("utf-8"))
+    assert verdict["verdict"] == "valid"
+    assert verdict["checkers"]["ledger"]["counts"]["unexplained"] == 0

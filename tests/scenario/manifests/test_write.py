@@ -14,7 +14,6 @@ from sim.errors import BuslabError, ScenarioError, UsageError
 from sim.scenario.file import load_scenario
 from sim.scenario.manifests.objects import MOST_BYTES
 from sim.scenario.manifests.write import MARK, manifests, one_text, write_manifests
-from sim.scenario.run_settings import Hosts
 
 EXAMPLES = Path("docs/examples")
 PASSWORD = "hunter2-Z9"
@@ -183,14 +182,18 @@ def test_a_secret_in_code_is_refused_by_its_line(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_is_there_is_used_and_one_with_a_secret_is_refused() -> None:
-    if "scheduler" not in Hosts.__struct_fields__:
-        pytest.skip("hosts.scheduler is not known yet")
-    found = manifests("baseline", settings=("hosts.scheduler=tls://dask.example.test:8786",))
+    found = manifests("baseline", settings=("hosts.kind=dask", "hosts.scheduler=tls://dask.example.test:8786"))
     text = one_text(found)
     assert "hosts.scheduler=tls://dask.example.test:8786" in text
     assert "buslab-dask" not in text, "no second cluster"
     with pytest.raises(BuslabError) as refused:
-        manifests("baseline", settings=(f"hosts.scheduler=tls://u:{PASSWORD}@dask.example.test:8786",))
+        manifests(
+            "baseline",
+            settings=(
+                "hosts.kind=dask",
+                f"hosts.scheduler=tls://u:{PASSWORD}@dask.example.test:8786",
+            ),
+        )
     assert PASSWORD not in str(refused.value)
 
 
@@ -251,9 +254,13 @@ def test_what_is_wrong_is_one_line_and_2(args: tuple[str, ...], said: str) -> No
     assert PASSWORD not in done.stderr
 
 
-def test_the_scenario_of_the_job_is_the_scenario() -> None:
+def test_the_scenario_of_the_job_is_the_scenario_and_loads_with_what_the_job_sets(tmp_path: Path) -> None:
     found = manifests("baseline")
     (data,) = [one["data"] for one in found.files[Path("lab/buslab-run.yaml")] if one["kind"] == "ConfigMap"]
     assert set(data) == {"baseline.toml"}
-    meant = load_scenario("baseline")
-    assert f'title = "{meant.title}"' in data["baseline.toml"]
+    (tmp_path / "baseline.toml").write_text(data["baseline.toml"], "utf-8")
+    assert load_scenario(str(tmp_path / "baseline.toml")) == load_scenario("baseline")
+    (job,) = [one for one in found.files[Path("lab/buslab-run.yaml")] if one["kind"] == "Job"]
+    args = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    there = load_scenario(str(tmp_path / "baseline.toml"), settings=tuple(args[3:-1:2]))
+    assert (there.hosts.kind, there.hosts.scheduler) == ("dask", "tcp://buslab-dask-scheduler:8786")
