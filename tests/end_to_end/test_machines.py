@@ -154,7 +154,7 @@ def test_a_full_disk_on_a_worker_is_one_line_that_names_it(tmp_path: Path) -> No
     finally:
         subprocess.run(("umount", str(small)), check=True)
     assert code == 2, said
-    assert re.search(r"error: .*No space left on device.*\(dask-0 on 10\.77\.0\.3\)", said), said
+    assert re.search(r"cannot write .*: .*\(dask-0 on 10\.77\.0\.3\)", said), said
     assert open_run(tmp_path / "run").info.state == "failed"
 
 

@@ -402,7 +402,7 @@ def _check_broker(client: DaskClient, op: str, workers: Sequence[Worker], broker
 
 
 def _try_store(client: DaskClient, op: str, workers: Sequence[Worker], url: str) -> None:
-    """Let every worker write a few bytes to the place for the parts, and read them here."""
+    """Try the place for the parts: every worker writes a few bytes there, and they are read here."""
     try:
         store = PartStore(url, op)
         try:

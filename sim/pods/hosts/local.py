@@ -96,6 +96,7 @@ class LocalHost:
         self._processes: dict[str, HostProcess] = {}  # those that run, by name
         self._past: list[HostProcess] = []  # those that were killed or stopped; what they sent last is read at the end
         self._dead: list[tuple[str, int, int]] = []  # journals to inherit: name, first key, when it died
+        self._failed_late: list[HostError] = []
         self._gaps: list[HostProcess] = []  # those that were lost with their machines, while the run went on
         self.lost: list[LostProcess] = []
         self._gone = Counts()  # the counts of those that are gone
@@ -185,7 +186,10 @@ class LocalHost:
                 if self._places is not None:
                     pod.seen.append((now_ns(), word.state, word.bus))
         elif isinstance(word, Failed):
-            self._failed(HostError(word.error))
+            error = HostError(word.error)
+            self._failed(error)
+            if self.closing:  # the run ends already: nobody looks whether it has failed
+                self._failed_late.append(error)
 
     def _lost(self, process: HostProcess, error: BuslabError) -> None:
         if isinstance(error, MachineLost):
@@ -425,6 +429,8 @@ class LocalHost:
         if self._places is not None:
             await self._bring_home(self._places)
         await asyncio.to_thread(self._inherit)
+        if self._failed_late:
+            raise self._failed_late[0]
         if killed:
             names = ", ".join(process.name for process in killed)
             raise HostError(f"the processes {names} of pods did not end in order, what they had not written is lost: {killed[0].tail()}")

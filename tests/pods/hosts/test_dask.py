@@ -286,7 +286,8 @@ def test_a_worker_that_dies_fails_the_run_unless_it_is_to_count(small: Small, tm
 def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path: Path) -> None:
     """Its pods are aborted, what they heard is unknown, and nothing is unexplained; limits on what is missing are not decided."""
     killed: list[int] = []
-    scenario = small(*DASK, "hosts.on_loss=count", "load.run_s=3", "bus.batch_interval_ms=100", "slo.unexpected=0")
+    twice = [f"services.{name}.replicas=2" for name in ("ai-config-service", "analytics-service", "system-service")]  # none without a pod
+    scenario = small(*DASK, "hosts.on_loss=count", "load.run_s=3", "bus.batch_interval_ms=100", "slo.unexpected=0", *twice)
     run = open_run(run_scenario(scenario, out=tmp_path / "run", watch=killer("run", killed=killed)))
     assert len(killed) == 1
     (lost,) = run.info.lost or []
