@@ -279,8 +279,14 @@ def _run_folder() -> str:
         "`buslab run` makes it, and seals it when the run ends; it does not change after that. `sim.open_run(folder)` opens it: each "
         "table is a DataFrame of its name.",
         _table(("file", "what it holds"), ((f"`{name}`", text) for name, text in FILES.items())),
-        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock, one for all processes of "
-        "the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a small set, dictionary-encoded.",
+        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock of the process that wrote "
+        "them, one for all processes of the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a "
+        "small set, dictionary-encoded.",
+        "Where processes of a run read several clocks, the table `clocks` says how each went against the run's, and run.json which process "
+        "wrote which rows (`tables.<table>.sources`). `sim.open_run` puts times into the run's clock, and gives the tables two more "
+        "columns: `clock`, the number of the clock that wrote the row, 0 being the run's, and `bound_ns`, by how much its last time may be "
+        "wrong. "
+        "[How clocks are compared](../explanation/instrument.md#several-clocks).",
     ]
     for table, columns in schema.COLUMNS.items():
         rows = ((f"`{name}`", kind, _linked(meaning)) for name, (kind, meaning) in columns.items())
@@ -293,6 +299,7 @@ def _run_folder() -> str:
         "States of a pod": schema.POD_STATES,
         "How far a fault was felt": schema.FELT,
         "Probes without an answer": schema.NO_ANSWER,
+        "How a clock was compared": schema.CLOCK_WAYS,
         "Fates of a copy": schema.FATES,
         "Causes of a missing copy": schema.CAUSES,
     }

@@ -87,19 +87,23 @@ def _alive(histories: list[PodHistory], channel: str, due_ns: Array) -> Array:
 
 
 def _came_alive_late(run: Run) -> int:
-    """Return the number of copies heard by pods that came alive between sending and answer, or lived for a part of its nanosecond."""
+    """Return the number of copies of pods that were not alive when the event was due and yet have one.
+
+    Those that were heard, by pods that came alive between sending and answer, or lived for a part of its nanosecond; and those of which
+    nobody knows whether they were expected, because clocks are not known well enough.
+    """
     copies, late, due = run.copies, 0, _due_of_row(run)
     for number, history in enumerate(run.pod_histories):
-        mine = copies.publish[(copies.pod == number) & (copies.fate == FATE["delivered"])]
+        mine = copies.publish[(copies.pod == number) & np.isin(copies.fate, (FATE["delivered"], FATE["unknown"]))]
         late += int((~history.alive(due[mine])).sum())
     return late
 
 
 def _served_late(run: Run) -> int:
-    """Return the number of events that pods of a service heard of which none was alive when they were due."""
+    """Return the number of events that have copies for a service of which no pod was alive when they were due (`_came_alive_late`)."""
     books, due, late = run.service_books, _due_of_row(run), 0
     for service in range(len(run.services)):
-        served = books.publish[(books.service == service) & (books.heard > 0)]
+        served = books.publish[(books.service == service) & ((books.heard > 0) | (books.unheard > 0))]
         alive = np.zeros(len(served), dtype=bool)
         channel, words = codes_of(run.publishes["channel"])
         for history in run.pod_histories:

@@ -4,8 +4,9 @@ A service should hear the events of its pods' channels, whether or not one of it
 (`sim.results.copies`) a pair of event and service is
 
 - **heard by all**: every pod that was to hear it did; where a transport hands an event to one pod of each service, one of them did.
-- **heard by some**: some of its pods did, and some did not.
-- **unserved**: none did. *In doubt* when its publisher does not know whether it was published.
+- **heard by some**: some of its pods did, and some did not. *In doubt* where nobody knows of any of the latter whether it was to hear it
+  (`sim.results.clock_doubt`), or did: its record is lost.
+- **unserved**: none did. *In doubt* when its publisher does not know whether it was published, or the record of one of its pods is lost.
 - without a pod, when none of the service's pods was alive at the moment at which the event was due (when it was sent; at its intended
   time, if it never left) and none heard it later. The service is then owed one copy, which no pod stands for. Its cause is what its
   publisher knew, else **no-pod**. A pod that came alive before the answer, or that reads what a
@@ -23,7 +24,7 @@ from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, OUTCOME, Copies, CopyIn
 from sim.results.run_tables import RunTables
 
 NO_COPY = -1  # the fate of a pair whose pods have copies of their own
-HEARD, UNHEARD, LEFT_TO_PEER = 1, 2, 3  # what a pod's copy is to its service
+HEARD, UNHEARD, LEFT_TO_PEER, UNRECORDED = 1, 2, 3, 4  # what a pod's copy is to its service
 
 
 class ServiceBooks(NamedTuple):
@@ -66,6 +67,8 @@ def keep_books(run: RunTables, index: CopyIndex, copies: Copies) -> ServiceBooks
     role[[FATE["delivered"], FATE["missing"], FATE["unknown"]]] = HEARD, UNHEARD, UNHEARD
     roles = role[copies.fate]
     roles[copies.cause == CAUSE["taken-by-peer"]] = LEFT_TO_PEER
+    if run.unrecorded_pods.any():
+        roles[(copies.fate == FATE["unknown"]) & run.unrecorded_pods[copies.pod]] = UNRECORDED
     bounds = np.searchsorted(copies.pod, np.arange(len(run.pod_histories) + 1))
     parts = []
     for service in range(len(run.services)):
@@ -92,15 +95,31 @@ def count_handlings(run: RunTables, copies: Copies, books: ServiceBooks) -> tupl
     return counted[0], counted[1], counted[2]
 
 
+def half_in_doubt(run: RunTables, copies: Copies, books: ServiceBooks) -> Array:
+    """Return for each pair of the books whether it is heard by some only if clocks that are not known so well, or a lost record, say so."""
+    in_doubt = np.zeros(len(books.publish), dtype=bool)
+    if not run.clocks.differ and not run.unrecorded_pods.any():
+        return in_doubt
+    known = codes_in(run.publishes["outcome"], OUTCOME) != OUTCOME["unknown"]
+    doubted = np.flatnonzero((copies.fate == FATE["unknown"]) & known[copies.publish])
+    for service in range(len(run.services)):
+        mine, its = books.service == service, doubted[run.service_of_pod[copies.pod[doubted]] == service]
+        many = np.bincount(copies.publish[its], minlength=len(run.publishes))[books.publish[mine]]
+        in_doubt[mine] = books.half_served[mine] & (books.unheard[mine] == many)
+    return in_doubt
+
+
 def _of_service(run: RunTables, index: CopyIndex, service: int, *, publish: Array, roles: Array) -> ServiceBooks:
     """Return the part of one service, from the copies of its pods."""
     wanted = np.array([*(word in run.service_channels[service] for word in codes_of(run.publishes["channel"])[1]), False])
     event = np.flatnonzero(wanted[index.channel])
     rows = index.row[event]
-    heard, unheard, left_to_peer = (
-        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16) for role in (HEARD, UNHEARD, LEFT_TO_PEER)
+    heard, unheard, left_to_peer, unrecorded = (
+        np.bincount(publish[roles == role], minlength=len(run.publishes))[rows].astype(np.int16)
+        for role in (HEARD, UNHEARD, LEFT_TO_PEER, UNRECORDED)
     )
-    in_doubt = (heard == 0) & (index.outcome[event] == OUTCOME["unknown"])
+    unheard += unrecorded
+    in_doubt = (heard == 0) & ((index.outcome[event] == OUTCOME["unknown"]) | (unrecorded > 0))
     alone = (heard == 0) & (unheard == 0) & (left_to_peer == 0)
     fate = np.where(alone, np.where(in_doubt, FATE["unknown"], FATE["missing"]), NO_COPY).astype(np.int8)
     cause = np.zeros(len(event), dtype=np.int8)

@@ -10,7 +10,9 @@
 A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
 than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
 
-A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown.
+A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown. Where
+publisher and pod read different clocks, a lag is as exact as these are known, copy by copy (`sim.results.run_clocks`): the metrics are
+intervals then, from the quantile of the least to that of the most that each lag may have been, and a lag may be negative by so much.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ import numpy as np
 from sim.machine.words import count, duration, measured
 from sim.record.limits import MetricName, read_metric
 from sim.record.reader import Array, codes_in, codes_of, quantiles
-from sim.results.checkers.verdict import Bounds, Result
+from sim.results.checkers.verdict import CLOCKS, Bounds, Result, between
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
+from sim.results.run_clocks import error_ns
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 SLO_METRICS = tuple(f"lag_ms_{name}" for name in QUANTILES)
@@ -43,22 +46,25 @@ def check(run: Run) -> Result:
         return _without_fleet(lag, delay)
     if not len(first):
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
-    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < 0) | (bus < 0)).sum())}
+    error = error_ns(publishes, rows, run.deliveries, copies.delivery[first])
+    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < -error) | (bus < -error)).sum())}
+    counts |= {"clock_error_us.max": int(error.max()) / 1e3} if error.any() else {}
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
     counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
     channel, channels = codes_of(publishes["channel"])
     services = sorted({history.service for history in run.pod_histories})
     service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
-    metrics = _metrics(lag, delay)
+    metrics = _metrics(lag, delay, error)
     for kind, codes, words in (("channel", channel[rows], channels), ("service", service[copies.pod[first]], services)):
         for code, word in enumerate(words):
-            found = quantiles(lag[codes == code], QUANTILES)
+            its = codes == code
+            found = quantiles(lag[its], QUANTILES)
             counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
-            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in found.items()}
+            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value for name, value in _lags_ms(lag[its], error[its]).items()}
             if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
                 counts |= _quantiles(f"bus_us.{kind}.{word}", bus[codes == code])
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
-    detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
+    detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag)) + _exactness(error)
     if counts["negative"]:
         many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
         detail = f"{many} meant or sent: the clocks or the record are wrong"
@@ -132,11 +138,23 @@ def _quantiles(name: str, values: Array) -> dict[str, int | float]:
     return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
 
 
-def _metrics(lag: Array, delay: Array) -> dict[str, float | Bounds]:
-    lags, delays = quantiles(lag, QUANTILES), quantiles(delay, QUANTILES)
-    nan = float("nan")
-    metrics: dict[str, float | Bounds] = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
-    return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+def _lags_ms(lag: Array, error: Array) -> dict[str, float | Bounds]:
+    """Return the quantiles of lag in milliseconds, as far as clocks are known."""
+    if not error.any():
+        return {name: value / 1e6 for name, value in quantiles(lag, QUANTILES).items()}
+    least, most = quantiles(lag - error, QUANTILES), quantiles(lag + error, QUANTILES)
+    return {name: between(value / 1e6, most[name] / 1e6, CLOCKS) for name, value in least.items()}
+
+
+def _metrics(lag: Array, delay: Array, error: Array | None = None) -> dict[str, float | Bounds]:
+    delays, nan = quantiles(delay, QUANTILES), float("nan")
+    lags = _lags_ms(lag, np.zeros(len(lag), dtype=np.int64) if error is None else error)
+    return {f"lag_ms_{name}": lags.get(name, nan) for name in QUANTILES} | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+
+
+def _exactness(error: Array) -> str:
+    """Return by how much a lag may be wrong; nothing where every copy went between processes of one clock."""
+    return f"; between machines a lag is exact to {duration(int(error.max()) / 1e9)}" if error.any() else ""
 
 
 def _caution(rows: int) -> str:

@@ -16,12 +16,15 @@ Losing copies is not invalid (Pub/Sub may); one without a cause makes the verdic
 invalid, unless it is traffic of another program or another run on the same broker: then it is unknown.
 
 Where publishers do not know whether some events were published, nobody can vouch for the copies of these that were not heard: what is
-missing or unserved is then between those known to be lost, and these too.
+missing or unserved is then between those known to be lost, and these too. Likewise where the record of a process was lost with its machine
+and the run went on (`hosts.on_loss = "count"`): what its pods heard is not known, and of what they published only what others heard. Each
+call that they were meant to make may then have been an event that everybody missed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,6 +41,7 @@ from sim.results.tally import Tally
 ALL = MetricName("")
 MAX_SERVICES = 1  # at most so many are named in the sentence; the report has a table of all
 WHY = "whether what was not heard had been published"
+LOST = "what the pods of a lost machine heard and published"
 
 UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone
 
@@ -65,26 +69,43 @@ def check(run: Run) -> Result:
     suspects = unexplained if len(unexplained) else unexpected if len(unexpected) else lost
     witnesses = [] if len(unexplained) or len(unexpected) else _alone_witnesses(run)
     witnesses += [_witness(run, int(copy)) for copy in suspects[:MAX_WITNESSES]]
-    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
+    why = _why(run)
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes, why)}"
     verdict, detail = _decide(counts, len(unexplained), len(unexpected), unbalanced(run), sentence)
-    metrics = _metrics(tally)
+    metrics = _metrics(tally, why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
+    if run.info.lost:
+        theirs = run.copies_in("run") & (copies.fate == FATE["unexpected"])
+        metrics["unexpected"] = float(fates["unexpected"] - len(_of_lost(run, np.flatnonzero(theirs))))
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
-def _metrics(tally: Tally) -> dict[str, float | Bounds]:
-    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed."""
+def _why(run: Run) -> str:
+    """Return what nobody knows of a copy that is unknown."""
+    if run.info.lost:
+        return LOST
+    return WHY if not run.clocks.differ else f"{WHY}, or was to be heard: that turns on less than the clocks of two machines are known by"
+
+
+def _metrics(tally: Tally, why: str, *, pods: int, unheard: int) -> dict[str, float | Bounds]:
+    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed.
+
+    Parameters
+    ----------
+    unheard
+        How many events there may have been of which nothing is recorded; each would have had a copy for each of so many `pods` at most.
+    """
     metrics: dict[str, float | Bounds] = {}
     for of in tally.scopes():
         fates, served = tally.fates(of), tally.served(of)
         expected, pairs = fates["delivered"] + fates["missing"] + fates["unknown"], served["pairs"]
-        missing, most = fates["missing"], fates["missing"] + fates["unknown"]
-        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"]
+        missing, most = fates["missing"], fates["missing"] + fates["unknown"] + unheard * pods
+        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"] + unheard * pods
         found: dict[str, float | Bounds] = {
-            "missing": between(missing, most, WHY) if expected else math.nan,
-            "missing_ratio": between(missing / expected, most / expected, WHY) if expected else math.nan,
-            "unserved": between(known, unserved, WHY) if pairs else math.nan,
-            "unserved_ratio": between(known / pairs, unserved / pairs, WHY) if pairs else math.nan,
-            "half_served": float(served["half_served"]) if pairs else math.nan,
+            "missing": between(missing, most, why) if expected else math.nan,
+            "missing_ratio": between(missing / expected, most / (expected + unheard * pods), why) if expected else math.nan,
+            "unserved": between(known, unserved, why if unheard else WHY) if pairs else math.nan,
+            "unserved_ratio": between(known / pairs, unserved / (pairs + unheard * pods), why if unheard else WHY) if pairs else math.nan,
+            "half_served": _half_served(served, why, unheard=unheard * pods) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
     of_all = tally.fates(ALL)
@@ -92,13 +113,19 @@ def _metrics(tally: Tally) -> dict[str, float | Bounds]:
     return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
 
 
+def _half_served(served: Mapping[str, int], why: str, *, unheard: int) -> float | Bounds:
+    half = float(served["half_served"])
+    of_clocks = "whether pods that did not hear should have: their clocks are not known that well"
+    return between(half - served.get("half_in_doubt", 0), half + unheard, LOST if why == LOST else of_clocks)
+
+
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
     foreign = int(counts["foreign"])
     if not counts["events"]:
         return "unknown", "no data: nothing was published in the run phase"
-    unrecorded = int(counts.get("unrecorded", 0))
-    if unexpected > foreign + unrecorded:
-        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded:,}"
+    unrecorded, of_lost = int(counts.get("unrecorded", 0)), int(counts.get("of_lost_publishers", 0))
+    if unexpected > foreign + unrecorded + of_lost:
+        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded - of_lost:,}"
     if unrecorded:
         return "unknown", f"copies of events whose publishes are not recorded: {unrecorded:,}; the generator ended without its record"
     if unbalanced:
@@ -135,13 +162,25 @@ def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
 
 
 def _unrecorded(run: Run, foreign: int, unexpected: Array) -> dict[str, int | float]:
-    """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
-    if run.info.load.record_kept is not False:
-        return {}
-    return {"unrecorded": int((run.copies.publish[unexpected] < 0).sum()) - foreign}
+    """Count the copies of our own events whose record was lost with the generator or a machine; nothing where it was not lost."""
+    found: dict[str, int | float] = {}
+    if run.info.lost:
+        found["of_lost_publishers"] = len(_of_lost(run, unexpected))
+    if run.info.load.record_kept is False:
+        found["unrecorded"] = int((run.copies.publish[unexpected] < 0).sum()) - foreign
+    return found
 
 
-def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
+def _of_lost(run: Run, unexpected: Array) -> Array:
+    """Return those of these copies whose events were published by pods whose record is lost."""
+    numbers = [number for lost in run.info.lost or () for number in lost.publishers]
+    keys = run.deliveries["event"].to_numpy()[run.copies.delivery[unexpected]]
+    theirs = (run.copies.publish[unexpected] < 0) & np.isin(keys >> np.uint64(32) & np.uint64(0xFFFF), numbers)
+    found: Array = unexpected[theirs & (keys >> np.uint64(48) == np.uint64(run.info.nonce))]
+    return found
+
+
+def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], why: str) -> str:
     missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
@@ -150,7 +189,10 @@ def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> s
         return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
     ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
     text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
-    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
+    if why == LOST:
+        return f"{text}: nobody knows of {amount(fates['unknown'])}, because what pods recorded was lost with their machine"
+    of_clocks = why.removeprefix(WHY)
+    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published{of_clocks}"
 
 
 def _witness(run: Run, copy: int) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, positions, quantiles
 from sim.record.schema import OTHERS, event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.checkers.verdict import CLOCKS, MAX_WITNESSES, Bounds, Result, between
 from sim.results.opened_run import Run
 
 UPDATES = {"config.template.invalidated": 1, "config.provider.invalidated": 1}
@@ -113,9 +113,22 @@ def check(run: Run) -> Result:
         "after_handling": int((pairs.served_ns > pairs.handled_ns).sum()),
     }
     counts |= _quantiles("stale_ms", for_ns) | _quantiles("fresh_ms", _fresh_after(heard, updates, every))
-    metrics = {"stale_reads": float(len(stale))} | {name: float(counts.get(f"stale_ms.{q}", 0.0)) for q, name in METRICS.items()}
+    error = run.clocks.greatest_error_ns
+    found = _stale_reads(updates, judged, error) if error else float(len(stale))
+    metrics: dict[str, float | Bounds] = {"stale_reads": found} | {
+        name: float(counts.get(f"stale_ms.{q}", 0.0)) for q, name in METRICS.items()
+    }
     witnesses = _witnesses(run, updates, pairs, pods, subjects)
     return Result("valid", _sentence(counts, pairs, pods), counts=counts, witnesses=witnesses, metrics=metrics, warnings=_warnings(run))
+
+
+def _stale_reads(updates: Updates, reads: ReadColumns, error_ns: int) -> float | Bounds:
+    """Return how many reads were stale; where pods read other clocks than publishers, between the fewest and the most."""
+    stale = [
+        updates.before(reads.subject, reads.at_ns + by) > updates.before(reads.subject, reads.loaded_ns + by)
+        for by in (-error_ns, 0, error_ns)
+    ]
+    return between(float(np.all(stale, axis=0).sum()), float(np.any(stale, axis=0).sum()), CLOCKS)
 
 
 def stale_for_at_best(run: Run, withheld: Callable[[Array, Array, Array], Array]) -> Array:
