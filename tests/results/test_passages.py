@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,20 @@ def test_what_was_measured_is_left_as_it_was() -> None:
 )
 def test_what_one_lost_is_handed_on(group: list[int], begin: list[int], end: list[int], lost: list[int], expected: list[int]) -> None:
     assert handed_on(*(np.array(column, dtype=np.int64) for column in (group, begin, end, lost))).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_handed_on_is_what_a_plain_loop_hands_on(seed: int) -> None:
+    draw = random.Random(seed)
+    rows = [(draw.randrange(3), begin, begin + 1 + place, draw.randrange(9)) for place, begin in enumerate(draw.sample(range(99), 30))]
+    expected = {}
+    for group in range(3):
+        before, until = 0, -1
+        for row in sorted((row for row in rows if row[0] == group), key=lambda row: row[2]):
+            before, until = (max(before, row[3]) if until > row[1] else row[3]), row[2]
+            expected[row] = before
+    columns = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    assert handed_on(*columns).tolist() == [expected[row] for row in rows]
 
 
 def test_a_publisher_is_its_pod_s_process_or_one_of_the_generator_s() -> None:

@@ -95,6 +95,15 @@ def test_posts_alone_are_in_no_metric(plan: RunFolder) -> None:
     plan.calls = [(11 * SECOND, "locust-0", HTTP_CALL, 30 * MS, "failed")]
     result = check(open_run(plan.write()))
     assert result.verdict == "valid" and all(math.isnan(value) for value in result.metrics.values())
+    assert result.detail == "every call of the run phase was a POST, none was fire and forget"
+
+
+def test_a_fault_that_only_touches_the_run_phase_is_outside_it(plan: RunFolder) -> None:
+    """One ended as the phase began and one began as it ended; one that never ended goes on to the end."""
+    plan.faults = [("early", "broker", 9 * SECOND, 10 * SECOND), ("late", "broker", 20 * SECOND, 0), ("on", "broker", 19 * SECOND, 0)]
+    plan.calls = [(at, "locust-0", "config.updated", SECOND, "ok") for at in (10 * SECOND, 18 * SECOND - 1, 18 * SECOND, 20 * SECOND - 1)]
+    counts = check(open_run(plan.write())).counts
+    assert {name: value for name, value in counts.items() if name.startswith("calls.")} == {"calls.in.on": 2, "calls.outside": 2}
 
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])

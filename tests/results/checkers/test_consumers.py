@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sim.record.reader import FOREVER_NS
+from sim.record.run_info import Phase
 from sim.results.checkers import judge
 from sim.results.checkers.verdict import Bounds, Result
-from sim.results.consumers import PodLoad, read_loads
+from sim.results.consumers import PodLoad, _queue, read_loads
 from sim.results.handling import handling_of, longest_ms
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
@@ -158,3 +162,30 @@ def test_no_event_at_all_is_nothing_measured(tmp_path: Path) -> None:
     assert (found.verdict, len(loads)) == ("valid", 1) and "no pod whose handlers take time heard an event" in found.detail
     assert all(isinstance(value, float) and math.isnan(value) for value in found.metrics.values()), "a limit on it is unknown"
     assert (loads[0].per_s, loads[0].events, loads[0].queue_max) == (0.0, 0, 0)
+
+
+def test_a_run_phase_of_no_length_asked_for_nothing(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    plan.publish(2, channel="order")
+    plan.info.phases = [Phase("run", RUN_NS, RUN_NS), Phase("drain", RUN_NS + SECOND, 0)]
+    found, (load,) = result(plan)
+    assert (load.events, load.per_s, load.utilisation, found.verdict) == (2, 0.0, 0.0, "valid")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_waited_is_what_a_plain_loop_counts(seed: int) -> None:
+    """At every moment those that had been sent and not begun; what begins at a moment has left before the next comes."""
+    draw = random.Random(seed)
+    sent = [draw.randrange(20) for _ in range(seed)]
+    begun = [FOREVER_NS if draw.random() < 0.2 else at + draw.randrange(9) for at in sent]
+    waiting, most = 0, 0
+    for at in range(30):
+        waiting -= sum(begin == at > was for begin, was in zip(begun, sent, strict=True))
+        waiting += sum(was == at < begin for begin, was in zip(begun, sent, strict=True))
+        at_once = sum(was == begin == at for begin, was in zip(begun, sent, strict=True))
+        most = max(most, waiting)
+        assert at_once >= 0
+    end = 12
+    left = sum(was <= end < begin for begin, was in zip(begun, sent, strict=True))
+    found = _queue(np.array(sent, dtype=np.int64), np.array(begun, dtype=np.int64), end)
+    assert found == (most, left)

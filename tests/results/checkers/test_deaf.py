@@ -159,6 +159,15 @@ def test_a_subscription_and_a_copy_at_the_very_end_of_the_fault(plan: RunFolder)
     assert (counts["lost"], counts["lost_after"]) == (1, 1), "that of web-1 at the end"
 
 
+@pytest.mark.parametrize(("received", "deaf_s"), [(END, 0.25), (END + MS, 0.001)])
+def test_only_what_was_received_after_the_fault_s_end_proves_that_a_pod_hears(plan: RunFolder, received: int, deaf_s: float) -> None:
+    cut(plan, "web-0", END + 250 * MS)
+    event = plan.event(END - 100 * MS)
+    for pod in plan.pods:
+        plan.hear(event, pod, lag_ns=received + 10 * US - event.intended_ns)
+    assert check(open_run(plan.write())).counts["deaf_s.max"] == deaf_s
+
+
 def test_of_two_faults_each_has_what_was_lost_from_its_beginning_until_it_was_over(plan: RunFolder) -> None:
     """web-0 loses copies in both; what it loses before the first, while no fault was on, is put down to none."""
     plan.faults = [("broker_down", "broker", BEGIN, END), ("subscribers_cut", "broker", 17 * SECOND, 17 * SECOND + MS)]

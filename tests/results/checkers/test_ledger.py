@@ -8,7 +8,7 @@ import pytest
 
 from sim.record.run_info import LoadInfo
 from sim.record.schema import FOREIGN_BIT
-from sim.results.checkers.ledger import check
+from sim.results.checkers.ledger import _sentence, check
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, SECOND, US, RunFolder
 
@@ -126,3 +126,23 @@ def test_copies_of_a_generator_that_ended_without_its_record(
     result = check(open_run(plan.write()))
     assert (result.verdict, result.detail, result.counts["foreign"]) == (verdict, detail, foreign)
     assert result.counts.get("unrecorded") == (2 if kept is False else None)
+
+
+@pytest.mark.parametrize(
+    ("fates", "causes", "text"),
+    [
+        ((2, 0, 0), {}, "all 2 expected copies were delivered"),
+        ((1, 0, 0), {}, "of 1 expected copy 1 was delivered, none is missing"),
+        ((0, 1, 0), {"deaf": 1, "cut": 0}, "of 1 expected copy 0 were delivered, 1 is missing (1 deaf)"),
+        ((2, 1, 0), {"": 9, "deaf": 1}, "of 3 expected copies 2 were delivered, 1 is missing (1 deaf)"),
+        ((1, 1200, 0), {"deaf": 1199, "cut": 1}, "of 1,201 expected copies 1 was delivered, 1,200 are missing (1,199 deaf, 1 cut)"),
+        ((2, 0, 1), {}, "of 3 expected copies 2 were delivered, 0 to 1 are missing: nobody knows whether 1 had been published"),
+        (
+            (1, 2, 1500),
+            {"behind": 2},
+            "of 1,503 expected copies 1 was delivered, 2 to 1,502 are missing (2 behind): nobody knows whether 1,500 had been published",
+        ),
+    ],
+)
+def test_the_sentence_of_copies(fates: tuple[int, int, int], causes: dict[str, int], text: str) -> None:
+    assert _sentence(sum(fates), dict(zip(("delivered", "missing", "unknown"), fates, strict=True)), causes) == text
