@@ -57,8 +57,8 @@ def test_planted_costs_are_found_exactly(tmp_path: Path) -> None:
     assert costs.idle_share.value == pytest.approx(IDLE_SHARE, rel=1e-3)
     assert (costs.windows, costs.reason) == (WINDOWS, "")
     spent = IDLE_SHARE * WINDOWS * 0.25 * 1e6 + PUBLISH_US * costs.publishes + COPY_US * costs.copies
-    assert costs.cpu_share == pytest.approx(spent / (WINDOWS * 0.25 * 1e6))
-    assert costs.all_in_copy_us == pytest.approx(spent / costs.copies)
+    assert costs.cpu_share == pytest.approx(spent / (WINDOWS * 0.25 * 1e6), rel=1e-9)
+    assert costs.all_in_copy_us == pytest.approx(spent / costs.copies, rel=1e-9)
     assert costs.joint_copy_us.value > COPY_US
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,22 @@ def test_the_order_of_equal_payloads_is_not_judged(tmp_path: Path) -> None:
     hidden(alike, alike.publish(3), [SAME] * 3)
     order = judge(open_run(alike.write()), only=["order"]).checkers["order"]
     assert order.verdict == "valid" and "their order cannot be told" in order.detail and order.metrics["out_of_order"] != 0
+
+
+@pytest.mark.parametrize("transport", ["pubsub", "streams"])
+def test_whatever_the_order_of_the_rows_each_delivery_is_of_its_publish(tmp_path: Path, transport: str) -> None:
+    """Nothing is lost. On streams two pods of a service share its events, so they hear together."""
+    draw = random.Random(15)
+    plan = RunFolder(tmp_path / "run", transport=transport).service("web", replicas=2).pod("jobs-0", service="jobs")
+    events = [plan.event(RUN_NS + at * MS) for at in sorted(draw.sample(range(1000), 60))]
+    for event in events:
+        for pod in ("jobs-0", draw.choice(("web-0", "web-1"))) if transport == "streams" else plan.pods:
+            plan.hear(event, pod, lag_ns=300 * MS)
+    draw.shuffle(plan.heard)
+    wanted = [row.key for row in plan.heard]
+    draw.shuffle(events)
+    hidden(plan, events, [draw.choice((SAME, ALONE, ALONE + 1, ALONE + 2 + number)) for number in range(60)])
+    run = open_run(plan.write())
+    assert run.deliveries["event"].tolist() == wanted
+    alike = {event for event, hashed in plan.identities if [one for _, one in plan.identities].count(hashed) > 1}
+    assert run.publishes["event"][run.alike].tolist() == [event.key for event in plan.events if event.key in alike]

@@ -96,6 +96,8 @@ def test_posts_alone_are_in_no_metric(plan: RunFolder) -> None:
     result = check(open_run(plan.write()))
     assert result.verdict == "valid" and all(math.isnan(value) for value in result.metrics.values())
     assert result.detail == "every call of the run phase was a POST, none was fire and forget"
+    assert list(result.metrics) == ["call_ms_p99", "call_ms_p999", "call_ms_max", "calls_failed"]
+    assert (result.counts["calls"], result.counts["failed"], result.counts[f"took_us.channel.{HTTP_CALL}.p50"]) == (0, 0, 30_000)
 
 
 def test_a_fault_that_only_touches_the_run_phase_is_outside_it(plan: RunFolder) -> None:

@@ -344,3 +344,12 @@ def test_blindness_and_reactions_are_those_of_a_plain_loop(tmp_path: Path, seed:
     expected |= {f"{name}.max": max(its) for name, its in (("notice_s", noticed), ("recover_s", back)) if its}
     assert {name: value for name, value in counts.items() if name.startswith(("notice_s", "recover_s"))} == expected
     assert len(noticed) + len(unnoticed) > 3
+
+
+def test_how_many_were_not_connected_again_is_said(plan: RunFolder) -> None:
+    plan.faults = [("broker_down", "broker", 13 * SECOND, 14 * SECOND)]
+    down(plan, "web-0", 13.25, 0)
+    down(plan, "web-1", 13.5, 0)
+    assert check(open_run(plan.write())).detail.startswith(
+        "2 pods noticed the fault, at most 500 ms after it began; 2 were not connected again; "
+    )

@@ -146,3 +146,10 @@ def test_copies_of_a_generator_that_ended_without_its_record(
 )
 def test_the_sentence_of_copies(fates: tuple[int, int, int], causes: dict[str, int], text: str) -> None:
     assert _sentence(sum(fates), dict(zip(("delivered", "missing", "unknown"), fates, strict=True)), causes) == text
+
+
+def test_what_was_heard_as_often_again_as_at_all_was_heard(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    (event,) = plan.publish(1)
+    plan.repeat(event, "web-0")
+    assert check(open_run(plan.write())).metrics["unexpected"] == 0.0
