@@ -109,11 +109,15 @@ def test_where_waits_are_not_known_those_of_the_whole_machine_are_a_bound(tmp_pa
     assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.3)
 
 
-def test_a_row_with_pages_from_swap_is_withheld_whole(tmp_path: Path) -> None:
-    def said(at: int) -> Waits:
-        return Waits(waited_ns=0.0, wall_offset_ns=0.0, major_faults=float(at > 12 * SECOND), swapped_in=float(at > 12 * SECOND))
+@pytest.mark.parametrize(("faults", "swapped", "lost"), [(1, 1, 0.25), (1, 0, 0), (0, 1, 0)])
+def test_a_row_with_pages_from_swap_is_withheld_whole(tmp_path: Path, faults: int, swapped: int, lost: float) -> None:
+    """Where the machine read some, and this process waited for a page."""
 
-    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.25)
+    def said(at: int) -> Waits:
+        since = float(at > 12 * SECOND)
+        return Waits(waited_ns=0.0, wall_offset_ns=0.0, major_faults=since * faults, swapped_in=since * swapped)
+
+    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(lost)
 
 
 def test_a_process_that_a_fault_froze_had_nothing_withheld(tmp_path: Path) -> None:

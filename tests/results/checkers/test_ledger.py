@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.record.run_info import LoadInfo
-from sim.record.schema import FOREIGN_BIT
+from sim.record.schema import FOREIGN_BIT, compose_key
 from sim.results.checkers.ledger import _sentence, check
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, SECOND, US, RunFolder
@@ -153,3 +153,14 @@ def test_what_was_heard_as_often_again_as_at_all_was_heard(tmp_path: Path) -> No
     (event,) = plan.publish(1)
     plan.repeat(event, "web-0")
     assert check(open_run(plan.write())).metrics["unexpected"] == 0.0
+
+
+@pytest.mark.parametrize("key", [FOREIGN_BIT | 1, compose_key(nonce=9, publisher=0, sequence=0)], ids=["another program", "another run"])
+def test_what_nobody_of_this_run_published_is_traffic_of_others(tmp_path: Path, key: int) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    plan.foreign(key, "web-0")
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.counts["foreign"]) == ("unknown", 1)
+    assert result.detail == "deliveries that are traffic of another program or run on the same broker: 1"
+    assert result.warnings == ["another program or run publishes on these channels: give this run its own channel prefix or broker"]
