@@ -251,6 +251,11 @@ def test_a_publish_that_nobody_heard_and_one_whose_answer_says_nothing_made_no_c
         event.receivers = -1
     publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
     assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [2.0, 0.0, 0.0]), "then what was heard counts"
+    plan.folder = plan.folder.with_name("nobody")
+    for event in plan.events:
+        event.receivers = 0
+    _, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert copies.tolist() == [0.0, 0.0, 0.0], "that nobody was told of it is an answer"
 
 
 def test_two_samples_are_one_window_and_one_is_none(tmp_path: Path) -> None:

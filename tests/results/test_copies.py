@@ -298,3 +298,12 @@ def test_what_a_pod_hears_of_itself_does_not_prove_that_its_connection_lived(pla
     plan.hear(own, "web-1", path="memory")
     plan.state("web-1", events[19].sent_ns + MS, "disconnected").state("web-1", events[19].sent_ns + 2 * MS, "subscribed")
     assert causes(open_run(plan.write())) == {"deaf": 10, "sent-in-memory-mode": 2}
+
+
+@pytest.mark.parametrize(("cuts", "cause"), [(0.0, "deaf"), (1.0, "cut"), (2.0, "cut")])
+def test_a_sample_that_counts_no_cut_is_none(plan: RunFolder, cuts: float, cause: str) -> None:
+    events = plan.publish(10)
+    plan.state("web-0", events[4].sent_ns, "disconnected").state("web-0", events[6].sent_ns, "subscribed")
+    plan.drop(events[5], "web-0")
+    plan.broker.append((events[5].sent_ns, "buffer_cuts", "web-0", cuts))
+    assert causes(open_run(plan.write())) == {cause: 1}

@@ -116,3 +116,14 @@ def test_whatever_the_order_of_the_rows_each_delivery_is_of_its_publish(tmp_path
     assert run.deliveries["event"].tolist() == wanted
     alike = {event for event, hashed in plan.identities if [one for _, one in plan.identities].count(hashed) > 1}
     assert run.publishes["event"][run.alike].tolist() == [event.key for event in plan.events if event.key in alike]
+
+
+def test_what_never_left_was_not_heard_whoever_else_sent_the_same(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1)
+    never, left = plan.event(RUN_NS, outcome="never-sent", sent_ns=0, acked_ns=0), plan.event(RUN_NS + MS)
+    for lag in (2, 3):
+        plan.hear(left, "web-0", lag_ns=lag * MS)
+    hidden(plan, [never, left], [SAME, SAME])
+    plan.foreign(ALONE, "web-0", at_ns=RUN_NS + 9 * MS)
+    plan.identities.append((plan.event(RUN_NS + 5 * MS, outcome="never-sent", sent_ns=0, acked_ns=0).key, ALONE))
+    assert open_run(plan.write()).deliveries["event"].tolist() == [left.key, left.key, ALONE]

@@ -353,3 +353,12 @@ def test_how_many_were_not_connected_again_is_said(plan: RunFolder) -> None:
     assert check(open_run(plan.write())).detail.startswith(
         "2 pods noticed the fault, at most 500 ms after it began; 2 were not connected again; "
     )
+
+
+def test_the_first_event_of_all_is_a_witness_as_any_other(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    (event,) = plan.publish(1, start_ns=14 * SECOND)
+    plan.delay(event, "web-1", 2 * SECOND)
+    assert check(open_run(plan.write())).witnesses == [
+        f"{event.id} on config.updated: web-1 called itself connected and was blind for 2 s, from then on"
+    ]

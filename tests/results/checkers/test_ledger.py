@@ -148,6 +148,19 @@ def test_the_sentence_of_copies(fates: tuple[int, int, int], causes: dict[str, i
     assert _sentence(sum(fates), dict(zip(("delivered", "missing", "unknown"), fates, strict=True)), causes) == text
 
 
+def test_the_first_event_of_all_is_a_witness_as_any_other(tmp_path: Path) -> None:
+    """Of the first row of the publishes a copy is missing; of a record that was lost, the first that was heard stands in the second row."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("far-0", service="far", channels="other")
+    events = plan.publish(2)
+    plan.drop(events[0], "web-0")
+    assert check(open_run(plan.write())).witnesses == [f"{events[0].id} on config.updated: missing at web-0, unexplained"]
+    plan.folder = plan.folder.with_name("unasked")
+    plan.hear(events[0], "far-0")
+    plan.load = LoadInfo(offered_calls=2, generators=["locust"], record_kept=False)
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.counts["unrecorded"], result.counts["foreign"]) == ("invalid", 0, 0)
+
+
 def test_what_was_heard_as_often_again_as_at_all_was_heard(tmp_path: Path) -> None:
     plan = RunFolder(tmp_path / "run").pod("web-0")
     (event,) = plan.publish(1)

@@ -99,6 +99,22 @@ def test_pods_that_never_had_a_broker_hear_themselves_in_their_steady_state(plan
     assert check(judged(plan)).verdict == word
 
 
+@pytest.mark.parametrize(("later", "restless"), [(11 * SECOND, True), (BEGIN - 1, True), (BEGIN, False), (0, False)])
+def test_a_pod_of_which_there_is_only_its_beginning_rests_while_it_stays_so(plan: RunFolder, later: int, restless: bool) -> None:
+    plan.pods["late-0"] = ("web", "other")
+    plan.state("late-0", 9 * SECOND, "starting", "connected")
+    if later:
+        plan.state("late-0", later, "subscribed", "connected")
+    counts = check(judged(plan)).counts
+    assert counts["restless_before"] == int(restless) and counts.get("away_after", 0) == 0
+
+
+def test_a_pod_that_began_after_the_fault_and_never_connected_is_away(plan: RunFolder) -> None:
+    plan.pods["late-0"] = ("web", "other")
+    plan.state("late-0", END + SECOND, "starting", "outage")
+    assert check(judged(plan)).counts["away_after"] == 1
+
+
 def test_how_many_faults_were_felt_otherwise_is_said(plan: RunFolder) -> None:
     plan.faults.append(("broker_freeze", "broker", BEGIN + SECOND, END))
     run = judged(plan)
