@@ -91,3 +91,14 @@ def test_the_whole_story_of_an_event_that_was_never_sent_and_of_a_single_item(pl
         "         +240 us web-0 received, handled 10 us later: delivered",
         *(f"{'':>16} web-{pod} missing, unexplained: {CAUSES['unexplained']}" for pod in (1, 2)),
     ]
+
+
+def test_a_service_whose_pod_ended_before_anything_else_was_told_of_it(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("gone-0", service="gone")
+    plan.states = [row for row in plan.states if row[0] != "gone-0"]
+    plan.state("gone-0", 9 * SECOND, "aborted").state("gone-0", 10 * SECOND, "stopped")
+    event = plan.event(12 * SECOND, receivers=0)
+    plan.hear(event, "web-0")
+    story = open_run(plan.write()).story(event.id)
+    assert story.endswith("(it had no pod from -3 s to the end)")
+    assert "; PUBLISH said 0 receivers\n" in story

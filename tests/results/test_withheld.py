@@ -363,3 +363,10 @@ def test_a_scenario_that_says_nothing_of_its_bus_has_the_usual_stalls(tmp_path: 
     run = open_run(plan.write())
     del run.scenario["bus"]
     assert len(read_withheld(run).stalls["h0"]) == 1
+
+
+def test_of_a_process_with_a_single_sample_nothing_is_known(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    plan.hosts = [(11 * SECOND, "h0", 0, 0, 0.0)] + [(at * SECOND, "locust", 0, 0, 0.0) for at in (11, 12)]
+    assert list(read_withheld(open_run(plan.write())).accounts) == ["locust"]

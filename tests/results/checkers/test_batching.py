@@ -163,3 +163,31 @@ def test_every_figure_is_that_of_a_plain_loop(tmp_path: Path) -> None:
         **{f"lost.{word}": sum(one[2] for one in lost if one[3] == word) for word in ("acknowledged", "refused", "unknown", "memory")},
     }
     assert check(open_run(plan.write())).counts == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("load", "drain", "word"),
+    [
+        ({"rate_per_s": 1, "mix": {BATCH: 1}}, True, "unknown"),
+        ({"rate_per_s": 0, "mix": {BATCH: 1}}, True, "valid"),
+        ({"mix": {BATCH: 1}}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 0}}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {"config.updated": 1}}, True, "valid"),
+        ({"rate_per_s": 1}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 1}, "locustfile": "users.py"}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 1}}, False, "valid"),
+        (None, True, "valid"),
+    ],
+    ids=str,
+)
+def test_batches_are_missed_where_the_load_means_them(plan: RunFolder, load: dict[str, object] | None, drain: bool, word: str) -> None:
+    plan.publish(1)
+    plan.info.phases = [phase for phase in plan.info.phases if drain or phase.name != "drain"]
+    run = open_run(plan.write())
+    run.scenario.pop("load")
+    if load is not None:
+        run.scenario["load"] = load
+    result = check(run)
+    detail = {"unknown": "no data: the load's mix means batches, and none waited in the run phase", "valid": "the load has no batches"}
+    assert (result.verdict, result.detail) == (word, detail[word])
+    assert list(result.metrics) == ["items_lost", "item_age_ms_p99", "item_age_ms_max"]

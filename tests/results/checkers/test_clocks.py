@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sim.results.checkers import judge
+from sim.results.checkers.clocks import check
 from sim.results.opened_run import open_run
 from sim.results.stated_ages import read_stated_ages
 from tests.support.run_folders import MS, SECOND, US, RunFolder
@@ -115,3 +116,13 @@ def test_unstamped_and_unheard_events_and_those_of_other_phases_have_no_stated_a
     rows, ages = read_stated_ages(run)
     assert len(rows) == len(ages) == 200 - 2 - 1
     assert 3 not in run.copies.publish[rows] and ages.max() > 10 * SECOND, "one that is stamped at the very beginning is stamped"
+
+
+def test_a_clock_that_was_wrong_from_the_first_row_on_is_wrong_at_once(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run")
+    plan.pods["web-0"] = ("web", "config.updated")
+    plan.state("web-0", 9 * SECOND, "subscribed")
+    plan.clocks["web-0", 9 * SECOND] = 5 * SECOND
+    event = plan.event(11 * SECOND, stamped_ns=11 * SECOND)
+    plan.hear(event, "web-0", lag_ns=MS)
+    assert check(open_run(plan.write())).metrics == {"stated_age_ms_p99": 5001.0, "stated_age_ms_max": 5001.0, "from_future": 0.0}

@@ -67,6 +67,7 @@ def test_a_pod_that_falls_behind_is_told_by_how_much(tmp_path: Path) -> None:
     assert (load.queue_end, load.drain_s) == (0, 0.0), "the load's phase is longer than the load"
     assert math.isnan(load.theory_s), "evenly spaced calls are no random arrivals"
     assert found.metrics == {"utilisation_max": 1.0, "queue_max": 1000.0, "drain_s_max": 0.0}
+    assert found.detail.endswith("and at most 1,000 events waited at a time"), "it was asked for all that it can, and no more"
 
 
 def test_what_waits_at_the_end_of_the_load_takes_its_time(tmp_path: Path) -> None:

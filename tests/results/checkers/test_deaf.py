@@ -286,3 +286,21 @@ def test_windows_are_those_of_a_plain_loop_also_where_things_meet(tmp_path: Path
     found = windows(run, read_outages(run))
     assert [(one.pod, one.deaf_s, one.ended, len(one.lost), one.lost_after, one.told) for one in found] == expected
     assert len(found) > 9 and {one.ended for one in found} == {one.told for one in found} == {True, False}
+
+
+@pytest.mark.parametrize(("sent", "owed"), [(BEGIN - 1, False), (BEGIN, True), (20 * SECOND - 1, True), (20 * SECOND, False)])
+def test_pods_are_owed_something_from_the_fault_s_beginning_until_its_time_is_over(plan: RunFolder, sent: int, owed: bool) -> None:
+    plan.events, plan.heard = [], []
+    for pod in plan.pods:
+        plan.hear(plan.event(sent, sent_ns=sent, acked_ns=sent), pod)
+    metrics = check(open_run(plan.write())).metrics
+    assert all(math.isnan(value) is not owed for value in metrics.values())  # type: ignore[arg-type]
+
+
+def test_a_pod_that_only_just_began_when_the_fault_ended_is_deaf_until_it_has_subscribed(plan: RunFolder) -> None:
+    plan.pods["late-0"] = ("web", "config.updated")
+    plan.state("late-0", END, "starting").state("late-0", END + 300 * MS, "subscribed")
+    plan.pods["later-0"] = ("web", "config.updated")
+    plan.state("later-0", END + 1, "starting").state("later-0", END + 300 * MS, "subscribed")
+    found = windows(open_run(plan.write()), read_outages(open_run(plan.folder)))
+    assert [(one.pod, one.deaf_s) for one in found] == [("late-0", 0.3), ("web-0", 0.0), ("web-1", 0.0)]
