@@ -93,6 +93,8 @@ def test_the_mean_wait_is_that_of_the_one_queue_there_is() -> None:
         ({"handler_ms": 5, "handler_cpu_ms": 2, "cpu_limit": 3}, 7.0),
         ({"handler_ms": {"order": 5, "other": 1}, "handler_cpu_ms": {"price": 3}}, 5.0),
         ({"handler_ms": {"other": 9, "order": 1, "price": 1}}, 9.0),
+        ({"handler_ms": 1, "handler_cpu_ms": {"price": 9}}, 10.0),
+        ({"handler_ms": {"price": 1}, "handler_cpu_ms": {"order": 1, "price": 9}}, 10.0),
         ({"handler_ms": "uniform(0, 10)"}, 9.999),
     ],
     ids=str,
