@@ -289,6 +289,7 @@ def test_a_pod_that_starts_anew_behind_a_bad_link_closes_what_its_last_life_lost
     ("heard", "drain", "is_slow", "expected"),
     [
         pytest.param([(12, 11), (19, 18.4)], 20, True, [(18.4, 20, "behind"), (20, 20, "pod-down")], id="since what it read last was sent"),
+        pytest.param([(19, 18.4)], 20, True, [(18.4, 20, "behind"), (20, 20, "pod-down")], id="also if it read nothing else"),
         pytest.param([(19, 18.5)], 20, True, [(20, 20, "pod-down")], id="which had not waited for long"),
         pytest.param([(19, 18.4)], 20, False, [(20, 20, "pod-down")], id="but of a pod whose handlers take no time"),
         pytest.param([], 20, True, [(20, 20, "pod-down")], id="or that read nothing"),

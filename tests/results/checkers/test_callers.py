@@ -124,3 +124,15 @@ def test_quantiles_are_those_of_a_plain_loop(rows: list[tuple[int, int, bool]]) 
         if inside:
             assert counts[f"took_us.in.down.{name}"] == inside[math.ceil(q * (len(inside) - 1))] / 1e3
     assert (counts["failed"], counts["calls.in.down"]) == (sum(bad for _, _, bad in rows), len(inside))
+
+
+def test_a_call_is_named_by_the_event_that_its_publisher_sent_on_its_channel_then(plan: RunFolder) -> None:
+    at = 12 * SECOND
+    events = [plan.event(at, channel=channel, publisher=publisher) for publisher, channel in (("p", "a"), ("p", "b"), ("q", "a"))]
+    plan.calls = [(at, event.publisher, event.channel, (3 - number) * US, "ok") for number, event in enumerate(events)]
+    plan.calls += [(at, "q", "b", MS, "ok")]
+    assert check(open_run(plan.write())).witnesses == [
+        "a call of b: q waited 1 ms",
+        f"{events[0].id} on a: p waited 3 us",
+        f"{events[1].id} on b: p waited 2 us",
+    ]
