@@ -269,5 +269,5 @@ def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBoo
         np.concatenate(sent),
         index.sent_ns[added],
         index.answered_ns[added],
-        int(run.scenario.get("bus", {}).get("stream_max_len", STREAM_MAX_LEN)),
+        int(run.scenario["bus"].get("stream_max_len", STREAM_MAX_LEN)),
     )

@@ -22,7 +22,7 @@ from sim.results.checkers import judge
 from sim.results.checkers.verdict import result_json
 from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, SECOND, US, RunFolder, causes
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder, causes, fates
 
 
 def at(seconds: float) -> int:
@@ -465,3 +465,12 @@ def test_a_scenario_that_leaves_everything_out_is_judged_by_the_defaults(plan: R
     if not starved:
         assert {metric: best.value(metric, 7.0, 1.0) for metric in expected} == expected
     assert best.withheld.stalls.keys() == ({"h0", "locust"})
+
+
+def test_the_first_event_of_all_balances_as_any_other_where_nobody_should_have_heard_it(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    refused = plan.event(RUN_NS, outcome="refused")
+    plan.hear(refused, "web-0"), plan.hear(refused, "web-0"), plan.hear(refused, "web-1")
+    plan.publish(2, start_ns=RUN_NS + SECOND)
+    run = open_run(plan.write())
+    assert fates(run) == {"delivered": 4, "missing": 2, "unexpected": 3} and balance.unbalanced(run) == ""

@@ -106,9 +106,12 @@ def test_what_a_service_without_a_pod_missed_keeps_the_lab_from_being_steady(pla
     plan.event(at(20.5), channel="mail", publisher="locust-1")
     counts = result_of(plan, "steady").counts
     assert (counts["steady_s"], counts["lost_after"], counts["copies_after"]) == (4.0, 12, 0)
+    plan.folder = plan.folder.with_name("at the end")
+    plan.event(at(15), channel="mail", publisher="locust-1")
+    assert result_of(plan, "steady").counts["lost_after"] == 13, "what was meant at the very end of the fault is after it"
 
 
-@pytest.mark.parametrize(("before_ms", "word"), [(251, "unknown"), (249, "valid")])
+@pytest.mark.parametrize(("before_ms", "word"), [(251, "unknown"), (250, "valid"), (249, "valid")])
 def test_a_copy_counts_as_before_the_fault_when_it_was_answered_a_margin_before(plan: RunFolder, before_ms: int, word: str) -> None:
     event = plan.event(at(12), publisher="locust-1", sent_ns=at(12), acked_ns=at(13) - before_ms * MS)
     plan.hear(event, "web-0")
