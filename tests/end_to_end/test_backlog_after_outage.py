@@ -34,5 +34,7 @@ def test_the_backlog_drains_when_its_pod_is_connected_and_has_held_it(on: str, t
     beliefs = run.pods[(run.pods["bus"] == "connected") & (run.pods["at_ns"] > back_ns)].groupby("pod", observed=True)["at_ns"].min()
     for pod, drain in drains.items():
         waited = (beliefs[pod] - back_ns) / 1e9 + 0.5
-        assert abs(drain - waited) < (0.01 if on == "model" else 0.3), "the pod is connected, holds for half a second, and sends all at once"
+        assert abs(drain - waited) < (0.01 if on == "model" else 0.3), (
+            "the pod is connected, holds for half a second, and sends all at once"
+        )
     assert " until it was connected again + " in result.detail and " of bus.outage_hold_s + " in result.detail

@@ -26,7 +26,9 @@ def plan(tmp_path: Path) -> RunFolder:
     return plan
 
 
-def batch(plan: RunFolder, meant_s: float, left_s: float | None, *, publisher: str = "web-0", items: int = 10, waited_s: float = 0.4) -> None:
+def batch(
+    plan: RunFolder, meant_s: float, left_s: float | None, *, publisher: str = "web-0", items: int = 10, waited_s: float = 0.4
+) -> None:
     """Publish a batch that was meant to leave at a time, and left at another, or never."""
     meant = round(meant_s * SECOND)
     never = {"outcome": "never-sent", "sent_ns": 0, "acked_ns": 0}
@@ -62,7 +64,9 @@ def test_a_backlog_is_what_stood_at_the_outages_end_and_drains_until_nothing_sta
     }  # fmt: skip
     told = "when broker_down ended, 6 batches of web-0 with 60 items stood (13.3 items/s before it make 40 in 3 s), the oldest 3.15 s old, "
     told += "and 1 s later what left was as young as usual: "
-    assert result.detail.endswith(told + "300 ms until it was connected again + 500 ms of bus.outage_hold_s + 200 ms for 8 batches on the way")
+    assert result.detail.endswith(
+        told + "300 ms until it was connected again + 500 ms of bus.outage_hold_s + 200 ms for 8 batches on the way"
+    )
 
 
 def test_the_worst_of_several_publishers_is_the_metric_and_each_is_counted(plan: RunFolder) -> None:

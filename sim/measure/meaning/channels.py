@@ -3,8 +3,8 @@
 Rules
 -----
 1. Calls come at `load.rate_per_s` times the shape, each of a channel by its weight in the mix, each from any pod that may publish it.
-2. A batched channel's events follow from its calls (`sim.measure.capacity.batches`). A batch that would be open longer than the run leaves in
-   its drain: what stands here is the long run's.
+2. A batched channel's events follow from its calls (`sim.measure.capacity.batches`). A batch that would be open longer than the run
+   leaves in its drain: what stands here is the long run's.
 3. A copy is one event for one pod that hears its channel: of each service's pods on Pub/Sub, for one of them on Streams, for the
    publishing pod alone where there is no broker.
 4. Sizes are measured and not computed: calls are made as the run makes them, with numbers drawn from those of the run, and encoded as its

@@ -117,9 +117,13 @@ def test_events_copies_and_bytes_of_a_call() -> None:
 
 def test_the_interval_ends_a_batch_at_low_rates() -> None:
     theory = batch_costs(rate_per_s=0.6 / 3, size=10, interval_ms=30_000).items_per_batch  # three writers
-    assert LOAD.items(ITEMS, 1.0) == pytest.approx(theory) == pytest.approx(6.83874, abs=1e-5), "not quite 0.2 x 30 + 1: some are full early"
+    assert LOAD.items(ITEMS, 1.0) == pytest.approx(theory) == pytest.approx(6.83874, abs=1e-5), (
+        "not quite 0.2 x 30 + 1: some are full early"
+    )
     assert LOAD.items(ITEMS, 1e6) == LOAD.items(ITEMS, math.inf) == 10 and LOAD.items(NEWS, 1.0) == 1
-    alone = msgspec.structs.replace(LOAD, evenly=True, replicas={"reader": 2, "writer": 1}, kinds=(msgspec.structs.replace(ITEMS, share=1.0),))
+    alone = msgspec.structs.replace(
+        LOAD, evenly=True, replicas={"reader": 2, "writer": 1}, kinds=(msgspec.structs.replace(ITEMS, share=1.0),)
+    )
     assert alone.items(alone.kinds[0], 0.2) == 6, "evenly spaced calls of one pod: the first, and the five that come in less than 30 s"
 
 

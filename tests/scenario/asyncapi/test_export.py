@@ -25,7 +25,14 @@ from tests.support.asyncapi_documents import FASTSTREAM, NEST, ROOT, document, w
 from tests.support.examples import examples
 
 SHOP = ROOT / "docs" / "examples" / "shop"
-BUSES = [str(SHOP / "shop.bus.toml"), str(SHOP / "redis_away.toml"), str(FASTSTREAM / "sensors.bus.toml"), "baseline", "lock_lab", "aiponge"]
+BUSES = [
+    str(SHOP / "shop.bus.toml"),
+    str(SHOP / "redis_away.toml"),
+    str(FASTSTREAM / "sensors.bus.toml"),
+    "baseline",
+    "lock_lab",
+    "aiponge",
+]
 PARSER = ROOT / "build" / "asyncapi-parser"
 REQUIRED = "BUSLAB_REQUIRE_ASYNCAPI"
 
