@@ -178,6 +178,12 @@ SHOP = Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml
     ("name", "given", "told"),
     [
         ("08_many_pods", ("service=search", "channel=order.created", "pods=[5, 30]", "computed=[5, 30, 100]", "run_s=0.5"), "with 30 pods"),
+        pytest.param(
+            "04_batch_size",
+            ("channel=search.asked", "run_s={20=30}", "sizes=[5]", "intervals_ms=[500]"),
+            "20 items / 500 ms",
+            marks=pytest.mark.deep,
+        ),
         pytest.param("06_failure_injection", ('faults=["pod_kill", "subscribers_cut"]',), "in 2 faults: reference", marks=pytest.mark.deep),
     ],
 )
