@@ -338,6 +338,7 @@ SLO_METRICS = {
     "items_lost": "items of batches that no pod heard",
     "item_age_ms_p99": "99th percentile over the delivered batches of their oldest item's age when it was handled, milliseconds",
     "item_age_ms_max": "greatest age of an item when it was handled, milliseconds",
+    "backlog_drain_s_max": "greatest time from the end of an outage until no batch that a publisher had kept stood any more, seconds",
     "utilisation_max": "greatest share of what a pod's handlers can do that was asked of them",
     "queue_max": "most events that were sent and waited for the handlers of one pod at a time",
     "drain_s_max": "greatest time from the end of the load until a pod had begun all that was sent in it, seconds",

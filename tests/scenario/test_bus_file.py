@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sim.errors import ScenarioError
-from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_scenario, to_toml
+from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_bus, load_scenario, to_toml
 from sim.scenario.settings import reference_behaviours, reference_channels
 
 SHOP = """
@@ -74,10 +74,31 @@ def test_a_payload_of_the_scenario_takes_the_place_of_the_bus_files(shop: Path) 
 def test_the_reference_is_a_bus_file_too(tmp_path: Path) -> None:
     assert list(built_in_buses()) == ["aiponge"]
     (tmp_path / "mine.toml").write_text('bus_file = "aiponge"\n[load.mix]\n"config.cache.invalidate" = 1\n[services.api-gateway]\n')
-    assert "no service publishes it" in refusal(tmp_path / "mine.toml")
-    settings = ('services.api-gateway.publishes=["config.cache.invalidate"]',)
-    mine = load_scenario(str(tmp_path / "mine.toml"), settings=settings)
+    mine = load_scenario(str(tmp_path / "mine.toml"))
     assert set(mine.services) == set(reference_behaviours()) and mine.channels == reference_channels()
+    settings = ("services.api-gateway.publishes=[]", "services.system-service.publishes=[]", "services.music-service.replicas=1")
+    assert "no service publishes it" in refusal(tmp_path / "mine.toml", *settings), "its own words stand above the bus file's"
+    assert load_scenario(str(tmp_path / "mine.toml"), settings=settings[1:]).services["music-service"].replicas == 1
+
+
+def test_who_publishes_and_hears_on_the_references_bus_is_as_in_its_everyday_scenario(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('bus_file = "aiponge"\n[load.mix]\n"config.cache.invalidate" = 1\n')
+    for mine in (load_bus("aiponge"), load_scenario(str(tmp_path / "mine.toml"))):
+        assert {name: (one.replicas, one.publishes, one.subscribes) for name, one in mine.services.items()} == {
+            name: (one.replicas, one.publishes, one.subscribes) for name, one in load_scenario("baseline").services.items()
+        }
+        assert {name: tuple(mine.new_logic(name).handlers) for name in mine.services} == {
+            name: one.subscribes for name, one in mine.services.items()
+        }
+
+
+def test_the_references_services_are_in_no_scenario_that_does_not_name_its_bus(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[load.mix]\n"config.cache.invalidate" = 1\n[services.music-service]\npublishes = ["config.cache.invalidate"]\n'
+    )
+    mine = load_scenario(str(tmp_path / "mine.toml"))
+    assert list(mine.services) == ["music-service"] and mine.services["music-service"].subscribes == ()
+    assert (mine.services["music-service"].replicas, mine.behaviour("music-service")) == (1, "config-cache")
 
 
 def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_channels() -> None:
