@@ -34,7 +34,7 @@ def test_ten_thousand_pods_subscribe_within_a_minute_and_every_copy_is_accounted
     settings = [f"services.{service}.replicas={many}" for service, many in PODS.items()]
     settings += ["hosts.kind=dask", "hosts.processes=4", "load.driver=pods", "load.rate_per_s=1", "load.reads_per_s=0"]
     settings += [f'load.mix."{channel}"={int(channel == ALL_HEAR)}' for channel in reference_channels()]
-    settings += ["load.warm_up_s=2", "load.run_s=15", "slo={missing=0,duplicates=0}"]
+    settings += ["load.warm_up_s=2", "load.run_s=15", "slo.missing=0", "slo.duplicates=0", "slo.lag_ms_p99=60000"]
     settings += [f"limits.start_s={SUBSCRIBED_S:g}", "limits.probe_s=60", "limits.drain_s=60"]
     began_s: dict[str, float] = {}
     bytes_of: dict[int, int] = {}
@@ -59,4 +59,4 @@ def test_ten_thousand_pods_subscribe_within_a_minute_and_every_copy_is_accounted
     assert (counts["unexplained"], counts["unexpected"], counts["missing"]) == (0, 0, 0)
     assert counts["delivered"] > 100_000
     assert {name: one.detail for name, one in verdict.checkers.items() if one.verdict != "valid"} == {}
-    assert verdict.verdict == "valid", [one.detail for one in verdict.slo]
+    assert verdict.verdict == "valid", [one.detail for one in verdict.slo if one.verdict != "valid"]
