@@ -247,3 +247,13 @@ def test_what_is_said_for_sure_is_what_one_clock_would_say(pods_us: int, users_u
     assert len(true) == len(told)
     assert all(one == other or other[0] == "unknown" for one, other in zip(true, told, strict=True))
     assert sum(other[0] == "delivered" for other in told) == 100 - len(lost)
+
+
+def test_rows_of_which_nobody_knows_the_clock_are_not_judged_by_a_guess(tmp_path: Path) -> None:
+    folder = off(planned(tmp_path / "run")[0]).write()
+    info = json.loads((folder / "run.json").read_text())
+    del info["tables"]["deliveries"]["sources"]
+    (folder / "run.json").write_text(json.dumps(info))
+    harness = judge(open_run(folder)).checkers["harness"]
+    assert harness.verdict == "unknown"
+    assert "nobody wrote down which clock which rows of deliveries are of" in harness.detail
