@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.record.reader import read_table
@@ -16,6 +16,7 @@ from sim.record.schema import COLUMNS, NOT_COMPARED_NS, TIMES
 from sim.results.checkers import judge
 from sim.results.checkers.verdict import Bounds, JudgedLimit
 from sim.results.opened_run import Run, open_run
+from tests.support.examples import examples
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, Event, RunFolder, causes, fates
 
 MINUTES = 300 * SECOND
@@ -223,6 +224,7 @@ def test_a_clock_that_was_compared_with_nothing_leaves_no_time_to_judge(tmp_path
     assert limit_of(open_run(plan.folder)).verdict == "unknown"
 
 
+@settings(max_examples=examples(20))
 @given(st.integers(-100, 100), st.integers(-100, 100), st.sets(st.integers(0, 99), max_size=20), st.integers(30, 70))
 def test_what_is_said_for_sure_is_what_one_clock_would_say(pods_us: int, users_us: int, lost: set[int], away: int) -> None:
     """Whatever a line is wrong by within its bound: what is not unknown has the fate and the cause that it truly has."""
@@ -247,3 +249,13 @@ def test_what_is_said_for_sure_is_what_one_clock_would_say(pods_us: int, users_u
     assert len(true) == len(told)
     assert all(one == other or other[0] == "unknown" for one, other in zip(true, told, strict=True))
     assert sum(other[0] == "delivered" for other in told) == 100 - len(lost)
+
+
+def test_rows_of_which_nobody_knows_the_clock_are_not_judged_by_a_guess(tmp_path: Path) -> None:
+    folder = off(planned(tmp_path / "run")[0]).write()
+    info = json.loads((folder / "run.json").read_text())
+    del info["tables"]["deliveries"]["sources"]
+    (folder / "run.json").write_text(json.dumps(info))
+    harness = judge(open_run(folder)).checkers["harness"]
+    assert harness.verdict == "unknown"
+    assert "nobody wrote down which clock which rows of deliveries are of" in harness.detail

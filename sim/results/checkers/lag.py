@@ -46,9 +46,10 @@ def check(run: Run) -> Result:
         return _without_fleet(lag, delay)
     if not len(first):
         return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
-    error = error_ns(publishes, rows, run.deliveries, copies.delivery[first])
-    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < -error) | (bus < -error)).sum())}
-    counts |= {"clock_error_us.max": int(error.max()) / 1e3} if error.any() else {}
+    error = error_ns(publishes, rows, run.deliveries, copies.delivery[first]) if run.clocks.differ else None
+    least = 0 if error is None else -error
+    counts: dict[str, int | float] = {"copies": len(lag), "negative": int(((lag < least) | (bus < least)).sum())}
+    counts |= {"clock_error_us.max": int(error.max()) / 1e3} if error is not None and error.any() else {}
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", delay) | _quantiles("bus_us", bus)
     counts |= _quantiles("held_up_us", held_up(run)) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
     channel, channels = codes_of(publishes["channel"])
@@ -59,8 +60,9 @@ def check(run: Run) -> Result:
         for code, word in enumerate(words):
             its = codes == code
             found = quantiles(lag[its], QUANTILES)
+            found_ms = _lags_ms(found, lag, error, its)
             counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
-            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value for name, value in _lags_ms(lag[its], error[its]).items()}
+            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value for name, value in found_ms.items()}
             if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
                 counts |= _quantiles(f"bus_us.{kind}.{word}", bus[codes == code])
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
@@ -138,23 +140,23 @@ def _quantiles(name: str, values: Array) -> dict[str, int | float]:
     return {f"{name}.{quantile}": value / 1e3 for quantile, value in quantiles(values, QUANTILES).items()}
 
 
-def _lags_ms(lag: Array, error: Array) -> dict[str, float | Bounds]:
-    """Return the quantiles of lag in milliseconds, as far as clocks are known."""
-    if not error.any():
-        return {name: value / 1e6 for name, value in quantiles(lag, QUANTILES).items()}
-    least, most = quantiles(lag - error, QUANTILES), quantiles(lag + error, QUANTILES)
+def _lags_ms(found: Mapping[str, int], lag: Array, error: Array | None, its: Array | slice = slice(None)) -> dict[str, float | Bounds]:
+    """Return the quantiles of some lags, which were found, in milliseconds, as far as clocks are known."""
+    if error is None or not error[its].any():
+        return {name: value / 1e6 for name, value in found.items()}
+    least, most = quantiles((lag - error)[its], QUANTILES), quantiles((lag + error)[its], QUANTILES)
     return {name: between(value / 1e6, most[name] / 1e6, CLOCKS) for name, value in least.items()}
 
 
 def _metrics(lag: Array, delay: Array, error: Array | None = None) -> dict[str, float | Bounds]:
     delays, nan = quantiles(delay, QUANTILES), float("nan")
-    lags = _lags_ms(lag, np.zeros(len(lag), dtype=np.int64) if error is None else error)
+    lags = _lags_ms(quantiles(lag, QUANTILES), lag, error)
     return {f"lag_ms_{name}": lags.get(name, nan) for name in QUANTILES} | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
 
 
-def _exactness(error: Array) -> str:
+def _exactness(error: Array | None) -> str:
     """Return by how much a lag may be wrong; nothing where every copy went between processes of one clock."""
-    return f"; between machines a lag is exact to {duration(int(error.max()) / 1e9)}" if error.any() else ""
+    return f"; between machines a lag is exact to {duration(int(error.max()) / 1e9)}" if error is not None and error.any() else ""
 
 
 def _caution(rows: int) -> str:
