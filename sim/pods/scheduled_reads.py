@@ -19,7 +19,7 @@ from sim.record.schema import ALIVE_STATES
 from sim.scenario.schedule import IntendedReads
 
 
-class Read(Protocol):
+class CacheRead(Protocol):
     """One read of a cache."""
 
     def __call__(self, *, now_ns: int) -> tuple[int, bool]:
@@ -63,7 +63,7 @@ class ScheduledReads:
                 pod.freezer.then(partial(self._read, pod.name, key, partial(pod.logic.config.read, key)))
         self._arm()
 
-    def _read(self, pod: str, key: str, read: Read) -> None:
+    def _read(self, pod: str, key: str, read: CacheRead) -> None:
         at_ns = now_ns()
         loaded_ns, hit = read(now_ns=at_ns)
         self._add(at_ns, pod, key, loaded_ns, "hit" if hit else "miss")

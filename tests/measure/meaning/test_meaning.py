@@ -118,7 +118,7 @@ def test_locust_has_a_connection_for_each_pod_whose_calls_it_makes() -> None:
     assert pods is not None and locust is not None
     assert (pods.hearing, pods.speaking, pods.locust, locust.locust) == (15, 21, 0, 19)
     assert locust.total - pods.total == 19
-    long = connections_of(load_scenario(SHOP, settings=("load.run_s=86400",)))
+    long = connections_of(load_scenario(SHOP, settings=("load.run_s=86400", "services.search.caches={}")))
     assert long == locust, "a day is not drawn for it"
 
 
