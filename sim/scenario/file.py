@@ -165,10 +165,11 @@ def _converted(tree: dict[str, Any], *, where: str) -> Scenario:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return two trees as one, in which what stands above rules; a payload is replaced and not mixed."""
+    """Return two trees as one, in which what stands above rules; a payload is replaced and not mixed, and `caches = {}` means none."""
     merged = dict(below)
     for key, value in above.items():
-        both = key != "payload" and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        mixed = key != "payload" and (key != "caches" or value)
+        both = mixed and isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _over(merged[key], value) if both else value
     return merged
 

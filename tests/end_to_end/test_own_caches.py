@@ -43,6 +43,11 @@ def test_old_prices_are_counted_and_none_when_redis_stays(tmp_path: Path) -> Non
     assert counted_anew(calm)[1] <= 2, "only a read between an update and its event"
 
 
+def test_a_scenario_may_have_none_of_the_caches_of_its_bus_file() -> None:
+    scenario = load_scenario(str(SHOP / "redis_away.toml"), settings=("services.search.caches={}",))
+    assert scenario.services["search"].caches == {} and len(scenario.reads()) == 0
+
+
 def test_who_reads_past_its_caches_while_it_is_deaf_serves_old_prices_only_until_it_notices(tmp_path: Path) -> None:
     calm, deaf = (judge(run_shop(tmp_path / name, f"bus.resync={name}")).checkers["staleness"].counts for name in ("read-through", "none"))
     assert calm["stale_reads"] < deaf["stale_reads"] / 10
