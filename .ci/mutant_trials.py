@@ -124,6 +124,7 @@ class Child:
     pipe: int
     folder: str
     due_s: float
+    withheld_s: float = 0.0  # how long it was runnable and did not run, up to what it told last or was given more time for
     heard: list[dict[str, Any]] = field(default_factory=list)
     rest: bytes = b""
     ended: bool = False
@@ -136,7 +137,14 @@ class Child:
             self.heard.append(json.loads(line))
         self.ended = not chunk or bool(self.heard and "end" in self.heard[-1])
         if self.heard:
-            self.due_s = time.monotonic() + self.work.limit_s(self.heard[-1])
+            self.due_s, self.withheld_s = time.monotonic() + self.work.limit_s(self.heard[-1]), withheld_s(self.pid)
+
+    def is_late(self) -> bool:
+        """Return whether it was silent for too long; while other work has the machine, its time stands still."""
+        if self.due_s <= time.monotonic():
+            withheld = withheld_s(self.pid)
+            self.due_s, self.withheld_s = self.due_s + max(0.0, withheld - self.withheld_s), withheld
+        return self.due_s <= time.monotonic()
 
     def bury(self) -> None:
         """End it with all that it started, and remove its files."""
@@ -146,6 +154,15 @@ class Child:
         os.waitpid(self.pid, 0)
         os.close(self.pipe)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def withheld_s(pid: int) -> float:
+    """Return how long the threads of a process were runnable and did not run, seconds; 0 where the system does not tell."""
+    waited_ns = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            waited_ns += int(file.read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def in_children(works: Iterable[Work], *, jobs: int) -> Iterator[Child]:
@@ -162,7 +179,7 @@ def in_children(works: Iterable[Work], *, jobs: int) -> Iterator[Child]:
                     return
                 for key, _ in selector.select(max(0.0, min(child.due_s for child in living) - time.monotonic())):
                     key.data.hear()
-                for child in [one for one in living if one.ended or one.due_s <= time.monotonic()]:
+                for child in [one for one in living if one.ended or one.is_late()]:
                     living.remove(child)
                     selector.unregister(child.pipe)
                     child.bury()

@@ -39,7 +39,7 @@ REFERENCE = Path(__file__).parent / "reference"
 COMMAND = "python -m docs.generate"
 OWN = "; or [your own](../how-to/own-code.md), as `module:Name`."
 HEAD = f"<!-- made by `{COMMAND}`; write over there, not here -->\n"
-MANY = {"services": "services.<service>", "channels": "channels.<channel>"}  # a table of tables: how its key is written
+MANY = {"services": "services.<service>", "channels": "channels.<channel>", "caches": "caches.<cache>"}  # tables of tables
 WORDS = {  # what a column of a run folder may say -> where the words are
     "see OUTCOMES": "[see outcomes](#outcomes-of-a-publish)",
     "see CALL_OUTCOMES": "[see outcomes of a call](#outcomes-of-a-call)",
@@ -159,7 +159,7 @@ def _tables(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Any
         if isinstance(inner, shapes.DictType):
             inner = inner.value_type
         if isinstance(inner, shapes.StructType):
-            yield from _tables(inner.cls, MANY.get(field.name, field.name))
+            yield from _tables(inner.cls, f"{prefix}." * bool(prefix) + MANY.get(field.name, field.name))
 
 
 def _fields(struct: type[Any], *, without: tuple[str, ...] = ()) -> str:
@@ -279,8 +279,14 @@ def _run_folder() -> str:
         "`buslab run` makes it, and seals it when the run ends; it does not change after that. `sim.open_run(folder)` opens it: each "
         "table is a DataFrame of its name.",
         _table(("file", "what it holds"), ((f"`{name}`", text) for name, text in FILES.items())),
-        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock, one for all processes of "
-        "the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a small set, dictionary-encoded.",
+        f"The tables are Parquet files of format {schema.FORMAT}. Times are nanoseconds of the monotonic clock of the process that wrote "
+        "them, one for all processes of the machine; 0 in a column of times means that it did not happen. The type `name` is a word from a "
+        "small set, dictionary-encoded.",
+        "Where processes of a run read several clocks, the table `clocks` says how each went against the run's, and run.json which process "
+        "wrote which rows (`tables.<table>.sources`). `sim.open_run` puts times into the run's clock, and gives the tables two more "
+        "columns: `clock`, the number of the clock that wrote the row, 0 being the run's, and `bound_ns`, by how much its last time may be "
+        "wrong. "
+        "[How clocks are compared](../explanation/instrument.md#several-clocks).",
     ]
     for table, columns in schema.COLUMNS.items():
         rows = ((f"`{name}`", kind, _linked(meaning)) for name, (kind, meaning) in columns.items())
@@ -293,6 +299,7 @@ def _run_folder() -> str:
         "States of a pod": schema.POD_STATES,
         "How far a fault was felt": schema.FELT,
         "Probes without an answer": schema.NO_ANSWER,
+        "How a clock was compared": schema.CLOCK_WAYS,
         "Fates of a copy": schema.FATES,
         "Causes of a missing copy": schema.CAUSES,
     }

@@ -4,6 +4,7 @@ TERMS = {
     "analytics item": "one analytics record; see item",
     "broker": "the server that carries events: Redis, Valkey, or the model of one",
     "bus": "what carries events between services: the broker and the code of the pods that speaks to it",
+    "bound": "(of a clock) by how much a time of a process on another machine may be wrong in the run's clock",
     "call": "one use of the bus by an application: an item recorded, a metric, an invalidation; `load.rate_per_s` counts calls",
     "channel": "where an event is published; there is one for each event type",
     "checker": "a function that reads a run folder and says valid, invalid or unknown of one question",

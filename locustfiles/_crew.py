@@ -3,12 +3,14 @@
 A Locust alone is both; with ``--master`` or ``--processes`` the master is the lead and each worker a hand. They speak by Locust's own
 messages; what the lead says to the run is `sim/run/locust_messages.py`:
 
-hand -> lead    ``buslab-here`` (all my users have come; my machine), ``buslab-ready`` (they are connected), ``buslab-progress``,
-                ``buslab-done``
-lead -> hand    ``buslab-job`` (the run's job, and which users of the crew are yours), ``buslab-go``, ``buslab-stop``
+hand -> lead    ``buslab-here`` (all my users have come), ``buslab-clock`` (I read another clock than you, and answer for it there),
+                ``buslab-ready`` (my users are connected), ``buslab-progress``, ``buslab-part`` (see `_parts`), ``buslab-done``
+lead -> hand    ``buslab-job`` (the run's job, the clock it reads, and which users of the crew are yours), ``buslab-mirror`` (answer for
+                your clock at the broker), ``buslab-go`` (time zero, by your clock), ``buslab-stop``, ``buslab-got`` (a piece came)
 
-Every process writes its own parts of the record, and times of one machine are of one clock: a worker on another machine is refused. A
-worker that is lost takes its record with it, so the run ends and says so.
+Every process writes its own parts of the record. One that does not read the clock of the master's machine is taken to be on another: its
+clock is compared with the run's (`sim.pods.clocks`), and its parts travel home when its users have left. A worker that is lost takes its
+record with it, so the run ends and says so.
 """
 
 from __future__ import annotations
@@ -21,27 +23,26 @@ from typing import Any
 
 import gevent
 import gevent.event
+import gevent.lock
 import gevent.queue
 import msgspec
 from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, Runner, WorkerRunner
 
+from locustfiles._parts import Landing, Luggage
 from locustfiles._play import Play, log
-from sim.errors import BuslabError
+from sim.errors import BuslabError, UsageError
+from sim.machine.clock import clock_identity
 from sim.machine.line import Line
-from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
+from sim.pods.clocks import Answering, MirrorClock, OtherClock, answering
+from sim.run.locust_messages import Done, Go, LagSample, LoadJob, LoadProgress, Message, MirrorOf, PartHome, Ready, Stop
+from sim.wire.address import parse_address
 
 TICK_S = 0.5
+REACH_TIMEOUT_S = 5.0
 HOST_NAME = "locust"
-TO_LEAD = ("here", "ready", "progress", "done")
-TO_HAND = ("job", "go", "stop")
-
-
-def machine() -> str:
-    """Return what two processes of one machine have in common: the boot whose clock they read."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
-    return socket.gethostname()
+TO_LEAD = ("here", "clock", "ready", "progress", "part", "done")
+TO_HAND = ("job", "mirror", "go", "got", "stop")
 
 
 def on_the_bus(runner: Runner) -> int:
@@ -58,6 +59,10 @@ class Hand:
         self.play: gevent.event.AsyncResult = gevent.event.AsyncResult()  # None: this process plays no part in a run
         self.begun = 0
         self.here: int | None = None
+        self._answering: Answering | None = None  # where this process reads another clock than the run
+        self._luggage: Luggage | None = None
+        self._leaving = gevent.lock.BoundedSemaphore()
+        self._error: str | None = None  # of the record on its way home, once that was tried
 
     def take_number(self) -> int:
         """Return the next user's number in this process."""
@@ -71,21 +76,59 @@ class Hand:
             runner.spawning_greenlet.join()  # the master may call the users complete before this process has made its own
         if self.here is None:
             self.here = on_the_bus(runner)
-            self._say("here", users=self.here, machine=machine())
+            self._say("here", users=self.here)
 
     def take_job(self, data: dict[str, Any]) -> None:
         """Give the users their job, so that they connect; the lead is told when all have."""
-        job = msgspec.convert(data["job"], LoadJob)
-        if not Path(job.folder).is_dir():
-            self._say("done", calls=0, error=f"a worker does not see the run folder {job.folder}: start it on the master's machine")
-            return
         try:
-            play = Play(self.environment, job, host=data["host"], first=data["first"], here=self.here or 0, users=data["users"])
+            job = msgspec.convert(data["job"], LoadJob)
+            self._set_out(job, host=data["host"], runs_clock=data["clock"])
+            folder = Path(job.folder) if self._luggage is None else self._luggage.folder
+            own = {"first": data["first"], "here": self.here or 0, "users": data["users"]}
+            play = Play(self.environment, job, host=data["host"], folder=folder, **own)
+        except msgspec.ValidationError as error:
+            self._say("done", calls=0, error=f"a worker does not understand the master's job, so it is of another version: {error}")
+            return
         except BuslabError as error:
             self._say("done", calls=0, error=str(error))
             return
         self.play.set(play)
         gevent.spawn(self._attend, play)
+
+    def _set_out(self, job: LoadJob, *, host: str, runs_clock: str) -> None:
+        """Prepare for a run on another machine, if it is one: say where this clock can be compared, and have a place for the record.
+
+        Raises
+        ------
+        BuslabError
+            The broker cannot be reached from here, or something of it cannot be had.
+        """
+        if runs_clock == clock_identity() and Path(job.folder).is_dir():
+            return
+        check_reach(job.url)
+        self._luggage = Luggage(lambda data: self._say("part", **data))
+        self._answering = answering(host, runs_clock=runs_clock, at=self._own_address())
+        if self._answering is not None:
+            self._say("clock", **msgspec.structs.asdict(self._answering.says))
+
+    def _own_address(self) -> str:
+        """Return the address by which the master sees this process."""
+        options = self.environment.parsed_options
+        where = socket.getaddrinfo(options.master_host, options.master_port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(where[0], socket.SOCK_DGRAM) as way:
+            way.connect(where[4])
+            return str(way.getsockname()[0])
+
+    def take_mirror(self, channel: str) -> None:
+        """Answer for this clock at the broker: the run cannot reach the echo."""
+        play = self.play.get()
+        if self._answering is not None and play is not None:
+            self._answering.mirror(play.address, MirrorClock(channel))
+
+    def take_got(self, data: dict[str, Any]) -> None:
+        """Take the lead's answer to a piece of the record."""
+        if self._luggage is not None:
+            self._luggage.got(data)
 
     def _attend(self, play: Play) -> None:
         play.all_connected.wait()
@@ -106,8 +149,20 @@ class Hand:
         play = self.play.get()
         if play is not None:
             early = not play.stopping and not play.all_finished.is_set()
-            error = play.close()
+            error = play.close() or self._bring_home()
             self._say("done", calls=play.calls, error=error, early=early, closed=play.closed_by_server)
+
+    def _bring_home(self) -> str:
+        """Send the record to the lead, where it is not written there; once, whoever asks first."""
+        with self._leaving:
+            if self._luggage is not None and self._error is None:
+                self._error = self._luggage.bring_home()
+                self._luggage.close()
+        return self._error or ""
+
+    def is_heard_by(self, greenlet: object) -> bool:
+        """Return whether it is this greenlet that takes the lead's messages, so that it must not wait for one."""
+        return self._luggage is not None and greenlet in self.environment.runner.greenlet
 
     def _say(self, what: str, **data: Any) -> None:
         with contextlib.suppress(Exception):  # the master is gone: nobody is left to hear it
@@ -132,6 +187,7 @@ class Lead:
         self._ready: set[str] = set()
         self._progress: dict[str, dict[str, int]] = {}
         self._done: dict[str, dict[str, Any]] = {}
+        self._landing: Landing | None = None
         self._said_done = False
         self.greenlet = gevent.spawn(self._run)
         gevent.spawn(self._listen)
@@ -177,10 +233,14 @@ class Lead:
     def _take_line(self, message: Message) -> None:
         if isinstance(message, LoadJob):
             self.job = message
+            self._landing = Landing(Path(message.folder))
             self._began(message)
             self._share_out()
         elif isinstance(message, Go):
-            self._tell("go", zero_ns=message.zero_ns)
+            for hand, name in zip(self._hands, self._names(), strict=True):
+                self._tell_one(hand, "go", zero_ns=message.zero_of.get(name, message.zero_ns))
+        elif isinstance(message, MirrorOf):
+            self._tell_one(self._hand(message.host), "mirror", channel=message.channel)
         elif isinstance(message, LagSample):
             for lag_ms in message.lags_ms:
                 self._environment.events.request.fire(
@@ -192,10 +252,11 @@ class Lead:
     def _take(self, what: str, hand: str, data: dict[str, Any]) -> None:
         if what == "here":
             self._here[hand] = data
-            if data["machine"] != machine():
-                self._finish(f"the worker {hand} is on another machine, with another clock: start it on the master's")
-            else:
-                self._share_out()
+            self._share_out()
+        elif what == "clock" and hand in self._hands:
+            self._send(msgspec.structs.replace(msgspec.convert(data, OtherClock), host=self._names()[self._hands.index(hand)]))
+        elif what == "part":
+            self._take_part(hand, data)
         elif what == "ready":
             self._ready.add(hand)
             if self._ready == set(self._hands):
@@ -209,6 +270,18 @@ class Lead:
             if data["error"] or set(self._done) == set(self._hands):
                 self._finish(data["error"])
 
+    def _take_part(self, hand: str, data: dict[str, Any]) -> None:
+        """Write a piece of the record of a worker on another machine, and tell it."""
+        if self._landing is None or hand not in self._hands:
+            return
+        host = self._names()[self._hands.index(hand)]
+        error = "the run is over" if self._said_done else self._landing.take(host, data)
+        self._tell_one(hand, "got", error=error)
+        self._send(PartHome(len(data["piece"])))
+
+    def _hand(self, name: str) -> str:
+        return self._hands[self._names().index(name)]
+
     def _names(self) -> tuple[str, ...]:
         return (HOST_NAME,) if len(self._hands) == 1 else tuple(f"{HOST_NAME}-{place}" for place in range(len(self._hands)))
 
@@ -221,7 +294,7 @@ class Lead:
             self._finish("no user is one on the bus: write a class of BusUser (from locustfiles.users import BusUser)")
             return
         for hand, name in zip(self._hands, self._names(), strict=True):
-            data = {"job": msgspec.to_builtins(self.job), "host": name, "first": first, "users": users}
+            data = {"job": msgspec.to_builtins(self.job), "host": name, "first": first, "users": users, "clock": clock_identity()}
             self._environment.runner.send_message("buslab-job", data, hand)
             first += self._here[hand]["users"]
 
@@ -257,8 +330,27 @@ class Lead:
 
     def _tell(self, what: str, **data: Any) -> None:
         for hand in self._hands:
-            with contextlib.suppress(Exception):  # a lost worker cannot be told
-                self._environment.runner.send_message(f"buslab-{what}", data, hand)
+            self._tell_one(hand, what, **data)
+
+    def _tell_one(self, hand: str, what: str, **data: Any) -> None:
+        with contextlib.suppress(Exception):  # a lost worker cannot be told
+            self._environment.runner.send_message(f"buslab-{what}", data, hand)
+
+
+def check_reach(urls: str) -> None:
+    """Refuse a broker that this machine cannot reach, before any user tries.
+
+    Raises
+    ------
+    UsageError
+    """
+    for node in parse_address(urls).nodes:
+        try:
+            socket.create_connection((node.host, node.port), timeout=REACH_TIMEOUT_S).close()
+        except OSError as error:
+            other = " (on this machine, not the master's)" if node.is_loopback else ""
+            why = f"a worker on another machine cannot reach {node}{other}: {error.strerror or error}"
+            raise UsageError(f"{why}; give a server that both reach, by --host redis://HOST:PORT on the master") from None
 
 
 def join_crew(environment: Environment) -> None:
@@ -270,12 +362,15 @@ def join_crew(environment: Environment) -> None:
             state.lead.hear(what, msg.node_id, msg.data)
 
     def to_hand(what: str, msg: Any) -> None:
-        if what == "job":
-            state.hand.take_job(msg.data)
-        elif what == "go":
-            state.hand.take_go(msg.data["zero_ns"])
-        else:
-            gevent.spawn(state.hand.leave)
+        hand, data = state.hand, msg.data or {}
+        takes: dict[str, Callable[[], object]] = {
+            "job": lambda: hand.take_job(data),
+            "mirror": lambda: gevent.spawn(hand.take_mirror, data["channel"]),
+            "go": lambda: hand.take_go(data["zero_ns"]),
+            "got": lambda: hand.take_got(data),
+            "stop": lambda: gevent.spawn(hand.leave),
+        }
+        takes[what]()
 
     def listen(what: str, hear: Callable[[str, Any], None]) -> None:
         runner.register_message(f"buslab-{what}", lambda environment, msg, **_: hear(what, msg))

@@ -79,9 +79,12 @@ class Ends(Protocol):
 
 
 class Play:
-    """The part of one run that this process plays: `here` of the crew's `users`, the first of which has the number `first`."""
+    """The part of one run that this process plays: `here` of the crew's `users`, the first of which has the number `first`.
 
-    def __init__(self, environment: Environment, job: LoadJob, *, host: str, first: int, here: int, users: int) -> None:
+    It records into `folder`.
+    """
+
+    def __init__(self, environment: Environment, job: LoadJob, *, host: str, folder: Path, first: int, here: int, users: int) -> None:
         self.environment = environment
         self.job = job
         self.host = host
@@ -103,7 +106,7 @@ class Play:
         self.waits: list[Ends] = []
         self.clients: list[BusClient] = []
         self.zero_ns: gevent.event.AsyncResult = gevent.event.AsyncResult()
-        self.recorder = Recorder(Path(job.folder), source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
+        self.recorder = Recorder(folder, source=host, new_writer=lambda: gevent.threadpool.ThreadPoolExecutor(1))
         self.measures = True
         self._meter = gevent.spawn(measure, self)
         self._closing = gevent.lock.BoundedSemaphore()
@@ -143,6 +146,7 @@ class Play:
             recorder=self.recorder,
             transport=self.scenario.transport(),
             keys=self.scenario.keys(),
+            cache_keys=self.scenario.cache_keys(),
             envelope=self.scenario.new_envelope(),
         )
         client.connect()

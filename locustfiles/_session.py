@@ -191,7 +191,11 @@ def _stopping(environment: Environment, **_: object) -> None:
     """End a run that was stopped by hand, so that it is sealed, and have the users flush."""
     state: State = environment.buslab  # type: ignore[attr-defined]
     state.interrupt()
-    if not isinstance(environment.runner, MasterRunner):
+    if isinstance(environment.runner, MasterRunner):
+        return
+    if state.hand.is_heard_by(gevent.getcurrent()):
+        gevent.spawn(state.hand.leave)
+    else:
         state.hand.leave()
 
 

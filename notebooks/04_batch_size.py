@@ -16,9 +16,12 @@
 #
 # A pod gathers analytics items until it has `EVENT_BUS_BATCH_SIZE` of them (100) or the oldest is `EVENT_BUS_BATCH_INTERVAL_MS` old
 # (30,000). A greater batch costs the broker fewer publishes and bytes; its items are older when somebody counts them, and more of them
-# die when the pod crashes. What does each setting cost, at which load, and is the default a good one?
+# die when the pod crashes. What does each setting cost, at which load, and is the default a good one? Of another bus it is a batched
+# channel of its own, with its own default.
 
 # %% tags=["parameters"]
+scenario = "batch_size"  # or the path of your own
+channel = "analytics.events.batch"  # of that scenario, a batched one
 run_s = {1: 600, 20: 240, 200: 40}  # items per second of one pod -> seconds of load
 sizes = (10, 100, 1000)
 intervals_ms = (1000, 5000, 30000)
@@ -43,13 +46,17 @@ pd.options.display.float_format = lambda value: f"{value:,.0f}" if abs(value) >=
 # One pod publishes, one counts; every pod has a batcher of its own, so the rate is that of one pod. The order of the runs is random.
 
 # %%
-grid = [f"bus.batch_size={','.join(map(str, sizes))}", f"bus.batch_interval_ms={','.join(map(str, intervals_ms))}"]
+alone = sim.findings.batched_alone(sim.load_scenario(scenario), channel)
+axes = {alone.size_key: sorted({*sizes, alone.size}), alone.interval_key: sorted({*intervals_ms, alone.interval_ms})}
+grid = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
+
+# %%
 parts = []
 for rate, seconds in run_s.items():
-    settings = (*grid, f"load.rate_per_s={rate}", f"load.run_s={seconds}")
+    settings = (*alone.settings, *grid, f"load.rate_per_s={rate}", f"load.run_s={seconds}")
     out = Path(sweep_folder) / f"{rate}" if sweep_folder else None
-    parts.append(sim.run_sweep("batch_size", settings=settings, on=ground, out=out, keep="none"))
-table = pd.concat(parts, ignore_index=True)
+    parts.append(sim.run_sweep(scenario, settings=settings, on=ground, out=out, keep="none"))
+table = pd.concat(parts, ignore_index=True).rename(columns=alone.columns)
 table["verdict"].value_counts()
 
 # %% [markdown]
@@ -62,11 +69,11 @@ sim.plots.batch_theory(compared)
 # %%
 compared[["load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms", "wait_ms_predicted", "wait_ms_measured", "wait_error"]]
 # %% [markdown]
-# The default at one item per second: 30 s pass before the batch leaves, with 31 items on average. The first waits 30 s, the last hardly
-# at all.
+# The default at the lowest of the rates: the first item of a batch waits as long as its interval, unless its size ends it before; the last
+# hardly at all.
 
 # %%
-by_theory = sim.batch_costs(rate_per_s=1, size=100, interval_ms=30_000)
+by_theory = sim.batch_costs(rate_per_s=min(map(float, run_s)), size=alone.size, interval_ms=alone.interval_ms)
 print(f"predicted a mean wait of {sim.duration(by_theory.wait_ms_mean / 1e3)}, {by_theory.items_per_batch:.1f} items a batch")
 
 # %% [markdown]
@@ -75,7 +82,8 @@ print(f"predicted a mean wait of {sim.duration(by_theory.wait_ms_mean / 1e3)}, {
 # frontier that keep both limits, the one with the fewest publishes is recommended.
 
 # %%
-judged = sim.findings.batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk)
+default = (alone.size, alone.interval_ms)
+judged = sim.findings.batch_frontier(table, max_age_ms=max_age_ms, max_at_risk=max_at_risk, default=default)
 sim.plots.batch_frontier(judged, max_age_ms=max_age_ms)
 # %%
 judged[judged["dominated_by"] == ""].drop(columns=["dominated_by"])

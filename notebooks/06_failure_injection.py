@@ -14,11 +14,13 @@
 # %% [markdown]
 # # What does each fault do to the bus, and what would a better client or Redis Streams save?
 #
-# Faults of the catalogue, each on three buses: the reference's, Pub/Sub with all that a client can do by itself, and Redis Streams. The
-# short form runs some faults in virtual time. The deep one runs all of them on a real server and takes some minutes: `ground = "embedded"`,
-# `faults = ()`.
+# Faults of the catalogue, each on three buses: the scenario's own, Pub/Sub with all that a client can do by itself, and Redis Streams.
+# Without a scenario each fault has its own, of the reference's services; with one, it hurts the services that stand where those do. The
+# short form runs some faults in virtual time. The deep one runs all of them on a real server and takes some minutes:
+# `ground = "embedded"`, `faults = ()`.
 
 # %% tags=["parameters"]
+scenario = ""  # or the path of your own, which all faults are done to
 ground = "model"
 faults = ("broker_stop", "broker_freeze", "subscribers_cut", "publishers_cut", "pod_kill", "keys_lost")
 seed = 1
@@ -37,12 +39,13 @@ pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run it
-# A cell is the fault's own scenario with the bus exchanged: same pods, same calls, same seed. It is invalid when its bus breaks what it
+# A cell is the scenario with the bus exchanged: same pods, same calls, same seed. It is invalid when its bus breaks what it
 # promised: `hardened` promises that an event runs once, and its marker is a key that `keys_lost` takes away.
 
 # %%
+base = sim.load_scenario(scenario) if scenario else None
 with tempfile.TemporaryDirectory() as folder:
-    matrix = sim.run_matrix(on=ground, faults=faults or tuple(sim.FAULTS), seed=seed, out=Path(folder) / "runs")
+    matrix = sim.run_matrix(on=ground, faults=faults or tuple(sim.FAULTS), seed=seed, out=Path(folder) / "runs", scenario=base)
 rows = matrix.frame()
 ran = rows[rows["why_not"] == ""]
 rows.pivot(index="fault", columns="bus", values="verdict")

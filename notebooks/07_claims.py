@@ -17,6 +17,9 @@
 # The reference says what the bus does, and so does common advice. Each claim has an experiment here, one or more runs of the lab, and a
 # rule that turns what they measured into a verdict: true, false, or depends, and then on what. `buslab list claims` names all.
 #
+# Claims are about the reference's text, and each is judged in a scenario of the reference's services; faults on a bus of your own are in
+# notebook 06.
+#
 # By default those claims are run that virtual time can judge, the same on any machine, and three that need a real server.
 # `numbers = []` runs all 25, also those that need clusters and Locust, in about three minutes. `buslab claims 2` runs one alone.
 

@@ -19,6 +19,9 @@
 # than were run.
 
 # %% tags=["parameters"]
+scenario = "lock_lab"  # or the path of your own
+service = "music-service"  # of that scenario, which hears the channel
+channel = "config.template.invalidated"
 pods = (10, 100, 1000, 2000)
 computed = (10, 30, 100, 300, 1000, 2000, 5000, 10000, 20000)
 rate_per_s = 10  # events per second, all on one channel
@@ -36,13 +39,20 @@ pd.options.display.max_rows = 50
 
 # %% [markdown]
 # ## Run them
-# One service in so many replicas, all on one channel: the lock lab without its lock and handler time.
+# One service in so many replicas, all on one channel, which no other service hears here, without a lock and without handler time.
 
 # %%
-bare = ("bus.once=none", "services.music-service.handler_ms=0", "services.music-service.skew_ms=0")
-settings = (*bare, f"load.rate_per_s={rate_per_s}", f"load.run_s={run_s}", "limits.start_s=300")
-runs = sim.run_each("lock_lab", "services.music-service.replicas", pods, on=ground, settings=settings)
-rows = sim.findings.lag_rows(runs)
+loaded, me = sim.load_scenario(scenario), f'services."{service}"'
+spare = [name for name in loaded.channels if name != channel][:1]
+others = [name for name, one in loaded.services.items() if name != service and channel in one.subscribes]
+quiet = tuple(f'services."{name}".subscribes={spare}' for name in others)
+bare = ("bus.once=none", f"{me}.handler_ms=0", f"{me}.handler_cpu_ms=0", f"{me}.skew_ms=0", "faults=[]", "slo={}")
+bare += (f'load.mix={{"{channel}"=1}}', f'{me}.subscribes=["{channel}"]', "load.driver=pods")
+settings = (*bare, *quiet, f"load.rate_per_s={rate_per_s}", f"load.run_s={run_s}", "limits.start_s=300")
+
+# %%
+runs = sim.run_each(scenario, f"{me}.replicas", pods, on=ground, settings=settings)
+rows = sim.findings.lag_rows(runs).assign(pods=pods)
 rows.round(4)
 
 # %% [markdown]

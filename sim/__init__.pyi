@@ -38,4 +38,6 @@ from .scenario.asyncapi.bus import import_asyncapi as import_asyncapi
 from .scenario.asyncapi.export import export_asyncapi as export_asyncapi
 from .scenario.file import load_scenario as load_scenario
 from .scenario.json_schema import file_schema as file_schema
+from .scenario.manifests.write import manifests as manifests
+from .scenario.manifests.write import write_manifests as write_manifests
 from .scenario.start import new_bus as new_bus

@@ -11,6 +11,7 @@ Each message is one line and says what was wrong, the value, and what to do::
     │   └── BrokerRefused       it answers, but not to us (password, rights, TLS)
     ├── GeneratorError          the Locust child could not start or died
     ├── HostError               a process that holds pods could not start or ended by itself
+    │   └── MachineLost         the worker of a Dask cluster that held it does not answer any more
     ├── RecordError             rows could not be written (disk full, no permission)
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
     ├── UnsupportedVersion      an event of a schema version that this bus does not read
@@ -73,6 +74,15 @@ class MachineBusyError(BuslabError):
 
 class HostError(BuslabError):
     """A process of pods that could not start, or ended by itself, with the end of its log."""
+
+
+class MachineLost(HostError):
+    """A worker of a Dask cluster that does not answer any more, or that Dask has paused, with the pods that it held.
+
+    `every` says that it is all of them: the way to them is gone.
+    """
+
+    every = False
 
 
 class RecordError(BuslabError):

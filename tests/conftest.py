@@ -27,6 +27,7 @@ from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address
 from tests.support.examples import examples
 from tests.support.scenes import BOUND_S, Ground, ground_of
+from tests.support.too_long import COLLECTED, TOO_LONG
 from tests.support.unknown import pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]  # hooks, found by their names
@@ -46,8 +47,13 @@ if "BUSLAB_TESTS" not in os.environ:  # leases of tests, and of the processes th
     atexit.register(shutil.rmtree, os.environ["BUSLAB_TESTS"], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: one worker is busy with it while the others share the rest."""
+@pytest.hookimpl(tryfirst=True)  # before `-m` leaves any out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: one worker is busy with it while the others share the rest. Mark what is too long for each change."""
+    config.stash[COLLECTED] = tuple(item.nodeid for item in items)
+    for item in items:
+        if item.nodeid.startswith(TOO_LONG):
+            item.add_marker(pytest.mark.deep)
     items.sort(key=lambda item: item.get_closest_marker("browser") is None)
 
 

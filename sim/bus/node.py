@@ -14,6 +14,7 @@ from sim.bus.batcher import Batch, Batcher, BatchRule
 from sim.bus.cache import subject_of
 from sim.bus.envelope import VERSION, Event, correlation_id, encode_item, iso_timestamp
 from sim.bus.envelopes import AIPONGE, Envelope
+from sim.bus.key_caches import KeyRule, named_key
 from sim.bus.pointer import Pointer, key_at
 from sim.errors import NotEncodable
 from sim.record.schema import compose_key, event_id
@@ -65,6 +66,8 @@ class BusNode:
         Wall clock minus `now_ns`, for the envelope's timestamp.
     keys
         Event type -> where in the data of a call its business key stands.
+    cache_keys
+        Event type -> which key of a cache its events name, beside those of the reference.
     envelope
         How events become bytes.
 
@@ -87,6 +90,7 @@ class BusNode:
         batches: Mapping[str, BatchRule],
         wall_offset_ns: int,
         keys: Mapping[str, Pointer] = MappingProxyType({}),
+        cache_keys: Mapping[str, KeyRule] = MappingProxyType({}),
         envelope: Envelope = AIPONGE,
     ) -> None:
         self.source = source
@@ -99,6 +103,7 @@ class BusNode:
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
         self._pointers = dict(keys)
+        self._cache_keys = dict(cache_keys)
         self.waiting_keys: dict[str, list[str]] = {type: [] for type in self.batchers if type in self._pointers}
 
     def wall_ns(self, now_ns: int) -> int:
@@ -132,6 +137,7 @@ class BusNode:
         key, payload = self._encode(type, data, now_ns, intended_ns)
         pointer = self._pointers.get(type)
         keys = () if pointer is None else (key_at(pointer, data),)
+        rule = self._cache_keys.get(type)
         return Send(
             key,
             type,
@@ -140,7 +146,7 @@ class BusNode:
             intended_ns,
             0,
             intended_ns,
-            subject_of(type, data),
+            subject_of(type, data) if rule is None else named_key(rule, data),
             now_ns + self.skew_ns,
             keys,
             self._known_by(type, payload),

@@ -2,8 +2,12 @@
 
 Planted are one loss (a delivery is dropped), one duplicate (written twice), one swap (two neighbours of one publisher and
 channel change places) and one delay (a handler's start moved by `DELAY_NS`), each in another pod; and one event for a service without a
-pod (the only pod of `ALONE` is written down as gone from the delivery before the event to its own, which is dropped). They are planted
+pod (the only pod of a service is written down as gone from the delivery before the event to its own, which is dropped). They are planted
 between the receive path and the parquet file, so a fault of the writer, the ledger or a checker shows as a difference.
+
+Any scenario can be audited with: its bus, narrowed (`audited`) to a service of several pods that hear one channel, so that neighbours share
+it, and one of a single pod that hears a quiet channel, so that two of its events are far apart. A bus that has no other service and channel
+for the latter does without its error.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from sim.errors import UsageError
 from sim.machine.clock import NS_PER_S
 from sim.record.recorder import Tamper, arrow_table
 from sim.record.schema import TABLES, event_id
@@ -24,10 +29,17 @@ from sim.run.fleet import PROBER_NUMBER
 from sim.run.status import Watch
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
+from sim.scenario.problems import problems
+from sim.scenario.run_settings import Hosts, Kubelet
+from sim.scenario.settings import Scenario
 
 DELAY_NS = 7 * NS_PER_S
-ALONE = "analytics-service"  # one pod, which hears one quiet channel here, so that two of its events are far apart
-PODS = tuple(f"api-gateway-{number}" for number in range(4))  # they hear one channel only, so neighbours share it
+ALONE = "analytics-service"  # of the reference: one pod, which hears one quiet channel here
+CROWD = "api-gateway"  # of the reference: its pods hear one channel only
+PLANTED_PODS = 4
+MOST_PODS = 8  # of a service of another scenario
+QUIET_SHARE = 0.02  # of the calls
+EACH_POD_HEARS = ("pubsub", "sharded")  # transports
 SETTINGS = (
     "load.driver=pods",
     "load.rate_per_s=300",
@@ -78,8 +90,13 @@ class Audit:
 
 @dataclass
 class Planter:
-    """The errors, planted in the first part that holds enough deliveries; the next part of the pods table then says who was gone."""
+    """The errors, planted in the first part that holds enough deliveries; the next part of the pods table then says who was gone.
 
+    Most are planted in pods of `crowd`; one in the only pod of `single`, or nowhere where it is empty.
+    """
+
+    crowd: str = CROWD
+    single: str = ALONE
     lost: tuple[int, str] | None = None
     twice: tuple[int, str] | None = None
     swapped: tuple[int, int] | None = None
@@ -97,20 +114,24 @@ class Planter:
         if self.lost is not None:
             return rows
         plain, words = _taken_apart("deliveries", rows)
-        by_pod = [self._load_rows(plain, words["pod"].index(pod)) for pod in (*PODS, f"{ALONE}-0")]
+        pods = [f"{self.crowd}-{number}" for number in range(PLANTED_PODS)]
+        hearing = [*pods, f"{self.single}-0"] if self.single else pods
+        if not set(hearing) <= set(words["pod"]):
+            return rows
+        by_pod = [self._load_rows(plain, words["pod"].index(pod)) for pod in hearing]
         pair = _neighbours(plain["event"], by_pod[2])
         if pair is None or min(len(pod_rows) for pod_rows in by_pod) < 3:
             return rows
-        unheard = self._unheard(plain, by_pod[-1])
+        unheard = [self._unheard(plain, by_pod[-1])] if self.single else []
         lose, double, delay = by_pod[0][1], by_pod[1][1], by_pod[3][1]
-        self.lost, self.twice = (int(plain["event"][lose]), PODS[0]), (int(plain["event"][double]), PODS[1])
-        self.late, self.swapped = (int(plain["event"][delay]), PODS[3]), (int(plain["event"][pair[0]]), int(plain["event"][pair[1]]))
+        self.lost, self.twice = (int(plain["event"][lose]), pods[0]), (int(plain["event"][double]), pods[1])
+        self.late, self.swapped = (int(plain["event"][delay]), pods[3]), (int(plain["event"][pair[0]]), int(plain["event"][pair[1]]))
         plain["handled_ns"][delay] += DELAY_NS
         self.late_handled_ns = int(plain["handled_ns"][delay])
         order = np.arange(rows.num_rows)
         order[pair[0]], order[pair[1]] = pair[1], pair[0]
         copies = np.ones(rows.num_rows, dtype=np.int64)
-        copies[lose], copies[double], copies[unheard] = 0, 2, 0
+        copies[[lose, *unheard]], copies[double] = 0, 2
         taken = np.repeat(order, copies)
         return arrow_table("deliveries", {name: values[taken] for name, values in plain.items()}, words)
 
@@ -119,16 +140,16 @@ class Planter:
         received = plain["received_ns"][rows]
         gaps = np.diff(received)
         place = 1 + int(np.argmax(np.minimum(gaps[:-1], gaps[1:])))
-        self.alone = (int(plain["event"][rows[place]]), ALONE)
+        self.alone = (int(plain["event"][rows[place]]), self.single)
         # the event before it was sent by then, and this one by the time it was heard
         self.gone_ns = (int(received[place - 1]) + 1, int(received[place]))
         return int(rows[place])
 
     def _without_pod(self, rows: pa.Table) -> pa.Table:
-        """Return a part of the pods table that says besides that the only pod of `ALONE` was gone for that time."""
+        """Return a part of the pods table that says besides that the only pod of `single` was gone for that time."""
         assert self.gone_ns is not None
         plain, words = _taken_apart("pods", rows)
-        mine = np.flatnonzero(np.array(words["pod"] or [""])[plain["pod"]] == f"{ALONE}-0")
+        mine = np.flatnonzero(np.array(words["pod"] or [""])[plain["pod"]] == f"{self.single}-0")
         if not len(mine):
             return rows
         words["state"] += [word for word in ("stopped", "subscribed") if word not in words["state"]]
@@ -160,11 +181,65 @@ def _neighbours(events: np.ndarray, rows: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def run_audit(*, out: Path | None = None, watch: Watch = lambda status: None, planter: Tamper | None = None) -> Audit:
-    """Run a short scenario on the embedded broker with planted errors and compare the verdict with them.
+def audited(base: Scenario) -> tuple[Scenario, str, str]:
+    """Return a scenario narrowed to what an audit needs, the service with several pods, and the one with a single pod, empty for none.
+
+    Raises
+    ------
+    UsageError
+        Its pods do not each hear every event, its events have no ids, or nothing that a service publishes is heard.
+    """
+    where = f"scenario {base.name}"
+    if base.bus.transport not in EACH_POD_HEARS or not base.bus.redis_url:
+        how = f"transport = {base.bus.transport!r}" if base.bus.redis_url else "redis_url = false"
+        raise UsageError(f"{where}: bus.{how}: an audit plants in what each pod hears; it needs one of {', '.join(EACH_POD_HEARS)}")
+    if base.envelope.kind == "raw":
+        raise UsageError(f"{where}: envelope.kind = 'raw': an audit names the events it plants in, and these have no ids")
+    published = {name for service in base.services.values() for name in service.publishes if name in base.channels}
+    heard = [(name, channel) for name, service in base.services.items() for channel in service.subscribes if channel in published]
+    heard = [one for one in heard if base.channels[one[1]].order]
+    if not heard:
+        raise UsageError(f"{where}: no pod hears a channel that a service publishes and that promises an order: nothing can be planted")
+    busy = max(heard, key=lambda one: base.load.mix.get(one[1], 0.0))
+    others = [one for one in heard if one[0] != busy[0] and one[1] != busy[1]]
+    quiet = min(others, key=lambda one: base.load.mix.get(one[1], 0.0), default=("", ""))
+    replace = msgspec.structs.replace
+    services = {}
+    for name, service in base.services.items():
+        pods, hears = min(service.replicas, MOST_PODS), service.subscribes
+        if name in (busy[0], quiet[0]):
+            pods, hears = (max(pods, PLANTED_PODS), busy[1:]) if name == busy[0] else (1, quiet[1:])
+        services[name] = replace(
+            service, replicas=pods, subscribes=hears, handler_ms=0.0, handler_cpu_ms=0.0, concurrency=0, skew_ms=0.0
+        )  # fmt: skip
+    mix = {busy[1]: 1.0} if not quiet[1] else {busy[1]: 1 - QUIET_SHARE, quiet[1]: QUIET_SHARE}
+    load = replace(
+        base.load, driver="pods", rate_per_s=300.0, warm_up_s=0.0, run_s=4.0, mix=mix, shape="steady", reads_per_s=0.0, locustfile=""
+    )
+    narrow = replace(
+        base, name="audit", services=services, load=load,
+        channels={name: replace(one, batched=False) for name, one in base.channels.items()},
+        bus=replace(base.bus, once="none"), faults=(), slo={}, checkers=(), hosts=Hosts(), kubelet=Kubelet(),
+    )  # fmt: skip
+    for problem in problems(narrow):
+        raise UsageError(f"{where} cannot be audited with: {problem}")
+    return narrow, busy[0], quiet[0]
+
+
+def run_audit(
+    *,
+    scenario: Scenario | None = None,
+    on: str = "embedded",
+    out: Path | None = None,
+    watch: Watch = lambda status: None,
+    planter: Tamper | None = None,
+) -> Audit:
+    """Run a short scenario with planted errors and compare the verdict with them.
 
     Parameters
     ----------
+    scenario
+        Whose bus it is; by default the reference's.
     planter
         What changes the record in place of `Planter`, for the audit's own test: the audit must not pass then.
 
@@ -172,10 +247,14 @@ def run_audit(*, out: Path | None = None, watch: Watch = lambda status: None, pl
     ------
     BuslabError
         The run failed.
+    UsageError
+        The scenario cannot be audited with.
     """
     planted = Planter()
-    scenario = msgspec.structs.replace(load_scenario("baseline", settings=SETTINGS), name="audit")
-    folder = run_scenario(scenario, out=out, watch=watch, tamper=planter or planted)
+    narrow = msgspec.structs.replace(load_scenario("baseline", settings=SETTINGS), name="audit")
+    if scenario is not None:
+        narrow, planted.crowd, planted.single = audited(scenario)
+    folder = run_scenario(narrow, on=on, out=out, watch=watch, tamper=planter or planted)
     return Audit(tuple(_compare(judge_folder(folder, write=False), planted)), folder)
 
 
@@ -189,12 +268,13 @@ def _compare(judged: JudgedRun, planted: Planter) -> list[PlantedError]:
     publishes = run.publishes.set_index("event")
     late_us = (planted.late_handled_ns - publishes["intended_ns"].get(planted.late[0], 0)) / 1000 if planted.late else float("nan")
     witnesses = " ".join(verdict.checkers["order"].witnesses)
+    unheard = int(bool(planted.single))
     return [
-        PlantedError("missing copies", 2, counts["ledger"]["missing"]),
+        PlantedError("missing copies", 1 + unheard, counts["ledger"]["missing"]),
         PlantedError("of them without a cause", 1, counts["ledger"].get("unexplained", 0)),
-        PlantedError("of them owed to a service without a pod", 1, counts["ledger"].get("no-pod", 0)),
-        PlantedError("the event that it missed is the planted one", 1, float(_holds(alone, planted.alone))),
-        PlantedError("events that no pod of a service heard", 1, counts["ledger"]["unserved"]),
+        PlantedError("of them owed to a service without a pod", unheard, counts["ledger"].get("no-pod", 0)),
+        PlantedError("the event that it missed is the planted one", unheard, float(_holds(alone, planted.alone))),
+        PlantedError("events that no pod of a service heard", unheard, counts["ledger"]["unserved"]),
         PlantedError("events that only some pods of a service heard", 1, counts["ledger"]["half_served"]),
         PlantedError("the missing copy is the planted one", 1, float(_holds(missing, planted.lost))),
         PlantedError("copies heard again", 1, counts["duplication"]["redelivered"]),

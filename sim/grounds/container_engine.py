@@ -37,6 +37,7 @@ RYUK = "TESTCONTAINERS_RYUK_DISABLED"
 IMAGE_ENV = "BUSLAB_REDIS_IMAGE"
 DEFAULT_IMAGE = "redis:8.2.1-alpine"
 LOCAL_REPOSITORY = "buslab/valkey"
+POD_REPOSITORY = "buslab/pod"
 PULL_TIMEOUT_S = 600.0
 _PULL_POLL_S = 0.1
 _reaping = threading.Lock()
@@ -195,10 +196,15 @@ def local_image() -> str:
     return f"{LOCAL_REPOSITORY}:{server_version(server_binary())}"
 
 
+def _is_built_here(image: str) -> bool:
+    """Return whether an image is one that only `buslab image` makes."""
+    return image.startswith((f"{LOCAL_REPOSITORY}:", f"{POD_REPOSITORY}:"))
+
+
 def whole_name(client: DockerClient, image: str) -> str:
     """Return the name under which an image is looked up and run: behind the user's prefix, unless it stands there already.
 
-    The local image is only ever built here, so that no mirror has it; where it was not given the prefix by hand, it has none.
+    A local image is only ever built here, so that no mirror has it; where it was not given the prefix by hand, it has none.
     """
     from docker.errors import ImageNotFound
     from testcontainers.core.config import testcontainers_config as settings
@@ -206,7 +212,7 @@ def whole_name(client: DockerClient, image: str) -> str:
     prefix = settings.hub_image_name_prefix.strip()
     if not prefix or image.startswith(prefix):
         return image
-    if image.startswith(f"{LOCAL_REPOSITORY}:"):
+    if _is_built_here(image):
         with asking(f"cannot look up the image {prefix}{image}"):
             try:
                 client.images.get(prefix + image)
@@ -239,8 +245,9 @@ def ensure_image(
         try:
             found = client.images.get(image)
         except ImageNotFound:
-            if image.startswith(f"{LOCAL_REPOSITORY}:"):  # only ever built here
-                raise BrokerError(f"the image {image} is not on this machine: {_use_local(client)}") from None
+            if _is_built_here(image):
+                way_out = _use_local(client) if hint is None else hint()
+                raise BrokerError(f"the image {image} is not on this machine: {way_out}") from None
             _pull(client, image, tell, hint or (lambda: _use_local(client)))
             found = client.images.get(image)
     digests = found.attrs.get("RepoDigests") or [""]

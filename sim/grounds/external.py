@@ -49,6 +49,19 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
     address = parse_address(url)
     if not address.is_loopback and not load_this_server:
         raise UsageError(f"{address} is not on this machine: add --yes-load-this-server if it may be loaded")
+    reach(address)
+    yield ExternalBroker(address, str(address))
+
+
+def reach(address: Address) -> None:
+    """PING every node once, from this machine.
+
+    Raises
+    ------
+    UsageError
+        A file that its TLS options name is missing.
+    BrokerUnreachable, BrokerRefused
+    """
     _ = address.ssl_context  # a missing file is named before anything is asked of the server
     for node in address.nodes:
         client = redis.Redis.from_url(
@@ -58,7 +71,6 @@ def external(url: str, *, load_this_server: bool = False) -> Iterator[ExternalBr
             check(client, node)
         finally:
             client.close()
-    yield ExternalBroker(address, str(address))
 
 
 def check(client: redis.Redis, address: Address) -> None:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from sim.machine.words import count
 
 CONTENT_LABEL = "buslab.content"  # of the image: a digest of what went into it
 BIN = "usr/local/bin"
+LDD_TIMEOUT_S = 60.0
 _ELF = b"\x7fELF"
 
 
@@ -50,14 +51,36 @@ def build_image(*, tell: Callable[[str], None] = lambda text: None) -> BuiltImag
     BrokerError
         No engine, no permission, or a binary that no container can run.
     """
-    from docker.errors import APIError, ImageNotFound
-
     began_s = time.monotonic()
     binary, name = server_binary(), local_image()
     libraries = linked_libraries(binary)
     tell(f"packing {binary.name} and {count(len(libraries), 'library', 'libraries')} that it is linked with")
     archive = pack(binary, libraries)
     content = hashlib.sha256(archive).hexdigest()
+    changes = ["ENV PATH=/usr/local/bin", "WORKDIR /data", 'CMD ["valkey-server"]']
+    size_bytes, built = import_archive(archive, name=name, content=content, changes=changes, tell=tell)
+    return BuiltImage(name, size_bytes, time.monotonic() - began_s, built)
+
+
+def import_archive(
+    archive: bytes | Path, *, name: str, content: str, changes: Sequence[str], tell: Callable[[str], None]
+) -> tuple[int, bool]:
+    """Make an image of a tar, or of the file of one, unless the engine has it; return its size in bytes, and whether it was made.
+
+    Parameters
+    ----------
+    content
+        A digest of what is in it; an image of this name with another one is replaced.
+    changes
+        As of a Dockerfile.
+
+    Raises
+    ------
+    BrokerError
+        No engine, no permission, or the engine cannot.
+    """
+    from docker.errors import APIError, ImageNotFound
+
     with engine() as client, asking(f"cannot build the image {name}"):
         try:
             before = client.images.get(name)
@@ -65,35 +88,41 @@ def build_image(*, tell: Callable[[str], None] = lambda text: None) -> BuiltImag
             before = None
         built = before is None or before.labels.get(CONTENT_LABEL) != content
         if built:
-            tell(f"importing {len(archive) / 1e6:.1f} MB as {name}")
+            size = len(archive) if isinstance(archive, bytes) else archive.stat().st_size
+            tell(f"importing {size / 1e6:.1f} MB as {name}")
             repository, _, tag = name.partition(":")
-            changes = [f"LABEL {CONTENT_LABEL}={content}", "ENV PATH=/usr/local/bin", "WORKDIR /data", 'CMD ["valkey-server"]']
-            client.api.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+            asked = {"repository": repository, "tag": tag, "changes": [f"LABEL {CONTENT_LABEL}={content}", *changes]}
+            if isinstance(archive, bytes):
+                client.api.import_image_from_data(archive, **asked)
+            else:
+                client.api.import_image_from_file(str(archive), **asked)
             if before is not None:  # nothing names it any more
                 with contextlib.suppress(APIError):  # a container runs it
                     client.images.remove(before.id)
-        size_bytes = int(client.images.get(name).attrs["Size"])
-    return BuiltImage(name, size_bytes, time.monotonic() - began_s, built)
+        return int(client.images.get(name).attrs["Size"]), built
 
 
-def linked_libraries(binary: Path) -> list[Path]:
-    """Return the libraries that a Linux program is linked with, its loader included.
+def linked_libraries(*programs: Path) -> list[Path]:
+    """Return the libraries that Linux programs and libraries are linked with, the loader included.
 
     Raises
     ------
     BrokerError
-        It is no Linux program, or a library is missing.
+        The first is no Linux program, or a library is missing that it is linked with.
     """
+    binary = programs[0]
     with binary.open("rb") as file:
         if file.read(len(_ELF)) != _ELF:
             raise BrokerError(f"{binary} is no Linux program, so no container can run it: name an official image with --image")
     try:
-        said = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, timeout=LDD_TIMEOUT_S, check=False).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise BrokerError(f"ldd {binary}: {error}; name an official image with --image") from None
-    if missing := re.findall(r"(\S+) => not found", said):
+    own = said if len(programs) == 1 else re.split(r"^/\S.*:$", said, flags=re.MULTILINE)[1]
+    if missing := re.findall(r"(\S+) => not found", own):
         raise BrokerError(f"{binary} is linked with {', '.join(missing)}, which this machine does not have; install it")
-    return [Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", said, re.MULTILINE)]
+    found = [Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", said, re.MULTILINE)]
+    return list(dict.fromkeys(found))
 
 
 def pack(binary: Path, libraries: list[Path]) -> bytes:

@@ -1,7 +1,8 @@
 """Time for the live half: one clock for all processes of a machine, timers finer than a millisecond, and the event loop.
 
 `now_ns` reads CLOCK_MONOTONIC, which every process of one machine shares, so times of the broker's side, the pods and Locust can
-be subtracted from one another. On a `JumpingLoop` it reads that loop's virtual time instead.
+be subtracted from one another. Processes whose `clock_identity` differs read different clocks, which are compared (`sim.pods.clocks`). On a
+`JumpingLoop` it reads that loop's virtual time instead.
 
 epoll, and so asyncio, uvloop and gevent, wakes on whole milliseconds. A publisher that is up to 1 ms late would hide
 a Redis that answers in 0.1 ms, so `PreciseTimer` uses a Linux timerfd: a file descriptor that becomes readable at
@@ -14,11 +15,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import socket
 import struct
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 NS_PER_S = 1_000_000_000
@@ -57,6 +60,17 @@ def is_virtual() -> bool:
 def wall_offset_ns() -> int:
     """Return (wall clock - `now_ns`) in nanoseconds, to turn a run's times into dates. Virtual time begins at `VIRTUAL_EPOCH_S`."""
     return VIRTUAL_EPOCH_S * NS_PER_S if is_virtual() else time.time_ns() - time.monotonic_ns()
+
+
+def clock_identity() -> str:
+    """Return what processes that read the same CLOCK_MONOTONIC have in common: the boot of their kernel, and their time namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+    except OSError:
+        return socket.gethostname()
+    with contextlib.suppress(OSError):  # a kernel without time namespaces
+        boot += f" {os.readlink('/proc/self/ns/time')}"
+    return boot
 
 
 def utc_now() -> datetime:

@@ -10,13 +10,17 @@ something there would replace the device itself.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sim.machine.open_files import why_no_file
 
 SUFFIX = ".unfinished"
+MAX_FILE_NAME = 120  # bytes of a name that stands for a text; file systems allow 255, and a kind and a number stand beside it
+_NO_FILE_NAME = re.compile(r"[%/\\\x00-\x1f\x7f]|^\.")
 
 
 @contextlib.contextmanager
@@ -79,3 +83,13 @@ def write_all(texts: Mapping[Path, str]) -> None:
 def why_not_written(error: OSError) -> str:
     """Return why a file of a run was not written, and what to do."""
     return why_no_file(error) or f"{error.strerror or error}; free some space or choose another --out"
+
+
+def file_name(text: str) -> str:
+    """Return a file's name that stands for a text: the text where it can be one, else with what cannot as %XX, and short enough."""
+    name = _NO_FILE_NAME.sub(lambda found: f"%{ord(found[0]):02X}", text)
+    encoded = name.encode()
+    if len(encoded) <= MAX_FILE_NAME:
+        return name
+    digest = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    return f"{encoded[: MAX_FILE_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"

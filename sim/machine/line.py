@@ -18,7 +18,6 @@ import contextlib
 import functools
 import os
 import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ import msgspec
 
 from sim.errors import BuslabError
 from sim.machine.import_path import child_environment, python_child
-from sim.machine.process import Child
+from sim.machine.process import Child, Running
 from sim.machine.words import duration
 
 CONTROL_FD = "BUSLAB_CONTROL_FD"
@@ -72,7 +71,7 @@ class _End:
         The other side, in the words of an error.
     """
 
-    def __init__(self, *, name: str, child: Child | None, error: type[BuslabError]) -> None:
+    def __init__(self, *, name: str, child: Running | None, error: type[BuslabError]) -> None:
         self.name = name
         self._child = child
         self._error = error
@@ -80,7 +79,7 @@ class _End:
     @property
     def child(self) -> Child:
         """The process at the other end, where we started it."""
-        assert self._child is not None, f"{self.name} was not started by us"
+        assert isinstance(self._child, Child), f"{self.name} was not started by us"
         return self._child
 
     def tail(self) -> str:
@@ -108,7 +107,7 @@ class _End:
 class Line(_End):
     """One end of a line, for who may wait; `socket` may be watched for what comes."""
 
-    def __init__(self, end: socket.socket, *, name: str, child: Child | None = None, error: type[BuslabError] = BuslabError) -> None:
+    def __init__(self, end: socket.socket, *, name: str, child: Running | None = None, error: type[BuslabError] = BuslabError) -> None:
         super().__init__(name=name, child=child, error=error)
         self.socket = end
         self._unread = bytearray()
@@ -173,8 +172,9 @@ class Line(_End):
     def gone(self) -> BuslabError:
         """Return the error that says that the other side is gone, and why: a child has a while to write that down, and must then end."""
         if self._child is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.process.wait(LAST_WORDS_S)
+            deadline_s = time.monotonic() + LAST_WORDS_S
+            while self._child.poll() is None and time.monotonic() < deadline_s:
+                time.sleep(LOOK_S)
             self._child.end(timeout_s=1.0)
         return self._is_gone()
 
@@ -197,7 +197,7 @@ class AsyncLine(_End):
     """One end of a line, for an event loop; see `Line.to_async`."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, name: str, child: Child | None, error: type[BuslabError]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, name: str, child: Running | None, error: type[BuslabError]
     ) -> None:
         super().__init__(name=name, child=child, error=error)
         self._reader, self._writer = reader, writer

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from sim.machine.lease import MARK, mark, note_process
 from sim.machine.signals import signals_wait
@@ -38,6 +39,22 @@ def die_with_parent() -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+class Running(Protocol):
+    """A process that we started, ours or a container's: what its line asks of it."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+
+    def tail(self) -> str:
+        """Return the last lines of its output as one line."""
+
+    def end(self, *, timeout_s: float) -> int:
+        """Ask it to end (SIGTERM), then make it (SIGKILL); return the exit code."""
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL); return when it is gone."""
 
 
 class Child:

@@ -27,6 +27,7 @@ import redis
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.envelopes import AIPONGE, Envelope
+from sim.bus.key_caches import KeyRule
 from sim.bus.node import BusNode, Send
 from sim.bus.pointer import Pointer
 from sim.errors import BrokerUnreachable
@@ -79,7 +80,7 @@ class BusClient(Caller[Published]):
         Where its calls and publishes are recorded, or None.
     transport
         How the pods hear; by default Pub/Sub.
-    keys, envelope
+    keys, cache_keys, envelope
         As of `BusNode`.
     """
 
@@ -98,6 +99,7 @@ class BusClient(Caller[Published]):
         recorder: Recorder | None = None,
         transport: Transport | None = None,
         keys: Mapping[str, Pointer] = MappingProxyType({}),
+        cache_keys: Mapping[str, KeyRule] = MappingProxyType({}),
         envelope: Envelope = AIPONGE,
     ) -> None:
         node = BusNode(
@@ -107,6 +109,7 @@ class BusClient(Caller[Published]):
             batches={BATCH: BatchRule(batch_size, batch_interval_ms)} if batches is None else batches,
             wall_offset_ns=wall_offset_ns(),
             keys=keys,
+            cache_keys=cache_keys,
             envelope=envelope,
         )
         super().__init__(publisher or source, node=node, recorder=recorder)

@@ -16,6 +16,7 @@ from functools import partial
 
 from sim.bus.envelope import ANALYTICS, PROBE, Chunk, Event
 from sim.bus.fallback import HEARING, Fallback
+from sim.bus.key_caches import KeyCaches
 from sim.bus.metrics import BusCounts
 from sim.bus.node import BusNode, Send
 from sim.bus.once import find_recipe, lock_name
@@ -57,6 +58,8 @@ class Pod(Caller[None]):
 
     Parameters
     ----------
+    caches
+        What it keeps by key, which events drop.
     journal
         Is told what the pod is about to do; None where nobody would read it.
     """
@@ -69,6 +72,7 @@ class Pod(Caller[None]):
         node: BusNode,
         context: PodContext,
         pace: Pace = Pace(),  # noqa: B008 - frozen
+        caches: KeyCaches | None = None,
         journal: PodJournal | None = None,
     ) -> None:
         super().__init__(identity.name, node=node, recorder=context.recorder)
@@ -79,7 +83,8 @@ class Pod(Caller[None]):
         self.channels = identity.channels
         self.metrics_prefix = context.metrics_prefix
         self.logic = logic
-        self._own_handlers = {**dict.fromkeys(identity.channels, _only_hear), **logic.handlers}
+        self.caches = KeyCaches({}, {}) if caches is None else caches
+        self._own_handlers = {**dict.fromkeys(identity.channels, _only_hear), **logic.handlers, **self.caches.handlers(logic.handlers)}
         self.journal = journal
         self.state = "new"
         self.freezer = Freezer()
@@ -111,7 +116,8 @@ class Pod(Caller[None]):
             analytics_events_queued_total=sum(map(len, self.node.batchers.values()))
             + sum(s.items for s in self._kept if s.type in ANALYTICS or s.type in self.node.batchers),
             analytics_events_published_total=counters.analytics_published,
-            config_cache_invalidations_total=getattr(self.logic, "invalidations", 0),  # one that is not ours may have none
+            config_cache_invalidations_total=self.caches.invalidations
+            + getattr(self.logic, "invalidations", 0),  # one that is not ours may have none
         )
 
     def _slow_handling(self, pace: Pace) -> SlowHandling:
@@ -245,10 +251,11 @@ class Pod(Caller[None]):
         """Record that a connection came or went; a pod that hears again does not know what it missed."""
         hears = self.fallback.state in HEARING
         resync = self._context.outage.resync
-        if resync != "none" and isinstance(self.logic, ConfigReader):
-            self.logic.config.serves = hears or resync == "drop-caches"
-            if hears and self.state == "disconnected":
-                self.logic.config.forget()
+        if resync != "none":
+            for caches in (self.caches, self.logic.config) if isinstance(self.logic, ConfigReader) else (self.caches,):
+                caches.serves = hears or resync == "drop-caches"
+                if hears and self.state == "disconnected":
+                    caches.forget()
         self._enter("subscribed" if hears else "disconnected")
 
     def _enter(self, state: str) -> None:

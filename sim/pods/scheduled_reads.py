@@ -1,22 +1,30 @@
-"""Read the pods' configuration at scheduled times, so that the stale copies which a cache serves can be counted.
+"""Read what the pods keep in caches at scheduled times, so that the stale copies which a cache serves can be counted.
 
-A read is what a service does on each request: it asks its cache for a template or a provider, and on a miss loads it from the
-database, which always has the newest. Loading takes no time here, so an invalidation cannot overtake the load that it is about.
-Each read is one row of the table `reads`. A pod that is not running does not read; a frozen one reads when it goes on.
+A read is what a service does on each request: it asks its cache for a template, a provider or a key of its own bus, and on a miss loads
+it from the database, which always has the newest. Loading takes no time here, so an invalidation cannot overtake the load that it is
+about. Each read is one row of the table `reads`. A pod that is not running does not read; a frozen one reads when it goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
-from sim.bus.cache import PROVIDERS, TEMPLATES, ConfigSubscriber
 from sim.bus.services import ConfigReader
 from sim.machine.clock import Alarm, now_ns
 from sim.pods.replica import InlineReplica
 from sim.record.recorder import Recorder
 from sim.record.schema import ALIVE_STATES
 from sim.scenario.schedule import IntendedReads
+
+
+class CacheRead(Protocol):
+    """One read of a cache."""
+
+    def __call__(self, *, now_ns: int) -> tuple[int, bool]:
+        """Return when the served copy was loaded, and whether it was in the cache."""
+
 
 BURST = 64  # reads made before the loop may hear again
 
@@ -35,7 +43,7 @@ class ScheduledReads:
         self._at_ns = (reads.offset_ns + zero_ns).tolist()
         self._pod = reads.pod.tolist()
         self._subject = reads.subject.tolist()
-        self._keys = [(TEMPLATES if n < reads.templates else PROVIDERS) + id for n, id in enumerate(reads.subjects)]
+        self._subjects = reads.subjects
         self._next = 0
         self._alarm = Alarm(self._wake)
         self._arm()
@@ -46,14 +54,18 @@ class ScheduledReads:
             if self._at_ns[row] > due_ns:
                 break
             self._next = row + 1
-            pod, key = self._replicas[self._pod[row]].pod, self._keys[self._subject[row]]
-            if pod.state in ALIVE_STATES and isinstance(pod.logic, ConfigReader):
-                pod.freezer.then(partial(self._read, pod.name, pod.logic.config, key))
+            pod, (cache, key) = self._replicas[self._pod[row]].pod, self._subjects[self._subject[row]]
+            if pod.state not in ALIVE_STATES:
+                continue
+            if cache:
+                pod.freezer.then(partial(self._read, pod.name, key, partial(pod.caches.read, cache, key)))
+            elif isinstance(pod.logic, ConfigReader):
+                pod.freezer.then(partial(self._read, pod.name, key, partial(pod.logic.config.read, key)))
         self._arm()
 
-    def _read(self, pod: str, config: ConfigSubscriber, key: str) -> None:
+    def _read(self, pod: str, key: str, read: CacheRead) -> None:
         at_ns = now_ns()
-        loaded_ns, hit = config.read(key, now_ns=at_ns)
+        loaded_ns, hit = read(now_ns=at_ns)
         self._add(at_ns, pod, key, loaded_ns, "hit" if hit else "miss")
 
     def _arm(self) -> None:

@@ -180,10 +180,9 @@ class StandalonePod:
         self._recorder = Recorder(Path(), source=name, pods=[name])  # never flushed
         logic, bus, mine = scenario.new_logic(service), scenario.bus, scenario.services[service]
         rules = replace(scenario, bus=replace(bus, batch_size=settings.batch_size, batch_interval_ms=settings.batch_interval_ms))
-        heard = mine.subscribes if mine.subscribes or mine.publishes else tuple(logic.handlers)  # as the reference's bus file has it
         envelope = scenario.new_envelope()
         self.pod = Pod(
-            PodIdentity(name, 0, service, heard, seed=publisher),
+            PodIdentity(name, 0, service, mine.subscribes, seed=publisher),
             logic=logic,
             node=BusNode(
                 service,
@@ -192,6 +191,7 @@ class StandalonePod:
                 batches=rules.batches(),
                 wall_offset_ns=wall_offset_ns(),
                 keys=scenario.keys(),
+                cache_keys=scenario.cache_keys(),
                 envelope=envelope,
             ),
             context=PodContext(
@@ -207,6 +207,7 @@ class StandalonePod:
                 once=settings.once,
             ),
             pace=pace_of(mine),
+            caches=scenario.new_caches(service),
         )
         metrics = create_metrics(service)
         self._metrics_start = metric_start(service, prefix=bus.metrics_prefix)

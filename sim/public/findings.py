@@ -4,7 +4,7 @@ Rows are what a table beside a figure of `sim.plots` shows; an `…_answer` is a
 be clear beside all the others here, so some are longer than in the module that they come from.
 """
 
-from sim.experiments.batching.frontier import against_theory, batch_frontier
+from sim.experiments.batching.frontier import against_theory, batch_frontier, batched_alone
 from sim.experiments.batching.frontier import judge_default as batching_answer
 from sim.experiments.claims.table import claims_frame
 from sim.experiments.claims.table import concluded as claims_answer
@@ -29,6 +29,7 @@ __all__ = [
     "STEP_HEADINGS",
     "against_theory",
     "batch_frontier",
+    "batched_alone",
     "batching_answer",
     "capacity_answer",
     "claim_text",

@@ -29,7 +29,7 @@ from sim.machine.files import whole_file, why_not_written, write_whole
 from sim.record.arrow import arrow_schema
 from sim.record.checksum import file_checksum
 from sim.record.run_info import SealedTable
-from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES
+from sim.record.schema import MAX_WORDS, OPTIONAL, OTHERS, TABLES, source_of
 
 PARTS = "parts"
 ROWS_PER_PART = 1_000_000
@@ -332,7 +332,9 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
     """Join the parts of each table into one read-only file and return rows, bytes and checksum (CRC-32) of each.
 
     Parts are joined in the order of source and number, so the rows of a pod keep their order; no more of them is in memory than a part and
-    a group of rows.
+    a group of rows. Their times stay as they were written: where processes had several clocks, it is kept which of them wrote which rows,
+    so that whoever judges can translate them, by a line that can still be looked at and doubted. What was translated here could not be
+    taken back.
 
     Raises
     ------
@@ -340,12 +342,15 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
         A table could not be written; the parts are kept.
     """
     sealed = {}
+    several_clocks = any((folder / PARTS).glob("clocks-*.parquet"))
     for table in TABLES:
         parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
         path = folder / f"{table}.parquet"
         _write_groups(path, table, _in_groups(table, parts))
         path.chmod(0o444)
-        sealed[table] = SealedTable(sum(map(_rows_of, parts)), path.stat().st_size, file_checksum(path))
+        rows = [_rows_of(part) for part in parts]
+        sources = [(source_of(part.stem, table), many) for part, many in zip(parts, rows, strict=True)] if several_clocks else None
+        sealed[table] = SealedTable(sum(rows), path.stat().st_size, file_checksum(path), sources)
     for part in (folder / PARTS).glob("*"):
         part.unlink()
     if (folder / PARTS).exists():

@@ -37,7 +37,7 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     offered_calls, offered_reads
-        Application calls and reads of configuration that the schedule meant to make in warm-up and run.
+        Application calls and reads of caches that the schedule meant to make in warm-up and run.
     generators
         The processes that published, by their names in `hosts.host`.
     calls
@@ -59,12 +59,41 @@ class LoadInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     closed_by_server: Count | None = None
 
 
+class LostProcess(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A process of pods whose record was lost with its machine while the run went on (`hosts.on_loss = "count"`).
+
+    Attributes
+    ----------
+    host
+        Its name, as in the tables.
+    pods
+        The pods that it held.
+    publishers
+        Their numbers in event keys.
+    calls
+        How many calls they were meant to make until then: so many events at most, of which no publish is recorded.
+    at_ns, reason
+        When that was noticed, and what was.
+    """
+
+    host: str
+    pods: list[str]
+    publishers: list[int]
+    calls: Count
+    at_ns: Nanoseconds
+    reason: str
+
+
 class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Size and checksum of a sealed table; the oldest runs of this format have no checksum."""
+    """Size and checksum of a sealed table; the oldest runs of this format have no checksum.
+
+    `sources` says which process wrote its rows, as many in turn: only where not all of them read one clock.
+    """
 
     rows: Count
     bytes: Count
     crc32: int | None = None
+    sources: list[tuple[str, Count]] | None = None
 
 
 class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -89,6 +118,8 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     links_us
         Where pods reach the broker through links that can be made bad, what they add to a round trip with no fault on them
         (``direct_p50``, ``through_p50``, …); empty else.
+    lost
+        The processes of pods whose record was lost, where the run went on without them; else not there.
     recovered
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
@@ -113,6 +144,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     fleet: str
     notes: list[str]
     links_us: dict[str, float] | None = None
+    lost: list[LostProcess] | None = None
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None

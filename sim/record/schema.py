@@ -4,7 +4,9 @@ The live half writes these tables, the offline half reads them; nothing else pas
 
 Rules
 -----
-1. Times are nanoseconds of CLOCK_MONOTONIC, comparable across the processes of one machine.
+1. Times are nanoseconds of the CLOCK_MONOTONIC of the process that wrote the row, comparable across the processes of one machine. Of a
+   process with another clock than the run's the table `clocks` says how the two went. Its rows are kept as it wrote them; whoever reads
+   them to judge puts its times (`TIMES`) into the run's clock (`sim.results.run_clocks`).
 2. A column of type ``name`` holds a word from a small set and is dictionary-encoded (Categorical in pandas). Its first
    `MAX_WORDS` words are kept; any further one becomes `OTHERS`. A column of type ``text`` holds any number of short texts.
 3. Rows of one pod stand in the order in which the pod heard them.
@@ -24,7 +26,7 @@ import hashlib
 
 FORMAT = 3
 
-LATER_TABLES = ("keys", "identities")  # that run folders from before do not have
+LATER_TABLES = ("keys", "identities", "clocks")  # that run folders from before do not have
 MAX_WORDS = 60_000  # of one `name` column, because codes are uint16
 OTHERS = "(others)"
 
@@ -35,12 +37,13 @@ ROWS = {
     "identities": "an event that travelled without an id",
     "calls": "a call of an application",
     "deliveries": "a copy that a pod heard",
-    "reads": "a read of configuration through a pod's cache",
+    "reads": "a read of what a pod keeps in a cache",
     "pods": "a change of a pod's state, or of what it believes of its connections",
     "faults": "a fault on its target, once each time it was on",
     "broker": "a number that the broker, or the lab asking it, gave",
     "hosts": "a sample of a process of the lab",
     "probes": "a question of the kubelet",
+    "clocks": "a time at which the clock of a process with another clock than the run's was compared with the run's",
 }
 
 # table -> column -> (type, meaning). `name` is a dictionary-encoded string, `text` a string, the rest are numpy type names.
@@ -146,6 +149,17 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("int32", "of HTTP; 0 = no answer"),
         "body": ("name", "as it came; without an answer, one of NO_ANSWER"),
     },
+    "clocks": {
+        "host": ("name", "the process, as in `hosts`, and in the names of the parts that it wrote"),
+        "clock": ("name", "what processes that read the same clock have in common"),
+        "way": ("name", "see CLOCK_WAYS"),
+        "at_ns": ("int64", "when, by the clock of this process"),
+        "offset_ns": ("int64", "how far its clock was ahead of the run's"),
+        "drift_ppm": ("float64", "by how many millionths its clock was faster than the run's from then until the next row"),
+        "round_trip_ns": ("int64", "how long the round trip took that showed it: the fastest of its time"),
+        "residual_ns": ("int64", "how far other trips until the next row lie from the line between the two"),
+        "bound_ns": ("int64", "by how much a time until the next row may be wrong in the run's clock"),
+    },
 }
 
 # table -> columns that folders from before they were do not have. They count from any beginning, so only differences say something, and
@@ -176,6 +190,28 @@ LATER_COLUMNS: dict[str, dict[str, str | int]] = {
     "publishes": {"stamped_ns": 0},
     "pods": {"clock_ahead_ns": 0},
 }
+
+# table -> columns that are times of the clock of the process that wrote the row, and not how long something took. `clocks` itself has
+# none: it is what times are translated by.
+TIMES: dict[str, tuple[str, ...]] = {
+    "publishes": ("first_item_ns", "intended_ns", "sent_ns", "acked_ns", "stamped_ns"),
+    "calls": ("intended_ns",),
+    "deliveries": ("received_ns", "handled_ns"),
+    "reads": ("at_ns", "loaded_ns"),
+    "pods": ("at_ns",),
+    "faults": ("begin_ns", "end_ns", "felt_ns"),
+    "broker": ("at_ns",),
+    "hosts": ("at_ns",),
+    "probes": ("at_ns",),
+}
+
+# How the clock of a process was compared with the run's.
+CLOCK_WAYS = {
+    "echo": "the process answered the run directly",
+    "broker": "the run could not reach the process: question and answer went through the broker, on a channel of the lab's own",
+}
+
+NOT_COMPARED_NS = 1 << 60  # the `bound_ns` of a process whose clock was compared with nothing
 
 RUN_STATES = {
     "running": "not sealed: still going, or its process was killed and no command of the lab came after it",
@@ -284,7 +320,7 @@ SLO_METRICS = {
     "handled_twice": "events run more than once despite a recipe: by a service or, with bus.once_scope = 'event', by all together",
     "handled_never": "events that no pod ran although the bus has a recipe: of a service or, with bus.once_scope = 'event', of any",
     "handled_elsewhere": "events of a service that it never ran because another service had their lock (bus.once_scope = 'event')",
-    "stale_reads": "reads of configuration that were served a copy older than the newest update",
+    "stale_reads": "reads of caches that were served a copy older than the newest update",
     "stale_ms_p99": "99th percentile of how long a stale read's copy had been out of date, milliseconds",
     "stale_ms_max": "greatest time that a stale read's copy had been out of date, milliseconds",
     "stated_age_ms_p99": "99th percentile of an event's age by its timestamp and the clock of the pod that handles it, milliseconds",
@@ -302,6 +338,7 @@ SLO_METRICS = {
     "items_lost": "items of batches that no pod heard",
     "item_age_ms_p99": "99th percentile over the delivered batches of their oldest item's age when it was handled, milliseconds",
     "item_age_ms_max": "greatest age of an item when it was handled, milliseconds",
+    "backlog_drain_s_max": "greatest time from the end of an outage until no batch that a publisher had kept stood any more, seconds",
     "utilisation_max": "greatest share of what a pod's handlers can do that was asked of them",
     "queue_max": "most events that were sent and waited for the handlers of one pod at a time",
     "drain_s_max": "greatest time from the end of the load until a pod had begun all that was sent in it, seconds",
@@ -312,9 +349,31 @@ SLO_METRICS = {
     "offered_ratio_min": "calls made / calls the schedule meant running pods to make",
 }
 
+# Those of them that are times from what one process did to what another did: between two clocks they are as exact as these are known. Lag
+# is one too, copy by copy.
+TIMES_BETWEEN_PROCESSES = (
+    "item_age_ms_p99",
+    "item_age_ms_max",
+    "stale_ms_p99",
+    "stale_ms_max",
+    "stated_age_ms_p99",
+    "stated_age_ms_max",
+    "time_to_notice_s_max",
+    "time_to_recover_s_max",
+    "truth_gap_s_max",
+    "steady_s_max",
+    "deaf_s_max",
+    "drain_s_max",
+)
+
 EVENT_ID_PREFIX = "evt_"
 FOREIGN_BIT = 1 << 63
 _HEX = frozenset("0123456789abcdef")
+
+
+def source_of(part: str, table: str) -> str:
+    """Return which process wrote a part, by the name of its file without the ending: ``<table>-<source>-<n>``."""
+    return part.removeprefix(f"{table}-").rpartition("-")[0]
 
 
 def compose_key(*, nonce: int, publisher: int, sequence: int) -> int:

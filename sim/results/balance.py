@@ -93,14 +93,18 @@ def _alive(histories: list[PodHistory], channel: str, due_ns: Array) -> Array:
 
 
 def _came_alive_late(run: Run) -> int:
-    """Return the number of copies heard by pods that came alive between sending and answer, or lived for a part of its nanosecond."""
+    """Return the number of copies of pods that were not alive when the event was due and yet have one.
+
+    Those that were heard, by pods that came alive between sending and answer, or lived for a part of its nanosecond; and those of which
+    nobody knows whether they were expected, because clocks are not known well enough.
+    """
     due = _due_of_row(run)
 
     def of_piece(piece: Piece) -> int:
         late = 0
         for number in piece.pods:
             own = piece.of_pod(number)
-            mine = piece.publish[own][piece.fate[own] == FATE["delivered"]]
+            mine = piece.publish[own][np.isin(piece.fate[own], (FATE["delivered"], FATE["unknown"]))]
             late += int((~run.pod_histories[number].alive(due[mine])).sum())
         return late
 
@@ -108,10 +112,10 @@ def _came_alive_late(run: Run) -> int:
 
 
 def _served_late(run: Run) -> int:
-    """Return the number of events that pods of a service heard of which none was alive when they were due."""
+    """Return the number of events that have copies for a service of which no pod was alive when they were due (`_came_alive_late`)."""
     books, due, late = run.service_books, _due_of_row(run), 0
     for service in range(len(run.services)):
-        served = books.publish[(books.service == service) & (books.heard > 0)]
+        served = books.publish[(books.service == service) & ((books.heard > 0) | (books.unheard > 0))]
         alive = np.zeros(len(served), dtype=bool)
         channel, words = codes_of(run.publishes["channel"])
         for history in run.pod_histories:

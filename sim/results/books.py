@@ -11,7 +11,7 @@ from sim.results.copies import FATE, CopyIndex
 from sim.results.heard import RESULTS
 from sim.results.pieces import Piece, Pieces
 from sim.results.run_tables import RunTables
-from sim.results.service_books import ROLES, ServiceBooks, count_roles, keep_service_books
+from sim.results.service_books import ServiceBooks, count_roles, keep_service_books, roles_of
 from sim.results.tally import Tally, count_copies, tally_of
 
 
@@ -55,7 +55,7 @@ class _Counted(NamedTuple):
 def keep_books(run: RunTables, index: CopyIndex, pieces: Pieces) -> Books:
     """Return all copies of a run, counted."""
     many = len(run.publishes)
-    roles = np.zeros((len(run.services), len(ROLES), many), dtype=np.int16)
+    roles = np.zeros((len(run.services), len(roles_of(run)), many), dtype=np.int16)
     expected, delivered, again = (np.zeros(many, dtype=np.int32) for _ in range(3))
     cells: Array = np.zeros((), dtype=np.int64)
     causes, fates = cells, cells

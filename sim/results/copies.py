@@ -10,7 +10,9 @@ came alive later may.
 - **delivered**: the first delivery of an expected copy. **duplicate**: each further one to the same pod.
 - **unexpected**: a delivery of an event that is not in `publishes`, to a pod that was not to hear it, or of an event that its
   publisher calls refused or never-sent.
-- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published.
+- **unknown**: expected, not heard, not taken by a peer, and the publisher does not know whether it was published; or what the pod
+  recorded was lost with its machine, so that nobody knows whether it was heard. Or, between machines, not heard, and whether it was
+  expected, or why it is missing, turns on less than their clocks are known by (`sim.results.clock_doubt`).
 - **missing**: every other expected copy that was not heard. It has one cause: what its publisher knew (never-sent,
   publish-refused, sent-in-memory-mode), else **taken-by-peer** (on such a transport: another pod of the service heard it, also when
   the publisher does not know whether it was published), else the *silent window* of the pod that [sent, acked] touches, else unexplained.
@@ -30,12 +32,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import CAUSES, FATES
+from sim.results.clock_doubt import causes_in_doubt, own_error_ns, pod_error_ns, windows_in_doubt
 from sim.results.handed_out import Absence, GroupBooks, forgets, read_absences
 from sim.results.handling import handling_of
 from sim.results.heard import Deliveries, HeardRows, InMemory, SortedFiles
@@ -81,6 +85,8 @@ class CopyIndex:
     way: Array  # of each event: events of one way keep their order
     heard_by: dict[str, Array]  # service -> which events some pod of it heard from the broker; empty where each pod has its own copy
     channels: list[str]  # the words of the channels
+    clock: Array  # of each event: the number of the clock that it was sent by; empty where all clocks are one
+    bound_ns: Array  # of each event, against the run's clock; empty there too
     groups: dict[tuple[str, int], GroupBooks] = field(default_factory=dict)  # of services and ways, as they were asked for
 
 
@@ -107,6 +113,7 @@ def make_index(run: RunTables, *, in_memory: bool = False) -> CopyIndex:
     else:
         heard = SortedFiles(table, keys=key[row], names=names, at_most=_most_copies(run, channel[row], channels))
     cuts = broker[(broker["metric"] == "buffer_cuts") & (broker["value"] > 0)]
+    clock, bound_ns = _clocks_of(run, row)
     faults = [PodFault(f["fault"], f["begin_ns"], f["end_ns"] or FOREVER_NS, frozenset(f["target"].split(","))) for f in run.felt_faults()]
     return CopyIndex(
         row=np.append(row, np.int32(-1)),
@@ -122,6 +129,8 @@ def make_index(run: RunTables, *, in_memory: bool = False) -> CopyIndex:
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),
         heard_by=_heard_by_service(run, heard, len(row) + 1) if run.one_per_service else {},
         channels=channels,
+        clock=clock,
+        bound_ns=bound_ns,
     )
 
 
@@ -129,6 +138,14 @@ def _most_copies(run: RunTables, channel: Array, channels: Sequence[str]) -> lis
     """Return of how many events each pod can be expected to have a copy."""
     many = np.bincount(channel, minlength=len(channels)).tolist()
     return [sum(events for word, events in zip(channels, many, strict=True) if word in one.channels) for one in run.pod_histories]
+
+
+def _clocks_of(run: RunTables, row: Array) -> tuple[Array, Array]:
+    """Return `CopyIndex.clock` and `CopyIndex.bound_ns`."""
+    if not run.clocks.differ:
+        return np.array([], dtype=np.int16), np.array([], dtype=np.int64)
+    clock, bound = (np.append(run.publishes[column].to_numpy()[row], 0) for column in ("clock", "bound_ns"))
+    return clock, bound
 
 
 def _hurt(faults: Sequence[PodFault], *, many_nodes: bool) -> Iterator[SilentWindow]:
@@ -165,17 +182,18 @@ def _account_pod(run: RunTables, index: CopyIndex, heard: HeardRows, pod: int) -
     expected = wanted & history.alive(index.due_ns)
     possible = wanted & (index.outcome < OUTCOME["refused"])
     meant = (expected & possible)[event]
+    doubted, maybe = _expected_in_doubt(run, index, pod, wanted) if run.clocks.differ else (np.zeros(0, dtype=bool), expected)
     late = np.flatnonzero(~meant & possible[event])
-    came, was = history.alive(index.answered_ns[event[late]]), history.alive_about(index.due_ns[event[late]])
+    came, was = history.alive(index.answered_ns[event[late]]), history.alive_about(index.due_ns[event[late]]) | maybe[event[late]]
     late = late[came | was | run.one_per_service | run.handed_on | (index.outcome[event[late]] == OUTCOME["unknown"])]
     meant[late] = expected[event[late]] = True
     first = np.full(len(index.row), -1, dtype=np.int32)
     first[event[meant][::-1]] = rows[meant][::-1]  # written backwards, so that the first delivery wins
     fate = np.where(meant, np.where(first[event] == rows, FATE["delivered"], FATE["duplicate"]), FATE["unexpected"])
-    lost = np.flatnonzero(expected & (first < 0))
+    lost = np.flatnonzero((expected | maybe) & (first < 0))
     cause_of = np.array([CAUSE[KNOWN_CAUSE.get(word, "unexplained")] for word in OUTCOME])
     taken = index.heard_by[history.service][lost] & possible[lost] if run.one_per_service else np.zeros(len(lost), dtype=bool)
-    unknown = (index.outcome[lost] == OUTCOME["unknown"]) & ~taken
+    unknown = ((index.outcome[lost] == OUTCOME["unknown"]) | (run.unrecorded_pods[pod] & possible[lost])) & ~taken
     cause = np.where(unknown, CAUSE[""], cause_of[index.outcome[lost]])
     cause[taken] = CAUSE["taken-by-peer"]
     sent, answered = index.sent_ns[lost], index.answered_ns[lost]
@@ -189,10 +207,36 @@ def _account_pod(run: RunTables, index: CopyIndex, heard: HeardRows, pod: int) -
             cause[left] = [CAUSE[word or "unexplained"] for word in words]
     for window in index.hurt:
         cause[window.touches(sent, answered) & (cause == CAUSE["unexplained"])] = CAUSE[window.cause]
+    if run.clocks.differ:
+        searched = ~unknown & ~taken & (cause_of[index.outcome[lost]] == CAUSE["unexplained"])
+        unknown |= (doubted[lost] & ~taken) | (searched & _cause_in_doubt(run, index, pod, lost, searched))
+        cause[unknown] = CAUSE[""]
     lost_fate = np.where(unknown, FATE["unknown"], FATE["missing"])
     none = np.full(len(lost), -1, dtype=np.int32)
     publish = np.concatenate([index.row[event], index.row[lost]])
     return publish, np.concatenate([rows, none]), np.concatenate([fate, lost_fate]), np.concatenate([fate * 0, cause])
+
+
+def _expected_in_doubt(run: RunTables, index: CopyIndex, pod: int, wanted: Array) -> tuple[Array, Array]:
+    """Return for each event whether nobody knows if a pod was to hear it, and whether it may have been."""
+    error_ns, due_ns = pod_error_ns(run, run.pod_histories[pod].pod, index.clock, index.bound_ns), index.due_ns
+    some, all_of_it = run.pod_histories[pod].alive_in(due_ns - error_ns, due_ns + error_ns)
+    return wanted & some & ~all_of_it, wanted & some
+
+
+def _cause_in_doubt(run: RunTables, index: CopyIndex, pod: int, lost: Array, searched: Array) -> Array:
+    """Return for each lost event whether its cause turns on less than the clocks are known by; only of those whose cause was searched."""
+    found = np.zeros(len(lost), dtype=bool)
+    sent, answered = index.sent_ns[lost], index.answered_ns[lost]
+    error_ns = index.bound_ns[lost] + run.clocks.worst_ns
+    for way in np.unique(index.way[lost[searched]]).tolist():
+        here = np.flatnonzero(searched & (index.way[lost] == way))
+        windows = silent_windows(run, index, pod, way) + index.hurt
+        found[here] = windows_in_doubt(windows, sent[here], answered[here], error_ns[here])
+        if run.one_per_service and len(here):
+            books = _group(run, index, run.pod_histories[pod].service, way)
+            found[here] |= causes_in_doubt(partial(books.causes, of_pod=pod), sent[here], answered[here], error_ns[here])
+    return found
 
 
 def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list[SilentWindow]:
@@ -207,6 +251,7 @@ def silent_windows(run: RunTables, index: CopyIndex, pod: int, way: int) -> list
         faults=[fault for fault in index.faults if history.pod in fault.pods],
         drain_ns=_drain_ns(run),
         is_slow=handling_of(run.scenario.get("services", {}).get(history.service, {})).takes_time,
+        error_ns=own_error_ns(run, history.pod),
     )
 
 
@@ -245,6 +290,6 @@ def _group(run: RunTables, index: CopyIndex, service: str, way: int) -> GroupBoo
         np.concatenate(sent),
         index.sent_ns[added],
         index.answered_ns[added],
-        int(run.scenario.get("bus", {}).get("stream_max_len", STREAM_MAX_LEN)),
+        int(run.scenario["bus"].get("stream_max_len", STREAM_MAX_LEN)),
     )
     return books

@@ -1,8 +1,8 @@
 """Keep a run's deliveries pod by pod, so that whoever walks through them needs no more of them in memory than those of a few pods.
 
 Up to `ROWS_IN_MEMORY` of them stay in memory as the table has them. More are read from the sealed table group by group and sorted by pod
-into files without a name (in the folder for temporary files), which are gone with the process, however it ends: some 21 bytes a delivery.
-Beside them, memory grows with the number of publishes and of pods, not of deliveries.
+into files without a name (in the folder for temporary files), which are gone with the process, however it ends: some 21 bytes a delivery,
+and ten more where processes read several clocks. Beside them, memory grows with the number of publishes and of pods, not of deliveries.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from sim.errors import RunFolderError
 from sim.record.reader import Array, codes_in, positions
+from sim.record.schema import TIMES
 
 ROWS_IN_MEMORY = 6_000_000
 ROWS_A_PIECE = 1_000_000
@@ -73,6 +74,16 @@ class HeardRows:
         return self._read("handled_ns")
 
     @cached_property
+    def clock(self) -> Array:
+        """The number of the clock of `received_ns` and `handled_ns`; only where a run has several, as `bound_ns`."""
+        return self._read("clock")
+
+    @cached_property
+    def bound_ns(self) -> Array:
+        """By how much they may be wrong in the run's clock."""
+        return self._read("bound_ns")
+
+    @cached_property
     def path(self) -> Array:
         """How it came."""
         return self._read("path")
@@ -107,7 +118,7 @@ class Deliveries(Protocol):
         """Return what one pod heard, maybe among others."""
 
 
-class Places:
+class EventPlaces:
     """Where keys stand among those of all events; computed where each publisher's are without a gap, else searched."""
 
     def __init__(self, keys: Array) -> None:
@@ -148,7 +159,7 @@ class InMemory:
 
     def _read(self, name: str) -> Array:
         if name == "event_of":
-            return Places(self._keys).of(self._table["event"].to_numpy())
+            return EventPlaces(self._keys).of(self._table["event"].to_numpy())
         if name in ("path", "outcome"):
             return codes_in(self._table[name], PATHS if name == "path" else RESULTS)
         return self._table[name].to_numpy()
@@ -197,11 +208,21 @@ class Spool:
         return np.memmap(self._file, dtype=self._dtype, mode="r", offset=begin * self._dtype.itemsize, shape=(end - begin,))
 
 
-class PodsOfTable:
-    """Which pods a deliveries table names, and how many rows each has in each group of it."""
+Translated = Callable[[Mapping[str, Array], int], dict[str, Array]]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class PodsOfTable:
+    """Which pods a deliveries table names, and how many rows each has in each group of it.
+
+    Parameters
+    ----------
+    translated
+        Where processes read several clocks: puts the times of rows in succession, of which the first has this number in the table, into
+        the run's clock, and adds the columns `clock` and `bound_ns`.
+    """
+
+    def __init__(self, path: Path, *, translated: Translated | None = None) -> None:
+        self.path, self.translated = path, translated
         groups = _file(path).metadata.num_row_groups
         counted = list(in_threads(self._count, range(groups)))
         self.words = list(dict.fromkeys(word for words, _ in counted for word in words))
@@ -209,6 +230,15 @@ class PodsOfTable:
         self.rows = np.zeros((groups, len(self.words)), dtype=np.int64)
         for group, (words, many) in enumerate(counted):
             self.rows[group, [place[word] for word in words]] = many
+
+    def read_times(self, group: int, rows: pa.Table) -> dict[str, Array]:
+        """Return the times of one group of rows; these are its columns, as many as are asked for."""
+        times = {column: rows.column(column).to_numpy() for column in TIMES["deliveries"] if column in rows.column_names}
+        return times if self.translated is None else self.translated(times, int(self.rows[:group].sum()))
+
+    def first_handled_ns(self, many: int) -> Array:
+        """Return when the handlers of so many deliveries started, those that stand first in the table."""
+        return self.read_times(0, read_group(self.path, 0, ["handled_ns"]))["handled_ns"][:many]
 
     def _count(self, group: int) -> tuple[list[str], Array]:
         column = read_group(self.path, group, ["pod"]).column("pod").combine_chunks()
@@ -220,7 +250,7 @@ class SortedFiles:
     """Deliveries sorted by pod, in files."""
 
     def __init__(self, table: PodsOfTable, *, keys: Array, names: Mapping[str, int], at_most: Sequence[int]) -> None:
-        self._nobody, self._places = len(keys), Places(keys)
+        self._nobody, self._places = len(keys), EventPlaces(keys)
         self._pod = np.array([names[word] for word in table.words], dtype=np.uint16)
         rows = np.zeros((len(table.rows), len(names)), dtype=np.int64)
         rows[:, self._pod] = table.rows
@@ -229,27 +259,28 @@ class SortedFiles:
         self.rows = int(self._bounds[-1])
         self.pieces = list(_pieces(np.maximum(np.diff(self._bounds), at_most).tolist()))
         self._columns = {"event_of": Spool(np.int32), "received_ns": Spool(np.int64), "handled_ns": Spool(np.int64), "how": Spool(np.int8)}
-        self._path, self._words = table.path, table.words
+        if table.translated is not None:
+            self._columns |= {"clock": Spool(np.int16), "bound_ns": Spool(np.int64)}
+        self._table = table
         self._unknown: dict[int, list[tuple[Array, Array]]] = {}  # pod -> rows and keys of what nobody published
         for _ in in_threads(self._sort, range(len(table.rows))):
             pass
 
     def _sort(self, group: int) -> None:
-        rows = read_group(self._path, group, ["event", "pod", "received_ns", "handled_ns", "path", "outcome"])
-        columns = {column: rows.column(column).combine_chunks() for column in rows.column_names}
-        place = {word: number for word, number in zip(self._words, self._pod.tolist(), strict=True)}
+        rows = read_group(self._table.path, group, ["event", "pod", "path", "outcome", *TIMES["deliveries"]])
+        columns = {column: rows.column(column).combine_chunks() for column in ("event", "pod", "path", "outcome")}
+        place = {word: number for word, number in zip(self._table.words, self._pod.tolist(), strict=True)}
         pod, path, outcome = (_codes(columns[name], words) for name, words in (("pod", place), ("path", PATHS), ("outcome", RESULTS)))
         order = np.argsort(pod.astype(np.uint16), kind="stable")
         key = columns["event"].to_numpy()[order]
         values = {
             "event_of": self._places.of(key),
-            "received_ns": columns["received_ns"].to_numpy()[order],
-            "handled_ns": columns["handled_ns"].to_numpy()[order],
             "how": (path * HOW + outcome).astype(np.int8)[order],
+            **{column: times[order] for column, times in self._table.read_times(group, rows).items()},
         }
         pods, first = np.unique(pod[order], return_index=True)
-        ends = [*first[1:].tolist(), len(order)]
-        for number, begin, end in zip(pods.tolist(), first.tolist(), ends, strict=True):
+        bounds = np.append(first, len(order)).tolist()
+        for number, begin, end in zip(pods.tolist(), bounds[:-1], bounds[1:], strict=True):
             at = int(self._begin[group, number])
             for name, column in values.items():
                 self._columns[name].write(column[begin:end], at)

@@ -18,7 +18,12 @@ from sim.record.reader import Array, codes_of, positions
 
 
 def name_deliveries(
-    deliveries: pd.DataFrame, publishes: pd.DataFrame, identities: pd.DataFrame, *, hearer: Mapping[str, int] | None = None
+    deliveries: pd.DataFrame,
+    publishes: pd.DataFrame,
+    identities: pd.DataFrame,
+    *,
+    hearer: Mapping[str, int] | None = None,
+    error_ns: int = 0,
 ) -> pd.DataFrame:
     """Return the deliveries with the keys of the events in place of hashes, where `identities` knows them.
 
@@ -28,6 +33,8 @@ def name_deliveries(
     ----------
     hearer
         Pod -> the number of its service, where a transport hands an event to one pod of each service: then they hear together.
+    error_ns
+        By how much a time of hearing may be wrong against one of sending: how many copies there are must not turn on it.
     """
     if not len(identities):
         return deliveries
@@ -37,13 +44,13 @@ def name_deliveries(
     in_memory, heard_here = (known["outcome"] == "memory").to_numpy(), (deliveries["path"] == "memory").to_numpy()
     named = deliveries["event"].to_numpy().copy()
     together = deliveries["pod"] if hearer is None else deliveries["pod"].map(hearer).astype("category")
-    _name(named, deliveries, ~heard_here, known[~in_memory], by=together)
+    _name(named, deliveries, ~heard_here, known[~in_memory], by=together, error_ns=error_ns)
     for pod, own in known[in_memory].groupby("publisher", observed=True):
         _name(named, deliveries, heard_here & (deliveries["pod"] == pod).to_numpy(), own, by=deliveries["pod"])
     return deliveries.assign(event=named)
 
 
-def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataFrame, *, by: pd.Series[Any]) -> None:
+def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataFrame, *, by: pd.Series[Any], error_ns: int = 0) -> None:
     """Give some deliveries the keys of the events that they are of; `known` stands in the order of sending, `by` says who heard."""
     rows = np.flatnonzero(chosen)
     order = np.argsort(known["identity"].to_numpy(), kind="stable")
@@ -60,7 +67,7 @@ def _name(named: Array, deliveries: pd.DataFrame, chosen: Array, known: pd.DataF
     for (place, _), some in alike.items():
         mine = sorted(some, key=lambda row: received_ns[row])
         span = slice(first[place], first[place] + many[place])
-        named[mine] = events[span][_matched(sent_ns[span], received_ns[mine])]
+        named[mine] = events[span][_matched(sent_ns[span], received_ns[mine] + error_ns)]
 
 
 def _matched(sent_ns: Array, received_ns: Array) -> list[int]:

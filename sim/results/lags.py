@@ -27,8 +27,11 @@ class Lags(NamedTuple):
         Their names.
     lag, bus
         By the numbers of channel and service; `bus` is by them only where a limit is on a channel or a service, else all is at (0, 0).
+    least, most
+        The least and the most that each lag may have been, and `errors` the most that one may be wrong by; only where processes read
+        several clocks, else empty.
     negative
-        Copies that were handled before their event was meant or sent.
+        Copies that were handled before their event was meant or sent, by more than their clocks may be wrong.
     lag_ns, delay_ns
         All lags, and all times until the events were sent, summed over copies.
     """
@@ -37,14 +40,24 @@ class Lags(NamedTuple):
     services: list[str]
     lag: dict[tuple[int, int], Values]
     bus: dict[tuple[int, int], Values]
+    least: dict[tuple[int, int], Values]
+    most: dict[tuple[int, int], Values]
+    errors: dict[tuple[int, int], int]
     negative: int
     lag_ns: int
     delay_ns: int
 
     def of(self, values: dict[tuple[int, int], Values], kind: str = "", word: str = "") -> Values:
         """Return those of a channel or a service (`kind`), or all."""
+        return joined([one for cell, one in values.items() if self._is_of(cell, kind, word)])
+
+    def error_ns(self, kind: str = "", word: str = "") -> int:
+        """Return by how much a lag of a channel or a service (`kind`), or any, may be wrong at most; 0 where clocks do not differ."""
+        return max((error for cell, error in self.errors.items() if self._is_of(cell, kind, word)), default=0)
+
+    def _is_of(self, cell: tuple[int, int], kind: str, word: str) -> bool:
         place, words = (0, self.channels) if kind == "channel" else (1, self.services)
-        return joined([one for cell, one in values.items() if not kind or words[cell[place]] == word])
+        return not kind or words[cell[place]] == word
 
     @property
     def copies(self) -> int:
@@ -55,6 +68,9 @@ class Lags(NamedTuple):
 class _Part(NamedTuple):
     lag: dict[tuple[int, int], Array]
     bus: dict[tuple[int, int], Array]
+    least: dict[tuple[int, int], Array]
+    most: dict[tuple[int, int], Array]
+    errors: dict[tuple[int, int], int]
     negative: int
     lag_ns: int
     delay_ns: int
@@ -66,11 +82,13 @@ def read_lags(run: RunTables, pieces: Pieces) -> Lags:
     services = sorted({history.service for history in run.pod_histories})
     service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int16)
     in_file, scoped = pieces.whole is None, any(read_metric(name).scope for name in run.slo)
-    found = Lags(channels, services, {}, {}, 0, 0, 0)
+    found = Lags(channels, services, {}, {}, {}, {}, {}, 0, 0, 0)
     for part in pieces.each(lambda piece: _of_piece(run, piece, channel, service, scoped=scoped, in_order=in_file)):
-        for kept, values in ((found.lag, part.lag), (found.bus, part.bus)):
+        for kept, values in ((found.lag, part.lag), (found.bus, part.bus), (found.least, part.least), (found.most, part.most)):
             for cell, some in values.items():
                 kept.setdefault(cell, new_values(in_file=in_file)).add(some)
+        for cell, error in part.errors.items():
+            found.errors[cell] = max(error, found.errors.get(cell, 0))
         sums = (found.negative + part.negative, found.lag_ns + part.lag_ns, found.delay_ns + part.delay_ns)
         found = found._replace(negative=sums[0], lag_ns=sums[1], delay_ns=sums[2])
     return found
@@ -92,5 +110,18 @@ def _of_piece(run: RunTables, piece: Piece, channel: Array, service: Array, *, s
         return {one: np.sort(values[span]) if in_order else values[span] for one, span in places.items()}
 
     by_cell = parted(bus, spans) if scoped else {(0, 0): np.sort(bus) if in_order else bus}
-    negative = int(((lag < 0) | (bus < 0)).sum())
-    return _Part(parted(lag, spans), by_cell, negative, int(lag.sum()), int(lag.sum() - bus.sum()))
+    sums = int(lag.sum()), int(lag.sum() - bus.sum())
+    if not run.clocks.differ:
+        return _Part(parted(lag, spans), by_cell, {}, {}, {}, int(((lag < 0) | (bus < 0)).sum()), *sums)
+    error = _errors_ns(run, piece, first)
+    errors = {one: int(error[span].max()) for one, span in spans.items()}
+    negative = int(((lag < -error) | (bus < -error)).sum())
+    return _Part(parted(lag, spans), by_cell, parted(lag - error, spans), parted(lag + error, spans), errors, negative, *sums)
+
+
+def _errors_ns(run: RunTables, piece: Piece, copies: Array) -> Array:
+    """Return by how much the lag of each of these copies may be wrong."""
+    publish, delivery = piece.publish[copies], piece.delivery[copies]
+    clock, bound = (run.publishes[column].to_numpy()[publish] for column in ("clock", "bound_ns"))
+    error: Array = np.where(clock == piece.heard.clock[delivery], 0, bound + piece.heard.bound_ns[delivery])
+    return error

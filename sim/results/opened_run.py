@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from sim.results.books import Books, keep_books
 from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, account, make_index
 from sim.results.lags import Lags, read_lags
 from sim.results.pieces import Pieces, account_in_pieces
+from sim.results.run_clocks import error_ns
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
 from sim.results.story import story_of
@@ -85,7 +87,7 @@ class Run(RunTables):
     @cached_property
     def _copies_phase(self) -> Array:
         publish, delivery = self.copies.publish, self.copies.delivery
-        phases = take_rows(self.phase_codes(self.publishes["intended_ns"].to_numpy()), publish)
+        phases = take_rows(self.phase_codes(self.meant_ns(self.publishes)), publish)
         foreign = publish < 0
         phases[foreign] = self.phase_codes(self.deliveries["received_ns"].to_numpy()[delivery[foreign]])
         return phases
@@ -98,7 +100,7 @@ class Run(RunTables):
         DataFrame
             event (key, see `schema.event_id`), channel, publisher, phase, pod, service, fate, cause (empty when none),
             lag_us (intended time to handler start, NaN when not heard), path. See `sim.results.copies` and `sim.results.service_books` for
-            every word.
+            every word. Where processes read several clocks there is lag_error_us too: by how much lag_us may be wrong.
         """
         copies, publishes, deliveries, books = self.copies, self.publishes, self.deliveries, self.service_books
         alone = books.alone
@@ -110,9 +112,9 @@ class Run(RunTables):
         handled_ns = take_rows(deliveries["handled_ns"].to_numpy(), delivery)
         intended_ns = publishes["intended_ns"].to_numpy()
         lag_ns = handled_ns - take_rows(intended_ns, publish)
-        phase = np.concatenate([self.copies_phase(), self.phase_codes(intended_ns[books.publish[alone]])])
+        phase = np.concatenate([self.copies_phase(), self.phase_codes(self.meant_ns(publishes)[books.publish[alone]])])
         pod = np.concatenate([copies.pod, np.full(len(alone), -1, dtype=copies.pod.dtype)])
-        columns = {
+        columns: dict[str, Any] = {
             "event": event,
             "channel": gather(publishes["channel"], publish),
             "publisher": gather(publishes["publisher"], publish),
@@ -124,6 +126,10 @@ class Run(RunTables):
             "lag_us": np.where(published & (delivery >= 0), lag_ns / 1e3, np.nan),
             "path": gather(deliveries["path"], delivery),
         }
+        if self.clocks.differ:
+            heard = np.flatnonzero(published & (delivery >= 0))
+            columns["lag_error_us"] = np.full(len(publish), np.nan)
+            columns["lag_error_us"][heard] = error_ns(publishes, publish[heard], deliveries, delivery[heard]) / 1e3
         return pd.DataFrame(columns, copy=False)
 
     def lost(self, *, services: Sequence[str] = ()) -> pd.DataFrame:

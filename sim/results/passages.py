@@ -49,7 +49,7 @@ class Passages:
         """Return at most by how much each of `publishes` was sent late because of what was withheld."""
         publishes = self._publishes
         intended, sent = publishes["intended_ns"].to_numpy(), publishes["sent_ns"].to_numpy()
-        done = np.where(sent > 0, np.maximum(publishes["acked_ns"].to_numpy(), sent), intended)
+        done = np.maximum(publishes["acked_ns"].to_numpy(), sent)  # 0 of what never left: nobody waits behind it
         lost = self.to_servers(np.arange(len(publishes)), intended, done)
         late: Array = np.where(sent > intended, handed_on(self.publisher, intended, done, lost), 0)
         bounded: Array = np.minimum(late, np.maximum(sent - intended, 0))

@@ -117,7 +117,7 @@ class _Accounts:
 def account_in_pieces(run: RunTables, index: CopyIndex) -> Pieces:
     """Return every copy with its fate."""
     pieces = index.heard.pieces
-    phase_of = np.append(run.phase_codes(run.publishes["intended_ns"].to_numpy()), np.int8(0))
+    phase_of = np.append(run.phase_codes(run.meant_ns(run.publishes)), np.int8(0))
 
     def accounted(pods: range) -> Piece:
         heard = index.heard.of(pods)

@@ -52,6 +52,14 @@ class PodHistory:
         rows = np.array(self.at_ns, dtype=np.int64)
         return ran[np.searchsorted(rows, at_ns, side="right") + 1] > ran[np.searchsorted(rows, at_ns, side="left")]
 
+    def alive_in(self, begin_ns: Array, end_ns: Array) -> tuple[Array, Array]:
+        """Return for each time from a beginning to an end whether the pod was running in some of it, and whether in all of it."""
+        ran = np.cumsum([0, 0, *(state in ALIVE_STATES for state in self.states)])
+        rows = np.array(self.at_ns, dtype=np.int64)
+        first, last = np.searchsorted(rows, begin_ns, side="right"), np.searchsorted(rows, end_ns, side="right")
+        running = ran[last + 1] - ran[first]
+        return running > 0, running == last - first + 1
+
     def state(self, at_ns: int) -> str:
         """Return the pod's state at a time, empty before its first."""
         return ("", *self.states)[int(np.searchsorted(self.at_ns, at_ns, side="right"))]

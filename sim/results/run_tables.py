@@ -12,10 +12,11 @@ import pandas as pd
 from sim.errors import RunFolderError
 from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
 from sim.record.run_info import RunInfo
-from sim.record.schema import LATER_TABLES, TABLES
+from sim.record.schema import LATER_TABLES, TABLES, source_of
 from sim.results import heard
 from sim.results.identities import name_deliveries
 from sim.results.pod_histories import PodHistory, read_pod_histories
+from sim.results.run_clocks import RunClocks
 
 ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
 
@@ -29,7 +30,7 @@ class RunTables:
 
     `info` is run.json; `scenario` and `environment` are scenario.toml and environment.json as dicts; `slo` is the scenario's `[slo]`;
     `phases` maps a name to (start_ns, end_ns), in order, `FOREVER_NS` for one that had not ended; `sealed` is False when the run's
-    process ended before it could join its tables (what it wrote is still read).
+    process ended before it could join its tables (what it wrote is still read). Times are in the run's clock (`sim.results.run_clocks`).
     """
 
     def __init__(self, folder: Path, *, info: RunInfo, scenario: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -38,9 +39,15 @@ class RunTables:
         self.sealed = info.tables is not None and info.state != "running"
         self.phases = {phase.name: (phase.start_ns, phase.end_ns or FOREVER_NS) for phase in info.phases}
         self.unreadable_parts: list[str] = []
+        self.of_unknown_clocks: list[str] = []  # tables of which nobody knows which of several clocks wrote which rows
 
     pods, faults, reads, keys, identities = _lazy("pods"), _lazy("faults"), _lazy("reads"), _lazy("keys"), _lazy("identities")
     broker, hosts, probes, calls = _lazy("broker"), _lazy("hosts"), _lazy("probes"), _lazy("calls")
+
+    @cached_property
+    def clocks(self) -> RunClocks:
+        """The clocks of its processes."""
+        return RunClocks(self._rows("clocks")[0])
 
     @cached_property
     def deliveries(self) -> pd.DataFrame:
@@ -50,26 +57,34 @@ class RunTables:
             services = dict(zip(self.pods["pod"].astype(str), self.pods["service"].astype(str), strict=True))
             numbers = {service: number for number, service in enumerate(sorted(set(services.values())))}
             hearer = {pod: numbers[service] for pod, service in services.items()}
-        return name_deliveries(self._table("deliveries"), self._table("publishes"), self.identities, hearer=hearer)
+        return name_deliveries(
+            self._table("deliveries"), self._table("publishes"), self.identities, hearer=hearer, error_ns=self.clocks.greatest_error_ns
+        )
 
     @cached_property
     def many_deliveries(self) -> heard.PodsOfTable | None:
         """Which pods the table of deliveries names, where it is too long to be held in memory; else None.
 
-        An unsealed run, and one whose events travelled without an id, has to be held there all the same.
+        An unsealed run, and one whose events travelled without an id, has to be held there all the same. Where processes read several
+        clocks, the times of its groups of rows are translated whenever they are read.
         """
         sealed = (self.info.tables or {}).get("deliveries")
         if not self.sealed or sealed is None or sealed.rows <= heard.ROWS_IN_MEMORY or len(self.identities):
             return None
-        return heard.PodsOfTable(self.folder / "deliveries.parquet")
+        path = self.folder / "deliveries.parquet"
+        if not self.clocks.differ:
+            return heard.PodsOfTable(path)
+        sources = sealed.sources or [("", sealed.rows)]
+        if sealed.sources is None:
+            self._note_unknown_clocks("deliveries")
+        return heard.PodsOfTable(path, translated=lambda times, first: self.clocks.translated_times(times, sources, first=first))
 
     def first_handled_ns(self, many: int) -> Array:
         """Return when the handlers of so many deliveries started, those that stand first in the table."""
         table = self.many_deliveries
         if table is None:
             return self.deliveries["handled_ns"].to_numpy()[:many]
-        first: Array = heard.read_group(table.path, 0, ["handled_ns"]).column("handled_ns").to_numpy()[:many]
-        return first
+        return table.first_handled_ns(many)
 
     @cached_property
     def alike(self) -> Array:
@@ -83,7 +98,15 @@ class RunTables:
     def publishes(self) -> pd.DataFrame:
         """One row a publish, with its phase by intended time."""
         rows = self._table("publishes")
-        return rows.assign(phase=categorical(self.phase_codes(rows["intended_ns"].to_numpy()), list(self.phases) or [""]))
+        return rows.assign(phase=categorical(self.phase_codes(self.meant_ns(rows)), list(self.phases) or [""]))
+
+    def meant_ns(self, publishes: pd.DataFrame) -> Array:
+        """Return the intended times by which publishes belong to a phase.
+
+        By another clock than the run's what was meant for the very beginning of a phase must not seem to be before it.
+        """
+        intended: Array = publishes["intended_ns"].to_numpy()
+        return intended + 2 * publishes["bound_ns"].to_numpy() if self.clocks.differ else intended
 
     @cached_property
     def pod_histories(self) -> list[PodHistory]:
@@ -91,6 +114,12 @@ class RunTables:
         many = self.many_deliveries
         named = self.deliveries if many is None else pd.DataFrame({"pod": categorical(np.array([], dtype=np.int16), many.words)})
         return read_pod_histories(self.pods, named)
+
+    @cached_property
+    def unrecorded_pods(self) -> Array:
+        """Of which of `pod_histories` the record was lost with their machine: nobody knows what they heard."""
+        names = {pod for lost in self.info.lost or () for pod in lost.pods}
+        return np.array([history.pod in names for history in self.pod_histories], dtype=bool)
 
     @cached_property
     def services(self) -> list[str]:
@@ -140,17 +169,30 @@ class RunTables:
         return [{str(column): value for column, value in row.items()} for row in felt.to_dict("records")]
 
     def _table(self, table: str) -> pd.DataFrame:
-        whole, parts = self.folder / f"{table}.parquet", []
-        if whole.exists() or (self.sealed and (table not in LATER_TABLES or table in (self.info.tables or {}))):
-            return read_table(whole, table)
+        rows, sources = self._rows(table)
+        if sources is None and self.clocks.differ:
+            self._note_unknown_clocks(table)
+        return self.clocks.translated(rows, table, sources or [("", len(rows))])
+
+    def _note_unknown_clocks(self, table: str) -> None:
+        if table not in self.of_unknown_clocks:
+            self.of_unknown_clocks.append(table)
+
+    def _rows(self, table: str) -> tuple[pd.DataFrame, list[tuple[str, int]] | None]:
+        """Return the rows of a table as they were written, and which process wrote how many of them; None where that is not known."""
+        whole, parts, sources = self.folder / f"{table}.parquet", [], []
+        sealed = self.info.tables or {}
+        if whole.exists() or (self.sealed and (table not in LATER_TABLES or table in sealed)):
+            return read_table(whole, table), sealed[table].sources if table in sealed else None
         for part in sorted((self.folder / "parts").glob(f"{table}-*.parquet")):
             try:
                 parts.append(read_table(part, table))
+                sources.append((source_of(part.stem, table), len(parts[-1])))
             except RunFolderError:
                 self.unreadable_parts.append(part.name)
         dtypes = {"name": "category", "text": "str"}
         empty = pd.DataFrame({column: pd.Series([], dtype=dtypes.get(kind, kind)) for column, kind in TABLES[table].items()})
-        return join_parts(parts) if parts else empty
+        return join_parts(parts) if parts else empty, sources
 
     def phase(self, name: str) -> tuple[int, int] | None:
         """Return (start_ns, end_ns) of a phase, None when the run did not reach it."""

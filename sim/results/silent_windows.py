@@ -69,6 +69,7 @@ def read_windows(
     faults: Sequence[PodFault],
     drain_ns: int,
     is_slow: bool = False,
+    error_ns: int = 0,
 ) -> list[SilentWindow]:
     """Return the times in which a pod could not hear what came one way; of two that overlap, the first says why.
 
@@ -84,13 +85,15 @@ def read_windows(
         When the drain began.
     is_slow
         Whether its handlers take time.
+    error_ns
+        By how much `received_ns` may be wrong against the times of its states.
     """
     newest = np.maximum.accumulate(sent_ns)
     windows: list[SilentWindow] = []
     joined, began = 0, False
     silent: _Silent | None = None  # the window that is open
     for at, state in zip(history.at_ns, history.states, strict=True):
-        last = int(np.searchsorted(received_ns, at, side="right")) - 1
+        last = int(np.searchsorted(received_ns, at + error_ns, side="right")) - 1
         quiet = max(joined, int(newest[last])) if last >= 0 else joined
         if state == "starting" and began:  # a row that tells something else of it, such as that its clock is wrong
             continue

@@ -18,7 +18,7 @@ from sim.results.pieces import Piece
 from sim.results.run_tables import RunTables
 from sim.results.service_books import NO_COPY, ServiceBooks
 
-PAIRS = ("pairs", "unserved", "in_doubt", "half_served")
+PAIRS = ("pairs", "unserved", "in_doubt", "half_served", "half_in_doubt")
 
 
 class Tally(NamedTuple):
@@ -32,7 +32,8 @@ class Tally(NamedTuple):
         Shape (services, channels, fates), as `schema.FATES` has them. A service without a pod counts with the copy that it is owed.
     pairs
         Shape (services, channels, `PAIRS`): events that the service should hear; of them those that no pod of it heard, those of these
-        that may never have been published, and those that only some of its pods heard.
+        that may never have been published, those that only some of its pods heard, and of the latter those of which nobody knows whether
+        the others should have.
     causes
         Missing copies by cause; the causes that there are none of too.
     events
@@ -51,8 +52,12 @@ class Tally(NamedTuple):
         return dict(zip(FATE, self._within(self.copies, of), strict=True))
 
     def served(self, of: MetricName) -> dict[str, int]:
-        """Return events by how services heard them: `PAIRS`, of the run, or of a metric's service or channel."""
-        return dict(zip(PAIRS, self._within(self.pairs, of), strict=True))
+        """Return events by how services heard them: `PAIRS`, of the run, or of a metric's service or channel.
+
+        The last of them, which only a run of several clocks can have, is left out where there is none.
+        """
+        served = dict(zip(PAIRS, self._within(self.pairs, of), strict=True))
+        return served if served[PAIRS[-1]] else {kind: served[kind] for kind in PAIRS[:-1]}
 
     def _within(self, cells: Array, of: MetricName) -> list[int]:
         names, axis = (self.services, 0) if of.scope == "service" else (self.channels, 1)
@@ -89,7 +94,8 @@ def tally_of(run: RunTables, books: ServiceBooks, cells: Array, causes: Array) -
     alone = books.fate[pairs] != NO_COPY
     cells = cells + np.bincount(pair[alone] * len(FATE) + books.fate[pairs][alone], minlength=len(cells))
     causes = causes + np.bincount(books.cause[pairs][alone], minlength=len(CAUSE))
-    kinds = (pair, pair[books.unserved[pairs]], pair[books.in_doubt[pairs]], pair[books.half_served[pairs]])
+    which = (books.unserved, books.in_doubt, books.half_served, books.half_in_doubt)
+    kinds = (pair, *(pair[some[pairs]] for some in which))
     return Tally(
         run.services,
         [*channels, ""],

@@ -31,6 +31,7 @@ from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import BROKER, PROXY
 from sim.results.opened_run import Run
 from sim.results.outages import union
+from sim.results.run_clocks import RUNS
 
 STALL_NS = 100_000_000
 WINDOW_NS = 1_000_000_000
@@ -167,19 +168,27 @@ def read_withheld(run: Run) -> Withheld:
     if run.info.ground == "model":
         return Withheld(accounts, [], STALL_NS)
     rows = run.hosts.sort_values("at_ns", kind="stable")
-    machine = rows[rows["wall_offset_ns"].notna()].drop_duplicates("at_ns")
-    if len(machine):  # processes of one machine tell the same of it: the one that told most often will do
-        teller = machine["host"].value_counts().idxmax()
-        machine = machine[machine["host"] == teller]
-    steps = _steps(machine)
+    clock_of = dict(zip(rows["host"], rows["clock"], strict=True)) if run.clocks.differ else {}
+    machines = {code: _of_machine(rows[rows["clock"] == code]) for code in set(clock_of.values())} or {RUNS: _of_machine(rows)}
+    steps_of = {code: _steps(machine) for code, machine in machines.items()}
     frozen = frozen_on(run)
     asleep = [(int(row["begin_ns"]), int(row["end_ns"]) or FOREVER_NS) for row in run.faults.to_dict("records") if row["fault"] in FROZEN]
     for host, its in rows.groupby("host"):
         on_purpose = asleep if str(host).split(" ")[0] == BROKER else frozen.get(str(host), [])
+        code = clock_of.get(host, RUNS)
         if len(its) > 1:
-            accounts[str(host)] = _account(its, machine, steps, on_purpose)
+            accounts[str(host)] = _account(its, machines[code], steps_of[code], on_purpose)
     keep_alive_ns = int(float(run.scenario.get("bus", {}).get("keep_alive_s", 0.0)) * 1e9)
+    steps = sorted(step for some in steps_of.values() for step in some)
     return Withheld(accounts, steps, min(STALL_NS, keep_alive_ns) if keep_alive_ns else STALL_NS)
+
+
+def _of_machine(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what was told of a machine: its processes tell the same, so the one that told most often will do."""
+    machine = rows[rows["wall_offset_ns"].notna()].drop_duplicates("at_ns")
+    if not len(machine):
+        return machine
+    return machine[machine["host"] == machine["host"].value_counts().idxmax()]
 
 
 def _account(rows: pd.DataFrame, machine: pd.DataFrame, steps: Sequence[Step], frozen: Sequence[tuple[int, int]]) -> Account:

@@ -8,6 +8,7 @@ from sim.errors import UsageError
 from sim.grounds.broker import Broker
 from sim.machine.open_files import raise_open_files
 from sim.machine.words import count
+from sim.pods.hosts.containers import check_engine
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.own_code import own_code_notes
@@ -88,6 +89,25 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
             raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
 
 
+def check_hosts(scenario: Scenario) -> None:
+    """Refuse a scenario whose pods cannot live here where it says.
+
+    Raises
+    ------
+    BrokerError
+        They are to be containers, and there is no engine or no image for them.
+    """
+    if scenario.hosts.kind == "containers" and scenario.services:
+        check_engine()
+
+
+def files_per_pod(scenario: Scenario, *, nodes: int = 1) -> int:
+    """Return how many files a pod opens; `nodes`: of the broker."""
+    ends = nodes if scenario.bus.transport == "sharded" else 1
+    each = 2 * ends + (nodes if scenario.bus.once != "none" else 0)  # to hear, to speak, to lock
+    return each + (2 if scenario.load.mix.get(HTTP_CALL) or scenario.kubelet.enabled else 0)
+
+
 def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = True) -> int:
     """Return about how many files that process needs which opens most: with the pods, the proxy of their links, Locust, or the server.
 
@@ -98,15 +118,15 @@ def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = T
     """
     pods = len(scenario.pods())
     ends = nodes if scenario.bus.transport == "sharded" else 1
-    each = 2 * ends + (nodes if scenario.bus.once != "none" else 0)  # to hear, to speak, to lock
-    if scenario.load.mix.get(HTTP_CALL) or scenario.kubelet.enabled:
-        each += 2
+    each = files_per_pod(scenario, nodes=nodes)
     kinds = {kind for kind, weight in scenario.load.mix.items() if weight > 0}
     publishing = sum(service.replicas for service in scenario.services.values() if kinds & set(service.publishes))
     locusts = publishing if scenario.load.driver == "locust" else 0
     if scenario.load.locustfile:
         locusts = scenario.users() * sum(bool(service.publishes) for service in scenario.services.values())
-    here = pods if scenario.hosts.kind == "inline" else -(-pods // scenario.hosts.processes)
+    # A container holds one pod; the workers of a Dask cluster are asked for theirs.
+    holds = {"inline": pods, "local": -(-pods // scenario.hosts.processes), "containers": min(1, pods), "dask": 0}
+    here = holds[scenario.hosts.kind]
     needs = [OWN_FILES + here * each, OWN_FILES + locusts * ends]
     if any("links" in fault.needs for fault in scenario.faults):
         needs.append(OWN_FILES + pods * (1 + 2 * each))

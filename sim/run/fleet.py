@@ -19,8 +19,10 @@ from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns, wall_offset_ns
 from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
+from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
+from sim.pods.hosts.places import Places
 from sim.pods.kubelet import FleetKubelet
 from sim.record.recorder import Recorder, Tamper
 from sim.scenario.file import Scenario
@@ -63,6 +65,8 @@ class Fleet:
         run_id: str,
         tamper: Tamper | None = None,
         links: Links | None = None,
+        places: Places | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
         self.host: Host = HOSTS[scenario.hosts.kind](
@@ -75,7 +79,10 @@ class Fleet:
             failed=self._fail,
             tamper=tamper,
             links=links,
+            clocks=clocks,
+            **({} if places is None else {"places": places}),
         )
+        self._places = places
         self.recorder: Recorder = self.host.recorder
         self.kubelet: FleetKubelet | None = None
         if scenario.kubelet.enabled:
@@ -108,7 +115,8 @@ class Fleet:
         """Sentences for the reader of the run."""
         restarts = self.kubelet.restarts if self.kubelet is not None else {}
         counted = ", ".join(f"{name} ({many})" for name, many in sorted(restarts.items()))
-        return [f"restarted by the kubelet: {counted}"] if counted else []
+        where = [] if self._places is None else [self._places.describe()]
+        return [*where, f"restarted by the kubelet: {counted}"] if counted else where
 
     @property
     def channels(self) -> list[str]:

@@ -7,7 +7,9 @@ flushed), `close`. `hosts` are the names under which the generator's processes r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +20,21 @@ from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.line import AsyncLine, Line, start_child
 from sim.machine.process import Child
 from sim.machine.words import duration
+from sim.pods.clocks import Clocks, MirrorClock, OtherClock
 from sim.pods.hosts import Host
-from sim.run.locust_messages import OWN_LOCUSTFILE, Done, Go, LagSample, LoadJob, LoadProgress, Message, Ready, Stop
+from sim.run.locust_messages import (
+    OWN_LOCUSTFILE,
+    Done,
+    Go,
+    LagSample,
+    LoadJob,
+    LoadProgress,
+    Message,
+    MirrorOf,
+    PartHome,
+    Ready,
+    Stop,
+)
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
 
@@ -138,7 +153,15 @@ class LocustGenerator:
     calls_not_made = 0  # its users run on, whatever becomes of the pods
 
     def __init__(
-        self, scenario: Scenario, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None = None
+        self,
+        scenario: Scenario,
+        *,
+        address: Address,
+        folder: Path,
+        nonce: int,
+        run_id: str,
+        clocks: Clocks | None = None,
+        caller: socket.socket | None = None,
     ) -> None:
         self.hosts: tuple[str, ...] = ("locust",)
         self.calls = 0
@@ -150,6 +173,9 @@ class LocustGenerator:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._job = LoadJob(address.urls, str(folder.resolve()), nonce, run_id, msgspec.to_builtins(scenario))
         self._caller = caller
+        self._clocks = clocks or Clocks(address, run_id=run_id)
+        self._elsewhere: list[str] = []  # processes that read another clock
+        self._home_s = 0.0  # when a part of a record came last
         self._line: AsyncLine | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -181,6 +207,11 @@ class LocustGenerator:
             self.hosts = message.hosts
             if not self._ready.done():
                 self._ready.set_result(None)
+        elif isinstance(message, OtherClock):
+            self._elsewhere.append(message.host)
+            self._clocks.compare(message, mirror=partial(self._mirror, message.host))
+        elif isinstance(message, PartHome):
+            self._home_s = asyncio.get_running_loop().time()
         elif isinstance(message, LoadProgress):
             self.calls, self.published = message.calls, message.published
         elif isinstance(message, Done):
@@ -189,6 +220,10 @@ class LocustGenerator:
                 self._fail(GeneratorError(message.error))
             elif not self._done.done():
                 self._done.set_result(None)
+
+    def _mirror(self, host: str, order: MirrorClock) -> None:
+        if self._line is not None:
+            self._line.send(MirrorOf(host, order.channel))
 
     def _fail(self, error: BuslabError) -> None:
         for future in (self._ready, self._done):
@@ -210,12 +245,14 @@ class LocustGenerator:
             self._line.send(LagSample(lags_ms[:: max(1, len(lags_ms) // LAGS_AT_ONCE)]))
 
     async def ready(self) -> None:
-        """Return when every user is connected.
+        """Return when every user is connected, and the clock of every process that has users is known.
 
         Raises
         ------
         GeneratorError
             The child died or did not get there in time; the message ends with its log.
+        HostError
+            The clock of a worker cannot be compared.
         """
         bound_s = READY_TIMEOUT_S if self._caller is None else CALLER_READY_TIMEOUT_S
         try:
@@ -223,11 +260,13 @@ class LocustGenerator:
                 await asyncio.shield(self._ready)
         except TimeoutError:
             raise GeneratorError(f"Locust was not ready within {duration(bound_s)}{self._tail()}") from None
+        for host in self._elsewhere:
+            await self._clocks.known(host)
 
     async def go(self, zero_ns: int) -> None:
         """Send time zero."""
         assert self._line is not None
-        self._line.send(Go(zero_ns))
+        self._line.send(Go(zero_ns, {host: self._clocks.theirs(host, zero_ns) for host in self._elsewhere}))
 
     async def finished(self) -> None:
         """Return when the child has made its calls and written its record.
@@ -237,17 +276,27 @@ class LocustGenerator:
         GeneratorError
             It died, or could not write.
         """
+        bound_s = self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S
         try:
-            async with asyncio.timeout(self._scenario.load.warm_up_s + self._scenario.load.run_s + FINISH_GRACE_S):
-                await asyncio.shield(self._done)
+            await self._over(asyncio.get_running_loop().time() + bound_s, FINISH_GRACE_S)
         except TimeoutError:
             raise GeneratorError(f"Locust did not finish {duration(FINISH_GRACE_S)} after the load's end{self._tail()}") from None
+
+    async def _over(self, until_s: float, grace_s: float) -> None:
+        """Return when Locust is done; raise TimeoutError when it is not by then, and no part of a record came for so long."""
+        loop = asyncio.get_running_loop()
+        while not self._done.done() and (left_s := max(until_s, self._home_s + grace_s) - loop.time()) > 0:
+            await asyncio.wait([self._done], timeout=left_s)
+        if not self._done.done():
+            raise TimeoutError
+        self._done.result()
 
     async def close(self) -> None:
         """Ask Locust to stop and keep its record; then make a child of ours."""
         if self._line is not None and not self._done.done():
             self._line.send(Stop())
-            await asyncio.wait([self._done], timeout=STOP_TIMEOUT_S)
+            with contextlib.suppress(TimeoutError, GeneratorError):
+                await self._over(asyncio.get_running_loop().time() + STOP_TIMEOUT_S, STOP_TIMEOUT_S)
         if self._line is not None and self._caller is None:
             await self._end(self._line.child)
         if self._listening is not None:
@@ -263,13 +312,21 @@ class LocustGenerator:
 
 
 async def start_generator(
-    scenario: Scenario, host: Host, *, address: Address, folder: Path, nonce: int, run_id: str, caller: socket.socket | None
+    scenario: Scenario,
+    host: Host,
+    *,
+    address: Address,
+    folder: Path,
+    nonce: int,
+    run_id: str,
+    clocks: Clocks | None,
+    caller: socket.socket | None,
 ) -> Generator:
     """Return who makes the calls of a scenario: the pods, or Locust, started or called."""
     plays = scenario.load.locustfile or len(scenario.schedule())
     if caller is None and (scenario.load.driver == "pods" or not plays):  # Locust does not start for no users
         return PodsGenerator(scenario, host)
-    locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, caller=caller)
+    locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, clocks=clocks, caller=caller)
     try:
         await locust.start()
     except BaseException:  # such as a Ctrl-C: nobody else knows of the child yet, to end it

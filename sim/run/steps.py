@@ -38,17 +38,20 @@ from sim.machine.facts import environment
 from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
+from sim.pods.clocks import Clocks
+from sim.pods.hosts.places import Places
 from sim.record.checksum import file_checksum
 from sim.record.recorder import Tamper, seal_tables, write_json
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.bystanders import Bystanders, bystanders_of
-from sim.run.fit import check_ground, check_open_files, fit_time, peopled
+from sim.run.fit import check_ground, check_hosts, check_open_files, fit_time, peopled
 from sim.run.fleet import Fleet
 from sim.run.folder import free_folder, make_folder, other_files, write_info
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
 from sim.run.leftovers import delete_leftovers
+from sim.run.machines import places_of
 from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
@@ -70,6 +73,7 @@ def run_scenario(
     load_this_server: bool = False,
     image: str | None = None,
     fleet: str = "ours",
+    parts_to: str = "",
     caller: socket.socket | None = None,
     watch: Watch = lambda status: None,
     tamper: Tamper | None = None,
@@ -88,6 +92,8 @@ def run_scenario(
         What the grounds of containers run, if not their default.
     fleet
         ``none``: start no pods; the load meets a fleet that is there already, and only its publishes are recorded.
+    parts_to
+        With `hosts.kind = "dask"`: the URL of a place that every worker can write, by which what they recorded comes home.
     caller
         The line to the Locust that started this run and makes its calls (see `sim.run.locust_messages`).
     watch
@@ -120,6 +126,7 @@ def run_scenario(
         tamper=tamper,
         virtual=virtual,
         fleet=fleet,
+        parts_to=parts_to,
         notes=notes,
     )
     one.run_here() if not in_a_loop() else one.run_aside()
@@ -142,8 +149,10 @@ class _RunSteps:
         tamper: Tamper | None,
         virtual: bool,
         fleet: str,
+        parts_to: str,
         notes: Sequence[str],
     ) -> None:
+        self._parts_to = parts_to
         self.scenario = scenario
         self._peopled = peopled  # the scenario with only the pods that the run starts
         self.folder = folder
@@ -159,6 +168,8 @@ class _RunSteps:
         self._signal: signal.Signals | None = None
         self._links: Links | None = None
         self._bystanders: Bystanders | None = None
+        self._places: Places | None = None
+        self._clocks: Clocks | None = None
         self.info = RunInfo(
             format=FORMAT,
             scenario=scenario.name,
@@ -183,11 +194,14 @@ class _RunSteps:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
         self.info.notes += heal_left_over(tell=partial(self._reporter.say, stays=True))
-        with interruptible(self.interrupt), self._broker_context as broker:  # where the broker cannot be had, no folder is made
+        with interruptible(self.interrupt), self._broker_context as broker, contextlib.ExitStack() as stack:
+            # Where the broker or the workers cannot be had, no folder is made.
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
             check_ground(self.scenario, broker)
+            check_hosts(self._peopled)
             if broker.address.others:
                 check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
+            self._places = stack.enter_context(places_of(self._peopled, broker.address, run_id=self.run_id, parts_to=self._parts_to))
             make_folder(self.folder, self.scenario, link_latest=not self._named)
             note_folder(self.folder)
             try:
@@ -256,6 +270,7 @@ class _RunSteps:
             raise asyncio.CancelledError
         self._enter("provision")
         self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
+        self._clocks = Clocks(broker.address, run_id=self.run_id, virtual=is_virtual())
         fleet = self._reporter.fleet = Fleet(
             self._peopled,
             address=broker.address,
@@ -264,6 +279,8 @@ class _RunSteps:
             run_id=self.run_id,
             tamper=self._tamper,
             links=self._links,
+            places=self._places,
+            clocks=self._clocks,
         )
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         if not is_virtual():
@@ -301,6 +318,7 @@ class _RunSteps:
             folder=self.folder,
             nonce=self.nonce,
             run_id=self.run_id,
+            clocks=self._clocks,
             caller=self._caller,
         )
         self._enter("start", limits.start_s)
@@ -370,7 +388,10 @@ class _RunSteps:
         """End everything that was started, also when one of the ends fails."""
         self.info.notes += fleet.notes
         async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(self._note_lost, fleet)
             last_first.callback(fleet.recorder.close)
+            if self._clocks is not None:
+                last_first.callback(self._keep_clocks, self._clocks, fleet)
             if self._bystanders is not None:
                 last_first.callback(self._bystanders.close)
             if self._links is not None:
@@ -381,11 +402,22 @@ class _RunSteps:
                 last_first.push_async_callback(fleet.stop, timeout_s=STOP_TIMEOUT_S)
             else:
                 last_first.callback(fleet.abort)
+            if self._clocks is not None:
+                last_first.push_async_callback(self._clocks.finish)
             if self._reporter.generator is not None:
                 with contextlib.suppress(GeneratorError):
                     await self._reporter.generator.close()
                 self.info.load.record_kept = self._reporter.generator.kept
                 self.info.load.closed_by_server = self._reporter.generator.closed_by_server or None
+
+    def _note_lost(self, fleet: Fleet) -> None:
+        """Write down which processes of pods took their record with them; known when the others have handed theirs over."""
+        self.info.lost = fleet.host.lost or None
+
+    def _keep_clocks(self, clocks: Clocks, fleet: Fleet) -> None:
+        """Record how the clocks of processes went that do not read the run's, and tell it."""
+        clocks.write(fleet.recorder)
+        self.info.notes += clocks.notes
 
     async def _leave_nothing(self, fleet: Fleet, sampler: BrokerSampler) -> None:
         """Delete what this run made the broker keep, and close the last connection."""

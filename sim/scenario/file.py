@@ -20,6 +20,7 @@ from sim.errors import ScenarioError, UsageError, did_you_mean
 from sim.faults.catalogue import FAULTS
 from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
+from sim.scenario.caches import Cache
 from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
@@ -164,10 +165,11 @@ def _converted(tree: dict[str, Any], *, where: str) -> Scenario:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return two trees as one, in which what stands above rules; a payload is replaced and not mixed."""
+    """Return two trees as one, in which what stands above rules; a payload is replaced and not mixed, and `caches = {}` means none."""
     merged = dict(below)
     for key, value in above.items():
-        both = key != "payload" and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        mixed = key != "payload" and (key != "caches" or value)
+        both = mixed and isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _over(merged[key], value) if both else value
     return merged
 
@@ -288,8 +290,8 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     value: Any = tree
     for place, part in enumerate(path):
         if part == "..." and isinstance(value, dict):
-            kind = {"services": Service, "channels": Channel}.get(path[0], Annotated[float, Meta(ge=0)])
-            part = path[place] = _entry_at_fault(value, kind)
+            kinds = {"services": Cache if _of_cache(path[:place]) else Service, "channels": Channel}
+            part = path[place] = _entry_at_fault(value, kinds.get(path[0], Annotated[float, Meta(ge=0)]))
         value = _inside(value, part)
     unknown = re.search(r"unknown field `(.*)`", what, re.DOTALL)
     if unknown:
@@ -339,6 +341,8 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
     """Return the struct that the table at the beginning of a path is read as."""
     if path[:1] == ["faults"]:
         return find_fault(tree["faults"][int(path[1])]["kind"], folder=tree.get("code_folder", ""))
+    if _of_cache(path):
+        return Cache
     tables = {
         "load": Load,
         "bus": Bus,
@@ -350,6 +354,11 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
         "channels": Channel,
     }
     return tables.get(path[0] if path else "", Scenario)
+
+
+def _of_cache(path: list[str]) -> bool:
+    """Return whether a path leads to the caches of a service, or into one."""
+    return path[:1] == ["services"] and path[2:3] == ["caches"]
 
 
 def _entry_at_fault(table: dict[str, Any], type: Any) -> str:

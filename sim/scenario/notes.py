@@ -1,13 +1,15 @@
 """What is odd about a scenario and not wrong: it runs, and perhaps does not do what its writer meant.
 
 A channel that nobody hears, or that nobody publishes, or that nothing is called of; a service of which nothing is asked. The reference's
-channels stand in every scenario that has none of its own, so those of them that no service names are no news.
+channels stand in every scenario that has none of its own, so those of them that no service names are no news. A cache from which no event
+drops what is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.bus.key_caches import PATTERN, named_key
 from sim.bus.services import ConfigReader
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
@@ -15,11 +17,12 @@ from sim.scenario.problems import quoted
 from sim.scenario.settings import Scenario, reference_channels
 
 MAX_NOTES = 10  # that are told one by one
+TRIED_KEYS = 500  # of a cache, and of each channel
 
 
 def notes_of(scenario: Scenario) -> list[str]:
     """Return one sentence for each oddity; it names the key."""
-    return [*_channel_notes(scenario), *_service_notes(scenario)]
+    return [*_channel_notes(scenario), *_service_notes(scenario), *_cache_notes(scenario)]
 
 
 def told_notes(notes: list[str]) -> list[str]:
@@ -31,11 +34,11 @@ def told_notes(notes: list[str]) -> list[str]:
 def _channel_notes(scenario: Scenario) -> Iterator[str]:
     heard = {name for service in scenario.services.values() for name in service.subscribes}
     published = {name for service in scenario.services.values() for name in service.publishes}
-    reference = reference_channels()
+    named, reference = heard | published, reference_channels()
     for name, channel in scenario.channels.items():
         where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0
         rate = f", and its rate_per_s = {channel.rate_per_s:g} is not called" if channel.rate_per_s else ""
-        if name not in heard | published:
+        if name not in named:
             if channel != reference.get(name):
                 yield f"{where}: no service publishes it and none hears it{rate}"
         elif name not in published:
@@ -52,6 +55,23 @@ def _service_notes(scenario: Scenario) -> Iterator[str]:
     for name, service in scenario.services.items():
         behaviour = scenario.behaviour(name)
         reads = scenario.load.reads_per_s > 0 and isinstance(scenario.new_logic(name), ConfigReader)
+        reads = reads or any(cache.reads_per_s > 0 for cache in service.caches.values())
         answers = HTTP_CALL in called and behaviour == "analytics"
         if not (called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
             yield f"services.{quoted(name)}: nothing is asked of it: what it publishes is not called, and what it hears does not come"
+
+
+def _cache_notes(scenario: Scenario) -> Iterator[str]:
+    rules = scenario.cache_keys()
+    for service, one in scenario.services.items():
+        dropping = [name for name in one.subscribes if name in rules]
+        for cache in one.caches:
+            where = f"services.{quoted(service)}.caches.{quoted(cache)}"
+            if not dropping:
+                yield f"{where}: no event drops a copy of it: give a channel that {service} hears invalidates"
+                continue
+            read = {key(number) for key in (scenario.read_key(service, cache),) for number in range(TRIED_KEYS)}
+            named = [named_key(rules[name], scenario.content(name)(number)) for name in dropping for number in range(TRIED_KEYS)]
+            if not any(key in read or PATTERN in key or not key for key in named):
+                examples = f"read is {sorted(read)[0]!r}, and an event names {named[0]!r}"
+                yield f"{where}: of {TRIED_KEYS} keys that are read none is named by the first events of {', '.join(dropping)}: {examples}"

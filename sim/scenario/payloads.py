@@ -25,15 +25,18 @@ import json
 import math
 import re
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, cast
 
 from sim.errors import did_you_mean
 
 MAX_BYTES = 1_000_000  # of one event
 TRIED = 100
+MAX_RANKS = 1_000_000
 DAY_MS = 86_400_000
 BEGIN_MS = 1_767_225_600_000  # 2026-01-01, when the times of `time()` begin
 NAMES = {
@@ -110,8 +113,22 @@ def _exponential(u: Draw, mean: float, most: float = MAX_BYTES) -> int:
     return int(min(most, -mean * math.log(1 - u())))
 
 
+@lru_cache(maxsize=64)
+def _ranks(many: int) -> list[float]:
+    """Return the sums of 1, 1/2, 1/3 … up to each of so many ranks."""
+    return list(accumulate(1 / rank for rank in range(1, many + 1)))
+
+
+def _zipf(u: Draw, many: int) -> int:
+    if not 1 <= many <= MAX_RANKS:
+        raise ValueError(f"zipf({many}): give a whole number from 1 to {MAX_RANKS:,}")
+    sums = _ranks(int(many))
+    return min(int(many), bisect_right(sums, u() * sums[-1]) + 1)
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "integer": (_integer, "integer(low, high): a whole number, both ends included"),
+    "zipf": (_zipf, "zipf(n): a whole number from 1 to n, the k-th k times as rarely as the first"),
     "real": (_real, "real(low, high, digits=2): a number, rounded"),
     "choice": (_choice, "choice(a, b, …): one of them, each as likely"),
     "weighted": (_weighted, "weighted(a, 3, b, 1, …): one of them, by its weight"),

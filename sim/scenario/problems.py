@@ -18,7 +18,7 @@ from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
 from sim.scenario.own_code import behaviour_problem, checker_problem, recipe_problem
-from sim.scenario.run_settings import MAX_PROCESSES
+from sim.scenario.run_settings import MAX_PROCESSES, Hosts
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import MAX_PODS, Scenario, Service, reference_behaviours
 from sim.wire.transports import TRANSPORTS
@@ -28,7 +28,8 @@ SHOWN_CHARACTERS = 120  # of a value in a message
 MAX_NAME = 200  # characters of a channel's or a service's name
 _PLAIN = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _CHANNEL = re.compile(r"[^,\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")  # a list of channels is separated by commas in the record
-_SERVICE = re.compile(r"[^\s,/\\\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are file names and clients' names
+_SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]{2,45}\]|[\w.-]{1,253}):[1-9][0-9]{0,4}", re.ASCII)
+_SERVICE = re.compile(r"[^\s,\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are clients' names, and stand in lists
 
 
 def quoted(name: str) -> str:
@@ -81,6 +82,7 @@ def _envelope_problems(scenario: Scenario) -> Iterator[str]:
     try:
         scenario.new_envelope()
         scenario.keys()
+        scenario.cache_keys()
     except ScenarioError as error:
         yield str(error)
 
@@ -108,7 +110,7 @@ def _service_problems(scenario: Scenario) -> Iterator[str]:
     for name, service in scenario.services.items():
         where = f"services.{quoted(name)}"
         if not name or len(name) > MAX_NAME or not _SERVICE.fullmatch(name):
-            yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma, slash or control among them"
+            yield f"services.{shown(name)}: a name has 1 to {MAX_NAME} characters, and no blank, comma or control among them"
         behaviour, folder = service.behaviour, scenario.code_folder
         if behaviour and (problem := behaviour_problem(behaviour, heard=service.subscribes, folder=folder)):
             yield f"{where}.behaviour = {shown(behaviour)}: {problem}"
@@ -151,6 +153,7 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
     reads = load.reads_per_s * (load.warm_up_s + load.run_s)
     if reads > MAX_CALLS:
         yield f"load.reads_per_s = {load.reads_per_s:g} means {reads:,.0f} reads, more than {MAX_CALLS:,}: lower it or load.run_s"
+    yield from _cache_problems(scenario)
     readers = {name for name, make in BEHAVIOURS.items() if isinstance(make(), ConfigReader)}
     if reads and not any(isinstance(scenario.new_logic(name), ConfigReader) for name in scenario.services):
         known = [name for name, behaviour in reference_behaviours().items() if behaviour in readers]
@@ -158,6 +161,26 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
+
+
+def _cache_problems(scenario: Scenario) -> Iterator[str]:
+    seconds = scenario.load.warm_up_s + scenario.load.run_s
+    for service, one in scenario.services.items():
+        for name, cache in one.caches.items():
+            where = f"services.{quoted(service)}.caches.{quoted(name)}"
+            if not name:
+                yield f"{where}: a cache needs a name"
+            if cache.reads_per_s * seconds > MAX_CALLS:
+                means = f"means {cache.reads_per_s * seconds:,.0f} reads, more than {MAX_CALLS:,}"
+                yield f"{where}.reads_per_s = {cache.reads_per_s:g} {means}: lower it or load.run_s"
+            try:
+                scenario.read_key(service, name)
+            except ScenarioError as error:
+                yield str(error)
+    for channel, settings in scenario.channels.items():
+        if settings.invalidates and settings.batched:
+            where = f"channels.{quoted(channel)}"
+            yield f"{where}.invalidates: events of a batched channel carry many calls, and name no key: leave one of the two out"
 
 
 def _mix_problems(scenario: Scenario) -> Iterator[str]:
@@ -204,17 +227,49 @@ def _kubelet_problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _hosts_problems(scenario: Scenario) -> Iterator[str]:
-    if scenario.hosts.kind != "local":
+    hosts = scenario.hosts
+    kind = f"hosts.kind = {hosts.kind!r}"
+    if hosts.kind != "dask":
+        for name in ("scheduler", "per_worker", "on_loss"):
+            if getattr(hosts, name) != getattr(Hosts(), name):
+                value = "" if name == "scheduler" else f" = {getattr(hosts, name)!r}"  # an address may hold a secret
+                yield f"hosts.{name}{value}: it is of hosts.kind = 'dask', and this is {kind}; leave it out, or set hosts.kind = 'dask'"
+    elif hosts.scheduler and not _SCHEDULER.fullmatch(hosts.scheduler):
+        yield "hosts.scheduler is not an address of a Dask scheduler: write tcp://HOST:PORT or tls://HOST:PORT, without user and password"
+    if hosts.kind == "inline":
         return
     if scenario.bus.transport == "memory":
-        yield "hosts.kind = 'local': bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+        yield f"{kind}: bus.transport = 'memory' carries events inside one process only; set hosts.kind = 'inline'"
+    if hosts.kind == "containers":
+        yield from _container_problems(scenario)
+        return
     first = {name for name, _ in scenario.first_pods()}
     if (alone := len(scenario.killable_pods() & first) + sum(map(scenario.surge, scenario.services))) > MAX_PROCESSES:
         why = "the kubelet" if scenario.kubelet.enabled else "a fault"
         yield (
-            f"hosts.kind = 'local' gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
+            f"{kind} gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
             f"{MAX_PROCESSES}; name fewer pods, or set hosts.kind = 'inline'"
         )
+    if hosts.kind == "dask":
+        yield from _far_problems(scenario)
+
+
+def _container_problems(scenario: Scenario) -> Iterator[str]:
+    """Yield what pods in containers cannot do."""
+    if (pods := len(scenario.pods())) > MAX_PROCESSES:
+        yield f"hosts.kind = 'containers' gives each pod a container of its own: {pods:,} are more than {MAX_PROCESSES}; use 'local'"
+
+
+def _far_problems(scenario: Scenario) -> Iterator[str]:
+    """Yield what pods on the workers of a Dask cluster cannot do."""
+    if scenario.kubelet.enabled:
+        yield "kubelet.enabled: hosts.kind = 'dask' cannot probe pods on other machines yet; set hosts.kind = 'local' or 'inline'"
+    for fault in scenario.faults:
+        kind = type(fault).__struct_config__.tag
+        if "links" in fault.needs:
+            yield f"the fault {kind} acts on links, and hosts.kind = 'dask' has none yet; set hosts.kind = 'local' or 'inline'"
+    if scenario.load.mix.get(HTTP_CALL):
+        yield f"load.mix: {HTTP_CALL!r} is a call from pod to pod on one machine; set hosts.kind = 'local' or 'inline'"
 
 
 def _slo_problems(scenario: Scenario) -> Iterator[str]:

@@ -116,10 +116,25 @@ class Hosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     kind
-        `inline`: all in the run's own process; `local`: in child processes.
+        `inline`: all in the run's own process; `local`: in child processes; `dask`: in child processes of the workers of a Dask cluster;
+        `containers`: each in a container of its own, of the image that `buslab image --pods` builds, or of that which the variable
+        BUSLAB_POD_IMAGE names.
     processes
-        Of `local`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its own.
+        Of `local` and `dask`: over how many processes the pods are spread that no fault ends or freezes; each of the others has one of its
+        own. On a Dask cluster each worker that holds such pods has one at least.
+    scheduler
+        Of `dask`: the scheduler's address, `tcp://HOST:PORT` or `tls://HOST:PORT`. Without it the run starts a cluster of its own on this
+        machine.
+    per_worker
+        Of `dask`: how many pods one worker holds at most; 0 = as many as its limit of open files allows. A worker that was started with
+        `--resources "pods=N"` holds N at most.
+    on_loss
+        Of `dask`: what becomes of the run when a worker is lost, or paused, while it goes on. `fail`: it ends. `count`: it goes on without
+        that worker's pods, which are `aborted` from then on; what they had not handed over is a gap that the results state.
     """
 
-    kind: Literal["inline", "local"] = "inline"
+    kind: Literal["inline", "local", "dask", "containers"] = "inline"
     processes: Annotated[int, Meta(ge=1, le=MAX_PROCESSES)] = 2
+    scheduler: Annotated[str, Meta(max_length=300)] = ""
+    per_worker: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    on_loss: Literal["fail", "count"] = "fail"

@@ -7,11 +7,13 @@ with either driver, and a late generator cannot hide its lateness.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from sim.bus.cache import PROVIDERS, TEMPLATES
 from sim.errors import ScenarioError
 
 MAX_CALLS = 20_000_000
@@ -85,16 +87,13 @@ class IntendedReads:
     subject
         int64, shape (reads,): index into `subjects`.
     subjects
-        Ids of all templates, then those of all providers.
-    templates
-        How many of them are templates.
+        Cache and key of each: a service's own cache (`services.X.caches`), or "" where it reads configuration as the reference's do.
     """
 
     offset_ns: np.ndarray
     pod: np.ndarray
     subject: np.ndarray
-    subjects: tuple[str, ...]
-    templates: int
+    subjects: tuple[tuple[str, str], ...]
 
     def __len__(self) -> int:
         return len(self.offset_ns)
@@ -108,7 +107,14 @@ class IntendedReads:
         return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
 
     def _of_rows(self, rows: np.ndarray | slice) -> IntendedReads:
-        return IntendedReads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects, self.templates)
+        return IntendedReads(self.offset_ns[rows], self.pod[rows], self.subject[rows], self.subjects)
+
+    def with_others(self, others: IntendedReads) -> IntendedReads:
+        """Return these reads and others, in time order."""
+        offset_ns = np.concatenate([self.offset_ns, others.offset_ns])
+        pod, subject = np.concatenate([self.pod, others.pod]), np.concatenate([self.subject, others.subject + len(self.subjects)])
+        order = np.argsort(offset_ns, kind="stable")
+        return IntendedReads(offset_ns[order], pod[order], subject[order], self.subjects + others.subjects)
 
 
 def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int], templates: int) -> IntendedReads:
@@ -122,7 +128,7 @@ def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int],
     ScenarioError
         More than `MAX_CALLS` reads.
     """
-    subjects = (*(f"tpl_{n}" for n in range(templates)), *(f"prov_{n}" for n in range(PROVIDER_COUNT)))
+    keys = (*(f"{TEMPLATES}tpl_{n}" for n in range(templates)), *(f"{PROVIDERS}prov_{n}" for n in range(PROVIDER_COUNT)))
     if rate_per_s * seconds > MAX_CALLS:
         raise ScenarioError(f"the load means {rate_per_s * seconds:,.0f} reads, more than {MAX_CALLS:,}: lower load.reads_per_s")
     rng = np.random.default_rng([seed, 2])
@@ -131,9 +137,30 @@ def make_reads(*, rate_per_s: float, seconds: float, seed: int, pods: list[int],
     ranked = 1 / np.arange(1, templates + 1)
     of_template = ranked / ranked.sum() * (1 - PROVIDER_READS)
     of_provider = np.full(PROVIDER_COUNT, PROVIDER_READS / PROVIDER_COUNT)
-    subject = rng.choice(len(subjects), size=count, p=np.concatenate([of_template, of_provider]))
+    subject = rng.choice(len(keys), size=count, p=np.concatenate([of_template, of_provider]))
     pod = rng.choice(np.asarray(pods, dtype=np.uint16), size=count) if count else np.zeros(0, dtype=np.uint16)
-    return IntendedReads(offset_ns, pod, subject, subjects, templates)
+    return IntendedReads(offset_ns, pod, subject, tuple(("", key) for key in keys))
+
+
+def make_cache_reads(
+    cache: str, *, rate_per_s: float, seconds: float, seed: Sequence[int], pods: list[int], key: Callable[[int], str]
+) -> IntendedReads:
+    """Draw the reads of one cache of a service in a warm-up and a run, as a Poisson process; each is by any of its pods.
+
+    Parameters
+    ----------
+    seed
+        What the stream of random numbers comes from.
+    key
+        The key of the n-th read, from 0.
+    """
+    rng = np.random.default_rng(list(seed))
+    count = int(rng.poisson(rate_per_s * seconds))
+    offset_ns = np.sort(rng.random(count) * seconds * 1e9).astype(np.int64)
+    pod = rng.choice(np.asarray(pods, dtype=np.uint16), size=count) if count else np.zeros(0, dtype=np.uint16)
+    places = dict[str, int]()
+    subject = np.fromiter((places.setdefault(key(number), len(places)) for number in range(count)), dtype=np.int64, count=count)
+    return IntendedReads(offset_ns, pod, subject, tuple((cache, one) for one in places))
 
 
 def no_schedule() -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,18 +15,21 @@ from msgspec import Meta
 from sim.bus.batcher import BatchRule
 from sim.bus.envelope import BATCH, CHANNEL_PREFIX
 from sim.bus.envelopes import Envelope, make_envelope
+from sim.bus.key_caches import KeyCaches, KeyRule
 from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
-from sim.bus.pointer import Pointer, parse_pointer
+from sim.bus.pointer import Pointer
 from sim.bus.services import ConfigReader, ServiceLogic, find_behaviour
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
+from sim.scenario.caches import Cache, make_key
+from sim.scenario.keys import business_keys, cache_keys
 from sim.scenario.payloads import Content, make_content
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
-from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_reads, make_schedule, no_schedule
+from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_cache_reads, make_reads, make_schedule, no_schedule
 from sim.wire.transports import Transport, make_transport
 
 MAX_SEED = 2**63 - 1
@@ -147,6 +151,9 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     order
         Whether its events are promised to come in their publisher's order: then one that overtakes another makes the run invalid. Else such
         events are counted only.
+    invalidates
+        The key of a cache that its events make stale, with JSON pointers into the event in braces, such as `price:{/data/sku}`. With a `*`
+        in it, it means every key that matches; an event that lacks what a pointer asks for means all keys (see `services.X.caches`).
     """
 
     payload: Annotated[int, Meta(ge=0, le=1_000_000)] | Annotated[str, Meta(max_length=200)] | dict[str, Any] | None = None
@@ -156,6 +163,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     rate_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
     key: Annotated[str, Meta(max_length=200)] = ""
     order: bool = True
+    invalidates: Annotated[str, Meta(max_length=200)] = ""
 
 
 class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -221,6 +229,9 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publishes, subscribes
         Event types that its pods send, and those that they hear. What they hear may be patterns, as `order.*`, which stand for the channels
         of the bus that match (see `sim.scenario.patterns`).
+    caches
+        What each of its pods keeps by key, as `[services.X.caches.NAME]` (see `sim.scenario.caches`): reads that are served an old copy are
+        counted by the checker `staleness`.
     """
 
     behaviour: str = ""
@@ -235,6 +246,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skew_ms: Annotated[float, Meta(ge=0, le=600_000)] = 0.0
     publishes: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
+    caches: dict[str, Cache] = {}
 
     def wait_time(self, channel: str) -> Duration:
         """Return how long a handler waits for one event of a type.
@@ -386,21 +398,19 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ScenarioError
             A key that is no pointer into the data of an event.
         """
-        data_at = self.new_envelope().data_at
-        at = len(data_at)
-        found = {}
-        for name, one in self.channels.items():
-            if one.key:
-                where = f"channels.{json.dumps(name, ensure_ascii=False)}.key = {one.key!r}"
-                try:
-                    pointer = parse_pointer(one.key)
-                except ValueError as error:
-                    raise ScenarioError(f"{where}: {error}") from None
-                if pointer[:at] != data_at or len(pointer) == at:
-                    begin = "".join(f"/{name}" for name in data_at)
-                    raise ScenarioError(f"{where}: a key stands in what a call carries: begin it with {begin}/")
-                found[name] = pointer[at:]
-        return found
+        return business_keys({name: one.key for name, one in self.channels.items()}, self.new_envelope().data_at)
+
+    def cache_keys(self) -> dict[str, KeyRule]:
+        """Return which key of a cache the events of a channel make stale, as pointers into its data; raises as `keys` does."""
+        return cache_keys({name: one.invalidates for name, one in self.channels.items()}, self.new_envelope().data_at)
+
+    def new_caches(self, service: str) -> KeyCaches | None:
+        """Return the caches of one new pod of a service, None where it has none."""
+        one = self.services[service]
+        if not one.caches:
+            return None
+        rules = {name: rule for name, rule in self.cache_keys().items() if name in one.subscribes}
+        return KeyCaches({name: cache.entries for name, cache in one.caches.items()}, rules)
 
     def content(self, name: str) -> Content:
         """Return what makes the content of a call of one event type.
@@ -450,12 +460,36 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         )
 
     def reads(self) -> IntendedReads:
-        """Return every intended read of configuration in warm-up and run."""
+        """Return every intended read of configuration and of caches in warm-up and run."""
         readers = {name for name in self.services if isinstance(self.new_logic(name), ConfigReader)} if self.load.reads_per_s else set()
-        return make_reads(
+        seconds, places = self.load.warm_up_s + self.load.run_s, dict[str, list[int]]()
+        for number, (_, service) in enumerate(self.first_pods()):
+            places.setdefault(service, []).append(number)
+        reads = make_reads(
             rate_per_s=self.load.reads_per_s,
-            seconds=self.load.warm_up_s + self.load.run_s,
+            seconds=seconds,
             seed=self.seed,
-            pods=[number for number, (_, service) in enumerate(self.first_pods()) if service in readers],
+            pods=[number for service in places if service in readers for number in places[service]],
             templates=self.load.templates,
         )
+        caches = [(service, name, one) for service, of in self.services.items() for name, one in of.caches.items()]
+        for number, (service, name, one) in enumerate(caches):
+            key, seed = self.read_key(service, name), (self.seed, 3, number)
+            own = make_cache_reads(name, rate_per_s=one.reads_per_s, seconds=seconds, seed=seed, pods=places[service], key=key)
+            reads = reads.with_others(own)
+        return reads
+
+    def read_key(self, service: str, cache: str) -> Callable[[int], str]:
+        """Return what makes the key of a read of a cache.
+
+        Raises
+        ------
+        ScenarioError
+            Keys that cannot be made.
+        """
+        reads, load = self.services[service].caches[cache].reads, self.load
+        try:
+            return make_key(reads, seed=self.seed, payload_bytes=load.payload_bytes, templates=load.templates)
+        except ValueError as error:
+            where = f"services.{json.dumps(service, ensure_ascii=False)}.caches.{json.dumps(cache, ensure_ascii=False)}"
+            raise ScenarioError(f"{where}.reads = {reads!r}: {error}") from None

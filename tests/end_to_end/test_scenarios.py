@@ -388,18 +388,11 @@ REAL = [*((name, "cluster" if name in CLUSTER_ONLY else "embedded") for name in 
 # One of each kind, for each change: what a real server, kernel or loop does otherwise than the model would show in one of them.
 REAL_IN_CI = {
     ("baseline", "embedded"),
-    ("broker_failover", "cluster"),
     ("broker_freeze", "embedded"),
-    ("buffer_limit", "embedded"),
     ("cache_invalidation", "embedded"),
-    ("cluster_fanout", "cluster"),
     ("http_vs_bus", "embedded"),
     ("keys_lost", "embedded"),
-    ("link_cut", "embedded"),
     ("memory_mode", "embedded"),
-    ("partition", "embedded"),
-    ("pod_kill", "embedded"),
-    ("restart_redis", "embedded"),
     ("streams_vs_pubsub", "embedded"),
 }
 IN_CI = [

@@ -19,13 +19,14 @@ TOML = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = TOML["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ALLOWED = {  # folder -> the extras whose packages it may import beside the dependencies
-    "sim": ("containers", "lab"),
+    "sim": ("containers", "lab", "machines"),
     "locustfiles": (),
     "notebooks": ("lab",),
     "docs": ("docs",),
-    "tests": ("containers", "lab", "docs", "dev"),
+    "tests": ("containers", "lab", "machines", "docs", "dev"),
 }
-ONLY_IN_FUNCTIONS = ("containers", "lab")  # in sim: `buslab run` works without them
+ONLY_IN_FUNCTIONS = ("containers", "lab", "machines")  # in sim: `buslab run` works without them
+ON_DEMAND = "sim/pods/hosts/dask_*.py"  # except in modules that are themselves imported in a function, or started
 STARTED = {  # not imported: commands, plugins, kernels and types
     "import-linter",
     "ipykernel",
@@ -94,9 +95,19 @@ def test_what_only_an_extra_brings_is_imported_where_it_is_used() -> None:
         f"{path.relative_to(ROOT)}: {module}"
         for path in (ROOT / "sim").rglob("*.py")
         for module, at_once in imports(path)
-        if at_once and distribution(module) in extra
+        if at_once and distribution(module) in extra and not path.relative_to(ROOT).match(ON_DEMAND)
     }
     assert early == set()
+
+
+def test_modules_that_are_imported_on_demand_are_not_imported_by_others_at_once() -> None:
+    """They may import what only an extra brings."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob(ON_DEMAND)}
+    assert modules
+    for path in (ROOT / "sim").rglob("*.py"):
+        if not path.relative_to(ROOT).match(ON_DEMAND):
+            at_once = {node.module for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ImportFrom)}
+            assert not at_once & modules, path
 
 
 def test_what_is_declared_is_imported_or_started() -> None:

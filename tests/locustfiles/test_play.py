@@ -18,6 +18,7 @@ import sys
 sys.path.insert(0, {locustfiles!r})
 from locust.env import Environment
 import gevent, gevent.monkey
+from pathlib import Path
 import _play
 from sim.record import recorder
 from sim.run.locust_messages import LoadJob
@@ -29,7 +30,7 @@ def slowly(*what):
 recorder.write_table = slowly
 _play.FLUSH_PERIOD_NS = 2 * _play.LAG_ROW_NS
 job = LoadJob("redis://127.0.0.1:1", {folder!r}, 1, "run", {scenario!r})
-play = _play.Play(Environment(), job, host="locust", first=0, here=0, users=1)
+play = _play.Play(Environment(), job, host="locust", folder=Path(job.folder), first=0, here=0, users=1)
 play.recorder.tables["calls"].add(1, "a pod", "a channel", 1, "queued")
 play.recorder.tables["broker"].add(1, "a metric", "a channel", 1.0)
 while not play.recorder.rows("hosts") or play.recorder.tables["hosts"]:

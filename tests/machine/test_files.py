@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.machine.files import whole_file, whole_files, write_all, write_whole
+from sim.machine.files import file_name, whole_file, whole_files, write_all, write_whole
 
 LARGE = "0123456789abcdef" * 64 * 1024  # 1 MiB: more than the small disk holds
 
@@ -154,3 +154,12 @@ def test_a_link_that_leads_round_in_a_circle_is_replaced(tmp_path: Path) -> None
     (tmp_path / "a.txt").symlink_to(tmp_path / "a.txt")
     write_whole(tmp_path / "a.txt", "one\n")
     assert listing(tmp_path) == {"a.txt": "one\n"}
+
+
+def test_a_text_has_a_file_name_of_its_own_that_any_folder_takes(tmp_path: Path) -> None:
+    texts = ["billing-0", "team/orders-0", "team%2Forders-0", "..", ".", "a\\b", "价格-0", "п" * 300, "п" * 299 + "ф", "x\0y"]
+    names = [file_name(text) for text in texts]
+    assert names[:2] == ["billing-0", "team%2Forders-0"] and len(set(names)) == len(texts)
+    for name in names:
+        (tmp_path / f"deliveries-{name}.1-00001.parquet").write_text("")
+    assert len(list(tmp_path.iterdir())) == len(texts)

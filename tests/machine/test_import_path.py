@@ -32,9 +32,13 @@ SHADOWS = (
     "uvloop",
     "hiredis",
     "rich",
+    "dask",
+    "distributed",
+    "tornado",
 )
 MODULES: dict[str, list[str] | None] = {  # what we start -> arguments with which it ends in order at once; None: it has a line, which ends
     "sim.pods.hosts.local_child": None,
+    "sim.pods.hosts.dask_local_cluster": None,
     "sim.grounds.proxy": None,
     "sim.experiments.many_runs": None,
     "sim.measure.capacity.children": None,

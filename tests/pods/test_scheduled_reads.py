@@ -25,14 +25,14 @@ from sim.wire.read_memo import ReadMemo
 from tests.support.reference import SERVICES, batches
 
 Run = Callable[[Any], Any]
-SUBJECTS = ("tpl_0", "tpl_1", "prov_0")
 KEYS = [f"{TEMPLATES}tpl_0", f"{TEMPLATES}tpl_1", f"{PROVIDERS}prov_0"]
+SUBJECTS = tuple(("", key) for key in KEYS)
 
 
 def reads(*rows: tuple[int, int, int]) -> IntendedReads:
     """Rows of (offset in ms, pod, subject)."""
     at, pod, subject = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-    return IntendedReads(at * NS_PER_MS, pod, subject, SUBJECTS, 2)
+    return IntendedReads(at * NS_PER_MS, pod, subject, SUBJECTS)
 
 
 def alone(recorder: Recorder, service: str, number: int) -> Pod:

@@ -368,6 +368,12 @@ def test_what_the_generator_could_not_offer(plan: RunFolder) -> None:
     assert AtBest(run, lambda arriving: np.array([])).value("offered_ratio_min", 0.8, 0.99) == 0.8
 
 
+def test_in_a_run_phase_of_no_length_nothing_was_withheld(plan: RunFolder) -> None:
+    plan.publish(1, channel="a", start_ns=at(12))
+    plan.info.phases = [Phase("run", at(12), at(12)), Phase("drain", at(12), at(14))]
+    assert best_of(starved(plan, locust=moments(12, 12.25))).value("offered_ratio_min", 0.8, 0.99) == 0.8
+
+
 # -- once -----------------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,7 @@ def test_copies_from_the_future_are_of_a_stall_where_no_clock_was_meant_to_be_wr
     for second in (11.5, 12, 13, 13.001, 13.3, 19):
         plan.hear(plan.event(at(second), channel="a", stamped_ns=at(second)), "web-1")
     plan.hear(plan.event(at(14), channel="a", stamped_ns=at(14)), "web-0")  # not from the future
+    plan.hear(plan.event(at(11), channel="a", stamped_ns=at(11) + 250_000), "web-0")  # made at the very moment
     plan.faults = [("clock_skew", "web-1", at(12), at(19))]
     plan.scenario = '[[faults]]\nkind = "clock_skew"\nfor_s = 1.0\n'
     assert best_of(plan, 15.25).value("from_future", 6, 0) == 4.0, "11.5, 12, 13 and, before the stall's reach, 13.001"

@@ -23,7 +23,7 @@ from sim.results.checkers.verdict import result_json
 from sim.results.copies import CAUSE, FATE, Copies
 from sim.results.opened_run import Run, open_run
 from sim.results.service_books import ServiceBooks
-from tests.support.run_folders import MS, SECOND, US, RunFolder, causes, cooked
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder, causes, cooked, fates
 
 
 def at(seconds: float) -> int:
@@ -96,12 +96,12 @@ def test_every_copy(run: Run) -> None:
 def test_the_books_take_eleven_bytes_and_more_only_where_they_must(run: Run) -> None:
     """A hundred million copies must fit: rows in 32 bits, pods and services in 16, codes in 8."""
     assert [column.dtype.name for column in run.copies] == ["int32", "int32", "int16", "int8", "int8"]
-    assert [column.dtype.name for column in run.service_books] == ["int32", "int16", "int16", "int16", "bool", "int8", "int8"]
+    assert [column.dtype.name for column in run.service_books] == ["int32", "int16", "int16", "int16", "bool", "bool", "int8", "int8"]
     whole = run.pieces.whole
     assert whole is not None
     empty = open_run(RunFolder(run.folder.with_name("empty")).write())
     assert [column.dtype.name for column in empty.copies] == ["int32", "int32", "int16", "int8", "int8"]
-    assert [column.dtype.name for column in empty.service_books] == ["int32", "int16", "int16", "int16", "bool", "int8", "int8"]
+    assert [column.dtype.name for column in empty.service_books] == ["int32", "int16", "int16", "int16", "bool", "bool", "int8", "int8"]
     assert [column.dtype.name for column in (run.index.row, whole.heard.rows(0))] == ["int32", "int32"]
 
 
@@ -468,3 +468,12 @@ def test_a_scenario_that_leaves_everything_out_is_judged_by_the_defaults(plan: R
     if not starved:
         assert {metric: best.value(metric, 7.0, 1.0) for metric in expected} == expected
     assert best.withheld.stalls.keys() == ({"h0", "locust"})
+
+
+def test_the_first_event_of_all_balances_as_any_other_where_nobody_should_have_heard_it(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    refused = plan.event(RUN_NS, outcome="refused")
+    plan.hear(refused, "web-0"), plan.hear(refused, "web-0"), plan.hear(refused, "web-1")
+    plan.publish(2, start_ns=RUN_NS + SECOND)
+    run = open_run(plan.write())
+    assert fates(run) == {"delivered": 4, "missing": 2, "unexpected": 3} and balance.unbalanced(run) == ""

@@ -57,8 +57,8 @@ def test_planted_costs_are_found_exactly(tmp_path: Path) -> None:
     assert costs.idle_share.value == pytest.approx(IDLE_SHARE, rel=1e-3)
     assert (costs.windows, costs.reason) == (WINDOWS, "")
     spent = IDLE_SHARE * WINDOWS * 0.25 * 1e6 + PUBLISH_US * costs.publishes + COPY_US * costs.copies
-    assert costs.cpu_share == pytest.approx(spent / (WINDOWS * 0.25 * 1e6))
-    assert costs.all_in_copy_us == pytest.approx(spent / costs.copies)
+    assert costs.cpu_share == pytest.approx(spent / (WINDOWS * 0.25 * 1e6), rel=1e-9)
+    assert costs.all_in_copy_us == pytest.approx(spent / costs.copies, rel=1e-9)
     assert costs.joint_copy_us.value > COPY_US
 
 
@@ -251,6 +251,11 @@ def test_a_publish_that_nobody_heard_and_one_whose_answer_says_nothing_made_no_c
         event.receivers = -1
     publishes, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
     assert (publishes.tolist(), copies.tolist()) == ([2.0, 2.0, 1.0], [2.0, 0.0, 0.0]), "then what was heard counts"
+    plan.folder = plan.folder.with_name("nobody")
+    for event in plan.events:
+        event.receivers = 0
+    _, copies = work_between(open_run(plan.write()), np.array([10.0, 11.0, 13.0, 16.0]))
+    assert copies.tolist() == [0.0, 0.0, 0.0], "that nobody was told of it is an answer"
 
 
 def test_two_samples_are_one_window_and_one_is_none(tmp_path: Path) -> None:

@@ -288,3 +288,22 @@ def test_a_run_that_never_came_to_its_drain_is_accounted_for_like_another(plan: 
     plan.info.phases = [phase for phase in plan.info.phases if phase.name != "drain"]
     plan.drop(events[9], "web-0").end("web-0", events[9].sent_ns + MS)
     assert causes(open_run(plan.write())) == {"pod-down": 1}
+
+
+def test_what_a_pod_hears_of_itself_does_not_prove_that_its_connection_lived(plan: RunFolder) -> None:
+    events = plan.publish(20)
+    for event in events[10:]:
+        plan.drop(event, "web-1")
+    own = plan.event(events[18].sent_ns, publisher="web-1", sent_ns=events[18].sent_ns, acked_ns=events[18].sent_ns, outcome="memory")
+    plan.hear(own, "web-1", path="memory")
+    plan.state("web-1", events[19].sent_ns + MS, "disconnected").state("web-1", events[19].sent_ns + 2 * MS, "subscribed")
+    assert causes(open_run(plan.write())) == {"deaf": 10, "sent-in-memory-mode": 2}
+
+
+@pytest.mark.parametrize(("cuts", "cause"), [(0.0, "deaf"), (1.0, "cut"), (2.0, "cut")])
+def test_a_sample_that_counts_no_cut_is_none(plan: RunFolder, cuts: float, cause: str) -> None:
+    events = plan.publish(10)
+    plan.state("web-0", events[4].sent_ns, "disconnected").state("web-0", events[6].sent_ns, "subscribed")
+    plan.drop(events[5], "web-0")
+    plan.broker.append((events[5].sent_ns, "buffer_cuts", "web-0", cuts))
+    assert causes(open_run(plan.write())) == {cause: 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -165,3 +167,35 @@ def test_faults_after_which_the_broker_has_forgotten() -> None:
         "broker_freeze",
     )
     assert [one.fault for one in forgets(fault(kind, 1, 2) for kind in kinds)] == list(kinds[:6])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_causes_are_those_of_a_plain_loop(seed: int) -> None:
+    draw = random.Random(seed)
+
+    def pairs(many: int) -> list[tuple[int, int]]:
+        return [(at, at + draw.randrange(4)) for at in (draw.randrange(1, 40) for _ in range(many))]
+
+    heard, added, events = [(end, begin) for begin, end in pairs(draw.randrange(6))], pairs(draw.randrange(20)), pairs(30)
+    away = {
+        pod: [Absence(at, at + draw.randrange(6), draw.choice((at + 10, FOREVER_NS))) for at in draw.sample(range(40), draw.randrange(3))]
+        for pod in range(3)
+    }
+    faults = [fault(draw.choice(("keys_lost", "broker_down")), at, at + draw.randrange(5)) for at in draw.choices(range(40), k=seed % 3)]
+    max_len = draw.randrange(1, 8)
+    expected = []
+    for sent, answered in events:
+        before = sum(end < sent for _, end in added)
+        trimmed = [*sorted(begin for begin, _ in added)[before + max_len :], FOREVER_NS][0]
+        passed = min((received for received, begin in heard if begin > answered), default=FOREVER_NS - 1)
+        given = [one for pod, its in away.items() if pod != 1 for one in its if one.since_ns <= answered and sent <= one.lost_ns]
+        words = ["trimmed"] if trimmed <= passed else []
+        for lost in faults:
+            newest = max((begin for received, begin in heard if received < lost.begin_ns), default=0)
+            words += ["keys-lost"] if lost.fault == "keys_lost" and answered >= newest and sent <= lost.end_ns else []
+        for one in given:
+            words += ["keys-lost" for lost in faults if lost.begin_ns <= one.back_ns and sent <= lost.end_ns]
+            words += ["trimmed"] if trimmed <= one.back_ns and trimmed < FOREVER_NS else []
+            words += ["taken-by-peer"] if one.back_ns == FOREVER_NS else []
+        expected.append([*words, ""][0])
+    assert causes(books(away=away, faults=faults, heard=heard, added=added, max_len=max_len), *events, of_pod=1) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,33 @@ def test_the_order_of_equal_payloads_is_not_judged(tmp_path: Path) -> None:
     hidden(alike, alike.publish(3), [SAME] * 3)
     order = judge(open_run(alike.write()), only=["order"]).checkers["order"]
     assert order.verdict == "valid" and "their order cannot be told" in order.detail and order.metrics["out_of_order"] != 0
+
+
+@pytest.mark.parametrize("transport", ["pubsub", "streams"])
+def test_whatever_the_order_of_the_rows_each_delivery_is_of_its_publish(tmp_path: Path, transport: str) -> None:
+    """Nothing is lost. On streams two pods of a service share its events, so they hear together."""
+    draw = random.Random(15)
+    plan = RunFolder(tmp_path / "run", transport=transport).service("web", replicas=2).pod("jobs-0", service="jobs")
+    events = [plan.event(RUN_NS + at * MS) for at in sorted(draw.sample(range(1000), 60))]
+    for event in events:
+        for pod in ("jobs-0", draw.choice(("web-0", "web-1"))) if transport == "streams" else plan.pods:
+            plan.hear(event, pod, lag_ns=300 * MS)
+    draw.shuffle(plan.heard)
+    wanted = [row.key for row in plan.heard]
+    draw.shuffle(events)
+    hidden(plan, events, [draw.choice((SAME, ALONE, ALONE + 1, ALONE + 2 + number)) for number in range(60)])
+    run = open_run(plan.write())
+    assert run.deliveries["event"].tolist() == wanted
+    alike = {event for event, hashed in plan.identities if [one for _, one in plan.identities].count(hashed) > 1}
+    assert run.publishes["event"][run.alike].tolist() == [event.key for event in plan.events if event.key in alike]
+
+
+def test_what_never_left_was_not_heard_whoever_else_sent_the_same(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1)
+    never, left = plan.event(RUN_NS, outcome="never-sent", sent_ns=0, acked_ns=0), plan.event(RUN_NS + MS)
+    for lag in (2, 3):
+        plan.hear(left, "web-0", lag_ns=lag * MS)
+    hidden(plan, [never, left], [SAME, SAME])
+    plan.foreign(ALONE, "web-0", at_ns=RUN_NS + 9 * MS)
+    plan.identities.append((plan.event(RUN_NS + 5 * MS, outcome="never-sent", sent_ns=0, acked_ns=0).key, ALONE))
+    assert open_run(plan.write()).deliveries["event"].tolist() == [left.key, left.key, ALONE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from matplotlib.figure import Figure
 
 from sim.errors import RunFolderError
 from sim.record import recorder
+from sim.record.run_info import LostProcess
 from sim.record.schema import event_id
 from sim.results import heard, outage_plots, plots
 from sim.results.checkers.fallback import reachability
 from sim.results.judged_run import JudgedRun, judge_folder
 from sim.results.lost import lost_in_short
 from tests.support.large_runs import LargeRun, Planted, found_otherwise
-from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
+from tests.support.run_folders import MS, NONCE, RUN_NS, SECOND, US, RunFolder
 
 FOREIGN = 1 << 63 | 9
 LIMIT_MB = 125
@@ -107,6 +109,80 @@ def test_in_pieces_the_same_is_said_where_one_pod_of_a_service_hears_an_event(tm
     assert told(in_pieces(folder, monkeypatch, 1)) == whole
 
 
+def several_clocks(folder: Path) -> RunFolder:
+    """Return a plan of pods and publishers minutes apart, with every loss, and with what turns on less than their clocks are known by."""
+    plan = RunFolder(folder, slo={'lag_ms_p99.channel."a.b"': 5.0, "half_served": 0, "missing": 3}).service("web", replicas=3)
+    plan.service("api", replicas=2, channels="config.updated,a.b").pod("far-0", service="far")
+    events = [*plan.publish(100), *plan.publish(40, channel="a.b", publisher="api-0")]
+    plan.repeat(events[3], "web-1").drop(events[9], "web-2").swap(events[20], events[21], "api-0").foreign(5, "web-0")
+    plan.drop(events[99], "web-1").end("web-1", events[99].sent_ns + 5 * US).end("far-0", events[60].sent_ns - 5 * US)
+    events[30].outcome, events[50].outcome = "unknown", "refused"
+    plan.drop(events[30], "api-1").drop(events[70], "web-0")
+    plan.state("web-0", events[69].acked_ns + 300 * US, "disconnected").state("web-0", events[70].sent_ns + 5 * US, "subscribed")
+    plan.faults = [("broker_stop", "broker", RUN_NS + 100 * MS, RUN_NS + 140 * MS)]
+    return plan.clock("h0", ahead_ns=300 * SECOND, wrong_ns=-9 * US).clock("locust", ahead_ns=-8 * SECOND, bound_ns=30 * US)
+
+
+@pytest.mark.parametrize("rows", [1 << 20, 41])
+def test_in_pieces_the_same_is_said_where_processes_read_clocks_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Times are put into the run's clock group by group of rows, wherever the next one begins."""
+    monkeypatch.setattr(recorder, "ROWS_PER_GROUP", rows)
+    folder = several_clocks(tmp_path / "run").write(parts=3)
+    before = judge_folder(folder, write=False)
+    whole, first = told(before), before.run.first_handled_ns(30).tolist()
+    counts = whole["checkers"]["ledger"]["counts"]
+    assert counts["half_in_doubt"] == 2 and counts["unknown"] > counts["half_in_doubt"]
+    assert whole["checkers"]["lag"]["counts"]["clock_error_us.max"] == 40
+    pieces = in_pieces(folder, monkeypatch, 1)
+    assert pieces.run.first_handled_ns(30).tolist() == first and told(pieces) == whole
+    assert pieces.run.many_deliveries is not None and len(pieces.run.many_deliveries.rows) == (1 if rows > 1000 else 17)
+
+
+def test_in_pieces_it_is_said_too_that_nobody_knows_whose_clock_wrote_the_deliveries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = several_clocks(tmp_path / "run").write()
+    info = json.loads((folder / "run.json").read_text())
+    del info["tables"]["deliveries"]["sources"]
+    (folder / "run.json").write_text(json.dumps(info))
+    whole = told(judge_folder(folder, write=False))
+    assert "which clock which rows of deliveries are of" in whole["checkers"]["harness"]["detail"]
+    assert told(in_pieces(folder, monkeypatch, 1)) == whole
+
+
+def test_in_pieces_the_same_is_said_of_pods_whose_record_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = RunFolder(tmp_path / "run", slo={"missing": 0, "half_served": 0}).service("web", replicas=2).service("api", replicas=2)
+    events = plan.publish(200)
+    plan.heard = [row for row in plan.heard if row.pod not in ("web-1", "api-1")]
+    plan.drop(events[5], "api-0").foreign(NONCE << 48 | 7 << 32 | 1, "web-0").foreign(NONCE << 48 | 6 << 32 | 1, "web-0")
+    events[8].outcome = "unknown"
+    plan.info.lost = [LostProcess("dask-1", ["web-1", "api-1"], [7], 3, 15 * SECOND, "the worker is gone")]
+    folder = plan.write(parts=2)
+    whole = told(judge_folder(folder, write=False))
+    counts = whole["checkers"]["ledger"]["counts"]
+    assert (counts["of_lost_publishers"], counts["half_in_doubt"], counts["in_doubt"]) == (1, 397, 1)
+    assert told(in_pieces(folder, monkeypatch, 1)) == whole
+
+
+def test_in_pieces_the_same_is_said_of_who_was_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies that were late at their publisher, on their way, and because handlers take time."""
+    plan = RunFolder(tmp_path / "run").service("web", replicas=3).service("slow", replicas=2)
+    plan.scenario = "[services.web]\n[services.slow]\nhandler_ms = 5.0\n"
+    events = plan.publish(150, step_ns=50 * MS)
+    for event in events[40:60]:
+        event.acked_ns = event.sent_ns + 1500 * MS
+        for pod in ("web-0", "slow-0", "slow-1"):
+            plan.delay(event, pod, 1600 * MS)
+    for event in events[90:110]:
+        plan.delay(event, "web-1", 1200 * MS).delay(event, "slow-1", 1300 * MS)
+    folder = plan.write()
+    whole = told(judge_folder(folder, write=False))
+    assert whole["checkers"]["fallback"]["counts"]["truth_gap_s.max"] > 1
+    assert told(in_pieces(folder, monkeypatch, 1)) == whole
+
+
 def drawn(judged: JudgedRun) -> list[tuple[str, list[list[float]]]]:
     """Return the title of each figure of the report, and the heights of its lines."""
     axes = [draw(judged.run, Figure().subplots()) for draw in (*plots.FIGURES, *outage_plots.FIGURES)]
@@ -169,4 +245,4 @@ def test_places_are_computed_where_keys_have_no_gap_and_searched_where_they_have
     for keys in (dense, np.sort(rng.choice(1 << 20, 5_000, replace=False)).astype(np.uint64), dense[:0], dense[:1]):
         wanted = np.concatenate([keys, keys + np.uint64(1), keys - np.uint64(1), np.array([0, 1 << 63, (1 << 64) - 1], dtype=np.uint64)])
         known = {key: place for place, key in enumerate(keys.tolist())}
-        assert heard.Places(keys).of(wanted).tolist() == [known.get(key, len(keys)) for key in wanted.tolist()]
+        assert heard.EventPlaces(keys).of(wanted).tolist() == [known.get(key, len(keys)) for key in wanted.tolist()]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from sim.errors import UsageError
+from sim.record.schema import event_id
 from sim.results.lost import lost_in_short
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
@@ -102,3 +105,45 @@ def test_a_folder_from_before_keys_were_recorded_tells_the_events(tmp_path: Path
     run_json.write_text(json.dumps(info))
     rows = open_run(where).lost()
     assert rows[["service", "key"]].to_numpy().tolist() == [["search", ""]]
+
+
+def go_silent(plan: RunFolder, draw: random.Random) -> dict[str, list[range]]:
+    """Let each pod be deaf, cut off or gone now and then, and return when, in milliseconds of the run phase."""
+    silent: dict[str, list[range]] = {pod: [] for pod in plan.pods}
+    for pod, begin in product(plan.pods, range(5, 100, 20)):
+        if cause := draw.choice(("", "deaf", "cut", "gone")):
+            at, back = RUN_NS + begin * MS, RUN_NS + (begin + 10) * MS
+            silent[pod].append(range(begin, begin + 10))
+            plan.state(pod, at, "aborted" if cause == "gone" else "disconnected").state(pod, back, "subscribed")
+            plan.broker += [(at, "buffer_cuts", pod, 1.0)] if cause == "cut" else []
+    return silent
+
+
+def test_every_row_is_that_of_a_plain_loop(tmp_path: Path) -> None:
+    """The cause of an event is that of most of its service's pods."""
+    draw = random.Random(14)
+    folder = RunFolder(tmp_path / "run").service("web", replicas=3, channels="a").service("jobs", replicas=2, channels="a,b")
+    silent = go_silent(folder, draw)
+    heard: dict[tuple[str, int, str, str, str], list[str]] = {}  # (service, milliseconds, event, channel, outcome) -> what its pods did
+    for at, channel in zip(draw.sample(range(100), 60), draw.choices("ab", k=60), strict=True):
+        outcome = draw.choice(("acknowledged", "acknowledged", "refused", "unknown"))
+        event = folder.event(RUN_NS + at * MS, channel=channel, outcome=outcome)
+        for pod, (service, _) in ((pod, of) for pod, of in folder.pods.items() if channel in of[1]):
+            its = heard.setdefault((service, at, event.id, channel, outcome), [])
+            if outcome != "refused" and not any(at in one for one in silent[pod]) and draw.random() < 0.7:
+                its.append(draw.choice(("handled", "skipped", "failed")))
+                folder.hear(event, pod, outcome=its[-1])
+    run = open_run(folder.write())
+    missing = run.ledger().query("fate == 'missing'")
+    missing = missing.assign(event=missing["event"].map(event_id))
+    never = {of: words for of, words in sorted(heard.items()) if "handled" not in words}
+    expected, causes = [], []
+    for (service, at, event_name, channel, outcome), words in never.items():
+        how = next((word for word in ("failed", "skipped") if word in words), "in doubt" if outcome == "unknown" else "lost")
+        mine = missing[(missing["event"] == event_name) & (missing["service"] == service)]["cause"].astype(str).value_counts()
+        expected.append((service, event_name, channel, at / 1e3, how))
+        causes.append(set(mine[mine == mine.max()].index) if how == "lost" else {""})
+    rows = run.lost()
+    assert [(row.service, event_id(row.event), row.channel, row.at_s, row.how) for row in rows.itertuples()] == expected
+    assert all(cause in allowed for cause, allowed in zip(rows["cause"], causes, strict=True))
+    assert set(rows["how"]) == {"lost", "in doubt", "failed", "skipped"} and len(set(rows["cause"])) > 3

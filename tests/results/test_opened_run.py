@@ -278,3 +278,15 @@ def test_a_scenario_without_limits_has_none(tmp_path: Path) -> None:
 def test_a_run_is_sealed_when_its_tables_are_promised_and_it_is_over(tmp_path: Path, state: str, seal: bool, sealed: bool) -> None:
     plan = RunFolder(tmp_path / "run").pod("web-0")
     assert open_run(plan.write(state=state, seal=seal)).sealed is sealed
+
+
+def test_a_later_table_that_goes_while_the_run_is_open_is_an_error_and_one_that_never_was_is_empty(plan: RunFolder) -> None:
+    plan.publish(1)
+    folder = plan.write()
+    run = open_run(folder)
+    (folder / "keys.parquet").unlink()
+    with pytest.raises(RunFolderError, match=r"keys\.parquet"):
+        run.keys  # noqa: B018
+    assert run.info.tables is not None
+    del run.info.tables["keys"]
+    assert run.keys.empty and list(run.keys) == list(TABLES["keys"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ def kept(times: list[float], lost: list[float], begins: list[float], *, limit: f
         pytest.param([100], [60], [950], [50], id="in the second in which it ends, what was withheld since it began"),
         pytest.param([100], [60], [951], [100], id="which was less"),
         pytest.param([100, 100, 95], [60, 60, 60], [100, 1100, 2100], [50, 100, 50], id="each second has its own"),
+        pytest.param([100, 50, 100], [60, 9, 60], [100, 200, 250], [50, 50, 100], id="one on the limit needs nothing and joins nobody"),
         pytest.param([], [], [], [], id="nothing"),
     ],
 )  # fmt: skip
@@ -79,6 +81,20 @@ def test_what_was_measured_is_left_as_it_was() -> None:
 )
 def test_what_one_lost_is_handed_on(group: list[int], begin: list[int], end: list[int], lost: list[int], expected: list[int]) -> None:
     assert handed_on(*(np.array(column, dtype=np.int64) for column in (group, begin, end, lost))).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_handed_on_is_what_a_plain_loop_hands_on(seed: int) -> None:
+    draw = random.Random(seed)
+    rows = [(draw.randrange(3), begin, begin + 1 + place, draw.randrange(9)) for place, begin in enumerate(draw.sample(range(99), 30))]
+    expected = {}
+    for group in range(3):
+        before, until = 0, -1
+        for row in sorted((row for row in rows if row[0] == group), key=lambda row: row[2]):
+            before, until = (max(before, row[3]) if until > row[1] else row[3]), row[2]
+            expected[row] = before
+    columns = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
+    assert handed_on(*columns).tolist() == [expected[row] for row in rows]
 
 
 def test_a_publisher_is_its_pod_s_process_or_one_of_the_generator_s() -> None:
@@ -130,6 +146,16 @@ def test_a_copy_passes_its_pod_s_process_too(passages: Passages) -> None:
 
 def test_a_late_sending_is_laid_to_the_machine_as_far_as_it_withheld_something_and_handed_on(passages: Passages) -> None:
     assert ms(passages.sending()) == [100, 80, 0, 0, 0, 10, 0]
+
+
+def test_what_never_left_keeps_nobody_waiting_and_hides_nobody_s_wait(tmp_path: Path) -> None:
+    """What waited behind the first is late because of that, whatever else was to be sent meanwhile and was not."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").starve(locust=between(12, 12.25, 400))
+    plan.event(12 * SECOND, sent_ns=12 * SECOND + 600 * MS, acked_ns=12 * SECOND + 620 * MS)
+    plan.event(12 * SECOND + 610 * MS, sent_ns=12 * SECOND + 690 * MS, acked_ns=12 * SECOND + 700 * MS)
+    plan.event(12 * SECOND + 650 * MS, sent_ns=0, acked_ns=0, outcome="never-sent")
+    run = open_run(plan.write())
+    assert ms(Passages(run, read_withheld(run)).sending()) == [100, 80, 0]
 
 
 def test_an_arrival_is_at_least_as_late_as_its_sending_and_no_later_than_it_is(passages: Passages) -> None:

@@ -141,6 +141,7 @@ def windows(
     cuts: tuple[float, ...] = (),
     faults: tuple[tuple[str, float, float], ...] = (),
     drain: float = NEVER,
+    is_slow: bool = False,
 ) -> Windows:
     def ns(seconds: float) -> int:
         return round(seconds * SECOND)
@@ -155,6 +156,7 @@ def windows(
         cuts_ns=[ns(cut) for cut in cuts],
         faults=on_pod,
         drain_ns=FOREVER_NS if drain == NEVER else ns(drain),
+        is_slow=is_slow,
     )
     return [(one.begin_ns / SECOND, one.end_ns / SECOND, one.cause) for one in found]
 
@@ -281,3 +283,20 @@ def test_a_pod_that_starts_anew_behind_a_bad_link_closes_what_its_last_life_lost
         (25, 27, "cut-link"),
         (25, 30, "deaf"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("heard", "drain", "is_slow", "expected"),
+    [
+        pytest.param([(12, 11), (19, 18.4)], 20, True, [(18.4, 20, "behind"), (20, 20, "pod-down")], id="since what it read last was sent"),
+        pytest.param([(19, 18.4)], 20, True, [(18.4, 20, "behind"), (20, 20, "pod-down")], id="also if it read nothing else"),
+        pytest.param([(19, 18.5)], 20, True, [(20, 20, "pod-down")], id="which had not waited for long"),
+        pytest.param([(19, 18.4)], 20, False, [(20, 20, "pod-down")], id="but of a pod whose handlers take no time"),
+        pytest.param([], 20, True, [(20, 20, "pod-down")], id="or that read nothing"),
+        pytest.param([(19, 18.4)], 20.1, True, [(18.4, 20, "pod-down")], id="and of one that ended before the drain"),
+    ],
+)
+def test_a_pod_whose_handlers_take_time_may_be_behind_when_it_ends_in_the_drain(
+    heard: list[tuple[float, float]], drain: float, is_slow: bool, expected: Windows
+) -> None:
+    assert windows([*BEGUN, (20, "stopped")], heard=heard, drain=drain, is_slow=is_slow) == [FIRST, *expected]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import RunFolderError
-from sim.record.schema import compose_key
+from sim.record.schema import CAUSES, OUTCOMES, compose_key
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
 
@@ -56,3 +56,49 @@ def test_an_event_that_was_only_heard_or_only_warmed_up_is_named_where_there_is_
     (event,) = plan.publish(1)
     with pytest.raises(RunFolderError, match=f"one that is there: {event.id}$"):
         open_run(plan.write()).story("evt_nope")
+
+
+def test_a_service_that_had_no_pod_yet_had_none_from_the_beginning(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("late-0", service="late")
+    plan.states = [row for row in plan.states if row[0] != "late-0"]
+    plan.state("late-0", 15 * SECOND, "starting").state("late-0", 15 * SECOND, "subscribed").state("late-0", 17 * SECOND, "stopped")
+    early, late = plan.event(12 * SECOND), plan.event(18 * SECOND)
+    plan.hear(early, "web-0"), plan.hear(late, "web-0")
+    run = open_run(plan.write())
+    start = "late missing, no-pod: no pod of the service was alive"
+    assert run.story(early.id).splitlines()[-1].strip().startswith(start)
+    assert run.story(early.id).endswith("(it had no pod from the beginning to +3 s)")
+    assert run.story(late.id).endswith("(it had no pod from -1 s to the end)")
+
+
+def test_the_whole_story_of_an_event_that_was_never_sent_and_of_a_single_item(plan: RunFolder) -> None:
+    never = plan.event(RUN_NS, outcome="never-sent", sent_ns=0, acked_ns=0, items=1, size=300)
+    (heard,) = plan.publish(1, start_ns=RUN_NS + SECOND, size=1)
+    heard.receivers = 1
+    plan.drop(heard, "web-1").drop(heard, "web-2")
+    run = open_run(plan.write())
+    assert run.story(never.id).splitlines() == [
+        f"{never.id}: config.updated from locust-0, 1 item, 300 bytes, phase run",
+        "            +0 s intended",
+        f"            +0 s never-sent: {OUTCOMES['never-sent']}",
+        *(f"{'':>16} web-{pod} missing, never-sent: {CAUSES['never-sent']}" for pod in range(3)),
+    ]
+    assert run.story(heard.id).splitlines() == [
+        f"{heard.id}: config.updated from locust-0, 1 item, 1 byte, phase run",
+        "            +0 s intended",
+        "          +50 us sent",
+        f"         +150 us acknowledged: {OUTCOMES['acknowledged']}; PUBLISH said 1 receiver",
+        "         +240 us web-0 received, handled 10 us later: delivered",
+        *(f"{'':>16} web-{pod} missing, unexplained: {CAUSES['unexplained']}" for pod in (1, 2)),
+    ]
+
+
+def test_a_service_whose_pod_ended_before_anything_else_was_told_of_it(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("gone-0", service="gone")
+    plan.states = [row for row in plan.states if row[0] != "gone-0"]
+    plan.state("gone-0", 9 * SECOND, "aborted").state("gone-0", 10 * SECOND, "stopped")
+    event = plan.event(12 * SECOND, receivers=0)
+    plan.hear(event, "web-0")
+    story = open_run(plan.write()).story(event.id)
+    assert story.endswith("(it had no pod from -3 s to the end)")
+    assert "; PUBLISH said 0 receivers\n" in story

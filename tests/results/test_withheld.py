@@ -109,11 +109,15 @@ def test_where_waits_are_not_known_those_of_the_whole_machine_are_a_bound(tmp_pa
     assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.3)
 
 
-def test_a_row_with_pages_from_swap_is_withheld_whole(tmp_path: Path) -> None:
-    def said(at: int) -> Waits:
-        return Waits(waited_ns=0.0, wall_offset_ns=0.0, major_faults=float(at > 12 * SECOND), swapped_in=float(at > 12 * SECOND))
+@pytest.mark.parametrize(("faults", "swapped", "lost"), [(1, 1, 0.25), (1, 0, 0), (0, 1, 0)])
+def test_a_row_with_pages_from_swap_is_withheld_whole(tmp_path: Path, faults: int, swapped: int, lost: float) -> None:
+    """Where the machine read some, and this process waited for a page."""
 
-    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(0.25)
+    def said(at: int) -> Waits:
+        since = float(at > 12 * SECOND)
+        return Waits(waited_ns=0.0, wall_offset_ns=0.0, major_faults=since * faults, swapped_in=since * swapped)
+
+    assert of(withheld(tmp_path / "run", h0=said), "h0", 11, 14) == pytest.approx(lost)
 
 
 def test_a_process_that_a_fault_froze_had_nothing_withheld(tmp_path: Path) -> None:
@@ -359,3 +363,10 @@ def test_a_scenario_that_says_nothing_of_its_bus_has_the_usual_stalls(tmp_path: 
     run = open_run(plan.write())
     del run.scenario["bus"]
     assert len(read_withheld(run).stalls["h0"]) == 1
+
+
+def test_of_a_process_with_a_single_sample_nothing_is_known(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    plan.hosts = [(11 * SECOND, "h0", 0, 0, 0.0)] + [(at * SECOND, "locust", 0, 0, 0.0) for at in (11, 12)]
+    assert list(read_withheld(open_run(plan.write())).accounts) == ["locust"]

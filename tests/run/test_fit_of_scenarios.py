@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,3 +192,14 @@ def test_one_server_of_ours_is_what_is_meant_where_nothing_else_is_said(monkeypa
     monkeypatch.setattr("sim.run.fit.raise_open_files", lambda: SERVER_FILES + 12 * 3 - 1)
     assert f"{SERVER_FILES + 12 * 3} open files" in refusal(lambda: check_open_files(scenario))
     assert f"{OWN_FILES + 12 * (2 * 6 + 6)} open files" in refusal(lambda: check_open_files(scenario, on="cluster:3", nodes=6))
+
+
+def test_users_of_one_s_own_live_in_real_time_and_each_publishes_as_every_service(tmp_path: Path) -> None:
+    (tmp_path / "users.py").write_text("")
+    own = load_scenario("baseline", settings=(f"load.locustfile={tmp_path / 'users.py'}", "load.users=70"))
+    assert refusal(lambda: fit_time(own, virtual=True)) == ("--on model: the users of load.locustfile live in real time: use --on embedded")
+    assert fit_time(own, virtual=False)[0] is own
+    publishing = [service for service in own.services.values() if service.publishes]
+    assert 1 < len(publishing) < len(own.services)
+    assert files_needed(own, server_is_ours=False) == OWN_FILES + 70 * len(publishing)
+    assert files_needed(own) == SERVER_FILES + 12 * 2 + 70 * len(publishing)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sim.errors import ScenarioError
-from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_scenario, to_toml
+from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_bus, load_scenario, to_toml
 from sim.scenario.settings import reference_behaviours, reference_channels
 
 SHOP = """
@@ -74,10 +74,31 @@ def test_a_payload_of_the_scenario_takes_the_place_of_the_bus_files(shop: Path) 
 def test_the_reference_is_a_bus_file_too(tmp_path: Path) -> None:
     assert list(built_in_buses()) == ["aiponge"]
     (tmp_path / "mine.toml").write_text('bus_file = "aiponge"\n[load.mix]\n"config.cache.invalidate" = 1\n[services.api-gateway]\n')
-    assert "no service publishes it" in refusal(tmp_path / "mine.toml")
-    settings = ('services.api-gateway.publishes=["config.cache.invalidate"]',)
-    mine = load_scenario(str(tmp_path / "mine.toml"), settings=settings)
+    mine = load_scenario(str(tmp_path / "mine.toml"))
     assert set(mine.services) == set(reference_behaviours()) and mine.channels == reference_channels()
+    settings = ("services.api-gateway.publishes=[]", "services.system-service.publishes=[]", "services.music-service.replicas=1")
+    assert "no service publishes it" in refusal(tmp_path / "mine.toml", *settings), "its own words stand above the bus file's"
+    assert load_scenario(str(tmp_path / "mine.toml"), settings=settings[1:]).services["music-service"].replicas == 1
+
+
+def test_who_publishes_and_hears_on_the_references_bus_is_as_in_its_everyday_scenario(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('bus_file = "aiponge"\n[load.mix]\n"config.cache.invalidate" = 1\n')
+    for mine in (load_bus("aiponge"), load_scenario(str(tmp_path / "mine.toml"))):
+        assert {name: (one.replicas, one.publishes, one.subscribes) for name, one in mine.services.items()} == {
+            name: (one.replicas, one.publishes, one.subscribes) for name, one in load_scenario("baseline").services.items()
+        }
+        assert {name: tuple(mine.new_logic(name).handlers) for name in mine.services} == {
+            name: one.subscribes for name, one in mine.services.items()
+        }
+
+
+def test_the_references_services_are_in_no_scenario_that_does_not_name_its_bus(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[load.mix]\n"config.cache.invalidate" = 1\n[services.music-service]\npublishes = ["config.cache.invalidate"]\n'
+    )
+    mine = load_scenario(str(tmp_path / "mine.toml"))
+    assert list(mine.services) == ["music-service"] and mine.services["music-service"].subscribes == ()
+    assert (mine.services["music-service"].replicas, mine.behaviour("music-service")) == (1, "config-cache")
 
 
 def test_each_built_in_scenario_is_about_the_reference_and_says_nothing_of_channels() -> None:
@@ -116,7 +137,27 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (['services.billing.subscribes=["order.creatd"]'], ["with shop.bus.toml", "unknown channel 'order.creatd'", "'order.created'"]),
         (["services.biling.replicas=3"], ["services.biling", "publishes nothing and subscribes to nothing", "did you mean 'billing'"]),
         (["services.billing.behaviour=analytic"], ["behaviour = 'analytic'", "did you mean 'analytics'"]),
-        (['services."a/b".subscribes=["order.created"]'], ["services.'a/b'", "no blank, comma, slash or control"]),
+        (['services."a b".subscribes=["order.created"]'], ["services.'a b'", "no blank, comma or control"]),
+        (
+            ['channels."order.created".invalidates="order:{orderId}"'],
+            ['channels."order.created".invalidates', "'orderId' is no JSON pointer"],
+        ),
+        (['channels."order.created".invalidates="order:{/orderId}"'], ["invalidates = 'order:{/orderId}'", "begin it with /data/"]),
+        (['channels."order.created".invalidates="order:{/data/id"'], ["invalidates = 'order:{/data/id'", "without its other half"]),
+        (
+            ['channels."order.created".invalidates="all"', 'channels."order.created".batched=true'],
+            ["channels.order.created.invalidates", "leave one of the two out"],
+        ),
+        (["services.billing.caches.bills.reads_per_s=5"], ["'services.billing.caches.bills.reads' is missing"]),
+        (['services.billing.caches.bills={ reads = "bill:{nr}" }'], ['caches."bills".reads', "names 'nr'"]),
+        (['services.billing.caches.bills={ reads = "bill:*" }'], ["'bill:*'", "every key that matches"]),
+        (['services.billing.caches.bills={ reads = "{zipf(0)}" }'], ["zipf(0)", "from 1 to 1,000,000"]),
+        (['services.billing.caches.bills={ reads = "{letters(201)}" }'], ["201 characters", "200 is the most"]),
+        (
+            ['services.billing.caches.bills={ reads = "b", reads_per_s = 1e6 }', "load.run_s=3600"],
+            ["caches.bills.reads_per_s = 1e+06", "more than 20,000,000"],
+        ),
+        (['services.billing.caches.bills={ reads = "b", entry = 3 }'], ["services.billing.caches.bills.entry", "did you mean 'entries'"]),
         (['channels."a,b".payload=3'], ["channels.'a,b'", "no comma"]),
         (['channels."".payload=3'], ["channels.''", "1 to 200"]),
         (['channels."http.events.batch".payload=3'], ["http.events.batch", "does not go over the bus"]),

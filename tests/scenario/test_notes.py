@@ -57,3 +57,23 @@ def test_many_notes_are_told_in_few_lines() -> None:
     assert told_notes(some) == some
     told = told_notes([*some, "x", "y"])
     assert told[:MAX_NOTES] == some and told[-1].startswith("and 2 more notes: buslab check-scenario")
+
+
+def test_a_cache_from_which_no_event_drops_what_is_read_is_odd() -> None:
+    def of(invalidates: str, reads: str = "a:{integer(1, 20)}") -> list[str]:
+        channels = {"a": {"rate_per_s": 1, "payload": {"id": "{integer(1, 20)}"}, "invalidates": invalidates}}
+        services = {"one": {"publishes": ["a"]}, "two": {"subscribes": ["a"], "caches": {"c": {"reads": reads, "reads_per_s": 1}}}}
+        return notes(channels=channels, services=services)
+
+    assert of("a:{/data/id}") == of("a:*") == of("{/data/absent}") == []
+    assert of("") == ["services.two.caches.c: no event drops a copy of it: give a channel that two hears invalidates"]
+    (told,) = of("A:{/data/id}", "a:1")
+    assert told.startswith("services.two.caches.c: of 500 keys that are read none is named by the first events of a: read is 'a:1'")
+
+
+def test_a_service_whose_cache_is_read_is_asked_something() -> None:
+    channels = {"a": {"rate_per_s": 1}, "b": {"invalidates": "b"}}
+    services = {"one": {"publishes": ["a"]}, "two": {"subscribes": ["b"], "caches": {"c": {"reads": "b", "reads_per_s": 1}}}}
+    services["three"] = {"publishes": ["b"], "subscribes": ["a"]}
+    load = {"mix": {"a": 1}}
+    assert [note for note in notes(channels=channels, services=services, load=load) if note.startswith("services")] == []

@@ -73,6 +73,9 @@ def test_what_is_drawn_has_the_shares_and_the_bounds_that_were_asked_for() -> No
     assert set(values("integer(3, 5)")) == {3, 4, 5}
     assert all(1.0 <= value <= 2.0 and round(value, 3) == value for value in values("real(1, 2, digits=3)"))
     assert Counter(values("choice('a', 'b')"))["a"] == pytest.approx(2_000, abs=150)
+    ranks = Counter(values("zipf(50)"))
+    assert set(ranks) <= set(range(1, 51)) and ranks[1] / ranks[2] == pytest.approx(2, rel=0.25), "the second half as often as the first"
+    assert set(values("zipf(1)")) == {1}
     assert Counter(values("weighted('a', 9, 'b', 1)"))["b"] == pytest.approx(400, abs=90)
     assert len(set(values("uuid()"))) == 4_000 and {uuid.UUID(one).version for one in values("uuid()", many=50)} == {4}
     assert len(set(values("word()"))) > 20 and {len(one.split()) for one in values("words(3)", many=50)} == {3}

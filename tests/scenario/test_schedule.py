@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.bus.envelope import EVENT_TYPES
 from sim.errors import ScenarioError
-from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, make_reads, make_schedule
+from sim.scenario.schedule import ARRIVALS, PROVIDER_READS, SHAPES, IntendedReads, Schedule, make_cache_reads, make_reads, make_schedule
 from tests.support.examples import examples
 from tests.support.reference import content
 
@@ -147,12 +147,26 @@ def test_reads_are_in_time_order_at_their_rate_by_every_reader_and_favour_the_fi
     assert (np.diff(drawn.offset_ns) >= 0).all()
     assert drawn.offset_ns[0] >= 0 and drawn.offset_ns[-1] < 20e9
     assert set(drawn.pod.tolist()) == {1, 4, 5}
-    of_provider = drawn.subject >= drawn.templates
+    of_provider = drawn.subject >= 600
     assert abs(of_provider.mean() - PROVIDER_READS) < 6 * (0.09 / count) ** 0.5
     often = np.bincount(drawn.subject, minlength=len(drawn.subjects))
     assert abs(often[0] / often[1] - 2) < 0.3, "Zipf: the second is read half as often as the first"
-    assert (drawn.subjects[0], drawn.subjects[599], drawn.subjects[600], drawn.subjects[-1]) == ("tpl_0", "tpl_599", "prov_0", "prov_6")
+    keys = ["templates:tpl_0", "templates:tpl_599", "providers:prov_0", "providers:prov_6"]
+    assert [drawn.subjects[n] for n in (0, 599, 600, -1)] == [("", f"aiponge:cache:{key}") for key in keys]
     assert len(set(drawn.subject[~of_provider].tolist())) > 500, "more templates than a cache holds"
+
+
+def test_reads_of_a_cache_are_by_its_pods_at_its_rate_and_stand_in_time_order_among_others() -> None:
+    own = make_cache_reads("prices", rate_per_s=300.0, seconds=10.0, seed=(1, 3, 0), pods=[7, 8], key=lambda number: f"sku_{number % 40}")
+    assert abs(len(own) - 3000) < 6 * 3000**0.5
+    assert set(own.pod.tolist()) == {7, 8}
+    assert [own.subjects[n] for n in own.subject] == [("prices", f"sku_{number % 40}") for number in range(len(own))]
+    both = reads().with_others(own)
+    assert len(both) == len(reads()) + len(own) and (np.diff(both.offset_ns) >= 0).all()
+    mine = [(at, pod, both.subjects[n]) for at, pod, n in zip(both.offset_ns, both.pod, both.subject, strict=True) if both.subjects[n][0]]
+    assert mine == [(at, pod, own.subjects[n]) for at, pod, n in zip(own.offset_ns, own.pod, own.subject, strict=True)]
+    again = make_cache_reads("prices", rate_per_s=300.0, seconds=10.0, seed=(1, 3, 1), pods=[7, 8], key=str)
+    assert not np.array_equal(again.offset_ns[:50], own.offset_ns[:50]), "each cache has a random stream of its own"
 
 
 @pytest.mark.parametrize("none", [{"rate_per_s": 0.0}, {"pods": []}])

@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sim.machine.waits import Waits
-from sim.record.recorder import Recorder, seal_tables
+from sim.record.recorder import Recorder, seal_tables, write_table
 from sim.record.run_info import LoadInfo, Phase, RunInfo
-from sim.record.schema import FORMAT, OPTIONAL, TABLES, compose_key, event_id
+from sim.record.schema import FORMAT, OPTIONAL, TABLES, TIMES, compose_key, event_id, source_of
 from sim.results.books import keep_books
 from sim.results.copies import Copies
 from sim.results.opened_run import Run, open_run
@@ -112,6 +114,8 @@ class RunFolder:
     probes: list[tuple[int, str, str, int, str]] = field(default_factory=list)
     keys: list[tuple[int, str, int, str]] = field(default_factory=list)
     identities: list[tuple[int, int]] = field(default_factory=list)
+    ahead_ns: dict[str, int] = field(default_factory=dict)
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
     scenario: str = ""
     broker: list[tuple[int, str, str, float]] = field(default_factory=list)
     hosts: list[tuple[Any, ...]] | None = None
@@ -207,6 +211,15 @@ class RunFolder:
         row.received_ns, row.handled_ns = row.received_ns + by_ns, row.handled_ns + by_ns
         return self
 
+    def clock(self, process: str, *, ahead_ns: int, wrong_ns: int = 0, bound_ns: int = 10 * US) -> RunFolder:
+        """Let a process read a clock that is ahead of the run's: `h0`, which has the pods, or `locust`, which publishes.
+
+        The table `clocks` says that it is by `wrong_ns` more, and that this is known to `bound_ns`.
+        """
+        self.ahead_ns[process] = ahead_ns
+        self.known[process] = (ahead_ns + wrong_ns, bound_ns)
+        return self
+
     def read(self, pod: str, subject: str, at_ns: int, *, loaded_ns: int | None = None) -> RunFolder:
         """Add that a pod read a cache key: a copy loaded earlier, or by default a miss, loaded now."""
         self.reads.append((at_ns, pod, subject, at_ns if loaded_ns is None else loaded_ns, "miss" if loaded_ns is None else "hit"))
@@ -239,6 +252,7 @@ class RunFolder:
 
     def _write_parts(self, parts: int) -> None:
         recorder = Recorder(self.folder, source="h0", pods=list(self.pods))
+        speaker = Recorder(self.folder, source="locust") if self.known else recorder
         for pod, at, state in self.states:
             service, channels = self.pods[pod]
             bus = {"subscribed": "connected", "stopped": "stopped", "aborted": "stopped"}.get(state, "outage")
@@ -255,7 +269,7 @@ class RunFolder:
             "faults": [(*fault, "whole", fault[2]) for fault in self.faults],
         }.items():
             for row in rows:
-                recorder.tables[table].add(*row)
+                (speaker if table in ("calls", "keys", "identities") else recorder).tables[table].add(*row)
         for sample in [*self._numsub(), *self.broker]:
             recorder.tables["broker"].add(*sample)
         for sample in self._hosts() if self.hosts is None else self.hosts:
@@ -264,7 +278,7 @@ class RunFolder:
         for part in range(parts):
             for e in self.events[part::parts]:
                 first = e.first_item_ns or e.intended_ns
-                recorder.tables["publishes"].add(
+                speaker.tables["publishes"].add(
                     e.key, e.channel, e.publisher, e.items, e.size, first, (e.intended_ns - first) * e.items,
                     e.intended_ns, e.sent_ns, e.acked_ns, e.outcome, e.receivers, e.subject, e.stamped_ns,
                 )  # fmt: skip
@@ -272,7 +286,33 @@ class RunFolder:
             for row in self.heard[part * rows // parts : (part + 1) * rows // parts]:
                 self._add_delivery(recorder, numbers, row)
             recorder.flush()
+            speaker.flush()
         recorder.close()
+        speaker.close()
+        self._use_own_clocks()
+
+    def _use_own_clocks(self) -> None:
+        """Put the times of processes with clocks of their own into these, as they would have written them, and write how those went."""
+        if not self.known:
+            return
+        run = Recorder(self.folder, source="the-run")
+        for process, (offset_ns, bound_ns) in self.known.items():
+            for at in (0, 40 * SECOND):
+                run.tables["clocks"].add(
+                    process, f"clock of {process}", "echo", at + self.ahead_ns[process], offset_ns, 0.0, 2 * bound_ns, 0, bound_ns
+                )
+        run.close()
+        for part in (self.folder / "parts").glob("*.parquet"):
+            table = part.name.partition("-")[0]
+            ahead_ns = self.ahead_ns.get(source_of(part.stem, table), 0)
+            if ahead_ns and TIMES.get(table):
+                rows = pq.ParquetFile(part).read()
+                for column in TIMES[table]:
+                    place, values = rows.schema.get_field_index(column), rows[column].to_numpy()
+                    rows = rows.set_column(
+                        place, column, pa.array(np.where(values == 0, 0, values + ahead_ns), rows.schema.field(column).type)
+                    )
+                write_table(part, table, rows)
 
     @staticmethod
     def _add_delivery(recorder: Recorder, numbers: dict[str, int], row: Heard) -> None:
@@ -312,7 +352,7 @@ def cooked(folder: Path, *, copies: Copies | None = None, services: ServiceBooks
     whole = run.pieces.whole
     assert whole is not None
     if copies is not None:
-        phase = np.append(run.phase_codes(run.publishes["intended_ns"].to_numpy()), np.int8(0))[copies.publish]
+        phase = np.append(run.phase_codes(run.meant_ns(run.publishes)), np.int8(0))[copies.publish]
         run.__dict__["pieces"] = Pieces(run, run.index, whole=Piece(run, whole.heard, copies, phase))
     books = keep_books(run, run.index, run.pieces)
     run.__dict__["books"] = books if services is None else books._replace(services=services)

@@ -1,7 +1,8 @@
 """What a service does with the events it hears: behaviour that is code, chosen by its name in a bus file (``behaviour = "analytics"``).
 
 A member is a class without constructor arguments whose instances are a `ServiceLogic`, which has the rules.
-One with a `ConfigSubscriber` as `config` is made to read templates and providers through it, when the scenario means reads.
+One with a `ConfigSubscriber` as `config` is made to read templates and providers through it, when the scenario means reads. Caches that a
+scenario gives to a service of any behaviour (`services.X.caches`) are the pod's (`sim.bus.key_caches`).
 
 To add one: write ``sim/bus/services/<name>.py`` with such a class, and list it in `BEHAVIOURS` under the name that bus files use. One that
 is not ours is found without being listed (`sim.machine.user_code`): as ``module:Class``, or as an entry point of ``buslab.behaviours``.

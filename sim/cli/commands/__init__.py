@@ -25,6 +25,7 @@ from sim.cli.commands.image import image
 from sim.cli.commands.import_ import import_
 from sim.cli.commands.list import list_
 from sim.cli.commands.lost import lost
+from sim.cli.commands.manifests import manifests
 from sim.cli.commands.matrix import matrix
 from sim.cli.commands.new import new
 from sim.cli.commands.notebooks import notebooks
@@ -61,4 +62,5 @@ COMMANDS: dict[str, click.Command] = {
     "schema": schema,
     "import": import_,
     "export": export,
+    "manifests": manifests,
 }

@@ -21,6 +21,8 @@ EXPLAINED = 5  # with at most so many claims, each is explained in words
 def claims(numbers: tuple[str, ...], on: str, out: Path | None, jobs: int, report: Path | None) -> int:
     """Re-run the experiment of each claim N, or of all, and tell whether it is true, false, or on what it depends.
 
+    The claims are of the reference's text, and run its services: `buslab matrix --scenario` breaks a bus of your own.
+
     Exit code: 0 every verdict is what theory expects, 1 one is not, 2 one is unknown or an error, 130 interrupted.
     """
     from sim.experiments.claims.run import run_claims

@@ -27,6 +27,9 @@ from sim.errors import BuslabError
 )  # fmt: skip
 @click.option("--locustfile", metavar="FILE", help="Users of your own make the calls, in a closed loop: sets load.locustfile.")
 @click.option("--users", type=click.IntRange(1), help="How many users --locustfile has: sets load.users.")
+@click.option(
+    "--parts-to", metavar="URL", default="", help="With hosts.kind=dask, what workers record comes home by this place, as s3://BUCKET."
+)
 @click.option("--driven-by", type=int, hidden=True, help="The line to the Locust that started this run: an inherited socket.")
 @click.option("--no-report", is_flag=True, help="Do not draw report.html.")
 def run(
@@ -39,6 +42,7 @@ def run(
     fleet: str,
     locustfile: str | None,
     users: int | None,
+    parts_to: str,
     driven_by: int | None,
     no_report: bool,
 ) -> int:
@@ -62,7 +66,15 @@ def run(
     try:
         with Display(console) as display, caller or contextlib.nullcontext():
             folder = run_scenario(
-                loaded, on=on, out=out, load_this_server=yes_load_this_server, image=image, fleet=fleet, caller=caller, watch=display.show
+                loaded,
+                on=on,
+                out=out,
+                load_this_server=yes_load_this_server,
+                image=image,
+                fleet=fleet,
+                parts_to=parts_to,
+                caller=caller,
+                watch=display.show,
             )
     except BuslabError as error:
         if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too

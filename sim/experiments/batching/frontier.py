@@ -12,12 +12,16 @@ most `max_at_risk` items; both within `TIE`. If none keeps both, the one that ex
 
 from __future__ import annotations
 
+import json
+from typing import NamedTuple
+
 import pandas as pd
 
 from sim.errors import UsageError
 from sim.experiments.batching.theory import batch_costs
 from sim.machine.words import count, duration
 from sim.results.checkers.verdict import worst
+from sim.scenario.settings import Scenario
 
 LOAD, SIZE, INTERVAL = "load.rate_per_s", "bus.batch_size", "bus.batch_interval_ms"
 AGE, AT_RISK, PUBLISHES, BYTES = "item_age_ms_p99", "batching.at_risk.max", "batching.batches_per_s", "batching.batch_bytes_per_s"
@@ -26,9 +30,64 @@ TIE = 0.02
 DEFAULT_SIZE, DEFAULT_INTERVAL_MS = 100, 30_000
 MAX_AGE_MS, MAX_AT_RISK = 5000.0, 100.0
 MAX_THEORY_ERROR = 0.1
+LIMITS = ("missing", "duplicates", "items_lost", "offered_ratio_min")  # that a channel which stands alone can keep as well
 
 
-def batch_frontier(table: pd.DataFrame, *, max_age_ms: float = MAX_AGE_MS, max_at_risk: float = MAX_AT_RISK) -> pd.DataFrame:
+class BatchedAlone(NamedTuple):
+    """How a batched channel of a bus is swept: what makes it stand alone, the keys of its rule, and the rule that it has.
+
+    `columns` are the names under which the rest of this module knows the keys.
+    """
+
+    settings: tuple[str, ...]
+    size_key: str
+    interval_key: str
+    size: int
+    interval_ms: int
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names of a sweep's columns by which `batch_frontier` and `against_theory` know them."""
+        return {self.size_key: SIZE, self.interval_key: INTERVAL}
+
+
+def batched_alone(scenario: Scenario, channel: str) -> BatchedAlone:
+    """Return the settings by which one pod publishes on a batched channel alone, and one pod of each service hears it.
+
+    Raises
+    ------
+    UsageError
+        The scenario has no such batched channel, or nobody publishes it.
+    """
+    rule = scenario.batches().get(channel)
+    batched = ", ".join(scenario.batches()) or "none"
+    if rule is None:
+        raise UsageError(f"scenario {scenario.name}: no batched channel {channel!r}; batched are {batched}")
+    name, own = json.dumps(channel, ensure_ascii=False), scenario.channels[channel]
+    publishing = [service for service, one in scenario.services.items() if channel in one.publishes]
+    if not publishing:
+        raise UsageError(f"scenario {scenario.name}: no service publishes {channel}")
+    settings = [f"load.mix={{{name}=1}}", "load.driver=pods", "load.shape=steady", "load.arrivals=poisson", "faults=[]"]
+    settings += ["slo={}"] if set(scenario.slo) - set(LIMITS) else []  # of services that hear nothing now, or of lag
+    for service, one in scenario.services.items():
+        me = f"services.{json.dumps(service, ensure_ascii=False)}"
+        if service in publishing[1:]:
+            rest = [other for other in one.publishes if other != channel]
+            spare = [other for other in scenario.channels if other != channel][:1]
+            settings.append(f"{me}.publishes={json.dumps(rest or ([] if one.subscribes else spare), ensure_ascii=False)}")
+        if channel in (*one.publishes, *one.subscribes):
+            settings.append(f"{me}.replicas=1")
+    size, interval = (f"channels.{name}.{key}" if getattr(own, key) else f"bus.{key}" for key in ("batch_size", "batch_interval_ms"))
+    return BatchedAlone(tuple(settings), size, interval, rule.size, rule.interval_ms)
+
+
+def batch_frontier(
+    table: pd.DataFrame,
+    *,
+    max_age_ms: float = MAX_AGE_MS,
+    max_at_risk: float = MAX_AT_RISK,
+    default: tuple[int, int] = (DEFAULT_SIZE, DEFAULT_INTERVAL_MS),
+) -> pd.DataFrame:
     """Judge every batch setting of a sweep.
 
     Parameters
@@ -37,6 +96,8 @@ def batch_frontier(table: pd.DataFrame, *, max_age_ms: float = MAX_AGE_MS, max_a
         Of `run_sweep`, over `bus.batch_size`, `bus.batch_interval_ms` and perhaps `load.rate_per_s`, one publisher.
     max_age_ms, max_at_risk
         The limits of what is recommended.
+    default
+        The size and the interval in milliseconds that the bus has.
 
     Returns
     -------
@@ -69,7 +130,8 @@ def batch_frontier(table: pd.DataFrame, *, max_age_ms: float = MAX_AGE_MS, max_a
         kept = rows[rows["keeps_limits"]]
         best = kept[PUBLISHES].idxmin() if len(kept) else over[rows.index].idxmin()
         judged.loc[best, "recommended"] = True
-    judged["default"] = (judged[SIZE] == DEFAULT_SIZE) & (judged[INTERVAL] == DEFAULT_INTERVAL_MS)
+    judged["default"] = (judged[SIZE] == default[0]) & (judged[INTERVAL] == default[1])
+    judged.attrs["default"] = f"{default[0]:,} items / {duration(default[1] / 1e3)}"
     return judged
 
 
@@ -128,7 +190,7 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     default, kept = judged[judged["default"]], judged[judged["default"] & judged["keeps_limits"]]
     best = judged[judged["recommended"]]
     if not len(default):
-        return "unknown", f"no run had the default setting of {DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
+        return "unknown", f"no run had the default setting of {judged.attrs['default']}"
     verdict = worst(words | ({"invalid"} if error > MAX_THEORY_ERROR else set()))
     costs = "; ".join(
         f"at {count(r[LOAD], 'item')}/s {duration(r[AGE] / 1e3)} old, {r[AT_RISK]:,.0f} at risk" for r in default.to_dict("records")
@@ -136,9 +198,9 @@ def judge_default(table: pd.DataFrame, judged: pd.DataFrame, compared: pd.DataFr
     advice = ", ".join(
         f"{_said(r)} at {count(r[LOAD], 'item')}/s" + ("" if r["keeps_limits"] else " (limits not kept)") for _, r in best.iterrows()
     )
-    setting = f"{DEFAULT_SIZE} items / {duration(DEFAULT_INTERVAL_MS / 1e3)}"
     loads = count(len(default), "load")
     return verdict, (
-        f"The default of {setting} keeps the limits at {len(kept)} of {loads} of a pod ({costs}); recommended are {advice}; "
+        f"The default of {judged.attrs['default']} keeps the limits at {len(kept)} of {loads} of a pod ({costs}); "
+        f"recommended are {advice}; "
         f"theory and measurement of the mean wait differ by {error:.1%} at most."
     )

@@ -73,7 +73,7 @@ METRICS: dict[str, Metric] = {
     "missing_ratio": Metric("missing copies / expected copies"),
     "unserved_ratio": Metric("events that no pod of a service heard / events that services should hear"),
     "duplicates": Metric("copies heard again, per expected copy"),
-    "stale_reads": Metric("stale reads of configuration; only with several runs", 2.0),
+    "stale_reads": Metric("stale reads of caches; only with several runs", 2.0),
     "items_lost": Metric("items of batches that no pod heard; only with several runs"),
     "wait_ms_mean": Metric("mean wait of an item in its batch, milliseconds", 1.0),
     "item_age_ms_p99": Metric("99th percentile of a batch's age when handled, milliseconds; only with several runs", 1.0),

@@ -5,7 +5,7 @@ speak over it unchanged. Bytes cross a `link.Link` per direction.
 
 Rules
 -----
-1. A piece that was written in one call arrives in one read, as the same bytes object: no copy.
+1. A piece that was written in one call arrives in one read, as the same bytes object: no copy; one of more than `READ_BYTES` in several.
 2. At most `window_bytes` of a direction are under way or unread; what is written beyond them waits at the sender, in order. A reader
    that pauses so fills first the window and then the sender's own buffer, as with kernel buffers.
 3. `close` sends what waits and then ends the direction; `abort` drops what the window has no room for. The other side reads what was
@@ -23,6 +23,7 @@ from typing import Any
 from sim.faults.link import Link, LinkPlan, that_fit
 from sim.grounds.model.costs import WINDOW_BYTES
 from sim.grounds.model.loop import JumpingLoop, Series
+from sim.wire.connection import READ_BYTES
 
 FIRST_FREE_PORT = 40_000
 
@@ -310,12 +311,17 @@ class Peer(asyncio.Transport):
         """Take a piece that has crossed the link."""
         if self._ended:
             return
-        if self._paused:
+        if self._paused or self._unread:
             self._unread.append(data)
-            return
-        if data is _END:
+        elif data is _END:
             self._lose(None)
-            return
+        elif len(data) > READ_BYTES:
+            self._unread.append(data)
+            self._read_on()
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         other = self.other
         other._under_way -= len(data)
         if other._waiting:
@@ -331,18 +337,32 @@ class Peer(asyncio.Transport):
         self._paused = True
 
     def resume_reading(self) -> None:
-        """Go on reading; pieces that arrived meanwhile come as one."""
-        if not self._paused:
+        """Go on reading; what arrived meanwhile comes in as few reads as a client's buffer allows."""
+        if self._paused:
+            self._paused = False
+            if self._unread:
+                self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Read what has arrived, so much at a time as a client's buffer takes."""
+        unread = self._unread
+        if self._paused or self._ended or not unread:
             return
-        self._paused = False
-        pieces = list(self._unread)
-        self._unread.clear()
-        ended = bool(pieces) and pieces[-1] is _END
-        data = b"".join(piece for piece in pieces if piece is not None)
-        if data:
-            self._loop.call_soon(self.arrive, data)
-        if ended:
-            self._loop.call_soon(self.arrive, _END)
+        pieces, room = list[bytes](), READ_BYTES
+        while unread and room and (piece := unread[0]) is not _END:
+            pieces.append(piece[:room])
+            room -= len(pieces[-1])
+            if len(pieces[-1]) < len(piece):
+                unread[0] = piece[len(pieces[-1]) :]
+            else:
+                unread.popleft()
+        if pieces:
+            self._read(b"".join(pieces))
+        else:
+            unread.clear()
+            self._lose(None)
+        if unread:
+            self._loop.call_soon(self._read_on)
 
     def is_reading(self) -> bool:
         """Return whether the protocol reads."""

@@ -229,7 +229,7 @@ def make_plan(
     distinct: dict[object, Choice] = {}
     for choice in choices:
         load = choice.of(workload)
-        distinct.setdefault((choice.brokers, tuple(load.replicas.values()), tuple(load.events(target_calls_per_s))), choice)
+        distinct.setdefault((choice.brokers, tuple(load.replicas.values()), _told_apart(load.events(target_calls_per_s))), choice)
     look = _Looked(model, measured, link_mbit_per_s, cores)
     options = tuple(look.option(workload, choice, target_calls_per_s) for choice in distinct.values())
     said = str(measured or "")
@@ -245,6 +245,11 @@ def make_plan(
     if measured is not None and not measured.held_calls_per_s:
         changes = ("measure again on a machine at rest (`buslab capacity`): a plan needs a rate that was carried",)
     return Plan(target_calls_per_s, options, changes, said)
+
+
+def _told_apart(events: Sequence[tuple[float, int, float]]) -> tuple[tuple[str, int, str], ...]:
+    """Return events in six digits: batches that all but never fill are as large with any greater size."""
+    return tuple((f"{many:.6g}", pods, f"{size:.6g}") for many, pods, size in events)
 
 
 class _Looked(msgspec.Struct, frozen=True):

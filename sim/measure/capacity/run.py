@@ -160,7 +160,8 @@ def workload_of(scenario: Scenario) -> Workload:
     if len(set(rules)) > 1:
         told = "; ".join(f"{name}: {rule.size:,} or {rule.interval_ms:,} ms" for name, rule in scenario.batches().items() if name in mix)
         raise UsageError(f"scenario {scenario.name}: its batches leave by different rules, and capacity plans one batch size: {told}")
-    return Workload(tuple(kinds), replicas, rules[0].size, rules[0].interval_ms / 1000, adding_up)
+    evenly = scenario.load.arrivals == "uniform"
+    return Workload(tuple(kinds), replicas, rules[0].size, rules[0].interval_ms / 1000, adding_up, evenly)
 
 
 def _could_be_smaller(scenario: Scenario, channel: Channel, content: Content) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from sim.bus.envelope import CHANNEL_PREFIX
+from sim.measure.capacity.batches import items_of_batch
 from sim.measure.capacity.frames import Sent
 
 
@@ -47,13 +48,17 @@ class EventType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a scenario asks of a bus; `adding_up` are services of which two replicas would count every event twice."""
+    """What a scenario asks of a bus.
+
+    `adding_up` are services of which two replicas would count every event twice; `evenly`: calls are evenly spaced, and not Poisson.
+    """
 
     kinds: tuple[EventType, ...]
     replicas: dict[str, int]
     batch_size: int
     batch_interval_s: float
     adding_up: tuple[str, ...] = ()
+    evenly: bool = False
 
     @property
     def is_batched(self) -> bool:
@@ -89,12 +94,12 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(self.replicas[name] for name in kind.heard_by)
 
     def items(self, kind: EventType, calls_per_s: float) -> float:
-        """Return how many items a batch has at this rate: the size ends it, or the interval, whichever comes first."""
+        """Return how many items a batch has at this rate in the mean: the size ends it, or the interval, whichever comes first."""
         if not kind.batched:
             return 1.0
-        publishers = max(1, sum(self.replicas[name] for name in kind.published_by))
-        in_time = kind.share * calls_per_s / publishers * self.batch_interval_s
-        return float(min(self.batch_size, max(1.0, in_time + 1)))
+        share = kind.share / max(1, sum(self.replicas[name] for name in kind.published_by))
+        drawn = share if self.evenly else 0.0
+        return items_of_batch(share * calls_per_s, size=self.batch_size, interval_s=self.batch_interval_s, share=drawn)
 
     def events(self, calls_per_s: float, kinds: Sequence[EventType] | None = None) -> list[tuple[float, int, float]]:
         """Return (events, subscribers, bytes) that one call makes on average, of each kind."""

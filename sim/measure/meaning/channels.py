@@ -3,9 +3,8 @@
 Rules
 -----
 1. Calls come at `load.rate_per_s` times the shape, each of a channel by its weight in the mix, each from any pod that may publish it.
-2. A batched channel's events follow from its calls. One pod's batch is open from its first item until its rule ends it, and holds 1 + the
-   least of size - 1 and the calls that come meanwhile: Poisson, or binomial where calls are evenly spaced and drawn among channels and
-   pods. A batch that would be open longer than the run leaves in its drain: what stands here is the long run's.
+2. A batched channel's events follow from its calls (`sim.measure.capacity.batches`). A batch that would be open longer than the run
+   leaves in its drain: what stands here is the long run's.
 3. A copy is one event for one pod that hears its channel: of each service's pods on Pub/Sub, for one of them on Streams, for the
    publishing pod alone where there is no broker.
 4. Sizes are measured and not computed: calls are made as the run makes them, with numbers drawn from those of the run, and encoded as its
@@ -14,9 +13,7 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -26,6 +23,7 @@ from sim.bus.batcher import BatchRule
 from sim.bus.envelopes import Envelope
 from sim.bus.node import BusNode
 from sim.errors import NotEncodable
+from sim.measure.capacity.batches import items_of_batch
 from sim.measure.capacity.frames import Sent, on_link
 from sim.record.schema import HTTP_CALL
 from sim.scenario.schedule import share_of_peak
@@ -36,7 +34,6 @@ LEAST_TRIES, MOST_TRIES = 5, 5000  # of one channel
 TRIED_BYTES = 8_000_000  # of one channel at most
 AT_NS = 1 << 48  # when they are made: after three days, as a time has more digits later
 SLICES = 64  # of a shape that is not steady
-SIGMAS = 12.0  # beyond so many standard deviations nothing happens
 FRAMED = ("pubsub", "sharded")  # transports whose frames are counted
 
 
@@ -137,7 +134,9 @@ def _load_of(
 
     def events(calls_per_s: float) -> float:
         """Return the events a second that so many calls a second become."""
-        return calls_per_s if rule is None else calls_per_s / items_of_batch(calls_per_s / publishers, rule, share=drawn)
+        if rule is None:
+            return calls_per_s
+        return calls_per_s / items_of_batch(calls_per_s / publishers, size=rule.size, interval_s=rule.interval_ms / 1000, share=drawn)
 
     peak, shares = load.rate_per_s * share, _shares(load.shape)
     calls_per_s = peak * sum(shares) / len(shares)
@@ -213,38 +212,6 @@ def copies_of_event(scenario: Scenario, published_by: tuple[str, ...], heard_by:
     if scenario.transport().one_per_service:
         return len(heard_by)
     return sum(scenario.services[service].replicas for service in heard_by)
-
-
-@lru_cache(maxsize=4096)
-def items_of_batch(calls_per_s: float, rule: BatchRule, *, share: float = 0.0) -> float:
-    """Return how many calls a batch of one publisher holds in the mean.
-
-    Parameters
-    ----------
-    calls_per_s
-        Into this publisher.
-    share
-        Where calls are evenly spaced: which share of all of them come to this publisher and are of this channel; 0 = Poisson arrivals.
-    """
-    mean = calls_per_s * rule.interval_ms / 1000
-    most = rule.size - 1
-    if share >= 1:
-        return float(min(rule.size, max(1, math.ceil(round(mean, 9)))))
-    wide = SIGMAS * math.sqrt(mean) + SIGMAS
-    first, last = max(0, math.floor(mean - wide)), math.ceil(mean + wide)
-    counts = np.arange(min(first, most), min(last, most))
-    return 1 + min(first, most) + float(_beyond(counts, mean, share).sum())
-
-
-def _beyond(counts: np.ndarray, mean: float, share: float) -> np.ndarray:
-    """Return P(N > k) for each k: N is Poisson of this mean, or binomial of it and the share."""
-    from scipy import special  # takes a third of a second
-
-    if not share:
-        return np.asarray(special.pdtrc(counts, mean))
-    trials = max(1, round(mean / share))
-    inside = counts < trials
-    return np.where(inside, special.bdtrc(np.minimum(counts, trials), trials, share), 0.0)
 
 
 def sizes_of(scenario: Scenario, name: str, publishers: Mapping[str, int], *, batched: bool, tries: int) -> Sizes:

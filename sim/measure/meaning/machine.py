@@ -134,6 +134,6 @@ def _pods(path: Path, scenario: Scenario, loads: Sequence[ChannelLoad]) -> tuple
     machine = found.about.get("machine")
     if not found.host_copies_per_s:
         return None, machine
-    copies = sum(one.copies_per_s_peak for one in loads) / (scenario.hosts.processes if scenario.hosts.kind == "local" else 1)
+    copies = sum(one.copies_per_s_peak for one in loads) / (scenario.hosts.processes if scenario.hosts.kind != "inline" else 1)
     source = f"{path}, `buslab capacity {found.scenario}` {found.measured_at[:10]}; at most: small events, full reads"
     return ResourceNeed("one process of pods", "copies/s", copies, copies, copies, found.host_copies_per_s, source), machine

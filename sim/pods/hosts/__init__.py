@@ -1,7 +1,7 @@
 """Where pods live.
 
-A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists. To add one: write
-``sim/pods/hosts/<name>.py`` with such a class and list it in `HOSTS`.
+A member is a class that makes its pods in the constructor, starts none, and offers what `Host` lists, or a function that returns one. To
+add one: write ``sim/pods/hosts/<name>.py`` with it and list it in `HOSTS`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sim.faults.world import PodControl
+from sim.pods.hosts.containers import containers
 from sim.pods.hosts.inline import InlineHost
 from sim.pods.hosts.local import LocalHost
 from sim.pods.hosts.meters import Counts
 from sim.record.recorder import Recorder
+from sim.record.run_info import LostProcess
 from sim.scenario.schedule import IntendedReads, Schedule
 
 
@@ -40,10 +42,13 @@ class Host(Protocol):
         The process that makes the pods' calls, as in the table `hosts`.
     recorder
         The recorder of this process.
+    lost
+        The processes that the run has gone on without, and what their pods recorded with them.
     """
 
     name: str
     recorder: Recorder
+    lost: list[LostProcess]
 
     @property
     def replicas(self) -> Mapping[str, Replica]:
@@ -88,4 +93,9 @@ class Host(Protocol):
 
 __all__ = ["HOSTS", "Counts", "Host"]
 
-HOSTS: dict[str, Callable[..., Host]] = {"inline": InlineHost, "local": LocalHost}
+HOSTS: dict[str, Callable[..., Host]] = {  # `dask` with places
+    "inline": InlineHost,
+    "local": LocalHost,
+    "dask": LocalHost,
+    "containers": containers,
+}

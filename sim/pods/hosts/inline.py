@@ -16,6 +16,7 @@ from sim.errors import BrokerUnreachable, BuslabError
 from sim.grounds.links import Links
 from sim.machine.clock import wall_offset_ns
 from sim.machine.words import count
+from sim.pods.clocks import Clocks
 from sim.pods.context import BrokerAccess, OnceRules, PodContext, PodIdentity, outage_rules, pace_of
 from sim.pods.hosts.meters import Counts, LiveLag, LoopMeter
 from sim.pods.pod import Pod
@@ -24,6 +25,7 @@ from sim.pods.replica import InlineReplica, next_publisher
 from sim.pods.scheduled_calls import ScheduledCalls
 from sim.pods.scheduled_reads import ScheduledReads
 from sim.record.recorder import Recorder, Tamper
+from sim.record.run_info import LostProcess
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
@@ -87,12 +89,15 @@ class InlineHost:
         tamper: Tamper | None = None,
         links: Links | None = None,
         share: HostedPods | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         pods = scenario.pods()
         self.name = "inline" if share is None else share.name
         names = [name for name, _ in pods]
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
-        self._share, self._envelope, self._business_keys = share, scenario.new_envelope(), scenario.keys()
+        self.lost: list[LostProcess] = []  # none: who holds these pods is the run itself, or is judged by it
+        self._share, self._envelope = share, scenario.new_envelope()
+        self._business_keys, self._cache_keys = scenario.keys(), scenario.cache_keys()
         self._live = LiveLag(self._envelope.decode_read)
         bus = scenario.bus
         self._context = PodContext(
@@ -108,7 +113,7 @@ class InlineHost:
         )
         self._scenario, self._batches = scenario, scenario.batches()
         self._nonce = nonce
-        self._links = links
+        self._links, self._clocks = links, clocks
         self._offset_ns = wall_offset_ns()
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
@@ -164,10 +169,12 @@ class InlineHost:
                 batches=self._batches,
                 wall_offset_ns=self._offset_ns,
                 keys=self._business_keys,
+                cache_keys=self._cache_keys,
                 envelope=self._envelope,
             ),
             context=self._context_of(number),
             pace=pace_of(settings),
+            caches=scenario.new_caches(service),
             journal=None if self._share is None else self._share.new_journal(name),
         )
 
@@ -232,7 +239,7 @@ class InlineHost:
         return driver.made
 
     def read(self, reads: IntendedReads, *, zero_ns: int) -> None:
-        """Read the pods' configuration at these times, from now on, until all is read or the host ends."""
+        """Read what the pods keep in caches at these times, from now on, until all is read or the host ends."""
         self._reader = ScheduledReads(self._by_place, reads, zero_ns=zero_ns, recorder=self.recorder)
 
     async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
@@ -269,6 +276,9 @@ class InlineHost:
     def counts(self) -> Counts:
         """Return what the display shows."""
         lags_ms = tuple(self._live.sample(self.recorder))
+        if self._clocks is not None and self._clocks.differ:  # nobody here can tell how late what a process of another clock sent is
+            lags_ms = ()
+            self._live.clear()
         not_made = self._driver.not_made if self._driver is not None else 0
         published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
         return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)

@@ -15,25 +15,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from sim.errors import BrokerUnreachable, BuslabError, HostError, RecordError, UsageError
+from sim.errors import BrokerUnreachable, BuslabError, HostError, MachineLost, RecordError, UsageError
 from sim.grounds.links import Links
-from sim.machine.clock import NS_PER_S, now_ns
+from sim.machine.clock import NS_PER_MS, NS_PER_S, now_ns
 from sim.machine.words import count, duration
-from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Word
-from sim.pods.hosts.local_process import HostProcess
+from sim.pods.clocks import Clocks
+from sim.pods.hosts.local_messages import Drive, Entered, Failed, ForgetLag, Hold, Ports, ProbeHeard, Read, Settle, Skew, Word
+from sim.pods.hosts.local_process import HostProcess, LocalEnd, ProcessEnd, Start
 from sim.pods.hosts.local_replica import LocalReplica
 from sim.pods.hosts.meters import Counts, LoopMeter
+from sim.pods.hosts.places import Places
 from sim.pods.pod import ENDED
 from sim.pods.pod_journal import calls_made, inherit
 from sim.pods.replica import GRACE_S, next_publisher
 from sim.record.journal import JOURNALS, Journal
-from sim.record.recorder import Recorder, Tamper
+from sim.record.recorder import PARTS, Recorder, Tamper
+from sim.record.run_info import LostProcess
 from sim.record.schema import HTTP_CALL, compose_key
 from sim.scenario.file import Scenario
 from sim.scenario.schedule import IntendedReads, Schedule
@@ -46,7 +50,9 @@ SETTLE_GRACE_S = 5.0
 class LocalHost:
     """The processes of pods, and what the run itself records beside them.
 
-    `replicas`: by pod name, in the order of the pods' numbers.
+    `replicas`: by pod name, in the order of the pods' numbers. `lost`: the processes that the run has gone on without.
+    A `name` is that of the run's own process in the tables, and that of the others begins with it; `start` starts one of them on this
+    machine, and `processes` is over how many the pods are spread that nothing ends.
     """
 
     def __init__(
@@ -61,11 +67,17 @@ class LocalHost:
         failed: Callable[[BuslabError], None],
         tamper: Tamper | None = None,
         links: Links | None = None,
+        places: Places | None = None,
+        clocks: Clocks | None = None,
+        name: str = "local",
+        start: Start = LocalEnd.start,
+        processes: int | None = None,
     ) -> None:
         if tamper is not None:
             raise UsageError("the self-audit plants errors in the record of this process: it needs hosts.kind = 'inline'")
         pods = scenario.pods()
-        self.name = "local"
+        self.name = name if places is None else places.name
+        self._start_one, self._many = start, scenario.hosts.processes if processes is None else processes
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
         self.replicas: dict[str, LocalReplica] = {}
         for number, (name, service) in enumerate(pods):
@@ -74,14 +86,19 @@ class LocalHost:
             self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels, deployed=deployed)
         self.closing = False
         self._pods = list(self.replicas.values())
+        self._places = places
         self._scenario, self._tree = scenario, msgspec.to_builtins(scenario)
         self._address, self._links = address, links
+        self._clocks = clocks or Clocks(address, run_id=run_id)
         self._folder, self._nonce, self._run_id = folder, nonce, run_id
         self._probed, self._failed = probed, failed
         self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         self._processes: dict[str, HostProcess] = {}  # those that run, by name
         self._past: list[HostProcess] = []  # those that were killed or stopped; what they sent last is read at the end
         self._dead: list[tuple[str, int, int]] = []  # journals to inherit: name, first key, when it died
+        self._failed_late: list[HostError] = []
+        self._gaps: list[HostProcess] = []  # those that were lost with their machines, while the run went on
+        self.lost: list[LostProcess] = []
         self._gone = Counts()  # the counts of those that are gone
         self._driving: Drive | None = None
         self._reading: Read | None = None
@@ -91,15 +108,19 @@ class LocalHost:
 
     # -- processes ---------------------------------------------------------------------------------------------
 
-    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool) -> HostProcess:
-        """Start a process that holds these pods; `up` says when they run."""
+    async def launch(self, pods: list[LocalReplica], *, name: str, killable: bool, patient: bool, place: int = 0) -> HostProcess:
+        """Start a process that holds these pods; `up` says when they run. `place` is that of pods that share a process."""
+        if self._places is None:
+            end: ProcessEnd = await self._start_one(name, folder=self._folder)
+        else:
+            end = await self._places.open(name, self._places.place_of(pods[0].name) if killable else place)
         publishers = {p.number: p.number if not p.first_key else next_publisher(p.name, self._publishers) for p in pods}
         for pod in pods:
             pod.first_key = compose_key(nonce=self._nonce, publisher=publishers[pod.number], sequence=0)
         hold = Hold(
-            scenario=self._tree,
+            scenario=self._tree | ({"code_folder": end.code_folder} if end.code_folder else {}),
             name=name,
-            folder=str(self._folder.resolve()),
+            folder=end.folder,
             nonce=self._nonce,
             run_id=self._run_id,
             urls=self._address.urls,
@@ -111,10 +132,9 @@ class LocalHost:
             grace_s=min([GRACE_S, *self._graces_s()]),
             timeout_s=self._scenario.limits.start_s,
             told=[told for pod in pods for told in pod.told.values()],
+            echo=end.echo_at,
         )
-        log = self._folder / JOURNALS / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        process = self._processes[name] = await HostProcess.open(hold, log=log, take=self._take, lost=self._lost)
+        process = self._processes[name] = await HostProcess.open(hold, end=end, take=self._take, lost=self._lost, clocks=self._clocks)
         for pod in pods:
             pod.process = process
         return process
@@ -163,10 +183,18 @@ class LocalHost:
             pod = self._pods[word.pod]
             if not pod.ended.is_set():
                 pod.state, pod.ready = word.state, word.ready
+                if self._places is not None:
+                    pod.seen.append((now_ns(), word.state, word.bus))
         elif isinstance(word, Failed):
-            self._failed(HostError(word.error))
+            error = HostError(word.error)
+            self._failed(error)
+            if self.closing:  # the run ends already: nobody looks whether it has failed
+                self._failed_late.append(error)
 
     def _lost(self, process: HostProcess, error: BuslabError) -> None:
+        if isinstance(error, MachineLost):
+            self._leave_out(process, error)
+            return
         for pod in self._pods:
             if pod.process is process and process.killable:
                 pod.bury("aborted")
@@ -174,8 +202,59 @@ class LocalHost:
             self._past.append(process)
         self._failed(error)
 
+    def _leave_out(self, process: HostProcess, error: MachineLost) -> None:
+        """Take in that a process is lost with its machine: its pods are aborted now, and what they did not hand over is a gap.
+
+        The run goes on without it where the scenario says so, and there is a way to other machines.
+        """
+        if process in self._gaps:
+            return
+        self._processes.pop(process.name, None)
+        self._gaps.append(process)
+        at_ns = now_ns()
+        for pod in self._pods:
+            if pod.process is process and not pod.ended.is_set():
+                pod.seen.append((at_ns, "aborted", "stopped"))
+                pod.ended.set()
+                pod.wanted.clear()  # nothing can start it again
+                pod.port, pod.frozen, pod.state, pod.ready = 0, False, "aborted", False
+        self._state_gap(process, error, at_ns)
+        self._tell_ports()
+        began = process.has_started or self._driving is not None
+        if self._scenario.hosts.on_loss == "fail" or error.every or not began:
+            self._failed(error)
+
+    def _state_gap(self, process: HostProcess, error: BuslabError, at_ns: int) -> None:
+        """Record what the run itself knows of the pods of a process whose own record is lost."""
+        pods = [pod for pod in self._pods if pod.process is process]
+        for pod in pods:
+            for seen_ns, state, bus in pod.seen:
+                self._add_state(pod, process, seen_ns, state, bus, 0)
+        calls = 0
+        if self._driving is not None and self._schedule is not None:
+            theirs = self._schedule.of_pods(sorted(pod.place for pod in pods)).offset_ns
+            calls = int(np.searchsorted(theirs, at_ns - self._driving.zero_ns, side="right"))
+        publishers = sorted(pod.first_key >> 32 & 0xFFFF for pod in pods)
+        self.lost.append(LostProcess(process.name, [pod.name for pod in pods], publishers, calls, at_ns, str(error)))
+
+    async def _bring_home(self, places: Places) -> None:
+        """Fetch what the processes wrote; of one that does not come whole nothing counts."""
+        at_ns = now_ns()
+        missing = await places.bring_home(self._folder)
+        await places.stop_listening()
+        for name, error in missing.items():
+            for part in (self._folder / PARTS).glob(f"*-{name}-[0-9]*.parquet"):
+                part.unlink()
+            for process in {pod.process for pod in self._pods if pod.process is not None and pod.process.name == name}:
+                self._state_gap(process, error, at_ns)
+        for error in missing.values():
+            raise error
+
     def buried(self, pod: LocalReplica, process: HostProcess, died_ns: int) -> None:
         """Note what is needed to inherit a process that is gone, and record the end of its pod unless the pod did."""
+        if process.lost is not None:
+            self._leave_out(process, process.lost)
+            return
         self._processes.pop(process.name, None)
         self._past.append(process)
         self._dead.append((process.name, pod.first_key, died_ns))
@@ -189,7 +268,12 @@ class LocalHost:
     def record_state(self, pod: LocalReplica, state: str, at_ns: int) -> None:
         """Record a state that the pod cannot record itself; empty: the one that it recorded last."""
         assert pod.process is not None
-        if last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
+        if self._places is not None:  # its journal is on its machine
+            ahead = pod.told.get("Skew")
+            ahead_ns = round(ahead.skew_ms * NS_PER_MS) if isinstance(ahead, Skew) else 0
+            for _, last_state, bus in pod.seen[-1:]:
+                self._add_state(pod, pod.process, at_ns, state or last_state, bus, ahead_ns)
+        elif last := Journal(self._folder / JOURNALS / pod.process.name).read("pods")[-1:]:
             self._add_state(pod, pod.process, at_ns, state or last[0]["state"], last[0]["bus"], last[0]["clock_ahead_ns"])
 
     def _add_state(self, pod: LocalReplica, process: HostProcess, at_ns: int, state: str, bus: str, clock_ahead_ns: int) -> None:
@@ -208,14 +292,14 @@ class LocalHost:
             A pod cannot connect or subscribe, or not in time.
         """
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
+        if self._places is not None:
+            self._places.listen(self._folder)
         alone = self._scenario.killable_pods()
         first = [pod for pod in self._pods if pod.wanted.is_set()]
         for pod in first:
             if pod.name in alone:
                 await pod.begin()
-        shared = [pod for pod in first if pod.name not in alone]
-        for place in range(min(self._scenario.hosts.processes, len(shared))):
-            await self.launch(shared[place :: self._scenario.hosts.processes], name=f"local-{place}", killable=False, patient=False)
+        await self._launch_shared([pod.name for pod in first if pod.name not in alone])
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
                 for process in list(self._processes.values()):
@@ -224,6 +308,20 @@ class LocalHost:
             states = self.states()
             text = f"only {states['subscribed']} of {count(len(first), 'pod')} were subscribed within limits.start_s = {timeout_s:g} s"
             raise BrokerUnreachable(text) from None
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def _launch_shared(self, pods: list[str]) -> None:
+        many = self._many
+        if self._places is not None:
+            spread = self._places.spread(pods, processes=many)
+        else:
+            spread = [(f"{self.name}-{place}", place, pods[place::many]) for place in range(min(many, len(pods)))]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, place, held in spread:
+                    replicas = [self.replicas[pod] for pod in held]
+                    group.create_task(self.launch(replicas, name=name, killable=False, patient=False, place=place))
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
@@ -247,12 +345,24 @@ class LocalHost:
     async def settle(self, *, timeout_s: float, last: bool = False, handled: bool = False) -> None:
         """Flush every pod's batch and wait for the answers, and for the handlers if wished; the last time, give up what pods still keep."""
         frozen = {pod.process for pod in self._pods if pod.frozen}
-        settling = [process.ask(Settle(timeout_s, last, handled)) for process in self._processes.values() if process not in frozen]
+        settling = [
+            self._unless_lost(process, process.ask(Settle(timeout_s, last, handled)))
+            for process in self._processes.values()
+            if process not in frozen
+        ]
         try:
             async with asyncio.timeout(3 * timeout_s + SETTLE_GRACE_S):
                 await asyncio.gather(*settling)
         except TimeoutError:
             raise HostError(f"a process of pods did not flush within {duration(3 * timeout_s + SETTLE_GRACE_S)}") from None
+
+    async def _unless_lost(self, process: HostProcess, answer: Coroutine[Any, Any, object]) -> None:
+        """Wait for an answer; from a process that the run has gone on without, none will come."""
+        try:
+            await answer
+        except MachineLost:
+            if process not in self._gaps:
+                raise
 
     def listening(self) -> set[int]:
         """Return the numbers of the pods that run and do not stand still."""
@@ -276,6 +386,9 @@ class LocalHost:
 
     async def _stop_shared(self, process: HostProcess, grace_s: float) -> None:
         if not await process.stop(timeout_s=grace_s + DROP_TIMEOUT_S):
+            if (lost := process.lost) is not None and self._scenario.hosts.on_loss == "count":
+                self._leave_out(process, lost)
+                return
             raise HostError(f"the process {process.name} of pods did not end in order, what it had not written is lost: {process.tail()}")
         self._past.append(self._processes.pop(process.name))
 
@@ -283,8 +396,10 @@ class LocalHost:
         """Drop every connection at once; `close` returns when that is done."""
         self.closing = True
         for pod in self._pods:
-            if pod.process is not None and pod.process.killable:
-                pod.kill_now()
+            if pod.process is not None and pod.process.killable and (pod.frozen or self._places is None):
+                pod.process.kill()
+                if self._places is None:
+                    pod.bury("aborted")
         for process in self._processes.values():
             process.drop()
         self._close_meter()
@@ -302,11 +417,20 @@ class LocalHost:
             A process had to be killed, or failed, that had not written what it recorded. One whose pods never ran had nothing to write.
         RecordError
         """
-        killed = [process for process in self._processes.values() if not await process.gone(DROP_TIMEOUT_S) and process.has_started]
-        for process in (*self._processes.values(), *self._past):
+        every = list(self._processes.values())
+        killed = [one for one in every if not await one.gone(DROP_TIMEOUT_S) and one.has_started and not one.killable]
+        if self._places is not None:
+            for pod in self._pods:  # those that were dropped have ended, and their journals are on their machines
+                if pod.process is not None and pod.process.killable:
+                    await pod.kill()
+        for process in (*self._processes.values(), *self._past, *self._gaps):
             await process.close()
         self._processes.clear()
+        if self._places is not None:
+            await self._bring_home(self._places)
         await asyncio.to_thread(self._inherit)
+        if self._failed_late:
+            raise self._failed_late[0]
         if killed:
             names = ", ".join(process.name for process in killed)
             raise HostError(f"the processes {names} of pods did not end in order, what they had not written is lost: {killed[0].tail()}")
@@ -314,7 +438,8 @@ class LocalHost:
     def _inherit(self) -> None:
         journals = self._folder / JOURNALS
         for name, first_key, died_ns in self._dead:
-            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=died_ns)
+            its_ns = self._clocks.theirs(name, died_ns)
+            inherit(Journal(journals / name), folder=self._folder, source=name, first_key=first_key, died_ns=its_ns)
         self._dead.clear()
         try:
             for file in sorted(journals.glob("**/*"), reverse=True):
@@ -332,7 +457,8 @@ class LocalHost:
         """Return what the display shows; of the lags of the processes the greatest."""
         gone, live = self._gone, [process.progress for process in (*self._processes.values(), *(p for p in self._past if not p.killable))]
         calls = gone.calls + sum(one.calls for one in live)
-        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None]
+        differ = self._clocks.differ  # then a process that hears cannot tell how late an event of another one is
+        lags = [one.lag_ms_p99 for one in live if one.lag_ms_p99 is not None and not differ]
         return Counts(
             self.recorder.rows("publishes") + gone.published + sum(one.published for one in live),
             gone.delivered + sum(one.delivered for one in live),

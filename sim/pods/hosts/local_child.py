@@ -17,6 +17,7 @@ from pathlib import Path
 from sim.errors import BrokerRefused, BuslabError
 from sim.machine.clock import new_event_loop
 from sim.machine.line import AsyncLine, Line, inherited_line
+from sim.pods.clocks import MirrorClock, answering
 from sim.pods.hosts.inline import HostedPods, InlineHost
 from sim.pods.hosts.local_messages import (
     Answer,
@@ -67,11 +68,14 @@ class Hosted:
             publishers=hold.publishers,
             places=hold.places,
             address=self._address_of,
-            entered=lambda pod, state, bus: self._say(Entered(pod, state, bus in ("connected", "memory-only"))),
+            entered=lambda pod, state, bus: self._say(Entered(pod, state, bus in ("connected", "memory-only"), bus)),
             ports=lambda: self._analytics_ports,
             new_journal=new_journal,
         )
         self._address = parse_address(hold.urls)
+        self._clock = answering(hold.name, runs_clock=hold.clock, at=hold.echo)
+        if self._clock is not None:
+            self._say(self._clock.says)
         self._host = InlineHost(
             self._scenario,
             address=self._address,
@@ -104,6 +108,8 @@ class Hosted:
             await self._host.stop(timeout_s=0.4 * self._hold.grace_s)
         else:
             self._host.abort()
+        if self._clock is not None:
+            self._clock.close()
         for task in (listening, asked, *self._tasks):
             task.cancel()
         await asyncio.gather(listening, asked, *self._tasks, return_exceptions=True)
@@ -146,6 +152,9 @@ class Hosted:
             self._analytics_ports = order.ports
         elif isinstance(order, ForgetLag):
             host.forget_lag()
+        elif isinstance(order, MirrorClock):
+            assert self._clock is not None
+            self._clock.mirror(self._address, order)
         else:
             await self._tell(order)
             self._say(Answer(order.id))

@@ -1,8 +1,10 @@
 """The line between a run and a process that holds pods: JSON lines over one socket that the child inherits.
 
-run -> child      `Hold` (everything it needs, the broker's URLs included: they are on no command line and in no file), then orders
-child -> run      an `Answer` to each order but `Read` and `Ports`; meanwhile what its pods `Entered` and `ProbeHeard`, how far they are
-                  (`PodProgress`), and why it cannot go on (`Failed`). An answer names the order's `id`, which whoever sends it gives it
+run -> child      `Hold` (everything it needs, the broker's URLs included: they are on no command line and in no file), then orders.
+                  Times in them are of the child's own clock
+child -> run      an `Answer` to each order but `Read`, `Ports` and `MirrorClock`; meanwhile what its pods `Entered` and `ProbeHeard`, how
+                  far they are (`PodProgress`), why it cannot go on (`Failed`), and before all else that it reads another clock than
+                  the run (`OtherClock`). An answer names the order's `id`, which whoever sends it gives it
 end of file       the run is gone, or drops everything: the child drops its connections, keeps its record and ends
 SIGTERM           the child ends in order: its pods stop, what was recorded is written, exit code 0
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+
+from sim.pods.clocks import MirrorClock, OtherClock
 
 
 class Handlers(msgspec.Struct, frozen=True, tag="handlers"):
@@ -70,6 +74,10 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
         From SIGTERM until it is killed.
     told
         What faults ordered for its pods before.
+    clock
+        The identity of the run's clock (`sim.machine.clock.clock_identity`); empty where it is known that the child reads it.
+    echo
+        The address at which the child answers for its own clock, if that is another.
     """
 
     scenario: dict[str, Any]
@@ -87,6 +95,8 @@ class Hold(msgspec.Struct, frozen=True, tag="hold"):
     timeout_s: float
     told: list[Told]
     id: int = 0
+    clock: str = ""
+    echo: str = "127.0.0.1"
 
 
 class Drive(msgspec.Struct, frozen=True, tag="drive"):
@@ -141,11 +151,12 @@ class ProbeHeard(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Entered(msgspec.Struct, frozen=True, tag="entered"):
-    """The news that a pod's state changed, or what it believes of its connections."""
+    """The news that a pod's state changed, or what it believes of its connections; `bus` as in the table `pods`."""
 
     pod: int
     state: str
     ready: bool
+    bus: str = ""
 
 
 class PodProgress(msgspec.Struct, frozen=True, tag="progress"):
@@ -167,5 +178,5 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: str
 
 
-Order = Hold | Handlers | Failing | Skew | Cease | Drive | Read | Settle | Ports | ForgetLag
-Word = Answer | ProbeHeard | Entered | PodProgress | Failed
+Order = Hold | Handlers | Failing | Skew | Cease | Drive | Read | Settle | Ports | ForgetLag | MirrorClock
+Word = Answer | OtherClock | ProbeHeard | Entered | PodProgress | Failed

@@ -13,7 +13,8 @@ from typing import Protocol
 import msgspec
 
 from sim.errors import HostError, UsageError
-from sim.machine.clock import now_ns
+from sim.machine.clock import now_ns, to_the_end
+from sim.machine.files import file_name
 from sim.pods.hosts.local_messages import Cease, Failing, Handlers, Skew, Told
 from sim.pods.hosts.local_process import HostProcess
 from sim.pods.replica import GRACE_S
@@ -63,6 +64,8 @@ class LocalReplica:
         That of its incarnation of now, or of the last one.
     wanted, heir
         As of `sim.pods.replica.InlineReplica`.
+    seen
+        When the run heard of each state of this incarnation: time, state, bus; for a pod whose own record may be lost.
     place, calls
         The number of the pod whose calls it makes, and whether it makes them now.
     """
@@ -81,6 +84,7 @@ class LocalReplica:
         self.ready = False
         self.state = "new"
         self.frozen = False
+        self.seen: list[tuple[int, str, str]] = []
         self.process: HostProcess | None = None
         self.first_key = 0
         self.told: dict[str, Told] = {}
@@ -101,8 +105,8 @@ class LocalReplica:
     async def begin(self, *, patient: bool = False) -> HostProcess:
         """Start an incarnation in a process of its own; `LocalHost.up` waits for it."""
         self._starts += 1
-        self.state = "starting"
-        process = await self._host.launch([self], name=f"{self.name}.{self._starts}", killable=True, patient=patient)
+        self.state, self.seen = "starting", []
+        process = await self._host.launch([self], name=f"{file_name(self.name)}.{self._starts}", killable=True, patient=patient)
         self.ended.clear()
         return process
 
@@ -140,15 +144,18 @@ class LocalReplica:
 
     async def kill(self) -> None:
         """Kill it (SIGKILL)."""
-        self.kill_now()
+        await self._kill()
         async with self._changing:  # a start that was under way is over by now; its pod must end too
-            self.kill_now()
+            await self._kill()
 
-    def kill_now(self) -> None:
-        """Kill it (SIGKILL), and wait for nothing but the kernel."""
+    async def _kill(self) -> None:
+        """Kill it (SIGKILL), and wait for nothing but the kernel of its machine, and the way there."""
         if not self.ended.is_set() and self.process is not None:
-            self._own().kill()
-            self.bury("aborted")
+            process = self._own()
+            process.kill()
+            await process.handed_over()
+            if self.process is process:
+                self.bury("aborted")
 
     def bury(self, state: str) -> None:
         """Mark it as ended, because its process is gone, and tell its host."""
@@ -164,8 +171,9 @@ class LocalReplica:
                 return
             try:
                 in_order = await self._own().stop(timeout_s=grace_s)
+                await self._own().handed_over()
             except asyncio.CancelledError:
-                self.kill_now()  # a pod that is half stopped must be one that can be started
+                await to_the_end(self._kill())  # a pod that is half stopped must be one that can be started
                 raise
             self.bury("stopped" if in_order else "aborted")
 
@@ -181,7 +189,7 @@ class LocalReplica:
         if not self.ended.is_set() and self.frozen:
             self._host.record_state(self, "", now_ns())
             self.frozen = False
-            self._own().thaw()
+            await self._own().thaw()
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
         """Slow its handlers down: so long for each event, at most so many at a time; 0 and 0: as its service's settings say."""

@@ -25,6 +25,7 @@ How verdicts compose
    one on something of which nothing happened.
 7. What nobody can vouch for helps no limit: a metric that it could move is an interval. A limit that one end keeps and the other breaks
    is unknown; one that even the better end breaks is invalid.
+8. A time between processes that read two clocks is such an interval, as wide as these are known (`sim.results.run_clocks`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from sim.machine.files import write_all
 from sim.machine.user_code import find_member, first_line, installed_members, is_named
 from sim.record.checksum import signed_page, with_checksum
 from sim.record.limits import SCOPED_METRICS, read_metric
-from sim.record.schema import SLO_METRICS
+from sim.record.schema import SLO_METRICS, TIMES_BETWEEN_PROCESSES
 from sim.results.at_best import AtBest
 from sim.results.checkers import (
     batching,
@@ -70,6 +71,7 @@ from sim.results.checkers.verdict import (
     least_of,
     most_of,
     own_result,
+    widened,
     worst,
 )
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
@@ -161,13 +163,22 @@ def at_best_of(run: Run) -> AtBest:
 
 def _check(name: str, run: Run, best: AtBest) -> Result:
     try:
-        result = CHECKERS[name](run)
+        result = _between_clocks(CHECKERS[name](run), run.clocks.greatest_error_ns)
         if result.verdict == "invalid" and best.withheld.accounts and best.may_be_made(name):
             why = f"{who_waited(run, best.withheld)}, which may have made it: {advice(run, best.withheld)}"
             return replace(result, verdict="unknown", detail=f"{result.detail}; but {why}")
         return result
     except Exception as error:  # a checker that throws must not end the judgement, nor pass
         return Result("unknown", f"the checker failed: {type(error).__name__}: {error}")
+
+
+def _between_clocks(result: Result, error_ns: int) -> Result:
+    """Return what a checker found, its times between processes as exact as their clocks are known."""
+    if not error_ns:
+        return result
+    found = {metric: read_metric(metric).base for metric in result.metrics}
+    per = {metric: 1e9 if base.endswith("_s_max") else 1e6 for metric, base in found.items() if base in TIMES_BETWEEN_PROCESSES}
+    return replace(result, metrics={m: widened(value, error_ns / per[m]) if m in per else value for m, value in result.metrics.items()})
 
 
 def _own_check(name: str, run: Run, folder: str) -> Result:

@@ -14,6 +14,8 @@ judged with the load that filled it. Rates are of what was meant to leave in the
   published), `refused`, `unknown`, `memory` (the pod had no handler for its own batch), `acknowledged` (nobody was subscribed). Where
   the fleet has no subscriber to it, only a `never-sent` or `refused` batch is lost. An `unknown` one may never have been published, so
   the metric is an interval, with these or without.
+- **backlog drain**: after an outage, from the broker's return until no batch stands longer than usual any more, for each publisher that
+  had batches standing then (`sim.results.backlogs`), with the arithmetic beside it.
 
 Waiting and losing are no broken promises, so this is valid without a limit in `[slo]`; batches that the load's mix means and the run
 does not have are unknown.
@@ -21,12 +23,15 @@ does not have are unknown.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of, quantiles
 from sim.record.schema import event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
+from sim.results.backlogs import Backlog, read_backlogs
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between, greatest
 from sim.results.copies import FATE, OUTCOME
 from sim.results.opened_run import Run
 from sim.results.pieces import Piece
@@ -40,6 +45,8 @@ REASONS = {  # a reason in the singular and in the plural
     "acknowledged": ("was taken by the broker and reached no pod", "were taken by the broker and reached no pod"),
 }
 METRICS = {"p99": "item_age_ms_p99", "max": "item_age_ms_max"}
+DRAIN = "backlog_drain_s_max"
+MOST_PUBLISHERS = 100  # whose drain stands in the counts; of more, those with the longest
 
 
 def check(run: Run) -> Result:
@@ -52,7 +59,7 @@ def check(run: Run) -> Result:
     batches = once[(of_batches & (items[once] > 0)) | (items[once] > 1)]
     first = publishes["first_item_ns"].to_numpy()[batches]
     rows = batches[(first < end_ns) & (publishes["intended_ns"].to_numpy()[batches] >= start_ns)]
-    nothing = dict.fromkeys(("items_lost", *METRICS.values()), float("nan"))
+    nothing = dict.fromkeys(("items_lost", *METRICS.values(), DRAIN), float("nan"))
     if not len(rows):
         if _meant(run):
             return Result("unknown", "no data: the load's mix means batches, and none waited in the run phase", metrics=nothing)
@@ -86,8 +93,11 @@ def check(run: Run) -> Result:
     why = "whether batches that no pod heard had been published"
     metrics: dict[str, float | Bounds] = {"items_lost": between(counts["lost"] - open_, counts["lost"], why)}
     metrics |= {name: float(counts.get(f"age_ms.{q}", "nan")) for q, name in METRICS.items()}
-    witnesses = _witnesses(run, lost)
-    return Result("valid", _sentence(counts), counts=counts, witnesses=witnesses, metrics=metrics)
+    backlogs = read_backlogs(run, batches)
+    metrics[DRAIN] = _drain_of(backlogs)
+    counts |= _of_backlogs(backlogs)
+    detail = _sentence(counts) + _of_drain(run, backlogs)
+    return Result("valid", detail, counts=counts, witnesses=_witnesses(run, lost), metrics=metrics)
 
 
 def _meant(run: Run) -> bool:
@@ -146,6 +156,57 @@ def _sentence(counts: dict[str, int | float]) -> str:
         return text + "; none was lost"
     reasons = ", ".join(count(counts[f"lost.{word}"], *told) for word, told in REASONS.items() if f"lost.{word}" in counts)
     return text + f"; no pod heard {counts['lost']:,} of them: {reasons}"
+
+
+def _drain_of(backlogs: list[Backlog]) -> float | Bounds:
+    """Return the longest drain, NaN where no outage left a backlog."""
+    ended = [one.drain_s for one in backlogs if math.isfinite(one.drain_s)]
+    return greatest(ended, [one.watched_s for one in backlogs if math.isinf(one.drain_s)])
+
+
+def _of_backlogs(backlogs: list[Backlog]) -> dict[str, int | float]:
+    """Return what stood at the ends of outages, in all, and the longest drain of each publisher."""
+    if not backlogs:
+        return {}
+    longest: dict[str, float] = {}
+    for one in backlogs:
+        longest[one.publisher] = max(longest.get(one.publisher, 0.0), one.drain_s)
+    counts: dict[str, int | float] = {
+        "backlog.publishers": len(longest),
+        "backlog.batches": sum(one.batches for one in backlogs),
+        "backlog.items": sum(one.items for one in backlogs),
+        "backlog.undrained": sum(math.isinf(drain) for drain in longest.values()),
+    }
+    ended = sorted(((drain, name) for name, drain in longest.items() if math.isfinite(drain)), key=lambda one: -one[0])
+    return counts | {f"backlog_drain_s.{name}": drain for drain, name in ended[:MOST_PUBLISHERS]}
+
+
+def _of_drain(run: Run, backlogs: list[Backlog]) -> str:
+    """Return what the worst publisher's backlog was and how long it took, with the arithmetic."""
+    if not backlogs:
+        return ""
+    worst = max(backlogs, key=lambda one: (one.drain_s, one.items))
+    text = f"; when {worst.fault} ended, {count(worst.batches, 'batch')} of {worst.publisher} with {count(worst.items, 'item')} stood"
+    if math.isfinite(worst.items_per_s):
+        made = worst.items_per_s * worst.outage_s
+        text += f" ({amount(worst.items_per_s)} items/s before it make {amount(made)} in {duration(worst.outage_s)})"
+    text += f", the oldest {duration(worst.oldest_s)} old"
+    if math.isinf(worst.drain_s):
+        return text + f", and some had not left {duration(worst.watched_s)} later"
+    text += f", and {duration(worst.drain_s)} later what left was as young as usual"
+    return text + _arithmetic(worst, hold_s=float(run.scenario.get("bus", {}).get("outage_hold_s", 0.0)))
+
+
+def _arithmetic(worst: Backlog, *, hold_s: float) -> str:
+    """Return the drain as the sum of its parts, where it is known when the publisher was connected again."""
+    sent = f"{count(worst.batches + worst.came, 'batch')} on the way"
+    rest_s = worst.drain_s - worst.connected_s
+    if math.isnan(rest_s) or rest_s < 0:
+        return f" ({sent})"
+    held_s = min(hold_s, rest_s)  # a loop that stood still when it was connected again begins to count too early
+    parts = [f"{duration(worst.connected_s)} until it was connected again"]
+    parts += [f"{duration(held_s)} of bus.outage_hold_s"] if hold_s else []
+    return f": {' + '.join(parts)} + {duration(rest_s - held_s)} for {sent}"
 
 
 def _witnesses(run: Run, lost: Array) -> list[str]:

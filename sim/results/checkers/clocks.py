@@ -7,7 +7,7 @@ lag does not come from wall clocks, so it does not show what such a reader sees.
 - **from the future**: a stated age below zero, the event seems to be made later than it is handled.
 
 Both are of the `run` phase, and without a pod whose clock was wrong, and without a limit on them, they are not computed: then a stated age
-is the age. Clocks of one machine do not differ but by a fault.
+is the age. Clocks of one machine do not differ but by a fault; those of several are taken to show the same time but for it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 from sim.machine.words import agreeing, amount, count, duration
 from sim.record.reader import quantiles
 from sim.record.schema import event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Result
+from sim.results.checkers.verdict import CLOCKS, MAX_WITNESSES, Bounds, Result, between
 from sim.results.opened_run import Run
+from sim.results.run_clocks import error_ns
 from sim.results.stated_ages import read_stated_ages
 
 METRICS = ("stated_age_ms_p99", "stated_age_ms_max", "from_future")
@@ -41,7 +42,9 @@ def check(run: Run) -> Result:
     counts: dict[str, int | float] = {f"stated_age_ms.{name}": value / 1e6 for name, value in found.items()}
     pods = sorted(set(wrong["pod"].astype(str)))
     counts |= {"copies": len(rows), "from_future": int(future.sum()), "wrong_clocks": len(pods)}
-    metrics = dict(zip(METRICS, (found["p99"] / 1e6, found["max"] / 1e6, float(future.sum())), strict=True))
+    error = error_ns(run.publishes, copies.publish[rows], run.deliveries, copies.delivery[rows])
+    from_future = between(float((ages < -error).sum()), float((ages < error).sum()), CLOCKS) if error.any() else float(future.sum())
+    metrics: dict[str, float | Bounds] = dict(zip(METRICS, (found["p99"] / 1e6, found["max"] / 1e6, from_future), strict=True))
     first = rows[np.argsort(ages if future.any() else -ages, kind="stable")[:MAX_WITNESSES]]
     events = run.publishes["event"].to_numpy()
     witnesses = [f"{event_id(int(events[copies.publish[row]]))} in {names[copies.pod[row]]}" for row in first]

@@ -11,8 +11,10 @@ one begins, or the drain, is put down to a fault.
 - **heard only here**: events of the run phase that their own pod heard on the path memory. `published_inside` counts all that were
   published in memory mode, also those that nobody heard; a pod's metric of published events counts both as published.
 - **blind**: from the first to the last copy of an unbroken row of copies that a living pod lost as deaf, cut or cut-link; while a copy
-  was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. So a pod is never blind
-  without evidence, and a quiet bus hides blindness. Copies that may never have been published count for the upper ends of metrics.
+  was over a second on its way; while a publish of the pod had no answer for over a second, or for ever. A pod whose handlers take time and
+  that reads on is behind and not blind, and a copy whose publish had no answer for over a second blinds nobody while others had theirs: it
+  stood at its publisher. So a pod is never blind without evidence, and a quiet bus hides blindness. Copies that may never have been
+  published count for the upper ends of metrics.
 - **truth gap**: blind and `connected` at once. **ready while blind**: blind and the kubelet's last readiness probe was answered 200.
 - **unnoticed**: a pod with a truth gap in a fault, that stayed `connected` to the end of the fault's time.
 
@@ -23,6 +25,8 @@ unknown. How pods that end in a fault recover is not measured: they do not notic
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +37,7 @@ from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
 from sim.results.copies import CAUSE, FATE, OUTCOME
+from sim.results.handling import handling_of
 from sim.results.heard import PATHS
 from sim.results.opened_run import Run
 from sim.results.outages import (
@@ -49,6 +54,7 @@ from sim.results.outages import (
     without_outage,
 )
 from sim.results.pieces import Piece
+from sim.results.pod_histories import read_ways
 
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
@@ -166,7 +172,8 @@ def blind_spans(run: Run, beliefs: dict[str, Belief], *, in_doubt: bool = False)
     pods = [history.pod for history in run.pod_histories]
     code = {pod: number for number, pod in enumerate(pods)}
     found = [_unanswered(run, beliefs, code)]
-    for lost, late in run.pieces.each(lambda piece: (_lost_rows(run, piece, beliefs, in_doubt=in_doubt), _late(run, piece))):
+    answers = _read_answers(run)
+    for lost, late in run.pieces.each(lambda piece: (_lost_rows(run, piece, beliefs, in_doubt=in_doubt), _late(run, piece, answers))):
         found += [lost, late]
     pod, begin, end = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(pod)
@@ -203,12 +210,66 @@ def _lost_rows(run: Run, piece: Piece, beliefs: dict[str, Belief], *, in_doubt: 
     return np.concatenate(pods), np.concatenate(begins), np.concatenate(ends)
 
 
-def _late(run: Run, piece: Piece) -> tuple[Array, Array, Array]:
+class _Answers(NamedTuple):
+    """What publishes say of when somebody was answered: a column each, one entry a row of `publishes`.
+
+    `answered` are those that had an answer within a second, `way` numbers the ways to the broker, `first_ns` is when the first was sent,
+    `silences` has of each way the times of over a second in which nobody was answered on it.
+    """
+
+    sent_ns: Array
+    answered: Array
+    way: Array
+    first_ns: int
+    silences: Callable[[int], Array]
+
+
+def _read_answers(run: Run) -> _Answers:
+    publishes = run.publishes
+    sent, acked = (publishes[column].to_numpy() for column in ("sent_ns", "acked_ns"))
+    answered = (codes_in(publishes["outcome"], OUTCOME) == OUTCOME["acknowledged"]) & (acked - sent <= LATE_NS)
+    # a stream's channels are kept by one server too, which is what answers
+    way = read_ways(publishes, many_nodes=run.many_nodes, transport="sharded" if run.transport == "streams" else run.transport)
+    first_ns = int(sent[sent > 0].min(initial=FOREVER_NS))
+    return _Answers(sent, answered, way, first_ns, cache(lambda one: _silences(acked[answered & (way == one)], since_ns=first_ns)))
+
+
+def _late(run: Run, piece: Piece, answers: _Answers) -> tuple[Array, Array, Array]:
+    """Return pod, begin and end of each time in which copies were over a second on their way, as far as the pod could not hear then.
+
+    A publish that had no answer for over a second may have stood at its publisher: its copies count while nobody was answered at all.
+    """
+    sent, answered, way, first_ns, silences = answers
+    slow = {name for name, service in run.scenario.get("services", {}).items() if handling_of(service).takes_time}
+    none = np.array([], dtype=np.int64)
+    found = [(none, none, none)]
     heard = np.flatnonzero(piece.fate == FATE["delivered"])
-    sent = run.publishes["sent_ns"].to_numpy()[piece.publish[heard]]
     received = piece.heard.received_ns[piece.delivery[heard]]
-    late = received - sent > LATE_NS
-    return piece.pod[heard[late]], sent[late], received[late]
+    late = np.flatnonzero(received - sent[piece.publish[heard]] > LATE_NS)
+    pods, publishes = piece.pod[heard[late]], piece.publish[heard[late]]
+    spans = np.column_stack([sent[publishes], received[late]])
+    bounds = np.searchsorted(pods, np.arange(piece.pods.start, piece.pods.stop + 1))
+    for number in np.unique(pods).tolist():
+        mine = slice(bounds[number - piece.pods.start], bounds[number - piece.pods.start + 1])
+        own, publish = spans[mine], publishes[mine]
+        blind = [own[answered[publish]]]
+        for one in np.unique(way[publish[~answered[publish]]]).tolist():
+            unsure = own[~answered[publish] & (way[publish] == one)]
+            blind.append(meet(union(unsure), silences(one)))
+        both = union(np.concatenate(blind))
+        if run.pod_histories[number].service in slow:
+            both = meet(both, _silences(received[piece.pod[heard] == number], since_ns=first_ns))
+        both = both[both[:, 1] - both[:, 0] > LATE_NS]
+        found.append((np.full(len(both), number), both[:, 0], both[:, 1]))
+    pod, begins, ends = (np.concatenate(column) for column in zip(*found, strict=True))
+    return pod, begins, ends
+
+
+def _silences(at_ns: Array, *, since_ns: int) -> Array:
+    """Return the times of over a second between these moments, and before the first and after the last of them."""
+    edges = np.concatenate([[since_ns], np.sort(at_ns), [FOREVER_NS]])
+    long = np.flatnonzero(np.diff(edges) > LATE_NS)
+    return union(np.column_stack([edges[long], edges[long + 1]]))
 
 
 def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> tuple[Array, Array, Array]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array
-from sim.record.schema import ALIVE_STATES, HTTP_CALL
+from sim.record.schema import ALIVE_STATES, HTTP_CALL, NOT_COMPARED_NS
 from sim.results.checkers.verdict import Result
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
@@ -52,6 +52,7 @@ def check(run: Run) -> Result:
     _audit_waits(run, audit)
     _audit_lag_share(run, audit)
     _audit_clock(run, audit)
+    _audit_clocks(run, audit)
     metrics = {"offered_ratio_min": ratio}
     if audit.faults:
         return Result("unknown", "; ".join(audit.faults), counts=audit.counts, metrics=metrics, warnings=audit.warnings)
@@ -152,6 +153,9 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
     audit.counts |= {"calls_offered": offered, "calls_made": made}
+    if lost := sum(one.calls for one in run.info.lost or ()):
+        absent = max(0, absent - lost)
+        audit.warnings.append(f"{count(lost, 'call was', 'calls were')} due of pods whose record was lost with their machine")
     if absent:
         audit.counts["calls_not_made"] = absent
         audit.warnings.append(
@@ -179,7 +183,9 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
         audit.warnings.append("virtual time: processor time and loop lag mean nothing and were not judged")
         return
     shares, loops = _samples(run)
-    for host in sorted(_lived_on(run) | generators):
+    for lost in run.info.lost or ():
+        audit.warnings.append(f"what {lost.host} recorded ({count(len(lost.pods), 'pod')}) was lost with its machine: {lost.reason}")
+    for host in sorted((_lived_on(run) | generators) - {lost.host for lost in run.info.lost or ()}):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
     if not generators:
@@ -263,6 +269,17 @@ def _who_was_late(run: Run) -> str:
         return "the generator was late"
     may = ["pods kept them in an outage"] * kept + ["pods stood still"] * still
     return f"{' or '.join(may)}, or the generator was late" if run.info.ground != "model" else " or ".join(may)
+
+
+def _audit_clocks(run: Run, audit: _Audit) -> None:
+    """Report how exact the times of processes are that read another clock than the run; one that was not compared says nothing of time."""
+    clocks = run.clocks
+    alone = sorted(host for host, line in clocks.lines.items() if line.bound_ns >= NOT_COMPARED_NS)
+    audit.counts |= {f"clock_bound_us.{host}": line.bound_ns / 1e3 for host, line in clocks.lines.items() if host not in alone}
+    if alone:
+        audit.faults.append(f"the clock of {', '.join(alone[:3])} was compared with nothing: its times cannot be judged")
+    if run.of_unknown_clocks:
+        audit.faults.append(f"nobody wrote down which clock which rows of {', '.join(run.of_unknown_clocks)} are of")
 
 
 def _audit_clock(run: Run, audit: _Audit) -> None:

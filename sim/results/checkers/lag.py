@@ -10,7 +10,9 @@
 A quantile q of n values is the value at rank ceil(q * (n - 1)), counted from 0 in rising order: one that occurred, never less
 than an interpolated one. One of fewer than 1 / (1 - q) values is the maximum, and the result says so.
 
-A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown.
+A handler cannot start before its event was meant or sent, so one negative lag or bus time means that clocks disagree: unknown. Where
+publisher and pod read different clocks, a lag is as exact as these are known, copy by copy (`sim.results.run_clocks`): the metrics are
+intervals then, from the quantile of the least to that of the most that each lag may have been, and a lag may be negative by so much.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import numpy as np
 from sim.machine.words import count, duration, measured
 from sim.record.limits import MetricName, read_metric
 from sim.record.reader import Array, codes_in, codes_of, quantiles
-from sim.results.checkers.verdict import Bounds, Result
+from sim.results.checkers.verdict import CLOCKS, Bounds, Result, between
 from sim.results.copies import OUTCOME
+from sim.results.lags import Lags
 from sim.results.opened_run import Run
 from sim.results.values import Values
 
@@ -38,22 +41,25 @@ def check(run: Run) -> Result:
     delay = send_delays(run)
     in_run, outcome = (publishes["phase"] == "run").to_numpy(), codes_in(publishes["outcome"], OUTCOME)
     if run.info.fleet == "none":
-        return _without_fleet(lag, delay)
+        return _without_fleet(lags, lag, delay)
     if not lags.copies:
-        return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lag, delay))
+        return Result("unknown", "no data: nothing was delivered in the run phase", metrics=_metrics(lags, lag, delay))
+    error = lags.error_ns()
     counts: dict[str, int | float] = {"copies": len(lag), "negative": lags.negative}
+    counts |= {"clock_error_us.max": error / 1e3} if error else {}
     counts |= _quantiles("lag_us", lag) | _quantiles("send_delay_us", Values([delay])) | _quantiles("bus_us", bus)
     counts |= _quantiles("held_up_us", Values([held_up(run)])) | {"unanswered": int((in_run & (outcome != OUTCOME["acknowledged"])).sum())}
-    metrics = _metrics(lag, delay)
+    metrics = _metrics(lags, lag, delay)
     for kind, words in (("channel", lags.channels), ("service", lags.services)):
         for word in words:
             found = lags.of(lags.lag, kind, word).quantiles(QUANTILES)
+            found_ms = _lags_ms(found, lags, kind, word)
             counts |= {f"lag_us.{kind}.{word}.{name}": value / 1e3 for name, value in found.items()}
-            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value / 1e6 for name, value in found.items()}
+            metrics |= {str(MetricName(f"lag_ms_{name}", kind, word)): value for name, value in found_ms.items()}
             if any(read_metric(name)[1:] == (kind, word) for name in run.slo):
                 counts |= _quantiles(f"bus_us.{kind}.{word}", lags.of(lags.bus, kind, word))
     middle, tail, most = (duration(counts[f"lag_us.{name}"] / 1e6) for name in ("p50", "p99", "max"))
-    detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag))
+    detail = f"median lag {middle}, p99 {tail}, max {most} over {count(len(lag), 'copy')}" + _caution(len(lag)) + _exactness(error)
     if counts["negative"]:
         many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
         detail = f"{many} meant or sent: the clocks or the record are wrong"
@@ -61,14 +67,14 @@ def check(run: Run) -> Result:
     return Result("valid", detail, counts=counts, metrics=metrics)
 
 
-def _without_fleet(lag: Values, delay: Array) -> Result:
+def _without_fleet(lags: Lags, lag: Values, delay: Array) -> Result:
     """Return the send delay alone: no pod of ours heard anything."""
     if not len(delay):
-        return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lag, delay))
+        return Result("unknown", "no data: nothing was published in the run phase", metrics=_metrics(lags, lag, delay))
     counts: dict[str, int | float] = {"publishes": len(delay)} | _quantiles("send_delay_us", Values([delay]))
     detail = f"the fleet is not ours: who heard, and how late, is not known; {count(len(delay), 'event was', 'events were')} sent, "
     detail += f"p99 {duration(counts['send_delay_us.p99'] / 1e6)} after the time that was meant"
-    return Result("valid", detail, counts, metrics=_metrics(lag, delay))
+    return Result("valid", detail, counts, metrics=_metrics(lags, lag, delay))
 
 
 def send_delays(run: Run) -> Array:
@@ -127,11 +133,23 @@ def _quantiles(name: str, values: Values) -> dict[str, int | float]:
     return {f"{name}.{quantile}": value / 1e3 for quantile, value in values.quantiles(QUANTILES).items()}
 
 
-def _metrics(lag: Values, delay: Array) -> dict[str, float | Bounds]:
-    lags, delays = lag.quantiles(QUANTILES), quantiles(delay, QUANTILES)
-    nan = float("nan")
-    metrics: dict[str, float | Bounds] = {f"lag_ms_{name}": lags.get(name, nan) / 1e6 for name in QUANTILES}
-    return metrics | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+def _lags_ms(found: Mapping[str, int], lags: Lags, kind: str = "", word: str = "") -> dict[str, float | Bounds]:
+    """Return the quantiles of lag, which were found, of a channel or a service (`kind`) or of all, in ms, as far as clocks are known."""
+    if not lags.error_ns(kind, word):
+        return {name: value / 1e6 for name, value in found.items()}
+    least, most = (lags.of(values, kind, word).quantiles(QUANTILES) for values in (lags.least, lags.most))
+    return {name: between(value / 1e6, most[name] / 1e6, CLOCKS) for name, value in least.items()}
+
+
+def _metrics(lags: Lags, lag: Values, delay: Array) -> dict[str, float | Bounds]:
+    delays, nan = quantiles(delay, QUANTILES), float("nan")
+    found = _lags_ms(lag.quantiles(QUANTILES), lags)
+    return {f"lag_ms_{name}": found.get(name, nan) for name in QUANTILES} | {"send_delay_ms_p99": delays.get("p99", nan) / 1e6}
+
+
+def _exactness(error_ns: int) -> str:
+    """Return by how much a lag may be wrong; nothing where every copy went between processes of one clock."""
+    return f"; between machines a lag is exact to {duration(error_ns / 1e9)}" if error_ns else ""
 
 
 def _caution(rows: int) -> str:

@@ -16,12 +16,15 @@ Losing copies is not invalid (Pub/Sub may); one without a cause makes the verdic
 invalid, unless it is traffic of another program or another run on the same broker: then it is unknown.
 
 Where publishers do not know whether some events were published, nobody can vouch for the copies of these that were not heard: what is
-missing or unserved is then between those known to be lost, and these too.
+missing or unserved is then between those known to be lost, and these too. Likewise where the record of a process was lost with its machine
+and the run went on (`hosts.on_loss = "count"`): what its pods heard is not known, and of what they published only what others heard. Each
+call that they were meant to make may then have been an event that everybody missed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +43,7 @@ from sim.results.tally import Tally
 ALL = MetricName("")
 MAX_SERVICES = 1  # at most so many are named in the sentence; the report has a table of all
 WHY = "whether what was not heard had been published"
+LOST = "what the pods of a lost machine heard and published"
 
 UNNOTICED_NS = 1_000_000_000  # for so long a broker may not know that a connection is gone
 
@@ -50,7 +54,9 @@ def check(run: Run) -> Result:
     fates, served = tally.fates(ALL), tally.served(ALL)
     expected = fates["delivered"] + fates["missing"] + fates["unknown"]
     found = list(run.pieces.each(lambda piece: _suspects(run, piece)))
-    unexplained, unexpected, foreign, unpublished = (sum(one.counts[place] for one in found) for place in range(4))
+    unexplained, unexpected = sum(one.unexplained for one in found), sum(one.unexpected for one in found)
+    foreign = sum(one.foreign for one in found)
+    unpublished, of_lost = sum(one.unpublished for one in found), sum(one.of_lost for one in found)
     counts: dict[str, int | float] = {
         "events": int((run.publishes["phase"] == "run").sum()),
         "expected": expected,
@@ -58,32 +64,48 @@ def check(run: Run) -> Result:
         **tally.causes,
         **served,
         "foreign": foreign,
-        **_unrecorded(run, foreign, unpublished),
+        **_unrecorded(run, foreign=foreign, unpublished=unpublished, of_lost=of_lost),
         **_publish_account(run),
     }
     witnesses = [] if unexplained or unexpected else _alone_witnesses(run)
     kind = 0 if unexplained else 1 if unexpected else 2
     witnesses += [text for one in found for text in one.witnesses[kind]]
-    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes)}"
+    why = _why(run)
+    sentence = f"{_services_sentence(tally, one_pod=run.one_per_service)}; {_sentence(expected, fates, tally.causes, why)}"
     verdict, detail = _decide(counts, unexplained, unexpected, unbalanced(run), sentence)
-    metrics = _metrics(tally)
+    metrics = _metrics(tally, why, pods=len(run.pod_histories), unheard=sum(lost.calls for lost in run.info.lost or ()))
+    if run.info.lost:
+        metrics["unexpected"] = float(fates["unexpected"] - sum(one.of_lost_in_run for one in found))
     return Result(verdict, detail, counts=counts, witnesses=witnesses[:MAX_WITNESSES], metrics=metrics, warnings=_warnings(run, counts))
 
 
-def _metrics(tally: Tally) -> dict[str, float | Bounds]:
-    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed."""
+def _why(run: Run) -> str:
+    """Return what nobody knows of a copy that is unknown."""
+    if run.info.lost:
+        return LOST
+    return WHY if not run.clocks.differ else f"{WHY}, or was to be heard: that turns on less than the clocks of two machines are known by"
+
+
+def _metrics(tally: Tally, why: str, *, pods: int, unheard: int) -> dict[str, float | Bounds]:
+    """Return the metrics of the run, of each service and of each channel; NaN where nothing was owed.
+
+    Parameters
+    ----------
+    unheard
+        How many events there may have been of which nothing is recorded; each would have had a copy for each of so many `pods` at most.
+    """
     metrics: dict[str, float | Bounds] = {}
     for of in tally.scopes():
         fates, served = tally.fates(of), tally.served(of)
         expected, pairs = fates["delivered"] + fates["missing"] + fates["unknown"], served["pairs"]
-        missing, most = fates["missing"], fates["missing"] + fates["unknown"]
-        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"]
+        missing, most = fates["missing"], fates["missing"] + fates["unknown"] + unheard * pods
+        known, unserved = served["unserved"] - served["in_doubt"], served["unserved"] + unheard * pods
         found: dict[str, float | Bounds] = {
-            "missing": between(missing, most, WHY) if expected else math.nan,
-            "missing_ratio": between(missing / expected, most / expected, WHY) if expected else math.nan,
-            "unserved": between(known, unserved, WHY) if pairs else math.nan,
-            "unserved_ratio": between(known / pairs, unserved / pairs, WHY) if pairs else math.nan,
-            "half_served": float(served["half_served"]) if pairs else math.nan,
+            "missing": between(missing, most, why) if expected else math.nan,
+            "missing_ratio": between(missing / expected, most / (expected + unheard * pods), why) if expected else math.nan,
+            "unserved": between(known, unserved, why if unheard else WHY) if pairs else math.nan,
+            "unserved_ratio": between(known / pairs, unserved / (pairs + unheard * pods), why if unheard else WHY) if pairs else math.nan,
+            "half_served": _half_served(served, why, unheard=unheard * pods) if pairs else math.nan,
         }
         metrics |= {str(of._replace(base=name)): value for name, value in found.items()}
     of_all = tally.fates(ALL)
@@ -91,13 +113,19 @@ def _metrics(tally: Tally) -> dict[str, float | Bounds]:
     return metrics | {"unexpected": float(of_all["unexpected"]) if heard else math.nan}
 
 
+def _half_served(served: Mapping[str, int], why: str, *, unheard: int) -> float | Bounds:
+    half = float(served["half_served"])
+    of_clocks = "whether pods that did not hear should have: their clocks are not known that well"
+    return between(half - served.get("half_in_doubt", 0), half + unheard, LOST if why == LOST else of_clocks)
+
+
 def _decide(counts: dict[str, int | float], unexplained: int, unexpected: int, unbalanced: str, sentence: str) -> tuple[Word, str]:
     foreign = int(counts["foreign"])
     if not counts["events"]:
         return "unknown", "no data: nothing was published in the run phase"
-    unrecorded = int(counts.get("unrecorded", 0))
-    if unexpected > foreign + unrecorded:
-        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded:,}"
+    unrecorded, of_lost = int(counts.get("unrecorded", 0)), int(counts.get("of_lost_publishers", 0))
+    if unexpected > foreign + unrecorded + of_lost:
+        return "invalid", f"copies heard that nobody should have heard: {unexpected - foreign - unrecorded - of_lost:,}"
     if unrecorded:
         return "unknown", f"copies of events whose publishes are not recorded: {unrecorded:,}; the generator ended without its record"
     if unbalanced:
@@ -134,9 +162,17 @@ def _services_sentence(tally: Tally, *, one_pod: bool) -> str:
 
 
 class _Suspects(NamedTuple):
-    """Of a piece: copies that are unexplained, unexpected, of these foreign, of these unpublished; witnesses of both, and of losses."""
+    """Of a piece: copies that are unexplained and unexpected, and witnesses of both, and of losses.
 
-    counts: tuple[int, int, int, int]
+    `foreign`, `unpublished` and `of_lost` are of the unexpected ones, `of_lost_in_run` is of those of the run phase.
+    """
+
+    unexplained: int
+    unexpected: int
+    foreign: int
+    unpublished: int
+    of_lost: int
+    of_lost_in_run: int
     witnesses: tuple[list[str], list[str], list[str]]
 
 
@@ -145,19 +181,41 @@ def _suspects(run: Run, piece: Piece) -> _Suspects:
     unexplained = np.flatnonzero(loaded & (piece.cause == CAUSE["unexplained"]))
     unexpected = np.flatnonzero(loaded & (piece.fate == FATE["unexpected"]))
     lost = np.flatnonzero(piece.in_run & (piece.fate == FATE["missing"]))
-    foreign, unpublished = int(_foreign(run, piece, unexpected).sum()), int((piece.publish[unexpected] < 0).sum())
+    of_lost = _of_lost(run, piece, unexpected)
     told = [[_witness(run, piece, copy) for copy in some[:MAX_WITNESSES].tolist()] for some in (unexplained, unexpected, lost)]
-    return _Suspects((len(unexplained), len(unexpected), foreign, unpublished), (told[0], told[1], told[2]))
+    return _Suspects(
+        unexplained=len(unexplained),
+        unexpected=len(unexpected),
+        foreign=int(_foreign(run, piece, unexpected).sum()),
+        unpublished=int((piece.publish[unexpected] < 0).sum()),
+        of_lost=len(of_lost),
+        of_lost_in_run=int(piece.in_run[of_lost].sum()),
+        witnesses=(told[0], told[1], told[2]),
+    )
 
 
-def _unrecorded(run: Run, foreign: int, unpublished: int) -> dict[str, int | float]:
-    """Count the copies of our own events whose record was lost with the generator; nothing where it was not lost."""
-    if run.info.load.record_kept is not False:
-        return {}
-    return {"unrecorded": unpublished - foreign}
+def _unrecorded(run: Run, *, foreign: int, unpublished: int, of_lost: int) -> dict[str, int | float]:
+    """Count the copies of our own events whose record was lost with the generator or a machine; nothing where it was not lost."""
+    found: dict[str, int | float] = {}
+    if run.info.lost:
+        found["of_lost_publishers"] = of_lost
+    if run.info.load.record_kept is False:
+        found["unrecorded"] = unpublished - foreign
+    return found
 
 
-def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> str:
+def _of_lost(run: Run, piece: Piece, unexpected: Array) -> Array:
+    """Return those of these copies whose events were published by pods whose record is lost."""
+    numbers = [number for lost in run.info.lost or () for number in lost.publishers]
+    if not numbers:
+        return unexpected[:0]
+    keys = piece.heard.key[piece.delivery[unexpected]]
+    theirs = (piece.publish[unexpected] < 0) & np.isin(keys >> np.uint64(32) & np.uint64(0xFFFF), numbers)
+    found: Array = unexpected[theirs & (keys >> np.uint64(48) == np.uint64(run.info.nonce))]
+    return found
+
+
+def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int], why: str) -> str:
     missing = ", ".join(f"{many:,} {cause}" for cause, many in causes.items() if cause and many)
     if expected == fates["delivered"] > 1:
         return f"all {expected:,} expected copies were delivered"
@@ -166,7 +224,10 @@ def _sentence(expected: int, fates: dict[str, int], causes: dict[str, int]) -> s
         return text + (f", {count(fates['missing'], 'is', 'are')} missing ({missing})" if missing else ", none is missing")
     ends = between(fates["missing"], fates["missing"] + fates["unknown"], WHY)
     text += f", {told('', ends)} are missing" + (f" ({missing})" if missing else "")
-    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published"
+    if why == LOST:
+        return f"{text}: nobody knows of {amount(fates['unknown'])}, because what pods recorded was lost with their machine"
+    of_clocks = why.removeprefix(WHY)
+    return f"{text}: nobody knows whether {amount(fates['unknown'])} had been published{of_clocks}"
 
 
 def _witness(run: Run, piece: Piece, copy: int) -> str:

@@ -192,6 +192,14 @@ def between(low: float, high: float, why: str) -> float | Bounds:
     return low if low == high or math.isnan(low) else Bounds(low, high, why)
 
 
+CLOCKS = "the clocks of its machines better than that"
+
+
+def widened(value: float | Bounds, by: float) -> float | Bounds:
+    """Return what was measured between two clocks that are known to so much; NaN and 0 stay as they are."""
+    return Bounds(least_of(value) - by, most_of(value) + by, CLOCKS) if by and not math.isnan(least_of(value)) else value
+
+
 def least_of(value: float | Bounds) -> float:
     """Return the lower end of what was measured."""
     return value.low if isinstance(value, Bounds) else value

@@ -22,7 +22,7 @@ import yaml
 
 from sim.bus.envelope import VERSION, Event
 from sim.errors import ScenarioError, UsageError, did_you_mean
-from sim.machine.files import why_not_written, write_all
+from sim.machine.files import file_name, why_not_written, write_all
 from sim.scenario.asyncapi.bus import check_new
 from sim.scenario.asyncapi.documents import Dumper
 from sim.scenario.file import built_in_buses, load_bus, load_scenario
@@ -73,7 +73,7 @@ def export_asyncapi(
             raise UsageError(f"--out {place} is one file, and there are {len(chosen)} services: give --service or a folder")
         paths = {chosen[0]: place}
     else:
-        paths = {one: place / f"{one}{SUFFIX}" for one in chosen}
+        paths = {one: place / f"{file_name(one)}{SUFFIX}" for one in chosen}
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from sim.bus.batcher import BatchRule
-from sim.bus.envelope import PROBE, PROBER
+from sim.bus.envelope import PROBE, PROBER, Event
 from sim.bus.envelopes import make_envelope
 from sim.bus.node import BusNode
-from sim.record.schema import FOREIGN_BIT, event_id
+from sim.record.schema import FOREIGN_BIT, event_id, event_key, hashed_key
 
 RAW = make_envelope("raw", {"channel_prefix": "shop:"})
 
@@ -56,3 +56,26 @@ def test_a_probe_carries_its_id_and_a_broken_one_is_malformed() -> None:
 def test_an_event_that_has_an_id_needs_no_other(kind: str) -> None:
     envelope = make_envelope(kind, {})
     assert not envelope.by_channel and envelope.identity is None
+
+
+def test_an_event_without_an_envelope_has_only_its_type_and_bytes() -> None:
+    payload = b'{"n":1}'
+    key = hashed_key(b"order\n" + payload)
+    ((kind, heard),) = RAW.decode_read([(b"shop:order", payload)]).events
+    assert (kind, heard) == ("order", Event(f"raw_{key:016x}", "", "order", "1.0", "", "", {"payload": payload}))
+    assert RAW.identity is not None and RAW.identity("order", payload) == key and RAW.data_at == ()
+    others = RAW.decode_read([(b"other", b"x"), (b"shop:\xff", b"x")])
+    assert [kind for kind, _ in others.events] == ["other", "\ufffd"] and (others.malformed, others.unsupported) == (0, 0)
+
+
+def test_a_probe_is_written_with_its_id_and_type_and_none_takes_another_with_it() -> None:
+    probe = Event("evt_7", "cor_1", "order", "1.0", "now", PROBER, {"round": 3})
+    payload = RAW.encode(probe)
+    assert payload == b'buslab-probe {"id": "evt_7", "type": "order", "round": 3}'
+    chunk = RAW.decode_read(
+        [(b"shop:a", b"buslab-probe [" * 9), (b"shop:a", payload), (b"shop:a", b'buslab-probe {"id": 1}'), (b"shop:a", b"x")]
+    )
+    data = {"id": "evt_7", "type": "order", "round": 3}
+    assert chunk.events[0] == (PROBE, Event("evt_7", "", "order", "1.0", "", PROBER, data))
+    assert [kind for kind, _ in chunk.events] == [PROBE, "a"] and (chunk.malformed, chunk.unsupported) == (2, 0)
+    assert chunk.keys[0] == event_key("evt_7") and len(chunk.keys) == 2

@@ -13,6 +13,7 @@ from sim.bus.cache import LruCache, subject_of
 from sim.bus.envelope import EVENT_TYPES, Event
 from sim.bus.foreign_data import BEYOND, MAX_NUMBER, UNNAMED
 from sim.bus.services.analytics import MAX_NAMES, AnalyticsService
+from sim.bus.services.hears import Hears
 from sim.bus.services.system import SystemService
 from sim.scenario.file import load_scenario
 from tests.support.reference import SERVICES, content
@@ -148,6 +149,11 @@ def test_an_invalidation_that_names_nothing_drops_all_where_it_is_general_and_no
     logic.handlers[kind](event(kind, data))
     assert logic.invalidations == 1
     assert {cache for cache, one in caches.items() if not len(one)} == (set(caches) - {"latest"} if kind == EVENT_TYPES[5] else set())
+
+
+def test_a_service_that_only_hears_has_no_handlers() -> None:
+    one, other = Hears(), Hears()
+    assert (one.handlers, one.invalidations) == ({}, 0) and one.handlers is not other.handlers
 
 
 def test_analytics_adds_up_items_metrics_and_tokens() -> None:

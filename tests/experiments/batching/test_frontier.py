@@ -20,9 +20,11 @@ from sim.experiments.batching.frontier import (
     SIZE,
     against_theory,
     batch_frontier,
+    batched_alone,
     judge_default,
 )
 from sim.experiments.sweep.run import run_sweep
+from sim.scenario.file import load_scenario
 
 matplotlib.use("Agg")
 
@@ -99,3 +101,27 @@ def test_the_figures_hold_what_was_judged(swept: pd.DataFrame) -> None:
     ax = batch_plots.theory(compared)
     assert list(ax.lines[1].get_ydata()) == list(compared["wait_ms_measured"])
     assert f"{compared['wait_error'].abs().max():.1%}" in ax.get_title()
+
+
+SHOP = str(Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml")
+
+
+def test_a_batched_channel_of_any_bus_stands_alone_under_its_own_rule(tmp_path: Path) -> None:
+    alone = batched_alone(load_scenario(SHOP), "search.asked")
+    assert (alone.size_key, alone.size, alone.interval_ms) == ('channels."search.asked".batch_size', 20, 500)
+    grid = (f"{alone.size_key}=5,20", f"{alone.interval_key}=500", "load.rate_per_s=20", "load.run_s=60")
+    table = run_sweep(SHOP, settings=(*alone.settings, *grid), on="model", out=tmp_path / "s", jobs=1, keep="none")
+    table = table.rename(columns=alone.columns)
+    compared = against_theory(table)
+    judged = batch_frontier(table, default=(alone.size, alone.interval_ms))
+    verdict, sentence = judge_default(table, judged, compared)
+    assert verdict == "valid" and sentence.startswith("The default of 20 items / 500 ms keeps the limits at 1 of 1 load of a pod"), sentence
+
+
+def test_who_publishes_beside_the_one_pod_publishes_something_else() -> None:
+    alone = batched_alone(load_scenario("baseline"), "analytics.events.batch")
+    scenario = load_scenario("baseline", settings=alone.settings)
+    publishing = {name: one.replicas for name, one in scenario.services.items() if "analytics.events.batch" in one.publishes}
+    assert publishing == {"music-service": 1} and (alone.size_key, alone.interval_key) == ("bus.batch_size", "bus.batch_interval_ms")
+    with pytest.raises(UsageError, match=r"no batched channel 'order\.created'; batched are search\.asked"):
+        batched_alone(load_scenario(SHOP), "order.created")

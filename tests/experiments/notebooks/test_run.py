@@ -169,3 +169,25 @@ def test_the_exit_code_is_that_of_the_worst() -> None:
         return exit_code([Executed(str(n), "?", verdict, "So.", 1.0) for n, verdict in enumerate(verdicts)])
 
     assert (of("valid", "valid"), of("valid", "unknown"), of("unknown", "invalid"), of()) == (0, 2, 1, 2)
+
+
+SHOP = Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("08_many_pods", ("service=search", "channel=order.created", "pods=[5, 30]", "computed=[5, 30, 100]", "run_s=0.5"), "with 30 pods"),
+        pytest.param(
+            "04_batch_size",
+            ("channel=search.asked", "run_s={20=30}", "sizes=[5]", "intervals_ms=[500]"),
+            "20 items / 500 ms",
+            marks=pytest.mark.deep,
+        ),
+        pytest.param("06_failure_injection", ('faults=["pod_kill", "subscribers_cut"]',), "in 2 faults: reference", marks=pytest.mark.deep),
+    ],
+)
+def test_a_notebook_takes_a_bus_without_any_of_the_references_names(name: str, given: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    (done,) = run_notebooks([name], parameters=(f"scenario={SHOP}", *given), out=tmp_path / "out", timeout_s=300)
+    assert done.error == [] and told in done.sentence, done
+    assert done.verdict == "valid", done.sentence

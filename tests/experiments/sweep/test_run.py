@@ -67,6 +67,14 @@ def test_a_sweep_gives_a_row_a_run_with_every_metric_and_no_run_folder_by_defaul
     assert [column.header for column in sweep_table(table).columns][:3] == ["bus.batch_size", "load.rate_per_s", "runs"]
 
 
+def test_a_sweep_takes_any_bus_with_its_own_services_and_channels(tmp_path: Path) -> None:
+    shop = str(Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml")
+    settings = ('channels."search.asked".batch_size=2,20', "services.search.replicas=2", "load.rate_per_s=50", "load.run_s=2")
+    table = run_sweep(shop, settings=settings, on="model", out=tmp_path / "s", jobs=1)
+    assert list(table['channels."search.asked".batch_size']) == [2, 20] and set(table["verdict"]) == {"valid"}
+    assert table["batching.items_per_batch"].iloc[0] < table["batching.items_per_batch"].iloc[1]
+
+
 def test_the_same_seed_gives_the_same_table_with_one_job(tmp_path: Path) -> None:
     first, second = (sweep(tmp_path / name, "bus.batch_size=1,10", "load.run_s=1", jobs=1) for name in "ab")
     pd.testing.assert_frame_equal(first.drop(columns="took_s"), second.drop(columns="took_s"))

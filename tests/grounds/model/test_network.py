@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from sim.faults.link import LinkPlan
 from sim.grounds.model.costs import WINDOW_BYTES
 from sim.grounds.model.loop import START_NS, JumpingLoop
 from sim.grounds.model.network import Network, Peer
+from sim.wire.connection import READ_BYTES
 
 
 def run(scene: Callable[[Network], Coroutine[Any, Any, Any]], *, plan: LinkPlan = LinkPlan(delay_ns=1000), seed: int = 1) -> Any:  # noqa: B008
@@ -111,6 +113,36 @@ def test_a_reader_that_pauses_fills_the_window_and_then_the_senders_buffer() -> 
         assert sum(map(len, there.reads)) == 10 * len(piece)
         assert here.peer.get_write_buffer_size() == 0
         assert told == [0]
+
+    run(scene)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_no_read_is_longer_than_a_client_s_buffer_and_who_pauses_after_one_reads_no_more(paused: bool) -> None:
+    """Where a reader takes all that has come at once, its program holds what in truth waits in the kernel and at the server."""
+
+    async def scene(network: Network) -> None:
+        here, there = await connected(network)
+        data = random.Random(1).randbytes(READ_BYTES * 5 // 2)
+        if paused:
+            there.peer.pause_reading()
+        here.peer.write(data)
+        here.peer.write(b"next")
+        await asyncio.sleep(1)
+        there.peer.resume_reading()
+        await asyncio.sleep(1)
+        assert b"".join(there.reads) == data + b"next"
+        assert [len(one) for one in there.reads[:2]] == [READ_BYTES, READ_BYTES] and max(map(len, there.reads)) == READ_BYTES
+
+        there.reads.clear()
+        there.data_received = lambda one: (there.reads.append(one), there.peer.pause_reading())  # type: ignore[method-assign,assignment]
+        here.peer.write(data)
+        await asyncio.sleep(1)
+        for reads in (1, 2, 3):
+            assert len(there.reads) == reads and here.peer._under_way == len(data) - sum(map(len, there.reads))
+            there.peer.resume_reading()
+            await asyncio.sleep(1)
+        assert b"".join(there.reads) == data
 
     run(scene)
 

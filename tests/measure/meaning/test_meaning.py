@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from sim.bus.batcher import BatchRule
 from sim.errors import ScenarioError
 from sim.experiments.batching.theory import batch_costs
-from sim.measure.meaning.channels import ChannelLoad, channel_loads, items_of_batch, sizes_of
+from sim.measure.capacity.batches import items_of_batch
+from sim.measure.capacity.run import workload_of
+from sim.measure.meaning.channels import ChannelLoad, channel_loads, sizes_of
 from sim.measure.meaning.meaning import Meaning, check_scenario, connections_of
 from sim.measure.meaning.table import MAX_ROWS, bytes_words, load_sentence, meaning_tables
 from sim.results.opened_run import Run, open_run
@@ -117,7 +118,7 @@ def test_locust_has_a_connection_for_each_pod_whose_calls_it_makes() -> None:
     assert pods is not None and locust is not None
     assert (pods.hearing, pods.speaking, pods.locust, locust.locust) == (15, 21, 0, 19)
     assert locust.total - pods.total == 19
-    long = connections_of(load_scenario(SHOP, settings=("load.run_s=86400",)))
+    long = connections_of(load_scenario(SHOP, settings=("load.run_s=86400", "services.search.caches={}")))
     assert long == locust, "a day is not drawn for it"
 
 
@@ -128,14 +129,24 @@ def test_locust_has_a_connection_for_each_pod_whose_calls_it_makes() -> None:
 def test_batches_hold_what_the_theory_says(arrivals: str, rate: float, size: int, interval_ms: int) -> None:
     expected = batch_costs(rate_per_s=rate, size=size, interval_ms=interval_ms, arrivals=arrivals).items_per_batch
     share = 1.0 if arrivals == "uniform" else 0.0
-    assert items_of_batch(rate, BatchRule(size, interval_ms), share=share) == pytest.approx(expected, rel=1e-9)
+    assert items_of_batch(rate, size=size, interval_s=interval_ms / 1000, share=share) == pytest.approx(expected, rel=1e-9)
 
 
 def test_evenly_spaced_calls_that_are_drawn_among_many_are_as_poisson() -> None:
-    rule = BatchRule(20, 1000)
-    poisson, drawn, half = (items_of_batch(18, rule, share=share) for share in (0.0, 0.001, 0.5))
+    poisson, drawn, half = (items_of_batch(18, size=20, interval_s=1, share=share) for share in (0.0, 0.001, 0.5))
     assert drawn == pytest.approx(poisson, rel=1e-3)
     assert poisson < half <= 19, "calls vary less, so fewer batches are full early"
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "uniform"])
+@pytest.mark.parametrize("name", ["baseline", "batch_size", "search"])
+def test_a_plan_of_capacity_and_what_a_scenario_means_have_the_same_batches(name: str, arrivals: str) -> None:
+    settings = (f"load.arrivals={arrivals}", "load.rate_per_s=90")
+    settings += ('load.mix={"search.asked"=1}', "load.shape=steady") if name == "search" else ()
+    scenario = load_scenario(SHOP if name == "search" else name, settings=settings)
+    workload, meant = workload_of(scenario), {one.name: one.items_per_event for one in channel_loads(scenario)}
+    assert {kind.name: workload.items(kind, 90) for kind in workload.kinds} == pytest.approx(meant, rel=1e-12)
+    assert max(meant.values()) > 1
 
 
 def test_bytes_are_counted_as_frames(tmp_path: Path) -> None:

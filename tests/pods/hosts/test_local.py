@@ -41,7 +41,14 @@ def hosts() -> list[psutil.Process]:
 def test_a_kill_and_a_freeze_are_real_and_every_copy_is_accounted_for(small: Small, tmp_path: Path) -> None:
     faults = f"""faults=[{{kind="pod_kill",pods=["{KILLED}"],at_s=0.5,for_s=0.5}},
         {{kind="pod_freeze",pods=["{FROZEN}"],at_s=0.7,for_s=1.5}}]"""
-    settings = ("hosts.kind=local", "load.driver=pods", "load.run_s=3", "load.rate_per_s=600", "bus.batch_interval_ms=60000")
+    settings = (
+        "hosts.kind=local",
+        "load.driver=pods",
+        "load.run_s=3",
+        "load.rate_per_s=600",
+        "bus.batch_interval_ms=60000",
+        "bus.batch_size=200",
+    )
     statuses: set[str] = set()
     commands: set[str] = set()
 

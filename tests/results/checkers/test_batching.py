@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -110,3 +111,83 @@ def test_figures_are_those_of_a_plain_loop(rows: list[tuple[int, int, int, bool]
     assert counts["oldest_wait_ms.p50"] == ranks[math.ceil(0.5 * (len(ranks) - 1))]
     ages = [waited + 0.25 for _, _, waited, heard in rows if heard]
     assert counts.get("age_ms.max") == (max(ages) if ages else None)
+
+
+def test_every_figure_is_that_of_a_plain_loop(tmp_path: Path) -> None:
+    """Batches before, in and after the run phase, of every outcome, heard by two pods, one or none; and events that are no batch."""
+    draw = random.Random(14)
+    plan = RunFolder(tmp_path / "run").service("analytics", replicas=2, channels=f"{BATCH},a").pod("web-0", channels="a,b")
+    span = range(10_000, 20_000)
+    every, sent = [], 0
+    for _ in range(150):
+        at = draw.choice((draw.randrange(9000, 21_500, 100), 10_000, 20_000))
+        waited, items = draw.choice((0, 100, 1000)), draw.randrange(1, 9)
+        channel = draw.choice((BATCH, "a", "b"))
+        outcome = draw.choice(("acknowledged", "acknowledged", "refused", "unknown", "memory"))
+        event = plan.event(at * MS, channel=channel, items=items, first_item_ns=(at - waited) * MS, outcome=outcome, size=items * 100 + 7)
+        pods = [
+            pod for pod, (_, heard) in plan.pods.items() if channel in heard.split(",") and outcome != "refused" and draw.random() < 0.5
+        ]
+        lags = [draw.randrange(1, 900) for _ in pods]
+        for pod, lag in zip(pods, lags, strict=True):
+            plan.hear(event, pod, lag_ns=lag * MS)
+        sent += at in span
+        if channel == BATCH or items > 1:
+            every.append((at, waited, items, outcome, lags))
+    plan.event(12 * SECOND, channel=BATCH, items=0)  # a probe
+    rows = [one for one in every if one[0] - one[1] < 20_000 and one[0] >= 10_000]
+    in_run = [one for one in every if one[0] in span]
+    lost = [one for one in rows if not one[4]]
+    ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
+    def of(values: list[int]) -> dict[str, float]:
+        return {name: sorted(values)[math.ceil(q * (len(values) - 1))] for name, q in ranks.items()}
+
+    items = sum(one[2] for one in rows)
+    waits = sum(one[1] * one[2] for one in rows)  # all items of a batch came together
+    length = max(one[0] for one in rows) - min(one[0] - one[1] for one in rows)
+    expected = {
+        "batches": len(rows),
+        "items": items,
+        "items_per_batch": items / len(rows),
+        "batches_per_s": len(in_run) / 10,
+        "publishes_per_s": sent / 10,
+        "batch_bytes_per_s": sum(one[2] * 100 + 7 for one in in_run) / 10,
+        "bytes_per_item": sum(one[2] * 100 + 7 for one in rows) / items,
+        "wait_ms.mean": waits / items,
+        "at_risk.mean": waits / length,
+        "at_risk.max": 8,
+        "lost": sum(one[2] for one in lost),
+        **{f"oldest_wait_ms.{name}": value for name, value in of([one[1] for one in rows]).items()},
+        **{f"age_ms.{name}": value for name, value in of([one[1] + max(one[4]) for one in rows if one[4]]).items()},
+        **{f"lost.{word}": sum(one[2] for one in lost if one[3] == word) for word in ("acknowledged", "refused", "unknown", "memory")},
+    }
+    assert check(open_run(plan.write())).counts == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("load", "drain", "word"),
+    [
+        ({"rate_per_s": 1, "mix": {BATCH: 1}}, True, "unknown"),
+        ({"rate_per_s": 0, "mix": {BATCH: 1}}, True, "valid"),
+        ({"mix": {BATCH: 1}}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 0}}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {"config.updated": 1}}, True, "valid"),
+        ({"rate_per_s": 1}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 1}, "locustfile": "users.py"}, True, "valid"),
+        ({"rate_per_s": 1, "mix": {BATCH: 1}}, False, "valid"),
+        (None, True, "valid"),
+    ],
+    ids=str,
+)
+def test_batches_are_missed_where_the_load_means_them(plan: RunFolder, load: dict[str, object] | None, drain: bool, word: str) -> None:
+    plan.publish(1)
+    plan.info.phases = [phase for phase in plan.info.phases if drain or phase.name != "drain"]
+    run = open_run(plan.write())
+    run.scenario.pop("load")
+    if load is not None:
+        run.scenario["load"] = load
+    result = check(run)
+    detail = {"unknown": "no data: the load's mix means batches, and none waited in the run phase", "valid": "the load has no batches"}
+    assert (result.verdict, result.detail) == (word, detail[word])
+    assert list(result.metrics) == ["items_lost", "item_age_ms_p99", "item_age_ms_max", "backlog_drain_s_max"]

@@ -95,6 +95,17 @@ def test_posts_alone_are_in_no_metric(plan: RunFolder) -> None:
     plan.calls = [(11 * SECOND, "locust-0", HTTP_CALL, 30 * MS, "failed")]
     result = check(open_run(plan.write()))
     assert result.verdict == "valid" and all(math.isnan(value) for value in result.metrics.values())
+    assert result.detail == "every call of the run phase was a POST, none was fire and forget"
+    assert list(result.metrics) == ["call_ms_p99", "call_ms_p999", "call_ms_max", "calls_failed"]
+    assert (result.counts["calls"], result.counts["failed"], result.counts[f"took_us.channel.{HTTP_CALL}.p50"]) == (0, 0, 30_000)
+
+
+def test_a_fault_that_only_touches_the_run_phase_is_outside_it(plan: RunFolder) -> None:
+    """One ended as the phase began and one began as it ended; one that never ended goes on to the end."""
+    plan.faults = [("early", "broker", 9 * SECOND, 10 * SECOND), ("late", "broker", 20 * SECOND, 0), ("on", "broker", 19 * SECOND, 0)]
+    plan.calls = [(at, "locust-0", "config.updated", SECOND, "ok") for at in (10 * SECOND, 18 * SECOND - 1, 18 * SECOND, 20 * SECOND - 1)]
+    counts = check(open_run(plan.write())).counts
+    assert {name: value for name, value in counts.items() if name.startswith("calls.")} == {"calls.in.on": 2, "calls.outside": 2}
 
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -113,3 +124,15 @@ def test_quantiles_are_those_of_a_plain_loop(rows: list[tuple[int, int, bool]]) 
         if inside:
             assert counts[f"took_us.in.down.{name}"] == inside[math.ceil(q * (len(inside) - 1))] / 1e3
     assert (counts["failed"], counts["calls.in.down"]) == (sum(bad for _, _, bad in rows), len(inside))
+
+
+def test_a_call_is_named_by_the_event_that_its_publisher_sent_on_its_channel_then(plan: RunFolder) -> None:
+    at = 12 * SECOND
+    events = [plan.event(at, channel=channel, publisher=publisher) for publisher, channel in (("p", "a"), ("p", "b"), ("q", "a"))]
+    plan.calls = [(at, event.publisher, event.channel, (3 - number) * US, "ok") for number, event in enumerate(events)]
+    plan.calls += [(at, "q", "b", MS, "ok")]
+    assert check(open_run(plan.write())).witnesses == [
+        "a call of b: q waited 1 ms",
+        f"{events[0].id} on a: p waited 3 us",
+        f"{events[1].id} on b: p waited 2 us",
+    ]

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sim.results.checkers import judge
+from sim.results.checkers.clocks import check
 from sim.results.opened_run import open_run
 from sim.results.stated_ages import read_stated_ages
 from tests.support.run_folders import MS, SECOND, US, RunFolder
@@ -115,3 +116,40 @@ def test_unstamped_and_unheard_events_and_those_of_other_phases_have_no_stated_a
     rows, ages = read_stated_ages(run)
     assert len(rows) == len(ages) == 200 - 2 - 1
     assert 3 not in run.copies.publish[rows] and ages.max() > 10 * SECOND, "one that is stamped at the very beginning is stamped"
+
+
+def test_a_clock_that_was_wrong_from_the_first_row_on_is_wrong_at_once(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run")
+    plan.pods["web-0"] = ("web", "config.updated")
+    plan.state("web-0", 9 * SECOND, "subscribed")
+    plan.clocks["web-0", 9 * SECOND] = 5 * SECOND
+    event = plan.event(11 * SECOND, stamped_ns=11 * SECOND)
+    plan.hear(event, "web-0", lag_ns=MS)
+    assert check(open_run(plan.write())).metrics == {"stated_age_ms_p99": 5001.0, "stated_age_ms_max": 5001.0, "from_future": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "starts"),
+    [
+        (0, "no pod's clock was wrong: by their timestamps 3 copies had a median age of 250 us, at most 250 us"),
+        (1, "the clock of web-0 was wrong: by their timestamps 3 copies had a median age of 250 us, at most 5 s"),
+        (3, "the clocks of web-0, web-1, web-2 were wrong: by their timestamps 3 copies had a median age of 5 s, at most 5 s"),
+        (4, "the clocks of web-0, web-1, web-2 and others were wrong: by their timestamps 4 copies had a median age of 5 s, at most 5 s"),
+    ],
+)
+def test_whose_clocks_were_wrong_is_said(tmp_path: Path, wrong: int, starts: str) -> None:
+    plan = RunFolder(tmp_path / "run", slo={"stated_age_ms_max": 9000}).service("web", replicas=max(wrong, 3))
+    plan.clocks = {(f"web-{number}", SECOND + MS): 5 * SECOND for number in range(wrong)}
+    (event,) = plan.publish(1)
+    event.stamped_ns = event.intended_ns
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail) == ("valid", starts)
+    assert (result.counts["wrong_clocks"], result.counts["copies"], len(result.witnesses)) == (wrong, max(wrong, 3), 3)
+    event.stamped_ns, plan.folder = 0, plan.folder.with_name("unstamped")
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.detail) == (
+        "unknown" if wrong else "valid",
+        "no data: no event with a timestamp was delivered in the run phase",
+    )
+    assert list(result.metrics) == ["stated_age_ms_p99", "stated_age_ms_max", "from_future"]
+    assert all(value != value for value in result.metrics.values())

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sim.record.reader import FOREVER_NS
+from sim.record.run_info import Phase
 from sim.results.checkers import judge
 from sim.results.checkers.verdict import Bounds, Result
-from sim.results.consumers import PodLoad, read_loads
+from sim.results.consumers import PodLoad, _queue, read_loads
 from sim.results.handling import handling_of, longest_ms
 from sim.results.opened_run import open_run
+from sim.results.queueing import mean_wait_s
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
 WEB = '[services.web]\nsubscribes = ["order"]\nhandler_ms = 5\nconcurrency = 1\n'
@@ -61,6 +67,7 @@ def test_a_pod_that_falls_behind_is_told_by_how_much(tmp_path: Path) -> None:
     assert (load.queue_end, load.drain_s) == (0, 0.0), "the load's phase is longer than the load"
     assert math.isnan(load.theory_s), "evenly spaced calls are no random arrivals"
     assert found.metrics == {"utilisation_max": 1.0, "queue_max": 1000.0, "drain_s_max": 0.0}
+    assert found.detail.endswith("and at most 1,000 events waited at a time"), "it was asked for all that it can, and no more"
 
 
 def test_what_waits_at_the_end_of_the_load_takes_its_time(tmp_path: Path) -> None:
@@ -158,3 +165,93 @@ def test_no_event_at_all_is_nothing_measured(tmp_path: Path) -> None:
     assert (found.verdict, len(loads)) == ("valid", 1) and "no pod whose handlers take time heard an event" in found.detail
     assert all(isinstance(value, float) and math.isnan(value) for value in found.metrics.values()), "a limit on it is unknown"
     assert (loads[0].per_s, loads[0].events, loads[0].queue_max) == (0.0, 0, 0)
+
+
+def test_a_run_phase_of_no_length_asked_for_nothing(tmp_path: Path) -> None:
+    plan = folder(tmp_path)
+    plan.publish(2, channel="order")
+    plan.info.phases = [Phase("run", RUN_NS, RUN_NS), Phase("drain", RUN_NS + SECOND, 0)]
+    found, (load,) = result(plan)
+    assert (load.events, load.per_s, load.utilisation, found.verdict) == (2, 0.0, 0.0, "valid")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_waited_is_what_a_plain_loop_counts(seed: int) -> None:
+    """At every moment those that had been sent and not begun; what begins at a moment has left before the next comes."""
+    draw = random.Random(seed)
+    sent = [draw.randrange(20) for _ in range(seed)]
+    begun = [FOREVER_NS if draw.random() < 0.2 else at + draw.randrange(9) for at in sent]
+    waiting, most = 0, 0
+    for at in range(30):
+        waiting -= sum(begin == at > was for begin, was in zip(begun, sent, strict=True))
+        waiting += sum(was == at < begin for begin, was in zip(begun, sent, strict=True))
+        at_once = sum(was == begin == at for begin, was in zip(begun, sent, strict=True))
+        most = max(most, waiting)
+        assert at_once >= 0
+    end = 12
+    left = sum(was <= end < begin for begin, was in zip(begun, sent, strict=True))
+    found = _queue(np.array(sent, dtype=np.int64), np.array(begun, dtype=np.int64), end)
+    assert found == (most, left)
+
+
+@pytest.mark.parametrize(
+    ("load", "other", "holds"),
+    [
+        ({}, {}, True),
+        ({"arrivals": "even"}, {}, False),
+        ({"shape": "ramp"}, {}, False),
+        ({}, {"channels": {"order": {"batched": True}}}, False),
+        ({}, {"channels": {"order": {}, "other": {"batched": True}}}, True),
+        ({}, {"bus": {"transport": "streams"}}, False),
+        ({}, {"faults": [("broker_freeze", "broker", 11 * SECOND, 12 * SECOND)]}, False),
+    ],
+    ids=str,
+)
+def test_the_wait_that_theory_predicts_stands_where_its_conditions_hold(
+    tmp_path: Path, load: dict[str, str], other: dict[str, Any], holds: bool
+) -> None:
+    """100 events in 10 s, each of which takes 5 ms."""
+    plan = folder(tmp_path)
+    one_after_another(plan, 100, step_ns=100 * MS, takes_ns=5 * MS)
+    plan.faults = other.pop("faults", [])
+    run = open_run(plan.write())
+    run.scenario["load"] = {"arrivals": "poisson", "shape": "steady"} | load
+    run.scenario |= other
+    (theory,) = (one.theory_s for one in read_loads(run))
+    assert theory == pytest.approx(mean_wait_s(10, mean_s=0.005, square_s2=25e-6)) if holds else math.isnan(theory)
+    counts = judge(run, only=["consumers"]).checkers["consumers"].counts
+    assert counts.get("wait_us_theory.web") == (theory * 1e6 if holds else None)
+    del run.scenario["load"]
+    assert math.isnan(read_loads(run)[0].theory_s)
+
+
+def test_of_several_pods_the_one_that_was_asked_most_of_stands_for_its_service(tmp_path: Path) -> None:
+    """web-1 was asked as much as web-0, and more waited at a time; jobs-0 has nobody beside it."""
+    plan = RunFolder(tmp_path / "run", scenario=WEB + '[services.jobs]\nsubscribes = ["order"]\nhandler_ms = 1\nconcurrency = 1\n')
+    plan.service("web", replicas=2, channels="order").pod("jobs-0", service="jobs", channels="order")
+    for number in range(4):
+        event = plan.event(RUN_NS + number * MS, channel="order")
+        plan.hear(event, "web-0")
+        plan.hear(event, "web-1", lag_ns=SECOND)
+        plan.hear(event, "jobs-0", lag_ns=2 * MS + 50 * US)
+    found, loads = result(plan)
+    assert [(load.pod, load.queue_max) for load in loads] == [("web-0", 1), ("web-1", 4), ("jobs-0", 2)]
+    assert found.counts == {
+        "pods": 3,
+        "utilisation.jobs": pytest.approx(0.4 / 1000),
+        "queue_max.jobs": 2,
+        "wait_us_mean.jobs": pytest.approx(2000.0),
+        "wait_us_p99.jobs": pytest.approx(2000.0),
+        "drain_s.jobs": 0.0,
+        "utilisation.web": pytest.approx(0.4 / 200),
+        "queue_max.web": 4,
+        "wait_us_mean.web": pytest.approx(999_950.0),
+        "wait_us_p99.web": pytest.approx(999_950.0),
+        "drain_s.web": 0.0,
+    }
+    assert found.metrics == {"utilisation_max": pytest.approx(0.002), "queue_max": 4.0, "drain_s_max": 0.0}
+    assert found.detail == (
+        "web-1 was asked for 0% of what its handlers can do (0.4 of 200 events/s); an event was begun 1 s after it was sent on average, "
+        "p99 1 s, and at most 4 events waited at a time; jobs-0 was asked for 0% of what its handlers can do (0.4 of 1,000 events/s); "
+        "an event was begun 2 ms after it was sent on average, p99 2 ms, and at most 2 events waited at a time"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sim.record.reader import FOREVER_NS
 from sim.results.checkers import judge
 from sim.results.checkers.deaf import check, windows
 from sim.results.checkers.verdict import Bounds
@@ -159,6 +162,15 @@ def test_a_subscription_and_a_copy_at_the_very_end_of_the_fault(plan: RunFolder)
     assert (counts["lost"], counts["lost_after"]) == (1, 1), "that of web-1 at the end"
 
 
+@pytest.mark.parametrize(("received", "deaf_s"), [(END, 0.25), (END + MS, 0.001)])
+def test_only_what_was_received_after_the_fault_s_end_proves_that_a_pod_hears(plan: RunFolder, received: int, deaf_s: float) -> None:
+    cut(plan, "web-0", END + 250 * MS)
+    event = plan.event(END - 100 * MS)
+    for pod in plan.pods:
+        plan.hear(event, pod, lag_ns=received + 10 * US - event.intended_ns)
+    assert check(open_run(plan.write())).counts["deaf_s.max"] == deaf_s
+
+
 def test_of_two_faults_each_has_what_was_lost_from_its_beginning_until_it_was_over(plan: RunFolder) -> None:
     """web-0 loses copies in both; what it loses before the first, while no fault was on, is put down to none."""
     plan.faults = [("broker_down", "broker", BEGIN, END), ("subscribers_cut", "broker", 17 * SECOND, 17 * SECOND + MS)]
@@ -217,3 +229,78 @@ def test_windows_are_those_of_a_plain_loop(back: list[int], sent: list[int]) -> 
         lost_after += sum(at + 50_000 >= END for at in missed)
     assert (counts["lost"], counts["lost_after"]) == (lost, lost_after)
     assert counts["deaf_s.max"] == (max(back) * step + 50 * MS) / 1e9
+
+
+def often_away(folder: Path, seed: int) -> RunFolder:
+    """Faults, pods that come and go, and copies that are heard or not, all at whole tenths of a second, so that they often meet."""
+    draw = random.Random(seed)
+    step = 100 * MS
+    plan = RunFolder(folder).service("web", replicas=3).pod("mute", service="mute", channels="")
+    at = 11 * SECOND
+    while at < 19 * SECOND:
+        end = at + draw.randrange(8) * step
+        plan.faults.append(("broker_down", draw.choice(("broker", "web-0", "web-1,web-2")), at, end))
+        at = end + draw.randrange(1, 9) * step
+    for pod in plan.pods:
+        for at in sorted(draw.sample(range(110, 200), 10)):
+            state = draw.choice(("disconnected", "disconnected", "subscribed", "subscribed", "frozen", "aborted"))
+            plan.state(pod, at * step, state, draw.choice(("connected", "outage", "")))
+    for at in range(110, 200):
+        event = plan.event(at * step, sent_ns=at * step, acked_ns=at * step)
+        for pod in plan.pods:
+            if draw.random() < 0.5 and pod != "mute":
+                plan.hear(event, pod, lag_ns=draw.choice((0, step)) + 10 * US, path=draw.choice(("broker", "broker", "memory")))
+    return plan
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_are_those_of_a_plain_loop_also_where_things_meet(tmp_path: Path, seed: int) -> None:
+    run = open_run(often_away(tmp_path / "run", seed).write())
+    sent = dict(zip(run.publishes["event"], run.publishes["sent_ns"], strict=True))
+    ledger = run.ledger().query("fate == 'missing' and cause in ('deaf', 'cut', 'cut-link')")
+    expected = []
+    for outage in read_outages(run):
+        for pod in sorted(outage.pods - {"mute"}):
+            rows = run.pods[run.pods["pod"] == pod].sort_values("at_ns", kind="stable")
+            rows = [(int(row.at_ns), str(row.state), str(row.bus)) for row in rows.itertuples()]
+            now = max(number for number, row in enumerate(rows) if row[0] <= outage.end_ns)
+            if rows[now][1] not in ("starting", "subscribed", "disconnected", "frozen"):
+                continue
+            heard = run.deliveries[(run.deliveries["pod"] == pod) & (run.deliveries["path"] == "broker")]["received_ns"]
+            lost = sorted(sent[event] for event in ledger[ledger["pod"] == pod]["event"])
+            hears = outage.end_ns
+            if rows[now][1] not in ("subscribed", "frozen") or any(outage.end_ns <= one < outage.until_ns for one in lost):
+                back = [b[0] for a, b in pairwise(rows[now:]) if b[1] == "subscribed" != a[1]]
+                hears = min([*(int(one) for one in heard if one > outage.end_ns), *back], default=FOREVER_NS)
+            until = min(hears, outage.until_ns)
+            mine = [one for one in lost if outage.begin_ns <= one < until]
+            words = [
+                bus
+                for (at, _, bus), (end, *_) in zip(rows, [*rows[1:], (FOREVER_NS,)], strict=True)
+                if at <= until and end > outage.begin_ns
+            ]
+            expected.append(
+                (pod, (until - outage.end_ns) / 1e9, hears < outage.until_ns, len(mine), sum(one >= outage.end_ns for one in mine),
+                 set(words) != {"connected"})
+            )  # fmt: skip
+    found = windows(run, read_outages(run))
+    assert [(one.pod, one.deaf_s, one.ended, len(one.lost), one.lost_after, one.told) for one in found] == expected
+    assert len(found) > 9 and {one.ended for one in found} == {one.told for one in found} == {True, False}
+
+
+@pytest.mark.parametrize(("sent", "owed"), [(BEGIN - 1, False), (BEGIN, True), (20 * SECOND - 1, True), (20 * SECOND, False)])
+def test_pods_are_owed_something_from_the_fault_s_beginning_until_its_time_is_over(plan: RunFolder, sent: int, owed: bool) -> None:
+    plan.events, plan.heard = [], []
+    for pod in plan.pods:
+        plan.hear(plan.event(sent, sent_ns=sent, acked_ns=sent), pod)
+    metrics = check(open_run(plan.write())).metrics
+    assert all(math.isnan(value) is not owed for value in metrics.values())  # type: ignore[arg-type]
+
+
+def test_a_pod_that_only_just_began_when_the_fault_ended_is_deaf_until_it_has_subscribed(plan: RunFolder) -> None:
+    plan.pods["late-0"] = ("web", "config.updated")
+    plan.state("late-0", END, "starting").state("late-0", END + 300 * MS, "subscribed")
+    plan.pods["later-0"] = ("web", "config.updated")
+    plan.state("later-0", END + 1, "starting").state("later-0", END + 300 * MS, "subscribed")
+    found = windows(open_run(plan.write()), read_outages(open_run(plan.folder)))
+    assert [(one.pod, one.deaf_s) for one in found] == [("late-0", 0.3), ("web-0", 0.0), ("web-1", 0.0)]

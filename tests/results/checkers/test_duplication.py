@@ -64,6 +64,7 @@ def test_three_witnesses_are_enough(tmp_path: Path) -> None:
     result = check(open_run(plan.write()))
     assert result.detail == "5 copies were heard again by a pod that had heard them; handled copies per event: web 2"
     assert result.witnesses == [f"{event.id} on config.updated: heard again by web-0" for event in events[:3]]
+    assert result.metrics == {"duplicates": 5.0, 'duplicates.service."web"': 5.0, 'duplicates.channel."config.updated"': 5.0}
     plan.folder, plan.heard = plan.folder.with_name("one"), plan.heard[1:]
     plan.heard = [row for n, row in enumerate(plan.heard) if row not in plan.heard[:n]]
     plan.repeat(events[4], "web-0")

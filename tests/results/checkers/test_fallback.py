@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sim.record.reader import FOREVER_NS
 from sim.results.checkers import judge
 from sim.results.checkers.fallback import blind_spans, check, reachability
 from sim.results.checkers.verdict import Bounds, greatest, least_of
-from sim.results.opened_run import open_run
-from sim.results.outages import read_beliefs
+from sim.results.opened_run import Run, open_run
+from sim.results.outages import read_beliefs, read_outages
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
 
@@ -243,3 +247,176 @@ def test_the_map_of_a_single_pod_keeps_its_publishers_apart(tmp_path: Path) -> N
     plan.publish(4, publisher="locust-1", start_ns=RUN_NS + 2 * SECOND)
     rows = reachability(open_run(plan.write())).astype({"publisher": str, "hearer": str}).to_numpy().tolist()
     assert rows == [["locust-0", "web-0", 0.0, 1, 1], ["web-0", "web-0", 1.0, 2, 2], ["locust-1", "web-0", 2.0, 4, 4]]
+
+
+def test_a_late_copy_blinds_a_pod_whose_handlers_take_time_only_while_it_reads_nothing(plan: RunFolder) -> None:
+    """Copies come 3 s late each: to one that goes on reading, and to one that reads nothing for 2.5 s."""
+
+    def told(plan: RunFolder) -> dict[str, list[list[float]]]:
+        run = open_run(plan.write())
+        return {pod: ((spans - RUN_NS) / SECOND).round(3).tolist() for pod, spans in blind_spans(run, read_beliefs(run)).items()}
+
+    for at in range(10):
+        event = plan.event(RUN_NS + at * SECOND // 2)
+        for pod in ("web-0", "web-1"):
+            stalls = pod == "web-1" and 4 <= at < 9
+            plan.hear(event, pod, lag_ns=3 * SECOND + (9 - at) * SECOND // 2 if stalls else 3 * SECOND)
+    assert told(plan)["web-0"] == [[0.0, 7.5]]
+    plan.folder = plan.folder.with_name("slow")
+    plan.scenario = '[services.web]\nhandler_ms = 5.0\nsubscribes = ["config.updated"]\n'
+    blind = told(plan)
+    assert blind["web-0"] == [[1.9, 3.0]], "after what it heard before, up to the first of these"
+    assert blind["web-1"] == [[1.9, 3.0], [4.5, 7.5]]
+
+
+def test_a_copy_that_stood_at_its_publisher_blinds_nobody_else(plan: RunFolder) -> None:
+    """web-0's way to the broker is stopped for 3 s, and web-1's publishes come through meanwhile; then Redis stands still for all."""
+    for at in range(40):
+        through = plan.event(RUN_NS + 2 * SECOND + at * 100 * MS, publisher="web-1", acked_ns=RUN_NS + 2 * SECOND + at * 100 * MS + MS)
+        for pod in plan.pods:
+            plan.hear(through, pod)
+    stopped = plan.event(RUN_NS + 3 * SECOND, publisher="web-0", acked_ns=RUN_NS + 6 * SECOND)
+    for pod in plan.pods:
+        plan.hear(stopped, pod, lag_ns=3 * SECOND)
+    run = open_run(plan.write())
+    assert set(blind_spans(run, read_beliefs(run))) == {"web-0"}, "its publish had no answer"
+    plan.folder = plan.folder.with_name("frozen")
+    frozen = plan.event(RUN_NS + 6 * SECOND + 500 * MS, publisher="web-1", acked_ns=RUN_NS + 9 * SECOND)
+    for pod in plan.pods:
+        plan.hear(frozen, pod, lag_ns=2 * SECOND + 500 * MS)
+    run = open_run(plan.write())
+    spans = {pod: ((one - RUN_NS) / SECOND).round(3).tolist() for pod, one in blind_spans(run, read_beliefs(run)).items()}
+    assert spans["web-2"] == [[6.5, 9.0]] and spans["web-1"] == [[6.5, 9.0]]
+
+
+WORDS = ("connected", "connected", "connected", "outage", "mute", "memory-only")
+Rows = list[tuple[int, str, str]]  # (time, belief, state), of one pod
+
+
+def often_wrong(folder: Path, seed: int) -> RunFolder:
+    """Pods that believe this and that, publish, and hear or do not, all at whole tenths of a second, so that these often meet."""
+    draw = random.Random(seed)
+    step = 100 * MS
+    plan = RunFolder(folder).service("web", replicas=3)
+    at = 11 * SECOND
+    while at < 19 * SECOND:
+        end = at + draw.randrange(12) * step
+        plan.faults.append(("broker_down", draw.choice(("broker", "web-0", "web-1,web-2")), at, end))
+        at = end + draw.randrange(1, 12) * step
+    for pod in plan.pods:
+        for at in sorted(draw.sample(range(105, 199), 16)):
+            plan.state(pod, at * step, draw.choice(("disconnected", "subscribed", "subscribed")), draw.choice(WORDS))
+    plan.end("web-2", 18 * SECOND)
+    for number, at in enumerate(range(105, 199)):
+        outcome = draw.choice(("acknowledged", "acknowledged", "unknown", "memory"))
+        answered = {"unknown": 0, "memory": at * step}.get(outcome, (at + draw.choice((0, 1, 10, 11))) * step)
+        event = plan.event(at * step, publisher=f"web-{number % 3}", sent_ns=at * step, acked_ns=answered, outcome=outcome)
+        for pod in plan.pods:
+            if draw.random() < 0.6 and (pod != "web-2" or at < 180):
+                plan.hear(event, pod, lag_ns=draw.choice((0, 5, 10, 11)) * step + 10 * US)
+    return plan
+
+
+def plainly_late(publishes: dict[int, Any], heard: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return when copies were over a second on their way to a pod; those that stood at their publisher count while nobody was answered."""
+    prompt = {one.event for one in publishes.values() if one.outcome == "acknowledged" and one.acked_ns - one.sent_ns <= SECOND}
+    answers = sorted(publishes[one].acked_ns for one in prompt)
+    silences = [(a, b) for a, b in pairwise([min(one.sent_ns for one in publishes.values()), *answers, 99 * SECOND]) if b - a > SECOND]
+    late = list[tuple[int, int]]()
+    for event, received in heard:
+        sent = publishes[event].sent_ns
+        if received - sent > SECOND:
+            met = [(max(sent, a), min(received, b)) for a, b in silences]
+            late += [(sent, received)] if event in prompt else [(a, b) for a, b in met if a < b]
+    one_by_one = list[tuple[int, int]]()
+    for begin, end in sorted(late):
+        joins = bool(one_by_one) and begin <= one_by_one[-1][1]
+        one_by_one[len(one_by_one) - joins :] = [(one_by_one[-1][0], max(one_by_one[-1][1], end)) if joins else (begin, end)]
+    return [(begin, end) for begin, end in one_by_one if end - begin > SECOND]
+
+
+def plainly_blind(run: Run, pod: str, rows: Rows) -> set[int]:
+    """Return the tenths of a second in which a pod was blind."""
+    step, spans = SECOND // 10, list[tuple[int, int]]()
+    publishes = {row.event: row for row in run.publishes.itertuples()}
+    heard, now = [], None
+    for copy in run.ledger().query(f"pod == '{pod}' and fate in ('delivered', 'missing')").itertuples():
+        if copy.fate == "delivered" or copy.cause in ("deaf", "cut", "cut-link"):
+            event = publishes[copy.event]
+            heard.append((event.sent_ns, max(event.sent_ns, event.acked_ns), copy.fate == "delivered"))
+    joined = [at for at, _, state in rows if state == "subscribed"]
+    for sent, answered, was_heard in sorted(heard):
+        if was_heard or (now and sum(at <= sent for at in joined) != now[2]):
+            spans += [now[:2]] if now else []
+            now = None
+        if not was_heard:
+            now = (now[0] if now else sent, answered, sum(at <= sent for at in joined))
+    spans += [now[:2]] if now else []
+    mine = run.deliveries[run.deliveries["pod"] == pod].drop_duplicates("event")
+    spans += plainly_late(publishes, [(row.event, row.received_ns) for row in mine.itertuples()])
+    for event in publishes.values():
+        if event.publisher == pod and event.outcome == "unknown":
+            spans.append((event.sent_ns, min((at for at, *_ in rows if at > event.sent_ns), default=99 * SECOND)))
+        if event.publisher == pod and event.outcome == "acknowledged" and event.acked_ns - event.sent_ns > SECOND:
+            spans.append((event.sent_ns, event.acked_ns))
+    return {at for begin, end in spans for at in range(begin // step, min(end // step, 300))}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blindness_and_reactions_are_those_of_a_plain_loop(tmp_path: Path, seed: int) -> None:
+    run = open_run(often_wrong(tmp_path / "run", seed).write())
+    step, beliefs = SECOND // 10, read_beliefs(run)
+    found = blind_spans(run, beliefs)
+    noticed, unnoticed, back, away, ended = list[float](), list[float](), list[float](), list[float](), 0
+    for pod, belief in beliefs.items():
+        rows: Rows = list(zip(belief.at_ns.tolist(), belief.bus, belief.state, strict=True))
+        blind = plainly_blind(run, pod, rows)
+        spans = found[pod] // step
+        assert {at for begin, end in spans.tolist() for at in range(begin, min(end, 300))} == blind
+        at_a_time = {at: [bus for when, bus, _ in rows if when <= at * step][-1] for at in range(11, 300)}
+        wrong = {at for at in blind if at_a_time[at] == "connected" and 100 <= at < 200}
+        for one in read_outages(run):
+            before = [bus for when, bus, _ in rows if when < one.begin_ns][-1]
+            if pod not in one.pods or before != "connected":
+                continue
+            left = next(((when, bus) for when, bus, _ in rows if when >= one.begin_ns and bus != "connected"), (FOREVER_NS, ""))
+            if left[0] >= one.until_ns:
+                unnoticed += [(one.end_ns - one.begin_ns) / 1e9] * any(one.begin_ns <= at * step < one.until_ns for at in wrong)
+                continue
+            since = max(left[0], one.end_ns)
+            then = [[bus for when, bus, _ in rows if when <= since][-1]] + [bus for when, bus, _ in rows if when > since]
+            when = [since] + [when for when, _, _ in rows if when > since]
+            came = next((n for n, bus in enumerate(then) if bus in ("connected", "stopped") and when[n] < one.until_ns), None)
+            if left[1] == "stopped" or (came is not None and then[came] == "stopped"):
+                ended += 1
+                continue
+            noticed.append((left[0] - one.begin_ns) / 1e9)
+            if came is None:
+                away.append((one.until_ns - one.end_ns) / 1e9)
+            else:
+                back.append((when[came] - one.end_ns) / 1e9)
+    counts = check(run).counts
+    names = ("noticed", "unnoticed", "unrecovered", "ended")
+    assert [counts[name] for name in names] == [len(noticed), len(unnoticed), len(away), ended]
+    expected = {f"{name}.p50": sorted(its)[len(its) // 2] for name, its in (("notice_s", noticed), ("recover_s", back)) if its}
+    expected |= {f"{name}.max": max(its) for name, its in (("notice_s", noticed), ("recover_s", back)) if its}
+    assert {name: value for name, value in counts.items() if name.startswith(("notice_s", "recover_s"))} == expected
+    assert len(noticed) + len(unnoticed) > 3
+
+
+def test_how_many_were_not_connected_again_is_said(plan: RunFolder) -> None:
+    plan.faults = [("broker_down", "broker", 13 * SECOND, 14 * SECOND)]
+    down(plan, "web-0", 13.25, 0)
+    down(plan, "web-1", 13.5, 0)
+    assert check(open_run(plan.write())).detail.startswith(
+        "2 pods noticed the fault, at most 500 ms after it began; 2 were not connected again; "
+    )
+
+
+def test_the_first_event_of_all_is_a_witness_as_any_other(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=2)
+    (event,) = plan.publish(1, start_ns=14 * SECOND)
+    plan.delay(event, "web-1", 2 * SECOND)
+    assert check(open_run(plan.write())).witnesses == [
+        f"{event.id} on config.updated: web-1 called itself connected and was blind for 2 s, from then on"
+    ]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sim.record.run_info import LoadInfo
-from sim.record.schema import FOREIGN_BIT
-from sim.results.checkers.ledger import check
+from sim.record.schema import FOREIGN_BIT, compose_key
+from sim.results.checkers.ledger import WHY, _sentence, check
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, SECOND, US, RunFolder
 
@@ -126,3 +126,54 @@ def test_copies_of_a_generator_that_ended_without_its_record(
     result = check(open_run(plan.write()))
     assert (result.verdict, result.detail, result.counts["foreign"]) == (verdict, detail, foreign)
     assert result.counts.get("unrecorded") == (2 if kept is False else None)
+
+
+@pytest.mark.parametrize(
+    ("fates", "causes", "text"),
+    [
+        ((2, 0, 0), {}, "all 2 expected copies were delivered"),
+        ((1, 0, 0), {}, "of 1 expected copy 1 was delivered, none is missing"),
+        ((0, 1, 0), {"deaf": 1, "cut": 0}, "of 1 expected copy 0 were delivered, 1 is missing (1 deaf)"),
+        ((2, 1, 0), {"": 9, "deaf": 1}, "of 3 expected copies 2 were delivered, 1 is missing (1 deaf)"),
+        ((1, 1200, 0), {"deaf": 1199, "cut": 1}, "of 1,201 expected copies 1 was delivered, 1,200 are missing (1,199 deaf, 1 cut)"),
+        ((2, 0, 1), {}, "of 3 expected copies 2 were delivered, 0 to 1 are missing: nobody knows whether 1 had been published"),
+        (
+            (1, 2, 1500),
+            {"behind": 2},
+            "of 1,503 expected copies 1 was delivered, 2 to 1,502 are missing (2 behind): nobody knows whether 1,500 had been published",
+        ),
+    ],
+)
+def test_the_sentence_of_copies(fates: tuple[int, int, int], causes: dict[str, int], text: str) -> None:
+    assert _sentence(sum(fates), dict(zip(("delivered", "missing", "unknown"), fates, strict=True)), causes, WHY) == text
+
+
+def test_the_first_event_of_all_is_a_witness_as_any_other(tmp_path: Path) -> None:
+    """Of the first row of the publishes a copy is missing; of a record that was lost, the first that was heard stands in the second row."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("far-0", service="far", channels="other")
+    events = plan.publish(2)
+    plan.drop(events[0], "web-0")
+    assert check(open_run(plan.write())).witnesses == [f"{events[0].id} on config.updated: missing at web-0, unexplained"]
+    plan.folder = plan.folder.with_name("unasked")
+    plan.hear(events[0], "far-0")
+    plan.load = LoadInfo(offered_calls=2, generators=["locust"], record_kept=False)
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.counts["unrecorded"], result.counts["foreign"]) == ("invalid", 0, 0)
+
+
+def test_what_was_heard_as_often_again_as_at_all_was_heard(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    (event,) = plan.publish(1)
+    plan.repeat(event, "web-0")
+    assert check(open_run(plan.write())).metrics["unexpected"] == 0.0
+
+
+@pytest.mark.parametrize("key", [FOREIGN_BIT | 1, compose_key(nonce=9, publisher=0, sequence=0)], ids=["another program", "another run"])
+def test_what_nobody_of_this_run_published_is_traffic_of_others(tmp_path: Path, key: int) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.publish(1)
+    plan.foreign(key, "web-0")
+    result = check(open_run(plan.write()))
+    assert (result.verdict, result.counts["foreign"]) == ("unknown", 1)
+    assert result.detail == "deliveries that are traffic of another program or run on the same broker: 1"
+    assert result.warnings == ["another program or run publishes on these channels: give this run its own channel prefix or broker"]

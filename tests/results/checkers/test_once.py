@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sim.results.checkers import judge
-from sim.results.checkers.verdict import Result
+from sim.results.checkers.verdict import Bounds, Result
 from sim.results.opened_run import open_run
 from tests.support.run_folders import RunFolder
 
@@ -108,3 +109,47 @@ def test_with_one_lock_for_all_an_event_that_ran_twice_is_named_without_a_servic
     folder = plan(tmp_path, {"web-0": HANDLED, "web-1": SKIPPED}, TWICE, bus=EVENT)
     once = judged(folder)
     assert (once.verdict, once.witnesses) == ("invalid", [folder.events[1].id])
+
+
+@pytest.mark.parametrize("scope", ["event", "service"])
+def test_every_count_is_that_of_a_plain_loop(tmp_path: Path, scope: str) -> None:
+    draw = random.Random(scope)
+    words = (HANDLED, SKIPPED, SKIPPED, FAILED, "", "", "", "")
+    outcomes = [{pod: word for pod in ("web-0", "web-1", "jobs-0", "jobs-1") if (word := draw.choice(words))} for _ in range(80)]
+    folder = plan(tmp_path, *outcomes, bus={"once": "token-del", "once_scope": scope})
+    doubtful = {number for number in range(80) if draw.random() < 0.5}
+    for number in doubtful:
+        folder.events[number].outcome, folder.events[number].acked_ns = "unknown", 0
+    once = judged(folder)
+    of = {
+        (number, service): [word for pod, word in heard.items() if pod.startswith(service)]
+        for number, heard in enumerate(outcomes)
+        for service in ("jobs", "web")
+    }
+    elsewhere = {pair for pair, words in of.items() if scope == "event" and set(words) == {SKIPPED}}
+    units = [list(heard.values()) for heard in outcomes] if scope == "event" else list(of.values())
+    runs = [words.count(HANDLED) for words in units]
+    counts = {
+        "events": 80,
+        "pairs": 160,
+        "never": runs.count(0),
+        "once": runs.count(1),
+        "twice_or_more": sum(many > 1 for many in runs),
+        "most_runs": max(runs),
+        "elsewhere": len(elsewhere),
+    }
+    for service in ("jobs", "web"):
+        its = [words.count(HANDLED) for (_, name), words in of.items() if name == service]
+        counts[f"twice_or_more.{service}"] = sum(many > 1 for many in its)
+        counts[f"runs_per_event.{service}"] = sum(its) / len(its)
+        counts[f"elsewhere.{service}"] = sum(name == service for _, name in elsewhere)
+    assert once.counts == pytest.approx(counts)
+    if scope == "event":
+        in_doubt = sum(not outcomes[number] for number in doubtful)
+    else:
+        in_doubt = sum(number in doubtful and not words for (number, _), words in of.items())
+    assert once.metrics["handled_never"] == Bounds(runs.count(0) - in_doubt, runs.count(0))
+    assert 0 < in_doubt < runs.count(0) and (once.metrics["handled_twice"], once.metrics["handled_elsewhere"]) == (
+        counts["twice_or_more"],
+        len(elsewhere),
+    )

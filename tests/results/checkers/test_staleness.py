@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_no_reads_are_unknown_when_they_were_meant_and_nothing_to_say_when_not(p
     plan.folder = plan.folder.with_name("unmeant")
     plan.reads_per_s = 0.0
     result = staleness(plan)
-    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of caches")
     assert set(result.metrics) == {"stale_reads", "stale_ms_p99", "stale_ms_max"}
     assert all(math.isnan(value) for value in result.metrics.values())
 
@@ -142,7 +143,7 @@ def test_a_scenario_without_a_load_means_no_reads(plan: RunFolder) -> None:
     folder = plan.write()
     (folder / "scenario.toml").write_text('name = "synthetic"\ntitle = ""\nseed = 1\n')
     result = judge(open_run(folder), only=["staleness"]).checkers["staleness"]
-    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of configuration")
+    assert (result.verdict, result.detail) == ("valid", "the scenario means no reads of caches")
 
 
 @pytest.mark.parametrize("heard", [False, True])
@@ -208,6 +209,62 @@ def test_any_run_is_judged_as_a_plain_loop_would(updates: Any, reads: Any) -> No
             assert (counts["reads"], counts["stale_reads"], counts["stale_pairs"]) == (judged, len(stale_for), len(pairs))
             assert counts["never_heard"] == sum(updates[n][2][pod] <= 3 for pod, n in pairs)
             assert result.metrics["stale_ms_max"] == max(stale_for, default=0)
+
+
+def test_of_many_reads_every_number_is_that_of_a_plain_loop(plan: RunFolder) -> None:
+    """On a clock of whole milliseconds, where updates, handlers, loads and reads meet often."""
+    draw = random.Random(15)
+    ms = range(-30, 70)
+    events = []  # (at, subject, pod -> when its handler began, None where it did not)
+    for at in draw.choices(ms, k=60):
+        subject = draw.choice([ONE, TWO, "aiponge:cache:templates:unread"])
+        event = plan.event(RUN_NS + at * MS, channel=TEMPLATE, subject=subject)
+        heard: dict[str, int | None] = {}
+        for pod in plan.pods:
+            for outcome in draw.choice(((), ("skipped",), ("handled",), ("failed", "handled"), ("handled", "handled"))):
+                lag = draw.randrange(1, 9)
+                plan.hear(event, pod, lag_ns=lag * MS, outcome=outcome)
+                before = heard.get(pod)
+                heard[pod] = before if outcome != "handled" else at + lag if before is None else min(before, at + lag)
+        events.append((at, subject, heard))
+    reads = []  # (at, pod, subject, loaded)
+    for pod, subject in product(plan.pods, (ONE, TWO)):
+        loaded = -40
+        for at in sorted(draw.sample(ms, k=50)):
+            loaded = at if draw.random() < 0.3 else loaded
+            reads.append((at, pod, subject, loaded))
+            plan.read(pod, subject, RUN_NS + at * MS, loaded_ns=RUN_NS + loaded * MS)
+    judged = [read for read in reads if read[0] >= 0]
+    missed = [[one for one in events if one[1] == subject and loaded < one[0] <= at] for at, _, subject, loaded in judged]
+    stale_for = [read[0] - min(one[0] for one in its) for read, its in zip(judged, missed, strict=True) if its]
+    pairs: dict[tuple[str, int], int] = {}  # (pod, update) -> when a copy without it was last served
+    for (at, pod, _, _), its in zip(judged, missed, strict=True):
+        pairs |= {(pod, id(one)): max(at, pairs.get((pod, id(one)), at)) for one in its}
+    of = {id(one): one for one in events}
+    begun = {pair: of[pair[1]][2].get(pair[0]) for pair in pairs}
+    fresh = []
+    for at, subject, heard in events:
+        took = []
+        for pod, handled in heard.items():
+            its = [read for read in reads if handled is not None and read[1:3] == (pod, subject) and read[0] <= handled]
+            took += [handled - at for read in its[-1:] if handled is not None and read[3] < at]
+        fresh += [max(took)] if took else []
+    never = [pair for pair in pairs if pair[0] not in of[pair[1]][2]]
+    expected = {
+        "reads": len(judged),
+        "hits": sum(loaded < at for at, _, _, loaded in judged),
+        "updates": sum(at >= 0 and subject in (ONE, TWO) for at, subject, _ in events),
+        "stale_reads": len(stale_for),
+        "stale_pairs": len(pairs),
+        "never_heard": len(never),
+        "never_heard_pods": len({pod for pod, _ in never}),
+        "not_dropped": sum(pair not in never and begun[pair] is None for pair in pairs),
+        "after_handling": sum(at > handled for pair, at in pairs.items() if (handled := begun[pair]) is not None),
+    }
+    for name, values in (("stale_ms", sorted(stale_for)), ("fresh_ms", sorted(fresh))):
+        expected |= {f"{name}.{word}": values[math.ceil(q * (len(values) - 1))] for word, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
+    assert staleness(plan).counts == expected
+    assert min(expected.values()) > 0, "each of them occurs"
 
 
 def test_of_many_pods_that_never_heard_some_are_named(tmp_path: Path) -> None:

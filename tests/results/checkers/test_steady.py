@@ -99,6 +99,34 @@ def test_pods_that_never_had_a_broker_hear_themselves_in_their_steady_state(plan
     assert check(judged(plan)).verdict == word
 
 
+@pytest.mark.parametrize(("later", "restless"), [(11 * SECOND, True), (BEGIN - 1, True), (BEGIN, False), (0, False)])
+def test_a_pod_of_which_there_is_only_its_beginning_rests_while_it_stays_so(plan: RunFolder, later: int, restless: bool) -> None:
+    plan.pods["late-0"] = ("web", "other")
+    plan.state("late-0", 9 * SECOND, "starting", "connected")
+    if later:
+        plan.state("late-0", later, "subscribed", "connected")
+    counts = check(judged(plan)).counts
+    assert counts["restless_before"] == int(restless) and counts.get("away_after", 0) == 0
+
+
+def test_a_pod_that_began_after_the_fault_and_never_connected_is_away(plan: RunFolder) -> None:
+    plan.pods["late-0"] = ("web", "other")
+    plan.state("late-0", END + SECOND, "starting", "outage")
+    assert check(judged(plan)).counts["away_after"] == 1
+
+
+def test_how_many_faults_were_felt_otherwise_is_said(plan: RunFolder) -> None:
+    plan.faults.append(("broker_freeze", "broker", BEGIN + SECOND, END))
+    run = judged(plan)
+    run.__dict__["faults"] = run.faults.assign(felt=["whole", "in part"])
+    start = "steady before the first fault, and again 0 s after the last one's end; "
+    result = check(run)
+    assert result.detail == f"{start}1 of 2 faults was felt late, in part or not at all"
+    assert len(result.warnings) == result.counts["felt_otherwise"] == 1
+    run.__dict__["faults"] = run.faults.assign(felt=["late", "in part"])
+    assert check(run).detail == f"{start}2 of 2 faults were felt late, in part or not at all"
+
+
 def test_without_a_fault_there_is_nothing_to_say_and_an_early_end_is_unknown(plan: RunFolder) -> None:
     assert check(judged(plan, recovered=None)).verdict == "unknown"
     plan.faults = []

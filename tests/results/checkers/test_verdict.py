@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from sim.results.checkers.verdict import (
@@ -20,6 +21,7 @@ from sim.results.checkers.verdict import (
     greatest,
     least_of,
     most_of,
+    own_result,
     read_result,
     result_json,
     told,
@@ -158,3 +160,39 @@ def test_numbers_that_json_cannot_hold_are_null() -> None:
 def test_two_ends_that_are_close_are_told_apart() -> None:
     assert told("lag_ms_p99", Bounds(49.99999, 50.00001)) == "49.99999 to 50.00001 ms"
     assert told("lag_ms_p99", Bounds(1.0, 50.0)) == "1 to 50 ms"
+
+
+def test_what_a_checker_of_one_s_own_returns_has_numbers_and_texts_that_json_has() -> None:
+    interval = Bounds(1.0, 2.0, "why")
+    found = Result(
+        "valid",
+        7,  # type: ignore[arg-type]
+        counts={1: np.int64(3), "share": 0.5, "yes": True},  # type: ignore[dict-item]
+        witnesses=[5, "evt_1"],  # type: ignore[list-item]
+        metrics={"lag": np.float64(2.5), "between": interval, "whole": 4},
+        warnings=(8,),  # type: ignore[arg-type]
+    )
+    own = own_result(found)
+    assert own == Result(
+        "valid", "7", {"1": 3, "share": 0.5, "yes": True}, ["5", "evt_1"], {"lag": 2.5, "between": interval, "whole": 4}, ["8"]
+    )
+    assert [type(value) for value in (own.counts["1"], own.metrics["lag"], own.metrics["whole"])] == [int, float, int]
+    assert own.metrics["between"] is interval
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "said"),
+    [
+        ({"verdict": "valid"}, TypeError, "it returned an object of type dict, not a Result"),
+        (None, TypeError, "it returned an object of type NoneType, not a Result"),
+        (Result("fine", ""), ValueError, "its verdict is 'fine', not one of invalid, unknown, valid"),  # type: ignore[arg-type]
+        (Result("valid", "", counts={"a": "3"}), TypeError, "a count or metric is of type str, not a number"),  # type: ignore[dict-item]
+        (Result("valid", "", metrics={"a": None}), TypeError, "a count or metric is of type NoneType, not a number"),  # type: ignore[dict-item]
+        (Result("valid", "", metrics={"a": np.array(["x"])}), TypeError, "a count or metric is of type str, not a number"),  # type: ignore[dict-item]
+    ],
+    ids=str,
+)
+def test_what_is_no_result_is_refused_in_one_sentence(found: object, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as refused:
+        own_result(found)
+    assert str(refused.value) == said

@@ -106,9 +106,12 @@ def test_what_a_service_without_a_pod_missed_keeps_the_lab_from_being_steady(pla
     plan.event(at(20.5), channel="mail", publisher="locust-1")
     counts = result_of(plan, "steady").counts
     assert (counts["steady_s"], counts["lost_after"], counts["copies_after"]) == (4.0, 12, 0)
+    plan.folder = plan.folder.with_name("at the end")
+    plan.event(at(15), channel="mail", publisher="locust-1")
+    assert result_of(plan, "steady").counts["lost_after"] == 13, "what was meant at the very end of the fault is after it"
 
 
-@pytest.mark.parametrize(("before_ms", "word"), [(251, "unknown"), (249, "valid")])
+@pytest.mark.parametrize(("before_ms", "word"), [(251, "unknown"), (250, "valid"), (249, "valid")])
 def test_a_copy_counts_as_before_the_fault_when_it_was_answered_a_margin_before(plan: RunFolder, before_ms: int, word: str) -> None:
     event = plan.event(at(12), publisher="locust-1", sent_ns=at(12), acked_ns=at(13) - before_ms * MS)
     plan.hear(event, "web-0")
@@ -425,7 +428,7 @@ def test_many_pods_that_never_heard_are_named_as_far_as_there_is_room(tmp_path: 
 def test_reads_that_nobody_made(tmp_path: Path) -> None:
     plan = RunFolder(tmp_path / "run").pod("web-0")
     nothing = {"counts": {}, "witnesses": [], "warnings": [], "metrics": dict.fromkeys(("stale_reads", "stale_ms_p99", "stale_ms_max"))}
-    assert told(plan, "staleness") == {"verdict": "valid", "detail": "the scenario means no reads of configuration"} | nothing
+    assert told(plan, "staleness") == {"verdict": "valid", "detail": "the scenario means no reads of caches"} | nothing
     plan.folder, plan.reads_per_s = tmp_path / "meant", 0.5
     plan.read("web-0", KEY, at(9.99)).read("web-0", KEY, at(20))
     no_data = "no data: the scenario means reads, and none was made in the run phase"

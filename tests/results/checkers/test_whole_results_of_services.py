@@ -180,7 +180,7 @@ def test_batching(batches: RunFolder) -> None:
             f"{EVENT}3 on {BATCH}: 5 items of locust-0, unknown",
             f"{EVENT}2 on {BATCH}: 3 items of locust-0, never-sent",
         ],
-        "metrics": {"items_lost": None, "item_age_ms_p99": 103.0, "item_age_ms_max": 103.0},
+        "metrics": {"items_lost": None, "item_age_ms_p99": 103.0, "item_age_ms_max": 103.0, "backlog_drain_s_max": None},
         "intervals": {"items_lost": [10, 15]},
         "warnings": [],
     }  # fmt: skip
@@ -231,7 +231,7 @@ def test_batches_that_were_meant_and_are_not_there_are_unknown(tmp_path: Path, m
     result = judge(open_run(folder)).checkers["batching"]
     missing = "no data: the load's mix means batches, and none waited in the run phase"
     assert (result.verdict, result.detail) == (word, missing if word == "unknown" else "the load has no batches")
-    assert result_json(result)["metrics"] == dict.fromkeys(("items_lost", "item_age_ms_p99", "item_age_ms_max"))
+    assert result_json(result)["metrics"] == dict.fromkeys(("items_lost", "item_age_ms_p99", "item_age_ms_max", "backlog_drain_s_max"))
 
 
 # -- callers --------------------------------------------------------------------------------------------------------

@@ -18,20 +18,27 @@ from hypothesis import strategies as st
 
 from sim.errors import ScenarioError, UsageError
 from sim.scenario.asyncapi.bus import import_asyncapi
-from sim.scenario.asyncapi.export import asyncapi_documents, export_asyncapi, schema_of
+from sim.scenario.asyncapi.export import asyncapi_documents, export_asyncapi, is_bus_file, schema_of
 from sim.scenario.file import load_bus, load_scenario
 from sim.scenario.settings import Scenario
 from tests.support.asyncapi_documents import FASTSTREAM, NEST, ROOT, document, written
 from tests.support.examples import examples
 
 SHOP = ROOT / "docs" / "examples" / "shop"
-BUSES = [str(SHOP / "shop.bus.toml"), str(SHOP / "redis_away.toml"), str(FASTSTREAM / "sensors.bus.toml"), "baseline", "lock_lab"]
+BUSES = [
+    str(SHOP / "shop.bus.toml"),
+    str(SHOP / "redis_away.toml"),
+    str(FASTSTREAM / "sensors.bus.toml"),
+    "baseline",
+    "lock_lab",
+    "aiponge",
+]
 PARSER = ROOT / "build" / "asyncapi-parser"
 REQUIRED = "BUSLAB_REQUIRE_ASYNCAPI"
 
 
 def loaded(name: str) -> Scenario:
-    return load_bus(name) if name.endswith(".bus.toml") else load_scenario(name)
+    return load_bus(name) if is_bus_file(name) else load_scenario(name)
 
 
 def bus_of(scenario: Scenario) -> tuple[Any, ...]:
@@ -161,6 +168,9 @@ def test_asyncapis_own_parser_finds_nothing_wrong(tmp_path: Path) -> None:
     path.write_text(tomli_w.dumps(AWKWARD), "utf-8")
     assert bus_of(again(str(path), tmp_path)) == bus_of(load_bus(str(path)))
     written_as = [one for bus in (BUSES[0], str(path)) for one in export_asyncapi(bus, out=tmp_path / Path(bus).stem)]
+    assert bus_of(again("aiponge", tmp_path)) == bus_of(load_bus("aiponge"))
+    written_as += export_asyncapi("aiponge", out=tmp_path / "reference")
+    assert len(written_as) == len(load_bus(BUSES[0]).services) + len(AWKWARD["services"]) + 6
     written_as += export_asyncapi("baseline", service="ai-config-service", out=tmp_path / "ai-config.json")
     theirs = [FASTSTREAM / f"{name}.yaml" for name in ("gateway", "averages", "dashboard")] + [written(tmp_path, "nest.json", NEST)]
     operations = {"op": {"action": "publish", "channel": {"$ref": "#/channels/created"}}}
@@ -173,7 +183,11 @@ def test_a_document_says_what_travels_at_the_broker(tmp_path: Path) -> None:
     documents = asyncapi_documents(str(SHOP / "shop.bus.toml"))
     assert list(documents) == ["orders", "billing", "search", "notify"]
     search = documents["search"]
-    assert search["x-buslab"] == {"replicas": 10, "bus": {"channel_prefix": "shop:"}}
+    assert search["x-buslab"] == {
+        "replicas": 10,
+        "caches": {"prices": {"reads": "price:sku_{zipf(500)}", "reads_per_s": 500}},
+        "bus": {"channel_prefix": "shop:"},
+    }
     asked = search["channels"]["search.asked"]
     assert asked["address"] == "shop:search.asked"
     assert asked["x-buslab"] == {"batched": True, "batch_size": 20, "batch_interval_ms": 500, "rate_per_s": 60}
@@ -218,7 +232,7 @@ def test_what_asyncapi_cannot_say_and_what_is_there_is_refused(tmp_path: Path) -
     ):
         export_asyncapi(shop, out=tmp_path, settings=('channels."order.created".payload={a=[{"$ref"="x"}]}',))
     with pytest.raises(ScenarioError, match="music-service: it publishes nothing and subscribes to nothing"):
-        export_asyncapi("aiponge", out=tmp_path)
+        export_asyncapi("aiponge", out=tmp_path, settings=("services.music-service={publishes=[], subscribes=[]}",))
     with pytest.raises(ScenarioError, match=r"services.api-gateway: it publishes nothing"):
         asyncapi_documents("baseline", settings=("services.api-gateway.publishes=[]", "services.api-gateway.subscribes=[]"))
     with pytest.raises(ScenarioError, match=r"no scenario 'basline' \(did you mean 'baseline'"):
