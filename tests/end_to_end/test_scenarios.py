@@ -391,7 +391,6 @@ REAL_IN_CI = {
     ("broker_freeze", "embedded"),
     ("cache_invalidation", "embedded"),
     ("http_vs_bus", "embedded"),
-    ("keys_lost", "embedded"),
     ("memory_mode", "embedded"),
     ("streams_vs_pubsub", "embedded"),
 }
