@@ -25,6 +25,7 @@ _NAMED = {
     "config.provider.invalidated": ("providerId", PROVIDERS),
     "config.cache.invalidate": ("pattern", ""),
 }
+NAMING = tuple(_NAMED)  # event types of the reference that name what they are about
 _GLOB = re.compile(r"[*?\[]")
 
 K = TypeVar("K", bound=Hashable)

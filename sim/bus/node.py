@@ -5,13 +5,14 @@ A driver calls a method with the time, carries out the instructions it returns, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from sim.bus.batcher import Batch, Batcher, BatchRule
-from sim.bus.cache import subject_of
+from sim.bus.cache import NAMING, subject_of
 from sim.bus.envelope import VERSION, Event, correlation_id, encode_item, iso_timestamp
 from sim.bus.envelopes import AIPONGE, Envelope
 from sim.bus.key_caches import KeyRule, named_key
@@ -103,7 +104,8 @@ class BusNode:
         self._wall_offset_ns = wall_offset_ns
         self.skew_ns = 0
         self._pointers = dict(keys)
-        self._cache_keys = dict(cache_keys)
+        self._subjects: dict[str, Callable[[dict[str, Any]], str]] = {type: partial(subject_of, type) for type in NAMING}
+        self._subjects |= {type: partial(named_key, rule) for type, rule in cache_keys.items()}
         self.waiting_keys: dict[str, list[str]] = {type: [] for type in self.batchers if type in self._pointers}
 
     def wall_ns(self, now_ns: int) -> int:
@@ -137,7 +139,7 @@ class BusNode:
         key, payload = self._encode(type, data, now_ns, intended_ns)
         pointer = self._pointers.get(type)
         keys = () if pointer is None else (key_at(pointer, data),)
-        rule = self._cache_keys.get(type)
+        names = self._subjects.get(type)
         return Send(
             key,
             type,
@@ -146,7 +148,7 @@ class BusNode:
             intended_ns,
             0,
             intended_ns,
-            subject_of(type, data) if rule is None else named_key(rule, data),
+            "" if names is None else names(data),
             now_ns + self.skew_ns,
             keys,
             self._known_by(type, payload),
