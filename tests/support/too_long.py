@@ -75,6 +75,7 @@ TOO_LONG = (
     "tests/end_to_end/test_secrets.py::test_a_sweep_keeps_no_secret_and_goes_on",
     "tests/end_to_end/test_users_folder.py::test_a_run_is_valid_whatever_the_user_s_folder_holds[Locust's own command]",
     "tests/end_to_end/test_users_folder.py::test_a_run_is_valid_whatever_the_user_s_folder_holds[pods in the run's process]",
+    "tests/experiments/claims/test_claims.py::test_a_stalled_pod_on_a_real_server_decides_two_claims_in_one_run",
     "tests/experiments/matrix/test_run.py::test_on_a_real_server_every_loss_of_a_cell_has_a_cause",
     "tests/faults/test_faults.py::test_a_clock_behind_makes_locks_that_are_over_before_they_begin[pod-invalid-embedded]",
     "tests/faults/test_faults.py::test_a_wrong_clock_breaks_a_limit_on_ages_that_a_right_one_keeps[embedded]",
