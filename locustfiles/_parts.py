@@ -23,6 +23,7 @@ import gevent.event
 
 from sim.errors import RecordError
 from sim.machine.files import why_not_written
+from sim.record.checksum import file_checksum
 from sim.record.recorder import PARTS
 from sim.record.schema import TABLES
 
@@ -104,7 +105,7 @@ class Landing:
                 file.write(piece)
             if at + len(piece) < int(data["size"]):
                 return ""
-            if _checksum(unfinished) != int(data["crc"]):
+            if file_checksum(unfinished) != int(data["crc"]):
                 unfinished.unlink()
                 return f"{name} did not come as it was sent: its checksum differs"
             unfinished.rename(self._parts / name)
@@ -113,11 +114,3 @@ class Landing:
                 unfinished.unlink()
             return f"cannot write {self._parts / name}: {why_not_written(error)}"
         return ""
-
-
-def _checksum(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            crc = zlib.crc32(piece, crc)
-    return crc

@@ -94,6 +94,15 @@ def subject_of(kind: str, data: dict[str, Any]) -> str:
     return "" if named is None else f"{prefix}{named}"[:MAX_SUBJECT]
 
 
+def read_through(copies: LruCache[str, int], key: str, *, now_ns: int) -> tuple[int, bool]:
+    """Return when the copy was loaded that a cache serves, and whether it was there; one that was not is loaded now."""
+    loaded_ns = copies.get(key)
+    if loaded_ns is not None:
+        return loaded_ns, True
+    copies.put(key, now_ns)
+    return now_ns, False
+
+
 class ConfigSubscriber:
     """A service's copies of configuration, dropped when an event says so (the reference's ConfigEventSubscriber).
 
@@ -121,12 +130,7 @@ class ConfigSubscriber:
         """Return when the served copy was loaded, and whether it was in the cache; one that was not is loaded now."""
         if not self.serves:
             return now_ns, False
-        cache = self.providers if key.startswith(PROVIDERS) else self.templates
-        loaded_ns = cache.get(key)
-        if loaded_ns is not None:
-            return loaded_ns, True
-        cache.put(key, now_ns)
-        return now_ns, False
+        return read_through(self.providers if key.startswith(PROVIDERS) else self.templates, key, now_ns=now_ns)
 
     def forget(self) -> None:
         """Drop every copy, because nobody knows what was missed while nobody listened. It does not count as an invalidation."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sim.bus.cache import MAX_SUBJECT, LruCache
+from sim.bus.cache import MAX_SUBJECT, LruCache, read_through
 from sim.bus.envelope import Event
 from sim.bus.pointer import Pointer, key_at, parse_pointer
 
@@ -77,12 +77,7 @@ class KeyCaches:
         """Return when the served copy was loaded, and whether it was in the cache; one that was not is loaded now."""
         if not self.serves:
             return now_ns, False
-        copies = self._caches[cache]
-        loaded_ns = copies.get(key)
-        if loaded_ns is not None:
-            return loaded_ns, True
-        copies.put(key, now_ns)
-        return now_ns, False
+        return read_through(self._caches[cache], key, now_ns=now_ns)
 
     def forget(self) -> None:
         """Drop every copy, because nobody knows what was missed while nobody listened. It does not count as an invalidation."""

@@ -36,7 +36,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="buslab")
 def cli() -> None:
-    """Run Aiponge's event bus against a real Redis and account for every copy of every event.
+    """Run an event bus on Redis Pub/Sub, and account for every copy of every event.
 
     RUN is a run folder, for example reports/runs/baseline/latest.
 

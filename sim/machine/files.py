@@ -85,6 +85,20 @@ def why_not_written(error: OSError) -> str:
     return why_no_file(error) or f"{error.strerror or error}; free some space or choose another --out"
 
 
+@contextlib.contextmanager
+def made_folders(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; when the block fails, remove those that were not there."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in new:
+            with contextlib.suppress(OSError):
+                one.rmdir()
+        raise
+
+
 def file_name(text: str) -> str:
     """Return a file's name that stands for a text: the text where it can be one, else with what cannot as %XX, and short enough."""
     name = _NO_FILE_NAME.sub(lambda found: f"%{ord(found[0]):02X}", text)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import UsageError, did_you_mean
+from sim.machine.files import made_folders
 from sim.scenario.file import check_tree, load_scenario
 from sim.scenario.json_schema import HEADER, KINDS, schema_name, schema_text
 from sim.scenario.settings import Scenario
@@ -272,7 +273,7 @@ def _write_folder(target: Path, files: Mapping[Path, str], *, scenarios: tuple[s
     there = target.exists()
     parent = target if there else target.absolute().parent
     try:
-        with _made_folders(parent), _scratch(parent) as unfinished:
+        with made_folders(parent), _scratch(parent) as unfinished:
             for file, text in files.items():
                 (unfinished / file).parent.mkdir(parents=True, exist_ok=True)
                 (unfinished / file).write_text(text, "utf-8", newline="\n")
@@ -284,20 +285,6 @@ def _write_folder(target: Path, files: Mapping[Path, str], *, scenarios: tuple[s
                 unfinished.rename(target)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}; choose another with --dir") from None
-
-
-@contextlib.contextmanager
-def _made_folders(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; when the block fails, remove those that were not there."""
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for one in new:
-            with contextlib.suppress(OSError):
-                one.rmdir()
-        raise
 
 
 @contextlib.contextmanager

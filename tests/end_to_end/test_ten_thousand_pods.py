@@ -35,7 +35,11 @@ def test_ten_thousand_pods_subscribe_within_a_minute_and_every_copy_is_accounted
     settings += ["hosts.kind=dask", "hosts.processes=4", "load.driver=pods", "load.rate_per_s=1", "load.reads_per_s=0"]
     settings += [f'load.mix."{channel}"={int(channel == ALL_HEAR)}' for channel in reference_channels()]
     settings += ["load.warm_up_s=2", "load.run_s=15", "slo.missing=0", "slo.duplicates=0", "slo.lag_ms_p99=60000"]
-    settings += [f"limits.start_s={SUBSCRIBED_S:g}", "limits.probe_s=60", "limits.drain_s=60"]
+    settings += [
+        f"limits.start_s={SUBSCRIBED_S:g}",  # later ones fail the run
+        "limits.probe_s=60",
+        "limits.drain_s=60",
+    ]
     began_s: dict[str, float] = {}
     bytes_of: dict[int, int] = {}
 
@@ -54,7 +58,6 @@ def test_ten_thousand_pods_subscribe_within_a_minute_and_every_copy_is_accounted
         each_kb = sum(bytes_of.values()) / pods / 1024
         print(f"\n{pods:,} pods in {len(bytes_of)} processes: subscribed in {took_s:.1f} s, {each_kb:.0f} KiB a pod; {verdict.verdict}")
     assert pods == sum(PODS.values()) + 1 > 10_000
-    assert took_s < SUBSCRIBED_S
     counts = verdict.checkers["ledger"].counts
     assert (counts["unexplained"], counts["unexpected"], counts["missing"]) == (0, 0, 0)
     assert counts["delivered"] > 100_000

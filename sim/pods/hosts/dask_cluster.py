@@ -255,18 +255,10 @@ class DaskPlaces:
             await self._fetch_file(worker, f"{PARTS}/{name}", folder, size, checksum)
             return
         await self._ask(worker, "store", url=self._parts_to, part=name)
-        path = folder / PARTS / name
-        arriving = path.with_name(name + ".arriving")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with _arriving(folder / PARTS / name) as arriving:
             await asyncio.to_thread(lambda: PartStore(self._parts_to, self._op).get(name, arriving))
             if (arriving.stat().st_size, file_checksum(arriving)) != (size, checksum):
                 raise HostError(f"what {self._parts_to} has is not what was written (the worker {worker.address})")
-            os.replace(arriving, path)
-        except OSError as error:
-            raise RecordError(f"cannot write {path}: {why_not_written(error)}") from None
-        finally:
-            arriving.unlink(missing_ok=True)
 
     async def _bring_journal(self, worker: Worker, process: str) -> None:
         """Fetch what a process that is gone wrote down for the case that it is killed."""
@@ -275,11 +267,8 @@ class DaskPlaces:
             await self._fetch_file(worker, f"{where}/{name}", self._run_folder, size, checksum)
 
     async def _fetch_file(self, worker: Worker, name: str, folder: Path, size: int, checksum: int) -> None:
-        path = folder / name
-        arriving = path.with_name(path.name + ".arriving")
         found = offset = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with _arriving(folder / name) as arriving:
             with arriving.open("wb") as file:
                 while offset < size:
                     data = bytes((await self._ask(worker, "read", file=name, offset=offset, size=PIECE_BYTES))["data"])
@@ -289,11 +278,6 @@ class DaskPlaces:
                     await asyncio.to_thread(file.write, data)
             if (offset, found) != (size, checksum):
                 raise HostError(f"{offset:,} bytes of {size:,} arrived, and not those that were written (the worker {worker.address})")
-            os.replace(arriving, path)
-        except OSError as error:
-            raise RecordError(f"cannot write {path}: {why_not_written(error)}") from None
-        finally:
-            arriving.unlink(missing_ok=True)
 
     async def stop_listening(self) -> None:
         """Listen to no worker any more."""
@@ -301,9 +285,25 @@ class DaskPlaces:
             task.cancel()
         await asyncio.gather(*self._listening, return_exceptions=True)
 
-    def leave(self) -> None:
-        """Take the keepers away, which ends what is left of their processes."""
-        self._client.wait(self._client.remove(self._op), timeout_s=ASK_TIMEOUT_S)
+
+@contextlib.contextmanager
+def _arriving(path: Path) -> Iterator[Path]:
+    """Yield where a file is written that comes in pieces; it stands in its place when all of it went well, and else nowhere.
+
+    Raises
+    ------
+    RecordError
+        It cannot be written.
+    """
+    arriving = path.with_name(path.name + ".arriving")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield arriving
+        os.replace(arriving, path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {why_not_written(error)}") from None
+    finally:
+        arriving.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

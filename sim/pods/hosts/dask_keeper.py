@@ -156,10 +156,9 @@ class Keeper(WorkerPlugin):
         return found
 
     async def _do_describe(self) -> dict[str, Any]:
-        """Tell what this machine is, and what it can hold; `loopback` names all that share one."""
+        """Tell what this machine is, and what it can hold."""
         return {
             "source": await asyncio.to_thread(source_checksum),
-            "loopback": loopback_name(),
             "machine": loopback_name(),
             "files": raise_open_files(),
         }

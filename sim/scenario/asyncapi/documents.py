@@ -49,8 +49,10 @@ class Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 
 def _text_of(dumper: Dumper, value: str) -> Any:
-    """Return text as a node of YAML: in double quotes, with escapes, where a character of it may be lost without."""
-    return dumper.represent_scalar(f"{_TAG}str", value, style=None if value.isprintable() else '"')
+    """Return text as a node of YAML: lines as lines, and in double quotes, with escapes, where a character of it may be lost without."""
+    lines = value.split("\n")
+    style = None if value.isprintable() else "|" if all(map(str.isprintable, lines)) else '"'
+    return dumper.represent_scalar(f"{_TAG}str", value, style=style)
 
 
 Dumper.add_representer(str, _text_of)

@@ -25,6 +25,7 @@ import yaml
 from msgspec.structs import replace
 
 from sim.errors import ScenarioError, UsageError
+from sim.machine.files import made_folders
 from sim.machine.words import count
 from sim.scenario.asyncapi.documents import Dumper
 from sim.scenario.asyncapi.export import is_bus_file
@@ -134,7 +135,7 @@ def write_manifests(found: Manifests, *, out: str | os.PathLike[str], force: boo
     try:
         _check_place(target, force=force)
         place = Path(os.path.realpath(target))
-        with _made_folders(place.parent), _beside(place) as fresh:
+        with made_folders(place.parent), _beside(place) as fresh:
             for path, text in found.texts().items():
                 (fresh / path).parent.mkdir(exist_ok=True)
                 (fresh / path).write_text(text, "utf-8")
@@ -234,20 +235,6 @@ def _check_place(target: Path, *, force: bool) -> None:
         raise UsageError(f"{target}: the folder holds what `buslab manifests` did not write: choose a new one with --out")
     if (target / MARK).is_file() and not force:
         raise UsageError(f"{target}: there are manifests already: choose another --out, or --force to replace them all")
-
-
-@contextlib.contextmanager
-def _made_folders(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; when the block fails, remove those that were not there."""
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for one in new:
-            with contextlib.suppress(OSError):
-                one.rmdir()
-        raise
 
 
 @contextlib.contextmanager
