@@ -37,11 +37,9 @@ def _channels(evidence: Mapping[str, Evidence]) -> Finding:
 def _received(evidence: Mapping[str, Evidence]) -> Finding:
     counts = evidence["stalled"].counts("ledger")
     said, heard = int(counts["publish_receivers"]), int(counts["publish_delivered"])
-    detail = (
-        f"PUBLISH counted {count(said, 'receiver')}, and {count(heard, 'copy was', 'copies were')} heard: "
-        f"the others waited in the broker's buffer for a pod that "
-    )
-    detail += "did not read, and went with it"
+    detail = f"PUBLISH counted {count(said, 'receiver')}, and {count(heard, 'copy was', 'copies were')} heard: "
+    lost = "the others waited in the broker's buffer for a pod that did not read, and went with it"
+    detail += lost if heard < said else "no pod fell so far behind that the broker gave up what waited for it"
     cases = {"while a pod does not read": heard >= said if said else None}
     unit = f"{agreeing(said - heard, 'copy')} counted and never heard"
     return Finding(cases, said - heard, unit, detail, {"said": said, "heard": heard})
