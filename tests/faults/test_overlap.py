@@ -17,11 +17,11 @@ from sim.faults.timeline import Timeline
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import check_tree, load_scenario
-from tests.support.fault_pairs import Pair, Watched, chosen, one_broker, problems, watching
+from tests.support.fault_pairs import Pair, Watched, drawn, one_broker, problems, share_of, watching
 
 SEED = 20
-DRAWN_MODEL = chosen("model", 0.0109, seed=SEED)[0]
-DRAWN_REAL = chosen("embedded", 0.0019, seed=SEED)[0]
+DRAWN_MODEL = drawn("model", 34, seed=SEED)
+DRAWN_REAL = drawn("embedded", 6, seed=SEED)
 SHARES = {"model": 1.0, "embedded": 1 / 3, "cluster": 1 / 10}  # of the pairs that a ground can do
 
 
@@ -106,7 +106,7 @@ def interrupted(folder: Path, faults: list[dict[str, object]], *, on: str) -> tu
 )
 def test_every_pair_that_begins_with_a_fault_ends_heals_and_is_judged(first: str, on: str, share: float, tmp_path: Path) -> None:
     """All of them on the model, a third on a real server, a tenth on a cluster."""
-    pairs, _, _ = chosen(on, share, seed=SEED)
+    pairs, _, _ = share_of(on, share, seed=SEED)
     mine = [pair for pair in pairs if pair.first == first]
     with one_broker(on) if on == "cluster" else contextlib.nullcontext():
         wrong = {str(pair): found for pair in mine if (found := problems(pair, tmp_path / str(pair), on=on))}
@@ -117,7 +117,7 @@ def test_every_pair_that_begins_with_a_fault_ends_heals_and_is_judged(first: str
 def test_how_many_pairs_each_ground_can_do(capsys: pytest.CaptureFixture[str]) -> None:
     """Printed, as what is left out must be known; a pair that one scenario cannot hold at all counts as one that no ground can do."""
     for on, share in SHARES.items():
-        pairs, can, cannot = chosen(on, share, seed=SEED)
+        pairs, can, cannot = share_of(on, share, seed=SEED)
         assert len(pairs) == round(can * share) > 0 and can + cannot == len(FAULTS) ** 2 * 3 * 2
         with capsys.disabled():
             print(f"\npairs of faults on {on}: {len(pairs):,} of {can:,} that it can do are tried; {cannot:,} it cannot do")

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -273,7 +274,14 @@ def problems(pair: Pair, folder: Path, *, on: str) -> list[str]:
     return found + ([] if run.info.recovered else [f"not recovered: {run.info.notes}"])
 
 
-def chosen(on: str, share: float, *, seed: int) -> tuple[list[Pair], int, int]:
+def drawn(on: str, many: int, *, seed: int) -> list[Pair]:
+    """Return so many pairs that a ground can do; no more are looked at than it takes to find them."""
+    pairs = all_pairs()
+    can = (pair for pair in Random(seed).sample(pairs, len(pairs)) if can_do(pair, on))
+    return list(islice(can, many))
+
+
+def share_of(on: str, share: float, *, seed: int) -> tuple[list[Pair], int, int]:
     """Return a drawn share of the pairs that a ground can do, then how many it can do and how many it cannot."""
     pairs = all_pairs()
     can = [pair for pair in pairs if can_do(pair, on)]
