@@ -17,7 +17,9 @@ run: $(READY)
 test: $(READY)
 	@rm -f $(UNKNOWNS)
 	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "not broker and not deep" -n $(JOBS)
-	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "broker and not alone and not deep" -n $(BROKER_JOBS) --dist worksteal
+	@rm -f .pytest_cache/v/cache/lastfailed
+	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "broker and not alone and not deep" -n $(BROKER_JOBS) --dist worksteal || \
+		BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/python -m tests.support.again
 	BUSLAB_UNKNOWNS=$(UNKNOWNS) $(BIN)/pytest -m "alone and not deep"
 
 # What is too long for each change; an hour or more. It prints what it did.

@@ -56,7 +56,7 @@ class Values:
         low = np.full(len(places), min(int(part[0]) for part in self._parts if len(part)), dtype=np.int64)
         high = np.full(len(places), max(int(part[-1]) for part in self._parts if len(part)), dtype=np.int64)
         while (low < high).any():
-            middle = low + (high - low) // 2
+            middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, where their difference may not fit
             not_above = np.sum([np.searchsorted(part, middle, side="right") for part in self._parts], axis=0)
             enough = not_above > places
             high, low = np.where(enough, middle, high), np.where(enough, low, middle + 1)
