@@ -1,7 +1,7 @@
 """Ask tests of a real server that failed beside others once more, alone: `python -m tests.support.again`, after a session that failed.
 
-What holds alone was disturbed by its neighbours, or has a race that shows seldom. It counts among the tests that could not judge, with its
-name, so that it is seen, and so that few of them are borne: see `unknown`. More than `MOST` failures are no accident and are not asked again.
+What holds alone was disturbed by its neighbours, or has a race that shows seldom. It counts among the tests that could not judge, with
+its name, so that it is seen, and so that few of them are borne: see `unknown`. More than `MOST` failures are no accident: they stand.
 """
 
 from __future__ import annotations
