@@ -25,6 +25,7 @@ from sim.grounds.local_image import build_image
 from sim.machine.clock import new_event_loop
 from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address
+from tests.support.cli import end_server, server_pid
 from tests.support.examples import examples
 from tests.support.scenes import BOUND_S, Ground, ground_of
 from tests.support.too_long import COLLECTED, TOO_LONG
@@ -58,12 +59,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def living_children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
+    return {child for child in psutil.Process().children(recursive=True) if child.pid != server_pid()}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_outlives_the_session() -> Iterator[None]:
     yield
+    end_server()
     assert psutil.wait_procs(living_children(), timeout=30)[1] == []
 
 

@@ -16,7 +16,7 @@ from sim.machine.facts import environment
 from sim.measure.meaning.machine import carried_here
 from sim.measure.meaning.meaning import check_scenario as meaning_of
 from sim.scenario.file import load_scenario
-from tests.cli.test_main import buslab
+from tests.support.cli import buslab
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop"
 EVERYDAY, AWAY = str(SHOP / "everyday.toml"), str(SHOP / "redis_away.toml")

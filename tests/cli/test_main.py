@@ -18,16 +18,10 @@ import redis
 from sim.grounds.catalogue import open_broker
 from sim.record.schema import event_id
 from sim.results.opened_run import open_run
+from tests.support.cli import BOUND_S, buslab
 
-BOUND_S = 200.0  # of a command; reached only when the test fails
 UNHURRIED = ("--set", "slo.lag_ms_p99=10000")  # a busy machine must not fail a test
 SHORT = (*UNHURRIED, "--set", "load.warm_up_s=0.3", "--set", "load.run_s=1", "--set", "load.driver=pods")
-
-
-def buslab(*args: object, cwd: Path, timeout: float = BOUND_S) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sim.cli", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
-    )
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:

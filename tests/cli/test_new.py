@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import buslab, one_line_error
+from tests.cli.test_main import one_line_error
+from tests.support.cli import buslab
 
 
 def test_three_commands_lead_from_an_empty_folder_to_a_verdict(tmp_path: Path) -> None:

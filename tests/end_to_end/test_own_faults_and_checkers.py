@@ -17,6 +17,7 @@ from sim.results.judged_run import judge_folder
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario, to_toml
+from tests.support.cli import buslab
 from tests.support.own_shop import DAY, OwnShop
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own-code"
@@ -53,11 +54,6 @@ def refusal(shop: OwnShop, *settings: str) -> str:
         load_scenario(str(shop.day), settings=settings)
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-def buslab(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    argv = python_child("sim.cli", *args)
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env=child_environment())
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from sim.errors import BuslabError, ScenarioError, UsageError
 from sim.scenario.file import load_scenario
 from sim.scenario.manifests.objects import MOST_BYTES
 from sim.scenario.manifests.write import MARK, manifests, one_text, write_manifests
+from tests.support.cli import buslab as command
 
 EXAMPLES = Path("docs/examples")
 PASSWORD = "hunter2-Z9"
 
 
 def buslab(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "sim.cli", "manifests", *args]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin", **environment}, check=False)
+    return command("manifests", *args, cwd=Path(), env={"PATH": "/usr/bin:/bin", **environment})
 
 
 def files_of(folder: Path) -> set[str]:
@@ -121,8 +120,7 @@ def test_code_and_locustfiles_come_along_with_what_they_import_and_the_scenario_
     for item in files["configMap"]["items"]:
         (tmp_path / item["path"]).write_text(data[item["key"]], "utf-8")
     assert str(Path.cwd()) not in data["day.toml"], "no path of this machine"
-    argv = [sys.executable, "-m", "sim.cli", "check-scenario", str(tmp_path / "day.toml")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    done = command("check-scenario", tmp_path / "day.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "billing" in done.stdout
     locust = by_name["Job", "buslab-locust-master"]["spec"]["template"]["spec"]["containers"][0]["args"]
