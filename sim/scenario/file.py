@@ -118,7 +118,7 @@ def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[st
 
 def _read_bus(named: str, path: Path) -> dict[str, Any]:
     """Return the tables of a bus file."""
-    bus = _read_toml(named, path)
+    bus = _read_toml(named, path, kind="bus file")
     for key in bus:
         if key not in BUS_TABLES:
             hint = did_you_mean(key, BUS_TABLES)
@@ -220,19 +220,22 @@ def to_toml(scenario: Scenario) -> str:
     return tomli_w.dumps(tree | {"slo": nested_limits(tree["slo"])})
 
 
-def _read_toml(name: str, path: Path) -> dict[str, Any]:
+def _read_toml(name: str, path: Path, *, kind: str = "scenario") -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # an editor may have put a byte order mark at the start
     except FileNotFoundError:
         known = built_in()
         hint = did_you_mean(name, known)
         raise ScenarioError(f"no scenario {name!r}{hint}: give one of {', '.join(known)}, or the path of a .toml file") from None
-    except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
-        raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
+    except UnicodeDecodeError as error:
+        wrong = f"its byte {error.start:,} is 0x{error.object[error.start]:02x}"
+        raise ScenarioError(f"{kind} {name}: {wrong}, which is not UTF-8: save the file as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ScenarioError(f"cannot read {kind} {name!r}: {error}") from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ScenarioError(f"scenario {name}: not valid TOML: {_why_no_toml(error)}") from None
+        raise ScenarioError(f"{kind} {name}: not valid TOML: {_why_no_toml(error)}") from None
 
 
 def _why_no_toml(error: Exception) -> str:

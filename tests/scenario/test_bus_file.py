@@ -135,6 +135,9 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (["bus_file=nowhere.toml"], ["bus_file = 'nowhere.toml'", "no such file", "aiponge"]),
         (["bus_file=3"], ["bus_file = 3", "give the path"]),
         (['services.billing.subscribes=["order.creatd"]'], ["with shop.bus.toml", "unknown channel 'order.creatd'", "'order.created'"]),
+        (['services.billing.publishes=["order.creatd"]'], ["unknown channel 'order.creatd'", "known: order.created, 价格/改变\n"]),
+        (['bus.channel_prefix="a\\nb"'], ["bus.channel_prefix = 'a\\nb'", "no control"]),
+        (["envelope.kind=plain", 'envelope.versions=["1"]'], ["envelope.versions = ['1']", "give envelope.version"]),
         (["services.biling.replicas=3"], ["services.biling", "publishes nothing and subscribes to nothing", "did you mean 'billing'"]),
         (["services.billing.behaviour=analytic"], ["behaviour = 'analytic'", "did you mean 'analytics'"]),
         (['services."a b".subscribes=["order.created"]'], ["services.'a b'", "no blank, comma or control"]),
@@ -183,7 +186,7 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
 )
 def test_what_is_wrong_with_a_bus_is_named_with_its_value(shop: Path, settings: list[str], says: list[str]) -> None:
     message = refusal(shop, *settings)
-    assert [word for word in says if word not in message] == [], message
+    assert [word for word in says if word not in f"{message}\n"] == [] and "\n" not in message, message
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,18 @@ def test_a_bus_file_holds_nothing_but_a_bus(shop: Path) -> None:
     (shop.parent / "shop.bus.toml").write_text(SHOP + "[lod]\nrate_per_s = 3\n")
     message = refusal(shop)
     assert "bus file shop.bus.toml" in message and "'lod' does not belong there" in message and ", ".join(BUS_TABLES) in message
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (b"# \xfc\n", "bus file shop.bus.toml: its byte 2 is 0xfc, which is not UTF-8: save the file as UTF-8"),
+        (b"[channels\n", "bus file shop.bus.toml: not valid TOML: "),
+    ],
+)
+def test_a_bus_file_that_cannot_be_read_is_called_a_bus_file(shop: Path, written: bytes, says: str) -> None:
+    (shop.parent / "shop.bus.toml").write_bytes(written)
+    assert refusal(shop).startswith(says)
 
 
 def test_ten_thousand_channels_are_read_and_a_wrong_one_is_told_in_one_line() -> None:
