@@ -27,6 +27,7 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FATE_COLOURS = {"delivered": GREEN, "duplicate": PURPLE, "missing": RED, "unexpected": ORANGE, "unknown": SKY}
 MIN_BINS, MAX_BINS = 40, 400
+MAX_LINES = 12  # of a figure
 QUANTILE_POINTS = 200
 
 
@@ -76,18 +77,24 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
 
 
 def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
-    """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total)."""
+    """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total).
+
+    Of many channels or services those with most copies are drawn, and how many more there are is told.
+    """
     ax = make_axes(ax)
     lags = run.lags
     groups = {"all copies": lags.of(lags.lag)}
     words = {"channel": lags.channels, "service": lags.services}.get(by, [])
-    groups |= {word: lags.of(lags.lag, by, word) for word in words}
+    each = {word: values for word in words if len(values := lags.of(lags.lag, by, word))}
+    drawn = set(sorted(each, key=lambda word: -len(each[word]))[:MAX_LINES])
+    groups |= {word: values for word, values in each.items() if word in drawn}
     for n, (name, values) in enumerate((name, values) for name, values in groups.items() if len(values)):
         look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
         _percentiles(ax, values, label=f"{as_it_is(name)} ({len(values):,})", **({**look, "color": "black"} if n == 0 else look))
     _percentile_axis(ax)
     ax.set_ylabel("lag (log)")
-    ax.set_title(_lag_title("Lag", groups["all copies"]))
+    more = f"; {len(each) - len(drawn):,} more {by}s are not drawn" if len(each) > len(drawn) else ""
+    ax.set_title(_lag_title("Lag", groups["all copies"]) + more)
     return ax
 
 
