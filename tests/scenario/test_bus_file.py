@@ -11,6 +11,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_bus, load_scenario, to_toml
+from sim.scenario.patterns import expand_patterns
 from sim.scenario.settings import reference_behaviours, reference_channels
 
 SHOP = """
@@ -119,6 +120,37 @@ def test_a_pattern_stands_for_the_channels_that_match(shop: Path) -> None:
     assert heard("order.[^c]*") == heard("order.p?id") == heard("order.[op]aid") == ("order.paid",)
     assert heard("stock/a*") == ("stock/a*",), "a channel of that name"
     assert len(heard("*")) == 4
+
+
+PATTERNS = {
+    "a.?": ["a.b", "a.*"],
+    "a.\\*": ["a.*"],
+    "a.[^b]": ["a.*"],
+    "a.[!b]": ["a.b"],
+    "a.[c-a]": ["a.b"],
+    "a.[\\]b": ["a.b"],
+    "a.[b": ["a.b"],
+    "*[.][*]": ["a.*"],
+    "a.[]b]": [],
+    "价格/??": [],
+    "价格/??????": ["价格/改变"],
+    "*变": ["价格/改变"],
+    "*\\": ["x\\"],
+}
+
+
+def matched(pattern: str) -> list[str]:
+    channels = ["a.b", "a.*", "价格/改变", "x\\"]
+    tree = {"services": {"s": {"subscribes": [pattern]}}}
+    try:
+        found: list[str] = expand_patterns(tree, channels, where="test")["services"]["s"]["subscribes"]
+    except ScenarioError:
+        return []
+    return found
+
+
+def test_patterns_are_those_of_redis() -> None:
+    assert {pattern: matched(pattern) for pattern in PATTERNS} == PATTERNS
 
 
 def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
