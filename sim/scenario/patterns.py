@@ -79,7 +79,7 @@ def _regular(pattern: bytes) -> bytes:
 
 
 def _class(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """Return the bytes that may stand where a `[` was, as a regular expression, and where the pattern goes on; one without its `]` ends it."""
+    """Return the bytes that may stand where a `[` was, as a regular expression, and where the pattern goes on; without a `]` it ends."""
     wrong = pattern[at : at + 1] == b"^"
     at, members = at + wrong, set[int]()
     while at < len(pattern) and pattern[at : at + 1] != b"]":
