@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sim.errors import ScenarioError
+from sim.scenario.problems import quoted
 
 MAX_SHOWN = 20  # names in one message
 _GLOB = re.compile(r"[*?\[]")
@@ -43,12 +44,14 @@ def _expanded(name: str, service: Any, channels: list[str], where: str) -> Any:
         matches = _matching(one, channels) if _is_pattern(one, channels) else [one]
         if not matches:
             there = ", ".join(channels[:MAX_SHOWN])
-            raise ScenarioError(f"{where}: services.{name}.subscribes: {one!r} matches no channel; there are {there}")
+            bytewise = "?" in one and not "".join(channels).isascii()
+            hint = " (a ? is one byte, and a letter beyond ASCII has several)" if bytewise else ""
+            raise ScenarioError(f"{where}: services.{quoted(name)}.subscribes: {one!r} matches no channel{hint}; there are {there}")
         for channel in matches:
             if channel in found:
                 raise ScenarioError(
-                    f"{where}: services.{name}.subscribes: {channel!r} is named by {found[channel]!r} and by {one!r}: on Redis a pod "
-                    "would hear it twice; leave one of them out"
+                    f"{where}: services.{quoted(name)}.subscribes: {channel!r} is named by {found[channel]!r} and by {one!r}: on Redis a "
+                    "pod would hear it twice; leave one of them out"
                 )
             found[channel] = one
     return {**service, "subscribes": list(found)}

@@ -206,6 +206,10 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (['channels."order.created".key="/orderId"'], ["key = '/orderId'", "begin it with /data/"]),
         (['channels."order.created".key="/data"'], ["key = '/data'", "begin it with /data/"]),
         (['services.billing.subscribes=["pay.*"]'], ["services.billing.subscribes: 'pay.*' matches no channel", "order.created"]),
+        (
+            ['services.billing.subscribes=["价格/?"]'],
+            ["'价格/?' matches no channel (a ? is one byte, and a"],
+        ),
         (['services.billing.subscribes=["order.*", "order.created"]'], ["named by 'order.*' and by 'order.created'", "hear it twice"]),
         (["envelope.kind=cloudevent"], ["envelope.kind = 'cloudevent'", "did you mean 'cloudevents'"]),
         (["envelope.id=/a"], ["envelope.id = '/a'", "'aiponge' has its own", "envelope.kind = 'plain'"]),
