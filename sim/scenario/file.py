@@ -31,6 +31,7 @@ __all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "t
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
+MAX_FILE_BYTES = 10_000_000  # 10,000 channels with a template each are two million
 BUS_TABLES = ("channels", "envelope", "services", "bus")  # what a bus file may hold
 
 
@@ -222,7 +223,9 @@ def to_toml(scenario: Scenario) -> str:
 
 def _read_toml(name: str, path: Path, *, kind: str = "scenario") -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # an editor may have put a byte order mark at the start
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        text = raw.decode("utf-8-sig") if len(raw) <= MAX_FILE_BYTES else ""  # an editor may have put a byte order mark at the start
     except FileNotFoundError:
         known = built_in()
         hint = did_you_mean(name, known)
@@ -232,6 +235,8 @@ def _read_toml(name: str, path: Path, *, kind: str = "scenario") -> dict[str, An
         raise ScenarioError(f"{kind} {name}: {wrong}, which is not UTF-8: save the file as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ScenarioError(f"cannot read {kind} {name!r}: {error}") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise ScenarioError(f"{kind} {name}: it has more than {MAX_FILE_BYTES:,} bytes: leave out what the run does not use")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -267,8 +267,10 @@ def test_a_bus_file_holds_nothing_but_a_bus(shop: Path) -> None:
     ("written", "says"),
     [
         (b"# \xfc\n", "bus file shop.bus.toml: its byte 2 is 0xfc, which is not UTF-8: save the file as UTF-8"),
+        (b"#" * 10_000_001, "bus file shop.bus.toml: it has more than 10,000,000 bytes: leave out"),
         (b"[channels\n", "bus file shop.bus.toml: not valid TOML: "),
     ],
+    ids=["not UTF-8", "too long", "no TOML"],
 )
 def test_a_bus_file_that_cannot_be_read_is_called_a_bus_file(shop: Path, written: bytes, says: str) -> None:
     (shop.parent / "shop.bus.toml").write_bytes(written)
