@@ -147,7 +147,7 @@ def lag_parts(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
         left = left + values
     for y, total in enumerate(left):
         ax.annotate(f"{total:.3g}", (total, y), (4, 0), textcoords="offset points", va="center")
-    ax.set_yticks(at, [f"{as_it_is(name)} ({count:,})" for name, count in table["copies"].items()])
+    ax.set_yticks(at, [f"{as_it_is(str(name))} ({count:,})" for name, count in table["copies"].items()])
     ax.invert_yaxis()
     ax.set(xlabel="mean lag (ms)", xlim=(0, max(left.max(initial=0) * 1.12, 1e-6)))
     if len(table):
