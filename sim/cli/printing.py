@@ -43,11 +43,11 @@ def check_out(path: Path, option: str = "--out") -> None:
 
 
 def print_table(table: RenderableType) -> None:
-    """Print a table as wide as the terminal, or as wide as a log where there is none."""
+    """Print a table as wide as the terminal, or as wide as a log where there is none; its text is as it is, whatever brackets are in it."""
     from rich.console import Console
 
-    console = Console()
-    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(table)
+    wide = None if Console().is_terminal else LOG_WIDTH
+    Console(width=wide, markup=False, emoji=False).print(table)
 
 
 def print_judgement(folder: Path, *, report: bool, write: bool, only: tuple[str, ...] = (), code_folder: Path | None = None) -> int:

@@ -92,7 +92,7 @@ def first_line(error: BaseException, *, folder: str = "") -> str:
     shown = f"{type(error).__name__}: {text[:MAX_SHOWN]}" if text else type(error).__name__
     inside = os.path.realpath(folder) + os.sep
     frames = traceback.extract_tb(error.__traceback__) if folder else []
-    places = [frame for frame in frames if os.path.realpath(frame.filename).startswith(inside)]
+    places = [one for one in frames if os.path.isabs(one.filename) and os.path.realpath(one.filename).startswith(inside)]
     return f"{shown} (line {places[-1].lineno} of {os.path.basename(places[-1].filename)})" if places else shown
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +19,11 @@ from sim.results.pieces import Piece, Pieces
 from sim.results.run_tables import RunTables
 from sim.results.values import Values, joined, new_values
 
+SORTED_FAST = 1 << 16  # numbers below it are sorted digit by digit
 
-class Lags(NamedTuple):
+
+@dataclass(frozen=True)
+class Lags:
     """Lags in nanoseconds.
 
     Attributes
@@ -49,15 +54,20 @@ class Lags(NamedTuple):
 
     def of(self, values: dict[tuple[int, int], Values], kind: str = "", word: str = "") -> Values:
         """Return those of a channel or a service (`kind`), or all."""
-        return joined([one for cell, one in values.items() if self._is_of(cell, kind, word)])
+        return joined(list(values.values()) if not kind else [values[cell] for cell in self._cells.get((kind, word), ()) if cell in values])
 
     def error_ns(self, kind: str = "", word: str = "") -> int:
         """Return by how much a lag of a channel or a service (`kind`), or any, may be wrong at most; 0 where clocks do not differ."""
-        return max((error for cell, error in self.errors.items() if self._is_of(cell, kind, word)), default=0)
+        return max((self.errors.get(cell, 0) for cell in (self._cells.get((kind, word), ()) if kind else self.errors)), default=0)
 
-    def _is_of(self, cell: tuple[int, int], kind: str, word: str) -> bool:
-        place, words = (0, self.channels) if kind == "channel" else (1, self.services)
-        return not kind or words[cell[place]] == word
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """The numbers of channel and service at which those of a channel or a service are."""
+        found = dict[tuple[str, str], list[tuple[int, int]]]()
+        for cell in self.lag:
+            for kind, word in (("channel", self.channels[cell[0]]), ("service", self.services[cell[1]])):
+                found.setdefault((kind, word), []).append(cell)
+        return found
 
     @property
     def copies(self) -> int:
@@ -90,7 +100,7 @@ def read_lags(run: RunTables, pieces: Pieces) -> Lags:
         for cell, error in part.errors.items():
             found.errors[cell] = max(error, found.errors.get(cell, 0))
         sums = (found.negative + part.negative, found.lag_ns + part.lag_ns, found.delay_ns + part.delay_ns)
-        found = found._replace(negative=sums[0], lag_ns=sums[1], delay_ns=sums[2])
+        found = replace(found, negative=sums[0], lag_ns=sums[1], delay_ns=sums[2])
     return found
 
 
@@ -100,7 +110,9 @@ def _of_piece(run: RunTables, piece: Piece, channel: Array, service: Array, *, s
     rows, handled = piece.publish[first], piece.heard.handled_ns[piece.delivery[first]]
     lag, bus = handled - intended[rows], handled - sent[rows]
     many = int(service.max(initial=0)) + 1
-    cell = (channel[rows].astype(np.int32) * many + service[piece.pod[first]]).astype(np.uint16)
+    cell = channel[rows].astype(np.int32) * many + service[piece.pod[first]]
+    if cell.max(initial=0) < SORTED_FAST:
+        cell = cell.astype(np.uint16)
     order = np.argsort(cell, kind="stable")
     cells, begins = np.unique(cell[order], return_index=True)
     parts = np.split(order, begins[1:]) if len(first) else []

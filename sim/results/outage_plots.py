@@ -18,7 +18,7 @@ from sim.results.checkers.fallback import reachability
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 from sim.results.outages import read_beliefs, read_outages
-from sim.results.plots import BLUE, RED, bins, make_axes, rates, zero_ns
+from sim.results.plots import BLUE, RED, as_it_is, bins, make_axes, rates, zero_ns
 
 BANDS = {  # what a pod believes, from the bottom of the band up
     "connected": (("connected",), "white", ""),
@@ -90,8 +90,8 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     if max(share.shape) <= MAX_NUMBERS:
         for y, x in np.argwhere(~np.isnan(share)):
             ax.annotate(f"{share[y, x]:.0%}", (x, y), ha="center", va="center", fontsize=7, color="white" if share[y, x] < 0.5 else "black")
-        ax.set_xticks(range(len(pods)), pods, rotation=60, ha="right", fontsize=8)
-        ax.set_yticks(range(len(publishers)), publishers, fontsize=8)
+        ax.set_xticks(range(len(pods)), [as_it_is(pod) for pod in pods], rotation=60, ha="right", fontsize=8)
+        ax.set_yticks(range(len(publishers)), [as_it_is(name) for name in publishers], fontsize=8)
     other = sums["publisher"].astype(str) != sums["hearer"].astype(str)
     heard, published = int(sums.loc[other, "heard"].sum()), int(sums.loc[other, "published"].sum())
     ax.set(xlabel="pod that should hear", ylabel="publisher")
@@ -146,7 +146,7 @@ def space_time(run: Run, ax: Axes | None = None, *, between_s: tuple[float, floa
                 ax.annotate(
                     f"{outage.fault} {word}", (at, 1), (3, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8
                 )
-    ax.set_yticks(range(len(lanes)), list(lanes), fontsize=8)
+    ax.set_yticks(range(len(lanes)), [as_it_is(pod) for pod in lanes], fontsize=8)
     ax.set(xlabel="time since the run phase began (s)", ylabel="pod", xlim=(first, last), ylim=(len(lanes) - 0.5, -1.5))
     ax.set_title(f"{count(heard, 'copy')} of {count(len(shown), 'event')} were heard and {lost:,} lost, from {first:.2f} to {last:.2f} s")
     marks = {"sent": ("o", "black"), "heard": ("^", BLUE), "lost": ("x", RED), "not connected": ("s", "0.82")}

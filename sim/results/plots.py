@@ -27,6 +27,7 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FATE_COLOURS = {"delivered": GREEN, "duplicate": PURPLE, "missing": RED, "unexpected": ORANGE, "unknown": SKY}
 MIN_BINS, MAX_BINS = 40, 400
+MAX_LINES = 12  # of a figure
 QUANTILE_POINTS = 200
 
 
@@ -76,18 +77,24 @@ def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
 
 
 def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
-    """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total)."""
+    """Draw lag by percentile, the tail stretched; all copies, and each channel or service (`by`: channel, service or total).
+
+    Of many channels or services those with most copies are drawn, and how many more there are is told.
+    """
     ax = make_axes(ax)
     lags = run.lags
     groups = {"all copies": lags.of(lags.lag)}
     words = {"channel": lags.channels, "service": lags.services}.get(by, [])
-    groups |= {word: lags.of(lags.lag, by, word) for word in words}
+    each = {word: values for word in words if len(values := lags.of(lags.lag, by, word))}
+    drawn = set(sorted(each, key=lambda word: -len(each[word]))[:MAX_LINES])
+    groups |= {word: values for word, values in each.items() if word in drawn}
     for n, (name, values) in enumerate((name, values) for name, values in groups.items() if len(values)):
         look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
-        _percentiles(ax, values, label=f"{name} ({len(values):,})", **({**look, "color": "black"} if n == 0 else look))
+        _percentiles(ax, values, label=f"{as_it_is(name)} ({len(values):,})", **({**look, "color": "black"} if n == 0 else look))
     _percentile_axis(ax)
     ax.set_ylabel("lag (log)")
-    ax.set_title(_lag_title("Lag", groups["all copies"]))
+    more = f"; {len(each) - len(drawn):,} more {by}s are not drawn" if len(each) > len(drawn) else ""
+    ax.set_title(_lag_title("Lag", groups["all copies"]) + more)
     return ax
 
 
@@ -126,7 +133,7 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
     ax.plot(at, pods, "D", color="black", markersize=7, fillstyle="none", linestyle="none", label="pods")
     for x, value in zip(at, np.add(first, repeated), strict=True):
         ax.annotate(amount(value), (x, value / 2), ha="center", va="center")
-    ax.set_xticks(at, services, rotation=20, ha="right")
+    ax.set_xticks(at, [as_it_is(name) for name in services], rotation=20, ha="right")
     ax.set(xlabel="service", ylabel="copies handled per event", ylim=(0, max([*pods, 1]) * 1.1))
     ax.set_title(f"Handled copies per event; {count(again, 'copy was', 'copies were')} heard again by the same pod")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=3, frameon=False)
@@ -154,6 +161,12 @@ def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
 
 
 FIGURES = (rates, lag_over_time, lag_distribution, send_delay, copies_per_event, ledger_books)
+
+
+def as_it_is(name: str) -> str:
+    """Return a name of the user's for a figure, in which a dollar would begin a formula, and a label with `_` in front is left out."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def make_axes(ax: Axes | None) -> Axes:
@@ -208,7 +221,7 @@ def mark(ax: Axes, run: Run) -> None:
         begin = max(begin, first)
         ax.axvspan(begin, min(end, last), facecolor="0.88", edgecolor="0.6", hatch="//", linewidth=0, zorder=0)
         label = ax.annotate(
-            _fault_name(str(fault["fault"]), str(fault["target"])) + (" (not felt)" if fault["felt"] == "not at all" else ""),
+            as_it_is(_fault_name(str(fault["fault"]), str(fault["target"]))) + (" (not felt)" if fault["felt"] == "not at all" else ""),
             (begin, 1),
             (3, -12 - 12 * (n % 3)),
             xycoords=("data", "axes fraction"),

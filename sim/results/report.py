@@ -9,13 +9,14 @@ import base64
 import io
 import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sim.machine.files import write_whole
 from sim.machine.words import amount, count, duration
@@ -38,6 +39,10 @@ OPENINGS = {
     "unknown": "This run cannot be judged",
 }
 FIGURE_INCHES = (7.4, 4.8)
+OTHER_FONTS = (  # for letters that matplotlib's own has not, as far as they are installed
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC"),
+    *("Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
+)
 DOTS_PER_INCH = 130
 BOOKS = ("missing", "missing_ratio", "unserved", "unserved_ratio", "half_served")  # metrics of which the ledger says more
 TITLE_LETTERS = 70  # of one line; a longer title is wrapped
@@ -88,14 +93,13 @@ def sentence(verdict: Verdict) -> str:
 
 def verdict_table(verdict: Verdict) -> Table:
     """Return the checkers and limits as a table for the terminal."""
-    colour = COLOURS[verdict.verdict]
-    table = Table(title=escape(f"{verdict.scenario} on {verdict.ground}: {verdict.verdict}"), title_style=colour)
+    table = Table(title=Text(f"{verdict.scenario} on {verdict.ground}: {verdict.verdict}", COLOURS[verdict.verdict]))
     for column in ("what", "verdict", "why"):
         table.add_column(column, overflow="fold")
     for name, result in verdict.checkers.items():
-        table.add_row(name, f"[{COLOURS[result.verdict]}]{result.verdict}[/]", escape(result.detail))
+        table.add_row(Text(name), Text(result.verdict, COLOURS[result.verdict]), Text(result.detail))
         for warning in result.warnings:
-            table.add_row("", "[yellow]note[/]", escape(warning))
+            table.add_row("", Text("note", "yellow"), Text(warning))
     table.add_section()
     for limit in verdict.slo:
         found = limit.found
@@ -104,7 +108,7 @@ def verdict_table(verdict: Verdict) -> Table:
             if limit.verdict == "unknown" or found is None
             else beside_limit(limit.metric, found, limit.limit) + "".join(limit.detail.partition(ALTHOUGH)[1:])
         )
-        table.add_row(escape(limit.metric), f"[{COLOURS[limit.verdict]}]{limit.verdict}[/]", escape(why))
+        table.add_row(Text(limit.metric), Text(limit.verdict, COLOURS[limit.verdict]), Text(why))
     return table
 
 
@@ -122,22 +126,34 @@ def _meaning(limit: JudgedLimit) -> str:
 
 
 def _figures(run: Run) -> Iterator[dict[str, str]]:
-    from matplotlib.figure import Figure
-
     from sim.results import outage_plots, plots
 
     for draw in plots.FIGURES + (outage_plots.FIGURES if len(run.faults) else ()):
-        figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
         try:
-            title = (ax := draw(run, figure.subplots())).get_title()
-            ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+            title, png = _drawn(draw, run)
         except Exception as error:  # a figure that fails must not cost the page
             yield {"png": "", "alt": f"{draw.__name__} could not be drawn: {type(error).__name__}: {error}"}
         else:
             purpose = (draw.__doc__ or "").splitlines()[0]
-            yield {"png": base64.b64encode(file.getvalue()).decode(), "alt": f"{title}. {purpose}"}
+            yield {"png": base64.b64encode(png).decode(), "alt": f"{title}. {purpose}"}
+
+
+def _drawn(draw: Callable[..., Any], run: Run) -> tuple[str, bytes]:
+    """Return a figure's title and its picture; a letter that no font here has is a box, and the page's text has it."""
+    from matplotlib import rc_context, rcParams
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    families = [*rcParams["font.family"], *(name for name in OTHER_FONTS if name in there)]
+    with rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+        title = (ax := draw(run, figure.subplots())).get_title()
+        ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+    return title, file.getvalue()
 
 
 def _books(verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -179,7 +195,8 @@ def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
     shown |= {"held_up_us": "calls held up by earlier ones"}
     rows = []
     for name in names:
-        label = shown.get(name) or " ".join(name.removeprefix("lag_us.").split(".", 1))
+        kind, _, of = name.partition(".")
+        label = shown.get(name) or " ".join(of.split(".", 1)) + (" (on the bus)" if kind == "bus_us" else "")
         rows.append((label, *(duration(counts[f"{name}.{quantile}"] / 1e6) for quantile in QUANTILES)))
     return rows
 

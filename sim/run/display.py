@@ -43,7 +43,7 @@ class Display:
     def show(self, status: Status) -> None:
         """Show one status; without a terminal, one line per phase and per two seconds."""
         if status.stays:
-            self._console.print(status.phase, highlight=False, soft_wrap=True)
+            self._console.print(status.phase, highlight=False, soft_wrap=True, markup=False, emoji=False)
             return
         self._recent.append(status)
         while len(self._recent) > 2 and status.at_ns - self._recent[1].at_ns > RATE_WINDOW_NS:
@@ -53,7 +53,7 @@ class Display:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
         elif status.phase != self._shown_phase or time.monotonic() - self._shown_s >= PLAIN_PERIOD_S:
             self._shown_phase, self._shown_s = status.phase, time.monotonic()
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def line(self, status: Status) -> str:
         """Return the line: phase, time left, rates over the last second, p99 so far, pods by state."""

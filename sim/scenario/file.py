@@ -31,6 +31,7 @@ __all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "t
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
+MAX_FILE_BYTES = 10_000_000  # 10,000 channels with a template each are two million
 BUS_TABLES = ("channels", "envelope", "services", "bus")  # what a bus file may hold
 
 
@@ -118,7 +119,7 @@ def _with_bus(tree: dict[str, Any], name: str, *, beside: Path) -> tuple[dict[st
 
 def _read_bus(named: str, path: Path) -> dict[str, Any]:
     """Return the tables of a bus file."""
-    bus = _read_toml(named, path)
+    bus = _read_toml(named, path, kind="bus file")
     for key in bus:
         if key not in BUS_TABLES:
             hint = did_you_mean(key, BUS_TABLES)
@@ -220,19 +221,26 @@ def to_toml(scenario: Scenario) -> str:
     return tomli_w.dumps(tree | {"slo": nested_limits(tree["slo"])})
 
 
-def _read_toml(name: str, path: Path) -> dict[str, Any]:
+def _read_toml(name: str, path: Path, *, kind: str = "scenario") -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # an editor may have put a byte order mark at the start
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        text = raw.decode("utf-8-sig") if len(raw) <= MAX_FILE_BYTES else ""  # an editor may have put a byte order mark at the start
     except FileNotFoundError:
         known = built_in()
         hint = did_you_mean(name, known)
         raise ScenarioError(f"no scenario {name!r}{hint}: give one of {', '.join(known)}, or the path of a .toml file") from None
-    except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
-        raise ScenarioError(f"cannot read scenario {name!r}: {error}") from None
+    except UnicodeDecodeError as error:
+        wrong = f"its byte {error.start:,} is 0x{error.object[error.start]:02x}"
+        raise ScenarioError(f"{kind} {name}: {wrong}, which is not UTF-8: save the file as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ScenarioError(f"cannot read {kind} {name!r}: {error}") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise ScenarioError(f"{kind} {name}: it has more than {MAX_FILE_BYTES:,} bytes: leave out what the run does not use")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ScenarioError(f"scenario {name}: not valid TOML: {_why_no_toml(error)}") from None
+        raise ScenarioError(f"{kind} {name}: not valid TOML: {_why_no_toml(error)}") from None
 
 
 def _why_no_toml(error: Exception) -> str:

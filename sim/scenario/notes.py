@@ -2,7 +2,7 @@
 
 A channel that nobody hears, or that nobody publishes, or that nothing is called of; a service of which nothing is asked. The reference's
 channels stand in every scenario that has none of its own, so those of them that no service names are no news. A cache from which no event
-drops what is read.
+drops what is read. A pointer at which no call has anything, and a setting that means nothing without another one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.bus.key_caches import PATTERN, named_key
+from sim.bus.pointer import key_at
 from sim.bus.services import ConfigReader
 from sim.machine.words import count
 from sim.record.schema import HTTP_CALL
 from sim.scenario.problems import quoted
-from sim.scenario.settings import Scenario, reference_channels
+from sim.scenario.settings import Scenario, Service, reference_channels
 
 MAX_NOTES = 10  # that are told one by one
 TRIED_KEYS = 500  # of a cache, and of each channel
@@ -22,7 +23,13 @@ TRIED_KEYS = 500  # of a cache, and of each channel
 
 def notes_of(scenario: Scenario) -> list[str]:
     """Return one sentence for each oddity; it names the key."""
-    return [*_channel_notes(scenario), *_service_notes(scenario), *_cache_notes(scenario)]
+    return [
+        *_channel_notes(scenario),
+        *_service_notes(scenario),
+        *_cache_notes(scenario),
+        *_pointer_notes(scenario),
+        *_idle_notes(scenario),
+    ]
 
 
 def told_notes(notes: list[str]) -> list[str]:
@@ -59,6 +66,30 @@ def _service_notes(scenario: Scenario) -> Iterator[str]:
         answers = HTTP_CALL in called and behaviour == "analytics"
         if not (called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
             yield f"services.{quoted(name)}: nothing is asked of it: what it publishes is not called, and what it hears does not come"
+
+
+def _pointer_notes(scenario: Scenario) -> Iterator[str]:
+    """Yield a sentence for each pointer into what a call carries at which none of the first calls has anything."""
+    keys, rules = scenario.keys(), scenario.cache_keys()
+    for name, channel in scenario.channels.items():
+        if scenario.load.mix.get(name, 0) <= 0 or name not in keys | rules or scenario.load.locustfile:
+            continue
+        where, content = f"channels.{quoted(name)}", scenario.content(name)
+        if name in keys and not any(key_at(keys[name], content(number)) for number in range(TRIED_KEYS)):
+            yield f"{where}.key = {channel.key!r}: the first {TRIED_KEYS} calls have nothing there, so no event of it has a key"
+        if name in rules and not any(named_key(rules[name], content(number)) for number in range(TRIED_KEYS)):
+            means = "such an event drops every copy, and makes none stale"
+            yield f"{where}.invalidates = {channel.invalidates!r}: the first {TRIED_KEYS} calls have nothing there; {means}"
+
+
+def _idle_notes(scenario: Scenario) -> Iterator[str]:
+    for name, channel in scenario.channels.items():
+        for key in ("batch_size", "batch_interval_ms"):
+            if (value := getattr(channel, key)) is not None and not channel.batched:
+                yield f"channels.{quoted(name)}.{key} = {value}: it means nothing without batched = true"
+    for name, service in scenario.services.items():
+        if service.queue_limit != Service().queue_limit and service.when_full != "queue":
+            yield f"services.{quoted(name)}.queue_limit = {service.queue_limit}: it means nothing without when_full = 'queue'"
 
 
 def _cache_notes(scenario: Scenario) -> Iterator[str]:

@@ -27,6 +27,7 @@ import re
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
@@ -36,7 +37,9 @@ from sim.errors import did_you_mean
 
 MAX_BYTES = 1_000_000  # of one event
 TRIED = 100
+MAX_DIGITS = 20  # of a call's number
 MAX_RANKS = 1_000_000
+MAX_WORDS = 200_000  # so many are longer than an event may be
 DAY_MS = 86_400_000
 BEGIN_MS = 1_767_225_600_000  # 2026-01-01, when the times of `time()` begin
 NAMES = {
@@ -51,6 +54,9 @@ WORDS = (
 
 Content = Callable[[int], dict[str, Any]]
 _MASK = (1 << 64) - 1
+_SIZE = "size"
+_ALMOST_ONE = 1 - 2**-53
+_MOST_EXPONENT = 700.0  # of e, in a number
 _NOT_MADE: dict[str, Any] = cast("dict[str, Any]", object())
 
 
@@ -68,11 +74,18 @@ def drawn(seed: int, place: int, number: int) -> float:
 Draw = Callable[[], float]
 
 
+def _check_bounds(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"low = {low} is more than high = {high}")
+
+
 def _integer(u: Draw, low: int, high: int) -> int:
+    _check_bounds(low, high)
     return int(low) + int(u() * (int(high) - int(low) + 1))
 
 
 def _real(u: Draw, low: float, high: float, digits: int = 2) -> float:
+    _check_bounds(low, high)
     return round(low + u() * (high - low), digits)
 
 
@@ -81,7 +94,10 @@ def _choice(u: Draw, *values: Any) -> Any:
 
 
 def _weighted(u: Draw, *pairs: Any) -> Any:
-    at = u() * sum(pairs[1::2])
+    weights = pairs[1::2]
+    at = u() * sum(weights)
+    if min(weights) < 0 or not any(weights):
+        raise ValueError(f"weighted: the weights are {', '.join(map(str, weights))}: give none below 0, and one above it")
     for value, weight in zip(pairs[::2], pairs[1::2], strict=True):
         at -= weight
         if at < 0:
@@ -98,6 +114,8 @@ def _word(u: Draw) -> str:
 
 
 def _words(u: Draw, many: int) -> str:
+    if many > MAX_WORDS:
+        raise ValueError(f"words({many}): {MAX_WORDS:,} is the most")
     return " ".join(_word(u) for _ in range(int(many)))
 
 
@@ -105,11 +123,22 @@ def _time(u: Draw) -> str:
     return _iso(BEGIN_MS + int(u() * DAY_MS))
 
 
+def _letters(u: Draw, many: int) -> str:
+    if many > MAX_BYTES:
+        raise ValueError(f"letters({many}): {MAX_BYTES:,} is the most")
+    return "x" * int(many)
+
+
 def _lognormal(u: Draw, p50: float, p99: float, most: float = MAX_BYTES) -> int:
-    return int(min(most, math.exp(math.log(p50) + (math.log(p99) - math.log(p50)) / 2.3263478740408408 * _normal(u))))
+    if not 0 < p50 <= p99 or most < 0:
+        raise ValueError(f"lognormal(p50={p50}, p99={p99}, most={most}): p50 is more than 0, p99 is not less, and most is not below 0")
+    exponent = math.log(p50) + (math.log(p99) - math.log(p50)) / 2.3263478740408408 * _normal(u)
+    return int(min(most, math.exp(min(exponent, _MOST_EXPONENT))))
 
 
 def _exponential(u: Draw, mean: float, most: float = MAX_BYTES) -> int:
+    if mean < 0 or most < 0:
+        raise ValueError(f"exponential(mean={mean}, most={most}): neither is below 0")
     return int(min(most, -mean * math.log(1 - u())))
 
 
@@ -120,7 +149,7 @@ def _ranks(many: int) -> list[float]:
 
 
 def _zipf(u: Draw, many: int) -> int:
-    if not 1 <= many <= MAX_RANKS:
+    if not 1 <= many <= MAX_RANKS or many != int(many):
         raise ValueError(f"zipf({many}): give a whole number from 1 to {MAX_RANKS:,}")
     sums = _ranks(int(many))
     return min(int(many), bisect_right(sums, u() * sums[-1]) + 1)
@@ -137,7 +166,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "words": (_words, "words(n): so many words"),
     "time": (_time, "time(): a time of one day, as JavaScript prints it"),
     "text": (lambda u, value: str(value), "text(x): x as text"),
-    "letters": (lambda u, many: "x" * int(many), "letters(n): so many letters x"),
+    "letters": (_letters, "letters(n): so many letters x"),
     "lognormal": (_lognormal, "lognormal(p50, p99, most=1000000): a size, bounded"),
     "exponential": (_exponential, "exponential(mean, most=1000000): a size, bounded"),
     "uniform": (_integer, "uniform(low, high): a size"),
@@ -183,25 +212,43 @@ def make_content(payload: int | str | Mapping[str, Any], *, seed: int, payload_b
 @lru_cache(maxsize=1024)
 def _made(described: str, seed: int, payload_bytes: int, templates: int) -> Content:
     payload = json.loads(described)
+    constants = {"filler": "x" * payload_bytes, "templates": templates}
     if isinstance(payload, dict):
-        template: Any = payload
-    elif isinstance(payload, str):
-        if not re.match(rf"\s*({'|'.join(SIZES)})\s*\(", payload):
-            raise ValueError(f"{payload!r} is no distribution of sizes: write one of {'; '.join(FUNCTIONS[name][1] for name in SIZES)}")
-        template = {"id": "{number}", "note": f"{{letters({payload.strip()} - {_overhead(0)})}}"}
+        most, content = MAX_BYTES, _compiled(payload, seed=seed, constants=constants)
     else:
-        template = {"id": "{number}", "note": "x" * max(0, payload - _overhead(0))}
-    content = _compiled(template, seed=seed, constants={"filler": "x" * payload_bytes, "templates": templates})
+        # The size is that of call 0, and the numbers of later calls are longer.
+        most, content = MAX_BYTES + MAX_DIGITS, _sized(payload, seed=seed, constants=constants)
     for number in range(TRIED):
         try:
-            size = len(json.dumps(content(number), allow_nan=False, ensure_ascii=False).encode())
+            size = len(json.dumps(content(number), allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode())
         except RecursionError:
             raise ValueError("it is nested too deep") from None
         except (ArithmeticError, TypeError, ValueError, IndexError, MemoryError) as error:
             raise ValueError(f"call {number} of it cannot be made: {error}") from None
-        if size > MAX_BYTES:
+        if size > most:
             raise ValueError(f"call {number} of it has {size:,} bytes: {MAX_BYTES:,} is the most")
     return _guarded(content)
+
+
+def _sized(payload: int | str, *, seed: int, constants: Mapping[str, Any]) -> Content:
+    """Return what makes data of a size, or of sizes of a distribution."""
+    overhead = _overhead(0)
+    if not isinstance(payload, str):
+        note = "x" * max(0, payload - overhead)
+        return lambda number: {"id": number, "note": note}
+    if not re.match(rf"\s*({'|'.join(SIZES)})\s*\(", payload):
+        raise ValueError(f"{payload!r} is no distribution of sizes: write one of {'; '.join(FUNCTIONS[name][1] for name in SIZES)}")
+    template = {_SIZE: f"{{{payload.strip()}}}"}
+    try:
+        sizes = _compiled(template, seed=seed, constants=constants)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"/{_SIZE}: ")) from None
+    greatest: Any = 0
+    with suppress(ArithmeticError, TypeError, ValueError):  # what cannot be made is told by the first calls
+        greatest = _compiled(template, seed=seed, constants=constants, draw=lambda *_: _ALMOST_ONE)(0)[_SIZE]
+    if isinstance(greatest, int | float) and greatest > MAX_BYTES:
+        raise ValueError(f"{payload!r} makes up to {greatest:,} bytes, and {MAX_BYTES:,} is the most: lower it, or give most={MAX_BYTES}")
+    return lambda number: {"id": number, "note": "x" * int(sizes(number)[_SIZE] - overhead)}
 
 
 def _guarded(content: Content) -> Content:
@@ -221,15 +268,17 @@ def _overhead(number: int) -> int:
     return len(json.dumps({"id": number, "note": ""}, separators=(",", ":")))
 
 
-def _compiled(template: Mapping[str, Any], *, seed: int, constants: Mapping[str, Any]) -> Content:
+def _compiled(
+    template: Mapping[str, Any], *, seed: int, constants: Mapping[str, Any], draw: Callable[[int, int, int], float] = drawn
+) -> Content:
     body = _Reader(constants).value(template, "")
     only = ast.arguments(posonlyargs=[], args=[ast.arg("number")], kwonlyargs=[], kw_defaults=[], defaults=[])
     code = compile(ast.fix_missing_locations(ast.Expression(ast.Lambda(only, body))), "<payload>", "eval")
-    content: Content = eval(code, {"__builtins__": {}} | {f"_{name}": _bound(made, seed) for name, (made, _) in FUNCTIONS.items()})
+    content: Content = eval(code, {"__builtins__": {}} | {f"_{name}": _bound(made, seed, draw) for name, (made, _) in FUNCTIONS.items()})
     return content
 
 
-def _bound(made: Callable[..., Any], seed: int) -> Callable[..., Any]:
+def _bound(made: Callable[..., Any], seed: int, draw: Callable[[int, int, int], float]) -> Callable[..., Any]:
     """Return a function of an expression as it is called: with its place and the number of the call, which it draws from."""
 
     def call(place: int, number: int, *given: Any, **named: Any) -> Any:
@@ -238,7 +287,7 @@ def _bound(made: Callable[..., Any], seed: int) -> Callable[..., Any]:
         def u() -> float:
             nonlocal turn
             turn += 1
-            return drawn(seed, place + (turn << 20), number)
+            return draw(seed, place + (turn << 20), number)
 
         return made(u, *given, **named)
 
@@ -298,6 +347,8 @@ class _Reader:
         return found
 
     def _constant(self, node: ast.Constant) -> ast.expr | None:
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            raise self._wrong("holds a number that is too large")
         return node if node.value is None or isinstance(node.value, str | int | float) else None
 
     def _name(self, node: ast.Name) -> ast.expr | None:

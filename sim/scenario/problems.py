@@ -28,6 +28,7 @@ SHOWN_CHARACTERS = 120  # of a value in a message
 MAX_NAME = 200  # characters of a channel's or a service's name
 _PLAIN = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _CHANNEL = re.compile(r"[^,\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")  # a list of channels is separated by commas in the record
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]{2,45}\]|[\w.-]{1,253}):[1-9][0-9]{0,4}", re.ASCII)
 _SERVICE = re.compile(r"[^\s,\x00-\x1f\x7f\ud800-\udfff]+")  # the names of its pods are clients' names, and stand in lists
 
@@ -71,7 +72,9 @@ def bus_problems(scenario: Scenario) -> Iterator[str]:
     yield from _envelope_problems(scenario)
     yield from _channel_problems(scenario)
     yield from _service_problems(scenario)
-    transport = scenario.bus.transport
+    prefix, transport = scenario.bus.channel_prefix, scenario.bus.transport
+    if _CONTROL.search(prefix):
+        yield f"bus.channel_prefix = {shown(prefix)}: a channel has no control among its characters"
     if transport not in TRANSPORTS:
         yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
     if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
@@ -336,6 +339,7 @@ def _overlap_problems(scenario: Scenario) -> Iterator[str]:
                     break
 
 
-def _unknown_channel(type: str, known: tuple[str, ...]) -> str:
+def _unknown_channel(type: str, may: tuple[str, ...]) -> str:
+    known = tuple(name for name in may if name != HTTP_CALL or BATCH in may)  # where nothing carries that call, nobody means it
     more = f" and {len(known) - MAX_SHOWN:,} more" if len(known) > MAX_SHOWN else ""
     return f"unknown channel {type!r}{did_you_mean(type, known)}; known: {', '.join(known[:MAX_SHOWN])}{more}"

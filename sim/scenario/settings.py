@@ -383,6 +383,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ScenarioError(
                 f"envelope.{name} = {given[name]!r}: {form.kind!r} has its own; leave it out, or set envelope.kind = 'plain'"
             )
+        if "versions" in given and not given.get("version"):
+            told = f"envelope.versions = {list(given['versions'])!r}"
+            raise ScenarioError(f"{told}: nothing says where a version stands; give envelope.version, as /version, or leave versions out")
         if form.kind == "raw":
             given["channel_prefix"] = self.bus.channel_prefix
         try:

@@ -87,6 +87,13 @@ def test_what_is_wrong_with_it_is_one_line(tmp_path: Path, path: list[str], code
     assert [word for word in says if word not in message] == [], message
 
 
+def test_a_line_of_pythons_own_is_never_told_as_one_of_the_users(tmp_path: Path, path: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "uc_m.py").write_text("def f(:")
+    sys.modules.pop("uc_m", None)
+    monkeypatch.chdir(tmp_path)
+    assert "frozen" not in refusal("uc_m:A", tmp_path)
+
+
 def test_an_installed_package_brings_members_by_name_but_never_in_the_place_of_ours(tmp_path: Path, path: list[str]) -> None:
     (tmp_path / "uc_shoplab.py").write_text("class Billing: pass\nclass Hears: pass\n")
     points = "[buslab.behaviours]\nbilling = uc_shoplab:Billing\nhears = uc_shoplab:Hears\nbroken = uc_shoplab:Nothing\n"

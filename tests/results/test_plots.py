@@ -133,3 +133,13 @@ def test_every_figure_draws_any_run_and_names_its_axes(draw: plots.rates, plan: 
         assert ax.get_xlabel() or ax.get_xticklabels()
     assert draw(open_run(plan.folder)).figure is not None
     matplotlib.pyplot.close("all")
+
+
+def test_of_many_channels_those_with_most_copies_are_drawn_and_the_others_counted(tmp_path: Path) -> None:
+    names = [f"channel.{number}" for number in range(plots.MAX_LINES + 3)]
+    plan = RunFolder(tmp_path / "run").service("web", replicas=1, channels=",".join(names))
+    for number, name in enumerate(names):
+        plan.publish(number + 1, channel=name)
+    ax = plots.lag_distribution(open_run(plan.write()), axes())
+    assert list(lines(ax)) == ["all copies (120)", *(f"{name} ({number + 1})" for number, name in enumerate(names) if number >= 3)]
+    assert ax.get_title().endswith("; 3 more channels are not drawn")

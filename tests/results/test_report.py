@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sim.results import outage_plots, plots
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.results.report import sentence, verdict_table, write_report
+from tests.support.printed import printed
 from tests.support.run_folders import RunFolder
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -71,6 +73,23 @@ def test_the_page_is_whole_escaped_and_needs_nothing_else(run: Run) -> None:
         assert (image["src"] or "").startswith("data:image/png;base64,")
         assert base64.b64decode((image["src"] or "").partition(",")[2]).startswith(b"\x89PNG")
         assert image["alt"] and "." in image["alt"]
+
+
+def test_names_of_any_letters_cost_no_figure_and_no_row(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("$dienst_$", replicas=2).service("_intern", replicas=1).service("[/]地图", replicas=1)
+    plan.publish(40)
+    plan.slo = {'missing.service."[/]地图"': 0, 'lag_ms_p99.service."$dienst_$"': 9}
+    plan.faults = [("freeze", "$dienst_$-0", 11 * 10**9, 12 * 10**9)]
+    run = open_run(plan.write())
+    verdict = judge(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = write_report(run, verdict).read_text("utf-8")
+    assert "could not be drawn" not in text
+    assert "service $dienst_$ (on the bus)</td>" in text and "bus_us" not in text
+    labels = [label.get_text() for label in plots.copies_per_event(run).get_xticklabels()]
+    assert labels == [r"\$dienst_\$", "[/]地图", " _intern"]
+    assert "missing.service.[/]地图" in printed(verdict_table(verdict)).replace('"', "")
 
 
 def test_a_figure_that_fails_does_not_cost_the_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

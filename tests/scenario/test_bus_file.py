@@ -11,6 +11,7 @@ import pytest
 
 from sim.errors import ScenarioError
 from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_bus, load_scenario, to_toml
+from sim.scenario.patterns import expand_patterns
 from sim.scenario.settings import reference_behaviours, reference_channels
 
 SHOP = """
@@ -121,6 +122,37 @@ def test_a_pattern_stands_for_the_channels_that_match(shop: Path) -> None:
     assert len(heard("*")) == 4
 
 
+PATTERNS = {
+    "a.?": ["a.b", "a.*"],
+    "a.\\*": ["a.*"],
+    "a.[^b]": ["a.*"],
+    "a.[!b]": ["a.b"],
+    "a.[c-a]": ["a.b"],
+    "a.[\\]b": ["a.b"],
+    "a.[b": ["a.b"],
+    "*[.][*]": ["a.*"],
+    "a.[]b]": [],
+    "价格/??": [],
+    "价格/??????": ["价格/改变"],
+    "*变": ["价格/改变"],
+    "*\\": ["x\\"],
+}
+
+
+def matched(pattern: str) -> list[str]:
+    channels = ["a.b", "a.*", "价格/改变", "x\\"]
+    tree = {"services": {"s": {"subscribes": [pattern]}}}
+    try:
+        found: list[str] = expand_patterns(tree, channels, where="test")["services"]["s"]["subscribes"]
+    except ScenarioError:
+        return []
+    return found
+
+
+def test_patterns_are_those_of_redis() -> None:
+    assert {pattern: matched(pattern) for pattern in PATTERNS} == PATTERNS
+
+
 def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
     key = 'channels."order.created".key="%s"'
     assert load_scenario(str(shop)).keys() == {}
@@ -135,6 +167,9 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (["bus_file=nowhere.toml"], ["bus_file = 'nowhere.toml'", "no such file", "aiponge"]),
         (["bus_file=3"], ["bus_file = 3", "give the path"]),
         (['services.billing.subscribes=["order.creatd"]'], ["with shop.bus.toml", "unknown channel 'order.creatd'", "'order.created'"]),
+        (['services.billing.publishes=["order.creatd"]'], ["unknown channel 'order.creatd'", "known: order.created, 价格/改变\n"]),
+        (['bus.channel_prefix="a\\nb"'], ["bus.channel_prefix = 'a\\nb'", "no control"]),
+        (["envelope.kind=plain", 'envelope.versions=["1"]'], ["envelope.versions = ['1']", "give envelope.version"]),
         (["services.biling.replicas=3"], ["services.biling", "publishes nothing and subscribes to nothing", "did you mean 'billing'"]),
         (["services.billing.behaviour=analytic"], ["behaviour = 'analytic'", "did you mean 'analytics'"]),
         (['services."a b".subscribes=["order.created"]'], ["services.'a b'", "no blank, comma or control"]),
@@ -171,6 +206,10 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
         (['channels."order.created".key="/orderId"'], ["key = '/orderId'", "begin it with /data/"]),
         (['channels."order.created".key="/data"'], ["key = '/data'", "begin it with /data/"]),
         (['services.billing.subscribes=["pay.*"]'], ["services.billing.subscribes: 'pay.*' matches no channel", "order.created"]),
+        (
+            ['services.billing.subscribes=["价格/?"]'],
+            ["'价格/?' matches no channel (a ? is one byte, and a"],
+        ),
         (['services.billing.subscribes=["order.*", "order.created"]'], ["named by 'order.*' and by 'order.created'", "hear it twice"]),
         (["envelope.kind=cloudevent"], ["envelope.kind = 'cloudevent'", "did you mean 'cloudevents'"]),
         (["envelope.id=/a"], ["envelope.id = '/a'", "'aiponge' has its own", "envelope.kind = 'plain'"]),
@@ -183,7 +222,7 @@ def test_a_key_stands_where_the_envelope_has_the_data(shop: Path) -> None:
 )
 def test_what_is_wrong_with_a_bus_is_named_with_its_value(shop: Path, settings: list[str], says: list[str]) -> None:
     message = refusal(shop, *settings)
-    assert [word for word in says if word not in message] == [], message
+    assert [word for word in says if word not in f"{message}\n"] == [] and "\n" not in message, message
 
 
 @pytest.mark.parametrize(
@@ -222,6 +261,20 @@ def test_a_bus_file_holds_nothing_but_a_bus(shop: Path) -> None:
     (shop.parent / "shop.bus.toml").write_text(SHOP + "[lod]\nrate_per_s = 3\n")
     message = refusal(shop)
     assert "bus file shop.bus.toml" in message and "'lod' does not belong there" in message and ", ".join(BUS_TABLES) in message
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (b"# \xfc\n", "bus file shop.bus.toml: its byte 2 is 0xfc, which is not UTF-8: save the file as UTF-8"),
+        (b"#" * 10_000_001, "bus file shop.bus.toml: it has more than 10,000,000 bytes: leave out"),
+        (b"[channels\n", "bus file shop.bus.toml: not valid TOML: "),
+    ],
+    ids=["not UTF-8", "too long", "no TOML"],
+)
+def test_a_bus_file_that_cannot_be_read_is_called_a_bus_file(shop: Path, written: bytes, says: str) -> None:
+    (shop.parent / "shop.bus.toml").write_bytes(written)
+    assert refusal(shop).startswith(says)
 
 
 def test_ten_thousand_channels_are_read_and_a_wrong_one_is_told_in_one_line() -> None:

@@ -203,7 +203,7 @@ def test_a_limit_of_a_service_stands_beside_that_of_the_run_and_survives_its_fil
     [
         (b"\n[load\nseed = 1", ["not valid TOML", "line 2"]),
         (b"a = 1\na = 2", ["not valid TOML"]),
-        (b"title = '\xff'", ["cannot read", "utf-8"]),
+        (b"title = '\xff'", ["is 0xff, which is not UTF-8: save the file as UTF-8"]),
         (b"", ["services", "missing"]),
         (b"[services]", ["services is empty"]),
         (b"services = []", ["services = []", "object"]),
@@ -211,7 +211,7 @@ def test_a_limit_of_a_service_stands_beside_that_of_the_run_and_survives_its_fil
         (GOOD.replace("[load.mix]", "[load.mux]").encode(), ["load.mux", "did you mean 'mix'"]),
         (GOOD.replace('"config.cache.invalidate" = 1', "").encode(), ["load.mix is empty"]),
         (GOOD.replace("[load]", "tite = 1\n[load]").encode(), ["tite", "did you mean 'title'"]),
-        (GOOD.encode("utf-16"), ["cannot read", "utf-8"]),
+        (GOOD.encode("utf-16"), ["is 0xff, which is not UTF-8: save the file as UTF-8"]),
         (GOOD.encode() + b"\xef\xbb\xbf", ["not valid TOML"]),
         (GOOD.encode() + b"\0", ["not valid TOML"]),
         (b"x = " + b"[" * 3000 + b"]" * 3000, ["not valid TOML", "nested too deep"]),

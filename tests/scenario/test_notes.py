@@ -65,7 +65,9 @@ def test_a_cache_from_which_no_event_drops_what_is_read_is_odd() -> None:
         services = {"one": {"publishes": ["a"]}, "two": {"subscribes": ["a"], "caches": {"c": {"reads": reads, "reads_per_s": 1}}}}
         return notes(channels=channels, services=services)
 
-    assert of("a:{/data/id}") == of("a:*") == of("{/data/absent}") == []
+    assert of("a:{/data/id}") == of("a:*") == []
+    (told,) = of("{/data/absent}")
+    assert told.startswith("channels.a.invalidates = '{/data/absent}': the first 500 calls have nothing there; such an event drops every")
     assert of("") == ["services.two.caches.c: no event drops a copy of it: give a channel that two hears invalidates"]
     (told,) = of("A:{/data/id}", "a:1")
     assert told.startswith("services.two.caches.c: of 500 keys that are read none is named by the first events of a: read is 'a:1'")
@@ -77,3 +79,28 @@ def test_a_service_whose_cache_is_read_is_asked_something() -> None:
     services["three"] = {"publishes": ["b"], "subscribes": ["a"]}
     load = {"mix": {"a": 1}}
     assert [note for note in notes(channels=channels, services=services, load=load) if note.startswith("services")] == []
+
+
+def test_a_key_at_which_no_call_has_anything_is_odd() -> None:
+    def of(key: str, **more: Any) -> list[str]:
+        channels = {"a": {"rate_per_s": 1, "payload": {"nr": "{number}", "some": "{'x' if number == 400 else ''}"}, "key": key} | more}
+        return notes(channels=channels, services={"one": {"publishes": ["a"]}, "two": {"subscribes": ["a"]}})
+
+    assert of("/data/nr") == of("/data/some") == of("/data/nr", batched=True) == []
+    assert of("/data/rn") == ["channels.a.key = '/data/rn': the first 500 calls have nothing there, so no event of it has a key"]
+    assert of("/data/nr", payload=100) == [
+        "channels.a.key = '/data/nr': the first 500 calls have nothing there, so no event of it has a key"
+    ]
+
+
+def test_a_setting_that_means_nothing_without_another_one_is_odd() -> None:
+    channels = {"a": {"rate_per_s": 1, "batch_size": 5}, "b": {"rate_per_s": 1, "batch_size": 5, "batched": True}}
+    services = {
+        "one": {"publishes": ["a", "b"]},
+        "two": {"subscribes": ["a", "b"], "queue_limit": 50},
+        "three": {"subscribes": ["a"], "queue_limit": 50, "when_full": "queue"},
+    }
+    assert notes(channels=channels, services=services) == [
+        "channels.a.batch_size = 5: it means nothing without batched = true",
+        "services.two.queue_limit = 50: it means nothing without when_full = 'queue'",
+    ]

@@ -118,13 +118,31 @@ def test_a_drawn_number_is_from_0_up_to_1(seed: int, place: int, number: int) ->
         ({"a": "{'x' * number}"}, "calculates with text"),
         ({"a": "{choice('a', 1) * 3}"}, "calculates with text"),
         ({"a": "{'a' + number}"}, "call 0 of it cannot be made"),
-        ({"a": "{1e999}"}, "call 0 of it cannot be made: Out of range float"),
+        ({"a": "{1e999}"}, "/a: '1e999' holds a number that is too large"),
+        ({"a": "{1e308 * 10}"}, "call 0 of it cannot be made: Out of range float"),
         ({"a": float("nan")}, "has what JSON cannot"),
         ({"a": datetime(2026, 1, 1)}, "has what JSON cannot"),
         ({"a": "{letters(3000000)}"}, f"{MAX_BYTES:,} is the most"),
+        ({"a": "{letters(1000000000000)}"}, "letters(1000000000000): 1,000,000 is the most"),
+        ({"a": "{words(1000000000000)}"}, "words(1000000000000): 200,000 is the most"),
+        ({"a": "{integer(5, 1)}"}, "low = 5 is more than high = 1"),
+        ({"a": "{real(5, 1)}"}, "low = 5 is more than high = 1"),
+        ({"a": "{zipf(2.5)}"}, "zipf(2.5): give a whole number"),
+        ({"a": "{weighted('x', -1, 'y', 2)}"}, "the weights are -1, 2: give none below 0"),
+        ({"a": "{weighted('x', 0)}"}, "the weights are 0: give none below 0, and one above it"),
+        ("uniform(2000, 100)", "low = 2000 is more than high = 100"),
+        ("uniform(1, 2000000)", "'uniform(1, 2000000)' makes up to 2,000,000 bytes, and 1,000,000 is the most"),
+        (
+            "lognormal(900, 800000, most=1e12)",
+            "makes up to 1,000,000,000,000 bytes, and 1,000,000 is the most: lower it, or give most=1000000",
+        ),
+        ("lognormal(p50=900, p99=40)", "lognormal(p50=900, p99=40, most=1000000): p50 is more than 0, p99 is not less"),
+        ("exponential(-4)", "exponential(mean=-4, most=1000000): neither is below 0"),
+        ("exponential(500, most=-1)", "exponential(mean=500, most=-1): neither is below 0"),
+        ("exponential(1e400)", "'exponential(1e400)' holds a number that is too large"),
         ("gauss(3)", "'gauss(3)' is no distribution of sizes: write one of lognormal(p50, p99"),
         ("lognormal(p50=0, p99=3)", "call 0 of it cannot be made"),
-        ("lognormal(900)", "write lognormal(p50, p99"),
+        ("lognormal(900)", "'lognormal(900)' does not fit: write lognormal(p50, p99"),
         ("lognormal(900, 4000) + os", "names 'os'"),
     ],
     ids=lambda value: str(value)[:40],
@@ -133,6 +151,12 @@ def test_what_cannot_be_made_is_refused_in_words(payload: Any, says: str) -> Non
     with pytest.raises(ValueError) as refused:
         content(payload)
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_greatest_size_and_the_longest_tail_are_within_the_bound() -> None:
+    assert [size(content(MAX_BYTES)(number)) - MAX_BYTES for number in (0, 99)] == [0, 1]
+    for payload in ("exponential(900000)", "lognormal(p50=1, p99=1e300)"):
+        assert max(size(content(payload)(number)) for number in range(200)) - MAX_BYTES < 3
 
 
 def test_every_function_says_how_it_is_written() -> None:

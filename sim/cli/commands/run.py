@@ -62,7 +62,7 @@ def run(
     caller = None if driven_by is None else socket.socket(fileno=driven_by)
     console = Console(stderr=True, force_terminal=None if caller is None else False)  # Locust writes there too: no live line
     for note in told_notes(notes_of(loaded)):
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False, emoji=False)
     try:
         with Display(console) as display, caller or contextlib.nullcontext():
             folder = run_scenario(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from sim.errors import RecordError
 from sim.experiments.claims.run import ClaimAnswer, ClaimAnswers, again
@@ -30,9 +31,8 @@ def claims_table(answers: ClaimAnswers) -> Table:
     for heading in ("#", "claim", "verdict", "number", "false if", "experiment", "run"):
         table.add_column(heading, justify="right" if heading == "#" else "left")
     for answer in answers.answers:
-        word = f"[{STYLES[answer.finding.verdict]}]{answer.finding.verdict}[/]" + (
-            "" if answer.as_expected else f", not {answer.claim.expects}"
-        )
+        word = Text(answer.finding.verdict, STYLES[answer.finding.verdict])
+        word.append("" if answer.as_expected else f", not {answer.claim.expects}", "default")
         runs = "\n".join(dict.fromkeys(run.folder.name for run in answer.runs.values()))
         table.add_row(answer.number, answer.claim.words, word, number_of(answer), answer.claim.false_if, experiment_of(answer), runs)
     return table

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sim.experiments.matrix.plots import draw_matrix, finding
 from sim.experiments.matrix.run import NO_END, BusCost, Matrix, MatrixRow, ranged
@@ -89,15 +89,15 @@ LEGEND = (
 
 def matrix_table(matrix: Matrix) -> Table:
     """Return the matrix as a table for the terminal."""
-    table = Table(title=escape(f"{finding(matrix)}, on {matrix.ground}"), caption=LEGEND)
+    table = Table(title=Text(f"{finding(matrix)}, on {matrix.ground}", "table.title"), caption=LEGEND)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("fault", "bus", "told", "verdict", "why lost") else "right", overflow="fold")
     for row in matrix.rows:
         if row.why_not:
-            table.add_row(row.fault, row.bus, *[""] * (len(COLUMNS) - 3), escape(f"not run: {row.why_not}"))
+            table.add_row(row.fault, row.bus, *[""] * (len(COLUMNS) - 3), Text(f"not run: {row.why_not}"))
             continue
-        words = {name: escape(write(row)) for name, write in COLUMNS.items()}
-        words["verdict"] = f"[{COLOURS[row.verdict]}]{row.verdict}[/]"
+        words = {name: Text(write(row)) for name, write in COLUMNS.items()}
+        words["verdict"] = Text(row.verdict, COLOURS[row.verdict])
         table.add_row(*words.values(), end_section=row.bus == matrix.buses[-1])
     return table
 

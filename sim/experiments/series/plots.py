@@ -19,7 +19,7 @@ from sim.machine.words import count, duration
 from sim.record.reader import Array, codes_in, codes_of
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
-from sim.results.plots import BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, SKY, STYLES, make_axes
+from sim.results.plots import BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, SKY, STYLES, as_it_is, make_axes
 
 SLOWEST = 0.99  # the last bar of `lag_parts` is of the copies above this quantile
 PARTS = {  # in the order of time; each is a mean over copies, so together they are the mean lag
@@ -43,9 +43,11 @@ def copies_against_replicas(runs: Mapping[int, Run], ax: Axes | None = None, *, 
     for x, value in zip(at, first + again, strict=True):
         ax.annotate(f"{value:.3g}", (x, value / 2), ha="center", va="center")
     ax.set_xticks(at, [str(n) for n in replicas])
-    ax.set(xlabel=f"replicas of {service}", ylabel="copies handled per event", ylim=(0, max(replicas) * 1.12))
+    ax.set(xlabel=f"replicas of {as_it_is(service)}", ylabel="copies handled per event", ylim=(0, max(replicas) * 1.12))
     total = first + again
-    ax.set_title(f"{replicas[-1]} replicas of {service} count each event {total[-1]:.3g} times; {count(again.sum(), 'copy')} came again")
+    ax.set_title(
+        f"{replicas[-1]} replicas of {as_it_is(service)} count each event {total[-1]:.3g} times; {count(again.sum(), 'copy')} came again"
+    )
     ax.legend(loc="upper left", frameon=False)
     return ax
 
@@ -145,7 +147,7 @@ def lag_parts(run: Run, ax: Axes | None = None, *, by: str = "channel") -> Axes:
         left = left + values
     for y, total in enumerate(left):
         ax.annotate(f"{total:.3g}", (total, y), (4, 0), textcoords="offset points", va="center")
-    ax.set_yticks(at, [f"{name} ({count:,})" for name, count in table["copies"].items()])
+    ax.set_yticks(at, [f"{as_it_is(str(name))} ({count:,})" for name, count in table["copies"].items()])
     ax.invert_yaxis()
     ax.set(xlabel="mean lag (ms)", xlim=(0, max(left.max(initial=0) * 1.12, 1e-6)))
     if len(table):
@@ -202,6 +204,7 @@ def lag_against(
     at = sorted({*rows["value"], *([] if predicted is None else predicted["value"].iloc[[-1]])})
     ax.set_xticks(at, [f"{value:,.0f}" for value in at])
     ax.xaxis.set_minor_formatter(NullFormatter())
+    what = as_it_is(what)
     ax.set(xlabel=f"{what} (log)", ylabel="lag (ms, log)")
     shown = rows if predicted is None else pd.concat([rows, predicted]).sort_values("value", kind="stable")
     low, high = shown.iloc[0], shown.iloc[-1]

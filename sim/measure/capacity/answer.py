@@ -70,11 +70,11 @@ def answer(plan: Plan, workload: Workload, consumers: Sequence[ServiceLoad], *, 
         )
     ]
     if link_mbit_per_s:
-        full = f"its link would carry {mbit:,.0f} of {link_mbit_per_s:,.0f} Mbit/s"
+        full = f"the broker's link would carry {mbit:,.0f} of {link_mbit_per_s:,.0f} Mbit/s"
         limits.append(Limit("the broker's link", of_link, full))
     for load in consumers:
         if math.isfinite(load.can_per_s):
-            full = f"{load.service}'s handlers would be asked for {load.utilisation:.0%} of what they can do"
+            full = f"the handlers of {load.service} would be asked for {load.utilisation:.0%} of what they can do"
             limits.append(Limit(f"{load.service}'s handlers", load.carries, full))
     limits.sort(key=lambda limit: limit.times)
     changes = [f"for {load.service} {_one_of(load.changes)}" for load in consumers if load.changes]

@@ -338,8 +338,10 @@ def _notes(workload: Workload, target: float) -> list[str]:
     hearing = [name for name in workload.adding_up if any(name in kind.heard_by for kind in workload.kinds)]
     for name in hearing:
         pods = workload.replicas[name]
-        together = f"together {pods} replicas count {pods} times as much" if pods > 1 else "it keeps one replica, as two would count twice"
-        notes.append(f"{name} adds up every event: {together}")
+        kept = f"one replica of {name} is kept: two would handle every event twice"
+        notes.append(
+            f"each of the {pods} replicas of {name} handles every event: what that does is done {pods} times" if pods > 1 else kept
+        )
     for kind in workload.kinds:
         if kind.batched and (items := workload.items(kind, target)) > 1:
             publishers = sum(workload.replicas[name] for name in kind.published_by)

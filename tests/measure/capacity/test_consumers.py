@@ -107,7 +107,7 @@ def test_the_answer_names_what_ends_first() -> None:
     carried = answered(rate=500, link=1000, billing={"handler_ms": 1, "concurrency": 1})
     assert carried.carried and carried.limits[0].name == "billing's handlers"
     assert str(carried).startswith("500 calls/s are carried: the first limit is billing's handlers, at 2")
-    assert "its link would carry" in str(carried) and "the broker would be at" in str(carried)
+    assert "the broker's link would carry" in str(carried) and "the broker would be at" in str(carried)
     behind = answered(rate=500, billing={"handler_ms": 5, "concurrency": 1})
     assert not behind.carried
     assert "500 calls/s are not carried: the first limit is billing's handlers, at 0.347 times" in str(behind)

@@ -268,9 +268,9 @@ def test_a_service_that_adds_up_keeps_its_one_replica_and_the_plan_says_so() -> 
     assert load.with_at_least(3).replicas == {"reader": 1, "writer": 3} and load.with_pods(3).replicas == {"reader": 3, "writer": 3}
     best = make_plan(MODEL, load, target_calls_per_s=100, least_replicas=(0, 2)).best
     assert best is not None and best.choice.least_replicas == 2
-    assert "reader adds up every event: it keeps one replica, as two would count twice" in best.notes
+    assert "one replica of reader is kept: two would handle every event twice" in best.notes
     three = make_plan(MODEL, load.with_pods(3), target_calls_per_s=100).best
-    assert three is not None and "reader adds up every event: together 3 replicas count 3 times as much" in three.notes
+    assert three is not None and "each of the 3 replicas of reader handles every event: what that does is done 3 times" in three.notes
     other = make_plan(MODEL, msgspec.structs.replace(load, adding_up=()), target_calls_per_s=100, least_replicas=(0,)).best
     assert other is None
 
