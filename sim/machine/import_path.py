@@ -46,6 +46,11 @@ def _here() -> str:
         return ""
 
 
+def is_working_folder(folder: str) -> bool:
+    """Return whether an entry of the path means the working directory."""
+    return _is_here(folder, _here())
+
+
 def _is_here(folder: str, here: str) -> bool:
     """Return whether an entry means the working directory; where there is none any more, no relative one means anything."""
     if not here:

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from sim.errors import UsageError, did_you_mean
+from sim.machine.import_path import is_working_folder
 
 GROUPS = {  # what a member is called -> the group of its entry points
     "behaviour": "buslab.behaviours",
@@ -81,9 +82,9 @@ def installed_members(kind: str) -> dict[str, str]:
 
 
 def append_folder(folder: str) -> None:
-    """Look for modules in a folder too, after all other places."""
+    """Look for modules in a folder too, after all other places but the working directory: what was named comes before what lies about."""
     if folder and os.path.realpath(folder) not in map(os.path.realpath, sys.path):
-        sys.path.append(folder)
+        sys.path.insert(len(sys.path) - (bool(sys.path) and is_working_folder(sys.path[-1])), folder)
 
 
 def first_line(error: BaseException, *, folder: str = "") -> str:

@@ -19,7 +19,7 @@ from sim.bus.key_caches import KeyCaches, KeyRule
 from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
 from sim.bus.pointer import Pointer
-from sim.bus.services import ConfigReader, ServiceLogic, find_behaviour
+from sim.bus.services import ConfigReader, ServiceLogic, make_logic
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
 from sim.faults.catalogue.rolling_restart import RollingRestart
@@ -356,9 +356,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Raises
         ------
         UsageError
-            The code of a behaviour that is not ours cannot be imported.
+            The code of a behaviour that is not ours cannot be imported, or raised for this pod.
         """
-        return find_behaviour(self.behaviour(service), folder=self.code_folder)()
+        return make_logic(self.behaviour(service), folder=self.code_folder, where=f"services.{json.dumps(service, ensure_ascii=False)}")
 
     def batches(self) -> dict[str, BatchRule]:
         """Return the rule of each batched event type."""

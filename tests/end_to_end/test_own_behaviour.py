@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.errors import ScenarioError
+from sim.errors import BuslabError, ScenarioError
 from sim.experiments.many_runs import Job, run_many
 from sim.machine.import_path import child_environment, python_child
+from sim.record.run_info import read_info
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
@@ -102,6 +103,26 @@ def test_one_that_cannot_work_is_one_line_before_anything_starts(tmp_path: Path,
         load_scenario(str(shop.day))
     message = str(refused.value)
     assert f"services.billing.behaviour = '{shop.module}:Billing'" in message and says in message and "\n" not in message
+
+
+MOODY = "MADE = []\n" + BILLING.replace("self.total = 0\n", "MADE.append(len(MADE) < MOST or 1 / 0)\n        self.total = 0\n", 1)
+FOUR = ("hosts.kind=local", "hosts.processes=1", "services.billing.replicas=4")
+
+
+@pytest.mark.parametrize(
+    ("most", "on", "settings"),
+    [
+        (2, "model", ()),
+        pytest.param(3, "embedded", FOUR, marks=pytest.mark.broker),
+    ],
+)
+def test_one_that_raises_for_a_later_pod_ends_the_run_in_one_line(tmp_path: Path, most: int, on: str, settings: tuple[str, ...]) -> None:
+    shop = OwnShop(tmp_path / "shop", code=MOODY.replace("MOST", str(most)))
+    with pytest.raises(BuslabError) as refused:
+        run_scenario(load_scenario(str(shop.day), settings=settings), on=on, out=tmp_path / "run")
+    says = f'services."billing".behaviour: making one more {shop.module}:Billing raised ZeroDivisionError: division by zero (line 6 of'
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+    assert read_info(tmp_path / "run" / "run.json").state == "failed"
 
 
 def test_a_handler_that_no_event_reaches_is_a_note(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import UsageError
+from sim.machine.import_path import put_working_folder_last
 from sim.machine.user_code import find_member, installed_members, takes_turns
 
 OURS = {"hears": object}
@@ -45,6 +46,17 @@ def test_a_module_of_the_folder_is_found_after_all_other_places(tmp_path: Path, 
     assert find_member("uc_pkg.deep:A", kind="behaviour", members=OURS, folder=str(tmp_path)).B.word == "mine"
     assert path == [*before, str(tmp_path)], "once"
     assert find_member("hears", kind="behaviour", members=OURS) is object
+
+
+def test_the_working_directory_comes_after_the_folder_that_was_named(
+    tmp_path: Path, path: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here", "named"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "uc_both.py").write_text(f"class A:\n    word = {folder!r}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    put_working_folder_last()
+    assert find_member("uc_both:A", kind="behaviour", members=OURS, folder=str(tmp_path / "named")).word == "named"
 
 
 @pytest.mark.parametrize("name", ["redis", "json", "sim", "errno"])

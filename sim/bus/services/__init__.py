@@ -20,7 +20,8 @@ from sim.bus.services.api_gateway import ApiGateway
 from sim.bus.services.config_cache import ConfigCache
 from sim.bus.services.hears import Hears
 from sim.bus.services.system import SystemService
-from sim.machine.user_code import find_member
+from sim.errors import UsageError
+from sim.machine.user_code import find_member, first_line
 
 
 class ServiceLogic(Protocol):
@@ -80,3 +81,25 @@ def find_behaviour(name: str, *, folder: str = "") -> Callable[[], ServiceLogic]
         There is no such behaviour, or it cannot be imported.
     """
     return find_member(name, kind="behaviour", members=BEHAVIOURS, folder=folder)
+
+
+def make_logic(name: str, *, folder: str, where: str) -> ServiceLogic:
+    """Return the logic of one new pod.
+
+    Parameters
+    ----------
+    where
+        Which service it is of, as an error says it.
+
+    Raises
+    ------
+    UsageError
+        As `find_behaviour`, or the user's code raised: the first pod's may have worked, and this one's not.
+    """
+    make = find_behaviour(name, folder=folder)
+    if name in BEHAVIOURS:
+        return make()
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{where}.behaviour: making one more {name} raised {first_line(error, folder=folder)}") from error

@@ -210,7 +210,13 @@ async def serve(line: Line) -> None:
     """Run pods until the run wants no more."""
     to_run = await line.to_async()
     async for hold in to_run.messages(Hold):
-        await Hosted(hold, to_run).run()
+        try:
+            hosted = Hosted(hold, to_run)
+        except BuslabError as error:  # code of the user's may raise for this pod and for no other
+            to_run.send(Answer(hold.id, str(error)))
+            await to_run.finish()
+            return
+        await hosted.run()
         return
 
 
