@@ -120,7 +120,7 @@ def test_one_that_raises_for_a_later_pod_ends_the_run_in_one_line(tmp_path: Path
     shop = OwnShop(tmp_path / "shop", code=MOODY.replace("MOST", str(most)))
     with pytest.raises(BuslabError) as refused:
         run_scenario(load_scenario(str(shop.day), settings=settings), on=on, out=tmp_path / "run")
-    says = f'services."billing".behaviour: making one more {shop.module}:Billing raised ZeroDivisionError: division by zero (line 6 of'
+    says = f'services."billing".behaviour: making one more {shop.module}:Billing raised ZeroDivisionError: division by zero (line 5 of'
     assert says in str(refused.value) and "\n" not in str(refused.value)
     assert read_info(tmp_path / "run" / "run.json").state == "failed"
 
