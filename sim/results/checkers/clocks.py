@@ -30,7 +30,7 @@ METRICS = ("stated_age_ms_p99", "stated_age_ms_max", "from_future")
 QUANTILES = {"min": 0.0, "p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
-class _Part(NamedTuple):
+class _StatedAges(NamedTuple):
     """The stated ages of one piece: sorted, how many were surely, seemed and may have been below zero, and those at both ends.
 
     `youngest` and `oldest` are the ages, events (rows of `publishes`) and pods of `MAX_WITNESSES` copies, one row each.
@@ -68,12 +68,12 @@ def check(run: Run) -> Result:
     return Result("valid", _sentence(counts, pods), counts=counts, witnesses=witnesses, metrics=metrics)
 
 
-def _of_piece(run: Run, piece: Piece) -> _Part:
+def _of_piece(run: Run, piece: Piece) -> _StatedAges:
     rows, ages = read_stated_ages(run, piece)
     error = errors_ns(run, piece, rows)
     future = np.array([(ages < -error).sum(), (ages < 0).sum(), (ages < error).sum()])
     copies = np.column_stack([ages, piece.publish[rows], piece.pod[rows]])
-    return _Part(np.sort(ages), future, _first(ages, copies), _first(-ages, copies))
+    return _StatedAges(np.sort(ages), future, _first(ages, copies), _first(-ages, copies))
 
 
 def _first(by: Array, copies: Array) -> Array:
