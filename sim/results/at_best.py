@@ -18,9 +18,10 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,16 +30,28 @@ from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import HTTP_CALL
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.handling import longest_ms
+from sim.results.heard import RESULTS
 from sim.results.opened_run import Run
 from sim.results.outages import load_end, read_outages
-from sim.results.passages import Passages, by_publisher, kept_at_best
+from sim.results.passages import Passages, by_publisher, excusable, kept_at_best
+from sim.results.pieces import Piece
 from sim.results.stated_ages import read_stated_ages
+from sim.results.values import Values, new_values
 from sim.results.withheld import Withheld, hosts_of_pods, read_withheld
 
 HORIZON_NS = 10_000_000_000  # reconnecting, with every bound and pause on the way, is over by then
 SOON_NS = 1_000_000_000  # a loss may be noted so long before the row of the stall that made it
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 PROMISE_ONCE = ("keep-marker", "two-key")
+
+
+class _Times(NamedTuple):
+    """How long some copies took, the most that each lost of it, from when on, and which events (rows of `publishes`) they are of."""
+
+    took_ns: Array
+    lost_ns: Array
+    begin_ns: Array
+    publish: Array
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class AtBest:
         stem, _, quantile = name.rpartition("_")
         if stem in known and quantile in QUANTILES:
             values = known[stem](metric, limit * 1e6)
-            return float(np.quantile(values, QUANTILES[quantile], method="higher")) / 1e6 if len(values) else -math.inf
+            return values.quantiles({name: QUANTILES[quantile]})[name] / 1e6 if len(values) else -math.inf
         counts = {
             "missing": self._missing,
             "missing_ratio": self._missing,
@@ -118,33 +131,62 @@ class AtBest:
 
     # -- times ---------------------------------------------------------------------------------------------------
 
-    def _chosen(self, metric: str) -> Array:
-        """Return which copies a metric is about: of the run phase, and of the channel or service that it names."""
-        run = self.run
-        chosen: Array = run.copies_in("run") & (run.copies.publish >= 0)
-        of = read_metric(metric)
-        if of.scope == "service":
-            chosen &= np.array([history.service == of.subject for history in run.pod_histories], dtype=bool)[run.copies.pod]
-        elif of.scope == "channel":
-            chosen &= codes_in(run.publishes["channel"], {of.subject: 1})[run.copies.publish] == 1
+    def _chooser(self, metric: str) -> Callable[[Piece], Array]:
+        """Return what says which copies of a piece a metric is about: of the run phase, and of the channel or service that it names."""
+        of, run = read_metric(metric), self.run
+        pods = np.array([of.scope != "service" or history.service == of.subject for history in run.pod_histories], dtype=bool)
+        events = (
+            codes_in(run.publishes["channel"], {of.subject: 1}) == 1 if of.scope == "channel" else np.ones(len(run.publishes), dtype=bool)
+        )
+
+        def chosen(piece: Piece) -> Array:
+            found: Array = piece.in_run & (piece.publish >= 0) & pods[piece.pod] & np.append(events, False)[piece.publish]
+            return found
+
         return chosen
 
-    def _lag(self, metric: str, limit_ns: float) -> Array:
-        copies = self.run.copies
-        rows = np.flatnonzero(self._chosen(metric) & (copies.fate == FATE["delivered"]))
-        publish, handled = copies.publish[rows], self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
-        begin = self.run.publishes["intended_ns"].to_numpy()[publish]
-        lost = self._passages.arriving(publish, copies.pod[rows], handled)
-        return kept_at_best(handled - begin, lost, begin, limit_ns=limit_ns, withheld=self.withheld)
+    def _at_best(self, times_of: Callable[[Piece], _Times], limit_ns: float) -> Iterator[tuple[Array, Array]]:
+        """Yield events and times at best: piece by piece those that stay, then those that what was withheld is given out to."""
+        excused: list[_Times] = []
 
-    def _send_delay(self, metric: str, limit_ns: float) -> Array:
+        def of_piece(piece: Piece) -> tuple[_Times, Array]:
+            times = times_of(piece)
+            return times, excusable(times.took_ns, times.lost_ns, limit_ns=limit_ns)
+
+        self._passages.sending()  # of the whole run, before pieces are worked on at a time
+        for times, excuse in self.run.pieces.each(of_piece):
+            excused.append(_Times(*(column[excuse] for column in times)))
+            yield times.publish[~excuse], times.took_ns[~excuse]
+        if excused:
+            took, lost, begin, publish = (np.concatenate(column) for column in zip(*excused, strict=True))
+            yield publish, kept_at_best(took, lost, begin, limit_ns=limit_ns, withheld=self.withheld)
+
+    def _values(self, parts: Iterator[tuple[Array, Array]]) -> Values:
+        in_file = self.run.pieces.whole is None
+        values = new_values(in_file=in_file)
+        for _, took in parts:
+            values.add(np.sort(took) if in_file else took)
+        return values
+
+    def _lag(self, metric: str, limit_ns: float) -> Values:
+        chosen, intended = self._chooser(metric), self.run.publishes["intended_ns"].to_numpy()
+
+        def times_of(piece: Piece) -> _Times:
+            rows = np.flatnonzero(chosen(piece) & (piece.fate == FATE["delivered"]))
+            publish, handled = piece.publish[rows], piece.heard.handled_ns[piece.delivery[rows]]
+            begin = intended[publish]
+            return _Times(handled - begin, self._passages.arriving(publish, piece.pod[rows], handled), begin, publish)
+
+        return self._values(self._at_best(times_of, limit_ns))
+
+    def _send_delay(self, metric: str, limit_ns: float) -> Values:
         publishes = self.run.publishes
         sent, outcome = publishes["sent_ns"].to_numpy(), codes_in(publishes["outcome"], OUTCOME)
         rows = np.flatnonzero((publishes["phase"] == "run").to_numpy() & (sent > 0) & (outcome != OUTCOME["memory"]))
         begin, lost = publishes["intended_ns"].to_numpy()[rows], self._passages.sending()[rows]
-        return kept_at_best(sent[rows] - begin, lost, begin, limit_ns=limit_ns, withheld=self.withheld)
+        return Values([kept_at_best(sent[rows] - begin, lost, begin, limit_ns=limit_ns, withheld=self.withheld)])
 
-    def _call(self, metric: str, limit_ns: float) -> Array:
+    def _call(self, metric: str, limit_ns: float) -> Values:
         """Return what each call took; where it began late, by how late the loop of its process was."""
         calls, (begin_ns, end_ns) = self.run.calls, self.run.run_span
         intended, took = calls["intended_ns"].to_numpy(), calls["took_ns"].to_numpy()
@@ -157,34 +199,44 @@ class AtBest:
             at, long = intended[rows][mine], took[rows][mine]
             late = np.max([np.zeros(len(at), dtype=np.int64), *(self.withheld.late_ns(host, at) for host in hosts)], axis=0)
             lost[mine] = np.minimum(self.withheld.over((*hosts, *self.withheld.servers), at, at + long + late), long)
-        return kept_at_best(took[rows], lost, intended[rows], limit_ns=limit_ns, withheld=self.withheld)
+        return Values([kept_at_best(took[rows], lost, intended[rows], limit_ns=limit_ns, withheld=self.withheld)])
 
-    def _item_age(self, metric: str, limit_ns: float) -> Array:
-        copies, publishes = self.run.copies, self.run.publishes
-        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
-        first, intended = publishes["first_item_ns"].to_numpy(), publishes["intended_ns"].to_numpy()
+    def _batches(self) -> Array:
+        """Return which publishes are batches of which an item waited in the run phase."""
+        publishes, (begin_ns, end_ns) = self.run.publishes, self.run.run_span
+        items, first = publishes["items"].to_numpy(), publishes["first_item_ns"].to_numpy()
         batch = ((codes_in(publishes["channel"], dict.fromkeys(self.run.batched, 1)) == 1) & (items > 0)) | (items > 1)
-        batch &= (first < end_ns) & (intended >= begin_ns)
-        rows = np.flatnonzero((copies.fate == FATE["delivered"]) & np.append(batch, False)[copies.publish])
-        publish, pod = copies.publish[rows], copies.pod[rows]
-        handled = self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
-        lost = np.minimum(self._passages.to_pods(publish, pod, first[publish], handled), handled - first[publish])
-        lost = np.maximum(lost, self._passages.arriving(publish, pod, handled))
-        ages = kept_at_best(handled - first[publish], lost, first[publish], limit_ns=limit_ns, withheld=self.withheld)
-        age = np.full(len(publishes), -1, dtype=np.int64)
-        np.maximum.at(age, publish, ages)
-        return age[age >= 0]
+        found: Array = batch & (first < end_ns) & (publishes["intended_ns"].to_numpy() >= begin_ns)
+        return found
 
-    def _stale(self, metric: str, limit_ns: float) -> Array:
-        return self.stale_for_ns(self._passages.arriving)
+    def _item_age(self, metric: str, limit_ns: float) -> Values:
+        """Return how old the oldest item of each batch was when the last pod that heard it began to handle it."""
+        batch, first = np.append(self._batches(), False), self.run.publishes["first_item_ns"].to_numpy()
 
-    def _stated_age(self, metric: str, limit_ns: float) -> Array:
+        def times_of(piece: Piece) -> _Times:
+            rows = np.flatnonzero((piece.fate == FATE["delivered"]) & batch[piece.publish])
+            publish, pod = piece.publish[rows], piece.pod[rows]
+            begin, handled = first[publish], piece.heard.handled_ns[piece.delivery[rows]]
+            lost = np.minimum(self._passages.to_pods(publish, pod, begin, handled), handled - begin)
+            return _Times(handled - begin, np.maximum(lost, self._passages.arriving(publish, pod, handled)), begin, publish)
+
+        age = np.full(len(first), -1, dtype=np.int64)
+        for publish, ages in self._at_best(times_of, limit_ns):
+            np.maximum.at(age, publish, ages)
+        return Values([age[age >= 0]])
+
+    def _stale(self, metric: str, limit_ns: float) -> Values:
+        return Values([self.stale_for_ns(self._passages.arriving)])
+
+    def _stated_age(self, metric: str, limit_ns: float) -> Values:
         """Return how old events seemed; of what a wrong clock adds to that nothing was withheld, only of the way that was really gone."""
-        copies = self.run.copies
-        rows, ages = read_stated_ages(self.run)
-        handled = self.run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
-        lost = self._passages.arriving(copies.publish[rows], copies.pod[rows], handled)
-        return kept_at_best(ages, lost, handled - ages, limit_ns=limit_ns, withheld=self.withheld)
+
+        def times_of(piece: Piece) -> _Times:
+            rows, ages = read_stated_ages(self.run, piece)
+            publish, handled = piece.publish[rows], piece.heard.handled_ns[piece.delivery[rows]]
+            return _Times(ages, self._passages.arriving(publish, piece.pod[rows], handled), handled - ages, publish)
+
+        return self._values(self._at_best(times_of, limit_ns))
 
     def _reaction(self, name: str, measured: float) -> float:
         """Return a time since a fault began or ended, less what was withheld in it, and one more try of a connection after a stall."""
@@ -233,46 +285,50 @@ class AtBest:
                 lasts[kind] = max(lasts.get(kind, 0), round(float(fault["for_s"]) * 1e9))
         return lasts
 
-    def _missing_copies(self, metric: str) -> tuple[Array, Array]:
-        """Return the rows of the missing copies that a metric is about, and which of them a stall may have made."""
-        copies, chosen = self.run.copies, self._chosen(metric)
-        missing = np.flatnonzero(chosen & (copies.fate == FATE["missing"]))
-        due = self._due_ns()[copies.publish[missing]]
-        made: Array = self._stall_made(due, copies.pod[missing]) & (copies.cause[missing] != CAUSE["taken-by-peer"])
-        return missing, made
+    def _missing_copies(self, metric: str) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield events (rows of `publishes`) and pods of a metric's missing copies, and which of these a stall may have made."""
+        chosen, due = self._chooser(metric), self._due_ns()
+
+        def of_piece(piece: Piece) -> tuple[Array, Array, Array]:
+            missing = np.flatnonzero(chosen(piece) & (piece.fate == FATE["missing"]))
+            publish, pod = piece.publish[missing], piece.pod[missing]
+            made: Array = self._stall_made(due[publish], pod) & (piece.cause[missing] != CAUSE["taken-by-peer"])
+            return publish, pod, made
+
+        return self.run.pieces.each(of_piece)
 
     def _missing(self, metric: str) -> float:
-        _, made = self._missing_copies(metric)
+        made = sum(int(made.sum()) for *_, made in self._missing_copies(metric))
         fates = self.run.tally.fates(read_metric(metric))
-        left = float(fates["missing"] - made.sum())  # an event that found no pod of a service is no stall's doing
+        left = float(fates["missing"] - made)  # an event that found no pod of a service is no stall's doing
         if not metric.startswith("missing_ratio"):
             return left
         expected = fates["delivered"] + fates["missing"] + fates["unknown"]
         return left / expected if expected else math.nan
 
     def _unserved(self, metric: str) -> float:
-        missing, made = self._missing_copies(metric)
         served, books = self.run.tally.served(read_metric(metric)), self.run.service_books
-        pair = self._pair_of(missing[made])
-        saved = np.unique(pair[books.unserved[pair] & ~books.in_doubt[pair]])  # one of its pods would have heard it
+        pair = self._pairs_missing(metric, made=True)
+        saved = np.flatnonzero(books.unserved[pair] & ~books.in_doubt[pair])  # one of its pods would have heard it
         left = float(served["unserved"] - served["in_doubt"] - len(saved))
         if metric.startswith("unserved_ratio"):
             return left / served["pairs"] if served["pairs"] else math.nan
         return left
 
     def _half_served(self, metric: str) -> float:
-        missing, made = self._missing_copies(metric)
-        pair = self._pair_of(missing[~made])
-        return float(len(np.unique(pair[self.run.service_books.half_served[pair]])))
+        return float(self.run.service_books.half_served[self._pairs_missing(metric, made=False)].sum())
 
-    def _pair_of(self, rows: Array) -> Array:
-        """Return the entry of the service books to which each of these copies belongs."""
-        run, copies, books = self.run, self.run.copies, self.run.service_books
+    def _pairs_missing(self, metric: str, *, made: bool) -> Array:
+        """Return the entries of the service books, each once, of the missing copies that a stall may have made, or of the others."""
+        run, books = self.run, self.run.service_books
         many = len(run.publishes)
         keys = books.service.astype(np.int64) * many + books.publish
+        wanted = [np.array([], dtype=np.int64)]
+        for publish, pod, by_stall in self._missing_copies(metric):
+            of_these = by_stall == made
+            wanted.append(np.unique(run.service_of_pod[pod[of_these]].astype(np.int64) * many + publish[of_these]))
         order = np.argsort(keys)
-        wanted = run.service_of_pod[copies.pod[rows]].astype(np.int64) * many + copies.publish[rows]
-        entries: Array = order[np.searchsorted(keys[order], wanted)]
+        entries: Array = order[np.searchsorted(keys[order], np.unique(np.concatenate(wanted)))]
         return entries
 
     def _due_ns(self) -> Array:
@@ -282,23 +338,22 @@ class AtBest:
 
     def _from_future(self) -> float:
         """Return how many copies came from the future while a clock was meant to be wrong: being late makes them older, never younger."""
-        rows, ages = read_stated_ages(self.run)
-        intended = self.run.publishes["intended_ns"].to_numpy()[self.run.copies.publish[rows[ages < 0]]]
-        meant = np.zeros(len(intended), dtype=bool)
-        for_ns, faults = self._meant_to_last_ns().get("clock_skew", FOREVER_NS), self.run.faults
-        for begin_ns in faults.loc[faults["fault"] == "clock_skew", "begin_ns"].to_numpy():
-            meant |= (intended >= begin_ns) & (intended - begin_ns <= for_ns)
-        made = ~meant & self.withheld.stalled(self.withheld.accounts, intended - HORIZON_NS, intended + SOON_NS)
-        return float((~made).sum())
+        intended_ns, for_ns = self.run.publishes["intended_ns"].to_numpy(), self._meant_to_last_ns().get("clock_skew", FOREVER_NS)
+        begins = self.run.faults.loc[self.run.faults["fault"] == "clock_skew", "begin_ns"].to_numpy()
+
+        def of_piece(piece: Piece) -> int:
+            rows, ages = read_stated_ages(self.run, piece)
+            intended = intended_ns[piece.publish[rows[ages < 0]]]
+            meant = np.zeros(len(intended), dtype=bool)
+            for begin_ns in begins:
+                meant |= (intended >= begin_ns) & (intended - begin_ns <= for_ns)
+            made = ~meant & self.withheld.stalled(self.withheld.accounts, intended - HORIZON_NS, intended + SOON_NS)
+            return int((~made).sum())
+
+        return float(sum(self.run.pieces.each(of_piece)))
 
     def _items_lost(self, metric: str) -> float:
-        publishes, copies = self.run.publishes, self.run.copies
-        (begin_ns, end_ns), items = self.run.run_span, publishes["items"].to_numpy()
-        heard = np.zeros(len(publishes), dtype=bool)
-        heard[copies.publish[copies.fate == FATE["delivered"]]] = True
-        batch = ((codes_in(publishes["channel"], dict.fromkeys(self.run.batched, 1)) == 1) & (items > 0)) | (items > 1)
-        batch &= (publishes["first_item_ns"].to_numpy() < end_ns) & (publishes["intended_ns"].to_numpy() >= begin_ns)
-        rows = np.flatnonzero(batch & ~heard)
+        rows, items = np.flatnonzero(self._batches() & (self.run.books.delivered == 0)), self.run.publishes["items"].to_numpy()
         return float(items[rows][~self._stall_made(self._due_ns()[rows], self._pod_of("publishes", rows))].sum())
 
     def _pod_of(self, table: str, rows: Array) -> Array:
@@ -315,19 +370,37 @@ class AtBest:
 
     def handled_twice(self) -> int:
         """Return how many events some service would have run more than once even so, see rule 4."""
-        run, copies = self.run, self.run.copies
-        ran = np.flatnonzero(self._chosen("handled_twice") & (copies.delivery >= 0) & (copies.fate != FATE["unexpected"]))
-        ran = ran[codes_in(run.deliveries["outcome"], {"handled": 1})[copies.delivery[ran]] == 1]
-        services = sorted({history.service for history in run.pod_histories})
-        service = np.array([services.index(history.service) for history in run.pod_histories], dtype=np.int64)[copies.pod[ran]]
-        handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[ran]]
+        run, chosen = self.run, self._chooser("handled_twice")
         of_all = run.scenario.get("bus", {}).get("once_scope") == "event"  # then one lock is for all services
-        pair = copies.publish[ran].astype(np.int64) * len(services) + (0 if of_all else service)
+        number = np.zeros_like(run.service_of_pod) if of_all else run.service_of_pod
+        many = len(run.services)
+
+        def ran(piece: Piece) -> tuple[Array, Array]:
+            """Return which copies were run, and the number of event and lock of each."""
+            rows = np.flatnonzero(chosen(piece) & (piece.delivery >= 0) & (piece.fate != FATE["unexpected"]))
+            rows = rows[piece.heard.outcome[piece.delivery[rows]] == RESULTS["handled"]]
+            return rows, piece.publish[rows].astype(np.int64) * many + number[piece.pod[rows]]
+
+        times = np.zeros(len(run.publishes) * many, dtype=np.int32)
+        for pair in run.pieces.each(lambda piece: ran(piece)[1]):
+            np.add.at(times, pair, 1)
+
+        def run_again(piece: Piece) -> tuple[Array, ...]:
+            rows, pair = ran(piece)
+            handled = piece.heard.handled_ns[piece.delivery[rows]]
+            lost = self._passages.arriving(piece.publish[rows], piece.pod[rows], handled)
+            several = times[pair] > 1
+            return tuple(column[several] for column in (pair, handled, lost, run.service_of_pod[piece.pod[rows]]))
+
+        self._passages.sending()  # of the whole run, before pieces are worked on at a time
+        found = list(run.pieces.each(run_again))
+        if not found:
+            return 0
+        pair, handled, lost, service = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.lexsort((handled, pair))
         again = np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)
         first, second = order[again - 1], order[again]
-        lost = self._passages.arriving(copies.publish[ran], copies.pod[ran], handled)[second]
-        made = self._lock_outlived(handled[first], handled[second], lost, [services[code] for code in service[second].tolist()])
+        made = self._lock_outlived(handled[first], handled[second], lost[second], [run.services[code] for code in service[second].tolist()])
         return len(np.unique(pair[second[~made]]))
 
     def _lock_outlived(self, first_ns: Array, second_ns: Array, lost_ns: Array, services: list[str]) -> Array:

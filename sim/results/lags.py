@@ -125,14 +125,16 @@ def _of_piece(run: RunTables, piece: Piece, channel: Array, service: Array, *, s
     sums = int(lag.sum()), int(lag.sum() - bus.sum())
     if not run.clocks.differ:
         return _Part(parted(lag, spans), by_cell, {}, {}, {}, int(((lag < 0) | (bus < 0)).sum()), *sums)
-    error = _errors_ns(run, piece, first)
+    error = errors_ns(run, piece, first)
     errors = {one: int(error[span].max()) for one, span in spans.items()}
     negative = int(((lag < -error) | (bus < -error)).sum())
     return _Part(parted(lag, spans), by_cell, parted(lag - error, spans), parted(lag + error, spans), errors, negative, *sums)
 
 
-def _errors_ns(run: RunTables, piece: Piece, copies: Array) -> Array:
-    """Return by how much the lag of each of these copies may be wrong."""
+def errors_ns(run: RunTables, piece: Piece, copies: Array) -> Array:
+    """Return by how much the lag of each of these copies, entries of a piece, may be wrong; 0 where clocks do not differ."""
+    if not run.clocks.differ:
+        return np.zeros(len(copies), dtype=np.int64)
     publish, delivery = piece.publish[copies], piece.delivery[copies]
     clock, bound = (run.publishes[column].to_numpy()[publish] for column in ("clock", "bound_ns"))
     error: Array = np.where(clock == piece.heard.clock[delivery], 0, bound + piece.heard.bound_ns[delivery])

@@ -152,7 +152,7 @@ class Run(RunTables):
         RunFolderError
             Nobody in this run published or heard the event.
         """
-        return story_of(self, self.index, self.copies, self.service_books, event)
+        return story_of(self, self.index, self.pieces, self.service_books, event)
 
 
 def open_run(path: str | Path) -> Run:

@@ -6,6 +6,8 @@ copies of one pod, or events of one publisher, queue without a gap, a later one 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from sim.record.reader import Array, codes_of
@@ -47,6 +49,10 @@ class Passages:
 
     def sending(self) -> Array:
         """Return at most by how much each of `publishes` was sent late because of what was withheld."""
+        return self._sending
+
+    @cached_property
+    def _sending(self) -> Array:
         publishes = self._publishes
         intended, sent = publishes["intended_ns"].to_numpy(), publishes["sent_ns"].to_numpy()
         done = np.maximum(publishes["acked_ns"].to_numpy(), sent)  # 0 of what never left: nobody waits behind it
@@ -76,6 +82,14 @@ def _groups(hosts: list[_Hosts], codes: Array) -> list[tuple[_Hosts, Array]]:
     return [(names, np.isin(codes, its)) for names, its in wanted.items()]
 
 
+def excusable(times_ns: Array, lost_ns: Array, *, limit_ns: float) -> Array:
+    """Return which times are beyond the limit and would not have been, had none of what they lost been withheld."""
+    if limit_ns < FASTEST_NS:
+        return np.zeros(len(times_ns), dtype=bool)
+    found: Array = (times_ns > limit_ns) & (times_ns - lost_ns <= limit_ns)
+    return found
+
+
 def kept_at_best(times_ns: Array, lost_ns: Array, begin_ns: Array, *, limit_ns: float, withheld: Withheld) -> Array:
     """Return times with those within the limit that would have been, had nothing been withheld; what was withheld is given out once.
 
@@ -89,9 +103,7 @@ def kept_at_best(times_ns: Array, lost_ns: Array, begin_ns: Array, *, limit_ns: 
     lost_ns
         The most that each of them lost.
     """
-    if limit_ns < FASTEST_NS:
-        return times_ns
-    excused = np.flatnonzero((times_ns > limit_ns) & (times_ns - lost_ns <= limit_ns))
+    excused = np.flatnonzero(excusable(times_ns, lost_ns, limit_ns=limit_ns))
     excused = excused[np.argsort(begin_ns[excused], kind="stable")]
     if not len(excused):
         return times_ns

@@ -7,18 +7,18 @@ import pandas as pd
 
 from sim.record.reader import Array, codes_in
 from sim.results.copies import FATE
-from sim.results.opened_run import Run
+from sim.results.pieces import Piece
+from sim.results.run_tables import RunTables
 
 
-def read_stated_ages(run: Run) -> tuple[Array, Array]:
-    """Return the copies of stamped events delivered in the run phase, as rows of `run.copies`, and their stated ages in nanoseconds."""
-    copies = run.copies
+def read_stated_ages(run: RunTables, piece: Piece) -> tuple[Array, Array]:
+    """Return the copies of stamped events delivered in the run phase, as entries of a piece, and their stated ages in nanoseconds."""
     stamped = run.publishes["stamped_ns"].to_numpy()
-    rows = np.flatnonzero((copies.fate == FATE["delivered"]) & run.copies_in("run"))
-    rows = rows[stamped[copies.publish[rows]] > 0]
-    handled = run.deliveries["handled_ns"].to_numpy()[copies.delivery[rows]]
+    rows = np.flatnonzero((piece.fate == FATE["delivered"]) & piece.in_run)
+    rows = rows[stamped[piece.publish[rows]] > 0]
+    handled = piece.heard.handled_ns[piece.delivery[rows]]
     names = [history.pod for history in run.pod_histories]
-    ages: Array = handled + _ahead(run.pods, names, copies.pod[rows], handled) - stamped[copies.publish[rows]]
+    ages: Array = handled + _ahead(run.pods, names, piece.pod[rows], handled) - stamped[piece.publish[rows]]
     return rows, ages
 
 

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.errors import RunFolderError
 from sim.machine.words import count, duration
-from sim.record.reader import FOREVER_NS
+from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import CAUSES, EVENT_ID_PREFIX, OUTCOMES, event_id, event_key
-from sim.results.copies import CAUSE, FATE, Copies, CopyIndex, silent_windows
+from sim.results.copies import CAUSE, FATE, CopyIndex, silent_windows
+from sim.results.pieces import Piece, Pieces
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
 
 
-def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBooks, event: str) -> str:
+class _Copy(NamedTuple):
+    """One copy of the event; `received_ns` and `handled_ns` are 0 where it was not heard."""
+
+    publish: int
+    pod: int
+    fate: str
+    cause: str
+    heard: bool
+    received_ns: int
+    handled_ns: int
+
+
+def story_of(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBooks, event: str) -> str:
     """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
-    keys, deliveries = np.array(_keys(event), dtype=np.uint64), run.deliveries
-    rows, heard = (np.flatnonzero(np.isin(table["event"].to_numpy(), keys)) for table in (run.publishes, deliveries))
+    keys = np.array(_keys(event), dtype=np.uint64)
+    rows = np.flatnonzero(np.isin(run.publishes["event"].to_numpy(), keys))
+    copies = [copy for some in pieces.each(lambda piece: _copies(piece, rows, keys)) for copy in some]
+    heard = [copy.received_ns for copy in copies if copy.heard]
     if not len(rows) + len(heard):
         meant = run.publishes[(run.publishes["phase"] == "run").to_numpy()]
-        some = [event_id(int(one)) for table in (meant, run.publishes, deliveries) for one in table["event"][:1]]
+        some = [event_id(int(one)) for table in (meant, run.publishes) for one in table["event"][:1]] or list(
+            map(event_id, _strangers(pieces))
+        )
         raise RunFolderError(f"no event {event!r} in {run.folder}; {f'one that is there: {some[0]}' if some else 'it holds no events'}")
-    zero = int(run.publishes["intended_ns"].iloc[rows[0]] if len(rows) else deliveries["received_ns"].iloc[heard[0]])
+    zero = int(run.publishes["intended_ns"].iloc[rows[0]]) if len(rows) else min(heard)
     lines = [] if len(rows) else [f"{event}: nobody in this run published it; times from its first delivery"]
     for row in run.publishes.iloc[rows].to_dict("records"):
         size = f"{count(row['items'], 'item')}, {count(row['bytes'], 'byte')}"
@@ -35,18 +53,46 @@ def story_of(run: RunTables, index: CopyIndex, copies: Copies, books: ServiceBoo
         said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 else ""
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
-    for copy in np.flatnonzero(((copies.publish >= 0) & np.isin(copies.publish, rows)) | np.isin(copies.delivery, heard)):
-        pod, fate = run.pod_histories[copies.pod[copy]].pod, list(FATE)[copies.fate[copy]]
-        if copies.delivery[copy] >= 0:
-            received, handled = deliveries[["received_ns", "handled_ns"]].iloc[copies.delivery[copy]]
-            lines += [f"{_at(received, zero)} {pod} received, handled {duration((handled - received) / 1e9)} later: {fate}"]
+    for copy in copies:
+        pod = run.pod_histories[copy.pod].pod
+        if copy.heard:
+            took = duration((copy.handled_ns - copy.received_ns) / 1e9)
+            lines += [f"{_at(copy.received_ns, zero)} {pod} received, handled {took} later: {copy.fate}"]
         else:
-            lines += [f"{'':>16} {pod} {fate}{_evidence(run, index, copies, int(copy), zero)}"]
+            lines += [f"{'':>16} {pod} {copy.fate}{_evidence(run, index, copy, zero)}"]
     for pair in books.alone[np.isin(books.publish[books.alone], rows)]:
         service, fate, cause = run.services[books.service[pair]], list(FATE)[books.fate[pair]], list(CAUSE)[books.cause[pair]]
         due_ns = int(index.due_ns[np.flatnonzero(index.row == books.publish[pair])[0]])
         lines += [f"{'':>16} {service} {fate}{f', {cause}: {CAUSES[cause]}' if cause else ''}{_absence(run, service, due_ns, zero)}"]
     return "\n".join(lines)
+
+
+def _strangers(pieces: Pieces) -> list[int]:
+    """Return the key of an event that was heard and that nobody published, in a list; none where there is none."""
+    for piece in pieces:
+        if len(nobodys := _nobodys(piece)):
+            return [int(piece.heard.key[piece.delivery[nobodys[0]]])]
+    return []
+
+
+def _nobodys(piece: Piece) -> Array:
+    """Return the copies of a piece that are of events that nobody published."""
+    found: Array = np.flatnonzero((piece.publish < 0) & (piece.delivery >= 0))
+    return found
+
+
+def _copies(piece: Piece, rows: Array, keys: Array) -> list[_Copy]:
+    """Return the copies in a piece of an event that stands in some rows of `publishes`, or, where nobody published it, has these keys."""
+    nobodys = _nobodys(piece)
+    nobodys = nobodys[np.isin(piece.heard.key[piece.delivery[nobodys]], keys)] if len(nobodys) else nobodys
+    published = np.flatnonzero((piece.publish >= 0) & np.isin(piece.publish, rows))
+    found = []
+    for copy in np.sort(np.concatenate([published, nobodys])).tolist():
+        delivery = int(piece.delivery[copy])
+        times = [int(column[delivery]) for column in (piece.heard.received_ns, piece.heard.handled_ns)] if delivery >= 0 else [0, 0]
+        words = list(FATE)[piece.fate[copy]], list(CAUSE)[piece.cause[copy]]
+        found.append(_Copy(int(piece.publish[copy]), int(piece.pod[copy]), *words, delivery >= 0, *times))
+    return found
 
 
 def _keys(event: str) -> list[int]:
@@ -55,12 +101,11 @@ def _keys(event: str) -> list[int]:
     return [event_key(event), *([int(shown[1], 16)] if shown else [])]
 
 
-def _evidence(run: RunTables, index: CopyIndex, copies: Copies, copy: int, zero_ns: int) -> str:
-    cause = list(CAUSE)[copies.cause[copy]]
-    at = int(np.flatnonzero(index.row == copies.publish[copy])[0])
-    windows = silent_windows(run, index, int(copies.pod[copy]), int(index.way[at])) + index.hurt
-    touched = [window for window in windows if window.cause == cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
-    words = f", {cause}: {CAUSES[cause]}" if cause else ""
+def _evidence(run: RunTables, index: CopyIndex, copy: _Copy, zero_ns: int) -> str:
+    at = int(np.flatnonzero(index.row == copy.publish)[0])
+    windows = silent_windows(run, index, copy.pod, int(index.way[at])) + index.hurt
+    touched = [window for window in windows if window.cause == copy.cause and window.touches(index.sent_ns[at], index.answered_ns[at])]
+    words = f", {copy.cause}: {CAUSES[copy.cause]}" if copy.cause else ""
     if not touched:
         return words
     return f"{words} (silent from {_at(touched[0].begin_ns, zero_ns).strip()} to {_at(touched[0].end_ns, zero_ns).strip()})"

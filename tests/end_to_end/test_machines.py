@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -126,6 +127,70 @@ def test_pods_on_a_machine_with_another_clock_are_accounted_for(tmp_path: Path, 
     assert {str(row["host"]) for row in compared} == {"dask-0", "dask-1"}
     assert all(abs(row["offset_ns"] - AHEAD_S * 1_000_000_000) <= row["bound_ns"] for row in compared)
     assert set(run.clocks.ways.values()) == {"echo"}
+
+
+CLOCKS_S = {"near": 420, "far": 1234}  # seven and some twenty minutes ahead, told to nobody
+REPEATS = 3
+QUANTILES = ("p50", "p99")
+PINGS = """
+import socket, sys, time
+line, times = socket.create_connection((sys.argv[1], int(sys.argv[2]))), []
+line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+for _ in range(2000):
+    began = time.perf_counter_ns()
+    line.sendall(b"PING\\r\\n")
+    assert line.recv(64) == b"+PONG\\r\\n"
+    times.append(time.perf_counter_ns() - began)
+print(sorted(times)[len(times) // 2])
+"""
+
+
+def round_trip_ms(machine: Machine, redis: str) -> float:
+    """Return the median time from a machine to a Redis and back."""
+    done = machine.run(sys.executable, "-c", PINGS, *redis.removeprefix("redis://").split(":"))
+    return int(done.stdout) / 1e6
+
+
+@pytest.mark.deep  # the same load nine times
+def test_lags_between_machines_are_those_of_one_but_for_the_network_and_the_bound(tmp_path: Path) -> None:
+    """What is left of minutes between the clocks is the bound that is printed; what the network takes, a slow link on one machine shows."""
+    load = ("load.driver=pods", "load.rate_per_s=200", "load.warm_up_s=1", "load.run_s=5", "hosts.processes=2", "slo={}")
+    with lay_out("home", "near", "far", "store", logs=tmp_path, clocks_s=CLOCKS_S) as (home, near, far, store):
+        apart, scheduler = start_redis(store), start_scheduler(home)
+        for worker in (near, far):
+            start_worker(worker, scheduler, "--no-nanny")
+        one_way_ms = max(0.001, (round_trip_ms(far, apart) - round_trip_ms(home, start_redis(home))) / 2)
+        slow = f'faults=[{{kind="link_slow",delay_ms={one_way_ms:.4f},at_s=0,for_s=5}}]'
+        kinds = {
+            "two machines": (apart, "hosts.kind=dask", f"hosts.scheduler={scheduler}"),
+            "one machine": ("embedded", "hosts.kind=local"),
+            "one machine, slow links": ("embedded", "hosts.kind=local", slow),
+        }
+        found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+        for number in range(REPEATS):
+            for kind, (ground, *settings) in kinds.items():
+                folder = tmp_path / f"{kind}-{number}"
+                words = [word for one in (*load, *settings) for word in ("--set", one)]
+                where = ("--on", ground, "--yes-load-this-server", "--out", str(folder))
+                done = home.run(sys.executable, "-m", "sim.cli", "run", "baseline", *where, *words, timeout_s=LOSS_S)
+                assert done.returncode == 0, done.stdout + done.stderr
+                run = open_run(folder)
+                assert set(run.clocks.ways.values()) == ({"echo"} if kind == "two machines" else set())
+                assert ledger(run)["missing"] == 0
+                counts = judge(run).checkers["lag"].counts
+                found[kind].append(
+                    {name: counts.get(f"lag_us.{name}", 0.0) for name in QUANTILES} | {"bound": counts.get("clock_error_us.max", 0.0)}
+                )
+    print(f"one way of the network takes {1e3 * one_way_ms:.1f} us longer than none", *found.items(), sep="\n")
+    bound_us = max(one["bound"] for one in found["two machines"])
+    assert 0 < bound_us < 20_000
+    for name in QUANTILES:
+        here, there, slowed = ([one[name] for one in found[kind]] for kind in ("one machine", "two machines", "one machine, slow links"))
+        explained_us = max(0.0, statistics.median(slowed) - statistics.median(here))
+        repeated_us = max(here) - min(here)  # by so much the same run on one machine differs from itself
+        differ_us = abs(statistics.median(there) - statistics.median(here))
+        print(f"{name}: differ by {differ_us:.0f} us; bound {bound_us:.0f}, slow link {explained_us:.0f}, one machine {repeated_us:.0f}")
+        assert differ_us < bound_us + explained_us + repeated_us, (name, found)
 
 
 def test_a_broker_on_loopback_is_refused_with_workers_elsewhere(laid: Laid, tmp_path: Path) -> None:

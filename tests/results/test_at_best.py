@@ -20,6 +20,7 @@ from sim.record.schema import HTTP_CALL
 from sim.results.at_best import AtBest
 from sim.results.opened_run import open_run
 from sim.results.passages import Passages
+from tests.support.in_pieces import judge_in_pieces
 from tests.support.run_folders import MS, SECOND, US, Event, RunFolder
 
 Said = Callable[[int], Waits]
@@ -37,6 +38,13 @@ def moments(*ends: float, ms: float = 250, column: str = "stood_ns") -> Said:
 
 def best_of(plan: RunFolder, *, stale: Callable[[Any], np.ndarray] = lambda arriving: np.array([], dtype=np.int64)) -> AtBest:
     return AtBest(open_run(plan.write()), stale)
+
+
+@pytest.fixture(autouse=True, params=[pytest.param(False, id="together"), pytest.param(True, id="in pieces")])
+def walked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all copies are in memory or a few pods' at a time, the same is said."""
+    if request.param:
+        judge_in_pieces(monkeypatch)
 
 
 @pytest.fixture

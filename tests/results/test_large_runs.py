@@ -205,13 +205,18 @@ import resource, sys
 from pathlib import Path
 from sim.results import heard, outage_plots, plots
 from sim.results.judged_run import judge_folder
+from sim.results.checkers import at_best_of
 from tests.support.large_runs import found_otherwise
-import sim.results.checkers, sim.results.interval
+import sim.results.interval
 heard.ROWS_IN_MEMORY, heard.ROWS_A_PIECE = {rows_in_memory}, 100_000
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + {megabytes << 20},) * 2)
 judged = judge_folder(sys.argv[1], write=False, only={only or None})
 failed = [result.detail for result in judged.verdict.checkers.values() if result.detail.startswith("the checker failed")]
+best, event = at_best_of(judged.run), judged.run.publishes["event"].iloc[0]
+for metric in () if {bool(only)} else ("lag_ms_p99", "item_age_ms_p99", "missing", "half_served", "items_lost", "from_future"):
+    best.value(metric, 9.0, 0.2)
+judged.run.story(f"evt_{{event:016x}}")
 print(failed or {bool(only)} or found_otherwise(Path(sys.argv[1]), {{name: one.counts for name, one in judged.verdict.checkers.items()}}))
 """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}

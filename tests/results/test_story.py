@@ -9,7 +9,15 @@ import pytest
 from sim.errors import RunFolderError
 from sim.record.schema import CAUSES, OUTCOMES, compose_key
 from sim.results.opened_run import open_run
+from tests.support.in_pieces import judge_in_pieces
 from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
+
+
+@pytest.fixture(autouse=True, params=[pytest.param(False, id="together"), pytest.param(True, id="in pieces")])
+def walked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all copies are in memory or a few pods' at a time, the same is said."""
+    if request.param:
+        judge_in_pieces(monkeypatch)
 
 
 @pytest.fixture
@@ -36,6 +44,16 @@ def test_a_story_of_a_stranger_and_of_nothing(plan: RunFolder) -> None:
     assert "nobody in this run published it" in run.story("evt_0009000000000001")
     with pytest.raises(RunFolderError, match=f"no event 'evt_nope' .* one that is there: {first.id}"):
         run.story("evt_nope")
+
+
+def test_times_of_a_stranger_count_from_its_first_delivery_wherever_that_stands(plan: RunFolder) -> None:
+    for second, pod in ((3, "web-0"), (1, "web-2"), (2, "web-1")):
+        plan.foreign(77, pod, at_ns=RUN_NS + second * SECOND)
+    assert [line.split()[:3] for line in open_run(plan.write()).story("evt_000000000000004d").splitlines()[1:]] == [
+        ["+2", "s", "web-0"],
+        ["+1", "s", "web-1"],
+        ["+0", "s", "web-2"],
+    ]
 
 
 def test_a_run_without_events_has_no_story_and_says_so(plan: RunFolder) -> None:

@@ -7,7 +7,8 @@ Rules
 -----
 1. The run asks, the keeper answers (`KeeperAnswer`); it never raises, because Dask would print the question, and a broker's URL is in it.
 2. What processes say waits here until the run asks for it (`hear`), `MOST_WAITING` bytes of each at most; then the process waits.
-3. Who is not asked for `LEASE_S` has no run any more: its processes drop everything, and what they wrote is removed.
+3. Who has processes and is asked nothing for its lease, `LEASE_S`, has no run any more: the processes drop everything, what they wrote
+   is removed, and a run that asks later all the same is told so.
 4. A process dies with its worker (the kernel sees to it), and a worker that Dask's nanny starts anew has none.
 5. What the processes write lies in the worker's own scratch folder, which Dask removes when a worker is gone.
 """
@@ -34,6 +35,7 @@ from sim.machine.line import Line, start_child
 from sim.machine.open_files import raise_open_files
 from sim.machine.process import Child
 from sim.machine.source import source_checksum
+from sim.machine.words import duration
 from sim.pods.hosts.dask_part_store import PartStore
 from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
@@ -42,6 +44,7 @@ from sim.scenario.code_files import code_checksum, code_files
 from sim.wire.address import parse_address
 
 LEASE_S = 60.0
+LEASE_LOOK_S = 0.5
 HEAR_S = 1.0
 READ_BYTES = 1 << 16
 MOST_WAITING = 1 << 20
@@ -97,10 +100,13 @@ class Keeper(WorkerPlugin):
     ----------
     name
         Of the run's keeper, on every worker: its messages have it, so several runs may share a cluster.
+    lease_s
+        After how long without a question there is no run any more, seconds.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, lease_s: float = LEASE_S) -> None:
         self.name = name
+        self.lease_s = lease_s
 
     def setup(self, worker: Any) -> None:
         """Begin to answer the run's questions; called by Dask on each worker."""
@@ -110,6 +116,7 @@ class Keeper(WorkerPlugin):
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked_s = time.monotonic()
+        self._ran_out = False
         worker.handlers[self.name] = self.answer
         self._keep(self._watch_lease())
 
@@ -127,8 +134,9 @@ class Keeper(WorkerPlugin):
         task.add_done_callback(self._tasks.discard)
 
     async def _watch_lease(self) -> None:
-        while time.monotonic() - self._asked_s < LEASE_S:
-            await asyncio.sleep(1.0)
+        while not self._processes or time.monotonic() - self._asked_s < self.lease_s:  # many workers are met one after the other
+            await asyncio.sleep(LEASE_LOOK_S)
+        self._ran_out = True  # from here on no question starts anything
         await self._end_all()
 
     async def _end_all(self) -> None:
@@ -147,6 +155,8 @@ class Keeper(WorkerPlugin):
     async def answer(self, do: str, **what: Any) -> dict[str, Any]:
         """Answer one question of the run: `error` says why it could not be done."""
         self._asked_s = time.monotonic()
+        if self._ran_out:
+            return {"error": f"this worker was asked nothing for {duration(self.lease_s)} and has ended its processes of this run"}
         try:
             found: dict[str, Any] = await getattr(self, f"_do_{do}")(**what)
         except BuslabError as error:

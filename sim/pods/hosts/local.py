@@ -415,10 +415,16 @@ class LocalHost:
         ------
         HostError
             A process had to be killed, or failed, that had not written what it recorded. One whose pods never ran had nothing to write.
+        MachineLost
+            One was lost with its machine only now, and the run is not to go on without it.
         RecordError
         """
-        every = list(self._processes.values())
-        killed = [one for one in every if not await one.gone(DROP_TIMEOUT_S) and one.has_started and not one.killable]
+        every, other_lost = list(self._processes.values()), bool(self._gaps)
+        ended = [one for one in every if not await one.gone(DROP_TIMEOUT_S) and one.has_started and not one.killable]
+        late = [(one, lost) for one in ended if (lost := one.lost) is not None]
+        killed = [one for one in ended if one.lost is None]
+        for one, lost in late:  # what it had not handed over is stated, as of those whose loss ended the run
+            self._leave_out(one, lost)
         if self._places is not None:
             for pod in self._pods:  # those that were dropped have ended, and their journals are on their machines
                 if pod.process is not None and pod.process.killable:
@@ -431,6 +437,8 @@ class LocalHost:
         await asyncio.to_thread(self._inherit)
         if self._failed_late:
             raise self._failed_late[0]
+        if late and not other_lost and self._scenario.hosts.on_loss == "fail":
+            raise late[0][1]
         if killed:
             names = ", ".join(process.name for process in killed)
             raise HostError(f"the processes {names} of pods did not end in order, what they had not written is lost: {killed[0].tail()}")

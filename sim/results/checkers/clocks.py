@@ -12,18 +12,34 @@ is the age. Clocks of one machine do not differ but by a fault; those of several
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sim.machine.words import agreeing, amount, count, duration
-from sim.record.reader import quantiles
+from sim.record.reader import Array
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import CLOCKS, MAX_WITNESSES, Bounds, Result, between
+from sim.results.lags import errors_ns
 from sim.results.opened_run import Run
-from sim.results.run_clocks import error_ns
+from sim.results.pieces import Piece
 from sim.results.stated_ages import read_stated_ages
+from sim.results.values import new_values
 
 METRICS = ("stated_age_ms_p99", "stated_age_ms_max", "from_future")
 QUANTILES = {"min": 0.0, "p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+class _StatedAges(NamedTuple):
+    """The stated ages of one piece: sorted, how many were surely, seemed and may have been below zero, and those at both ends.
+
+    `youngest` and `oldest` are the ages, events (rows of `publishes`) and pods of `MAX_WITNESSES` copies, one row each.
+    """
+
+    ages: Array
+    future: Array
+    youngest: Array
+    oldest: Array
 
 
 def check(run: Run) -> Result:
@@ -32,23 +48,43 @@ def check(run: Run) -> Result:
     wrong = run.pods[run.pods["clock_ahead_ns"] != 0]
     if wrong.empty and not set(METRICS) & set(run.slo):
         return Result("valid", "no pod's wall clock was wrong", metrics=nothing)
-    rows, ages = read_stated_ages(run)
-    if not len(rows):
+    ages, future = new_values(in_file=run.pieces.whole is None), np.zeros(3, dtype=np.int64)
+    youngest, oldest = np.zeros((2, 0, 3), dtype=np.int64)
+    for part in run.pieces.each(lambda piece: _of_piece(run, piece)):
+        ages.add(part.ages)
+        future += part.future
+        youngest, oldest = np.concatenate([youngest, part.youngest]), np.concatenate([oldest, part.oldest])
+    if not len(ages):
         why = "no data: no event with a timestamp was delivered in the run phase"
         return Result("valid" if wrong.empty else "unknown", why, metrics=nothing)
-    copies, names = run.copies, [history.pod for history in run.pod_histories]
-    future = ages < 0
-    found = quantiles(ages, QUANTILES)
+    found = ages.quantiles(QUANTILES)
     counts: dict[str, int | float] = {f"stated_age_ms.{name}": value / 1e6 for name, value in found.items()}
     pods = sorted(set(wrong["pod"].astype(str)))
-    counts |= {"copies": len(rows), "from_future": int(future.sum()), "wrong_clocks": len(pods)}
-    error = error_ns(run.publishes, copies.publish[rows], run.deliveries, copies.delivery[rows])
-    from_future = between(float((ages < -error).sum()), float((ages < error).sum()), CLOCKS) if error.any() else float(future.sum())
+    least, seeming, most = future.tolist()
+    counts |= {"copies": len(ages), "from_future": seeming, "wrong_clocks": len(pods)}
+    from_future = between(float(least), float(most), CLOCKS) if run.clocks.differ else float(seeming)
     metrics: dict[str, float | Bounds] = dict(zip(METRICS, (found["p99"] / 1e6, found["max"] / 1e6, from_future), strict=True))
-    first = rows[np.argsort(ages if future.any() else -ages, kind="stable")[:MAX_WITNESSES]]
-    events = run.publishes["event"].to_numpy()
-    witnesses = [f"{event_id(int(events[copies.publish[row]]))} in {names[copies.pod[row]]}" for row in first]
+    witnesses = _witnesses(run, _first(youngest[:, 0], youngest) if seeming else _first(-oldest[:, 0], oldest))
     return Result("valid", _sentence(counts, pods), counts=counts, witnesses=witnesses, metrics=metrics)
+
+
+def _of_piece(run: Run, piece: Piece) -> _StatedAges:
+    rows, ages = read_stated_ages(run, piece)
+    error = errors_ns(run, piece, rows)
+    future = np.array([(ages < -error).sum(), (ages < 0).sum(), (ages < error).sum()])
+    copies = np.column_stack([ages, piece.publish[rows], piece.pod[rows]])
+    return _StatedAges(np.sort(ages), future, _first(ages, copies), _first(-ages, copies))
+
+
+def _first(by: Array, copies: Array) -> Array:
+    """Return `MAX_WITNESSES` of some copies by a number of theirs, the least first; of those that are alike the one that stands first."""
+    found: Array = copies[np.argsort(by, kind="stable")[:MAX_WITNESSES]]
+    return found
+
+
+def _witnesses(run: Run, copies: Array) -> list[str]:
+    events = run.publishes["event"].to_numpy()
+    return [f"{event_id(int(events[publish]))} in {run.pod_histories[pod].pod}" for _, publish, pod in copies.tolist()]
 
 
 def _sentence(counts: dict[str, int | float], pods: list[str]) -> str:

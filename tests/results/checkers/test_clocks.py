@@ -9,9 +9,17 @@ import pytest
 
 from sim.results.checkers import judge
 from sim.results.checkers.clocks import check
-from sim.results.opened_run import open_run
+from sim.results.opened_run import Run, open_run
 from sim.results.stated_ages import read_stated_ages
+from tests.support.in_pieces import judge_in_pieces
 from tests.support.run_folders import MS, SECOND, US, RunFolder
+
+
+@pytest.fixture(autouse=True, params=[pytest.param(False, id="together"), pytest.param(True, id="in pieces")])
+def walked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all copies are in memory or a few pods' at a time, the same is said."""
+    if request.param:
+        judge_in_pieces(monkeypatch)
 
 
 @pytest.fixture
@@ -24,6 +32,15 @@ def plan(tmp_path: Path) -> RunFolder:
     for event in plan.publish(100, step_ns=100 * MS):
         event.stamped_ns = event.intended_ns
     return plan
+
+
+def stated(run: Run) -> list[tuple[int, int, int]]:
+    """Return the pod, the event and the age of every copy that has a stated age."""
+    found = []
+    for piece in run.pieces:
+        rows, ages = read_stated_ages(run, piece)
+        found += zip(piece.pod[rows].tolist(), piece.publish[rows].tolist(), ages.tolist(), strict=True)
+    return found
 
 
 def test_a_receiver_s_clock_that_is_behind_makes_events_come_from_the_future(plan: RunFolder) -> None:
@@ -92,9 +109,8 @@ def test_a_clock_counts_from_its_row_on_and_before_a_pod_s_first_row_it_was_righ
     plan.clocks = {("web-2", begins): 5 * SECOND, ("web-2", steps): 6 * SECOND, ("web-2", 30 * SECOND): 1, ("web-0", SECOND): 7 * SECOND}
     plan.clocks |= {("web-1", at_ns): 1 for at_ns in (SECOND, SECOND + MS, 30 * SECOND)}  # a nanosecond ahead, all the time
     run = open_run(plan.write())
-    rows, ages = read_stated_ages(run)
     names = [history.pod for history in run.pod_histories]
-    assert [(names[run.copies.pod[row]], int(run.copies.publish[row]), int(age)) for row, age in zip(rows, ages, strict=True)] == [
+    assert [(names[pod], event, age) for pod, event, age in stated(run)] == [
         ("web-0", 0, 100 * US),
         ("web-0", 1, 100 * US),
         ("web-0", 2, 250 * US),
@@ -112,10 +128,10 @@ def test_unstamped_and_unheard_events_and_those_of_other_phases_have_no_stated_a
     plan.drop(plan.events[5], "web-0")
     plan.repeat(plan.events[6], "web-1")
     plan.publish(1, start_ns=9 * SECOND + 500 * MS, stamped_ns=7)
-    run = open_run(plan.write())
-    rows, ages = read_stated_ages(run)
-    assert len(rows) == len(ages) == 200 - 2 - 1
-    assert 3 not in run.copies.publish[rows] and ages.max() > 10 * SECOND, "one that is stamped at the very beginning is stamped"
+    ages = stated(open_run(plan.write()))
+    assert len(ages) == 200 - 2 - 1
+    assert 3 not in {event for _, event, _ in ages}
+    assert max(age for *_, age in ages) > 10 * SECOND, "one that is stamped at the very beginning is stamped"
 
 
 def test_a_clock_that_was_wrong_from_the_first_row_on_is_wrong_at_once(tmp_path: Path) -> None:
