@@ -13,6 +13,7 @@ from sim.grounds.broker import Broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.grounds.model.ground import ModelBroker
 from sim.machine.clock import now_ns, to_the_end
+from sim.pods.hosts.places import Places
 from sim.run.fleet import Fleet
 from sim.scenario.file import Scenario
 from sim.wire.command_client import CommandClient
@@ -65,7 +66,9 @@ async def links_add_us(links: Links, broker: Broker) -> dict[str, float]:
 
 
 @contextlib.asynccontextmanager
-async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, run_id: str) -> AsyncIterator[Timeline]:
+async def staged(
+    scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, places: Places | None, run_id: str
+) -> AsyncIterator[Timeline]:
     """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
     services: dict[str, list[str]] = {name: [] for name in scenario.services}
     waiting: dict[str, list[str]] = {name: [] for name in scenario.services}
@@ -82,6 +85,7 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         links=shared,
         servers=command_clients,
         waiting=waiting,
+        machines=places,
     )
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     task = asyncio.current_task()

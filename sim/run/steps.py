@@ -335,7 +335,7 @@ class _RunSteps:
         gc.collect()
         gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
 
-        async with staged(self.scenario, broker, fleet, links=self._links, run_id=self.run_id) as timeline:
+        async with staged(self.scenario, broker, fleet, links=self._links, places=self._places, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
             if self.scenario.faults:
                 self._enter("heal")

@@ -20,8 +20,8 @@ from sim.scenario.file import check_tree, load_scenario
 from tests.support.fault_pairs import Pair, Watched, chosen, one_broker, problems, watching
 
 SEED = 20
-DRAWN_MODEL = chosen("model", 0.0109, seed=SEED)[0]
-DRAWN_REAL = chosen("embedded", 0.0019, seed=SEED)[0]
+DRAWN_MODEL = chosen("model", 0.01, seed=SEED)[0]
+DRAWN_REAL = chosen("embedded", 0.0018, seed=SEED)[0]
 SHARES = {"model": 1.0, "embedded": 1 / 3, "cluster": 1 / 10}  # of the pairs that a ground can do
 
 

@@ -36,7 +36,7 @@ from sim.pods.hosts.dask_end import DaskEnd
 from sim.pods.hosts.dask_keeper import Keeper, loopback_name
 from sim.pods.hosts.dask_local_cluster import Form, Formed
 from sim.pods.hosts.dask_part_store import PartStore, check_place
-from sim.pods.hosts.placing import Room, place_pods, share_processes
+from sim.pods.hosts.placing import Room, next_room, place_pods, share_processes
 from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
 from sim.record.recorder import PARTS
@@ -99,6 +99,10 @@ class DaskPlaces:
         self._op = op
         self._files_per_pod, self._own_files = files_per_pod, own_files
         self._placed: dict[str, int] = {}
+        self._placed_first: dict[str, int] = {}  # before any pod has moved
+        self._services: dict[str, str] = {}
+        self._rooms: list[Room] = []
+        self._down: set[int] = set()  # workers that a fault has taken, as machines that are away
         self._listening: list[asyncio.Task[None]] = []
         self._run_folder = Path()
 
@@ -114,9 +118,10 @@ class DaskPlaces:
         """
         each = max(1, -(-processes // len(self._workers)))
         holds = [each * max(0, (one.most_files - self._own_files) // self._files_per_pod) for one in self._workers]
-        rooms = [Room(one.host, one.machine, min(one.most_pods, most)) for one, most in zip(self._workers, holds, strict=True)]
-        places = place_pods([service for _, service in pods], rooms)
+        self._rooms = [Room(one.host, one.machine, min(one.most_pods, most)) for one, most in zip(self._workers, holds, strict=True)]
+        places = place_pods([service for _, service in pods], self._rooms)
         self._placed = {name: place for (name, _), place in zip(pods, places, strict=True)}
+        self._placed_first, self._services = dict(self._placed), dict(pods)
 
     def spread(self, pods: Sequence[str], *, processes: int) -> list[tuple[str, int, list[str]]]:
         """Return the processes for pods that share them: its name, its worker, and which pods it holds."""
@@ -130,13 +135,35 @@ class DaskPlaces:
                 found.append((f"{self.name}-{len(found)}", worker, some[place::share]))
         return found
 
+    @property
+    def machines(self) -> list[str]:
+        """The addresses of the workers."""
+        return [worker.address for worker in self._workers]
+
     def place_of(self, pod: str) -> int:
         """Return the worker that holds a pod."""
         return self._placed[pod]
 
+    def take_down(self, machine: int) -> None:
+        """Move no pod to a worker any more."""
+        self._down.add(machine)
+
+    def bring_back(self, machine: int) -> None:
+        """Let pods move to a worker again."""
+        self._down.discard(machine)
+
+    def move(self, pod: str) -> bool:
+        """Give a pod that has ended a place on another worker; return whether one that is there has room for it."""
+        there = [number for number, worker in enumerate(self._workers) if not worker.lost and number not in self._down]
+        where = next_room(self._services[pod], self._rooms, there=there, placed=[(self._services[p], n) for p, n in self._placed.items()])
+        if where is None:
+            return False
+        self._placed[pod] = where
+        return True
+
     def describe(self) -> str:
         """Return a sentence on which processes are where."""
-        pods = Counter(self._placed.values())
+        pods = Counter(self._placed_first.values())
         held = [(worker, count(pods[number], "pod")) for number, worker in enumerate(self._workers) if worker.ends]
         each = [f"{worker.host} ({many}: {', '.join(worker.ends)})" for worker, many in held]
         machines = count(len({worker.machine for worker, _ in held}), "machine")

@@ -17,9 +17,15 @@ class Places(Protocol):
     ----------
     name
         What the names of the processes begin with.
+    machines
+        The names of the machines, by their numbers.
     """
 
     name: str
+
+    @property
+    def machines(self) -> list[str]:
+        """The names of the machines, by their numbers."""
 
     def listen(self, folder: Path) -> None:
         """Begin to listen to the processes that are started; one that is lost with its machine ends with `MachineLost`.
@@ -35,6 +41,15 @@ class Places(Protocol):
 
     def place_of(self, pod: str) -> int:
         """Return where a pod has its place."""
+
+    def take_down(self, machine: int) -> None:
+        """Move no pod to a place any more."""
+
+    def bring_back(self, machine: int) -> None:
+        """Let pods move to a place again."""
+
+    def move(self, pod: str) -> bool:
+        """Give a pod that has ended another place; return whether there is one that has room for it."""
 
     def describe(self) -> str:
         """Return a sentence on which processes are where."""

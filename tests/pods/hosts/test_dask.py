@@ -222,6 +222,46 @@ def test_a_kill_and_a_freeze_on_a_worker_are_real_and_every_copy_is_accounted_fo
     assert scratch_of(scheduler) == []
 
 
+@pytest.mark.broker
+def test_a_machine_that_is_down_takes_its_pods_which_start_on_another_worker(small: Small, tmp_path: Path, scheduler: str) -> None:
+    """What they recorded comes home from the worker, which is only as if it were gone: nothing is lost but what a kill loses."""
+    fault = 'faults=[{kind="machine_down",machine=1,at_s=0.7,for_s=3.2,elsewhere_s=0.5}]'
+    settings = ("load.run_s=4", "load.rate_per_s=300", "bus.batch_interval_ms=60000")
+    folder = run_scenario(small(*on(scheduler), *settings, fault), out=tmp_path / "run")
+    run = open_run(folder)
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == counts["unknown"] == 0
+    assert (run.info.state, run.info.lost) == ("complete", None)
+    (down,) = run.faults.to_dict("records")
+    taken = set(down["target"].split(","))
+    every = [name for name, _ in small().pods()]
+    assert taken == set(every[1::2]), "as many workers, as many machines: the pods that are dealt out to the second of two"
+    states = run.pods.sort_values("at_ns").groupby("pod", observed=True)["state"].agg(lambda some: some.astype(str).tolist()).to_dict()
+    assert {pod: some.count("aborted") for pod, some in states.items()} == {pod: int(pod in taken) for pod in every}
+    assert {some[-1] for some in states.values()} == {"stopped"}
+    (note,) = [note for note in run.info.notes if "Dask" in note]
+    first, second = note.split("; ")
+    assert all(f"{pod}.2" in first and f"{pod}.1" in second for pod in taken), "they are on the other worker now"
+    again_ns = run.pods[run.pods["pod"].isin(taken) & (run.pods["state"] == "starting")].groupby("pod", observed=True)["at_ns"].max()
+    assert (again_ns > down["begin_ns"] + 500_000_000).all() and len(again_ns) == len(taken)
+    unsent = run.publishes[run.publishes["outcome"] == "never-sent"]
+    assert len(unsent) > 0 and set(unsent["publisher"]) <= taken, "part-full batches came home with the journals"
+    assert scratch_of(scheduler) == []
+
+
+@pytest.mark.broker
+def test_a_machine_that_is_not_there_or_holds_too_much_is_refused(small: Small, tmp_path: Path, scheduler: str) -> None:
+    joined = f"hosts.scheduler={scheduler}"
+    fault = 'faults=[{{kind="machine_down",machine={},at_s=0.1,for_s=0.5}}]'
+    said = refused(small, tmp_path, joined, fault.format(2))
+    assert said == "faults[0].machine = 2: the cluster has 2 workers, counted from 0: give another, or start more workers"
+    many = "services.music-service.replicas=130"
+    said = refused(small, tmp_path, joined, fault.format(1), many)
+    assert "a process of its own: 69 are more than 64; run fewer pods, or start more workers" in said
+    assert scratch_of(scheduler) == []
+
+
 SENT = """
 class Billing:
     def __init__(self):
