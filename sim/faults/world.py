@@ -108,7 +108,7 @@ class Machines(Protocol):
         """Move no pod to a machine any more."""
 
     def bring_back(self, machine: int) -> None:
-        """Let pods move to a machine again."""
+        """Count a machine as there again: pods may move to it."""
 
     def move(self, pod: str) -> bool:
         """Give a pod that has ended a place on another machine that is there; return whether one has room for it."""

@@ -269,7 +269,7 @@ class _RunSteps:
         if self._signal is not None:
             raise asyncio.CancelledError
         self._enter("provision")
-        self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
+        self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder, places=self._places)
         self._clocks = Clocks(broker.address, run_id=self.run_id, virtual=is_virtual())
         fleet = self._reporter.fleet = Fleet(
             self._peopled,

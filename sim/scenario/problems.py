@@ -270,12 +270,6 @@ def _container_problems(scenario: Scenario) -> Iterator[str]:
 
 def _far_problems(scenario: Scenario) -> Iterator[str]:
     """Yield what pods on the workers of a Dask cluster cannot do."""
-    if scenario.kubelet.enabled:
-        yield "kubelet.enabled: hosts.kind = 'dask' cannot probe pods on other machines yet; set hosts.kind = 'local' or 'inline'"
-    for fault in scenario.faults:
-        kind = type(fault).__struct_config__.tag
-        if "links" in fault.needs:
-            yield f"the fault {kind} acts on links, and hosts.kind = 'dask' has none yet; set hosts.kind = 'local' or 'inline'"
     if scenario.load.mix.get(HTTP_CALL):
         yield f"load.mix: {HTTP_CALL!r} is a call from pod to pod on one machine; set hosts.kind = 'local' or 'inline'"
 
