@@ -20,6 +20,7 @@ from random import Random
 
 from sim.errors import BrokerError, BuslabError
 from sim.faults.catalogue import Fault
+from sim.faults.catalogue.machine_down import MachineDown
 from sim.faults.felt import RETRY_S, Felt
 from sim.faults.own_faults import is_own
 from sim.faults.server_commands import is_away
@@ -156,6 +157,8 @@ class Timeline:
 
 def _targets(one: _Occasion) -> list[str]:
     """Return the pods that a fault is on now; none when it is on the broker."""
+    if isinstance(one.fault, MachineDown):
+        return one.fault.targets(one.world)
     chosen = getattr(one.fault, "pods", None)
     return [] if chosen is None else one.world.names(chosen)
 

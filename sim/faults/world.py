@@ -78,6 +78,12 @@ class PodControl(Protocol):
     async def retire(self, *, grace_s: float = ...) -> None:
         """End it as on SIGTERM, for good: whoever was deployed in its place makes its calls from now on, and nothing starts it again."""
 
+    async def lose_machine(self) -> None:
+        """End it at once, with the machine that it is on: nothing starts it again, not the kubelet either, before it has one."""
+
+    def get_machine(self) -> None:
+        """Take in that it has a machine again, where it may be started."""
+
     @property
     def ready(self) -> bool:
         """Whether its readiness endpoint would say so."""
@@ -90,6 +96,22 @@ class PodControl(Protocol):
 
     async def skew(self, skew_ms: float) -> None:
         """Put its wall clock ahead by so much (negative: behind), until told otherwise; time does not pass at another speed."""
+
+
+class Machines(Protocol):
+    """The machines that pods are on, by their numbers from 0, where the hosts know them."""
+
+    def place_of(self, pod: str) -> int:
+        """Return the machine of a pod."""
+
+    def take_down(self, machine: int) -> None:
+        """Move no pod to a machine any more."""
+
+    def bring_back(self, machine: int) -> None:
+        """Count a machine as there again: pods may move to it."""
+
+    def move(self, pod: str) -> bool:
+        """Give a pod that has ended a place on another machine that is there; return whether one has room for it."""
 
 
 class LinkControl(Protocol):
@@ -123,6 +145,8 @@ class World:
         Service -> names of pods that may be deployed in the place of others.
     heirs
         Pod name -> who was deployed in its place.
+    machines
+        Where the pods are; None where the hosts do not say.
     links
         None where no fault of the run needs them: then pods reach the broker directly.
     servers
@@ -149,6 +173,7 @@ class World:
     holds: Holds = field(default_factory=Holds)
     waiting: dict[str, list[str]] = field(default_factory=dict)
     heirs: dict[str, str] = field(default_factory=dict)
+    machines: Machines | None = None
 
     @property
     def who(self) -> int:

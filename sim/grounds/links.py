@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Protocol
@@ -17,15 +17,32 @@ from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
 from sim.grounds.model.network import ModelDoor, Network
 from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape
+from sim.machine.clock import now_ns
 from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
+from sim.record.schema import PROXY
 from sim.wire.address import Address, parse_address
+from sim.wire.connection import open_wire
 
 ANSWER_TIMEOUT_S = 10.0
+PINGS = 200
 
 
 class Links(Protocol):
     """The links of pods, shaped by the pods' numbers; each call replaces what was asked before."""
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The process ids of the proxies on this machine, by their names in the table `hosts`."""
+
+    async def add_us(self) -> dict[str, float]:
+        """Measure what the links add to a round trip with no fault on them, in microseconds.
+
+        Returns
+        -------
+        dict
+            ``direct_p50``, ``direct_p99``, ``through_p50``, ``through_p99``.
+        """
 
     async def shape(self, pods: Sequence[int], *, to_broker: LinkPlan, to_pod: LinkPlan) -> None:
         """Make these pods' links behave so, later connections included."""
@@ -116,12 +133,19 @@ class SharedLinks:
 class ModelLinks:
     """The links of the model's network."""
 
+    pids: Mapping[str, int] = {}
+
     def __init__(self, network: Network, broker: Address, *, pods: int) -> None:
+        self._broker = broker
         self._doors = [network.door((broker.host, broker.port)) for _ in range(pods)]
 
     def address(self, pod: int) -> Address:
         """Return the address by which a pod reaches the broker."""
         return parse_address(f"redis://127.0.0.1:{self._doors[pod].address[1]}")
+
+    async def add_us(self) -> dict[str, float]:
+        """Measure what the links add to a round trip."""
+        return added_us(await round_trips_us(self._broker), await round_trips_us(self.address(0)))
 
     def _of(self, pods: Iterable[int]) -> list[ModelDoor]:
         return [self._doors[pod] for pod in pods]
@@ -152,48 +176,89 @@ class ModelLinks:
         """Do nothing: the links end with the loop."""
 
 
-class ProxyLinks:
-    """The links through a proxy, and the proxy's process; use `ProxyLinks.open`."""
+class ProxyProcess:
+    """The process of a proxy, and the line to it; use `ProxyProcess.start`."""
 
     def __init__(self, child: Child, line: AsyncLine) -> None:
         self._child = child
         self._line = line
         self._one_order = asyncio.Lock()
+        self.pid = child.pid
+
+    @classmethod
+    async def start(cls, *, log: Path) -> ProxyProcess:
+        """Start one, which listens nowhere yet."""
+        line = start_child("sim.grounds.proxy", name="the proxy", log=log, error=BrokerError)
+        return cls(line.child, await line.to_async())
+
+    async def ask(self, order: Order) -> Opened:
+        """Give it an order and return its answer; raise `BrokerError`, ending with its log, when it does not give one."""
+        async with self._one_order:
+            self._line.send(order)
+            return await self._line.receive(Opened, timeout_s=ANSWER_TIMEOUT_S)
+
+    async def close(self) -> None:
+        """End it."""
+        self._line.close()
+        self._child.end(timeout_s=1.0)
+
+
+class ProxyLinks:
+    """The links through a proxy; use `ProxyLinks.open`.
+
+    Parameters
+    ----------
+    ask
+        Gives the proxy an order and returns its answer.
+    pids
+        As of `Links`.
+    end
+        Ends the proxy.
+    """
+
+    def __init__(
+        self, broker: Address, *, ask: Callable[[Order], Awaitable[Opened]], pids: Mapping[str, int], end: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._broker = broker
+        self._ask = ask
+        self.pids = pids
+        self._end = end
         self._ports: list[int] = []
 
     @classmethod
     async def open(cls, broker: Address, *, pods: int, folder: Path, seed: int) -> ProxyLinks:
-        """Start a proxy with a listener for each pod.
+        """Start a proxy on this machine, with a listener for each pod.
 
         Raises
         ------
         BrokerError
             It did not start; the message ends with its log.
         """
-        line = start_child("sim.grounds.proxy", name="the proxy", log=folder / "proxy.log", error=BrokerError)
-        links = cls(line.child, await line.to_async())
-        with contextlib.ExitStack() as undo:
-            undo.callback(links._child.kill)
-            links._ports = (await links._order(Open(broker.host, broker.port, pods, seed))).ports
-            undo.pop_all()
+        process = await ProxyProcess.start(log=folder / "proxy.log")
+        links = cls(broker, ask=process.ask, pids={PROXY: process.pid}, end=process.close)
+        await links.listen(pods=pods, seed=seed)
         return links
 
+    async def listen(self, *, pods: int, seed: int) -> None:
+        """Open a listener for each pod; end the proxy when that cannot be done, and raise as `open` does."""
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._end)
+            self._ports = (await self._order(Open(self._broker.host, self._broker.port, pods, seed))).ports
+            undo.pop_all()
+
     async def _order(self, order: Order) -> Opened:
-        async with self._one_order:
-            self._line.send(order)
-            answer = await self._line.receive(Opened, timeout_s=ANSWER_TIMEOUT_S)
+        answer = await self._ask(order)
         if answer.error:
             raise BrokerError(f"the proxy {answer.error}")
         return answer
 
-    @property
-    def pid(self) -> int:
-        """Process id of the proxy."""
-        return self._child.pid
-
     def address(self, pod: int) -> Address:
-        """Return the address by which a pod reaches the broker."""
-        return parse_address(f"redis://127.0.0.1:{self._ports[pod]}")
+        """Return the address by which a pod reaches the broker, to be let in there as without the proxy."""
+        return self._broker.at("127.0.0.1", self._ports[pod])
+
+    async def add_us(self) -> dict[str, float]:
+        """Measure what the links add to a round trip."""
+        return added_us(await round_trips_us(self._broker), await round_trips_us(self.address(0)))
 
     def _of(self, pods: Iterable[int]) -> list[int]:
         return [self._ports[pod] for pod in pods]
@@ -216,5 +281,22 @@ class ProxyLinks:
 
     async def close(self) -> None:
         """End the proxy's process."""
-        self._line.close()
-        self._child.end(timeout_s=1.0)
+        await self._end()
+
+
+async def round_trips_us(address: Address) -> tuple[float, float]:
+    """Return the median and the 99th percentile of PINGs one by one, in microseconds; raise as `open_wire` does."""
+    wire = await open_wire(address, client_name="buslab-ping")
+    took = []
+    for _ in range(PINGS):
+        began_ns = now_ns()
+        await wire.command("PING")
+        took.append(now_ns() - began_ns)
+    wire.close()
+    took.sort()
+    return took[PINGS // 2] / 1e3, took[PINGS * 99 // 100] / 1e3
+
+
+def added_us(direct: tuple[float, float], through: tuple[float, float]) -> dict[str, float]:
+    """Return what `Links.add_us` does, of round trips without the links and through them."""
+    return {"direct_p50": direct[0], "direct_p99": direct[1], "through_p50": through[0], "through_p99": through[1]}

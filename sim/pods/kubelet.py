@@ -18,12 +18,12 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, Protocol
 
-from sim.errors import BuslabError
+from sim.errors import BuslabError, MachineLost
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.machine.http_client import HttpFailure, ask_once
+from sim.machine.http_client import HttpFailure, Reply, ask_once
 from sim.record.recorder import Recorder
 from sim.scenario.run_settings import Kubelet
 
@@ -47,6 +47,14 @@ class Probed(Protocol):
 
     async def start(self) -> None:
         """Start it anew; do nothing when it runs."""
+
+
+AskPod = Callable[[Probed, str, float], Awaitable[Reply]]
+
+
+async def ask_here(pod: Probed, path: str, timeout_s: float) -> Reply:
+    """Ask a pod of this machine; raise `HttpFailure` where no answer came in time."""
+    return await ask_once(pod.port, path, timeout_s=timeout_s)
 
 
 class Streak:
@@ -94,11 +102,19 @@ class FleetKubelet:
     """
 
     def __init__(
-        self, settings: Kubelet, pods: Iterable[Probed], *, recorder: Recorder, seed: int, failed: Callable[[BuslabError], None]
+        self,
+        settings: Kubelet,
+        pods: Iterable[Probed],
+        *,
+        recorder: Recorder,
+        seed: int,
+        failed: Callable[[BuslabError], None],
+        ask_pod: AskPod = ask_here,
     ) -> None:
         self.ready: dict[str, bool] = {}
         self.restarts: Counter[str] = Counter()
         self._settings = settings
+        self._ask_pod = ask_pod
         self._pods = list(pods)
         self._probes = recorder.tables["probes"]
         self._seed = seed
@@ -181,7 +197,8 @@ class FleetKubelet:
         clock = _Ticks(settings.live_delay_s + jitter * JITTER * settings.live_period_s, settings.live_period_s)
         while streak.good:
             await clock.tick()
-            streak.take(await self._ask(pod, "live"))
+            if (answer := await self._ask(pod, "live")) is not None:
+                streak.take(answer)
 
     async def _probe_readiness(self, pod: Probed, jitter: float) -> None:
         settings = self._settings
@@ -189,15 +206,19 @@ class FleetKubelet:
         clock = _Ticks(settings.ready_delay_s + jitter * JITTER * settings.ready_period_s, settings.ready_period_s)
         while True:
             await clock.tick()
-            self.ready[pod.name] = streak.take(await self._ask(pod, "ready"))
+            if (answer := await self._ask(pod, "ready")) is not None:
+                self.ready[pod.name] = streak.take(answer)
 
-    async def _ask(self, pod: Probed, probe: Probe) -> bool:
+    async def _ask(self, pod: Probed, probe: Probe) -> bool | None:
+        """Probe a pod and return whether it is well; None where nobody could ask it, because its machine does not answer."""
         at_ns = now_ns()
         try:
-            reply = await ask_once(pod.port, f"/health/{probe}", timeout_s=self._settings.timeout_s)
+            reply = await self._ask_pod(pod, f"/health/{probe}", self._settings.timeout_s)
             status, body = reply.status, reply.body.decode("utf-8", "replace")
         except HttpFailure as failure:
             status, body = 0, str(failure)
+        except MachineLost:
+            return None
         self._probes.add(at_ns, pod.name, probe, status, body)
         return 200 <= status < 400
 

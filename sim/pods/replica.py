@@ -61,7 +61,7 @@ class InlineReplica:
     poster
         Makes this incarnation's calls by HTTP.
     wanted
-        Set while it is one of the pods that should run: not before it is deployed, nor when it is retired.
+        Set while it is one of the pods that should run: not before it is deployed, nor when it is retired, nor without a machine.
     heir
         Who was deployed in its place.
 
@@ -240,11 +240,22 @@ class InlineReplica:
 
     async def kill(self) -> None:
         """End at once, as on SIGKILL."""
-        if self._is_not_born:
-            return
+        if not self._is_not_born:
+            await self._end()
+
+    async def _end(self) -> None:
         self.abort()
         async with self._changing:  # a start that was under way is over by now; its pod must end too
             await self._close()
+
+    async def lose_machine(self) -> None:
+        """End at once, as on SIGKILL; nothing starts it again before `get_machine`."""
+        self.wanted.clear()
+        await self._end()
+
+    def get_machine(self) -> None:
+        """Be one of the pods that should run again."""
+        self.wanted.set()
 
     async def _close(self) -> None:
         self.abort()

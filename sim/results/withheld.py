@@ -144,7 +144,7 @@ class Withheld:
 
 def looked_at(host: str) -> bool:
     """Return whether a process of the table `hosts` is a server of ours or the proxy, which the run looks at from outside."""
-    return host == PROXY or host.split(" ")[0] == BROKER
+    return host.split(" ")[0] in (BROKER, PROXY)
 
 
 def hosts_of_pods(run: Run) -> dict[str, list[str]]:

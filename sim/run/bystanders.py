@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 
 from sim.grounds.broker import Broker
-from sim.grounds.links import Links, ProxyLinks
+from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.waits import OtherWaits
 from sim.pods.hosts.meters import LAG_ROW_NS
 from sim.record.recorder import Recorder
-from sim.record.schema import BROKER, PROXY
+from sim.record.schema import BROKER
 
 NO_LOOP = -1  # in place of a lateness
 
@@ -63,7 +63,7 @@ class Bystanders:
 
 
 def bystanders_of(broker: Broker, links: Links | None) -> dict[str, int]:
-    """Return the process ids of the servers and the proxy of a run, by their names in the table `hosts`."""
+    """Return the process ids of the servers and the proxies of a run, by their names in the table `hosts`."""
     several = len(broker.address.nodes) > 1
     names = {f"{BROKER} {node}" if several else BROKER: pid for node, pid in broker.pids.items()}
-    return names | ({PROXY: links.pid} if isinstance(links, ProxyLinks) else {})
+    return names | dict(links.pids if links is not None else {})

@@ -73,9 +73,14 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
         )
     for fault in scenario.faults:
         kind = type(fault).__struct_config__.tag
-        if set(fault.needs) & {"broker", "links"} and broker.control is None:
+        far = scenario.hosts.kind == "dask"  # pods on other machines need a broker that is not ours, and their links are
+        if set(fault.needs) & ({"broker"} if far else {"broker", "links"}) and broker.control is None:
             raise UsageError(
                 f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
+            )
+        if "links" in fault.needs and broker.address.tls is not None:
+            raise UsageError(
+                f"{broker.ground} speaks TLS, and a proxy on the way would be taken for another server: leave the fault {kind} out"
             )
         if "failover" in fault.needs and not several:
             raise UsageError(f"{broker.ground} has no replica that could take over: run {kind} with --on cluster or container-cluster")
@@ -128,7 +133,7 @@ def files_needed(scenario: Scenario, *, nodes: int = 1, server_is_ours: bool = T
     holds = {"inline": pods, "local": -(-pods // scenario.hosts.processes), "containers": min(1, pods), "dask": 0}
     here = holds[scenario.hosts.kind]
     needs = [OWN_FILES + here * each, OWN_FILES + locusts * ends]
-    if any("links" in fault.needs for fault in scenario.faults):
+    if any("links" in fault.needs for fault in scenario.faults) and scenario.hosts.kind != "dask":  # there a proxy is on each worker
         needs.append(OWN_FILES + pods * (1 + 2 * each))
     if server_is_ours and scenario.bus.transport != "memory":
         needs.append(SERVER_FILES + pods * each + locusts)

@@ -23,7 +23,7 @@ from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
 from sim.pods.hosts import HOSTS, Host
 from sim.pods.hosts.places import Places
-from sim.pods.kubelet import FleetKubelet
+from sim.pods.kubelet import FleetKubelet, ask_here
 from sim.record.recorder import Recorder, Tamper
 from sim.scenario.file import Scenario
 from sim.wire.address import Address
@@ -87,7 +87,10 @@ class Fleet:
         self.kubelet: FleetKubelet | None = None
         if scenario.kubelet.enabled:
             pods = self.host.replicas.values()
-            self.kubelet = FleetKubelet(scenario.kubelet, pods, recorder=self.recorder, seed=scenario.seed, failed=self._fail)
+            ask_pod = ask_here if places is None else places.ask_pod
+            self.kubelet = FleetKubelet(
+                scenario.kubelet, pods, recorder=self.recorder, seed=scenario.seed, failed=self._fail, ask_pod=ask_pod
+            )
         self._scenario = scenario
         self.transport = scenario.transport()
         self._stands_for = self._voices()

@@ -12,24 +12,24 @@ from sim.faults.world import World
 from sim.grounds.broker import Broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.grounds.model.ground import ModelBroker
-from sim.machine.clock import now_ns, to_the_end
+from sim.machine.clock import to_the_end
+from sim.pods.hosts.places import Places
 from sim.run.fleet import Fleet
 from sim.scenario.file import Scenario
 from sim.wire.command_client import CommandClient
-from sim.wire.connection import open_wire
-
-PINGS = 200
 
 
-async def open_links(scenario: Scenario, broker: Broker, *, folder: Path) -> tuple[Links | None, dict[str, float]]:
-    """Open links that can be made bad, and return them with what they add to a round trip (`links_add_us`).
+async def open_links(
+    scenario: Scenario, broker: Broker, *, folder: Path, places: Places | None = None
+) -> tuple[Links | None, dict[str, float]]:
+    """Open links that can be made bad, and return them with what they add to a round trip (`Links.add_us`).
 
     Where no fault of the scenario needs them there are none: the pods reach the broker directly.
 
     Raises
     ------
-    BrokerError
-        The proxy did not start.
+    BrokerError, HostError
+        A proxy did not start.
     """
     if not any("links" in fault.needs for fault in scenario.faults):
         return None, {}
@@ -37,35 +37,17 @@ async def open_links(scenario: Scenario, broker: Broker, *, folder: Path) -> tup
     links: Links
     if isinstance(broker, ModelBroker):
         links = ModelLinks(broker.network, broker.address, pods=pods)
+    elif places is not None:
+        links = await places.open_links(broker.address, seed=scenario.seed)
     else:
         links = await ProxyLinks.open(broker.address, pods=pods, folder=folder, seed=scenario.seed)
-    return links, await links_add_us(links, broker)
-
-
-async def links_add_us(links: Links, broker: Broker) -> dict[str, float]:
-    """Measure what the links add to a round trip with no fault on them, in microseconds: PINGs one by one, each way.
-
-    Returns
-    -------
-    dict
-        ``direct_p50``, ``direct_p99``, ``through_p50``, ``through_p99``.
-    """
-    found: dict[str, float] = {}
-    for way, address in (("direct", broker.address), ("through", links.address(0))):
-        wire = await open_wire(address, client_name="buslab-ping")
-        took = []
-        for _ in range(PINGS):
-            began_ns = now_ns()
-            await wire.command("PING")
-            took.append(now_ns() - began_ns)
-        wire.close()
-        took.sort()
-        found |= {f"{way}_p50": took[PINGS // 2] / 1e3, f"{way}_p99": took[PINGS * 99 // 100] / 1e3}
-    return found
+    return links, await links.add_us()
 
 
 @contextlib.asynccontextmanager
-async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, run_id: str) -> AsyncIterator[Timeline]:
+async def staged(
+    scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Links | None, places: Places | None, run_id: str
+) -> AsyncIterator[Timeline]:
     """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
     services: dict[str, list[str]] = {name: [] for name in scenario.services}
     waiting: dict[str, list[str]] = {name: [] for name in scenario.services}
@@ -82,6 +64,7 @@ async def staged(scenario: Scenario, broker: Broker, fleet: Fleet, *, links: Lin
         links=shared,
         servers=command_clients,
         waiting=waiting,
+        machines=places,
     )
     timeline = Timeline(scenario.faults, world, fleet.recorder, seed=scenario.seed)
     task = asyncio.current_task()

@@ -269,7 +269,7 @@ class _RunSteps:
         if self._signal is not None:
             raise asyncio.CancelledError
         self._enter("provision")
-        self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder)
+        self._links, self.info.links_us = await open_links(self.scenario, broker, folder=self.folder, places=self._places)
         self._clocks = Clocks(broker.address, run_id=self.run_id, virtual=is_virtual())
         fleet = self._reporter.fleet = Fleet(
             self._peopled,
@@ -335,7 +335,7 @@ class _RunSteps:
         gc.collect()
         gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
 
-        async with staged(self.scenario, broker, fleet, links=self._links, run_id=self.run_id) as timeline:
+        async with staged(self.scenario, broker, fleet, links=self._links, places=self._places, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
             if self.scenario.faults:
                 self._enter("heal")

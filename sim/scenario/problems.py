@@ -6,13 +6,15 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 
 from sim.bus.envelope import BATCH
 from sim.bus.services import BEHAVIOURS, ConfigReader
 from sim.errors import ScenarioError, did_you_mean
+from sim.faults.catalogue import Fault
+from sim.faults.catalogue.machine_down import MachineDown
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
@@ -246,15 +248,21 @@ def _hosts_problems(scenario: Scenario) -> Iterator[str]:
     if hosts.kind == "containers":
         yield from _container_problems(scenario)
         return
-    first = {name for name, _ in scenario.first_pods()}
-    if (alone := len(scenario.killable_pods() & first) + sum(map(scenario.surge, scenario.services))) > MAX_PROCESSES:
-        why = "the kubelet" if scenario.kubelet.enabled else "a fault"
-        yield (
-            f"{kind} gives each pod that {why} may end or freeze a process of its own: {alone:,} are more than "
-            f"{MAX_PROCESSES}; name fewer pods, or set hosts.kind = 'inline'"
-        )
+    if problem := too_many_alone(scenario, place_of=None if hosts.kind != "dask" else lambda pod: -1):  # a cluster is not joined yet
+        yield f"{problem}; name fewer pods, or set hosts.kind = 'inline'"
     if hosts.kind == "dask":
         yield from _far_problems(scenario)
+
+
+def too_many_alone(scenario: Scenario, *, place_of: Callable[[str], int] | None) -> str:
+    """Return what is wrong where too many pods need a process of their own, empty when nothing is; `place_of` as of `killable_pods`."""
+    first = {name for name, _ in scenario.first_pods()}
+    alone = len(scenario.killable_pods(place_of) & first) + sum(map(scenario.surge, scenario.services))
+    if alone <= MAX_PROCESSES:
+        return ""
+    why = "the kubelet" if scenario.kubelet.enabled else "a fault"
+    each = f"hosts.kind = {scenario.hosts.kind!r} gives each pod that {why} may end or freeze a process of its own"
+    return f"{each}: {alone:,} are more than {MAX_PROCESSES}"
 
 
 def _container_problems(scenario: Scenario) -> Iterator[str]:
@@ -265,12 +273,6 @@ def _container_problems(scenario: Scenario) -> Iterator[str]:
 
 def _far_problems(scenario: Scenario) -> Iterator[str]:
     """Yield what pods on the workers of a Dask cluster cannot do."""
-    if scenario.kubelet.enabled:
-        yield "kubelet.enabled: hosts.kind = 'dask' cannot probe pods on other machines yet; set hosts.kind = 'local' or 'inline'"
-    for fault in scenario.faults:
-        kind = type(fault).__struct_config__.tag
-        if "links" in fault.needs:
-            yield f"the fault {kind} acts on links, and hosts.kind = 'dask' has none yet; set hosts.kind = 'local' or 'inline'"
     if scenario.load.mix.get(HTTP_CALL):
         yield f"load.mix: {HTTP_CALL!r} is a call from pod to pod on one machine; set hosts.kind = 'local' or 'inline'"
 
@@ -309,6 +311,8 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
         names = services | (first if isinstance(fault, RollingRestart) else later)  # who was replaced is found by its first name
         if problem := fault.problem():
             yield f"faults[{place}]: {problem}"
+        if isinstance(fault, MachineDown) and scenario.hosts.kind != "dask" and not fault.held(sorted(first)):
+            yield f"faults[{place}].machine = {fault.machine}: {_no_machine(fault, len(first))}"
         if "links" in fault.needs and scenario.bus.transport == "memory":
             kind = type(fault).__struct_config__.tag
             yield f"faults[{place}]: {kind} is of links to a broker, and bus.transport = 'memory' has none: leave it out, or set 'pubsub'"
@@ -321,22 +325,35 @@ def _fault_problems(scenario: Scenario) -> Iterator[str]:
                 yield f"faults[{place}].pods: no pod and no service is called {name!r}{hint}; write music-service or music-service-0"
 
 
+def _no_machine(fault: MachineDown, pods: int) -> str:
+    """Return why no pod is on the machine of a fault."""
+    if fault.machine >= fault.machines:
+        return f"machines are counted from 0, and there are {fault.machines} of them (machines); give another"
+    return f"no pod is on it, as there are {pods} for {fault.machines} machines; give another, or fewer machines"
+
+
 def _overlap_problems(scenario: Scenario) -> Iterator[str]:
     """Yield two of one kind at once on one target, unless what they do adds up: the first end would heal both, unseen by the record."""
     pods = scenario.pods()
-    touched = [
-        {name for name, service in pods if not fault.pods or {name, service} & set(fault.pods)} if hasattr(fault, "pods") else {"broker"}
-        for fault in scenario.faults
-    ]
+    touched = [_touched(scenario, fault) for fault in scenario.faults]
     for (n, one), (m, other) in combinations(enumerate(scenario.faults), 2):
         if type(one) is type(other) and not getattr(one, "adds_up", False) and (both := touched[n] & touched[m]):
             spans = sorted([*one.spans_s(), *other.spans_s()])
             for (_, end_s), (begin_s, _) in pairwise(spans):
                 if begin_s < end_s:
                     kind = type(one).__struct_config__.tag
-                    target = next(name for name in ("broker", *(name for name, _ in pods)) if name in both)
+                    target = next((name for name, _ in pods if name in both), min(both))
                     yield f"faults[{n}] and faults[{m}]: {kind} of {target} twice at one time, {begin_s:g} s: change their times"
                     break
+
+
+def _touched(scenario: Scenario, fault: Fault) -> set[str]:
+    """Return what a fault touches, by name: pods, the broker, or a worker of a cluster."""
+    pods = scenario.pods()
+    if isinstance(fault, MachineDown):
+        return {f"machine {fault.machine}"} if scenario.hosts.kind == "dask" else set(fault.held([name for name, _ in pods]))
+    chosen = getattr(fault, "pods", None)
+    return {"broker"} if chosen is None else {name for name, service in pods if not chosen or {name, service} & set(chosen)}
 
 
 def _unknown_channel(type: str, may: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from sim.bus.pointer import Pointer
 from sim.bus.services import ConfigReader, ServiceLogic, make_logic
 from sim.errors import ScenarioError
 from sim.faults.catalogue import KILLS_PODS, Fault
+from sim.faults.catalogue.machine_down import MachineDown
 from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
@@ -334,12 +335,14 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         found = [(one, [not one.pods or bool({name, service} & set(one.pods)) for name in names]) for one in rolling]
         return [(one, rolled) for one, rolled in found if any(rolled)]
 
-    def killable_pods(self) -> set[str]:
-        """Return the pods that a fault, or the kubelet, may end or freeze; who takes the place of another in a restart is one of them."""
+    def killable_pods(self, place_of: Callable[[str], int] | None = None) -> set[str]:
+        """Return the pods that a fault, or the kubelet, may end or freeze, and successors; `place_of`: the machine of a pod, if known."""
+        pods, machines = self.pods(), [fault for fault in self.faults if isinstance(fault, MachineDown)]
         kills = [fault for fault in self.faults if isinstance(fault, KILLS_PODS) or getattr(fault, "kills_pods", False)]
-        chosen = [getattr(fault, "pods", ()) for fault in kills] + ([()] if self.kubelet.enabled else [])
-        killable = {name for pods in chosen for name, service in self.pods() if not pods or {name, service} & set(pods)}
-        return killable | {name for name, _ in self.pods()[len(self.first_pods()) :]}
+        chosen = [getattr(fault, "pods", ()) for fault in kills if fault not in machines] + ([()] if self.kubelet.enabled else [])
+        killable = {name for some in chosen for name, service in pods if not some or {name, service} & set(some)}
+        killable |= {name for one in machines for name in one.held([name for name, _ in pods], place_of)}
+        return killable | {name for name, _ in pods[len(self.first_pods()) :]}
 
     @property
     def calls(self) -> tuple[str, ...]:

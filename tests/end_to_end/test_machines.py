@@ -223,6 +223,30 @@ def test_a_full_disk_on_a_worker_is_one_line_that_names_it(tmp_path: Path) -> No
     assert open_run(tmp_path / "run").info.state == "failed"
 
 
+SLOWED, TAKEN, DELAY_US = "music-service-0", "music-service-1", 200_000
+
+
+@pytest.mark.deep
+def test_links_and_a_machine_of_far_pods_are_hurt_and_every_copy_has_its_cause(laid: Laid, tmp_path: Path) -> None:
+    """The server is on a machine of its own and not ours to hurt; the links of our pods to it are, where the pods are."""
+    faults = f"""faults=[{{kind="link_slow",pods=["{SLOWED}"],at_s=1,for_s=2,delay_ms={DELAY_US // 1000},direction="to_pod"}},
+        {{kind="machine_down",machine=1,at_s=3.5,for_s=3,elsewhere_s=1}}]"""
+    done = laid.run(tmp_path / "run", faults, "load.warm_up_s=1", "load.run_s=8", "slo={}")
+    run = open_run(tmp_path / "run")
+    assert done.returncode == judge(run).exit_code == 0, done.stdout + done.stderr
+    counts = ledger(run)
+    assert (counts["unexpected"], counts["unknown"], run.info.lost) == (0, 0, None)
+    assert {"pod-down", "no-pod", "never-sent"} & set(run.ledger()["cause"].astype(str))
+    slowed, taken = (run.faults[run.faults["fault"] == kind].iloc[0] for kind in ("link_slow", "machine_down"))
+    assert TAKEN in taken["target"].split(",") and SLOWED not in taken["target"].split(",")
+    sent = run.publishes.drop_duplicates("event").set_index("event")["sent_ns"]
+    inside = run.deliveries[run.deliveries["event"].map(sent).between(slowed["begin_ns"] + 5e8, slowed["end_ns"] - 5e8)]
+    lag_us = (inside["received_ns"] - inside["event"].map(sent)).groupby(inside["pod"], observed=True).min() / 1e3
+    assert lag_us[SLOWED] >= DELAY_US > lag_us.drop(SLOWED).max()
+    (note,) = [note for note in run.info.notes if "Dask" in note]
+    assert note.endswith("the proxies of links on 2 workers were not watched for waits")
+
+
 # -- what is lost in the middle of a run -------------------------------------------------------------------------
 
 

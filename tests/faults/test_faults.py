@@ -64,6 +64,7 @@ class PodState:
     at_once: int = 0
     failing: bool = False
     skew_ms: float = 0.0
+    lost: bool = False
     orders: int = field(default=0, compare=False)
 
     def _set(self, **changes: Any) -> None:
@@ -78,13 +79,19 @@ class PodState:
         self._set(running=False)
 
     async def start(self) -> None:
-        self._set(running=True)
+        self._set(running=self.running or not self.lost)
 
     async def freeze(self) -> None:
         self._set(frozen=True)
 
     async def thaw(self) -> None:
         self._set(frozen=False)
+
+    async def lose_machine(self) -> None:
+        self._set(running=False, lost=True)
+
+    def get_machine(self) -> None:
+        self._set(lost=False)
 
     async def slow(self, *, handler_ms: float, at_once: int) -> None:
         self._set(handler_ms=handler_ms, at_once=at_once)
@@ -184,6 +191,96 @@ def test_the_end_heals_and_is_safe_twice_and_without_a_beginning(kind: str, run_
     run_async(scene())
 
 
+@dataclass
+class MachinesState:
+    """Be machines with a place for so many pods that move to one."""
+
+    places: dict[str, int]
+    room: int = 99
+    down: set[int] = field(default_factory=set)
+
+    def place_of(self, pod: str) -> int:
+        return self.places[pod]
+
+    def take_down(self, machine: int) -> None:
+        self.down.add(machine)
+
+    def bring_back(self, machine: int) -> None:
+        self.down.discard(machine)
+
+    def move(self, pod: str) -> bool:
+        there = [machine for machine in set(self.places.values()) if machine not in self.down]
+        if there and self.room:
+            self.places[pod], self.room = there[0], self.room - 1
+            return True
+        return False
+
+
+def cluster(*, room: int = 99) -> tuple[World, MachinesState]:
+    """Return a world of five pods, three of them on machine 1."""
+    machines = MachinesState({"web-0": 0, "web-1": 1, "api-0": 1, "api-1": 1, "api-2": 0}, room=room)
+    pods: dict[str, Any] = {name: PodState() for name in machines.places}
+    services = {"web": ["web-0", "web-1"], "api": ["api-0", "api-1"]}  # api-2 has yet to take the place of another
+    return replace(world(), pods=pods, services=services, machines=machines), machines
+
+
+def up(of: World) -> set[str]:
+    return {name for name, pod in of.pods.items() if pod.running}  # type: ignore[attr-defined]
+
+
+def test_a_machine_takes_its_pods_with_it_and_no_other_fault_starts_them(run_async: Callable[[Any], Any]) -> None:
+    async def scene() -> None:
+        hurt, machines = cluster()
+        down = FAULTS["machine_down"](at_s=0, for_s=1, machine=1)
+        kill = FAULTS["pod_kill"](at_s=0, for_s=1, pods=("api-0",))
+        other = replace(hurt, kept={})
+        await down.end(hurt)
+        assert up(hurt) == set(machines.places), "the end of what has not begun does nothing"
+        await down.begin(hurt)
+        await kill.begin(other)
+        assert (up(hurt), machines.down) == ({"web-0", "api-2"}, {1})
+        await kill.end(other)
+        assert up(hurt) == {"web-0", "api-2"}
+        for _ in range(2):
+            await down.end(hurt)
+            assert (up(hurt), machines.down) == (set(machines.places), set())
+        assert [pod.lost for pod in hurt.pods.values()] == [False] * 5  # type: ignore[attr-defined]
+
+    run_async(scene())
+
+
+def test_pods_start_elsewhere_as_far_as_there_is_room_and_the_rest_when_their_machine_is_back(run_async: Callable[[Any], Any]) -> None:
+    async def scene() -> None:
+        hurt, machines = cluster(room=2)
+        down = FAULTS["machine_down"](at_s=0, for_s=1, machine=1, elsewhere_s=0.001)
+        await down.begin(hurt)
+        assert up(hurt) == {"web-0", "api-2", "web-1", "api-0"}, "api-1 is pending"
+        assert (machines.places["api-0"], machines.places["api-1"]) == (0, 1)
+        hurt.services["api"].remove("api-1")  # type: ignore[attr-defined]
+        await down.end(hurt)
+        assert not hurt.pods["api-1"].running, "it was retired meanwhile"  # type: ignore[attr-defined]
+        assert machines.down == set()
+
+    run_async(scene())
+
+
+def test_what_another_machine_takes_from_its_new_place_is_not_started_by_the_first(run_async: Callable[[Any], Any]) -> None:
+    async def scene() -> None:
+        hurt, _ = cluster()
+        one, two = (FAULTS["machine_down"](at_s=0, for_s=1, machine=machine, elsewhere_s=0.001) for machine in (1, 0))
+        other = replace(hurt, kept={})
+        await one.begin(hurt)
+        assert {hurt.machines.place_of(name) for name in hurt.pods} == {0}  # type: ignore[union-attr]
+        await two.begin(other)
+        assert up(hurt) == {"api-2"}, "both machines are away, and nobody has a place"
+        await one.end(hurt)
+        assert up(hurt) == {"api-2"}
+        await two.end(other)
+        assert up(hurt) == set(hurt.pods)
+
+    run_async(scene())
+
+
 def test_resets_go_on_until_the_end_and_a_proxy_that_is_gone_is_told_there(run_async: Callable[[Any], Any]) -> None:
     async def scene() -> None:
         hurt = world()
@@ -217,6 +314,10 @@ def test_resets_go_on_until_the_end_and_a_proxy_that_is_gone_is_told_there(run_a
         ('faults=[{kind="rolling_restart",at_s=1,for_s=1,max_surge="a few"}]', ["max_surge", "a few"]),
         ('faults=[{kind="rolling_restart",at_s=1,for_s=1,max_unavailable="101%"}]', ["max_unavailable", "101%", "100%"]),
         ('faults=[{kind="rolling_restart",at_s=1,for_s=1,pods=["music-service-3"]}]', ["music-service-3", "no pod and no service"]),
+        ('faults=[{kind="machine_down",at_s=1,for_s=1,elsewhere_s=1}]', ["elsewhere_s = 1", "is back after for_s = 1", "less, or 0"]),
+        ('faults=[{kind="machine_down",at_s=1,for_s=1,machine=3}]', ["faults[0].machine = 3", "counted from 0", "there are 3"]),
+        ('faults=[{kind="machine_down",at_s=1,for_s=1,machine=50,machines=99}]', ["machine = 50", "no pod is on it", "12 for 99"]),
+        ('faults=[{kind="machine_down",at_s=1,for_s=1},{kind="machine_down",at_s=1.5,for_s=1}]', ["music-service-0 twice at one time"]),
         ('faults=[{kind="partition",at_s=1,for_s=1,pods=["musik-service"]}]', ["musik-service", "did you mean 'music-service'"]),
     ],
 )

@@ -15,7 +15,6 @@ from sim.faults.link import LinkLoad, LinkPlan
 from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.machine.clock import NS_PER_S, now_ns
-from sim.run.stage import links_add_us
 from sim.wire.address import Address
 from sim.wire.connection import Wire, open_wire, pack
 
@@ -295,10 +294,10 @@ def test_the_proxy_passes_megabytes_unchanged_and_ends_with_its_owner(tmp_path: 
         value = bytes(range(33, 126)) * 50_000
         await wire.command("SET", "k", value.decode())
         assert await wire.command("GET", "k") == value
-        adds = await links_add_us(links, broker)
+        adds = await links.add_us()
         assert 0 < adds["direct_p50"] <= adds["direct_p99"]
         assert 0 < adds["through_p50"] <= adds["through_p99"]
-        pid = links.pid
+        pid = links.pids["proxy"]
         await links.close()
         return pid
 
@@ -314,13 +313,13 @@ def test_a_slow_link_takes_in_no_more_than_its_window_and_passes_all_on(tmp_path
     async def scene(broker: Any) -> None:
         links = await ProxyLinks.open(broker.address, pods=1, folder=tmp_path, seed=1)
         wire, _ = await connected(links.address(0))
-        before = psutil.Process(links.pid).memory_info().rss
+        before = psutil.Process(links.pids["proxy"]).memory_info().rss
         await (await connected(broker.address))[0].command("SET", "k", "x" * size)
         await links.shape([0], to_broker=FREE, to_pod=LinkPlan(delay_ns=2 * NS_PER_S))
         answer = asyncio.ensure_future(wire.command("GET", "k"))
         await asyncio.wait([answer], timeout=1.5)
         assert not answer.done()
-        assert psutil.Process(links.pid).memory_info().rss - before < size / 2
+        assert psutil.Process(links.pids["proxy"]).memory_info().rss - before < size / 2
         await links.shape([0], to_broker=FREE, to_pod=FREE)
         assert len(await answer) == size
         await links.close()
@@ -333,7 +332,7 @@ def test_a_slow_link_takes_in_no_more_than_its_window_and_passes_all_on(tmp_path
 def test_a_proxy_that_died_says_so(tmp_path: Path) -> None:
     async def scene(broker: Any) -> None:
         links = await ProxyLinks.open(broker.address, pods=1, folder=tmp_path, seed=1)
-        psutil.Process(links.pid).kill()
+        psutil.Process(links.pids["proxy"]).kill()
         with pytest.raises(BrokerError, match="proxy"):
             await links.reset([0])
         await links.close()

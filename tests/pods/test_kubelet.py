@@ -293,6 +293,22 @@ def test_a_frozen_pod_is_restarted_after_three_failed_probes_and_the_books_balan
     assert run.info.notes == [f"restarted by the kubelet: {VICTIM} (1)"]
 
 
+@pytest.mark.parametrize("elsewhere_s", [0.0, 0.7])
+def test_no_kubelet_starts_a_pod_whose_machine_is_away(elsewhere_s: float, tmp_path: Path) -> None:
+    down = f"faults=[{{kind='machine_down',at_s=0.5,for_s=2,machine=1,elsewhere_s={elsewhere_s}}}]"
+    run = open_run(run_scenario(lively("load.run_s=4", down), on="model", out=tmp_path / "run"))
+    books(run)
+    (fault,) = run.faults.to_dict("records")
+    pods = fault["target"].split(",")
+    assert VICTIM in pods and len(pods) == 4
+    again_ns = run.pods[run.pods["state"] == "starting"].groupby("pod", observed=True)["at_ns"].max()[pods]
+    assert (again_ns == (fault["begin_ns"] + elsewhere_s * 1e9 if elsewhere_s else fault["end_ns"])).all()
+    assert {len(history(run, pod)) for pod in pods} == {6}
+    probed = run.probes[run.probes["pod"].isin(pods)]
+    assert not probed["at_ns"].between(fault["begin_ns"] + 1, again_ns.min() - 1).any()
+    assert (probed["at_ns"] > again_ns.max()).any()
+
+
 def test_a_killed_pod_is_restarted_with_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def kill_thrice(fleet: Fleet) -> None:
         replica = fleet.host.replicas[VICTIM]

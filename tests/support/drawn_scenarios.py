@@ -168,7 +168,17 @@ def _fault(draw: Random, kind: str, run_s: float, services: dict[str, Tree]) -> 
     for key, values in _fields(kind, run_s).items():
         if kind == "buffer_limit" or draw.random() < 0.7 or key in ("skew_ms", "delay_ms"):
             fault[key] = draw.choice(values)
-    return fault
+    return _with_its_machine(fault) if kind == "pod_kill" else fault
+
+
+def _with_its_machine(kill: Tree) -> Tree:
+    """Return every other kill as one of a whole machine, by a draw of its own: so what other seeds draw stays."""
+    draw = Random(repr(kill))
+    if draw.random() < 0.5:
+        return kill
+    at = {key: value for key, value in kill.items() if key not in ("kind", "pods")}
+    machine = {"machine": draw.choice((0, 1)), "machines": draw.choice((2, 3))}
+    return {"kind": "machine_down", **at, **machine, "elsewhere_s": draw.choice((0.0, round(kill["for_s"] / 3, 3)))}
 
 
 def _fields(kind: str, run_s: float) -> dict[str, Sequence[Any]]:

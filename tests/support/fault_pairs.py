@@ -43,6 +43,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "link_cut": {"pods": ["music-service"]},
     "link_reset": {"pods": ["music-service"], "every_ms": 100},
     "link_slow": {"pods": ["music-service"], "delay_ms": 20},
+    "machine_down": {"machines": 2, "elsewhere_s": 0.2},
     "partition": {"pods": ["music-service"]},
     "pod_freeze": {"pods": ["music-service-0"]},
     "pod_kill": {"pods": ["music-service-0"]},

@@ -8,6 +8,7 @@ import pandas as pd
 from sim.bus.envelope import BATCH
 from sim.results.checkers import judge
 from sim.results.opened_run import Run
+from sim.scenario.file import check_tree
 from tests.support.unknown import latest_s
 
 SETTLED_NS = 3_000_000_000  # reconnecting backs off to 2 s at most
@@ -228,6 +229,24 @@ def pod_kill(run: Run, counts: dict[str, float]) -> None:
     assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
     dead = run.pods[run.pods["state"] == "aborted"]
     assert set(dead["pod"]) == pods
+    assert run.info.load.calls_not_made > 0
+    assert_well_after(run)
+
+
+def machine_down(run: Run, counts: dict[str, float]) -> None:
+    """Check that every third pod went at once and ran again, when it was to: what nobody heard meanwhile has its causes."""
+    begin_ns, end_ns, pods = of_fault(run)
+    numbered = [name for name, _ in check_tree(run.scenario, where="run").first_pods()]
+    assert pods == set(numbered[0::3])
+    assert causes_of_other(run, alone_at_its_start(run, pods)) <= {"never-sent", "pod-down", "deaf", "no-pod"}
+    assert causes(run) >= {"never-sent", "no-pod"}, "part-full batches, and a service that had no pod on another machine"
+    assert starts(run).to_dict() == {history.pod: 1 + (history.pod in pods) for history in run.pod_histories}
+    rows = run.pods[run.pods["pod"].isin(pods) & (run.pods["at_ns"] >= begin_ns)]
+    assert set(rows.loc[rows["state"] == "aborted", "pod"]) == pods
+    again_ns = rows[rows["state"] == "starting"].groupby("pod", observed=True)["at_ns"].min()
+    elsewhere_ns = int(run.scenario["faults"][0]["elsewhere_s"] * 1e9)
+    assert (again_ns >= begin_ns + elsewhere_ns - SETTLED_NS // 10).all()
+    assert run.info.ground != "model" or ((again_ns == begin_ns + elsewhere_ns).all() and again_ns.max() < end_ns)
     assert run.info.load.calls_not_made > 0
     assert_well_after(run)
 

@@ -28,6 +28,7 @@ from sim.faults.catalogue.link_blackhole import LinkBlackhole
 from sim.faults.catalogue.link_cut import LinkCut
 from sim.faults.catalogue.link_reset import LinkReset
 from sim.faults.catalogue.link_slow import LinkSlow
+from sim.faults.catalogue.machine_down import MachineDown
 from sim.faults.catalogue.partition import Partition
 from sim.faults.catalogue.pod_freeze import PodFreeze
 from sim.faults.catalogue.pod_kill import PodKill
@@ -54,6 +55,7 @@ Fault = (
     | LinkCut
     | LinkReset
     | LinkSlow
+    | MachineDown
     | Partition
     | PodFreeze
     | PodKill
@@ -80,6 +82,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "link_cut": LinkCut,
     "link_reset": LinkReset,
     "link_slow": LinkSlow,
+    "machine_down": MachineDown,
     "partition": Partition,
     "pod_freeze": PodFreeze,
     "pod_kill": PodKill,
@@ -91,4 +94,4 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "slow_handler": SlowHandler,
     "subscribers_cut": SubscribersCut,
 }
-KILLS_PODS = (PodFreeze, PodKill, PodStartInOutage, PodStop, RollingRestart)  # those that end, freeze or start pods
+KILLS_PODS = (MachineDown, PodFreeze, PodKill, PodStartInOutage, PodStop, RollingRestart)  # those that end, freeze or start pods

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from sim.faults.catalogue.machine_down import MachineDown
 from sim.machine.words import count, duration
 from sim.measure.meaning.channels import ChannelLoad, channel_loads, has_broker, link_bytes
 from sim.measure.meaning.machine import ResourceNeed, carried_here
@@ -250,7 +251,11 @@ def _faults(scenario: Scenario) -> list[FaultMeaning]:
         for name in ("kind", "pods", "at_s", "for_s", "within_s", "times", "every_s"):
             settings.pop(name, None)
         kind = type(fault).__struct_config__.tag
-        found.append(FaultMeaning(str(kind), tuple(fault.spans_s()), tuple(fault.pods) if hasattr(fault, "pods") else None, settings))
+        pods = tuple(fault.pods) if hasattr(fault, "pods") else None
+        if isinstance(fault, MachineDown):
+            far = scenario.hosts.kind == "dask"  # there the cluster says which pods are on it
+            pods = ("a worker with its pods",) if far else tuple(fault.held([name for name, _ in scenario.pods()]))
+        found.append(FaultMeaning(str(kind), tuple(fault.spans_s()), pods, settings))
     return sorted(found, key=lambda one: one.spans_s)
 
 

@@ -28,15 +28,18 @@ import msgspec
 
 from sim.errors import BuslabError, HostError, MachineLost, RecordError, UsageError
 from sim.machine.files import why_not_written
+from sim.machine.http_client import HttpFailure, Reply
 from sim.machine.line import start_child
 from sim.machine.source import source_checksum
 from sim.machine.words import count
 from sim.pods.hosts.dask_client import DaskClient, SchedulerLost, open_client
 from sim.pods.hosts.dask_end import DaskEnd
 from sim.pods.hosts.dask_keeper import Keeper, loopback_name
+from sim.pods.hosts.dask_links import DaskLinks, FarProxy
 from sim.pods.hosts.dask_local_cluster import Form, Formed
 from sim.pods.hosts.dask_part_store import PartStore, check_place
-from sim.pods.hosts.placing import Room, place_pods, share_processes
+from sim.pods.hosts.placing import Room, next_room, place_pods, share_processes
+from sim.pods.kubelet import Probed
 from sim.record.checksum import file_checksum
 from sim.record.journal import JOURNALS
 from sim.record.recorder import PARTS
@@ -99,13 +102,18 @@ class DaskPlaces:
         self._op = op
         self._files_per_pod, self._own_files = files_per_pod, own_files
         self._placed: dict[str, int] = {}
+        self._placed_first: dict[str, int] = {}  # before any pod has moved
+        self._services: dict[str, str] = {}
+        self._rooms: list[Room] = []
+        self._unseen = 0  # proxies of links on other machines
+        self._down: set[int] = set()  # workers that a fault has taken, as machines that are away
         self._listening: list[asyncio.Task[None]] = []
         self._run_folder = Path()
 
     # -- placing -------------------------------------------------------------------------------------------------
 
-    def place(self, pods: Sequence[tuple[str, str]], *, processes: int) -> None:
-        """Give each pod (name, service) a worker, before any starts.
+    def place(self, pods: Sequence[tuple[str, str]], *, processes: int, proxied: bool = False) -> None:
+        """Give each pod (name, service) a worker, before any starts; `proxied`: each worker has a proxy of their links, too.
 
         Raises
         ------
@@ -114,9 +122,13 @@ class DaskPlaces:
         """
         each = max(1, -(-processes // len(self._workers)))
         holds = [each * max(0, (one.most_files - self._own_files) // self._files_per_pod) for one in self._workers]
-        rooms = [Room(one.host, one.machine, min(one.most_pods, most)) for one, most in zip(self._workers, holds, strict=True)]
-        places = place_pods([service for _, service in pods], rooms)
+        if proxied:  # which has a listener for every pod, and two ends of each connection of its own
+            left = [one.most_files - self._own_files - len(pods) for one in self._workers]
+            holds = [min(most, max(0, files) // (2 * self._files_per_pod)) for most, files in zip(holds, left, strict=True)]
+        self._rooms = [Room(one.host, one.machine, min(one.most_pods, most)) for one, most in zip(self._workers, holds, strict=True)]
+        places = place_pods([service for _, service in pods], self._rooms)
         self._placed = {name: place for (name, _), place in zip(pods, places, strict=True)}
+        self._placed_first, self._services = dict(self._placed), dict(pods)
 
     def spread(self, pods: Sequence[str], *, processes: int) -> list[tuple[str, int, list[str]]]:
         """Return the processes for pods that share them: its name, its worker, and which pods it holds."""
@@ -130,17 +142,54 @@ class DaskPlaces:
                 found.append((f"{self.name}-{len(found)}", worker, some[place::share]))
         return found
 
+    @property
+    def machines(self) -> list[str]:
+        """The addresses of the workers."""
+        return [worker.address for worker in self._workers]
+
     def place_of(self, pod: str) -> int:
         """Return the worker that holds a pod."""
         return self._placed[pod]
 
+    def take_down(self, machine: int) -> None:
+        """Move no pod to a worker any more."""
+        self._down.add(machine)
+
+    def bring_back(self, machine: int) -> None:
+        """Count a worker as there again: pods may move to it."""
+        self._down.discard(machine)
+
+    def move(self, pod: str) -> bool:
+        """Give a pod that has ended a place on another worker; return whether one that is there has room for it."""
+        there = [number for number, worker in enumerate(self._workers) if not worker.lost and number not in self._down]
+        where = next_room(self._services[pod], self._rooms, there=there, placed=[(self._services[p], n) for p, n in self._placed.items()])
+        if where is None:
+            return False
+        self._placed[pod] = where
+        return True
+
     def describe(self) -> str:
         """Return a sentence on which processes are where."""
-        pods = Counter(self._placed.values())
+        pods = Counter(self._placed_first.values())
         held = [(worker, count(pods[number], "pod")) for number, worker in enumerate(self._workers) if worker.ends]
         each = [f"{worker.host} ({many}: {', '.join(worker.ends)})" for worker, many in held]
         machines = count(len({worker.machine for worker, _ in held}), "machine")
-        return f"the pods were on {count(len(each), 'Dask worker')} of {machines}: {'; '.join(each)}"
+        unseen = f"; the proxies of links on {count(self._unseen, 'worker')} were not watched for waits" if self._unseen else ""
+        return f"the pods were on {count(len(each), 'Dask worker')} of {machines}: {'; '.join(each)}{unseen}"
+
+    async def open_links(self, broker: Address, *, seed: int) -> DaskLinks:
+        """Open links to the broker that can be made bad, by a proxy on each worker; raises as `DaskLinks.open` does."""
+        here, names = loopback_name(), list(self._placed)
+        far = [FarProxy(one.address, partial(self._ask, one), one.machine == here) for one in self._workers]
+        self._unseen = sum(not one.is_here for one in far)
+        return await DaskLinks.open(broker, far, place_of=lambda pod: self._placed[names[pod]], pods=len(names), seed=seed)
+
+    async def ask_pod(self, pod: Probed, path: str, timeout_s: float) -> Reply:
+        """Ask a pod by HTTP, from its worker; raises as `Places.ask_pod` does."""
+        found = await self._ask(self._workers[self._placed[pod.name]], "ask_pod", port=pod.port, path=path, timeout_s=timeout_s)
+        if "failure" in found:
+            raise HttpFailure(found["failure"])
+        return Reply(found["status"], bytes(found["body"]))
 
     # -- processes -----------------------------------------------------------------------------------------------
 
@@ -347,7 +396,8 @@ def join_cluster(
         if parts_to:
             _try_store(client, op, workers, parts_to)
         places = DaskPlaces(client, workers, op=op, files_per_pod=files_per_pod, own_files=own_files, parts_to=parts_to)
-        places.place(scenario.pods(), processes=scenario.hosts.processes)
+        proxied = any("links" in fault.needs for fault in scenario.faults)
+        places.place(scenario.pods(), processes=scenario.hosts.processes, proxied=proxied)
         yield places
 
 

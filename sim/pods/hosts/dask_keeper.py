@@ -30,8 +30,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from sim.errors import BuslabError, HostError, RecordError
 from sim.grounds.external import reach
+from sim.grounds.links import ProxyProcess, round_trips_us
+from sim.grounds.proxy import Order
 from sim.machine.files import why_not_written
-from sim.machine.line import Line, start_child
+from sim.machine.http_client import HttpFailure, ask_once
+from sim.machine.line import Line, pack_line, read_line, start_child
 from sim.machine.open_files import raise_open_files
 from sim.machine.process import Child
 from sim.machine.source import source_checksum
@@ -113,6 +116,7 @@ class Keeper(WorkerPlugin):
         self._worker = worker
         self._folder = Path(worker.local_directory).absolute() / self.name
         self._processes: dict[str, KeptProcess] = {}
+        self._proxy: ProxyProcess | None = None
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked_s = time.monotonic()
@@ -148,6 +152,7 @@ class Keeper(WorkerPlugin):
             await asyncio.sleep(LOOK_S)
         for one in kept.values():
             one.child.kill()
+        await self._do_end_proxy()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     # -- questions -----------------------------------------------------------------------------------------------
@@ -228,6 +233,38 @@ class Keeper(WorkerPlugin):
                 kept.told_end = True
                 ended[name] = (kept.code, kept.child.tail())
         return {"said": said, "ended": ended}
+
+    async def _do_order_proxy(self, order: bytes) -> dict[str, Any]:
+        """Give the proxy of links on this machine an order, and return its answer and its process id; the first order starts it."""
+        if self._proxy is None:
+            log = self._folder / JOURNALS / "proxy.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._proxy = await ProxyProcess.start(log=log)
+        answer = await self._proxy.ask(read_line(bytes(order), Order))
+        return {"answer": pack_line(answer), "pid": self._proxy.pid}
+
+    async def _do_end_proxy(self) -> dict[str, Any]:
+        """End the proxy of links; nothing when there is none."""
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            await proxy.close()
+        return {}
+
+    async def _do_ping(self, urls: str) -> dict[str, Any]:
+        """Return the median and the 99th percentile of round trips to the broker's first node, in microseconds.
+
+        On an event loop of its own: on Dask's they would be longer than those of a pod.
+        """
+        address = parse_address(urls)
+        return {"us": await asyncio.to_thread(lambda: asyncio.run(round_trips_us(address)))}
+
+    async def _do_ask_pod(self, port: int, path: str, timeout_s: float) -> dict[str, Any]:
+        """Ask a pod of this machine by HTTP, and return its answer, or in a word why there was none."""
+        try:
+            reply = await ask_once(port, path, timeout_s=timeout_s)
+        except HttpFailure as failure:
+            return {"failure": str(failure)}
+        return {"status": reply.status, "body": reply.body}
 
     async def _do_freeze(self, process: str) -> dict[str, Any]:
         """Freeze a process (SIGSTOP); answer when it stands still, or is gone."""

@@ -294,7 +294,7 @@ class LocalHost:
         self._meter = LoopMeter(self.recorder, self.name, self._failed)
         if self._places is not None:
             self._places.listen(self._folder)
-        alone = self._scenario.killable_pods()
+        alone = self._scenario.killable_pods(None if self._places is None else self._places.place_of)
         first = [pod for pod in self._pods if pod.wanted.is_set()]
         for pod in first:
             if pod.name in alone:

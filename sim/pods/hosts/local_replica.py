@@ -148,6 +148,15 @@ class LocalReplica:
         async with self._changing:  # a start that was under way is over by now; its pod must end too
             await self._kill()
 
+    async def lose_machine(self) -> None:
+        """Kill it (SIGKILL); nothing starts it again before `get_machine`."""
+        self.wanted.clear()
+        await self.kill()
+
+    def get_machine(self) -> None:
+        """Be one of the pods that should run again."""
+        self.wanted.set()
+
     async def _kill(self) -> None:
         """Kill it (SIGKILL), and wait for nothing but the kernel of its machine, and the way there."""
         if not self.ended.is_set() and self.process is not None:

@@ -73,6 +73,22 @@ def place_pods(services: Sequence[str], rooms: Sequence[Room]) -> list[int]:
     return places
 
 
+def next_room(service: str, rooms: Sequence[Room], *, there: Sequence[int], placed: Sequence[tuple[str, int]]) -> int | None:
+    """Return the number of the room that a pod of a service moves to, None where none of those that are there has any left.
+
+    Parameters
+    ----------
+    there
+        The numbers of the rooms that it may move to.
+    placed
+        The service and the room of each pod.
+    """
+    of_service = Counter(room for name, room in placed if name == service)
+    held = Counter(room for _, room in placed)
+    free = [number for number in there if held[number] < rooms[number].most]
+    return min(free, key=lambda number: (of_service[number], held[number], number), default=None)
+
+
 def share_processes(processes: int, pods: Sequence[int]) -> list[int]:
     """Return how many processes each worker gets, given how many pods it holds: one at least where it holds any, never more than pods.
 

@@ -202,6 +202,15 @@ def test_faults_stand_in_the_order_of_their_beginnings() -> None:
     assert text.index("broker_freeze") < text.index("pod_kill") and "2 times until 2 s" in text
 
 
+@pytest.mark.parametrize(("kind", "pods"), [("local", ("orders-1", "search-0", "search-7")), ("dask", ("a worker with its pods",))])
+def test_a_machine_is_named_by_its_pods_where_they_are_known(kind: str, pods: tuple[str, ...]) -> None:
+    down = '{kind="machine_down",machine=1,machines=7,at_s=0.5,for_s=1}'
+    meaning = check_scenario(load_scenario(SHOP, settings=(f"faults=[{down}]", f"hosts.kind={kind}", "load.driver=pods")))
+    (one,) = meaning.faults
+    assert one.pods == pods
+    assert one.settings == {"machine": 1, "machines": 7, "elsewhere_s": 0.0}
+
+
 @pytest.mark.parametrize("name", sorted(built_in()))
 def test_every_built_in_scenario_has_a_meaning_that_can_be_printed_and_kept(name: str) -> None:
     meaning = check_scenario(load_scenario(name))

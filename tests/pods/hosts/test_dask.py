@@ -40,6 +40,7 @@ from tests.support.tls_server import why_not as why_no_tls
 
 Small = Callable[..., Scenario]
 DASK = ("hosts.kind=dask", "load.driver=pods")
+BY_HTTP = ("load.mix.'http.events.batch'=1", "services.music-service.publishes=['http.events.batch']")
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,117 @@ def test_a_kill_and_a_freeze_on_a_worker_are_real_and_every_copy_is_accounted_fo
     assert scratch_of(scheduler) == []
 
 
+@pytest.mark.broker
+def test_a_machine_that_is_down_takes_its_pods_which_start_on_another_worker(small: Small, tmp_path: Path, scheduler: str) -> None:
+    """What they recorded comes home from the worker, which is only as if it were gone: nothing is lost but what a kill loses."""
+    fault = 'faults=[{kind="machine_down",machine=1,at_s=0.7,for_s=3.2,elsewhere_s=0.5}]'
+    settings = ("load.run_s=4", "load.rate_per_s=300", "bus.batch_interval_ms=60000")
+    folder = run_scenario(small(*on(scheduler), *settings, fault), out=tmp_path / "run")
+    run = open_run(folder)
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == counts["unknown"] == 0
+    assert (run.info.state, run.info.lost) == ("complete", None)
+    (down,) = run.faults.to_dict("records")
+    taken = set(down["target"].split(","))
+    every = [name for name, _ in small().pods()]
+    assert taken == set(every[1::2]), "as many workers, as many machines: the pods that are dealt out to the second of two"
+    states = run.pods.sort_values("at_ns").groupby("pod", observed=True)["state"].agg(lambda some: some.astype(str).tolist()).to_dict()
+    assert {pod: some.count("aborted") for pod, some in states.items()} == {pod: int(pod in taken) for pod in every}
+    assert {some[-1] for some in states.values()} == {"stopped"}
+    (note,) = [note for note in run.info.notes if "Dask" in note]
+    first, second = note.split("; ")
+    assert all(f"{pod}.2" in first and f"{pod}.1" in second for pod in taken), "they are on the other worker now"
+    again_ns = run.pods[run.pods["pod"].isin(taken) & (run.pods["state"] == "starting")].groupby("pod", observed=True)["at_ns"].max()
+    assert (again_ns > down["begin_ns"] + 500_000_000).all() and len(again_ns) == len(taken)
+    unsent = run.publishes[run.publishes["outcome"] == "never-sent"]
+    assert len(unsent) > 0 and set(unsent["publisher"]) <= taken, "part-full batches came home with the journals"
+    assert scratch_of(scheduler) == []
+
+
+SLOW, CUT = "music-service-0", "music-service-1"  # on two workers
+DELAY_MS = 150
+
+
+@pytest.mark.broker
+def test_links_of_pods_are_made_bad_by_a_proxy_on_each_worker(small: Small, tmp_path: Path, scheduler: str) -> None:
+    faults = f"""faults=[{{kind="link_slow",pods=["{SLOW}"],at_s=0.5,for_s=1,delay_ms={DELAY_MS},direction="to_pod"}},
+        {{kind="link_blackhole",pods=["{SLOW}"],at_s=2,for_s=0.5}},{{kind="link_cut",pods=["{CUT}"],at_s=0.5,for_s=1}}]"""
+    seen: set[str] = set()
+
+    def watch(status: Status) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seen.add(" ".join(child.cmdline()))
+
+    run = open_run(run_scenario(small(*on(scheduler), "load.run_s=3.5", faults), out=tmp_path / "run", watch=watch))
+    verdict = judge(run)
+    counts = verdict.checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == 0
+    assert sum("sim.grounds.proxy" in one for one in seen) > 0
+    assert not any("redis://" in one for one in seen)
+    assert set(run.faults["felt"].astype(str)) == {"whole"}
+    cut = run.pods[(run.pods["pod"] == CUT) & (run.pods["state"] == "disconnected")]
+    assert len(cut) > 0 and set(run.pods.loc[run.pods["state"] == "disconnected", "pod"]) == {CUT}
+    ledger = run.ledger().merge(run.publishes.drop_duplicates("event")[["event", "sent_ns"]], on="event")
+    slowed = run.faults[run.faults["fault"] == "link_slow"].iloc[0]
+    inside = ledger[ledger["sent_ns"].between(slowed["begin_ns"] + 100_000_000, slowed["end_ns"] - 300_000_000)]
+    heard = inside[inside["fate"] == "delivered"].groupby("pod", observed=True)["lag_us"].min()
+    assert heard[SLOW] >= DELAY_MS * 1e3
+    assert (heard.drop([SLOW, CUT], errors="ignore") < DELAY_MS * 1e3).all(), "the least of them, also on a busy machine"
+    held = run.faults[run.faults["fault"] == "link_blackhole"].iloc[0]
+    began_ns, ended_ns = held["begin_ns"] + 20_000_000, held["end_ns"] - 20_000_000
+    assert not run.deliveries.loc[run.deliveries["pod"] == SLOW, "received_ns"].between(began_ns, ended_ns).any()
+    assert run.info.links_us is not None and len(run.info.links_us) == 4 and min(run.info.links_us.values()) > 0
+    assert sum(str(host).startswith("proxy tcp://") for host in run.hosts["host"].unique()) == 2
+    assert not any("sim.grounds.proxy" in " ".join(one.cmdline()) for one in psutil.Process().children(recursive=True))
+    assert scratch_of(scheduler) == []
+
+
+PROBES = ("live_delay_s=0.2", "live_period_s=0.3", "ready_delay_s=0.1", "ready_period_s=0.2", "restart_delay_s=0.1")
+BUSY = ("timeout_s=5", "failure_threshold=1000")  # a busy machine must restart nothing
+
+
+@pytest.mark.broker
+def test_a_kubelet_probes_pods_from_their_workers_and_restarts_one_that_ended(small: Small, tmp_path: Path, scheduler: str) -> None:
+    kubelet = ["kubelet.enabled=true", *(f"kubelet.{one}" for one in (*PROBES, *BUSY))]
+    few = [f"services.{name}.replicas=1" for name in small().services]
+    kill = f'faults=[{{kind="pod_kill",pods=["{KILLED}"],at_s=0.7,for_s=3}}]'
+    run = open_run(run_scenario(small(*on(scheduler), *kubelet, *few, kill, "load.run_s=4"), out=tmp_path / "run"))
+    counts = judge(run).checkers["ledger"].counts
+    assert counts["unexplained"] == counts["unexpected"] == 0
+    answers = run.probes.groupby(["pod", "probe"], observed=True)["status"].agg(lambda some: 200 in set(some))
+    assert answers.all() and len(answers) == 2 * len(few), "each pod answered both probes"
+    live = run.probes[(run.probes["probe"] == "live") & (run.probes["status"] == 200)]
+    assert set(live["body"].astype(str)) == {'{"live":true}'}
+    assert f"restarted by the kubelet: {KILLED} (1)" in run.info.notes
+    states = run.pods[run.pods["pod"] == KILLED].sort_values("at_ns")["state"].astype(str).tolist()
+    assert (states.count("aborted"), states.count("starting"), states[-1]) == (1, 2, "stopped")
+    assert scratch_of(scheduler) == []
+
+
+@pytest.mark.broker
+def test_a_machine_that_is_not_there_or_holds_too_much_is_refused(small: Small, tmp_path: Path, scheduler: str) -> None:
+    joined = f"hosts.scheduler={scheduler}"
+    fault = 'faults=[{{kind="machine_down",machine={},at_s=0.1,for_s=0.5}}]'
+    said = refused(small, tmp_path, joined, fault.format(2))
+    assert said == "faults[0].machine = 2: the cluster has 2 workers, counted from 0: give another, or start more workers"
+    many = "services.music-service.replicas=130"
+    said = refused(small, tmp_path, joined, fault.format(1), many)
+    assert "a process of its own: 69 are more than 64; run fewer pods, or start more workers" in said
+    assert scratch_of(scheduler) == []
+
+
+def test_a_proxy_beside_the_pods_needs_files_of_its_own(client: DaskClient) -> None:
+    workers = [dask_cluster.Worker(f"tcp://w{number}:1", f"m{number}", most_files=1000, most_pods=9999) for number in range(2)]
+    places = dask_cluster.DaskPlaces(client, workers, op="x", files_per_pod=2, own_files=30, parts_to="")
+    pods = [(f"web-{number}", "web") for number in range(400)]
+    places.place(pods, processes=2)
+    with pytest.raises(UsageError, match=r"400 pods are more than the workers can hold \(w0 142, w1 142\)"):
+        places.place(pods, processes=2, proxied=True)
+    places.place(pods[:300], processes=2, proxied=True)  # 300 listeners, and 2 x 2 ends of each of 150 pods
+
+
 SENT = """
 class Billing:
     def __init__(self):
@@ -322,8 +434,7 @@ def test_a_run_that_counts_goes_on_without_a_dead_worker(small: Small, tmp_path:
         (("hosts.kind=local", "hosts.scheduler=tcp://host:1"), "hosts.scheduler: it is of hosts.kind = 'dask'"),
         (("hosts.on_loss=count",), "hosts.on_loss = 'count': it is of hosts.kind = 'dask'"),
         (("hosts.kind=dask", "bus.transport=memory"), "carries events inside one process only"),
-        (("hosts.kind=dask", "kubelet.enabled=true"), "cannot probe pods on other machines yet"),
-        (("hosts.kind=dask", 'faults=[{kind="link_cut",at_s=1,for_s=1}]'), "acts on links"),
+        (("hosts.kind=dask", *BY_HTTP), "is a call from pod to pod on one machine"),
     ],
 )
 def test_settings_that_do_not_fit_are_named_and_no_secret_is_told(settings: tuple[str, ...], said: str) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import UsageError
-from sim.pods.hosts.placing import Room, place_pods, share_processes
+from sim.faults.catalogue.machine_down import MachineDown
+from sim.pods.hosts.placing import Room, next_room, place_pods, share_processes
 
 rooms = st.lists(st.builds(Room, st.just("w"), st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=6)
 services = st.lists(st.sampled_from(("music", "gateway", "system")), max_size=30)
@@ -40,6 +41,26 @@ def test_no_room_is_overfull_and_services_are_spread_as_far_as_rooms_allow(wante
         for machine in {one.machine for one in room} - full:
             assert of_machine[machine] >= most - 1, "a machine with room has as many pods of each service as any, but for one"
     assert machines.total() == len(wanted)
+
+
+@given(services, st.integers(1, 5))
+def test_machines_of_one_worker_each_have_what_a_fault_deals_out_where_hosts_say_nothing(wanted: list[str], many: int) -> None:
+    """So `machine_down` takes the same pods on the model as on a cluster of so many workers."""
+    wanted = sorted(wanted)  # the pods of a service stand together
+    names = [f"pod-{number}" for number in range(len(wanted))]
+    places = place_pods(wanted, [Room("w", str(number), 99) for number in range(many)])
+    for machine in range(many):
+        fault = MachineDown(at_s=0, for_s=1, machine=machine, machines=many)
+        assert fault.held(names) == fault.held(names, lambda name: places[names.index(name)])
+
+
+def test_a_pod_moves_to_where_its_service_has_fewest_and_nowhere_when_all_are_full() -> None:
+    rooms = [Room("a", "a", 9), Room("b", "b", 9), Room("c", "c", 2)]
+    placed = [("music", 0), ("music", 1), ("system", 2), ("system", 1)]
+    assert next_room("music", rooms, there=[1, 2], placed=placed) == 2
+    assert next_room("system", rooms, there=[1, 2], placed=placed) == 2, "of equals the one that holds fewer"
+    assert next_room("music", rooms, there=[2], placed=[*placed, ("api", 2)]) is None
+    assert next_room("music", rooms, there=[], placed=placed) is None
 
 
 @given(st.integers(1, 64), st.lists(st.integers(0, 200), min_size=1, max_size=8))
