@@ -40,9 +40,7 @@ def plan(tmp_path: Path) -> RunFolder:
 
 def test_copies_count_when_they_were_handled_and_missing_ones_when_they_were_meant(plan: RunFolder) -> None:
     delivered, missing = count_over_time(open_run(plan.write()), EDGES)
-    assert (delivered.tolist(), missing.tolist()) == ([0, 2, 2], [1, 0, 1]), (
-        "what was handled at 13 s is in the last, 13.001 and 14 are not"
-    )
+    assert (delivered.tolist(), missing.tolist()) == ([0, 2, 2], [1, 0, 1]), "handled at 13 s is in the last, at 13.001 and 14 in none"
 
 
 def middle_of_step(lag_ns: int) -> float:

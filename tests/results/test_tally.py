@@ -13,7 +13,7 @@ SERVICES, CHANNELS = ["api", "idle", "web"], ["a", "b", ""]
 COPIES = np.zeros((3, 3, len(FATE)), dtype=np.int64)
 PAIRED = np.zeros((3, 3, len(PAIRS)), dtype=np.int64)
 for row, service in enumerate(SERVICES):
-    for place, channel in enumerate(CHANNELS):
+    for place in range(len(CHANNELS)):
         if service != "idle":
             COPIES[row, place] = (row + 1) * 100 + place * 10 + np.arange(len(FATE))
             PAIRED[row, place] = (row + 1) * 1000 + place * 100 + np.arange(len(PAIRS))
