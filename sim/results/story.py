@@ -115,7 +115,7 @@ def _absence(run: RunTables, service: str, due_ns: int, zero_ns: int) -> str:
     """Return from when to when no pod of a service was alive, around a time at which none was."""
     changes = sorted({at for one in run.pod_histories if one.service == service for at in one.at_ns})
     times = np.array(changes, dtype=np.int64)
-    none = ~np.any([one.alive(times) for one in run.pod_histories if one.service == service] or [times > 0], axis=0)
+    none = ~np.any([one.alive(times) for one in run.pod_histories if one.service == service], axis=0)
     place = int(np.searchsorted(times, due_ns, side="right"))
     begin, end = place - 1, place
     while begin > 0 and none[begin - 1]:

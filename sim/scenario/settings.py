@@ -315,10 +315,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def pods(self) -> list[tuple[str, str]]:
         """Return the pods that a run starts, then those that take their places in a rolling restart, which have names of their own."""
-        later = {name: self.successors(name) for name in self.services} if self.faults else {}
-        return self.first_pods() + [
-            (f"{name}-{self.services[name].replicas + i}", name) for name, many in later.items() for i in range(many)
-        ]
+        later = [(name, self.successors(name)) for name in self.services] if self.faults else []
+        return self.first_pods() + [(f"{name}-{self.services[name].replicas + i}", name) for name, many in later for i in range(many)]
 
     def successors(self, service: str) -> int:
         """Return how many new pods rolling restarts start in a service."""

@@ -222,6 +222,30 @@ def test_what_cannot_be_healed_is_told_and_the_others_are_healed_all_the_same(er
     assert stage.rows == [("of_broker", "broker", 1, 2, 1, "whole")]
 
 
+@pytest.mark.parametrize("what", ["it begins", "it ends"])
+@pytest.mark.parametrize("healed", [False, True])
+def test_what_a_fault_of_the_user_s_own_raises_is_told_in_one_line_with_its_name(what: str, healed: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr("sim.faults.timeline.is_own", lambda fault: isinstance(fault, OfBroker))
+    error = KeyError("web-9")
+    with pytest.raises(BuslabError) as failed:
+        play([OfBroker(at_s=1.5, for_s=9 if healed else 1)], after(3), Stage(fails={what: [error]}))
+    assert str(failed.value).startswith("the fault of_broker of 1.5 s: KeyError: 'web-9'") and "\n" not in str(failed.value)
+    assert failed.value.__cause__ is error and type(failed.value) is BuslabError
+
+
+def test_an_error_of_ours_in_a_fault_of_the_user_s_own_is_told_as_it_is(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sim.faults.timeline.is_own", lambda fault: True)
+    for what, words in (("it begins", "the fault of_broker of 1.5 s: no such pod"), ("it ends", "no such pod")):
+        with pytest.raises(BuslabError) as failed:
+            play([OfBroker(at_s=1.5, for_s=1)], after(3), Stage(fails={what: [BuslabError("no such pod")]}))
+        assert str(failed.value) == words
+
+
+def test_what_one_of_our_faults_raises_beside_errors_of_ours_is_a_bug_and_stays_what_it_is() -> None:
+    with pytest.raises(ValueError, match=r"^a bug$"):
+        play([OfBroker(at_s=1, for_s=1)], after(3), Stage(fails={"it begins": [ValueError("a bug")]}))
+
+
 def test_the_first_that_failed_is_told() -> None:
     stage = Stage(fails={"a begins": [BuslabError("first")], "b begins": [BuslabError("second")], "a ends": [BuslabError("third")]})
     with pytest.raises(BuslabError, match=r"of 2 s: first$"):

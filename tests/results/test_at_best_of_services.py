@@ -119,3 +119,13 @@ def test_without_a_fault_the_lab_may_be_unsteady_by_any_stall_until_its_drain_en
     heard(plan, 11)
     plan.info.phases = [*plan.info.phases[:-1], Phase("drain", at(20), at(21.5))]
     assert best_of(plan, stall).may_be_made("steady") is expected
+
+
+def test_what_was_lost_in_any_of_several_faults_was_lost_anyway(tmp_path: Path) -> None:
+    """A copy is lost every second from 11.1 to 19.1 s; faults are on from 13 to 16 and from 17 to 18, and h0 stalls about 13.25 s."""
+    plan = RunFolder(tmp_path / "run").pod("web-0", channels="a")
+    for number in range(9):
+        plan.event(at(11.1 + number), channel="a")
+    plan.faults = [("broker_down", "broker", at(13), at(16)), ("pod_freeze", "web-0", at(17), at(18))]
+    best = best_of(plan, 13.25)
+    assert best.value("missing", 9, 0) == 1 + 3 + 1, "that of 11.1 s was before the stall"

@@ -10,7 +10,7 @@ import pytest
 
 from sim.errors import UsageError
 from sim.record.schema import event_id
-from sim.results.lost import lost_in_short
+from sim.results.lost import COLUMNS, half_served, lost_in_short
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
 
@@ -31,6 +31,29 @@ def test_an_event_that_one_pod_handled_is_not_lost(tmp_path: Path) -> None:
         folder.key(event, key)
     folder.drop(half, "billing-0").drop(lost, "billing-0").drop(lost, "billing-1")
     assert [row[:5] for row in rows_of(folder)] == [("billing", "c", 0, 0.002, "lost")]
+    run = open_run(folder.folder)
+    assert lost_in_short(run, run.lost()) == ["billing never handled 1 of 3 events (1 key), at 0.0 s: unexplained 1"]
+    assert half_served(run) == [("billing", 1)] and half_served(run, ["search"]) == []
+
+
+def test_rows_are_numbered_in_their_order_and_their_columns_are_named(tmp_path: Path) -> None:
+    """Batches with keys in another order than their items, and events in another order than their times."""
+    folder = shop(tmp_path)
+    late = folder.event(RUN_NS + 2 * SECOND, channel="order", items=2, outcome="refused", publisher="locust-1")
+    soon = folder.event(RUN_NS + SECOND, channel="order", outcome="never-sent", sent_ns=0, acked_ns=0)
+    folder.keys = [(late.key, "order", 1, "b"), (late.key, "order", 0, "a"), (soon.key, "order", 0, "c"), (late.key, "order", 1, "again")]
+    rows = open_run(folder.write()).lost()
+    assert rows.index.tolist() == list(range(6)) and list(rows) == list(COLUMNS)
+    assert rows.drop(columns="event").to_numpy().tolist() == [
+        [service, "order", *row]
+        for service in ("billing", "search")
+        for row in (
+            ["locust-0", 0, "c", 1.0, "lost", "never-sent"],
+            ["locust-1", 0, "a", 2.0, "lost", "publish-refused"],
+            ["locust-1", 1, "b", 2.0, "lost", "publish-refused"],
+        )
+    ]
+    assert rows["event"].tolist() == [soon.key, late.key, late.key] * 2
 
 
 def test_each_way_to_lose_an_event_has_its_word(tmp_path: Path) -> None:

@@ -120,3 +120,28 @@ def test_a_service_whose_pod_ended_before_anything_else_was_told_of_it(tmp_path:
     story = open_run(plan.write()).story(event.id)
     assert story.endswith("(it had no pod from -3 s to the end)")
     assert "; PUBLISH said 0 receivers\n" in story
+
+
+def test_a_service_that_never_had_a_pod_had_none_all_the_time(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").pod("web-0")
+    plan.scenario = '[services.mail]\nsubscribes = ["config.updated"]\n'
+    (event,) = plan.publish(1)
+    last = open_run(plan.write()).story(event.id).splitlines()[-1]
+    assert last == f"{'':>16} mail missing, no-pod: {CAUSES['no-pod']} (it had no pod from the beginning to the end)"
+
+
+def test_a_service_has_no_pod_from_its_last_end_before_to_its_next_beginning_after(tmp_path: Path) -> None:
+    """Two pods, never both: from 11 to 12 s none, one until 13, none until 15; one that ended twice ended the first time."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("late-0", service="late").pod("late-1", service="late")
+    plan.states = [row for row in plan.states if not row[0].startswith("late")]
+    for at_s, pod, state in ((9, 0, "subscribed"), (11, 0, "aborted"), (12, 1, "subscribed"), (13, 1, "stopped"), (14, 1, "stopped")):
+        plan.state(f"late-{pod}", at_s * SECOND, state)
+    plan.state("late-0", 15 * SECOND, "starting")
+    spans = {}
+    for at_s in (11.5, 13.2, 14.5):
+        event = plan.event(int(at_s * SECOND))
+        plan.hear(event, "web-0")
+        spans[event.id] = {11.5: ("-500 ms", "+500 ms"), 13.2: ("-200 ms", "+1.8 s"), 14.5: ("-1.5 s", "+500 ms")}[at_s]
+    run = open_run(plan.write())
+    for event_id, (since, until) in spans.items():
+        assert run.story(event_id).endswith(f"(it had no pod from {since} to {until})")

@@ -259,8 +259,10 @@ def test_how_late_a_loop_was_and_what_a_process_waited_for_come_from_the_rows_th
 
 
 def test_servers_of_ours_and_the_proxy_are_looked_at_and_a_process_that_only_sounds_like_one_is_not() -> None:
-    found = Withheld(dict.fromkeys(("h0", "broker", "proxy", "broker 127.0.0.1:7001", "brokers", "proxy 2"), NOTHING), [], 30)
-    assert found.servers == ["broker", "proxy", "broker 127.0.0.1:7001"]
+    found = Withheld(
+        dict.fromkeys(("h0", "broker", "proxy", "broker 127.0.0.1:7001", "brokers", "proxy tcp://10.0.0.2:41", "proxies"), NOTHING), [], 30
+    )
+    assert found.servers == ["broker", "proxy", "broker 127.0.0.1:7001", "proxy tcp://10.0.0.2:41"]
 
 
 def test_the_accounts_of_a_run_row_by_row(tmp_path: Path) -> None:

@@ -130,6 +130,5 @@ TOO_LONG = (
     "tests/house/test_docs.py::test_the_commands_of_a_page_work_as_pasted[docs/how-to/asyncapi.md]",
     "tests/results/test_broker_costs.py::test_a_real_broker_costs_something_and_less_than_a_core",
     "tests/end_to_end/test_scenarios.py::test_a_scenario_ends_as_theory_says[restart_redis-container]",
-    "tests/end_to_end/test_scenarios.py::test_a_scenario_ends_as_theory_says[keys_lost-embedded]",
     "tests/end_to_end/test_scenarios.py::test_a_scenario_ends_as_theory_says[broker_freeze-embedded]",
 )

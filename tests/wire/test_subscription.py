@@ -193,6 +193,22 @@ def test_whole_messages_of_its_channels_are_cut_out_and_a_read_that_was_had_is_h
     play(scene)
 
 
+@pytest.mark.parametrize("kind", [CLASSIC, SHARDED])
+def test_where_a_memo_wants_it_each_payload_stands_beside_its_channel(kind: PubSubWords) -> None:
+    """In messages that are cut out, with blanks and ends of lines in them, and in those that came in two reads."""
+
+    async def scene() -> None:
+        end = End(kind)
+        end.memo.by_channel = True
+        await end.subscribed("a b", "c")
+        payloads = [(b"a b", b"x y\r\n$3\r\nz"), (b"c", b""), (b"a b", b" 5")]
+        sent = b"".join(message(payload, channel, kind.message) for channel, payload in payloads)
+        assert end.read(sent) == [tuple(payloads)]
+        assert end.read(sent[:-4]) == [tuple(payloads[:2])] and end.read(sent[-4:]) == [tuple(payloads[2:])]
+
+    play(scene)
+
+
 def test_messages_of_a_channel_that_was_not_asked_for_are_remembered_like_any() -> None:
     async def scene() -> None:
         end = await End().subscribed("a")

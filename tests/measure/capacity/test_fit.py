@@ -389,6 +389,11 @@ def test_a_held_out_point_is_told_against_both_models_by_its_core_and_by_the_clo
     errors = [predicted / 50_000 - 1, law / 50_000 - 1, predicted / 40_000 - 1]
     assert [one.measured, one.error, one.usl_error, one.wall_error] == pytest.approx([50_000, *errors])
     assert hold_against(KNOWN, usl, [msgspec.structs.replace(held_out, pods=1)])[0].outside == "1 subscriber, tested were 2 to 70"
+    noisy = msgspec.structs.replace(KNOWN, noise=0.4, windows=40)
+    (wide,) = hold_against(noisy, usl, [held_out])
+    at = [(1.0, 12, 555)]
+    assert wide.predicted == noisy.cost_us(at, windows=3).inverse(1e6), "as wide as for a point of three windows"
+    assert wide.predicted.high - wide.predicted.low > 2 * (one.predicted.high - one.predicted.low)
     for low, high, covered in ((50_000, 60_000, True), (40_000, 50_000, True), (50_001, 60_000, False), (40_000, 49_999, False)):
         assert msgspec.structs.replace(one, predicted=Interval(50_000.0, low, high)).covered is covered
 

@@ -235,7 +235,7 @@ def test_no_accepted_plan_is_fuller_than_what_held_and_only_the_measured_lacks_t
 def test_without_a_rate_that_was_carried_nothing_is_planned_but_to_measure_again() -> None:
     plan = make_plan(ROOMY, LOAD, target_calls_per_s=10, measured=SustainedRate(LOAD, 0.0, 2_239.0, "the backlog grows by 9 events/s"))
     assert plan.best is None and all(any("no rate was carried" in why for why in option.excuses) for option in plan.options)
-    assert len(plan.changes) == 1 and "measure again" in plan.changes[0]
+    assert plan.changes == ("measure again on a machine at rest (`buslab capacity`): a plan needs a rate that was carried",)
 
 
 # -- options that come to the same -------------------------------------------------------------------------------
@@ -255,6 +255,12 @@ def test_sizes_that_the_interval_never_lets_fill_are_one_option() -> None:
     assert len(fast.options) == 6
 
 
+@pytest.mark.parametrize(("size", "notes"), [(1, []), (2, ["items: 2 items at risk in each of 3 pods, the oldest 1 ms old"])])
+def test_what_is_at_risk_in_a_batch_is_noted_where_it_holds_more_than_one(size: int, notes: list[str]) -> None:
+    best = make_plan(MODEL, msgspec.structs.replace(LOAD, batch_size=size), target_calls_per_s=10_000, brokers=(1,), batches=()).best
+    assert best is not None and [note for note in best.notes if "at risk" in note] == notes
+
+
 def test_replicas_that_are_there_already_make_no_option() -> None:
     plan = make_plan(MODEL, LOAD, target_calls_per_s=1_000.0, brokers=(1,), batches=(), least_replicas=(0, 1, 2, 3))
     assert [option.choice.least_replicas for option in plan.options] == [0, 3]
@@ -271,6 +277,8 @@ def test_a_service_that_adds_up_keeps_its_one_replica_and_the_plan_says_so() -> 
     assert "one replica of reader is kept: two would handle every event twice" in best.notes
     three = make_plan(MODEL, load.with_pods(3), target_calls_per_s=100).best
     assert three is not None and "each of the 3 replicas of reader handles every event: what that does is done 3 times" in three.notes
+    two = make_plan(MODEL, load.with_pods(2), target_calls_per_s=100).best
+    assert two is not None and "each of the 2 replicas of reader handles every event: what that does is done 2 times" in two.notes
     other = make_plan(MODEL, msgspec.structs.replace(load, adding_up=()), target_calls_per_s=100, least_replicas=(0,)).best
     assert other is None
 

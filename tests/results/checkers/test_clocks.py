@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from sim.results.checkers import judge
-from sim.results.checkers.clocks import check
+from sim.results.checkers.clocks import METRICS, check
 from sim.results.opened_run import Run, open_run
 from sim.results.stated_ages import read_stated_ages
 from tests.support.in_pieces import judge_in_pieces
@@ -52,7 +53,7 @@ def test_a_receiver_s_clock_that_is_behind_makes_events_come_from_the_future(pla
         "the clock of web-1 was wrong: by their timestamps 200 copies had a median age of 250 us, at most 250 us; 20 came from the "
         "future, by up to 3 s"
     )
-    assert all(witness.endswith("in web-1") for witness in clocks.witnesses)
+    assert clocks.witnesses == [f"{event.id} in web-1" for event in plan.events[20:23]]
 
 
 def test_a_publisher_s_clock_that_is_behind_makes_its_events_old(plan: RunFolder) -> None:
@@ -62,12 +63,29 @@ def test_a_publisher_s_clock_that_is_behind_makes_its_events_old(plan: RunFolder
         event.stamped_ns -= 2 * SECOND
     verdict = judge(open_run(plan.write()))
     assert verdict.checkers["clocks"].metrics["stated_age_ms_max"] == 2000.25
+    assert verdict.checkers["clocks"].witnesses == [f"{event.id} in web-0" for event in plan.events[:3]], "the oldest"
     assert {one.metric: one.verdict for one in verdict.slo} == {"stated_age_ms_max": "invalid", "from_future": "valid"}
 
 
 def test_nothing_is_computed_where_every_clock_is_right_and_nobody_asks(plan: RunFolder) -> None:
     plan.clocks.clear()
-    assert judge(open_run(plan.write())).checkers["clocks"].detail == "no pod's wall clock was wrong"
+    plan.slo.clear()
+    result = judge(open_run(plan.write())).checkers["clocks"]
+    assert (result.verdict, result.detail, result.counts, result.witnesses) == ("valid", "no pod's wall clock was wrong", {}, [])
+    assert sorted(result.metrics) == sorted(METRICS) and all(math.isnan(value) for value in result.metrics.values())
+
+
+@pytest.mark.parametrize(("wrong", "word"), [(True, "unknown"), (False, "valid")])
+def test_without_an_event_that_was_stamped_nobody_knows_how_old_any_seemed(plan: RunFolder, wrong: bool, word: str) -> None:
+    if not wrong:
+        plan.clocks.clear()
+    plan.slo = {"from_future": 0}
+    for event in plan.events:
+        event.stamped_ns = 0
+    result = judge(open_run(plan.write())).checkers["clocks"]
+    assert (result.verdict, result.counts, result.witnesses) == (word, {}, [])
+    assert result.detail == "no data: no event with a timestamp was delivered in the run phase"
+    assert sorted(result.metrics) == sorted(METRICS) and all(math.isnan(value) for value in result.metrics.values())
 
 
 def test_a_run_from_before_opens_and_a_limit_on_what_it_does_not_hold_is_unknown(plan: RunFolder) -> None:

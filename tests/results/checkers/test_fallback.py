@@ -420,3 +420,25 @@ def test_the_first_event_of_all_is_a_witness_as_any_other(tmp_path: Path) -> Non
     assert check(open_run(plan.write())).witnesses == [
         f"{event.id} on config.updated: web-1 called itself connected and was blind for 2 s, from then on"
     ]
+
+
+def test_who_was_wrong_about_itself_for_longest_is_the_first_witness(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=5)
+    (event,) = plan.publish(1, start_ns=14 * SECOND)
+    for pod, late_s in enumerate((1.5, 3, 0, 2, 2.5)):
+        plan.delay(event, f"web-{pod}", int(late_s * SECOND))
+    assert check(open_run(plan.write())).witnesses == [
+        f"{event.id} on config.updated: web-{pod} called itself connected and was blind for {late_s} s, from then on"
+        for pod, late_s in ((1, 3), (4, 2.5), (3, 2))
+    ]
+
+
+def test_an_event_of_the_blind_pod_itself_is_a_witness_although_it_hears_none_such(tmp_path: Path) -> None:
+    """Its publish had no answer for two seconds; of what it should have heard only what came later is there."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("mail-0", service="mail", channels="mail.asked")
+    own = plan.event(14 * SECOND, channel="mail.asked", publisher="web-0", acked_ns=16 * SECOND + 50 * US)
+    plan.hear(own, "mail-0")
+    plan.publish(1, start_ns=15 * SECOND)
+    assert check(open_run(plan.write())).witnesses == [
+        f"{own.id} on mail.asked: web-0 called itself connected and was blind for 2 s, from then on"
+    ]

@@ -177,3 +177,34 @@ def test_what_nobody_of_this_run_published_is_traffic_of_others(tmp_path: Path, 
     assert (result.verdict, result.counts["foreign"]) == ("unknown", 1)
     assert result.detail == "deliveries that are traffic of another program or run on the same broker: 1"
     assert result.warnings == ["another program or run publishes on these channels: give this run its own channel prefix or broker"]
+
+
+@pytest.mark.parametrize(
+    ("unexplained", "unexpected", "alone", "told"),
+    [
+        (True, True, True, ["unexplained"]),
+        (True, False, True, ["unexplained"]),
+        (False, True, True, ["unexpected"]),
+        (False, False, True, ["alone", "refused"]),
+        (False, False, False, ["refused"]),
+    ],
+)
+def test_witnesses_are_of_what_is_worst(tmp_path: Path, unexplained: bool, unexpected: bool, alone: bool, told: list[str]) -> None:
+    """What has no explanation comes before what is nobody's, and that before what a service without a pod missed, and what was lost."""
+    plan = RunFolder(tmp_path / "run").pod("web-0").pod("far-0", service="far", channels="other")
+    plan.publish(5)
+    refused = plan.event(12 * SECOND, outcome="refused")
+    words = {"refused": f"{refused.id} on config.updated: missing at web-0, publish-refused"}
+    early = plan.event(9 * SECOND + 500 * MS, outcome="refused")  # of the warm-up: no witness
+    if unexplained:
+        plan.drop(plan.events[2], "web-0")
+        words["unexplained"] = f"{plan.events[2].id} on config.updated: missing at web-0, unexplained"
+    if unexpected:
+        plan.hear(plan.events[3], "far-0")
+        words["unexpected"] = f"{plan.events[3].id} on config.updated: unexpected at far-0"
+    if alone:
+        plan.scenario = '[services.mail]\nsubscribes = ["mail"]\n'
+        words["alone"] = f"{plan.event(13 * SECOND, channel='mail').id} on mail: missing at mail, no-pod"
+        early = plan.event(9 * SECOND + 500 * MS, channel="mail")
+    witnesses = check(open_run(plan.write())).witnesses
+    assert witnesses == [words[one] for one in told] and not any(early.id in text for text in witnesses)

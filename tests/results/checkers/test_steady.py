@@ -10,7 +10,7 @@ import pytest
 from sim.record.schema import FOREIGN_BIT
 from sim.results.checkers.steady import check
 from sim.results.opened_run import Run, open_run
-from tests.support.run_folders import MS, SECOND, RunFolder
+from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
 BEGIN, END = 13 * SECOND, 15 * SECOND
 
@@ -138,3 +138,52 @@ def test_what_another_program_said_has_no_part_in_the_steady_state(plan: RunFold
     plan.foreign(FOREIGN_BIT | 1, "web-0", at_ns=11 * SECOND)
     result = check(judged(plan))
     assert (result.verdict, result.counts["copies_before"], result.counts["lost_before"]) == ("valid", 56, 0)
+
+
+@pytest.mark.parametrize(
+    ("early_loss", "away", "reattach", "recovered", "word"),
+    [
+        (True, False, "automatic", True, "unknown"),
+        (False, False, "automatic", None, "unknown"),
+        (False, True, "automatic", False, "invalid"),
+        (False, True, "restart", False, "valid"),
+        (False, False, "automatic", True, "valid"),
+    ],
+)
+def test_however_it_ends_faults_that_were_felt_otherwise_are_warned_of(
+    plan: RunFolder, early_loss: bool, away: bool, reattach: str, recovered: bool | None, word: str
+) -> None:
+    if early_loss:
+        plan.drop(plan.events[5], "web-0")
+    if away:
+        plan.state("web-1", BEGIN + MS, "disconnected", "outage")
+    run = judged(plan, reattach=reattach, recovered=recovered)
+    run.__dict__["faults"] = run.faults.assign(felt=["in part"])
+    result = check(run)
+    assert (result.verdict, list(result.metrics), result.counts["felt_otherwise"]) == (word, ["steady_s_max"], 1)
+    assert result.warnings == [
+        "broker_down of broker was felt in part: begun at 3.00 s, it was not on all that it was meant for, or not until it ended at 5.00 s"
+    ]
+    assert math.isnan(result.metrics["steady_s_max"]) == (word != "valid" or away)
+    assert ("away_after" in result.counts) == (not early_loss)
+
+
+def test_a_run_without_an_outage_warns_of_faults_that_nobody_felt(plan: RunFolder) -> None:
+    run = judged(plan)
+    run.__dict__["faults"] = run.faults.assign(felt=["not at all"])
+    result = check(run)
+    assert (result.verdict, result.detail, result.counts) == ("valid", "no fault was felt", {})
+    assert [text.partition(":")[0] for text in result.warnings] == ["broker_down of broker was felt not at all"]
+    assert math.isnan(result.metrics["steady_s_max"])
+
+
+@pytest.mark.parametrize(("before_us", "copies"), [(15, 56), (0, 58)])
+def test_what_was_meant_before_the_run_phase_began_is_not_of_its_steady_state(plan: RunFolder, before_us: int, copies: int) -> None:
+    """By a clock that is known to 10 us what was meant up to 20 us earlier belongs to the run phase; its first copies count for sure."""
+    plan.clock("locust", ahead_ns=0, bound_ns=10 * US)
+    event = plan.event(RUN_NS - before_us * US, publisher="locust-1")
+    for pod in plan.pods:
+        plan.hear(event, pod)
+    run = judged(plan)
+    assert (run.publishes["phase"] == "run").sum() == 91
+    assert check(run).counts["copies_before"] == copies

@@ -35,14 +35,19 @@ def _channels(evidence: Mapping[str, Evidence]) -> Finding:
 
 
 def _received(evidence: Mapping[str, Evidence]) -> Finding:
-    counts = evidence["stalled"].counts("ledger")
-    said, heard = int(counts["publish_receivers"]), int(counts["publish_delivered"])
+    one = evidence["stalled"]
+    said, heard = int(one.counts("ledger")["publish_receivers"]), int(one.counts("ledger")["publish_delivered"])
     detail = f"PUBLISH counted {count(said, 'receiver')}, and {count(heard, 'copy was', 'copies were')} heard: "
-    lost = "the others waited in the broker's buffer for a pod that did not read, and went with it"
-    detail += lost if heard < said else "no pod fell so far behind that the broker gave up what waited for it"
-    cases = {"while a pod does not read": heard >= said if said else None}
+    held: bool | None = heard >= said if said else None
+    if heard < said:
+        detail += "the others waited in the broker's buffer for a pod that did not read, and went with it"
+    elif one.counts("fallback")["faults"]:  # on a busy machine too little is published in the fault's time
+        detail += "the pod that was to fall behind did not so far that the broker gave up what waited for it, so the claim was not tried"
+        held = None
+    else:
+        detail += "every pod read all the time"
     unit = f"{agreeing(said - heard, 'copy')} counted and never heard"
-    return Finding(cases, said - heard, unit, detail, {"said": said, "heard": heard})
+    return Finding({"while a pod does not read": held}, said - heard, unit, detail, {"said": said, "heard": heard})
 
 
 CHANNELS = Claim(
