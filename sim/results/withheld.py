@@ -8,6 +8,8 @@ The words
   is withheld whole: nobody counted how long that took.
 - **carried** out of a row: what the next row may still be late by. A process that was idle for a moment has caught up with all but the
   row's own; one that was not has the rows before it to catch up with too.
+- what **piled up** while it was withheld is done after it, and makes others late too: of what a process has when nothing is withheld it
+  uses a share, so that much of what was withheld is work that waits.
 - a **stall** is `STALL_NS` of it within `WINDOW_NS`: enough to make something that waits with a bound give up.
 - a **step** is a jump of the wall clock, by which a server ends its keys' lives and counts how long an entry is pending.
 
@@ -51,6 +53,7 @@ class Account(NamedTuple):
     waited_ns: Array
     stood_ns: Array
     throttled_ns: Array
+    busy: float = 0.0  # the share of what it had that it used
 
 
 class Step(NamedTuple):
@@ -74,7 +77,10 @@ class Withheld:
         self.stalls = {host: _stalls(one, stall_ns) for host, one in accounts.items()}
 
     def of(self, host: str, begin_ns: Array, end_ns: Array) -> Array:
-        """Return at most how long was withheld from a process in each interval, carried-over time included; 0 of one without samples."""
+        """Return at most how late a process was in each interval because of what was withheld; 0 of one without samples.
+
+        That is what was withheld, what was carried into it, and the work that piled up meanwhile.
+        """
         length = np.maximum(end_ns - begin_ns, 0)
         account = self.accounts.get(host)
         if account is None or not len(account.end_ns):
@@ -87,7 +93,8 @@ class Withheld:
         tail = np.minimum(np.append(account.withheld_ns, 0)[final], np.maximum(end_ns - np.append(account.begin_ns, FOREVER_NS)[final], 0))
         carried = np.append(0, account.carried_ns)[first]
         found = carried + np.where(first == final, np.append(account.withheld_ns, 0)[first], head + np.maximum(inside, 0) + tail)
-        bounded: Array = np.minimum(found, length)
+        piled_up = (found * account.busy).astype(np.int64)
+        bounded: Array = np.minimum(found + piled_up, length)
         return bounded
 
     def over(self, hosts: Iterable[str], begin_ns: Array, end_ns: Array) -> Array:
@@ -215,7 +222,9 @@ def _account(rows: pd.DataFrame, machine: pd.DataFrame, steps: Sequence[Step], f
     before = 0
     for row in range(len(end)):
         before = carried[row] = withheld[row] + (before if busy[row] else 0)
-    return Account(begin, end, withheld.astype(np.int64), carried, late, waited, stood, throttled)
+    had = float((length - withheld).sum())
+    used = min(float(risen["cpu_ns"].sum()) / had, 1.0) if had > 0 else 1.0
+    return Account(begin, end, withheld.astype(np.int64), carried, late, waited, stood, throttled, used)
 
 
 def _settled(waited: Array, length: Array, cpu_ns: Array) -> Array:

@@ -25,8 +25,8 @@ def between(begin_s: float, end_s: float, ms: float, *, column: str = "waited_ns
     return lambda at: Waits(waited_ns=0.0)._replace(**{column: max(0, min(at, int(end_s * SECOND)) - int(begin_s * SECOND)) * ms / 1000})
 
 
-def withheld(folder: Path, *, plan: Callable[[RunFolder], object] = lambda plan: None, **waits: Said) -> Withheld:
-    made = RunFolder(folder).pod("web-0").starve(**waits)
+def withheld(folder: Path, *, plan: Callable[[RunFolder], object] = lambda plan: None, busy: float = 0.0, **waits: Said) -> Withheld:
+    made = RunFolder(folder).pod("web-0").starve(busy=busy, **waits)
     made.publish(1)
     plan(made)
     return read_withheld(open_run(made.write()))
@@ -52,7 +52,7 @@ def test_a_short_time_may_lie_in_the_worst_of_its_row_and_loses_no_more_than_it_
 
 def test_nobody_is_said_to_have_waited_longer_than_the_time_was(tmp_path: Path) -> None:
     """Many threads that wait at once: as long as that was, and at most a row before it, in which it may have begun."""
-    found = withheld(tmp_path / "run", h0=between(12, 13, 28_000))
+    found = withheld(tmp_path / "run", busy=0.2, h0=between(12, 13, 28_000))
     assert 1 <= found.sums("h0", 8 * SECOND, 23 * SECOND)["waited"] < 1.25
 
 
@@ -84,7 +84,8 @@ def test_who_has_no_moment_to_catch_up_carries_on_what_it_lost(tmp_path: Path) -
         cpu += 50 * MS if starved else 250 * MS if full else 20 * MS
         plan.hosts.append((at, "h0", int(cpu), 0, *Waits(waited_ns=waited)))
     found = read_withheld(open_run(plan.write()))
-    assert of(found, "h0", 14.5, 15.4) == pytest.approx(0.8)
+    assert found.accounts["h0"].carried_ns.max() == 800 * MS
+    assert of(found, "h0", 14.5, 15.4) == pytest.approx(0.9), "with what piled up meanwhile all of the time"
     assert of(found, "h0", 15.6, 16.5) == 0
 
 
@@ -243,6 +244,14 @@ def test_a_stall_spans_the_window_before_the_rows_that_made_it() -> None:
     assert Withheld({"h0": long}, [], 60).stalls["h0"].tolist() == [[int(0.2 * SECOND), int(1.6 * SECOND)]]
 
 
+def test_what_piled_up_meanwhile_makes_late_too_and_no_time_loses_more_than_it_is_long() -> None:
+    found = Withheld({"h0": ROWS._replace(busy=0.25)}, [], 30)
+    idle = Withheld({"h0": ROWS}, [], 30)
+    for time, lost, more in (((0, 400), 75, 93), ((210, 290), 70, 80), ((310, 330), 20, 20)):
+        begin, end = (np.array([at]) for at in time)
+        assert (idle.of("h0", begin, end).tolist(), found.of("h0", begin, end).tolist()) == ([lost], [more])
+
+
 def test_a_row_that_is_longer_than_the_window_is_a_stall_from_its_beginning() -> None:
     long = Account(ROWS.begin_ns * 20 * MS, ROWS.end_ns * 20 * MS, *ROWS[2:])  # rows of two seconds
     assert Withheld({"h0": long}, [], 40).stalls["h0"].tolist() == [[4 * SECOND, 6 * SECOND]]
@@ -276,7 +285,8 @@ def test_the_accounts_of_a_run_row_by_row(tmp_path: Path) -> None:
         said = Waits(waited[row] * MS, stood[row] * MS, throttled[row] * MS, 0.0, steal[row] * MS, 0.0, 0.0, 0.0, 0.0)
         plan.hosts.append(((9 + row) * SECOND, "h0", cpu[row] * MS, late[row] * MS, *said))
     account = read_withheld(open_run(plan.write())).accounts["h0"]
-    ms = {name: (column / MS).tolist() for name, column in account._asdict().items()}
+    assert account.busy == 1601 / (5000 - 2450), "of what it was left it used so much"
+    ms = {name: (column / MS).tolist() for name, column in account._asdict().items() if name != "busy"}
     assert ms == {
         "begin_ns": [8000, 9000, 10_000, 11_000, 12_000],
         "end_ns": [9000, 10_000, 11_000, 12_000, 13_000],

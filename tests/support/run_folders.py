@@ -330,15 +330,15 @@ class RunFolder:
         times = [int(8.9 * SECOND), int(19.9 * SECOND)] if self.numsub else []
         return [(at, "numsub", channel, float(channels.count(channel))) for at in times for channel in sorted(set(channels))]
 
-    def starve(self, **waits: Callable[[int], Waits]) -> RunFolder:
+    def starve(self, *, busy: float = 0.0, **waits: Callable[[int], Waits]) -> RunFolder:
         """Sample these processes every quarter of a second, each with what its function says was withheld so far, at a time.
 
-        `h0` holds the pods, `locust` publishes, `broker` is a server of ours.
+        Each uses this share of a core. `h0` holds the pods, `locust` publishes, `broker` is a server of ours.
         """
         self.hosts = []
         for at in range(8 * SECOND, 23 * SECOND, SECOND // 4):
             for host, said in ({"locust": lambda at: Waits(waited_ns=0.0), "h0": lambda at: Waits(waited_ns=0.0)} | waits).items():
-                self.hosts.append((at, host, at // 5, 20 * US, *said(at)))
+                self.hosts.append((at, host, int(at * busy), 20 * US, *said(at)))
         return self
 
     def _hosts(self) -> list[tuple[Any, ...]]:

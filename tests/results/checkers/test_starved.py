@@ -68,6 +68,17 @@ def test_what_is_late_even_without_the_stop_is_invalid(tmp_path: Path) -> None:
     assert limit_of(lagging(tmp_path / "run", slo={"lag_ms_p99": 50}, late_ms=3000, slow_ms=400).starve(h0=stands())).verdict == "invalid"
 
 
+@pytest.mark.parametrize(("busy", "word"), [(0.01, "invalid"), (0.3, "unknown")])
+def test_what_piled_up_while_the_lab_stood_still_is_done_one_by_one(tmp_path: Path, busy: float, word: str) -> None:
+    """What was meant in the stop of 3 s is handled 100 ms after it: a process that is busy has so much to do first."""
+    plan = RunFolder(tmp_path / "run", slo={"lag_ms_p99": 50}).pod("web-0")
+    plan.publish(200, step_ns=50 * MS)
+    for event in plan.events:
+        if STOPPED[0] * SECOND <= event.intended_ns < STOPPED[1] * SECOND:
+            plan.delay(event, "web-0", int(STOPPED[1] * SECOND - event.intended_ns + 100 * MS))
+    assert limit_of(plan.starve(busy=busy, h0=stands())).verdict == word
+
+
 @pytest.mark.parametrize("who", ["h0", "locust", "broker", "proxy", "broker 127.0.0.1:7001"])
 def test_each_process_that_a_copy_passes_may_have_been_the_one(tmp_path: Path, who: str) -> None:
     limit = limit_of(lagging(tmp_path / "run", slo={"lag_ms_p99": 1000}, late_ms=3000).starve(**{who: stands()}))
