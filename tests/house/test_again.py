@@ -1,4 +1,4 @@
-"""Tests that failed beside others are asked again, alone: what holds then counts as unknown, what fails again has failed."""
+"""Tests of real servers that failed are asked again, alone: what holds then counts as unknown, what fails again has failed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SOON = "def test_one(): assert held('one')\ndef test_two(): pass\n"
 
 
 def test_what_holds_alone_counts_as_unknown_by_its_name(tmp_path: Path) -> None:
-    assert asked(tmp_path, SOON) == (0, ["test_some.py::test_one: it failed beside others, and held alone"])
+    assert asked(tmp_path, SOON) == (0, ["test_some.py::test_one: it failed at first, and held when asked again, alone"])
 
 
 @pytest.mark.parametrize(

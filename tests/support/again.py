@@ -1,7 +1,8 @@
-"""Ask tests of a real server that failed beside others once more, alone: `python -m tests.support.again`, after a session that failed.
+"""Ask tests of a real server that failed once more, alone: `python -m tests.support.again`, after a session that failed.
 
-What holds alone was disturbed by its neighbours, or has a race that shows seldom. It counts among the tests that could not judge, with
-its name, so that it is seen, and so that few of them are borne: see `unknown`. More than `MOST` failures are no accident: they stand.
+What then holds was disturbed, by its neighbours or the machine, or has a race that shows seldom. It counts among the tests that could not
+judge, with its name, so that it is seen, and so that few of them are borne: see `unknown`. More than `MOST` failures are no accident: they
+stand.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ def ask_again() -> int:
     failed = sorted(json.loads(LAST_FAILED.read_text("utf-8"))) if LAST_FAILED.is_file() else []
     if not 0 < len(failed) <= MOST:
         return 1
-    print(f"\n{len(failed)} of them failed beside others: asked again, alone", flush=True)
+    print(f"\n{len(failed)} of them failed: asked again, alone", flush=True)
     if code := subprocess.run([sys.executable, "-m", "pytest", "-n", "0", *failed], check=False).returncode:
         return code
     path = Path(os.environ[EARLIER_ENV])
     said = path.read_text("utf-8").splitlines() if path.is_file() else []
-    said += [f"{test}: it failed beside others, and held alone" for test in failed]
+    said += [f"{test}: it failed at first, and held when asked again, alone" for test in failed]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in said), "utf-8")
-    print(f"failed beside others, and held alone: {', '.join(failed)}; unknown so far: {len(said)}", flush=True)
+    print(f"failed at first, and held when asked again, alone: {', '.join(failed)}; unknown so far: {len(said)}", flush=True)
     return int(len(said) > int(os.environ.get(MAX_ENV, MAX_UNKNOWN)))
 
 
