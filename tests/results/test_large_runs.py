@@ -227,7 +227,7 @@ print(failed or {bool(only)} or found_otherwise(Path(sys.argv[1]), {{name: one.c
 def test_memory_does_not_grow_with_the_deliveries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is enough for so many in pieces is not enough for them all together."""
     monkeypatch.setattr(recorder, "ROWS_PER_GROUP", 1 << 16)
-    LargeRun(1_200_000, pods=60).write(tmp_path)
+    LargeRun(1_800_000, pods=60).write(tmp_path)
     assert judged_within(tmp_path, LIMIT_MB, 0).stdout == "[]\n"
     together = judged_within(tmp_path, LIMIT_MB, 10_000_000, "ledger")
     assert "MemoryError" in together.stdout + together.stderr, "with the same limit all of them together have no room"
