@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from sim.errors import HostError, MachineLost, ScenarioError, UsageError
 from sim.machine.process import Child
 from sim.pods.hosts import dask_cluster, dask_keeper
 from sim.pods.hosts.dask_client import DaskClient, open_client, quiet
-from sim.pods.hosts.dask_cluster import own_cluster
 from sim.pods.hosts.dask_part_store import check_place
 from sim.results.checkers import judge
 from sim.results.checkers.verdict import Bounds
@@ -33,33 +32,14 @@ from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, load_scenario
 from sim.wire.address import Address, free_port
+from tests.support.dask_settings import DASK, on
 from tests.support.early_ends import INTERRUPTED, interrupt, rows, sealed
 from tests.support.own_shop import OwnShop
 from tests.support.tls_server import make_certificates
 from tests.support.tls_server import why_not as why_no_tls
 
 Small = Callable[..., Scenario]
-DASK = ("hosts.kind=dask", "load.driver=pods")
 BY_HTTP = ("load.mix.'http.events.batch'=1", "services.music-service.publishes=['http.events.batch']")
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """Give the scheduler of a cluster of two workers that the tests of this file share."""
-    with own_cluster(2) as found:
-        yield found
-
-
-@pytest.fixture
-def client(scheduler: str) -> Iterator[DaskClient]:
-    """Give a client of that scheduler."""
-    with open_client(scheduler) as one:
-        yield one
-
-
-def on(scheduler: str) -> tuple[str, ...]:
-    """The settings of a run on a cluster."""
-    return (*DASK, f"hosts.scheduler={scheduler}")
 
 
 def scratch_of(scheduler: str) -> list[str]:

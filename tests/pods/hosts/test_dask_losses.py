@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,20 @@ import pytest
 
 from sim.errors import HostError, MachineLost
 from sim.machine.process import Child
-from sim.pods.hosts.dask_client import DaskClient, open_client
-from sim.pods.hosts.dask_cluster import own_cluster
+from sim.pods.hosts.dask_client import DaskClient
 from sim.pods.hosts.dask_keeper import DROP_TIMEOUT_S, LEASE_LOOK_S, Keeper
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.status import Status
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario
+from tests.support.dask_settings import on
 from tests.support.early_ends import BOUND_S, sealed
 
 Small = Callable[..., Scenario]
 LEASE_S = 2.0
 SILENCE = "was asked nothing for 2 s and has ended its processes"
 PAUSED = r"the worker tcp://127\.0\.0\.1:\d+ is paused by Dask: its memory is full"
-
-
-@pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """Give the scheduler of a cluster of two workers that the tests of this file share."""
-    with own_cluster(2) as found:
-        yield found
-
-
-@pytest.fixture
-def client(scheduler: str) -> Iterator[DaskClient]:
-    """Give a client of that scheduler."""
-    with open_client(scheduler) as one:
-        yield one
-
-
-def on(scheduler: str) -> tuple[str, ...]:
-    """The settings of a run on a cluster."""
-    return ("hosts.kind=dask", "load.driver=pods", f"hosts.scheduler={scheduler}")
 
 
 def workers(client: DaskClient) -> dict[str, dict[str, Any]]:
