@@ -20,7 +20,7 @@
 
 # %% tags=["parameters"]
 scenario = "baseline"  # or the path of your own
-service = "analytics-service"  # of that scenario, which hears something; what the lock makes of it is tried with the reference's services
+service = ""  # of that scenario; by default the one that hears most. What the lock makes of it is tried with the reference's services
 replicas = (1, 2, 3, 5)
 recipes = ("finally-del", "keep-marker")
 handler_ms = (0.5, 1.0, 2.0, 5.0)
@@ -41,6 +41,7 @@ pd.options.display.max_rows = 50
 # The scenario with 1 to 5 replicas of one service, every item an event of its own.
 
 # %%
+service, _ = sim.findings.heard_most(sim.load_scenario(scenario), service=service)
 short = (f"load.run_s={run_s}", "load.warm_up_s=0.5", "load.driver=pods", "slo.lag_ms_p99=1000")
 runs = sim.run_each(scenario, f'services."{service}".replicas', replicas, on=ground, settings=(*short, "bus.batch_size=1"))
 sim.plots.copies_against_replicas(runs, service=service)
@@ -50,7 +51,8 @@ sim.plots.copies_against_replicas(runs, service=service)
 # Pub/Sub delivers at most once: when connections of subscribers are cut for three seconds, copies are lost, and none comes later.
 
 # %%
-cut = sim.run_each("subscribers_cut", "seed", (1,), on=ground)[1]
+fault = 'faults=[{kind="subscribers_cut", at_s=2, for_s=3}]'
+cut = sim.run_each(scenario, "seed", (1,), on=ground, settings=(*short, fault, "slo={}", "load.run_s=8"))[1]
 sim.plots.ledger_books(cut)
 
 # %%

@@ -14,13 +14,12 @@
 # %% [markdown]
 # # What happens, second by second, while Redis is away?
 #
-# Redis is killed for five seconds under load. When do pods notice, what do they do on their own, who still hears whom, how long are they
+# Redis is killed under load. When do pods notice, what do they do on their own, who still hears whom, how long are they
 # deaf after it is back, and did any pod believe that all was well when it was not? The same for a Redis that stands still instead of
 # dying.
 
 # %% tags=["parameters"]
-scenario = "broker_down"
-still = "broker_freeze"  # the broker does not answer, and nobody gets an error
+scenario = "broker_down"  # or the path of your own; its outage is taken, or one of five seconds
 settings = ("bus.batch_size=1",)
 ground = "model"  # "embedded": a real server, in real time
 seed = 1
@@ -34,9 +33,11 @@ pd.options.display.max_colwidth = None
 pd.options.display.max_rows = 50
 
 # %%
-runs = {name: sim.run_each(name, "seed", (seed,), on=ground, settings=settings)[seed] for name in (scenario, still)}
-verdicts = {name: sim.judge(run) for name, run in runs.items()}
-run = runs[scenario]
+loaded, away, still = sim.load_scenario(scenario), "broker_down", "broker_freeze"  # which does not answer, and nobody gets an error
+outages = {kind: (*settings, *sim.findings.outage_settings(loaded, kind=kind)) for kind in (away, still)}
+runs = {kind: sim.run_each(scenario, "seed", (seed,), on=ground, settings=its)[seed] for kind, its in outages.items()}
+verdicts = {kind: sim.judge(run) for kind, run in runs.items()}
+run = runs[away]
 sim.plots.rates_and_states(run)
 
 # %% [markdown]
@@ -82,7 +83,7 @@ sim.plots.rates_and_states(runs[still])
 # ## The answer
 
 # %%
-fallback, deaf, ledger = (verdicts[scenario].checkers[name].counts for name in ("fallback", "deaf", "ledger"))
+fallback, deaf, ledger = (verdicts[away].checkers[name].counts for name in ("fallback", "deaf", "ledger"))
 gap = verdicts[still].checkers["fallback"].counts
 holds = fallback["noticed"] > 0 and not fallback["unrecovered"] and not ledger.get("unexplained") and gap["unnoticed"] > 0
 

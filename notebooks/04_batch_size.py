@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 scenario = "batch_size"  # or the path of your own
-channel = "analytics.events.batch"  # of that scenario, a batched one
+channel = ""  # of that scenario, a batched one; by default the first
 run_s = {1: 600, 20: 240, 200: 40}  # items per second of one pod -> seconds of load
 sizes = (10, 100, 1000)
 intervals_ms = (1000, 5000, 30000)

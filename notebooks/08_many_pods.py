@@ -20,8 +20,8 @@
 
 # %% tags=["parameters"]
 scenario = "lock_lab"  # or the path of your own
-service = "music-service"  # of that scenario, which hears the channel
-channel = "config.template.invalidated"
+service = ""  # of that scenario, which hears the channel; by default the one that hears most
+channel = ""  # and of what it hears that with the most calls
 pods = (10, 100, 1000, 2000)
 computed = (10, 30, 100, 300, 1000, 2000, 5000, 10000, 20000)
 rate_per_s = 10  # events per second, all on one channel
@@ -42,7 +42,9 @@ pd.options.display.max_rows = 50
 # One service in so many replicas, all on one channel, which no other service hears here, without a lock and without handler time.
 
 # %%
-loaded, me = sim.load_scenario(scenario), f'services."{service}"'
+loaded = sim.load_scenario(scenario)
+service, channel = sim.findings.heard_most(loaded, service=service, channel=channel)
+me = f'services."{service}"'
 spare = [name for name in loaded.channels if name != channel][:1]
 others = [name for name, one in loaded.services.items() if name != service and channel in one.subscribes]
 quiet = tuple(f'services."{name}".subscribes={spare}' for name in others)

@@ -15,6 +15,7 @@ from sim.experiments.series.plots import handled_per_event
 from sim.experiments.series.plots import part_rows as lag_part_rows
 from sim.experiments.series.run import lag_rows, lock_rows, second_rows
 from sim.experiments.series.run import predict_rows as predicted_lag_rows
+from sim.experiments.series.subjects import heard_most, outage_settings
 from sim.measure.capacity.answer import plan_answer
 from sim.measure.capacity.link_table import LINK_HEADINGS, link_rows
 from sim.measure.capacity.plan_table import OPTION_HEADINGS, option_rows, plan_sentence
@@ -37,6 +38,7 @@ __all__ = [
     "claims_frame",
     "cost_rows",
     "handled_per_event",
+    "heard_most",
     "held_rows",
     "lag_part_rows",
     "lag_rows",
@@ -44,6 +46,7 @@ __all__ = [
     "lock_rows",
     "matrix_sentence",
     "option_rows",
+    "outage_settings",
     "plan_answer",
     "plan_sentence",
     "predicted_lag_rows",

@@ -152,8 +152,9 @@ def start_files(name: str, bus_text: str) -> dict[Path, str]:
 def _facts(scenario: Scenario) -> dict[str, Any]:
     """Return what the templates name of a bus."""
     hearing = {name: service for name, service in scenario.services.items() if service.subscribes}
-    careful = [name for name, service in hearing.items() if service.must_not_double]
-    watched = next(iter([*careful, *hearing]), "")
+    published = {name for service in scenario.services.values() for name in service.publishes if scenario.load.mix.get(name, 0) > 0}
+    reached = [name for name, service in hearing.items() if published & set(service.subscribes)]  # of the others a limit says nothing
+    watched = next(iter([*(name for name in reached if hearing[name].must_not_double), *reached]), "")
     names = list(scenario.services)
     more = len(hearing) - SHOWN_SERVICES
     hears = [

@@ -25,8 +25,8 @@ FASTSTREAM = Path(__file__).parents[2] / "docs" / "examples" / "faststream"
 
 
 def test_documents_of_services_lead_to_a_verdict_too(tmp_path: Path) -> None:
-    documents = [part for name in ("gateway", "averages", "dashboard") for part in ("--from", str(FASTSTREAM / f"{name}.yaml"))]
-    made = buslab("new", "sensors", *documents, cwd=tmp_path)
+    documents = [str(FASTSTREAM / f"{name}.yaml") for name in ("gateway", "averages", "dashboard")]
+    made = buslab("new", "sensors", "--from", *documents, cwd=tmp_path)  # as a shell makes it of *.yaml
     assert made.returncode == 0, made.stderr
     assert "note: the addresses have no prefix in common" in made.stderr
     ran = buslab("run", "sensors.toml", "--on", "model", "--out", "run", cwd=tmp_path / "sensors")
@@ -42,6 +42,7 @@ def test_documents_of_services_lead_to_a_verdict_too(tmp_path: Path) -> None:
         (["x", "--like", "aipong"], "did you mean 'aiponge'"),
         (["x", "--dir", "there/file"], "there/file: Not a directory"),
         (["x", "--like", "shop", "--from", "there/file"], "--like shop and --from: each says what the bus is"),
+        (["x", "a.yaml"], "a.yaml: a document needs --from before it, as in: buslab new x --from a.yaml"),
         (["x", "--from", "there/file"], "there/file"),
         (["x", "--from", "nowhere.yaml"], "nowhere.yaml"),
     ],

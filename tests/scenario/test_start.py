@@ -200,6 +200,16 @@ def test_a_bus_that_nobody_hears_and_a_service_of_a_strange_name_begin_too(tmp_p
     assert ("unserved", "service", 'zü:"x') in limits
 
 
+def test_a_limit_is_on_a_service_that_hears_what_somebody_publishes(tmp_path: Path) -> None:
+    """Documents of some services only: what nobody publishes would leave a limit on it unknown."""
+    text = (
+        '[channels.a]\nrate_per_s = 3\n[channels.b]\nrate_per_s = 3\n[services.first]\nmust_not_double = true\nsubscribes = ["a"]\n'
+        '[services.second]\npublishes = ["b"]\n[services.third]\nsubscribes = ["b"]\n'
+    )
+    begun = load_scenario(str(new_bus("some", bus_text=text, folder=tmp_path / "some") / "some.toml"))
+    assert [metric for metric in begun.slo if metric.startswith("unserved")] == ['unserved.service."third"']
+
+
 def test_the_files_fit_their_schemas_which_lie_beside_them(tmp_path: Path) -> None:
     folder = new_bus("mine", folder=tmp_path / "mine")
     schemas = {kind: Draft202012Validator(json.loads((folder / f"{kind}.schema.json").read_text("utf-8"))) for kind in KINDS}

@@ -51,18 +51,26 @@ class BatchedAlone(NamedTuple):
         return {self.size_key: SIZE, self.interval_key: INTERVAL}
 
 
-def batched_alone(scenario: Scenario, channel: str) -> BatchedAlone:
+def batched_alone(scenario: Scenario, channel: str = "") -> BatchedAlone:
     """Return the settings by which one pod publishes on a batched channel alone, and one pod of each service hears it.
+
+    Parameters
+    ----------
+    channel
+        By default the first of the scenario's that is batched and that somebody publishes.
 
     Raises
     ------
     UsageError
         The scenario has no such batched channel, or nobody publishes it.
     """
+    published = {name for one in scenario.services.values() for name in one.publishes}
+    channel = channel or next((name for name in scenario.batches() if name in published), "")
     rule = scenario.batches().get(channel)
     batched = ", ".join(scenario.batches()) or "none"
     if rule is None:
-        raise UsageError(f"scenario {scenario.name}: no batched channel {channel!r}; batched are {batched}")
+        which = f" {channel!r}" if channel else " that a service publishes"
+        raise UsageError(f"scenario {scenario.name}: no batched channel{which}; batched are {batched}")
     name, own = json.dumps(channel, ensure_ascii=False), scenario.channels[channel]
     publishing = [service for service, one in scenario.services.items() if channel in one.publishes]
     if not publishing:

@@ -177,13 +177,10 @@ SHOP = Path(__file__).parents[3] / "docs" / "examples" / "shop" / "everyday.toml
 @pytest.mark.parametrize(
     ("name", "given", "told"),
     [
-        ("08_many_pods", ("service=search", "channel=order.created", "pods=[5, 30]", "computed=[5, 30, 100]", "run_s=0.5"), "with 30 pods"),
-        pytest.param(
-            "04_batch_size",
-            ("channel=search.asked", "run_s={20=30}", "sizes=[5]", "intervals_ms=[500]"),
-            "20 items / 500 ms",
-            marks=pytest.mark.deep,
-        ),
+        ("08_many_pods", ("pods=[5, 30]", "computed=[5, 30, 100]", "run_s=0.5"), "with 30 pods"),
+        pytest.param("04_batch_size", ("run_s={20=30}", "sizes=[5]", "intervals_ms=[500]"), "20 items / 500 ms", marks=pytest.mark.deep),
+        pytest.param("01_delivery_duplication", ("replicas=[1, 3]",), "3 replicas handle each event 3 times", marks=pytest.mark.deep),
+        pytest.param("03_fallback", (), "21 pods notice nothing", marks=pytest.mark.deep),
         pytest.param("06_failure_injection", ('faults=["pod_kill", "subscribers_cut"]',), "in 2 faults: reference", marks=pytest.mark.deep),
     ],
 )
