@@ -13,8 +13,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic_ns  # a proxy is never in virtual time
 
-from sim.machine.clock import now_ns
+from sim.wire import tap_rows
 from sim.wire.tap_rows import Connection, Identify, TapSink
 from sim.wire.tapped_connection import SharedReads, TappedConnection
 
@@ -31,7 +32,7 @@ class Passage(TappedConnection):
     def ends(self, how: str) -> None:
         """Take how it ends, unless something ended it before."""
         if self._end is None:
-            self._end = now_ns(), how
+            self._end = monotonic_ns(), how
 
     def lost(self, *, by_server: bool, reset: bool, unread: bool) -> None:
         """Take the loss of one side; `unread` says that the client had not taken what the server sent."""
@@ -79,7 +80,7 @@ class Tapping:
     def meet(self, door: str) -> Passage:
         """Return the reader of a new connection."""
         self._met += 1
-        seen = Connection(self._met, door, now_ns())
+        seen = tap_rows.Connection(self._met, door, monotonic_ns())
         passage = Passage(seen, sink=self.sink, identify=self.identify, reads=self._reads, gone=self._forget)
         self._there[passage] = None
         return passage
@@ -120,7 +121,7 @@ class Outlet:
         transport.write(data)
         left = transport.get_write_buffer_size()
         if not left and not self._waiting:
-            self._tell(data, now_ns())
+            self._tell(data, monotonic_ns())
             return
         self._waiting.append(data)
         self._waiting_bytes += len(data)
@@ -128,7 +129,7 @@ class Outlet:
 
     def settle(self, left: int) -> None:
         """Tell what has left, where so many bytes have not."""
-        now = now_ns()
+        now = monotonic_ns()
         while self._waiting_bytes > left:
             data = self._waiting.popleft()
             if self._waiting_bytes - len(data) < left:  # only a part of it

@@ -87,6 +87,10 @@ class TableBuffer:
             row[place] = names[row[place]]
         self._rows += self._pack.pack(*row)
 
+    def add_coded(self, *values: Any) -> None:
+        """Append one row whose words are numbers of `names` already, for who adds many of the same words."""
+        self._rows += self._pack.pack(*values)
+
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
         rows = np.frombuffer(self._rows, dtype=self.dtype)

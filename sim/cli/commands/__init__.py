@@ -35,6 +35,7 @@ from sim.cli.commands.run import run
 from sim.cli.commands.schema import schema
 from sim.cli.commands.story import story
 from sim.cli.commands.sweep import sweep
+from sim.cli.commands.tap import tap
 
 COMMANDS: dict[str, click.Command] = {
     "new": new,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, click.Command] = {
     "audit": audit,
     "notebooks": notebooks,
     "pod": pod,
+    "tap": tap,
     "schema": schema,
     "import": import_,
     "export": export,
