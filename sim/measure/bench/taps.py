@@ -189,12 +189,12 @@ def _drive(port: int, rounds: Sequence[bytes], *, subscribers: int, depth: int, 
             if not events_ready:
                 raise BrokerError(f"through port {port} nothing comes any more after {sent} writes: something was lost")
             for key, _ in events_ready:
-                one = key.fileobj
-                assert isinstance(one, socket.socket)
-                got = one.recv_into(scratch)
+                end = key.fileobj
+                assert isinstance(end, socket.socket)
+                got = end.recv_into(scratch)
                 if not got:
                     raise BrokerError(f"through port {port} a connection ended")
-                left[one] -= got
+                left[end] -= got
         return sent * depth * (1 + subscribers), time.monotonic() - began
 
 
