@@ -408,8 +408,8 @@ class Proxy:
         if passage is not None:
             broker_side.passage, broker_side.outlet = passage, Outlet(passage.to_client, to_client=True)
             for side in (pod_side, broker_side):
-                if side.transport is not None:
-                    side.transport.set_write_buffer_limits(high=0)
+                if side.transport is not None:  # a TLS layer that may hold nothing would stand still once it holds nothing
+                    side.transport.set_write_buffer_limits(high=1 if side.transport.get_extra_info("sslcontext") else 0, low=0)
         pod_side.other, broker_side.other = broker_side, pod_side
         pod_side.release()
         broker_side.release()

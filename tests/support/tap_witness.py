@@ -1,9 +1,20 @@
-"""What a tap told, kept as it came."""
+"""What a tap told, kept as it came, and a tap in a thread for tests whose clients may wait."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from sim.bus.event_rule import EventRule
+from sim.grounds.proxy import Ends, Order
+from sim.grounds.tap import Tap
+from sim.machine.clock import new_event_loop
+from sim.wire.address import Address
 from sim.wire.tap_rows import Connection, Publish, Push
 
 
@@ -38,3 +49,38 @@ class Told:
 
     def closed(self, connection: Connection, at_ns: int, end: str) -> None:
         self.ends[connection.number] = end
+
+
+@contextlib.contextmanager
+def tapping(to: Address, *, pointer: str = "/eventId", ends: Ends | None = None) -> Iterator[tuple[int, Told, Callable[[Order], None]]]:
+    """Run a tap in a thread: its port, what it tells, and what gives it an order; what it told is whole on leaving."""
+    told = Told()
+    ready: queue.Queue[tuple[asyncio.AbstractEventLoop, Tap, asyncio.Event]] = queue.Queue()
+
+    async def hold() -> None:
+        tap = await Tap.open(to, sink=told, identify=EventRule(pointer), ends=ends)
+        ended = asyncio.Event()
+        ready.put((asyncio.get_running_loop(), tap, ended))
+        await ended.wait()
+        await tap.close()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(hold())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    loop, tap, ended = ready.get(timeout=30)
+    try:
+        yield tap.ports[0], told, lambda order: asyncio.run_coroutine_threadsafe(tap.order(order), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(30)
+
+
+def until(reached: Callable[[], Any], *, timeout_s: float = 30.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not reached():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.005)
