@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -212,23 +213,29 @@ def make_schedule(
     return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
 
 
-def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
-    """Return sorted arrival times in seconds: a unit-rate process mapped through the inverse of the cumulative rate."""
+@lru_cache(8)  # a run asks several times for the same
+def _offered(rate_per_s: float, shape: str, warm_up_s: float, run_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return times in seconds and how many calls are meant until then, on the grid of a shape."""
     points = SHAPES[shape]
-    grid_s, calls = [0.0], [0.0]
+    grid_s, calls = [np.zeros(1)], [np.zeros(1)]
     if warm_up_s > 0:
-        grid_s.append(warm_up_s)
-        calls.append(warm_up_s * rate_per_s * points[0][1])
+        grid_s.append(np.array([warm_up_s]))
+        calls.append(np.array([warm_up_s * rate_per_s * points[0][1]]))
     for (from_u, from_rate), (to_u, to_rate) in pairwise(points):
         steps = max(1, round(_GRID * (to_u - from_u)))
         if to_u == from_u:
             continue
-        for step in range(1, steps + 1):
-            done = step / steps
-            mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
-            grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
-            calls.append(calls[-1] + mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
-    total = calls[-1]
+        done = np.arange(1, steps + 1) / steps
+        mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
+        grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
+        calls.append(mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
+    return np.concatenate(grid_s), np.cumsum(np.concatenate(calls))
+
+
+def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
+    """Return sorted arrival times in seconds: a unit-rate process mapped through the inverse of the cumulative rate."""
+    grid_s, calls = _offered(rate_per_s, shape, warm_up_s, run_s)
+    total = float(calls[-1])
     if total > MAX_CALLS:
         raise ScenarioError(f"the load means {total:,.0f} calls, more than {MAX_CALLS:,}: lower load.rate or load.run_s")
     rng = np.random.default_rng([seed, 0])
