@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import secrets
 import signal
 import socket
@@ -35,6 +34,7 @@ from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, is_virtual, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
+from sim.machine.garbage import freeze_the_living
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
 from sim.pods.clocks import Clocks
@@ -62,7 +62,6 @@ ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
-FROZEN_MAX = 250_000  # objects; with all that the lab imports there are some 100,000, and a short run leaves a few thousand
 
 
 def run_scenario(
@@ -356,10 +355,7 @@ class _RunSteps:
         counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
         sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="probe_receivers")
         if self._tends_memory:
-            if not is_virtual() or gc.get_freeze_count() > FROZEN_MAX:
-                gc.unfreeze()  # what earlier runs of this process have left can be collected; in virtual time many runs are short
-            gc.collect()
-            gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
+            freeze_the_living(is_one_of_many=is_virtual())
 
         async with staged(self.scenario, broker, fleet, links=self._links, places=self._places, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
