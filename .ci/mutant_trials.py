@@ -281,6 +281,7 @@ class Trials:
     lines: Mapping[str, Collection[str]]  # the changed ones of each as `line_key` has them; none: whoever reaches the function reaches it
     rounds: Sequence[Callable[[str, Path], bool]]  # whether tests of a file are in this round of a change
     jobs: int
+    enough: int | None = None  # when so many are noticed, the farther tests of the others are not run
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     at_import: set[str] = field(default_factory=set)
     took_s: dict[str, float] = field(default_factory=dict)  # what each test takes without a change
@@ -319,7 +320,7 @@ class Trials:
                 new = [item for item in session.items if item.path in files and item.nodeid not in self.took_s]
                 for at in range(0, len(new), PER_ROUND):
                     left = [name for name in left if not self.outcomes[name].by]
-                    if left:
+                    if left and not self.has_enough():
                         self._control(new[at : at + PER_ROUND])
                         self._prove(left)
                         self._try(left, among={item.nodeid for item in new[at : at + PER_ROUND]})
@@ -327,6 +328,10 @@ class Trials:
         except ControlFailed as failed:
             self.broken = str(failed)
         return True
+
+    def has_enough(self) -> bool:
+        """Return whether so many are noticed that the others need not be tried further."""
+        return self.enough is not None and sum(bool(outcome.by) for outcome in self.outcomes.values()) >= self.enough
 
     def _control(self, items: Sequence[pytest.Item]) -> None:
         asked = {key for keys in self.lines.values() for key in keys}
@@ -350,18 +355,22 @@ class Trials:
             if not child.heard or "end" not in child.heard[-1]:
                 raise ControlFailed(f"{_noticed(child)} ends its process, or does not end, without any change")
             for told in child.heard:
-                for line, tests in told.get("lines", {}).items():
-                    self.reaches.setdefault(line, set()).update(tests)
-                if "test" in told:
-                    self.took_s[told["test"]] = told["took_s"]
-                    for function in told["reached"]:
-                        self.reaches.setdefault(function, set()).add(told["test"])
-                    if told["failed"]:
-                        failed[told["test"]] = told["failed"]
+                failed |= self._hear_of_control(told)
         # A test that takes a machine's whole attention may fail beside others: it is asked once more, alone.
         failed = {test: failed[test] for test in self._failing(failed)}
         if failed:
             raise ControlFailed("\n\n".join(f"{test} fails without any change:\n{why}" for test, why in failed.items()))
+
+    def _hear_of_control(self, told: Mapping[str, Any]) -> dict[str, str]:
+        """Note what a child of the control tells, and return how a test failed."""
+        for line, tests in told.get("lines", {}).items():
+            self.reaches.setdefault(line, set()).update(tests)
+        if "test" not in told:
+            return {}
+        self.took_s[told["test"]] = told["took_s"]
+        for function in told["reached"]:
+            self.reaches.setdefault(function, set()).add(told["test"])
+        return {told["test"]: told["failed"]} if told["failed"] else {}
 
     def _failing(self, tests: Iterable[str]) -> list[str]:
         """Return which tests fail without any change, in a child of their own, beside others and then once more alone."""
@@ -482,7 +491,7 @@ def try_changes(trials: Trials, *, arguments: Sequence[str], log: Path) -> None:
     trials.outcomes = {told["name"]: Outcome(**told["outcome"]) for told in outcomes}
     trials.took_s, trials.doubtful, trials.at_import = last["took_s"], set(last["doubtful"]), set(last["at_import"])
     unnoticed = [name for name in trials.names if function_key(name) in trials.at_import and not trials.outcomes[name].by]
-    if unnoticed:
+    if unnoticed and not trials.has_enough():
         _try_anew(unnoticed, trials=trials, arguments=arguments, log=log)
 
 
