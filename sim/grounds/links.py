@@ -16,7 +16,8 @@ from typing import Protocol
 from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
 from sim.grounds.model.network import ModelDoor, Network
-from sim.grounds.proxy import Cut, Open, Opened, Order, Refuse, Reset, Shape
+from sim.grounds.proxy import Cut, EndTap, Look, Open, Opened, Order, Refuse, Reset, Shape
+from sim.grounds.tap_plan import SeenDoor, TapPlan
 from sim.machine.clock import now_ns
 from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
@@ -226,8 +227,13 @@ class ProxyLinks:
         self._ports: list[int] = []
 
     @classmethod
-    async def open(cls, broker: Address, *, pods: int, folder: Path, seed: int) -> ProxyLinks:
+    async def open(cls, broker: Address, *, pods: int, folder: Path, seed: int, tap: TapPlan | None = None) -> ProxyLinks:
         """Start a proxy on this machine, with a listener for each pod.
+
+        Parameters
+        ----------
+        tap
+            Makes it a tap, which keeps the books of what passes: one door a pod, in the order of their numbers.
 
         Raises
         ------
@@ -236,14 +242,14 @@ class ProxyLinks:
         """
         process = await ProxyProcess.start(log=folder / "proxy.log")
         links = cls(broker, ask=process.ask, pids={PROXY: process.pid}, end=process.close)
-        await links.listen(pods=pods, seed=seed)
+        await links.listen(pods=pods, seed=seed, tap=tap)
         return links
 
-    async def listen(self, *, pods: int, seed: int) -> None:
+    async def listen(self, *, pods: int, seed: int, tap: TapPlan | None = None) -> None:
         """Open a listener for each pod; end the proxy when that cannot be done, and raise as `open` does."""
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self._end)
-            self._ports = (await self._order(Open(self._broker.host, self._broker.port, pods, seed))).ports
+            self._ports = (await self._order(Open(self._broker.host, self._broker.port, pods, seed, tap))).ports
             undo.pop_all()
 
     async def _order(self, order: Order) -> Opened:
@@ -278,6 +284,20 @@ class ProxyLinks:
     async def cut(self, pods: Sequence[int], cutting: bool) -> None:
         """End the open connections of these pods in the middle of a frame, or spare those that heard nothing since."""
         await self._order(Cut(self._of(pods), cutting))
+
+    async def look(self) -> list[SeenDoor]:
+        """Return what a tap sees now, a door each; of a proxy that is none, nothing."""
+        return (await self._order(Look())).doors
+
+    async def end_tap(self) -> None:
+        """End a tap and every connection through it, and have it write down what it has seen: before the run folder is sealed.
+
+        Raises
+        ------
+        BrokerError
+            It could not be written, or the tap is gone.
+        """
+        await self._order(EndTap())
 
     async def close(self) -> None:
         """End the proxy's process."""

@@ -9,15 +9,19 @@ Rules
 2. A *held* direction takes in bytes up to `HELD_BYTES` and then reads no more, so the sender's kernel buffers fill, as in a black hole.
 3. Of a direction that is slow at most some `UNDER_WAY_BYTES` are under way, as in the model: then too the sender's buffers fill.
 4. The end of one side is the end of the other, after what is under way; a reset is passed on as a reset.
+5. A *tap* is this proxy with a reader beside it (`sim.wire.tapped_connection`), which is told what was written to a socket once it has left
+   this process, so that every fault of links works on it. Its write buffers have no slack: what a socket does not take stops the reading.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import random
 import socket
+import ssl
 import struct
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,7 +29,11 @@ from typing import Any
 
 import msgspec
 
+from sim.bus.event_rule import EventRule
+from sim.errors import RecordError
 from sim.faults.link import Link, LinkPlan
+from sim.grounds.passage import Outlet, Passage, Tapping
+from sim.grounds.tap_plan import TAP, SeenDoor, TapPlan
 from sim.machine.clock import Alarm, new_event_loop, now_ns
 from sim.machine.line import Line, inherited_line
 from sim.machine.words import count
@@ -34,16 +42,18 @@ READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
 UNDER_WAY_BYTES = 4_000_000
 CONNECT_TIMEOUT_S = 5.0
+WRITE_S = 0.5  # between two looks whether a tap's rows fill a part
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """An order to listen on so many ports of 127.0.0.1, each leading to the broker. Answered by `Opened`."""
+    """An order to listen on so many ports of 127.0.0.1, each leading to the broker, as a tap where `tap` says so. Answered by `Opened`."""
 
     host: str
     port: int
     listeners: int
     seed: int
+    tap: TapPlan | None = None
 
 
 class Shape(msgspec.Struct, frozen=True, tag="shape"):
@@ -74,20 +84,56 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     cutting: bool
 
 
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """An order to say what a tap sees now."""
+
+    ports: list[int] = []
+
+
+class EndTap(msgspec.Struct, frozen=True, tag="end-tap"):
+    """An order to end a tap and to write down what it has seen."""
+
+    ports: list[int] = []
+
+
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """The answer to an order: on which ports the proxy listens, and what went wrong, if anything."""
+    """The answer to an order: on which ports the proxy listens, what a tap sees at each, and what went wrong, if anything."""
 
     ports: list[int]
     error: str = ""
+    doors: list[SeenDoor] = []
 
 
-Order = Open | Shape | Reset | Refuse | Cut
+Order = Open | Shape | Reset | Refuse | Cut | Look | EndTap
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How a proxy listens, and how it reaches the server.
+
+    Attributes
+    ----------
+    host
+        The address to listen on.
+    port
+        The first port; the listeners after it take the next ones. 0 = any free ones.
+    tls
+        What clients are met with; None: plain.
+    server_tls
+        What the server is met with, and the name that its certificate must have; None: plain.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+    server_tls: ssl.SSLContext | None = None
 
 
 @dataclass
 class ProxyDoor:
     """One listener's plans and open connections."""
 
+    name: str = TAP
     to_broker: LinkPlan = field(default_factory=LinkPlan)
     to_pod: LinkPlan = field(default_factory=LinkPlan)
     refusing: bool = False
@@ -95,9 +141,10 @@ class ProxyDoor:
 
 
 class Clockwork:
-    """One timer for all connections, which writes pieces on at their times."""
+    """What all connections share: the memory that they read into, and one timer, which writes pieces on at their times."""
 
     def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ_BYTES))  # what was read is copied out of it at once
         self._due: list[tuple[int, int, ProxySide]] = []
         self._order = 0
         self._alarm = Alarm(self._wake)
@@ -127,8 +174,11 @@ class ProxySide(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.cut_next = False
         self._was_cut = False
+        self.outlet: Outlet | None = None  # where a reader is told what is passed on
+        self.passage: Passage | None = None
+        self._was_aborted = False
         self._clockwork = clockwork
-        self._buffer = bytearray(READ_BYTES)
+        self._buffer = clockwork.buffer
         self._under_way: deque[bytes] = deque()
         self._under_way_bytes = 0
         self._stuck = False  # the other side does not keep up
@@ -141,7 +191,7 @@ class ProxySide(asyncio.BufferedProtocol):
         self.transport = transport  # type: ignore[assignment]
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
         return self._buffer
 
@@ -194,10 +244,23 @@ class ProxySide(asyncio.BufferedProtocol):
             return
         if self.cut_next:
             self._was_cut = True  # what is read until the reset would join the half to a frame that nobody sent
-            other.transport.write(data[: max(1, len(data) // 2)])
+            self._send(other.transport, data[: max(1, len(data) // 2)])
             asyncio.get_running_loop().call_later(0.001, self.reset)  # after the half has left
         else:
-            other.transport.write(data)
+            self._send(other.transport, data)
+
+    def _send(self, transport: asyncio.Transport, data: bytes) -> None:
+        if self.outlet is None:
+            transport.write(data)
+            return
+        if (back := self.other and self.other.outlet) and back.waiting and self.transport is not None:
+            back.settle(self.transport.get_write_buffer_size())  # what these bytes may be the answer to has passed before them
+        self.outlet.write(transport, data)
+
+    def _settle(self, *, left: int) -> None:
+        """Tell the reader what has left for this socket."""
+        if self.other is not None and self.other.outlet is not None:
+            self.other.outlet.settle(left)
 
     def pause_writing(self) -> None:
         """Read no more from the other side: this one does not keep up."""
@@ -208,13 +271,19 @@ class ProxySide(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on reading from the other side."""
         if self.other is not None:
+            self._settle(left=0 if self.transport is None else self.transport.get_write_buffer_size())
             self.other._stuck = False
             self.other._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the other side too, after what is under way."""
         self._ended = exc or True
+        if exc is None and not self._was_aborted:
+            self._settle(left=0)
         self._pass_on_the_end()
+        if self.passage is not None:
+            unread = self.outlet is not None and self.outlet.waiting
+            self.passage.lost(by_server=self.outlet is None or self.outlet.to_client, reset=exc is not None, unread=unread)
 
     def _pass_on_the_end(self) -> None:
         if self._ended is None or self.other is None or self.other.transport is None or self.link.plan.held:
@@ -228,21 +297,32 @@ class ProxySide(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close this socket with a reset."""
         if self.transport is not None and not self.transport.is_closing():
+            self._was_aborted = True
             with contextlib.suppress(OSError):
                 self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
 
     def reset(self) -> None:
         """Reset both sides."""
+        if self.passage is not None:
+            self.passage.ends("fault")
         self.abort()
         if self.other is not None:
             self.other.abort()
 
 
 class Proxy:
-    """The listeners of a proxy, changed by orders."""
+    """The listeners of a proxy, changed by orders.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    tapping
+        Who is told what passes; None: nobody.
+    """
+
+    def __init__(self, *, ends: Ends | None = None, tapping: Tapping | None = None) -> None:
+        self._ends = ends or Ends()
+        self._tapping = tapping
         self._doors: dict[int, ProxyDoor] = {}
         self._servers: list[asyncio.Server] = []
         self._clockwork = Clockwork()
@@ -252,6 +332,8 @@ class Proxy:
         """Carry out one order."""
         if isinstance(order, Open):
             return await self._open(order)
+        if isinstance(order, Look | EndTap):
+            return Opened([])
         for port in order.ports:
             door = self._doors[port]
             if isinstance(order, Shape):
@@ -283,45 +365,128 @@ class Proxy:
 
         def accept(door: ProxyDoor) -> ProxySide:
             side = ProxySide(door, self._clockwork, Link(door.to_broker, draw))
+            if self._tapping is not None:
+                side.passage = self._tapping.meet(door.name)
+                side.outlet = Outlet(side.passage.to_server, to_client=False)
             door.open[side] = None
             task = loop.create_task(self._reach(order, door, side, draw))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
             return side
 
+        ends, names = self._ends, [] if self._tapping is None else self._tapping.names
+        port = ends.port
         try:
-            for _ in range(order.listeners):
-                door = ProxyDoor()
-                server = await loop.create_server(lambda door=door: accept(door), "127.0.0.1", 0)  # type: ignore[misc]
+            for number in range(order.listeners):
+                door = ProxyDoor(names[number] if number < len(names) else TAP)
+                port = ends.port + number if ends.port else 0
+                server = await loop.create_server(functools.partial(accept, door), ends.host, port, ssl=ends.tls)
                 self._servers.append(server)
                 self._doors[server.sockets[0].getsockname()[1]] = door
         except OSError as error:
-            return Opened([], f"cannot listen on {count(order.listeners, 'port')} of 127.0.0.1: {error.strerror}")
+            where = f"port {port}" if port else count(order.listeners, "port")
+            return Opened([], f"cannot listen on {where} of {ends.host}: {error.strerror}")
         return Opened(list(self._doors))
 
     async def _reach(self, order: Open, door: ProxyDoor, pod_side: ProxySide, draw: Any) -> None:
         """Connect to the broker for a pod that connected; a broker that is not there resets the pod."""
         broker_side = ProxySide(door, self._clockwork, Link(door.to_pod, draw))
+        passage, tls = pod_side.passage, self._ends.server_tls
         try:
             if door.refusing:
                 raise ConnectionRefusedError
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().create_connection(lambda: broker_side, order.host, order.port)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: broker_side, order.host, order.port, ssl=tls, server_hostname=order.host if tls else None
+                )
         except (OSError, TimeoutError):
             door.open.pop(pod_side, None)
+            if passage is not None:
+                passage.unreached("fault" if door.refusing else "no-server")
             pod_side.abort()
             return
+        if passage is not None:
+            broker_side.passage, broker_side.outlet = passage, Outlet(passage.to_client, to_client=True)
+            for side in (pod_side, broker_side):
+                if side.transport is not None:
+                    side.transport.set_write_buffer_limits(high=0)
         pod_side.other, broker_side.other = broker_side, pod_side
         pod_side.release()
         broker_side.release()
+
+    async def close(self) -> None:
+        """End the listeners and all connections; what was read of them is told."""
+        for server in self._servers:
+            server.close()
+        for task in list(self._connecting):
+            task.cancel()
+        for door in self._doors.values():
+            for side in list(door.open):
+                if side.passage is not None:
+                    side.passage.ends("tap")
+                for one in (side, side.other):
+                    if one is not None and one.transport is not None:
+                        one.transport.abort()
+        await asyncio.sleep(0)
+        if self._tapping is not None:
+            self._tapping.end()
+
+
+class RecordingTap:
+    """The record of a proxy that is a tap, written now and then."""
+
+    def __init__(self, plan: TapPlan) -> None:
+        from sim.grounds.tap_record import TapRecorder  # Arrow takes a third of a second to load, and only a tap writes
+
+        self._recorder = TapRecorder(plan)
+        self._error = ""
+        self._writing = asyncio.get_running_loop().create_task(self._write())
+        self.tapping = Tapping(
+            self._recorder, EventRule(plan.pointer, channel_prefix=plan.channel_prefix), [door.name for door in plan.doors]
+        )
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_S)
+            try:
+                self._recorder.flush()
+            except RecordError as error:
+                self._error = str(error)
+                return
+
+    def look(self) -> list[SeenDoor]:
+        """Return what is seen now, a door each."""
+        return self._recorder.look()
+
+    def end(self) -> str:
+        """Write down what is left; return what went wrong, empty where nothing did."""
+        self._writing.cancel()
+        try:
+            self._recorder.close()
+        except RecordError as error:
+            self._error = self._error or str(error)
+        return self._error
 
 
 async def serve(line: Line) -> None:
     """Take orders until the other side closes."""
     to_run = await line.to_async()
-    proxy = Proxy()
+    proxy, tap = Proxy(), None
     async for order in to_run.messages(Order):
-        to_run.send(await proxy.carry_out(order))
+        if isinstance(order, Open) and order.tap is not None:
+            tap = RecordingTap(order.tap)
+            proxy = Proxy(tapping=tap.tapping)
+        if isinstance(order, Look):
+            to_run.send(Opened([], doors=[] if tap is None else tap.look()))
+        elif isinstance(order, EndTap):
+            await proxy.close()
+            to_run.send(Opened([], "" if tap is None else tap.end()))
+            tap = None
+        else:
+            to_run.send(await proxy.carry_out(order))
+    if tap is not None:  # who ordered it is gone: what was seen is kept
+        await proxy.close()
+        tap.end()
 
 
 if __name__ == "__main__":

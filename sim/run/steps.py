@@ -434,7 +434,7 @@ class _RunSteps:
 
     def _note_lost(self, fleet: Fleet) -> None:
         """Write down which processes of pods took their record with them; known when the others have handed theirs over."""
-        self.info.lost = fleet.host.lost or None
+        self.info.lost, self.info.programs = fleet.host.lost or None, fleet.lives
 
     def _keep_clocks(self, clocks: Clocks, fleet: Fleet) -> None:
         """Record how the clocks of processes went that do not read the run's, and tell it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -24,6 +25,7 @@ from sim.scenario.caches import Cache
 from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
+from sim.scenario.program_problems import program_problems
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
@@ -67,6 +69,7 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     _find_locustfile(tree, beside=Path() if name in built_in() or _sets("load.locustfile", settings) else path.parent)
     tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
     _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
+    _find_program_folders(tree, beside=own, otherwise=of_bus or own, where=where)
     return check_tree(tree, where=where)
 
 
@@ -87,6 +90,20 @@ def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, wh
         tree["code_folder"] = str(folder)
     elif not named and names_own_code(tree):
         tree["code_folder"] = str(otherwise.absolute())
+
+
+def _find_program_folders(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:
+    """Make whole the folder that each program of the scenario runs in."""
+    services = tree.get("services")
+    for name, service in services.items() if isinstance(services, dict) else ():
+        if not isinstance(service, dict) or not service.get("command"):
+            continue
+        named = service.get("folder", "")
+        folder = (beside / named if named else otherwise).absolute() if isinstance(named, str) and "\0" not in named else None
+        if folder is not None and not folder.is_dir():
+            raise ScenarioError(f"scenario {where}: services.{quoted(name)}.folder = {shown(named)}: there is no such folder")
+        if folder is not None:
+            tree["services"] = tree["services"] | {name: service | {"folder": str(folder)}}
 
 
 def _sets(key: str, settings: tuple[str, ...]) -> bool:
@@ -180,16 +197,19 @@ def _with_rates(tree: dict[str, Any]) -> dict[str, Any]:
     channels, load = tree.get("channels"), tree.get("load", {})
     if not isinstance(channels, dict) or not isinstance(load, dict) or load.get("mix"):
         return tree
-    published = _published(tree.get("services"))
+    services = tree.get("services")
+    published, programs = _published(services), _published(services, programs=True)
     rates = {name: one.get("rate_per_s") for name, one in channels.items() if isinstance(one, dict)}
-    rates = {name: rate for name, rate in rates.items() if name in published} or rates  # what nobody can publish is not called
+    able = {name: rate for name, rate in rates.items() if name in published}  # what nobody can publish is not called
+    rates = able or {name: rate for name, rate in rates.items() if name not in programs}
     mix = {name: rate for name, rate in rates.items() if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0}
     return tree | {"load": {"rate_per_s": sum(mix.values())} | load | {"mix": mix}} if mix else tree
 
 
-def _published(services: Any) -> set[str]:
-    """Return the channels that the services of a tree publish."""
-    lists = [one.get("publishes") for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
+def _published(services: Any, *, programs: bool = False) -> set[str]:
+    """Return the channels that the services of a tree publish: those whose pods are ours, or those that are programs."""
+    tables = [one for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
+    lists = [one.get("publishes") for one in tables if bool(one.get("command")) is programs]
     return {name for names in lists if isinstance(names, list | tuple) for name in names if isinstance(name, str)}
 
 
@@ -210,7 +230,7 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
     tree = _with_rates(_flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}"))
     scenario = _converted(tree, where=f"scenario {where}")
-    for problem in problems(scenario):
+    for problem in chain(problems(scenario), program_problems(scenario)):
         raise ScenarioError(f"scenario {where}: {problem}")
     return scenario
 

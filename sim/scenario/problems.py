@@ -192,14 +192,17 @@ def _mix_problems(scenario: Scenario) -> Iterator[str]:
     load = scenario.load
     if load.locustfile:
         yield from _locustfile_problems(scenario)
-    elif not any(load.mix.values()):
+    elif not any(load.mix.values()) and not any(one.command and one.publishes for one in scenario.services.values()):
         yield "load.mix is empty: give at least one event type a weight above 0, or a channel a rate_per_s"
-    calls, published = set(scenario.calls), {kind for service in scenario.services.values() for kind in service.publishes}
+    calls, published = set(scenario.calls), {kind for service in scenario.services.values() for kind in service.called}
+    programs = {kind for service in scenario.services.values() if service.command for kind in service.publishes}
     for kind, weight in load.mix.items():
         if kind not in calls:
             yield f"load.mix: {_unknown_channel(kind, scenario.calls)}"
         elif not math.isfinite(weight):
             yield f"load.mix.{quoted(kind)} = {shown(weight)}: give a number"
+        elif weight > 0 and kind in programs - published:
+            yield f"load.mix: {kind!r} is published by programs, which decide by themselves when: leave it out, or set its weight to 0"
         elif weight > 0 and kind not in published:
             hint = did_you_mean(kind, published)
             yield f"load.mix: {kind!r} has weight {weight:g} but no service publishes it{hint}: add it to a service's publishes"

@@ -29,6 +29,7 @@ from sim.record.schema import HTTP_CALL
 from sim.scenario.caches import Cache, make_key
 from sim.scenario.keys import business_keys, cache_keys
 from sim.scenario.payloads import Content, make_content
+from sim.scenario.programs import OwnProgram
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_cache_reads, make_reads, make_schedule, no_schedule
 from sim.wire.transports import Transport, make_transport
@@ -197,7 +198,7 @@ class EnvelopeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     versions: tuple[str, ...] | None = None
 
 
-class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Service(OwnProgram, frozen=True, forbid_unknown_fields=True):
     """One service: how many pods, what they publish and hear, and how long handling takes (see `sim.pods.slow_handling.Pace`).
 
     Attributes
@@ -349,7 +350,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def behaviour(self, service: str) -> str:
         """Return the name of what a service does with what it hears."""
-        return self.services[service].behaviour or reference_behaviours().get(service, "hears")
+        return self.services[service].own_behaviour or reference_behaviours().get(service, "hears")
 
     def new_logic(self, service: str) -> ServiceLogic:
         """Return what one new pod of a service does with what it hears.
@@ -450,7 +451,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.load.locustfile:
             return no_schedule()
         pods = self.first_pods()
-        publishes = {name: set(service.publishes) for name, service in self.services.items()}
+        publishes = {name: set(service.called) for name, service in self.services.items()}
         mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
         return make_schedule(
             rate_per_s=self.load.rate_per_s,

@@ -55,6 +55,7 @@ from sim.results.outages import (
 )
 from sim.results.pieces import Piece
 from sim.results.pod_histories import read_ways
+from sim.results.programs import UNTOLD
 
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
@@ -72,7 +73,7 @@ class _Reaction(NamedTuple):
 
 def check(run: Run) -> Result:
     """Measure notice, memory mode, recovery and the truth gap of every pod."""
-    beliefs, outages = read_beliefs(run), read_outages(run)
+    beliefs, outages = {pod: one for pod, one in read_beliefs(run).items() if UNTOLD not in one.bus}, read_outages(run)
     phase = np.array([run.run_span], dtype=np.int64)
     blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs).items()}
     gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}

@@ -23,6 +23,7 @@ from sim.results.checkers.verdict import Result
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
+from sim.results.programs import program_services, sent_by_programs
 from sim.results.withheld import frozen_on, looked_at, read_withheld
 
 OFFERED_RATIO_MIN = 0.99
@@ -60,6 +61,8 @@ def check(run: Run) -> Result:
     made, offered = audit.counts["calls_made"], audit.counts["calls_offered"]
     share = f"all {amount(made)}" if made == offered > 1 else f"{amount(made)} of {amount(offered)}"
     detail = f"the run is whole, {heard}, and {share} offered calls were made"
+    if not offered and program_services(run):
+        detail = f"the run is whole, {heard}, and programs sent what was sent"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
 
@@ -152,6 +155,7 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.load
     rows = publishes.drop_duplicates("event")
+    rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]  # they decide by themselves what they send
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
@@ -171,6 +175,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
             f"before {count(load.closed_by_server, 'publish')} the generator found that the server had closed its connection (an idle "
             "time-out, or an end of the server); it connected anew"
         )
+    if not offered and program_services(run):
+        return math.nan
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
         return math.nan
@@ -188,7 +194,8 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
     shares, loops = _samples(run)
     for lost in run.info.lost or ():
         audit.warnings.append(f"what {lost.host} recorded ({count(len(lost.pods), 'pod')}) was lost with its machine: {lost.reason}")
-    for host in sorted((_lived_on(run) | generators) - {lost.host for lost in run.info.lost or ()}):
+    lived = {host for host in _lived_on(run) if not looked_at(host)}
+    for host in sorted((lived | generators) - {lost.host for lost in run.info.lost or ()}):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
     if not generators:

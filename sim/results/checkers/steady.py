@@ -27,6 +27,7 @@ from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
 from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told_felt, without_outage
 from sim.results.pieces import Piece
+from sim.results.programs import UNTOLD
 
 MARGIN_NS = 250_000_000
 
@@ -39,7 +40,8 @@ def check(run: Run) -> Result:
     if not outages:
         return Result("valid", without_outage(run)[0], metrics=nothing, warnings=told)
     begin_ns, end_ns = min(one.begin_ns for one in outages), max(one.end_ns for one in outages)
-    beliefs, found = read_beliefs(run), list(run.pieces.each(lambda piece: _losses(run, piece, begin_ns=begin_ns, end_ns=end_ns)))
+    beliefs = {pod: _as_seen(one) for pod, one in read_beliefs(run).items()}
+    found = list(run.pieces.each(lambda piece: _losses(run, piece, begin_ns=begin_ns, end_ns=end_ns)))
     meant_ns, copies = run.publishes["intended_ns"].to_numpy(), _copies_of_run(run)
     copies_before, lost_before = int(copies[_is_before(run, begin_ns)].sum()), sum(one.before for one in found)
     restless = sorted(pod for pod, one in beliefs.items() if not _rests(one, run.phases["run"][0], begin_ns))
@@ -125,6 +127,12 @@ def _copies_of_run(run: Run) -> Array:
 def _last_ns(run: Run) -> Array:
     last: Array = np.maximum(run.publishes["sent_ns"].to_numpy(), run.publishes["acked_ns"].to_numpy())
     return last
+
+
+def _as_seen(belief: Belief) -> Belief:
+    """Return what a program that says nothing of itself would believe if it knew what was seen of it: that is its state."""
+    seen = ("connected" if state == "subscribed" else state for state in belief.state)
+    return belief._replace(bus=tuple(one if bus == UNTOLD else bus for bus, one in zip(belief.bus, seen, strict=True)))
 
 
 def _rests(belief: Belief, from_ns: int, to_ns: int) -> bool:
