@@ -131,7 +131,7 @@ def wanted_of(
         raise UsageError(f"what is to be captured? A capture hears one pattern, or channels that are named: {said}")
     if sharded and pattern:
         raise UsageError(f"--pattern {pattern!r} and --sharded: sharded Pub/Sub knows no patterns; name its channels with --channel NAME")
-    for name in (pattern, *channels):
+    for name in (pattern,) if pattern else channels:
         _check_text(name)
     if not 0 < for_s <= MAX_S:
         raise UsageError(f"--for {for_s:g} s: a capture lasts more than 0 s, and {duration(MAX_S)} at most")
