@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +32,10 @@ def written(folder: Path, events: Sequence[tuple[int, str, bytes]], *, keep: Seq
 
 
 def heard_while(url: str, wanted: Wanted, out: Path, publish: Callable[[], None]) -> Captured:
-    """Capture while a function publishes, which is called once the capture listens."""
+    """Capture while a function publishes, which is called once the capture listens.
+
+    The two are threads of one process, and connections of ours share a buffer there: what publishes may have none. See `capturing`.
+    """
     listens = threading.Event()
 
     def tell(line: str) -> None:
@@ -41,3 +49,20 @@ def heard_while(url: str, wanted: Wanted, out: Path, publish: Callable[[], None]
         if not capturing.done():
             publish()
         return capturing.result(BOUND_S)
+
+
+@contextmanager
+def capturing(url: str, out: Path, *args: str) -> Iterator[None]:
+    """Capture by a command of its own while the block lasts; its end is a Ctrl-C."""
+    argv = [sys.executable, "-m", "sim.cli", "capture", "--for", "1h", "--out", str(out), *args]
+    with subprocess.Popen(argv, env=os.environ | {"BUSLAB_ON": url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stderr is not None
+            first = child.stderr.readline()
+            assert first.startswith("listening"), first + child.stderr.read()
+            yield
+            child.send_signal(signal.SIGINT)
+            said = child.communicate(timeout=BOUND_S)
+        finally:
+            child.kill()
+    assert child.returncode == 128 + signal.SIGINT, said

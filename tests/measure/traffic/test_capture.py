@@ -19,7 +19,7 @@ from sim.grounds.catalogue import open_broker
 from sim.measure.traffic.capture import MIB, Wanted, wanted_of
 from sim.record.capture_file import NAME, read_capture
 from sim.wire.address import Address
-from tests.support.captures import heard_while
+from tests.support.captures import capturing, heard_while
 
 pytestmark = pytest.mark.broker
 BOUND_S = 60.0
@@ -203,19 +203,11 @@ def test_the_lab_itself_may_be_captured_and_its_probes_are_left_out(own_server: 
 
     address, _ = own_server
     scenario = load_scenario("baseline", settings=("load.driver=pods", "load.run_s=1", "load.warm_up_s=0", "bus.batch_interval_ms=200"))
-    made = heard_while(
-        address.url, wanted_of(pattern="aiponge:events:*", for_s=30), tmp_path / "c",
-        lambda: stopping(run_scenario(scenario, on=address.url, out=tmp_path / "run"), address),
-    )  # fmt: skip
-    published = open_run(tmp_path / "run").publishes
-    assert made.info.events == (published["items"] > 0).sum() and made.info.probes == (published["items"] == 0).sum() > 0
-    assert made.info.forms.keys() == {"aiponge"}
-
-
-def stopping(_: Path, address: Address) -> None:
-    """End the capture: its server goes away."""
-    with redis.Redis.from_url(address.url) as client:
-        client.shutdown(nosave=True)
+    with capturing(address.url, tmp_path / "c", "--pattern", "aiponge:events:*"):
+        run_scenario(scenario, on=address.url, out=tmp_path / "run")
+    published, info = open_run(tmp_path / "run").publishes, read_capture(tmp_path / "c" / NAME).info
+    assert info.events == (published["items"] > 0).sum() and info.probes == (published["items"] == 0).sum() > 0
+    assert info.forms.keys() == {"aiponge"}
 
 
 @pytest.fixture
