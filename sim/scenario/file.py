@@ -26,6 +26,7 @@ from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
 from sim.scenario.program_problems import program_problems
+from sim.scenario.replay import with_capture
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
@@ -66,18 +67,19 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     if _sets("bus_file", settings):
         beside = Path()
     tree["name"] = path.stem
-    _find_locustfile(tree, beside=Path() if name in built_in() or _sets("load.locustfile", settings) else path.parent)
+    for key in ("locustfile", "capture"):
+        _find_file_of_load(tree, key, beside=Path() if name in built_in() or _sets(f"load.{key}", settings) else path.parent)
     tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
     _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     _find_program_folders(tree, beside=own, otherwise=of_bus or own, where=where)
     return check_tree(tree, where=where)
 
 
-def _find_locustfile(tree: dict[str, Any], *, beside: Path) -> None:
-    """Make the path of the user's own locustfile whole, where the scenario names one."""
+def _find_file_of_load(tree: dict[str, Any], key: str, *, beside: Path) -> None:
+    """Make the path of a file that the load names whole: of the user's own locustfile, or of a capture."""
     load = tree.get("load")
-    if isinstance(load, dict) and isinstance(named := load.get("locustfile"), str) and named:
-        tree["load"] = load | {"locustfile": str((beside / named).absolute())}
+    if isinstance(load, dict) and isinstance(named := load.get(key), str) and named:
+        tree["load"] = load | {key: str((beside / named).absolute())}
 
 
 def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:
@@ -206,6 +208,14 @@ def _with_rates(tree: dict[str, Any]) -> dict[str, Any]:
     return tree | {"load": {"rate_per_s": sum(mix.values())} | load | {"mix": mix}} if mix else tree
 
 
+def _with_replay(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Return the tree with the load of the capture that it plays, where it plays one."""
+    channels, bus = tree.get("channels"), tree.get("bus")
+    prefix = bus.get("channel_prefix") if isinstance(bus, dict) else None
+    own = list(channels) if isinstance(channels, dict) else list(reference_channels())
+    return with_capture(tree, channels=own, prefix=prefix if isinstance(prefix, str) else Bus().channel_prefix, where=where)
+
+
 def _published(services: Any, *, programs: bool = False) -> set[str]:
     """Return the channels that the services of a tree publish: those whose pods are ours, or those that are programs."""
     tables = [one for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
@@ -228,7 +238,8 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             find_fault(kind, folder=folder if isinstance(folder, str) else "")
         except UsageError as error:
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
-    tree = _with_rates(_flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}"))
+    tree = _flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}")
+    tree = _with_rates(_with_replay(tree, where=f"scenario {where}"))
     scenario = _converted(tree, where=f"scenario {where}")
     for problem in chain(problems(scenario), program_problems(scenario)):
         raise ScenarioError(f"scenario {where}: {problem}")

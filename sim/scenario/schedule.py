@@ -7,7 +7,7 @@ with either driver, and a late generator cannot hide its lateness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -54,25 +54,34 @@ class Schedule:
         uint16, shape (calls,): number of the pod that makes the call.
     kinds
         Event types, in the order of the scenario's mix.
+    number
+        int64, shape (calls,): of a replay, which event of its channel each is; None where calls are numbered as they come.
     """
 
     offset_ns: np.ndarray
     kind: np.ndarray
     pod: np.ndarray
     kinds: tuple[str, ...]
+    number: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offset_ns)
 
+    def numbers(self) -> Sequence[int]:
+        """Return the number of each call, from which what it carries is made."""
+        return range(len(self)) if self.number is None else self.number.tolist()
+
+    def _of_rows(self, rows: np.ndarray | slice) -> Schedule:
+        number = None if self.number is None else self.number[rows]
+        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, number)
+
     def of_pods(self, pods: list[int], *, part: int = 0, parts: int = 1) -> Schedule:
         """Return the calls of some pods; with `parts`, every parts-th of them, starting at `part`."""
-        rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
-        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds)
+        return self._of_rows(np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts])
 
     def since(self, offset_ns: int) -> Schedule:
         """Return the calls at that time and later."""
-        first = int(np.searchsorted(self.offset_ns, offset_ns))
-        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds)
+        return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
 
 
 @dataclass(frozen=True)
@@ -203,14 +212,19 @@ def make_schedule(
     kinds = tuple(mix)
     weights = np.array([mix[kind] for kind in kinds], dtype=np.float64)
     kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint16)
-    draw = rng.random(len(times_s))
-    pod = np.zeros(len(times_s), dtype=np.uint16)
+    pod = draw_pods(kind, rng.random(len(times_s)), kinds, publishers)
+    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+
+
+def draw_pods(kind: np.ndarray, draw: np.ndarray, kinds: Sequence[str], publishers: Mapping[str, list[int]]) -> np.ndarray:
+    """Return the pod that makes each call, from a number from 0 to 1 of each; the other parameters as of `make_schedule`."""
+    pod = np.zeros(len(kind), dtype=np.uint16)
     order = np.argsort(kind, kind="stable")
     bounds = np.searchsorted(kind[order], np.arange(len(kinds) + 1))
     for number in np.unique(kind).tolist():
         rows, pods = order[bounds[number] : bounds[number + 1]], np.asarray(publishers[kinds[number]], dtype=np.uint16)
         pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
-    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+    return pod
 
 
 @lru_cache(8)  # a run asks several times for the same

@@ -13,6 +13,7 @@ from sim.cli.commands.audit import audit
 from sim.cli.commands.bench import bench
 from sim.cli.commands.calibrate import calibrate
 from sim.cli.commands.capacity import capacity
+from sim.cli.commands.capture import capture
 from sim.cli.commands.check import check
 from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
@@ -51,6 +52,7 @@ COMMANDS: dict[str, click.Command] = {
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
+    "capture": capture,
     "cut": cut,
     "fidelity": fidelity,
     "grounds": grounds,
