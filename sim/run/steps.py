@@ -56,6 +56,7 @@ from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
+from sim.scenario.client_settings import keeps_events
 from sim.scenario.file import Scenario
 
 ZERO_DELAY_NS = 100 * NS_PER_MS
@@ -371,7 +372,7 @@ class _RunSteps:
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
-            if self.scenario.bus.outage_queue == "keep":  # what a pod kept may leave only now, and would meet pods that are stopping
+            if keeps_events(self.scenario.bus):  # what a pod kept may leave only now, and would meet pods that are stopping
                 await fleet.settle(timeout_s=limits.drain_s, last=True)
                 await fleet.probe(timeout_s=limits.drain_s, purpose="after what was kept had left")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)

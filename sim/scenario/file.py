@@ -22,6 +22,7 @@ from sim.faults.catalogue import FAULTS
 from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.caches import Cache
+from sim.scenario.client_settings import Ioredis
 from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
@@ -382,6 +383,8 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
         return find_fault(tree["faults"][int(path[1])]["kind"], folder=tree.get("code_folder", ""))
     if _of_cache(path):
         return Cache
+    if path[:2] == ["bus", "ioredis"]:
+        return Ioredis
     tables = {
         "load": Load,
         "bus": Bus,

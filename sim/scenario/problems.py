@@ -19,6 +19,7 @@ from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.client_settings import client_problems
 from sim.scenario.own_code import behaviour_problem, checker_problem, recipe_problem
 from sim.scenario.run_settings import MAX_PROCESSES, REPLAY, Hosts, Load
 from sim.scenario.schedule import MAX_CALLS, SHAPES
@@ -79,6 +80,7 @@ def bus_problems(scenario: Scenario) -> Iterator[str]:
         yield f"bus.channel_prefix = {shown(prefix)}: a channel has no control among its characters"
     if transport not in TRANSPORTS:
         yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    yield from client_problems(scenario.bus)
     if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
         yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
 

@@ -27,6 +27,7 @@ from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
 from sim.scenario.caches import Cache, make_key
+from sim.scenario.client_settings import ClientSettings
 from sim.scenario.keys import business_keys, cache_keys
 from sim.scenario.payloads import Content, make_content
 from sim.scenario.programs import OwnProgram
@@ -69,7 +70,7 @@ def reference_contents(*, payload_bytes: int = 64, templates: int = TEMPLATE_COU
     }
 
 
-class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Bus(ClientSettings, frozen=True, forbid_unknown_fields=True):
     """The behaviour of the bus.
 
     Attributes

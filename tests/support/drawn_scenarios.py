@@ -29,6 +29,7 @@ from sim.results.checkers import Result, Verdict, judge
 from sim.results.checkers.once import PROMISE_ONCE
 from sim.results.opened_run import Run, open_run
 from sim.run.steps import run_scenario
+from sim.scenario.client_settings import DECIDED_BY_IOREDIS
 from sim.scenario.file import Scenario, check_tree
 from sim.scenario.schedule import SHAPES
 from tests.support.unknown import latest_s
@@ -152,7 +153,23 @@ def _bus(draw: Random, on: str) -> Tree:
     bus |= {key: draw.choice(values) for key, values in choices.items() if draw.random() < 0.5}
     if draw.random() < 0.03:
         bus["redis_url"] = False
-    return bus
+    return _with_its_client(bus)
+
+
+def _with_its_client(bus: Tree) -> Tree:
+    """Return every fourth bus with the client of ioredis, by a draw of its own: so what other seeds draw stays."""
+    draw = Random(repr(bus))
+    if draw.random() < 0.75:
+        return bus
+    options: dict[str, Sequence[Any]] = {
+        "enableOfflineQueue": (True, True, False),
+        "maxRetriesPerRequest": (20, 3, 0, -1),
+        "autoResendUnfulfilledCommands": (True, False),
+        "retryMaxMs": (100, 500, 2000),
+    }
+    chosen = {key: draw.choice(values) for key, values in options.items() if draw.random() < 0.5}
+    rest = {key: value for key, value in bus.items() if key not in DECIDED_BY_IOREDIS}
+    return {"client": "ioredis", "ioredis": chosen, **rest}
 
 
 def _fault(draw: Random, kind: str, run_s: float, services: dict[str, Tree]) -> Tree:

@@ -20,6 +20,7 @@ from sim.machine.words import amount, count, duration
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, HTTP_CALL, NOT_COMPARED_NS
 from sim.results.checkers.verdict import Result
+from sim.results.client import keeps_events
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
@@ -273,7 +274,7 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
 
 def _who_was_late(run: Run) -> str:
     """Return who may have kept events before they were sent: a pod may keep them itself, or stand still."""
-    kept = run.scenario.get("bus", {}).get("outage_queue") == "keep"
+    kept = keeps_events(run.scenario.get("bus", {}))
     still = any(history.freezes for history in run.pod_histories)
     if not (kept or still):
         return "the generator was late"
