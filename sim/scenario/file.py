@@ -23,6 +23,7 @@ from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.caches import Cache
 from sim.scenario.client_settings import Ioredis
+from sim.scenario.explore_bounds import Explore, bounds_problem
 from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
@@ -31,7 +32,7 @@ from sim.scenario.replay import with_capture
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
-__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "to_toml"]
+__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "load_with_bounds", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
@@ -59,6 +60,11 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     ScenarioError
         Anything in it is wrong; the message names the key and the value.
     """
+    return load_with_bounds(name, settings=settings)[0]
+
+
+def load_with_bounds(name: str, *, settings: tuple[str, ...] = ()) -> tuple[Scenario, Explore]:
+    """Read a scenario as `load_scenario` does, and return with it what of it a search may draw: its table `[explore]`."""
     path = built_in().get(name) or Path(name)
     tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
     own = Path() if name in built_in() or _sets("code_folder", settings) else path.parent
@@ -70,10 +76,30 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     tree["name"] = path.stem
     for key in ("locustfile", "capture"):
         _find_file_of_load(tree, key, beside=Path() if name in built_in() or _sets(f"load.{key}", settings) else path.parent)
+    bounds = _take_bounds(tree, where=f"scenario {name}")
     tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
     _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     _find_program_folders(tree, beside=own, otherwise=of_bus or own, where=where)
-    return check_tree(tree, where=where)
+    return check_tree(tree, where=where), bounds
+
+
+def _take_bounds(tree: dict[str, Any], *, where: str) -> Explore:
+    """Take the table `[explore]` out of a tree: it is about a search, and no run has it."""
+    if "explore" not in tree:
+        return Explore()
+    try:
+        bounds = msgspec.convert(tree["explore"], Explore)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where}: {_explain(_below('explore', str(error)), tree)}") from None
+    if problem := bounds_problem(bounds):
+        raise ScenarioError(f"{where}: {problem}")
+    del tree["explore"]
+    return bounds
+
+
+def _below(table: str, message: str) -> str:
+    """Return a message of msgspec about a table as one about the tree in which the table stands."""
+    return message.replace(" - at `$", f" - at `$.{table}") if " - at `" in message else f"{message} - at `$.{table}`"
 
 
 def _find_file_of_load(tree: dict[str, Any], key: str, *, beside: Path) -> None:
@@ -336,7 +362,7 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     unknown = re.search(r"unknown field `(.*)`", what, re.DOTALL)
     if unknown:
         struct = _struct_at(path, tree)
-        known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file"] if struct is Scenario else [])
+        known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file", "explore"] if struct is Scenario else [])
         hint = did_you_mean(unknown[1], known) or _quote_the_dots(path, _inside(value, unknown[1]), unknown[1])
         return f"unknown key {_dotted([*path, unknown[1]])!r}{hint}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
@@ -392,6 +418,7 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
         "kubelet": Kubelet,
         "hosts": Hosts,
         "envelope": EnvelopeForm,
+        "explore": Explore,
         "services": Service,
         "channels": Channel,
     }

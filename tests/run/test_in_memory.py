@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sim.experiments.explore.draw import draw_scenario
 from sim.record.schema import TABLES
 from sim.results.checkers import judge
 from sim.results.opened_run import Run, open_recorded, open_run
 from sim.run.steps import run_in_memory, run_scenario
-from tests.support.drawn_scenarios import draw_scenario
 
 OF_ITS_MOMENT = {"started_at", "wall_offset_ns", "tables", "scenario_crc32", "files"}  # of a file, or of the clock on the wall
 

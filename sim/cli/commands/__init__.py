@@ -19,6 +19,7 @@ from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
+from sim.cli.commands.explore import explore
 from sim.cli.commands.export import export
 from sim.cli.commands.fidelity import fidelity
 from sim.cli.commands.grounds import grounds
@@ -49,6 +50,7 @@ COMMANDS: dict[str, click.Command] = {
     "lost": lost,
     "list": list_,
     "matrix": matrix,
+    "explore": explore,
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
