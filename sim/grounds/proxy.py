@@ -185,11 +185,14 @@ class ProxySide(asyncio.BufferedProtocol):
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._ended: Exception | bool | None = None
+        self._unwanted = False  # it was to be reset before there was a transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._unwanted:
+            self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
@@ -296,6 +299,7 @@ class ProxySide(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close this socket with a reset."""
+        self._unwanted = self.transport is None
         if self.transport is not None and not self.transport.is_closing():
             self._was_aborted = True
             with contextlib.suppress(OSError):

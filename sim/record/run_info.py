@@ -84,6 +84,66 @@ class LostProcess(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str
 
 
+class ProgramLife(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One incarnation of a pod that is a program, from its start to its end.
+
+    Attributes
+    ----------
+    number
+        Counts the incarnations of the pod from 1.
+    started_ns, up_ns, ended_ns
+        When its process was started, was up by the scenario's rule (0 = never), and was gone.
+    end
+        One of `PROGRAM_ENDS`.
+    code
+        Its exit code; negative for the signal that ended it.
+    why
+        Of an end by itself: the last lines of its output.
+    log, left_out
+        The file of its output in the run folder, and how many bytes of it were left out there.
+    heard, handled, published
+        Copies that its tap gave to it, those that it handled (as it reported), and events that it sent.
+    unhandled
+        Copies that it had been given and had not reported when it ended; None where it does not report.
+    unknown_reports
+        Reports of events that were never given to it.
+    outside
+        Events on channels that are not of the bus.
+    unread
+        Bytes that passed through its tap and could not be read.
+    round_tap
+        Connections of its own to the broker that were seen to go round its tap.
+    """
+
+    pod: str
+    number: int
+    started_ns: Nanoseconds
+    up_ns: Nanoseconds = 0
+    ended_ns: Nanoseconds = 0
+    end: str
+    code: int
+    why: str = ""
+    log: str = ""
+    left_out: Count = 0
+    heard: Count = 0
+    handled: Count = 0
+    published: Count = 0
+    unhandled: Count | None = None
+    unknown_reports: Count = 0
+    outside: Count = 0
+    unread: Count = 0
+    round_tap: list[str] = []
+
+
+# How a program ended.
+PROGRAM_ENDS = {
+    "in-order": "it was told to stop, and ended in its grace period",
+    "after-grace": "it was told to stop, and was killed when its grace period was over",
+    "killed": "the lab killed it: a fault, or the run's early end",
+    "by-itself": "nobody had told it to",
+}
+
+
 class SealedTable(msgspec.Struct, frozen=True, omit_defaults=True):
     """Size and checksum of a sealed table; the oldest runs of this format have no checksum.
 
@@ -120,6 +180,8 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         (``direct_p50``, ``through_p50``, …); empty else.
     lost
         The processes of pods whose record was lost, where the run went on without them; else not there.
+    programs
+        The lives of the pods that are programs, in the order of their ends; None where there are none.
     recovered
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
@@ -145,6 +207,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     notes: list[str]
     links_us: dict[str, float] | None = None
     lost: list[LostProcess] | None = None
+    programs: list[ProgramLife] | None = None
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None

@@ -106,7 +106,11 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "channels": ("name", "event types it is meant to hear, comma-separated"),
         "at_ns": ("int64", "when it changed"),
         "state": ("name", "see POD_STATES"),
-        "bus": ("name", "see `bus.fallback`: what the pod itself believes of its connections"),
+        "bus": (
+            "name",
+            "see `bus.fallback`: what the pod itself believes of its connections; of a program `connected` or `not-ready`, as its "
+            "readiness says, or `untold`",
+        ),
         "clock_ahead_ns": ("int64", "how far its wall clock is ahead of the true time from now on"),
     },
     "faults": {
@@ -128,7 +132,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "host": (
             "name",
             "a process that holds pods (`sim.pods.hosts`), the load generator, beside processes of pods the run itself, the proxy of "
-            "links, or a server of ours (`BROKER`)",
+            "links, a program (`PROGRAM`), or a server of ours (`BROKER`)",
         ),
         "cpu_ns": ("int64", "processor time of the process since it started, of a server or the proxy since it was first seen"),
         "loop_lag_ns": ("int64", "worst lateness of a timer since the row before; -1 of a server or the proxy, which do not tell"),
@@ -179,7 +183,8 @@ OPTIONAL = {
 }
 
 BROKER = "broker"  # the first word of the `host` of a server of ours; of several nodes, the node (HOST:PORT) follows
-PROXY = "proxy"  # the `host` of the proxy of links
+PROXY = "proxy"  # the first word of the `host` of the proxy of links; `proxy taps` is that of the taps of programs
+PROGRAM = "program"  # the first word of the `host` of a program of the user's own; its pod and the number of its start follow
 
 # table -> column -> type, as the files are written and read.
 TABLES: dict[str, dict[str, str]] = {table: {name: kind for name, (kind, _) in columns.items()} for table, columns in COLUMNS.items()}

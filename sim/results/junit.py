@@ -27,6 +27,9 @@ def to_junit(verdict: Mapping[str, Any]) -> str:
     for name, result in verdict["checkers"].items():
         lines = [*result["witnesses"], *result.get("warnings", ())]
         _case(suite, name=name, kind="checkers", verdict=result["verdict"], message=result["detail"], lines=lines)
+    for name, why in verdict.get("not_measured", {}).items():
+        case = ET.SubElement(suite, "testcase", classname=_text(f"{suite.get('name')}.checkers"), name=_text(name))
+        ET.SubElement(case, "skipped", message=_text(f"not measured: {why}"))
     for limit in verdict["slo"]:
         _case(suite, name=limit["metric"], kind="slo", verdict=limit["verdict"], message=limit["detail"], lines=[])
     return _whole(suite)

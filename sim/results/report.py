@@ -100,6 +100,8 @@ def verdict_table(verdict: Verdict) -> Table:
         table.add_row(Text(name), Text(result.verdict, COLOURS[result.verdict]), Text(result.detail))
         for warning in result.warnings:
             table.add_row("", Text("note", "yellow"), Text(warning))
+    for name, why in verdict.not_measured.items():
+        table.add_row(Text(name), Text("not measured", "dim"), Text(why))
     table.add_section()
     for limit in verdict.slo:
         found = limit.found

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from sim.record.reader import FOREVER_NS, Array
-from sim.record.schema import BROKER, PROXY
+from sim.record.schema import BROKER, PROGRAM, PROXY
 from sim.results.opened_run import Run
 from sim.results.outages import union
 from sim.results.run_clocks import RUNS
@@ -123,7 +123,7 @@ class Withheld:
     @cached_property
     def servers(self) -> list[str]:
         """The servers of ours and the proxy: what every copy passes beside its publisher and its pod."""
-        return [host for host in self.accounts if looked_at(host)]
+        return [host for host in self.accounts if host.split(" ")[0] in (BROKER, PROXY)]
 
     def stepped(self, begin_ns: int, end_ns: int) -> bool:
         """Return whether the wall clock jumped, or the machine was suspended, in this time."""
@@ -150,8 +150,8 @@ class Withheld:
 
 
 def looked_at(host: str) -> bool:
-    """Return whether a process of the table `hosts` is a server of ours or the proxy, which the run looks at from outside."""
-    return host.split(" ")[0] in (BROKER, PROXY)
+    """Return whether the run looks at a process of the table `hosts` from outside: a server of ours, the proxy, or a program."""
+    return host.split(" ")[0] in (BROKER, PROXY, PROGRAM)
 
 
 def hosts_of_pods(run: Run) -> dict[str, list[str]]:

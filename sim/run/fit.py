@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from sim.errors import UsageError
+from sim.faults.catalogue import Fault
 from sim.grounds.broker import Broker
 from sim.machine.open_files import raise_open_files
 from sim.machine.words import count
@@ -12,6 +13,7 @@ from sim.pods.hosts.containers import check_engine
 from sim.record.schema import HTTP_CALL
 from sim.scenario.file import Scenario
 from sim.scenario.own_code import own_code_notes
+from sim.scenario.programs import no_program, programs_of
 from sim.scenario.run_settings import Kubelet
 
 FLEETS = ("ours", "none")
@@ -51,6 +53,8 @@ def fit_time(scenario: Scenario, *, virtual: bool) -> tuple[Scenario, list[str]]
         return scenario, notes
     if scenario.load.locustfile:
         raise UsageError("--on model: the users of load.locustfile live in real time: use --on embedded")
+    if programs := programs_of(scenario):
+        raise UsageError(f"--on model: services.{programs[0]} is a program, which lives in real time: use --on embedded")
     scenario = replace(scenario, load=replace(scenario.load, driver="pods"))  # Locust lives in real time
     if scenario.hosts.kind == "inline":
         return scenario, notes
@@ -66,6 +70,7 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
     UsageError
     """
     several = len(broker.address.nodes) > 1
+    _check_taps(scenario, broker)
     if scenario.transport().store is not None and several:
         name = scenario.bus.transport
         raise UsageError(
@@ -74,11 +79,12 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
     for fault in scenario.faults:
         kind = type(fault).__struct_config__.tag
         far = scenario.hosts.kind == "dask"  # pods on other machines need a broker that is not ours, and their links are
-        if set(fault.needs) & ({"broker"} if far else {"broker", "links"}) and broker.control is None:
+        own_links = far or _of_programs(scenario, fault)  # a tap's connections are ours, whose broker it may be
+        if set(fault.needs) & ({"broker"} if own_links else {"broker", "links"}) and broker.control is None:
             raise UsageError(
                 f"{broker.ground} is not ours to hurt: the fault {kind} needs a broker that is; use --on embedded or --on model"
             )
-        if "links" in fault.needs and broker.address.tls is not None:
+        if "links" in fault.needs and broker.address.tls is not None and not _of_programs(scenario, fault):
             raise UsageError(
                 f"{broker.ground} speaks TLS, and a proxy on the way would be taken for another server: leave the fault {kind} out"
             )
@@ -90,8 +96,23 @@ def check_ground(scenario: Scenario, broker: Broker) -> None:
             raise UsageError(f"{why}: run the fault {kind} with --on embedded")
         if "links" in fault.needs and several:
             raise UsageError(f"{broker.ground} has several nodes, and a pod's link leads to one: run {kind} on embedded or model")
-        if "links" in fault.needs and scenario.load.driver != "pods":
+        if "links" in fault.needs and scenario.load.driver != "pods" and not _of_programs(scenario, fault):
             raise UsageError(f"the fault {kind} acts on the links of pods, and Locust has links of its own: set load.driver = 'pods'")
+
+
+def _check_taps(scenario: Scenario, broker: Broker) -> None:
+    """Refuse programs where one tap for each cannot be all of its way to the broker."""
+    if len(broker.address.nodes) > 1 and (programs := programs_of(scenario)):
+        raise UsageError(
+            f"{broker.ground} has several nodes, and a program's tap leads to one: run services.{programs[0]} with --on embedded"
+        )
+
+
+def _of_programs(scenario: Scenario, fault: Fault) -> bool:
+    """Return whether a fault is of pods that are programs alone: their links are taps, whoever makes the calls."""
+    chosen, programs = set(getattr(fault, "pods", ())), programs_of(scenario)
+    named = {name for name, service in scenario.pods() if not chosen or {name, service} & chosen}
+    return bool(named) and all(service in programs for name, service in scenario.pods() if name in named)
 
 
 def check_hosts(scenario: Scenario) -> None:
@@ -99,11 +120,17 @@ def check_hosts(scenario: Scenario) -> None:
 
     Raises
     ------
+    UsageError
+        There is no such program.
     BrokerError
         They are to be containers, and there is no engine or no image for them.
     """
     if scenario.hosts.kind == "containers" and scenario.services:
         check_engine()
+    for name in programs_of(scenario):
+        service = scenario.services[name]
+        if problem := no_program(service.command[0], folder=service.folder, env=service.env):
+            raise UsageError(f"services.{name}.command[0] = {service.command[0]!r}: {problem}")
 
 
 def files_per_pod(scenario: Scenario, *, nodes: int = 1) -> int:

@@ -10,7 +10,9 @@ Where events may enter a cluster at any node, there is a round through each node
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sim.bus.envelope import PROBER
 from sim.bus.node import BusNode, Send
@@ -21,11 +23,13 @@ from sim.machine.words import count, duration
 from sim.pods.caller import record_publish
 from sim.pods.clocks import Clocks
 from sim.pods.context import group_name
-from sim.pods.hosts import HOSTS, Host
+from sim.pods.hosts import HOSTS, Host, ProgramsHost
 from sim.pods.hosts.places import Places
 from sim.pods.kubelet import FleetKubelet, ask_here
 from sim.record.recorder import Recorder, Tamper
+from sim.record.run_info import ProgramLife
 from sim.scenario.file import Scenario
+from sim.scenario.programs import programs_of
 from sim.wire.address import Address
 from sim.wire.clients import PublishCallbacks
 from sim.wire.connection import Command
@@ -69,7 +73,11 @@ class Fleet:
         clocks: Clocks | None = None,
     ) -> None:
         self.failed: asyncio.Future[BuslabError] = asyncio.get_running_loop().create_future()
-        self.host: Host = HOSTS[scenario.hosts.kind](
+        make_host: Callable[..., Host] = HOSTS[scenario.hosts.kind]
+        more: dict[str, Any] = {} if places is None else {"places": places}
+        if programs_of(scenario):
+            make_host, more = ProgramsHost, {"probed_by_key": self._probed_by_key, "prober": PROBER_NUMBER}
+        self.host: Host = make_host(
             scenario,
             address=address,
             folder=folder,
@@ -80,7 +88,7 @@ class Fleet:
             tamper=tamper,
             links=links,
             clocks=clocks,
-            **({} if places is None else {"places": places}),
+            **more,
         )
         self._places = places
         self.recorder: Recorder = self.host.recorder
@@ -119,7 +127,13 @@ class Fleet:
         restarts = self.kubelet.restarts if self.kubelet is not None else {}
         counted = ", ".join(f"{name} ({many})" for name, many in sorted(restarts.items()))
         where = [] if self._places is None else [self._places.describe()]
+        where += self.host.notes if isinstance(self.host, ProgramsHost) else []
         return [*where, f"restarted by the kubelet: {counted}"] if counted else where
+
+    @property
+    def lives(self) -> list[ProgramLife] | None:
+        """The lives of the pods that are programs, once they have ended; None where there are none."""
+        return self.host.lives if isinstance(self.host, ProgramsHost) else None
 
     @property
     def channels(self) -> list[str]:
@@ -238,6 +252,11 @@ class Fleet:
             self._unheard.discard((pod if pod == ANSWER else self._stands_for[pod], channel))
             if not self._unheard:
                 self._all_heard.set()
+
+    def _probed_by_key(self, pod: int, channel: str, key: int) -> None:
+        """Take a probe that a program was sent, by its event key."""
+        if key >= self._round_begins_at:
+            self._probed(pod, channel, self._round)
 
     def _lost_prober(self, number: int, unanswered: list[tuple[Send, int]]) -> None:
         self._probers[number] = None

@@ -14,8 +14,10 @@ from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.grounds.model.ground import ModelBroker
 from sim.machine.clock import to_the_end
 from sim.pods.hosts.places import Places
+from sim.pods.programs.taps import ProgramTaps
 from sim.run.fleet import Fleet
 from sim.scenario.file import Scenario
+from sim.scenario.programs import id_pointer
 from sim.wire.command_client import CommandClient
 
 
@@ -24,24 +26,45 @@ async def open_links(
 ) -> tuple[Links | None, dict[str, float]]:
     """Open links that can be made bad, and return them with what they add to a round trip (`Links.add_us`).
 
-    Where no fault of the scenario needs them there are none: the pods reach the broker directly.
+    Where no fault of the scenario needs them there are none: the pods reach the broker directly. Programs always have taps.
 
     Raises
     ------
     BrokerError, HostError
         A proxy did not start.
     """
-    if not any("links" in fault.needs for fault in scenario.faults):
-        return None, {}
+    programs = [number for number, (_, service) in enumerate(scenario.pods()) if scenario.services[service].command]
     pods = len(scenario.pods())
-    links: Links
-    if isinstance(broker, ModelBroker):
+    links: Links | None = None
+    if not any("links" in fault.needs for fault in scenario.faults):
+        pass
+    elif isinstance(broker, ModelBroker):
         links = ModelLinks(broker.network, broker.address, pods=pods)
     elif places is not None:
         links = await places.open_links(broker.address, seed=scenario.seed)
-    else:
+    elif len(programs) < pods:
         links = await ProxyLinks.open(broker.address, pods=pods, folder=folder, seed=scenario.seed)
-    return links, await links.add_us()
+    if programs:
+        links = await _open_taps(scenario, broker, programs=programs, folder=folder, others=links)
+    return (None, {}) if links is None else (links, await links.add_us())
+
+
+async def _open_taps(scenario: Scenario, broker: Broker, *, programs: list[int], folder: Path, others: Links | None) -> ProgramTaps:
+    """Open a tap for each program; the other links are ended where that cannot be done."""
+    try:
+        return await ProgramTaps.open(
+            broker.address,
+            pods=programs,
+            pointer=id_pointer(scenario.envelope),
+            channel_prefix=scenario.bus.channel_prefix,
+            folder=folder,
+            seed=scenario.seed,
+            others=others,
+        )
+    except BaseException:
+        if others is not None:
+            await others.close()
+        raise
 
 
 @contextlib.asynccontextmanager
@@ -51,8 +74,9 @@ async def staged(
     """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
     services: dict[str, list[str]] = {name: [] for name in scenario.services}
     waiting: dict[str, list[str]] = {name: [] for name in scenario.services}
+    first_pods = len(scenario.first_pods())
     for place, (name, service) in enumerate(scenario.pods()):
-        (services if place < len(scenario.first_pods()) else waiting)[service].append(name)
+        (services if place < first_pods else waiting)[service].append(name)
     command_clients = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.replicas
     shared = None if links is None else SharedLinks(links)

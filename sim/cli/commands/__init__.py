@@ -13,11 +13,13 @@ from sim.cli.commands.audit import audit
 from sim.cli.commands.bench import bench
 from sim.cli.commands.calibrate import calibrate
 from sim.cli.commands.capacity import capacity
+from sim.cli.commands.capture import capture
 from sim.cli.commands.check import check
 from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
+from sim.cli.commands.explore import explore
 from sim.cli.commands.export import export
 from sim.cli.commands.fidelity import fidelity
 from sim.cli.commands.grounds import grounds
@@ -49,9 +51,11 @@ COMMANDS: dict[str, click.Command] = {
     "lost": lost,
     "list": list_,
     "matrix": matrix,
+    "explore": explore,
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
+    "capture": capture,
     "cut": cut,
     "fidelity": fidelity,
     "grounds": grounds,

@@ -16,6 +16,7 @@ from sim.pods.hosts.containers import containers
 from sim.pods.hosts.inline import InlineHost
 from sim.pods.hosts.local import LocalHost
 from sim.pods.hosts.meters import Counts
+from sim.pods.hosts.programs import ProgramsHost
 from sim.record.recorder import Recorder
 from sim.record.run_info import LostProcess
 from sim.scenario.schedule import IntendedReads, Schedule
@@ -91,11 +92,11 @@ class Host(Protocol):
         """Start the sampled lag anew."""
 
 
-__all__ = ["HOSTS", "Counts", "Host"]
+__all__ = ["HOSTS", "Counts", "Host", "ProgramsHost"]
 
 HOSTS: dict[str, Callable[..., Host]] = {  # `dask` with places
     "inline": InlineHost,
     "local": LocalHost,
     "dask": LocalHost,
     "containers": containers,
-}
+}  # a fleet with programs has `ProgramsHost`, beside whose programs our own pods live `inline`

@@ -93,7 +93,7 @@ class InlineHost:
     ) -> None:
         pods = scenario.pods()
         self.name = "inline" if share is None else share.name
-        names = [name for name, _ in pods]
+        names, first_pods = [name for name, _ in pods], len(scenario.first_pods())
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
         self.lost: list[LostProcess] = []  # none: who holds these pods is the run itself, or is judged by it
         self._share, self._envelope = share, scenario.new_envelope()
@@ -115,23 +115,23 @@ class InlineHost:
         self._nonce = nonce
         self._links, self._clocks = links, clocks
         self._offset_ns = wall_offset_ns()
-        self._publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
+        self.publishers = itertools.count(len(pods))  # for further incarnations, because event keys are unique in a run
         posted = any(kind == HTTP_CALL and weight > 0 for kind, weight in scenario.load.mix.items())
         self._analytics: list[InlineReplica] = []
         self.replicas: dict[str, InlineReplica] = {}
         self._by_place: dict[int, InlineReplica] = {}  # the number of a pod that the run starts -> who makes its calls now
         for number, (name, service) in enumerate(pods):
-            if share is not None and number not in share.publishers:
+            if (share is not None and number not in share.publishers) or scenario.services[service].command:  # or it is a program
                 continue
             analytics = scenario.behaviour(service) == "analytics"
             first = number if share is None else share.publishers[number]
             self.replicas[name] = replica = InlineReplica(
-                partial(self._new_pod, name, number, service, itertools.chain((first,), self._publishers)),
+                partial(self._new_pod, name, number, service, itertools.chain((first,), self.publishers)),
                 recorder=self.recorder,
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
                 fleet=self.replicas,
-                deployed=share is not None or number < len(scenario.first_pods()),
+                deployed=share is not None or number < first_pods,
                 hand_over=self._hand_over,
             )
             if replica.wanted.is_set():

@@ -21,11 +21,13 @@ How verdicts compose
    long (`sim.results.at_best`: which metric loses what; what no stall can explain, such as an event heard twice, stays invalid). A limit
    that holds stays valid, with the wait beside it. On the ground `model` time is virtual, and none of this applies.
 5. A run without a fleet of ours is judged by its publishes alone (`WITHOUT_FLEET`); a limit on what pods heard was then not measured.
-6. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed; nor is
+6. A checker that needs what only pods of ours tell says nothing of a fleet of programs: it is *not measured*, never valid, and decides
+   nothing (`sim.results.programs`); a limit on a metric of its was not measured either.
+7. Else any `unknown` makes it unknown. A limit that was not measured (no data, NaN, no such metric) is unknown, never passed; nor is
    one on something of which nothing happened.
-7. What nobody can vouch for helps no limit: a metric that it could move is an interval. A limit that one end keeps and the other breaks
+8. What nobody can vouch for helps no limit: a metric that it could move is an interval. A limit that one end keeps and the other breaks
    is unknown; one that even the better end breaks is invalid.
-8. A time between processes that read two clocks is such an interval, as wide as these are known (`sim.results.run_clocks`).
+9. A time between processes that read two clocks is such an interval, as wide as these are known (`sim.results.run_clocks`).
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from sim.results.checkers import (
     ledger,
     once,
     order,
+    programs,
     staleness,
     steady,
 )
@@ -76,6 +79,7 @@ from sim.results.checkers.verdict import (
 )
 from sim.results.excuses import ALTHOUGH, advice, notable, who_waited
 from sim.results.opened_run import Run
+from sim.results.programs import not_measured
 
 __all__ = ["CHECKERS", "JudgedLimit", "Result", "Verdict", "at_best_of", "judge", "worst", "write_verdict"]
 
@@ -94,9 +98,11 @@ CHECKERS: dict[str, Callable[[Run], Result]] = {
     "deaf": deaf.check,
     "batching": batching.check,
     "callers": callers.check,
+    "programs": programs.check,
 }
 
 
+OF_PROGRAMS = "programs"  # asked only where some pod is one
 WITHOUT_FLEET = ("harness", "lag", "callers")  # all that can be judged where the pods are not ours: nobody knows who heard
 
 
@@ -136,12 +142,14 @@ def judge(run: Run, *, only: Sequence[str] | None = None, code_folder: str | Pat
         There is no room to sort the deliveries of a long run, see `sim.results.heard`.
     """
     everything = WITHOUT_FLEET if run.info.fleet == "none" else (*CHECKERS, *map(str, run.scenario.get("checkers", ())))
+    unmeasured = not_measured(run)
+    everything = tuple(name for name in everything if name not in unmeasured and (name != OF_PROGRAMS or run.info.programs is not None))
     folder = str(run.scenario.get("code_folder", "") if code_folder is None else Path(code_folder).absolute())
-    names = list(everything if only is None else dict.fromkeys(only))
+    names = list(everything if only is None else (name for name in dict.fromkeys(only) if name not in unmeasured))
     for name in names:
         if only is not None and not is_checker(name):
             raise UsageError(f"no checker {name!r}{did_you_mean(name, CHECKERS)}; there are {', '.join(CHECKERS)}")
-    if not names:
+    if not names and not only:
         raise UsageError(f"no checker was named; there are {', '.join(CHECKERS)}")
     if run.many_deliveries is not None:
         _ = run.pieces  # that there is no room to sort them is no checker's finding
@@ -153,7 +161,8 @@ def judge(run: Run, *, only: Sequence[str] | None = None, code_folder: str | Pat
     slo = [_limit(metric, value, metrics, doubt=partial(_doubt, run, results, best)) for metric, value in wanted.items()]
     slo = [_with_waits(limit, best) for limit in slo]
     words = [result.verdict for result in results.values()] + [limit.verdict for limit in slo]
-    return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo)
+    said = {name: why for name, why in unmeasured.items() if only is None or name in only}
+    return Verdict(worst(words), run.info.scenario, run.info.ground, run.info.seed, results, slo, said)
 
 
 def at_best_of(run: Run) -> AtBest:

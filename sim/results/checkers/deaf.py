@@ -29,12 +29,13 @@ import numpy as np
 from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, codes_of
 from sim.record.schema import ALIVE_STATES, event_id
-from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
+from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between, greatest, united
 from sim.results.copies import CAUSE, FATE
 from sim.results.heard import PATHS
 from sim.results.opened_run import Run
 from sim.results.outages import UNHEARD_CAUSES, Belief, Outage, read_beliefs, read_outages, without_outage
 from sim.results.pieces import Piece
+from sim.results.programs import UNTOLD
 
 METRICS = ("deaf_s_max", "deaf_copies", "deaf_untold")
 
@@ -57,6 +58,7 @@ class DeafTime(NamedTuple):
     lost: Array  # rows of `publishes`
     lost_after: int
     told: bool
+    tells: bool = True  # whether anybody knows what it believes: a program without an address to ask says nothing
 
 
 def check(run: Run) -> Result:
@@ -69,9 +71,10 @@ def check(run: Run) -> Result:
     found = windows(run, outages)
     ended, unended = ([one.deaf_s for one in found if one.ended is word] for word in (True, False))
     touched = [one for one in found if len(one.lost) or one.deaf_s > 0]
-    untold = [one for one in found if len(one.lost) and not one.told]
+    untold = [one for one in found if len(one.lost) and not one.told and one.tells]
+    silent = sum(not one.tells for one in touched)
     counts: dict[str, int | float] = {"faults": len(outages), "windows": len(found), "deaf": sum(one.deaf_s > 0 for one in found)}
-    counts |= {"unended": len(unended), "told": len(touched) - len(untold), "untold": len(untold)}
+    counts |= {"unended": len(unended), "told": len(touched) - len(untold) - silent, "untold": len(untold)}
     counts |= {"lost": sum(len(one.lost) for one in found), "lost_after": sum(one.lost_after for one in found)}
     if ended:
         middle, most = np.quantile(ended, [0.5, 1.0], method="higher")
@@ -90,8 +93,13 @@ def _metrics(found: list[DeafTime]) -> dict[str, float | Bounds]:
     return {
         "deaf_s_max": greatest(ended, unended),
         "deaf_copies": float(sum(one.lost_after for one in found)) if found else math.nan,
-        "deaf_untold": float(sum(bool(len(one.lost)) and not one.told for one in found)) if found else math.nan,
+        "deaf_untold": _untold(found) if found else math.nan,
     }
+
+
+def _untold(found: list[DeafTime]) -> float | Bounds:
+    untold = [one for one in found if len(one.lost) and not one.told]
+    return between(float(sum(one.tells for one in untold)), float(len(untold)), "whether programs that say nothing of themselves knew it")
 
 
 def _owed(run: Run, outages: list[Outage]) -> bool:
@@ -151,9 +159,10 @@ def _window(outage: Outage, pod: str, belief: Belief, times: _Pod, *, heard_ns: 
     until = hears if ended else outage.until_ns
     first, after, last = np.searchsorted(times.lost_ns, [outage.begin_ns, outage.end_ns, until])
     believed = belief.bus[max(belief.row(outage.begin_ns), 0) : belief.row(until) + 1]
-    was_told = any(word != "connected" for word in believed)
+    was_told = any(word not in ("connected", UNTOLD) for word in believed)
     lost = times.lost_row[first:last]
-    return DeafTime(pod, outage.fault, max(until - outage.end_ns, 0) / 1e9, ended, lost, max(int(last - after), 0), was_told)
+    deaf_s, lost_after = max(until - outage.end_ns, 0) / 1e9, max(int(last - after), 0)
+    return DeafTime(pod, outage.fault, deaf_s, ended, lost, lost_after, was_told, tells=UNTOLD not in believed)
 
 
 def _hears_ns(outage: Outage, belief: Belief, times: _Pod, heard_ns: int) -> int:
@@ -180,6 +189,10 @@ def _sentence(counts: dict[str, int | float], found: list[DeafTime]) -> str:
     text += f"; {count(counts['lost'], 'copy was', 'copies were')} lost by not hearing"
     text += f", {_when(counts['lost_after'], counts['lost'])}" if counts["lost"] else ""
     text += f"; a pod did not hear again {times(int(counts['unended']))}" if counts["unended"] else ""
+    if silent := sum(not one.tells for one in found if len(one.lost) or one.deaf_s > 0):
+        text += f"; nobody knows whether the application was told in {count(silent, 'case')}, of programs that say nothing of themselves"
+        if not counts["told"] + counts["untold"]:
+            return text
     if counts["untold"]:
         return text + f"; the application was not told in {counts['untold']:,} of {counts['told'] + counts['untold']:,} cases"
     return text + "; the application was told each time"
@@ -194,7 +207,7 @@ def _when(after: float, lost: float) -> str:
 def _witness(run: Run, window: DeafTime) -> str:
     row = int(window.lost[0])
     key, channel = run.publishes["event"].iloc[row], run.publishes["channel"].iloc[row]
-    silence = "" if window.told else ", and its application was not told"
+    silence = "" if window.told or not window.tells else ", and its application was not told"
     which = f"the first of {len(window.lost):,} copies" if len(window.lost) > 1 else "the one copy"
     text = f"{event_id(int(key))} on {channel}: {which} that {window.pod} did not hear"
     return f"{text}; it was deaf for {duration(window.deaf_s)} after {window.fault}{silence}"

@@ -36,6 +36,7 @@ from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
+from sim.results.client import keeps_events
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.handling import handling_of
 from sim.results.heard import PATHS
@@ -55,6 +56,7 @@ from sim.results.outages import (
 )
 from sim.results.pieces import Piece
 from sim.results.pod_histories import read_ways
+from sim.results.programs import UNTOLD
 
 LATE_NS = 1_000_000_000
 NOTICED = "notice_s"
@@ -72,7 +74,7 @@ class _Reaction(NamedTuple):
 
 def check(run: Run) -> Result:
     """Measure notice, memory mode, recovery and the truth gap of every pod."""
-    beliefs, outages = read_beliefs(run), read_outages(run)
+    beliefs, outages = {pod: one for pod, one in read_beliefs(run).items() if UNTOLD not in one.bus}, read_outages(run)
     phase = np.array([run.run_span], dtype=np.int64)
     blind = {pod: meet(spans, phase) for pod, spans in blind_spans(run, beliefs).items()}
     gaps = {pod: meet(blind.get(pod, NO_SPANS), belief.spans(("connected",))) for pod, belief in beliefs.items()}
@@ -300,7 +302,7 @@ def _ready_spans(run: Run) -> dict[str, Array]:
 
 def _memory_words(run: Run) -> tuple[str, ...]:
     bus = run.scenario.get("bus", {})
-    falls_back = bus.get("fallback", "on-failure") == "on-failure" and bus.get("outage_queue", "none") == "none"
+    falls_back = bus.get("fallback", "on-failure") == "on-failure" and not keeps_events(bus)
     return ("memory-only", "connecting", "mute", "outage") if falls_back else ("memory-only",)
 
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import FOREVER_NS, Array
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, HTTP_CALL, NOT_COMPARED_NS
 from sim.results.checkers.verdict import Result
+from sim.results.client import keeps_events
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
+from sim.results.programs import program_services, sent_by_programs
 from sim.results.withheld import frozen_on, looked_at, read_withheld
 
 OFFERED_RATIO_MIN = 0.99
@@ -60,6 +62,8 @@ def check(run: Run) -> Result:
     made, offered = audit.counts["calls_made"], audit.counts["calls_offered"]
     share = f"all {amount(made)}" if made == offered > 1 else f"{amount(made)} of {amount(offered)}"
     detail = f"the run is whole, {heard}, and {share} offered calls were made"
+    if not offered and program_services(run):
+        detail = f"the run is whole, {heard}, and programs sent what was sent"
     return Result("valid", detail, counts=audit.counts, metrics=metrics, warnings=audit.warnings)
 
 
@@ -95,11 +99,14 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
     """
     broker = run.broker
     end = run.phases.get("run", (0, FOREVER_NS))[1]
-    counted = broker[broker["metric"].isin(["numsub", "probe_receivers"]) & (broker["at_ns"] <= end)]
+    at_ns, values = broker["at_ns"].to_numpy(), broker["value"].to_numpy()
+    kinds = codes_in(broker["metric"], {"numsub": 0, "probe_receivers": 0, "numsub_foreign": 1})
+    subject, subjects = codes_of(broker["subject"])
+    counted = np.flatnonzero((kinds == 0) & (at_ns <= end))
     samples: dict[str, list[tuple[int, float]]] = {}
-    for row in counted.sort_values("at_ns", kind="stable").to_dict("records"):
-        samples.setdefault(str(row["subject"]), []).append((int(row["at_ns"]), float(row["value"])))
-    before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
+    for row in counted[np.argsort(at_ns[counted], kind="stable")].tolist():
+        samples.setdefault(subjects[subject[row]], []).append((int(at_ns[row]), float(values[row])))
+    before = {subjects[subject[row]]: float(values[row]) for row in np.flatnonzero(kinds == 1).tolist()}
     channels = sorted({channel for history in run.pod_histories for channel in history.channels})
     unproven = [channel for channel in channels if channel not in samples]
     wrong = [text for channel in channels if (text := _differ(run, channel, samples.get(channel, []), before.get(channel, 0.0)))]
@@ -149,6 +156,7 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.load
     rows = publishes.drop_duplicates("event")
+    rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]  # they decide by themselves what they send
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
@@ -168,6 +176,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
             f"before {count(load.closed_by_server, 'publish')} the generator found that the server had closed its connection (an idle "
             "time-out, or an end of the server); it connected anew"
         )
+    if not offered and program_services(run):
+        return math.nan
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
         return math.nan
@@ -185,7 +195,8 @@ def _audit_processors(run: Run, audit: _Audit) -> None:
     shares, loops = _samples(run)
     for lost in run.info.lost or ():
         audit.warnings.append(f"what {lost.host} recorded ({count(len(lost.pods), 'pod')}) was lost with its machine: {lost.reason}")
-    for host in sorted((_lived_on(run) | generators) - {lost.host for lost in run.info.lost or ()}):
+    lived = {host for host in _lived_on(run) if not looked_at(host)}
+    for host in sorted((lived | generators) - {lost.host for lost in run.info.lost or ()}):
         if host not in shares:
             audit.faults.append(f"no processor samples of {host} in the run phase: its saturation is not known")
     if not generators:
@@ -263,7 +274,7 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
 
 def _who_was_late(run: Run) -> str:
     """Return who may have kept events before they were sent: a pod may keep them itself, or stand still."""
-    kept = run.scenario.get("bus", {}).get("outage_queue") == "keep"
+    kept = keeps_events(run.scenario.get("bus", {}))
     still = any(history.freezes for history in run.pod_histories)
     if not (kept or still):
         return "the generator was late"

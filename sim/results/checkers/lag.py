@@ -28,6 +28,7 @@ from sim.results.checkers.verdict import CLOCKS, Bounds, Result, between
 from sim.results.copies import OUTCOME
 from sim.results.lags import Lags
 from sim.results.opened_run import Run
+from sim.results.programs import program_services
 from sim.results.values import Values
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
@@ -64,7 +65,21 @@ def check(run: Run) -> Result:
         many = count(counts["negative"], "copy was handled before it was", "copies were handled before they were")
         detail = f"{many} meant or sent: the clocks or the record are wrong"
         return Result("unknown", detail, counts=counts, metrics=metrics)
-    return Result("valid", detail, counts=counts, metrics=metrics)
+    return Result("valid", detail, counts=counts, metrics=metrics, warnings=_of_taps(run))
+
+
+def _of_taps(run: Run) -> list[str]:
+    """Return what a reader must know of lags of programs: where they end, and what the taps on the way add."""
+    programs = program_services(run)
+    to_socket = [name for name, settings in programs.items() if settings.get("subscribes") and not settings.get("reports_handled")]
+    found = []
+    if to_socket:
+        found.append(f"the lag of {', '.join(to_socket)} ends at the sockets of its programs: they do not report what they have handled")
+    added = run.info.links_us or {}
+    if programs and added:
+        direct, through = (duration(added[f"{way}_p50"] / 1e6) for way in ("direct", "through"))
+        found.append(f"a round trip took {direct} in the median, and {through} through a tap: that is in every lag of a program")
+    return found
 
 
 def _without_fleet(lags: Lags, lag: Values, delay: Array) -> Result:

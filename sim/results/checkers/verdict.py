@@ -62,7 +62,7 @@ class JudgedLimit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all checkers and limits say about a run."""
+    """What all checkers and limits say about a run; `not_measured` names the checkers that could not be asked of it, and why."""
 
     verdict: Word
     scenario: str
@@ -70,6 +70,7 @@ class Verdict:
     seed: int | None
     checkers: dict[str, Result]
     slo: list[JudgedLimit]
+    not_measured: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -94,7 +95,8 @@ class Verdict:
             for s in self.slo
         ]
         head = {"verdict": self.verdict, "scenario": self.scenario, "ground": self.ground, "seed": self.seed}
-        return {**head, "checkers": checkers, "slo": slo}
+        unmeasured = {"not_measured": self.not_measured} if self.not_measured else {}
+        return {**head, "checkers": checkers, "slo": slo, **unmeasured}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Verdict:
