@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 from array import array
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from typing import Any
 
 import msgspec
 
+from sim.bus.event_rule import EventRule
 from sim.errors import RecordError
+from sim.grounds.passage import Tapping
 from sim.grounds.tap_plan import Door, SeenDoor, TapPlan
 from sim.machine.files import why_not_written
 from sim.record.recorder import ROWS_PER_PART, Recorder
@@ -30,6 +33,7 @@ from sim.wire.tap_rows import Connection, Publish, Push
 
 CONNECTIONS = "connections.jsonl"
 NO_NAME = "client"
+WRITE_S = 0.5  # between two looks whether rows fill a part
 MOST_RECEIVERS = 0x7FFFFFFF
 
 
@@ -236,6 +240,40 @@ class TapRecorder:
         """
         self.flush(at_least_rows=1)
         self._recorder.close()
+
+
+class RecordingTap:
+    """The record of a proxy that is a tap, written now and then."""
+
+    def __init__(self, plan: TapPlan) -> None:
+        self._recorder = TapRecorder(plan)
+        self._error = ""
+        self._writing = asyncio.get_running_loop().create_task(self._write())
+        self.tapping = Tapping(
+            self._recorder, EventRule(plan.pointer, channel_prefix=plan.channel_prefix), [door.name for door in plan.doors]
+        )
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_S)
+            try:
+                self._recorder.flush()
+            except RecordError as error:
+                self._error = str(error)
+                return
+
+    def look(self) -> list[SeenDoor]:
+        """Return what is seen now, a door each."""
+        return self._recorder.look()
+
+    def end(self) -> str:
+        """Write down what is left; return what went wrong, empty where nothing did."""
+        self._writing.cancel()
+        try:
+            self._recorder.close()
+        except RecordError as error:
+            self._error = self._error or str(error)
+        return self._error
 
 
 def publisher_name(connection: Connection) -> str:
