@@ -203,7 +203,13 @@ class ProxySide(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, at once or at its time."""
         self._read_bytes += nbytes
-        self._take(bytes(self._buffer[:nbytes]))
+        data: bytes | None = bytes(self._buffer[:nbytes])
+        if self.passage is not None and self.passage.rewriter is not None and data:
+            data = self.passage.rewritten(data, by_server=self._is_servers)
+            if data is None:
+                self.reset()
+        if data:
+            self._take(data)
 
     def _take(self, data: bytes) -> None:
         arrival_ns = None if self._held or self.other is None else self.link.arrival_ns(now_ns(), len(data))
