@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from time import monotonic_ns  # a proxy is never in virtual time
 
 from sim.wire import tap_rows
+from sim.wire.shared_reads import SharedReads
 from sim.wire.tap_addresses import AddressRewriter, Nodes, UnknownNode
 from sim.wire.tap_rows import Connection, Identify, TapSink
-from sim.wire.tapped_connection import SharedReads, TappedConnection
+from sim.wire.tapped_connection import TappedConnection
 
 
 class Passage(TappedConnection):

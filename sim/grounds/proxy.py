@@ -84,7 +84,7 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     cutting: bool
 
 
-class Look(msgspec.Struct, frozen=True, tag="look"):
+class LookAtTap(msgspec.Struct, frozen=True, tag="look-at-tap"):
     """An order to say what a tap sees now."""
 
     ports: list[int] = []
@@ -104,11 +104,11 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     doors: list[SeenDoor] = []
 
 
-Order = Open | Shape | Reset | Refuse | Cut | Look | EndTap
+Order = Open | Shape | Reset | Refuse | Cut | LookAtTap | EndTap
 
 
 @dataclass(frozen=True)
-class Ends:
+class ProxyEnds:
     """How a proxy listens, and how it reaches the server.
 
     Attributes
@@ -357,8 +357,8 @@ class Proxy:
         Who is told what passes; None: nobody.
     """
 
-    def __init__(self, *, ends: Ends | None = None, tapping: Tapping | None = None) -> None:
-        self._ends = ends or Ends()
+    def __init__(self, *, ends: ProxyEnds | None = None, tapping: Tapping | None = None) -> None:
+        self._ends = ends or ProxyEnds()
         self._tapping = tapping
         self._doors: dict[int, ProxyDoor] = {}
         self._servers: list[asyncio.Server] = []
@@ -369,7 +369,7 @@ class Proxy:
         """Carry out one order."""
         if isinstance(order, Open):
             return await self._open(order)
-        if isinstance(order, Look | EndTap):
+        if isinstance(order, LookAtTap | EndTap):
             return Opened([])
         for port in order.ports:
             door = self._doors[port]
@@ -479,7 +479,7 @@ async def serve(line: Line) -> None:
 
             tap = RecordingTap(order.tap)
             proxy = Proxy(tapping=tap.tapping)
-        if isinstance(order, Look):
+        if isinstance(order, LookAtTap):
             to_run.send(Opened([], doors=[] if tap is None else tap.look()))
         elif isinstance(order, EndTap):
             await proxy.close()

@@ -13,7 +13,7 @@ from typing import Self
 
 from sim.errors import BrokerError
 from sim.grounds.passage import Tapping
-from sim.grounds.proxy import Ends, Open, Order, Proxy
+from sim.grounds.proxy import Open, Order, Proxy, ProxyEnds
 from sim.grounds.tap_plan import TAP, Door
 from sim.wire.address import Address
 from sim.wire.tap_rows import Identify, TapSink
@@ -40,7 +40,7 @@ class Tap:
         sink: TapSink,
         identify: Identify,
         doors: Sequence[Door] = (Door(TAP),),
-        ends: Ends | None = None,
+        ends: ProxyEnds | None = None,
         seed: int = 0,
         tapping: Tapping | None = None,
     ) -> Self:
@@ -61,7 +61,7 @@ class Tap:
             A port is taken, or is not ours to open.
         """
         tapping = tapping or Tapping(sink, identify, [door.name for door in doors])
-        proxy = Proxy(ends=ends or Ends(server_tls=to.ssl_context), tapping=tapping)
+        proxy = Proxy(ends=ends or ProxyEnds(server_tls=to.ssl_context), tapping=tapping)
         opened = await proxy.carry_out(Open(to.host, to.port, len(doors), seed))
         if opened.error:
             await proxy.close()
@@ -77,7 +77,7 @@ class Tap:
         await self._proxy.close()
 
 
-async def open_taps(nodes: Sequence[Address], *, sink: TapSink, identify: Identify, ends: Ends) -> list[Tap]:
+async def open_taps(nodes: Sequence[Address], *, sink: TapSink, identify: Identify, ends: ProxyEnds) -> list[Tap]:
     """Open a tap before each node of a cluster, on ports in a row, which keep its clients on them; before one node, a tap as it is.
 
     Raises

@@ -24,7 +24,7 @@ import tomli_w
 
 from sim.bus.event_rule import EventRule
 from sim.errors import BrokerError, Interrupted, RecordError, UsageError
-from sim.grounds.proxy import Ends
+from sim.grounds.proxy import ProxyEnds
 from sim.grounds.tap import open_taps, tap_name
 from sim.grounds.tap_plan import TAP, Door, TapPlan
 from sim.grounds.tap_record import CONNECTIONS, TapRecorder
@@ -116,7 +116,7 @@ def run_tap(
         rule = EventRule(pointer, channel_prefix=channel_prefix)
     except ValueError as error:
         raise UsageError(f"--id {error}") from None
-    ends = Ends(listen.host, listen.port, _tls(listen), address.ssl_context)
+    ends = ProxyEnds(listen.host, listen.port, _tls(listen), address.ssl_context)
     folder = empty_folder(out or reports_folder() / "taps" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     one = _TapRun(address, folder=folder, rule=rule, ends=ends, plan=TapPlan(str(folder), 0), tell=tell, on_ready=on_ready)
     one.run(pointer=pointer, channel_prefix=channel_prefix, seconds=seconds)
@@ -144,7 +144,7 @@ class _TapRun:
         *,
         folder: Path,
         rule: EventRule,
-        ends: Ends,
+        ends: ProxyEnds,
         plan: TapPlan,
         tell: Callable[[str], None],
         on_ready: Callable[[int], None],

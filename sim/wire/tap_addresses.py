@@ -14,9 +14,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sim.wire import tap_rows
 from sim.wire.frame_reader import NotRead
+from sim.wire.shared_reads import SharedReads
 from sim.wire.tap_rows import Connection, Publish, Push
-from sim.wire.tapped_connection import SharedReads, TappedConnection
+from sim.wire.tapped_connection import TappedConnection
 
 Nodes = Mapping[tuple[str, int], tuple[str, int]]
 _REDIRECT = re.compile(rb"-(MOVED|ASK) (\d+) (\S*):(\d+)")
@@ -93,7 +95,7 @@ class AddressRewriter(TappedConnection):
 
     def __init__(self, nodes: Nodes, *, asked: str) -> None:
         nobody = _Nobody()
-        super().__init__(Connection(0, "", 0), sink=nobody, identify=nobody, reads=SharedReads())
+        super().__init__(tap_rows.Connection(0, "", 0), sink=nobody, identify=nobody, reads=SharedReads())
         self._nodes, self._asked = nodes, asked
         self._rewrite: Callable[[bytes], bytes] | None = None  # of the frame that has begun
         self._begun: list[bytes] = []

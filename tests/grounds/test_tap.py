@@ -23,7 +23,7 @@ from sim.errors import UsageError
 from sim.faults.link import LinkPlan
 from sim.grounds.cluster import cluster
 from sim.grounds.embedded import EmbeddedBroker, embedded
-from sim.grounds.proxy import Cut, Ends, Refuse, Reset, Shape
+from sim.grounds.proxy import Cut, ProxyEnds, Refuse, Reset, Shape
 from sim.record.run_info import read_info
 from sim.results.opened_run import open_run
 from sim.run.tapped import parse_listen, run_tap
@@ -176,9 +176,9 @@ def test_tls_on_either_side_and_on_both(tmp_path: Path) -> None:
         far = parse_address(tls.trusted())
         near = parse_address(f"redis://127.0.0.1:{tls.plain_port}")
         for address, ends in (
-            (near, Ends(tls=listening)),
-            (far, Ends(server_tls=far.ssl_context)),
-            (far, Ends(tls=listening, server_tls=far.ssl_context)),
+            (near, ProxyEnds(tls=listening)),
+            (far, ProxyEnds(server_tls=far.ssl_context)),
+            (far, ProxyEnds(tls=listening, server_tls=far.ssl_context)),
         ):
             with tapping(address, ends=ends) as (port, told, _):
                 options = {"ssl": True, "ssl_ca_certs": made.file("ca.crt")} if ends.tls else {}
@@ -190,7 +190,7 @@ def test_tls_on_either_side_and_on_both(tmp_path: Path) -> None:
                     assert client.get("big") == b"v" * MB
                     assert all(hears.get_message(timeout=5) for _ in range(20))
             assert (len(told.publishes), len(told.pushes)) == (20, 20)
-        stranger = Ends(server_tls=trusting)
+        stranger = ProxyEnds(server_tls=trusting)
         with tapping(parse_address(f"redis://127.0.0.1:{tls.plain_port}"), ends=stranger) as (port, told, _), plain(port) as one:
             until(lambda: told.ends)  # no TLS there
             assert told.ends == {1: "no-server"}
