@@ -15,7 +15,7 @@ from sim.errors import BrokerError
 from sim.grounds.passage import Tapping
 from sim.grounds.proxy import Open, Order, Proxy, ProxyEnds
 from sim.grounds.tap_plan import TAP, Door
-from sim.wire.address import Address
+from sim.wire.address import Address, parse_address
 from sim.wire.tap_rows import Identify, TapSink
 
 
@@ -105,3 +105,8 @@ async def open_taps(nodes: Sequence[Address], *, sink: TapSink, identify: Identi
 def tap_name(place: int) -> str:
     """Return the name of the tap before a node of a cluster."""
     return f"{TAP}-{place}"
+
+
+def as_tapped(server: Address, host: str, port: int) -> Address:
+    """Return the address by which a program reaches a server through a tap that listens without TLS: to be let in as there."""
+    return parse_address(server.url.replace("rediss://", "redis://", 1).partition("?")[0]).at(host, port)

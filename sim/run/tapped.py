@@ -24,8 +24,9 @@ import tomli_w
 
 from sim.bus.event_rule import EventRule
 from sim.errors import BrokerError, Interrupted, RecordError, UsageError
+from sim.grounds.links import added_us, round_trips_us
 from sim.grounds.proxy import ProxyEnds
-from sim.grounds.tap import open_taps, tap_name
+from sim.grounds.tap import as_tapped, open_taps, tap_name
 from sim.grounds.tap_plan import TAP, Door, TapPlan
 from sim.grounds.tap_record import CONNECTIONS, TapRecorder
 from sim.machine.clock import new_event_loop, now_ns, utc_now, wall_offset_ns
@@ -42,6 +43,7 @@ from sim.wire.connection import open_wire
 
 LOOK_S = 0.25
 LOOK_FOR_CLUSTER_S = 2.0
+MEASURE_S = 2.0
 TELL_EVERY = 40  # looks
 NAME = "tap"
 
@@ -214,6 +216,7 @@ class _TapRun:
             self._info.phases = [Phase("run", now_ns())]
             write_info(self._folder, self._info)
             self._on_ready(taps[0].ports[0])
+            await self._measure(taps[0].ports[0])
             end_ns = None if seconds is None else now_ns() + int(seconds * 1e9)
             looks, told = 0, ""
             while self._signal is None and (end_ns is None or now_ns() < end_ns):
@@ -229,6 +232,20 @@ class _TapRun:
                 await tap.close()
             recorder.close()
             self._info.notes.append(f"{self._said(recorder)}; connections ended: {_ends_in_words(recorder.ended)}")
+
+    async def _measure(self, port: int) -> None:
+        """Measure what the tap adds to a round trip, where the server answers us."""
+        if self._ends.tls is not None:
+            return  # what programs meet there is not what the address says
+        there = self._address.nodes[0]
+        try:
+            async with asyncio.timeout(MEASURE_S):
+                direct = await round_trips_us(there)
+                self._info.links_us = added_us(direct, await round_trips_us(as_tapped(there, self._ends.host, port)))
+        except (BrokerError, TimeoutError):
+            return
+        added = self._info.links_us["through_p50"] - self._info.links_us["direct_p50"]
+        self._tell(f"the tap adds {added:.0f} us to a round trip of {direct[0]:.0f} us (medians)")
 
     def _said(self, recorder: TapRecorder) -> str:
         rows = recorder.rows

@@ -248,7 +248,9 @@ def test_a_tap_that_ends_by_itself_is_complete_and_one_whose_port_is_taken_says_
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "the tap cannot listen on port" in done.stderr
     folder = run_tap(str(server.address), listen=parse_listen("127.0.0.1:0", exposed=False), out=tmp_path / "out", seconds=0.2)
-    assert read_info(folder / "run.json").state == "complete"
+    info = read_info(folder / "run.json")
+    assert info.state == "complete"
+    assert info.links_us is not None and info.links_us["through_p50"] > info.links_us["direct_p50"] > 0
     again = buslab("tap", "--to", server.address, "--out", folder, cwd=tmp_path)
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
