@@ -31,6 +31,7 @@ from sim.grounds.tap_plan import TAP, Door, TapPlan
 from sim.grounds.tap_record import CONNECTIONS, TapRecorder
 from sim.machine.clock import new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.facts import environment
+from sim.machine.lease import note_folder
 from sim.machine.signals import interruptible
 from sim.machine.words import count
 from sim.record.checksum import file_checksum
@@ -45,6 +46,7 @@ LOOK_S = 0.25
 LOOK_FOR_CLUSTER_S = 2.0
 MEASURE_S = 2.0
 TELL_EVERY = 40  # looks
+WRITE_EVERY = 8
 NAME = "tap"
 
 
@@ -206,6 +208,7 @@ class _TapRun:
             (self._folder / "scenario.toml").write_text(tomli_w.dumps(scenario), "utf-8")
         except OSError as error:
             raise RecordError(f"cannot make the folder {self._folder}: {error.strerror or error}; choose another --out") from None
+        note_folder(self._folder)
         write_json(self._folder / "environment.json", environment(broker_says={}))
         write_info(self._folder, self._info)
 
@@ -221,8 +224,11 @@ class _TapRun:
             looks, told = 0, ""
             while self._signal is None and (end_ns is None or now_ns() < end_ns):
                 await asyncio.sleep(LOOK_S if end_ns is None else max(0.0, min(LOOK_S, (end_ns - now_ns()) / 1e9)))
-                recorder.flush()
                 looks += 1
+                if looks % WRITE_EVERY == 0:  # a tap that is killed has lost no more than that
+                    recorder.flush(at_least_rows=1)
+                else:
+                    recorder.flush()
                 if looks % TELL_EVERY == 0 and (said := self._said(recorder)) != told:
                     told = said
                     self._tell(said)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import redis
 
@@ -255,6 +256,24 @@ def test_a_tap_that_ends_by_itself_is_complete_and_one_whose_port_is_taken_says_
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
 
+def test_a_tap_that_is_killed_leaves_what_it_had_written_and_its_verdict_is_unknown(server: EmbeddedBroker, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [sys.executable, "-m", "sim.cli", "tap", "--listen", "127.0.0.1:0", "--to", str(server.address), "--out", str(out)]
+    tap = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    assert tap.stderr is not None
+    with redis.Redis(port=int(tap.stderr.readline().rpartition(":")[2])) as client, client.pubsub() as hears:
+        hears.subscribe("ch")
+        assert hears.get_message(timeout=5)
+        assert [client.publish("ch", "hello") for _ in range(5)] == [1] * 5
+        until(lambda: [_written(out, table) for table in ("publishes", "deliveries")] == [5, 5])
+        tap.kill()
+    tap.wait()
+    tap.stderr.close()
+    run = open_run(out)
+    assert (run.info.state, len(run.publishes), len(run.deliveries)) == ("running", 5, 5)
+    assert buslab("check", out, cwd=tmp_path).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("listen", "says"),
     [
@@ -318,6 +337,10 @@ def test_a_clusters_clients_stay_on_its_taps(tmp_path: Path) -> None:
     assert len(run.publishes) == len(run.deliveries) == len(names)
     assert set(run.ledger()["fate"]) == {"delivered"}
     assert len({str(name).partition("/")[0] for name in run.publishes["publisher"]}) == 3  # each master's tap
+
+
+def _written(folder: Path, table: str) -> int:
+    return sum(pq.read_metadata(part).num_rows for part in folder.glob(f"parts/{table}-*.parquet"))
 
 
 def _sharded(hears: Any) -> list[bytes]:
