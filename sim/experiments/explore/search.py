@@ -238,16 +238,17 @@ class Search:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; the last one may be torn."""
+    """Yield the lines of a log; a last one that is torn is cut off, so that the next can follow."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--resume: there is no search at {path}: {error.strerror or error}; leave the option out") from None
-    for line in text.split(b"\n")[:-1]:
-        try:
-            yield msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            return
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:  # the process was killed while it wrote the last line
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    for line in whole.splitlines():
+        yield msgspec.json.decode(line)
 
 
 def _written(path: Path, text: str) -> None:
