@@ -20,8 +20,10 @@ def test_a_search_tells_what_it_found_and_goes_on_where_it_was(tmp_path: Path) -
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "search   search")
     assert done.stdout.splitlines()[-2].startswith("2 schedules in ")
     again = buslab(*common, "--runs", 3, "--resume", "--report", "page.md", cwd=tmp_path)
-    assert again.returncode == 0 and again.stdout.splitlines()[-3].startswith("3 schedules in ")
+    assert again.returncode == 0 and again.stdout.splitlines()[-3].startswith("1 schedule after 2 earlier ones in ")
     assert {path.name for path in tmp_path.iterdir()} >= {"page.md", "page.xml", "search"}
+    last = buslab(*common, "--runs", 3, "--resume", cwd=tmp_path)
+    assert (last.returncode, last.stdout.splitlines()[-2]) == (0, "3 schedules, and none more")
     other = buslab("explore", "baseline", "--jobs", 1, "--runs", 1, *NARROW, "--property", "own.py", "--out", "with-own", cwd=tmp_path)
     assert other.returncode == 1 and "property: it published" in other.stdout
     assert (tmp_path / "with-own" / "found" / "property-it-published.toml").exists()

@@ -214,8 +214,8 @@ PLANTS: tuple[Plant, ...] = (
 )  # fmt: skip
 
 
-# Not found yet. Every fault heals, so a dead pod comes back under its name and reads what it was given: who never takes that over only makes
-# it late. And a pod meets an entry of its own again only where handling takes longer than `bus.stream_claim_s`, without its reading stopped.
+# Not found yet. Every fault heals, so a dead pod comes back under its name and reads what it was given: who never takes that over only
+# makes it late. And a pod meets an entry of its own again only where handling takes longer than `bus.stream_claim_s` while it reads on.
 NOT_FOUND = ("never-claims", "claims-own")
 
 

@@ -179,4 +179,4 @@ def told_confirmed(one: Confirmed) -> str:
 
 def per_minute(progress: Progress) -> float:
     """Return how many schedules were judged a minute, by the clock on the wall."""
-    return 60 * progress.looked / progress.took_s if progress.took_s else math.nan
+    return 60 * (progress.looked - progress.resumed) / progress.took_s if progress.took_s else math.nan

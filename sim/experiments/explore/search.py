@@ -109,8 +109,10 @@ class Progress:
         By the name of the finding, in the order of the first time.
     seconds
         Processor time of drawing, checking, running and judging.
-    first_s
-        Wall time until the first finding that counts; NaN before.
+    first_s, took_s
+        Wall time until the first finding that counts, NaN before, and since the search began or was resumed.
+    resumed
+        How many of the schedules were looked at before it was resumed.
     """
 
     looked: int = 0
@@ -120,6 +122,7 @@ class Progress:
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     first_s: float = float("nan")
     took_s: float = 0.0
+    resumed: int = 0
 
     @property
     def counting(self) -> list[Case]:
@@ -229,7 +232,7 @@ class Search:
             number = line["number"]
             found = msgspec.convert(line["found"], list[Finding])
             self.take(line.get("tree", {}), Seen(number, found, line["new"]))
-        self.folder = folder
+        self.folder, self.progress.resumed = folder, self.progress.looked
         for case in self.progress.cases.values():
             case.path = folder / "found" / f"{slug(case.finding.name)}.toml"
             if not case.path.exists():
