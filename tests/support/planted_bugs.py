@@ -29,6 +29,7 @@ from sim.scenario.explore_bounds import Explore
 from sim.wire.transports.streams import Subscription as StreamSubscription
 
 Patch = contextlib.AbstractContextManager[Any]
+STREAMS = Explore(run_s_min=1.0, run_s_max=3.0, rate_max=80.0, heal_s=2.5, transports=("streams",), kinds=("slow_handler", "pod_kill"))
 BOUNDS = Explore(run_s_min=1.0, run_s_max=3.0, rate_max=80.0, heal_s=2.5)
 
 
@@ -203,14 +204,19 @@ PLANTS: tuple[Plant, ...] = (
     Plant("forgets-batch", "forgets the part-full batch on SIGTERM", _method(Pod, "stop", _forgets_batch)),
     Plant("retries", "sends again what had no answer", _method(Pod, "unanswered", _retries)),
     Plant("stale-cache", "serves old copies after reconnecting", _method(ConfigSubscriber, "forget", _keeps_copies)),
-    Plant("claims-own", "claims a stream entry that it is handling itself", _method(StreamSubscription, "_claimed", _handles_again)),
-    Plant("never-claims", "never takes over what a dead pod was given", _method(StreamSubscription, "_claimed", _never_claims)),
+    Plant("claims-own", "claims an entry that it is handling itself", _method(StreamSubscription, "_claimed", _handles_again), STREAMS),
+    Plant("never-claims", "never takes over what a dead pod was given", _method(StreamSubscription, "_claimed", _never_claims), STREAMS),
     Plant("drops-when-full", "forgets an event when many are being handled", _method(SlowHandling, "take", _drops_every_tenth)),
     Plant("forgets-marker", "keep-marker deletes its marker", _recipe("keep-marker", _forgets_marker)),
     Plant("marker-after-lock", "two-key sets the marker after the lock is gone", _recipe("two-key", _marker_after_lock)),
     Plant("deletes-anothers", "keep-marker deletes another's lock", _recipe("keep-marker", _deletes_anothers)),
     Plant("loses-kept", "loses what it keeps beyond three events", _method(Pod, "_keep", _gives_up_memory)),
 )  # fmt: skip
+
+
+# Not found yet. Every fault heals, so a dead pod comes back under its name and reads what it was given: who never takes that over only
+# makes it late. And a pod meets an entry of its own again only where handling takes longer than `bus.stream_claim_s` while it reads on.
+NOT_FOUND = ("never-claims", "claims-own")
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,10 @@ class Progress:
         By the name of the finding, in the order of the first time.
     seconds
         Processor time of drawing, checking, running and judging.
-    first_s
-        Wall time until the first finding that counts; NaN before.
+    first_s, took_s
+        Wall time until the first finding that counts, NaN before, and since the search began or was resumed.
+    resumed
+        How many of the schedules were looked at before it was resumed.
     """
 
     looked: int = 0
@@ -120,6 +122,7 @@ class Progress:
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     first_s: float = float("nan")
     took_s: float = 0.0
+    resumed: int = 0
 
     @property
     def counting(self) -> list[Case]:
@@ -229,7 +232,7 @@ class Search:
             number = line["number"]
             found = msgspec.convert(line["found"], list[Finding])
             self.take(line.get("tree", {}), Seen(number, found, line["new"]))
-        self.folder = folder
+        self.folder, self.progress.resumed = folder, self.progress.looked
         for case in self.progress.cases.values():
             case.path = folder / "found" / f"{slug(case.finding.name)}.toml"
             if not case.path.exists():
@@ -238,16 +241,17 @@ class Search:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; the last one may be torn."""
+    """Yield the lines of a log; a last one that is torn is cut off, so that the next can follow."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--resume: there is no search at {path}: {error.strerror or error}; leave the option out") from None
-    for line in text.split(b"\n")[:-1]:
-        try:
-            yield msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            return
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:  # the process was killed while it wrote the last line
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    for line in whole.splitlines():
+        yield msgspec.json.decode(line)
 
 
 def _written(path: Path, text: str) -> None:
