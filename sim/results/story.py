@@ -50,7 +50,7 @@ def story_of(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBoo
         waited = duration((row["intended_ns"] - row["first_item_ns"]) / 1e9)
         lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
         lines += [f"{_at(row['sent_ns'], zero)} sent"] if row["sent_ns"] else []
-        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 else ""
+        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 and row["outcome"] == "acknowledged" else ""
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
     for copy in copies:
