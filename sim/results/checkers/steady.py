@@ -85,7 +85,7 @@ class _Calm(NamedTuple):
 
 
 class _Return(NamedTuple):
-    """How long the lab took in one calm until it was steady: without and with what may never have been published; at least, unless ended."""
+    """How long the lab took in one calm until it was steady, without and with what may never have been published; at least."""
 
     least_s: float
     most_s: float
