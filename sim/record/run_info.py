@@ -120,6 +120,9 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         (``direct_p50``, ``through_p50``, …); empty else.
     lost
         The processes of pods whose record was lost, where the run went on without them; else not there.
+    changed
+        Which settings differ from those of the built-in scenario of the same name, as ``load.rate_per_s = 500 (built-in: 200)``; None where
+        no built-in scenario has the name, and in older runs.
     recovered
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
@@ -145,6 +148,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     notes: list[str]
     links_us: dict[str, float] | None = None
     lost: list[LostProcess] | None = None
+    changed: list[str] | None = None
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None

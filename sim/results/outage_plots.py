@@ -93,9 +93,10 @@ def reachability_map(run: Run, ax: Axes | None = None, *, between_s: tuple[float
     if max(share.shape) <= MAX_NUMBERS:
         for y, x in np.argwhere(~np.isnan(share)):
             ax.annotate(f"{share[y, x]:.0%}", (x, y), ha="center", va="center", fontsize=7, color="white" if share[y, x] < 0.5 else "black")
-    for names, place, turned in ((pods, ax.set_xticks, {"rotation": 60, "ha": "right"}), (publishers, ax.set_yticks, {})):
+    for names, place in ((pods, ax.set_xticks), (publishers, ax.set_yticks)):
         every = -(-len(names) // MAX_NAMES) or 1
-        place(range(0, len(names), every), [as_it_is(one) for one in names[::every]], fontsize=8, **turned)
+        place(range(0, len(names), every), [as_it_is(one) for one in names[::every]], fontsize=8)
+    ax.tick_params(axis="x", labelrotation=60)
     ax.set(xlabel=f"{each} that should hear", ylabel="publisher" if each == "pod" else "publishers of the service")
     ax.set_title(f"{amount(heard)} of {count(published, 'copy')} for another pod {'was' if heard == 1 else 'were'} heard {name}")
     return ax
@@ -202,8 +203,8 @@ def _worst_window(run: Run, outages: list[Outage]) -> tuple[float, float]:
     ends = np.minimum(np.searchsorted(at, at + WINDOW_NS), np.arange(len(at)) + MAX_EVENTS)
     best = int(np.argmax(sums[ends] - sums[:-1]))
     end = int(at[ends[best]]) if ends[best] < len(at) else int(at[-1]) + 1
-    begin, end = (int(at[best]) - zero) / 1e9, (min(end, int(at[best]) + WINDOW_NS) - zero) / 1e9
-    return begin - (end - begin) / 10, end
+    first, last = (int(at[best]) - zero) / 1e9, (min(end, int(at[best]) + WINDOW_NS) - zero) / 1e9
+    return first - (last - first) / 10, last
 
 
 def _copies_of(run: Run, shown: Array) -> Iterator[tuple[int, int, int, bool, int]]:

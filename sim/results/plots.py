@@ -29,6 +29,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 MIN_BINS, MAX_BINS = 40, 400
 MAX_LINES = 12  # of a figure
 QUANTILE_POINTS = 200
+ALL_COPIES = MetricName("")  # of every service and channel
 FAR_MS = 1e9  # a limit beyond which is no line in any figure
 FOR_P99 = 100  # copies, of fewer of which the 99th percentile is the greatest
 LAG_LIMITS = {"lag_ms_p50": 0.5, "lag_ms_p90": 0.9, "lag_ms_p99": 0.99, "lag_ms_p999": 0.999, "lag_ms_p9999": 0.9999, "lag_ms_max": 1.0}
@@ -66,7 +67,7 @@ def _rates_title(run: Run, edges: Array, counts: tuple[Array, Array, Array]) -> 
     if "run" in run.phases:
         last = min(end, max(int(edges[-1]), begin + 1)) if end == FOREVER_NS else end
         seconds, of_run = max((last - begin) / 1e9, 1e-9), (run.publishes["phase"] == "run").to_numpy()
-        sent, heard, lost = int(of_run.sum()), run.lags.copies, run.tally.fates(MetricName(""))["missing"] - left_to_peer
+        sent, heard, lost = int(of_run.sum()), run.lags.copies, run.tally.fates(ALL_COPIES)["missing"] - left_to_peer
         when = ""
     else:
         seconds, (sent, heard, lost) = (edges[-1] - edges[0]) / 1e9, (int(many.sum()) for many in counts)
@@ -173,7 +174,7 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
 def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     """Draw the copies of the run phase by fate, the missing ones by cause."""
     ax = make_axes(ax)
-    fates, causes = run.tally.fates(MetricName("")), run.tally.causes
+    fates, causes = run.tally.fates(ALL_COPIES), run.tally.causes
     rows = [(fate, many, FATE_COLOURS[fate]) for fate, many in fates.items()]
     of_cause = dict.fromkeys(causes, FATE_COLOURS["missing"]) | {"taken-by-peer": "white"}
     rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {cause}", n, of_cause[cause]) for cause, n in causes.items() if n]
