@@ -56,7 +56,7 @@ FILES = {
     "run.json": "phases, load, notes, how it ended, a checksum of each other file",
     "verdict.json": "the verdict: checkers, counts, witnesses, limits",
     "junit.xml": "the same for CI",
-    "report.html": "the same for people, with pictures",
+    "report.html": "the same for people: the answer, every copy in one picture, and all the rest",
 }
 
 

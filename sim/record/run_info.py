@@ -182,6 +182,9 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         The processes of pods whose record was lost, where the run went on without them; else not there.
     programs
         The lives of the pods that are programs, in the order of their ends; None where there are none.
+    changed
+        Which settings differ from those of the built-in scenario of the same name, as ``load.rate_per_s = 500 (built-in: 200)``; None where
+        no built-in scenario has the name, and in older runs.
     recovered
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
@@ -208,6 +211,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     links_us: dict[str, float] | None = None
     lost: list[LostProcess] | None = None
     programs: list[ProgramLife] | None = None
+    changed: list[str] | None = None
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None

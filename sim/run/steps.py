@@ -56,6 +56,7 @@ from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
+from sim.scenario.changes import changed_settings
 from sim.scenario.client_settings import keeps_events
 from sim.scenario.file import Scenario
 
@@ -216,6 +217,7 @@ class _RunSteps:
             load=LoadInfo(),
             fleet=fleet,
             notes=list(notes),
+            changed=changed_settings(scenario),
         )
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------
