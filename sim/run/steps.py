@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from sim.errors import BrokerError, BrokerUnreachable, BuslabError, GeneratorError, Interrupted
 from sim.faults.timeline import Timeline
@@ -62,7 +63,7 @@ ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
-FROZEN_MAX = 250_000  # objects; with all that the lab imports there are some 100,000, and a short run leaves a few thousand
+FROZEN_PODS = 500  # of runs whose remains are not collected; a pod leaves a few hundred objects. To count those takes 10 ms a run
 
 
 def run_scenario(
@@ -135,6 +136,8 @@ def run_scenario(
 
 class _RunSteps:
     """One run, from its folder to its seal, and all that it starts in between."""
+
+    frozen_pods: ClassVar[int] = 0  # of the runs of this process since `gc.unfreeze`
 
     def __init__(
         self,
@@ -330,7 +333,9 @@ class _RunSteps:
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
         counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
         sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="probe_receivers")
-        if not is_virtual() or gc.get_freeze_count() > FROZEN_MAX:
+        _RunSteps.frozen_pods += len(self.scenario.pods())
+        if not is_virtual() or _RunSteps.frozen_pods > FROZEN_PODS:
+            _RunSteps.frozen_pods = 0
             gc.unfreeze()  # what earlier runs of this process have left can be collected; in virtual time many runs are short
         gc.collect()
         gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured

@@ -223,11 +223,10 @@ def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: f
         steps = max(1, round(_GRID * (to_u - from_u)))
         if to_u == from_u:
             continue
-        for step in range(1, steps + 1):
-            done = step / steps
-            mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
-            grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
-            calls.append(calls[-1] + mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
+        done = np.arange(1, steps + 1) / steps
+        mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
+        grid_s.extend((warm_up_s + run_s * (from_u + (to_u - from_u) * done)).tolist())
+        calls.extend(np.cumsum([calls[-1], *(mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)])[1:].tolist())
     total = calls[-1]
     if total > MAX_CALLS:
         raise ScenarioError(f"the load means {total:,.0f} calls, more than {MAX_CALLS:,}: lower load.rate or load.run_s")
