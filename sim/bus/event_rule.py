@@ -52,7 +52,9 @@ class EventRule:
                 found = self._decode(payload)
             except (ValueError, RecursionError):
                 found = None
-            if isinstance(found, str | int | float) and not isinstance(found, bool) and found != "":
+            if type(found) is str and found:
+                return event_key(found), False
+            if isinstance(found, int | float) and not isinstance(found, bool):
                 return event_key(str(found)), False
         if payload.startswith(PROBE_MARK):
             try:
@@ -82,18 +84,18 @@ def _quick_decoder(pointer: Pointer) -> Callable[[bytes], Any]:
     kind: Any = str | int | float | None
     for name in reversed(pointer):
         kind = msgspec.defstruct("At", [("at", kind, None)], rename={"at": name}, gc=False)
-    quick = msgspec.json.Decoder(kind)
-    deep = range(len(pointer))
+    read = msgspec.json.Decoder(kind).decode
+    deep = range(len(pointer) - 1)
 
     def decode(payload: bytes) -> Any:
         try:
-            found = quick.decode(payload)
+            found = read(payload).at
         except msgspec.MsgspecError:
             return slow(payload)
         for _ in deep:
-            found = found.at
             if found is None:
                 return None
+            found = found.at
         return found
 
     return decode

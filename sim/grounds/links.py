@@ -16,7 +16,7 @@ from typing import Protocol
 from sim.errors import BrokerError
 from sim.faults.link import FREE, LinkLoad, LinkPlan
 from sim.grounds.model.network import ModelDoor, Network
-from sim.grounds.proxy import Cut, EndTap, Look, Open, Opened, Order, Refuse, Reset, Shape
+from sim.grounds.proxy import Cut, EndTap, LookAtTap, Open, Opened, Order, Refuse, Reset, Shape
 from sim.grounds.tap_plan import SeenDoor, TapPlan
 from sim.machine.clock import now_ns
 from sim.machine.line import AsyncLine, start_child
@@ -287,7 +287,7 @@ class ProxyLinks:
 
     async def look(self) -> list[SeenDoor]:
         """Return what a tap sees now, a door each; of a proxy that is none, nothing."""
-        return (await self._order(Look())).doors
+        return (await self._order(LookAtTap())).doors
 
     async def end_tap(self) -> None:
         """End a tap and every connection through it, and have it write down what it has seen: before the run folder is sealed.

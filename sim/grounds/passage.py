@@ -10,14 +10,17 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic_ns  # a proxy is never in virtual time
 
 from sim.wire import tap_rows
+from sim.wire.shared_reads import SharedReads
+from sim.wire.tap_addresses import AddressRewriter, Nodes, UnknownNode
 from sim.wire.tap_rows import Connection, Identify, TapSink
-from sim.wire.tapped_connection import SharedReads, TappedConnection
+from sim.wire.tapped_connection import TappedConnection
 
 
 class Passage(TappedConnection):
@@ -25,9 +28,20 @@ class Passage(TappedConnection):
 
     def __init__(self, seen: Connection, *, sink: TapSink, identify: Identify, reads: SharedReads, gone: Callable[[Passage], None]) -> None:
         super().__init__(seen, sink=sink, identify=identify, reads=reads)
+        self.rewriter: AddressRewriter | None = None
         self._sides = 2  # that have not ended
         self._gone = gone
         self._end: tuple[int, str] | None = None
+
+    def rewritten(self, data: bytes, *, by_server: bool) -> bytes | None:
+        """Return what is passed on of what was read; None where the connection must end."""
+        if self.rewriter is None:
+            return data
+        try:
+            return self.rewriter.from_server(data) if by_server else self.rewriter.from_client(data)
+        except UnknownNode:
+            self.ends("unknown-node")
+            return None
 
     def ends(self, how: str) -> None:
         """Take how it ends, unless something ended it before."""
@@ -68,20 +82,27 @@ class Tapping:
     ----------
     names
         Of the doors, in the order of the listeners; a door without one is `tap`.
+    nodes, asked
+        Of a cluster: where each node's tap is, and the host of the node that this tap leads to (`sim.wire.tap_addresses`).
+    numbers
+        Gives each connection its number; shared by the taps of one cluster.
     """
 
     sink: TapSink
     identify: Identify
     names: list[str] = field(default_factory=list)
+    nodes: Nodes | None = None
+    asked: str = ""
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _reads: SharedReads = field(default_factory=SharedReads)
-    _met: int = 0
     _there: dict[Passage, None] = field(default_factory=dict)
 
     def meet(self, door: str) -> Passage:
         """Return the reader of a new connection."""
-        self._met += 1
-        seen = tap_rows.Connection(self._met, door, monotonic_ns())
+        seen = tap_rows.Connection(next(self.numbers), door, monotonic_ns())
         passage = Passage(seen, sink=self.sink, identify=self.identify, reads=self._reads, gone=self._forget)
+        if self.nodes is not None:
+            passage.rewriter = AddressRewriter(self.nodes, asked=self.asked)
         self._there[passage] = None
         return passage
 

@@ -84,7 +84,7 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     cutting: bool
 
 
-class Look(msgspec.Struct, frozen=True, tag="look"):
+class LookAtTap(msgspec.Struct, frozen=True, tag="look-at-tap"):
     """An order to say what a tap sees now."""
 
     ports: list[int] = []
@@ -104,11 +104,11 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     doors: list[SeenDoor] = []
 
 
-Order = Open | Shape | Reset | Refuse | Cut | Look | EndTap
+Order = Open | Shape | Reset | Refuse | Cut | LookAtTap | EndTap
 
 
 @dataclass(frozen=True)
-class Ends:
+class ProxyEnds:
     """How a proxy listens, and how it reaches the server.
 
     Attributes
@@ -203,7 +203,13 @@ class ProxySide(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, at once or at its time."""
         self._read_bytes += nbytes
-        self._take(bytes(self._buffer[:nbytes]))
+        data: bytes | None = bytes(self._buffer[:nbytes])
+        if self.passage is not None and self.passage.rewriter is not None and data:
+            data = self.passage.rewritten(data, by_server=self._is_servers)
+            if data is None:
+                self.reset()
+        if data:
+            self._take(data)
 
     def _take(self, data: bytes) -> None:
         arrival_ns = None if self._held or self.other is None else self.link.arrival_ns(now_ns(), len(data))
@@ -351,8 +357,8 @@ class Proxy:
         Who is told what passes; None: nobody.
     """
 
-    def __init__(self, *, ends: Ends | None = None, tapping: Tapping | None = None) -> None:
-        self._ends = ends or Ends()
+    def __init__(self, *, ends: ProxyEnds | None = None, tapping: Tapping | None = None) -> None:
+        self._ends = ends or ProxyEnds()
         self._tapping = tapping
         self._doors: dict[int, ProxyDoor] = {}
         self._servers: list[asyncio.Server] = []
@@ -363,7 +369,7 @@ class Proxy:
         """Carry out one order."""
         if isinstance(order, Open):
             return await self._open(order)
-        if isinstance(order, Look | EndTap):
+        if isinstance(order, LookAtTap | EndTap):
             return Opened([])
         for port in order.ports:
             door = self._doors[port]
@@ -473,7 +479,7 @@ async def serve(line: Line) -> None:
 
             tap = RecordingTap(order.tap)
             proxy = Proxy(tapping=tap.tapping)
-        if isinstance(order, Look):
+        if isinstance(order, LookAtTap):
             to_run.send(Opened([], doors=[] if tap is None else tap.look()))
         elif isinstance(order, EndTap):
             await proxy.close()

@@ -2,7 +2,7 @@
 
 Steps
 -----
-1. Check where it may listen, and that the server is no cluster that its clients would leave the tap for.
+1. Check where it may listen, and ask the server for the nodes of its cluster, if it is in one: each gets a tap.
 2. Make the folder: run.json says that it is going on, so a tap that is killed leaves what it had written, marked as such.
 3. Listen, and record until the time is over or a signal ends it; then seal the folder as that of a run.
 
@@ -12,7 +12,6 @@ The folder opens with `sim.open_run`: publishes, deliveries, who was subscribed 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import secrets
 import signal
@@ -25,9 +24,10 @@ import tomli_w
 
 from sim.bus.event_rule import EventRule
 from sim.errors import BrokerError, Interrupted, RecordError, UsageError
-from sim.grounds.proxy import Ends
-from sim.grounds.tap import Tap
-from sim.grounds.tap_plan import TapPlan
+from sim.grounds.links import added_us, round_trips_us
+from sim.grounds.proxy import ProxyEnds
+from sim.grounds.tap import as_tapped, open_taps, tap_name
+from sim.grounds.tap_plan import TAP, Door, TapPlan
 from sim.grounds.tap_record import CONNECTIONS, TapRecorder
 from sim.machine.clock import new_event_loop, now_ns, utc_now, wall_offset_ns
 from sim.machine.facts import environment
@@ -39,9 +39,11 @@ from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.folder import empty_folder, reports_folder, write_info
 from sim.wire.address import Address, parse_address
-from sim.wire.slots import find_owners
+from sim.wire.connection import open_wire
 
 LOOK_S = 0.25
+LOOK_FOR_CLUSTER_S = 2.0
+MEASURE_S = 2.0
 TELL_EVERY = 40  # looks
 NAME = "tap"
 
@@ -116,7 +118,7 @@ def run_tap(
         rule = EventRule(pointer, channel_prefix=channel_prefix)
     except ValueError as error:
         raise UsageError(f"--id {error}") from None
-    ends = Ends(listen.host, listen.port, _tls(listen), address.ssl_context)
+    ends = ProxyEnds(listen.host, listen.port, _tls(listen), address.ssl_context)
     folder = empty_folder(out or reports_folder() / "taps" / utc_now().strftime("%Y%m%dT%H%M%S.%fZ"))
     one = _TapRun(address, folder=folder, rule=rule, ends=ends, plan=TapPlan(str(folder), 0), tell=tell, on_ready=on_ready)
     one.run(pointer=pointer, channel_prefix=channel_prefix, seconds=seconds)
@@ -144,7 +146,7 @@ class _TapRun:
         *,
         folder: Path,
         rule: EventRule,
-        ends: Ends,
+        ends: ProxyEnds,
         plan: TapPlan,
         tell: Callable[[str], None],
         on_ready: Callable[[int], None],
@@ -153,6 +155,7 @@ class _TapRun:
         self._tell, self._on_ready = tell, on_ready
         self._signal: signal.Signals | None = None
         self._plan = plan
+        self._nodes: list[Address] = []
         self._info = RunInfo(
             format=FORMAT,
             scenario=NAME,
@@ -173,10 +176,13 @@ class _TapRun:
 
     def run(self, *, pointer: str, channel_prefix: str, seconds: float | None) -> None:
         """Do the steps."""
-        self._plan = TapPlan(str(self._folder), self._info.nonce, pointer=pointer, channel_prefix=channel_prefix)
         failure: BaseException | None = None
         with interruptible(self._interrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_refuse_cluster(self._address))
+            self._nodes = runner.run(_nodes_of(self._address))
+            self._info.nodes = len(self._nodes)
+            names = [TAP] if len(self._nodes) == 1 else [tap_name(place) for place in range(len(self._nodes))]
+            doors = tuple(map(Door, names))
+            self._plan = TapPlan(str(self._folder), self._info.nonce, doors=doors, pointer=pointer, channel_prefix=channel_prefix)
             self._make_folder(pointer=pointer, channel_prefix=channel_prefix)
             try:
                 runner.run(self._tap(seconds))
@@ -205,11 +211,12 @@ class _TapRun:
 
     async def _tap(self, seconds: float | None) -> None:
         recorder = TapRecorder(self._plan)
-        tap = await Tap.open(self._address, sink=recorder, identify=self._rule, ends=self._ends)
+        taps = await open_taps(self._nodes, sink=recorder, identify=self._rule, ends=self._ends)
         try:
             self._info.phases = [Phase("run", now_ns())]
             write_info(self._folder, self._info)
-            self._on_ready(tap.ports[0])
+            self._on_ready(taps[0].ports[0])
+            await self._measure(taps[0].ports[0])
             end_ns = None if seconds is None else now_ns() + int(seconds * 1e9)
             looks, told = 0, ""
             while self._signal is None and (end_ns is None or now_ns() < end_ns):
@@ -221,9 +228,24 @@ class _TapRun:
                     self._tell(said)
         finally:
             self._info.phases[-1:] = [Phase("run", self._info.phases[-1].start_ns, now_ns())] if self._info.phases else []
-            await tap.close()
+            for tap in taps:
+                await tap.close()
             recorder.close()
             self._info.notes.append(f"{self._said(recorder)}; connections ended: {_ends_in_words(recorder.ended)}")
+
+    async def _measure(self, port: int) -> None:
+        """Measure what the tap adds to a round trip, where the server answers us."""
+        if self._ends.tls is not None:
+            return  # what programs meet there is not what the address says
+        there = self._address.nodes[0]
+        try:
+            async with asyncio.timeout(MEASURE_S):
+                direct = await round_trips_us(there)
+                self._info.links_us = added_us(direct, await round_trips_us(as_tapped(there, self._ends.host, port)))
+        except (BrokerError, TimeoutError):
+            return
+        added = self._info.links_us["through_p50"] - self._info.links_us["direct_p50"]
+        self._tell(f"the tap adds {added:.0f} us to a round trip of {direct[0]:.0f} us (medians)")
 
     def _said(self, recorder: TapRecorder) -> str:
         rows = recorder.rows
@@ -241,13 +263,27 @@ def _ends_in_words(ended: dict[str, int]) -> str:
     return ", ".join(f"{many} by {how}" for how, many in sorted(ended.items())) or "none"
 
 
-async def _refuse_cluster(address: Address) -> None:
-    """Refuse a cluster of several masters: its clients would go round the tap to the nodes that it names."""
-    with contextlib.suppress(BrokerError):  # who is not there now may come; who does not let us ask lets its clients in
-        async with asyncio.timeout(2.0):
-            owners = await find_owners(address, client_name="buslab-tap")
-            if len(owners.masters) > 1:
-                raise UsageError(
-                    f"--to {address}: it is a cluster of {len(owners.masters)} masters, and its clients would leave the tap for the nodes "
-                    "that it names; tap a server outside a cluster"
-                )
+async def _nodes_of(address: Address) -> list[Address]:
+    """Return the nodes of a cluster, the one that was named first; that one alone where there is no cluster, or nobody answers yet."""
+    try:
+        async with asyncio.timeout(LOOK_FOR_CLUSTER_S):
+            wire = await open_wire(address, client_name="buslab-tap")
+            try:
+                reply = await wire.command("CLUSTER", "SLOTS")
+            finally:
+                wire.close()
+    except (BrokerError, TimeoutError):  # who is not there now may come; who does not let us ask lets its clients in
+        return [address]
+    if not isinstance(reply, list) or not reply:
+        return [address]
+    found: dict[tuple[str, int], Address] = {(address.host, address.port): address.nodes[0]}
+    for _, _, *nodes in reply:
+        for host, port, *_ in nodes:
+            node = address.at((host or b"").decode() or address.host, int(port))
+            found.setdefault((node.host, node.port), node)
+    if len(found) > 1 and (address.host, address.port) not in {(n[0].decode(), int(n[1])) for _, _, *ns in reply for n in ns if n[0]}:
+        raise UsageError(
+            f"--to {address}: it is a node of a cluster that calls itself otherwise, so its own name cannot be rewritten: "
+            f"name it as the cluster does, as {list(found.values())[1]}"
+        )
+    return list(found.values())

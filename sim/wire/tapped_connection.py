@@ -21,20 +21,10 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from sim.wire.frame_reader import ErrorLine, FrameReader, Long, NotRead, Pushed, name_of
+from sim.wire.shared_reads import SharedReads
+from sim.wire.tap_commands import KNOWN_COMMANDS
 from sim.wire.tap_rows import Connection, Identify, Publish, Push, TapSink
 
-_KNOWN = (
-    "PUBLISH SPUBLISH XADD SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MULTI EXEC DISCARD WATCH UNWATCH "
-    "RESET QUIT AUTH HELLO CLIENT CLUSTER ASKING READONLY READWRITE COMMAND CONFIG INFO PING ECHO SELECT PUBSUB MONITOR SYNC PSYNC "
-    "REPLCONF ROLE WAIT XREAD XREADGROUP XACK XGROUP XINFO XLEN XRANGE XREVRANGE XTRIM XDEL XPENDING XCLAIM XAUTOCLAIM GET SET "
-    "SETNX SETEX PSETEX GETSET GETDEL GETEX MGET MSET MSETNX APPEND STRLEN INCR INCRBY INCRBYFLOAT DECR DECRBY GETRANGE SETRANGE "
-    "GETBIT SETBIT DEL UNLINK EXISTS EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL PERSIST TYPE KEYS SCAN RENAME DUMP RESTORE OBJECT "
-    "TOUCH HGET HSET HMGET HMSET HGETALL HDEL HEXISTS HINCRBY HKEYS HVALS HLEN HSCAN LPUSH RPUSH LPOP RPOP BLPOP BRPOP LLEN LRANGE "
-    "LTRIM LREM LMOVE BLMOVE SADD SREM SMEMBERS SISMEMBER SCARD SPOP SSCAN ZADD ZREM ZRANGE ZRANGEBYSCORE ZREVRANGE ZSCORE ZCARD "
-    "ZINCRBY ZPOPMIN BZPOPMIN ZSCAN EVAL EVALSHA SCRIPT FUNCTION FCALL FLUSHALL FLUSHDB DBSIZE TIME MEMORY LATENCY SLOWLOG ACL "
-    "SHUTDOWN SAVE BGSAVE FAILOVER DEBUG"
-)
-COMMANDS = frozenset(_KNOWN.split())
 _LOOKED_AT = b"PUBLISH SPUBLISH XADD SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE HELLO CLIENT XACK"
 _KEPT = frozenset(_LOOKED_AT.split())  # commands whose words are kept until they are read
 _SENDS = {b"PUBLISH": "publish", b"SPUBLISH": "spublish", b"XADD": "xadd"}
@@ -53,7 +43,7 @@ _QUICK_BYTES = 1 << 20  # of a payload; a longer one goes the long way
 _ANSWER, _READ, _EXEC, _HELLO, _RESET, _MONITOR, _OTHER_PROTOCOL = range(7)
 
 
-class _Sent(NamedTuple):
+class _SentEvent(NamedTuple):
     """A publish that waits for its answer."""
 
     command: str
@@ -80,33 +70,6 @@ class _Queued:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-
-
-class SharedReads:
-    """What recent reads held that were whole messages only: the same PUBLISH reaches every subscriber as the same bytes."""
-
-    MAX_READS = 1024
-    MAX_BYTES = 64 * 1024  # of one read
-    WHOLE_BYTES = 1024  # up to here the read itself is the key; hashing more costs more than comparing it
-
-    def __init__(self) -> None:
-        self._reads: dict[Any, tuple[bytes, tuple[Push, ...]]] = {}
-        self._last: tuple[bytes, tuple[Push, ...]] = (b"", ())
-
-    def get(self, data: bytes) -> tuple[Push, ...] | None:
-        """Return the messages of the same bytes, or None."""
-        if data == self._last[0]:
-            return self._last[1]
-        found = self._reads.get(data if len(data) <= self.WHOLE_BYTES else (data[:192], data[-64:], len(data)))
-        return found[1] if found is not None and found[0] == data else None
-
-    def put(self, data: bytes, pushes: tuple[Push, ...]) -> None:
-        """Keep the messages of a read."""
-        if len(data) <= self.MAX_BYTES:
-            if len(self._reads) >= self.MAX_READS:
-                self._reads.clear()
-            self._last = (data, pushes)
-            self._reads[data if len(data) <= self.WHOLE_BYTES else (data[:192], data[-64:], len(data))] = self._last
 
 
 class TappedConnection:
@@ -187,7 +150,7 @@ class TappedConnection:
             if end + 2 > whole:
                 break
             known, hashed = key(channel, data[begin:end])
-            waiting(new(_Sent, (command, channel, known, hashed, size, now_ns)))
+            waiting(new(_SentEvent, (command, channel, known, hashed, size, now_ns)))
             many += 1
             place = end + 2
         if many:
@@ -202,13 +165,13 @@ class TappedConnection:
             return  # an empty line, which is not answered
         name = name_of(words)
         text = name.decode("ascii", "replace")
-        self.seen.commands[text if text in COMMANDS else "other"] += 1
+        self.seen.commands[text if text in KNOWN_COMMANDS else "other"] += 1
         what = self._meaning(name, words)
         if what is None:
             return
         if self._quiet or self._skipped:
             self._skipped = max(0, self._skipped - 1)
-            if isinstance(what, _Sent):  # nobody will say what became of it
+            if isinstance(what, _SentEvent):  # nobody will say what became of it
                 self._done.append(Publish(*what, 0, "unknown", -1))
             return
         if self._in_multi and name not in (b"MULTI", b"EXEC", b"DISCARD", b"WATCH", b"RESET", b"QUIT"):
@@ -249,7 +212,7 @@ class TappedConnection:
         if command != "xadd":
             if len(words) != 3 or not isinstance(words[1], bytes):
                 return _ANSWER  # the server will say what is wrong with it
-            return _Sent(command, words[1], *self._known(words[1], words[2]), _size(words[2]), self._now_ns)
+            return _SentEvent(command, words[1], *self._known(words[1], words[2]), _size(words[2]), self._now_ns)
         place = 2
         while place < len(words) and (option := _upper(words[place])) in (b"NOMKSTREAM", b"MAXLEN", b"MINID", b"LIMIT"):
             place += 2 if option == b"LIMIT" else 1
@@ -258,7 +221,7 @@ class TappedConnection:
         fields = words[place + 1 :]
         if len(words) < 2 or not fields or not isinstance(words[1], bytes):
             return _ANSWER
-        return _Sent(command, words[1], *self._known_entry(words[1], fields), sum(map(_size, fields[1::2])), self._now_ns)
+        return _SentEvent(command, words[1], *self._known_entry(words[1], fields), sum(map(_size, fields[1::2])), self._now_ns)
 
     def _client(self, words: list[Any]) -> Any:
         """Take what a CLIENT command says of the connection."""
@@ -341,7 +304,7 @@ class TappedConnection:
         new = tuple.__new__
         for number in numbers:
             what = waiting.popleft()
-            if type(what) is _Sent:
+            if type(what) is _SentEvent:
                 done.append(new(Publish, (*what, now_ns, "acknowledged", number, "")))
             else:
                 self._answer(what, number)
@@ -367,7 +330,7 @@ class TappedConnection:
         what = self._waiting[0] if self._waiting else _ANSWER
         if what is _READ or what is _EXEC:
             return True
-        return isinstance(what, _Sent | _Confirmed) or (kind == ord("*") and bool(self.seen.channels) and self.seen.protocol == 2)
+        return isinstance(what, _SentEvent | _Confirmed) or (kind == ord("*") and bool(self.seen.channels) and self.seen.protocol == 2)
 
     def _reply(self, frame: Any) -> None:
         """Take a frame from the server."""
@@ -409,12 +372,12 @@ class TappedConnection:
 
     def _answer(self, what: Any, reply: Any) -> None:
         """Take the answer to a command."""
-        if isinstance(what, _Sent):
+        if isinstance(what, _SentEvent):
             self._done.append(_outcome(what, reply, self._now_ns))
         elif isinstance(what, _Queued):
             if not isinstance(reply, ErrorLine):
                 self._queued.append(what.inner)
-            elif isinstance(what.inner, _Sent):
+            elif isinstance(what.inner, _SentEvent):
                 self._done.append(_outcome(what.inner, reply, self._now_ns))
         elif isinstance(what, _Confirmed):
             pass  # refused as a whole
@@ -439,7 +402,7 @@ class TappedConnection:
         queued, self._queued = self._queued, []
         answers = reply if isinstance(reply, list) and len(reply) == len(queued) else [reply] * len(queued)
         for what, answer in zip(queued, answers, strict=True):
-            if isinstance(what, _Sent) and answer is reply:  # the transaction was given up as a whole
+            if isinstance(what, _SentEvent) and answer is reply:  # the transaction was given up as a whole
                 refused = isinstance(reply, ErrorLine) or reply is None
                 self._done.append(Publish(*what, self._now_ns, "refused" if refused else "unknown", -1, _first_word(reply)))
             else:
@@ -477,7 +440,7 @@ class TappedConnection:
         """Tell the publishes that wait: they passed, and nothing will say what became of them."""
         for what in (*self._queued, *self._waiting):
             inner = what.inner if isinstance(what, _Queued) else what
-            if isinstance(inner, _Sent):
+            if isinstance(inner, _SentEvent):
                 self._done.append(Publish(*inner, 0, "unknown", -1))
         self._waiting.clear()
         self._queued = []
@@ -497,7 +460,7 @@ class TappedConnection:
         self._sink.closed(self.seen, now_ns, end)
 
 
-def _outcome(sent: _Sent, reply: Any, now_ns: int) -> Publish:
+def _outcome(sent: _SentEvent, reply: Any, now_ns: int) -> Publish:
     if isinstance(reply, ErrorLine) or reply is None:  # XADD NOMKSTREAM answers nothing where there is no stream
         return Publish(*sent, now_ns, "refused", -1, _first_word(reply))
     return Publish(*sent, now_ns, "acknowledged", reply if isinstance(reply, int) else -1)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from sim.errors import UsageError
 from sim.faults.link import LinkPlan
 from sim.grounds.cluster import cluster
 from sim.grounds.embedded import EmbeddedBroker, embedded
-from sim.grounds.proxy import Cut, Ends, Refuse, Reset, Shape
+from sim.grounds.proxy import Cut, ProxyEnds, Refuse, Reset, Shape
 from sim.record.run_info import read_info
 from sim.results.opened_run import open_run
 from sim.run.tapped import parse_listen, run_tap
@@ -175,9 +176,9 @@ def test_tls_on_either_side_and_on_both(tmp_path: Path) -> None:
         far = parse_address(tls.trusted())
         near = parse_address(f"redis://127.0.0.1:{tls.plain_port}")
         for address, ends in (
-            (near, Ends(tls=listening)),
-            (far, Ends(server_tls=far.ssl_context)),
-            (far, Ends(tls=listening, server_tls=far.ssl_context)),
+            (near, ProxyEnds(tls=listening)),
+            (far, ProxyEnds(server_tls=far.ssl_context)),
+            (far, ProxyEnds(tls=listening, server_tls=far.ssl_context)),
         ):
             with tapping(address, ends=ends) as (port, told, _):
                 options = {"ssl": True, "ssl_ca_certs": made.file("ca.crt")} if ends.tls else {}
@@ -189,7 +190,7 @@ def test_tls_on_either_side_and_on_both(tmp_path: Path) -> None:
                     assert client.get("big") == b"v" * MB
                     assert all(hears.get_message(timeout=5) for _ in range(20))
             assert (len(told.publishes), len(told.pushes)) == (20, 20)
-        stranger = Ends(server_tls=trusting)
+        stranger = ProxyEnds(server_tls=trusting)
         with tapping(parse_address(f"redis://127.0.0.1:{tls.plain_port}"), ends=stranger) as (port, told, _), plain(port) as one:
             until(lambda: told.ends)  # no TLS there
             assert told.ends == {1: "no-server"}
@@ -247,7 +248,9 @@ def test_a_tap_that_ends_by_itself_is_complete_and_one_whose_port_is_taken_says_
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "the tap cannot listen on port" in done.stderr
     folder = run_tap(str(server.address), listen=parse_listen("127.0.0.1:0", exposed=False), out=tmp_path / "out", seconds=0.2)
-    assert read_info(folder / "run.json").state == "complete"
+    info = read_info(folder / "run.json")
+    assert info.state == "complete"
+    assert info.links_us is not None and info.links_us["through_p50"] > info.links_us["direct_p50"] > 0
     again = buslab("tap", "--to", server.address, "--out", folder, cwd=tmp_path)
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
@@ -273,10 +276,50 @@ def test_where_it_may_listen() -> None:
     assert parse_listen("localhost:6390", exposed=False).host == "127.0.0.1"
 
 
-def test_a_pointer_that_is_none_and_a_cluster_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_pointer_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     done = buslab("tap", "--to", "redis://127.0.0.1:1", "--id", "eventId", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n"), "is no JSON pointer" in done.stderr) == (2, 1, True)
+
+
+def test_a_clusters_clients_stay_on_its_taps(tmp_path: Path) -> None:
+    out = tmp_path / "out"
     with cluster("3") as broker:
-        done = buslab("tap", "--to", broker.address.nodes[0], "--out", tmp_path / "out", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n"), "it is a cluster of 3 masters" in done.stderr) == (2, 1, True)
-    assert not (tmp_path / "out").exists()
+        theirs = {node.port for node in broker.address.nodes}
+        elsewhere = f"redis://localhost:{broker.address.port}"  # the cluster does not call it so
+        done = buslab("tap", "--to", elsewhere, "--out", out, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n"), "name it as the cluster does" in done.stderr) == (2, 1, True)
+        argv = [sys.executable, "-m", "sim.cli", "tap", "--listen", "127.0.0.1:0", "--out", str(out), "--id", "/eventId"]
+        tap = subprocess.Popen([*argv, "--to", str(broker.address.nodes[0])], stderr=subprocess.PIPE, text=True)
+        assert tap.stderr is not None
+        port = int(tap.stderr.readline().rpartition(":")[2])
+        names = [f"ch{number}" for number in range(12)]
+        with redis.RedisCluster(host="127.0.0.1", port=port) as client:
+            nodes = {(node.host, node.port) for node in client.get_nodes()}
+            for name in names:
+                client.set(name, name)
+            assert [client.get(name) for name in names] == [name.encode() for name in names]
+            hears = client.pubsub()
+            for name in names:
+                hears.ssubscribe(name)
+            sent = [client.spublish(name, f'{{"eventId":"{name}"}}') for name in names]
+            heard: list[bytes] = []
+            until(lambda: heard.extend(_sharded(hears)) or len(heard) == len(names))  # type: ignore[func-returns-value]
+            hears.close()
+        with redis.Redis(port=port) as alone, pytest.raises(redis.ResponseError) as moved:
+            for name in names:  # the slots of some are on another node
+                alone.execute_command("GET", name)
+        tap.send_signal(signal.SIGINT)
+        assert tap.wait(30) == 130
+        tap.stderr.close()
+    assert len(nodes) == len(theirs) and not theirs & {number for _, number in nodes}
+    assert int(str(moved.value).rpartition(":")[2]) in {number for _, number in nodes}
+    run = open_run(out)
+    assert sent == [1] * len(names)
+    assert len(run.publishes) == len(run.deliveries) == len(names)
+    assert set(run.ledger()["fate"]) == {"delivered"}
+    assert len({str(name).partition("/")[0] for name in run.publishes["publisher"]}) == 3  # each master's tap
+
+
+def _sharded(hears: Any) -> list[bytes]:
+    message = hears.get_sharded_message(timeout=0.05)
+    return [message["data"]] if message is not None and message["type"] == "smessage" else []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sim.bus.event_rule import EventRule
-from sim.grounds.proxy import Ends, Order
+from sim.grounds.proxy import Order, ProxyEnds
 from sim.grounds.tap import Tap
 from sim.machine.clock import new_event_loop
 from sim.wire.address import Address
@@ -52,7 +52,9 @@ class Told:
 
 
 @contextlib.contextmanager
-def tapping(to: Address, *, pointer: str = "/eventId", ends: Ends | None = None) -> Iterator[tuple[int, Told, Callable[[Order], None]]]:
+def tapping(
+    to: Address, *, pointer: str = "/eventId", ends: ProxyEnds | None = None
+) -> Iterator[tuple[int, Told, Callable[[Order], None]]]:
     """Run a tap in a thread: its port, what it tells, and what gives it an order; what it told is whole on leaving."""
     told = Told()
     ready: queue.Queue[tuple[asyncio.AbstractEventLoop, Tap, asyncio.Event]] = queue.Queue()

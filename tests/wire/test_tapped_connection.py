@@ -12,8 +12,9 @@ from sim.bus.event_rule import EventRule
 from sim.record.schema import event_key, hashed_key
 from sim.wire.frame_reader import WHOLE_BYTES, inline_words
 from sim.wire.resp import pack
+from sim.wire.shared_reads import SharedReads
 from sim.wire.tap_rows import Connection
-from sim.wire.tapped_connection import SharedReads, TappedConnection
+from sim.wire.tapped_connection import TappedConnection
 from tests.support.tap_witness import Told
 
 EVENT = b'{"eventId":"evt_0000000000000007","data":1}'

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sim.bus.event_rule import EventRule
 from sim.grounds.passage import Tapping
-from sim.grounds.proxy import Ends, Open, Opened, Proxy
+from sim.grounds.proxy import Open, Opened, Proxy, ProxyEnds
 from sim.machine.clock import new_event_loop
 from sim.machine.line import AsyncLine, Line, inherited_line
 from sim.pods.programs.tap_messages import Closed, Doors, Flush, Flushed, Heard, Joined, Published, Rows, Told, ToTaps
@@ -101,7 +101,7 @@ async def serve(line: Line) -> None:
             reporter = Reporter(to_run, channel_prefix=order.channel_prefix)
             rule = EventRule(order.pointer, channel_prefix=order.channel_prefix)
             tapping = Tapping(reporter, rule, names=[str(pod) for pod in order.pods])
-            proxy = Proxy(ends=Ends(server_tls=address.ssl_context), tapping=tapping)
+            proxy = Proxy(ends=ProxyEnds(server_tls=address.ssl_context), tapping=tapping)
             to_run.send(await proxy.carry_out(Open(address.host, address.port, len(order.pods), order.seed)))
         elif isinstance(order, Flush):
             if reporter is not None:
