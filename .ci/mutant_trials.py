@@ -5,7 +5,7 @@ Rules
 1. mutmut has written all changes of a function beside it; a trampoline in its place asks at each call which one is live. Here the answer
    is a variable, `live`: "" is none, "stats" none too but the function is noted as reached, "fail" raises in every function.
 2. The process that collects runs no test. Children of it run them all once with "stats": that is at once the control, since each must pass,
-   the list of tests that reach a function and its lines, and what each takes.
+   the list of tests that reach a function and its lines (coverage.py notes those), and what each takes.
 3. Then every change gets a child of its own, in which it is live, and which runs the tests that reach its lines, up to the first that
    fails. A test that takes far longer than it did without a change, or a child that dies, is a change noticed.
 4. Tests come in rounds: first those that are nearest to the changed files, and each farther round only for what no nearer test noticed,
@@ -35,9 +35,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import coverage
 import pytest
 from mutmut.mutation import trampoline
 
@@ -50,8 +50,7 @@ PER_ROUND, PER_CHILD = 150, 15  # tests
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 live = ""
-reached: set[str] = set()  # functions, and lines as `line_key` has them
-lines_asked: set[str] = set()
+reached: set[str] = set()  # functions
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -61,41 +60,38 @@ def switch(name: str) -> None:
     live = name
     trampoline.get_mutant_under_test = lambda: live
     trampoline.record_trampoline_hit = lambda function, caller=None: reached.add(function)
-    trampoline.MutmutCallStack = LinesWatched
+    trampoline.MutmutCallStack = NoCallers
     if name == "stats":
         os.environ.pop("MUTANT_UNDER_TEST", None)
     else:
         os.environ["MUTANT_UNDER_TEST"] = name
 
 
-class LinesWatched:
-    """What a trampoline calls around a function whose reach is noted, in the place of mutmut's stack of callers."""
+class NoCallers:
+    """What a trampoline calls around a function whose reach is noted, in the place of mutmut's stack of callers: nobody asks for those."""
 
     @staticmethod
     def get() -> tuple[None, int]:
-        """Return no caller: none is asked for."""
+        """Return no caller."""
         return None, 0
 
     @staticmethod
-    def set(_: object) -> Any:
-        """Begin to note lines, and return what was told of calls before."""
-        before = sys.gettrace()
-        sys.settrace(_watch)
-        return before
+    def set(_: object) -> None:
+        """Keep nothing."""
 
     @staticmethod
-    def reset(before: Any) -> None:
-        """End it."""
-        sys.settrace(before)
+    def reset(_: object) -> None:
+        """Change nothing."""
 
 
-def _watch(frame: FrameType, event: str, _: object) -> Any:
-    if event == "call" and f"{frame.f_code.co_filename}:" not in lines_asked:
-        return None
-    key = line_key(frame.f_code.co_filename, frame.f_lineno)
-    if key in lines_asked:
-        reached.add(key)
-    return _watch
+def lines_run(noted: coverage.Coverage) -> dict[str, list[str]]:
+    """Return the tests that ran each line, by `line_key`, as coverage.py has noted them."""
+    data = noted.get_data()
+    return {
+        line_key(file, line): list(filter(None, tests))
+        for file in data.measured_files()
+        for line, tests in data.contexts_by_lineno(file).items()
+    }
 
 
 def line_key(file: str, line: int) -> str:
@@ -232,12 +228,15 @@ class Failures:
             self.text = f"{report.longreprtext}\n"
 
 
-def run_tests(items: Sequence[pytest.Item], tell: Tell, *, up_to_first_failure: bool) -> None:
+def run_tests(
+    items: Sequence[pytest.Item], tell: Tell, *, up_to_first_failure: bool, begin: Callable[[str], None] = lambda test: None
+) -> None:
     """Run collected tests as pytest does; tell of each that it begins, and then what it reached, what it took and how it failed."""
     failures = Failures()
     items[0].config.pluginmanager.register(failures)
     for item, next_item in zip(items, [*items[1:], None], strict=True):
         tell({"begins": item.nodeid})
+        begin(item.nodeid)
         reached.clear()
         failures.text = ""
         began_s = time.monotonic()
@@ -282,10 +281,11 @@ class Trials:
     lines: Mapping[str, Collection[str]]  # the changed ones of each as `line_key` has them; none: whoever reaches the function reaches it
     rounds: Sequence[Callable[[str, Path], bool]]  # whether tests of a file are in this round of a change
     jobs: int
+    enough: int | None = None  # when so many are noticed, the farther tests of the others are not run
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     at_import: set[str] = field(default_factory=set)
     took_s: dict[str, float] = field(default_factory=dict)  # what each test takes without a change
-    reaches: dict[str, set[str]] = field(default_factory=dict)  # the tests of each function
+    reaches: dict[str, set[str]] = field(default_factory=dict)  # the tests of each function and line
     doubtful: set[str] = field(default_factory=set)
     broken: str = ""
     _items: dict[str, pytest.Item] = field(default_factory=dict)
@@ -310,8 +310,6 @@ class Trials:
             return True
         self.at_import = set(reached)
         self._items = {item.nodeid: item for item in session.items}
-        lines_asked.update(key for keys in self.lines.values() for key in keys)
-        lines_asked.update({f"{key.rpartition(':')[0]}:" for key in lines_asked})
         gc.collect()
         gc.freeze()
         self.outcomes = dict.fromkeys(self.names, Outcome())
@@ -322,7 +320,7 @@ class Trials:
                 new = [item for item in session.items if item.path in files and item.nodeid not in self.took_s]
                 for at in range(0, len(new), PER_ROUND):
                     left = [name for name in left if not self.outcomes[name].by]
-                    if left:
+                    if left and not self.has_enough():
                         self._control(new[at : at + PER_ROUND])
                         self._prove(left)
                         self._try(left, among={item.nodeid for item in new[at : at + PER_ROUND]})
@@ -331,12 +329,23 @@ class Trials:
             self.broken = str(failed)
         return True
 
+    def has_enough(self) -> bool:
+        """Return whether so many are noticed that the others need not be tried further."""
+        return self.enough is not None and sum(bool(outcome.by) for outcome in self.outcomes.values()) >= self.enough
+
     def _control(self, items: Sequence[pytest.Item]) -> None:
+        asked = {key for keys in self.lines.values() for key in keys}
+        files = sorted({key.rpartition(":")[0] for key in asked}) or [os.devnull]
+
         def work(some: Sequence[pytest.Item]) -> Work:
             def do(tell: Tell) -> None:
                 _silent()
                 switch("stats")
-                run_tests(some, tell, up_to_first_failure=False)
+                noted = coverage.Coverage(data_file=None, config_file=False, include=files)
+                noted.start()
+                run_tests(some, tell, up_to_first_failure=False, begin=noted.switch_context)
+                noted.stop()
+                tell({"lines": {line: tests for line, tests in lines_run(noted).items() if line in asked}})
 
             return Work(name=some[0].nodeid, do=do, limit_s=lambda told: TEST_S)
 
@@ -346,16 +355,22 @@ class Trials:
             if not child.heard or "end" not in child.heard[-1]:
                 raise ControlFailed(f"{_noticed(child)} ends its process, or does not end, without any change")
             for told in child.heard:
-                if "test" in told:
-                    self.took_s[told["test"]] = told["took_s"]
-                    for function in told["reached"]:
-                        self.reaches.setdefault(function, set()).add(told["test"])
-                    if told["failed"]:
-                        failed[told["test"]] = told["failed"]
+                failed |= self._hear_of_control(told)
         # A test that takes a machine's whole attention may fail beside others: it is asked once more, alone.
         failed = {test: failed[test] for test in self._failing(failed)}
         if failed:
             raise ControlFailed("\n\n".join(f"{test} fails without any change:\n{why}" for test, why in failed.items()))
+
+    def _hear_of_control(self, told: Mapping[str, Any]) -> dict[str, str]:
+        """Note what a child of the control tells, and return how a test failed."""
+        for line, tests in told.get("lines", {}).items():
+            self.reaches.setdefault(line, set()).update(tests)
+        if "test" not in told:
+            return {}
+        self.took_s[told["test"]] = told["took_s"]
+        for function in told["reached"]:
+            self.reaches.setdefault(function, set()).add(told["test"])
+        return {told["test"]: told["failed"]} if told["failed"] else {}
 
     def _failing(self, tests: Iterable[str]) -> list[str]:
         """Return which tests fail without any change, in a child of their own, beside others and then once more alone."""
@@ -476,7 +491,7 @@ def try_changes(trials: Trials, *, arguments: Sequence[str], log: Path) -> None:
     trials.outcomes = {told["name"]: Outcome(**told["outcome"]) for told in outcomes}
     trials.took_s, trials.doubtful, trials.at_import = last["took_s"], set(last["doubtful"]), set(last["at_import"])
     unnoticed = [name for name in trials.names if function_key(name) in trials.at_import and not trials.outcomes[name].by]
-    if unnoticed:
+    if unnoticed and not trials.has_enough():
         _try_anew(unnoticed, trials=trials, arguments=arguments, log=log)
 
 

@@ -31,6 +31,7 @@ from sim.results.checkers import CHECKERS
 from sim.scenario.file import built_in, load_scenario
 from sim.scenario.json_schema import KINDS, attributes, schema_name, schema_text
 from sim.scenario.payloads import FUNCTIONS, NAMES
+from sim.scenario.run_settings import REPLAY
 from sim.scenario.schedule import SHAPES
 from sim.scenario.settings import Scenario
 from sim.wire.transports import TRANSPORTS
@@ -146,7 +147,7 @@ def _settings() -> str:
     parts += ["**`behaviour`**: " + _ticked(BEHAVIOURS) + OWN, "**`bus.once`**: " + _ticked(RECIPES) + OWN]
     parts += ["**Names in a template**: " + _ticked(NAMES) + "."]
     parts += ["**Functions in a template**: " + "; ".join(f"`{how}`: {what}" for how, what in map(_split_use, FUNCTIONS.values())) + "."]
-    parts += ["**`load.shape`**: " + _ticked(SHAPES) + ".", "**`bus.transport`**: " + _ticked(TRANSPORTS) + "."]
+    parts += ["**`load.shape`**: " + _ticked((*SHAPES, REPLAY)) + ".", "**`bus.transport`**: " + _ticked(TRANSPORTS) + "."]
     parts += ["**`slo`**: [metrics](metrics.md). **`faults`**: [faults](faults.md)."]
     return "\n\n".join(parts)
 

@@ -69,8 +69,8 @@ class ScheduledUser(User):
 
     def _play(self, calls: Schedule, zero_ns: int, end_ns: int) -> None:
         play, kinds = self.play, calls.kinds
-        rows = zip((calls.offset_ns + zero_ns).tolist(), calls.kind.tolist(), calls.pod.tolist(), strict=True)
-        for number, (at_ns, kind, pod) in enumerate(rows):
+        rows = zip((calls.offset_ns + zero_ns).tolist(), calls.kind.tolist(), calls.pod.tolist(), calls.numbers(), strict=True)
+        for at_ns, kind, pod, number in rows:
             self._wait_until(at_ns)
             if now_ns() > end_ns + LATE_GRACE_NS:
                 return  # the generator is saturated; the checker `harness` will say so

@@ -14,7 +14,8 @@
 # %% [markdown]
 # # What does each fault do to the bus, and what would a better client or Redis Streams save?
 #
-# Faults of the catalogue, each on three buses: the scenario's own, Pub/Sub with all that a client can do by itself, and Redis Streams.
+# Faults of the catalogue, each on four buses: the scenario's own, that with the client ioredis, Pub/Sub with all that a client can do by
+# itself, and Redis Streams.
 # Without a scenario each fault has its own, of the reference's services; with one, it hurts the services that stand where those do. The
 # short form runs some faults in virtual time. The deep one runs all of them on a real server and takes some minutes:
 # `ground = "embedded"`, `faults = ()`.

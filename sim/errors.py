@@ -14,6 +14,7 @@ Each message is one line and says what was wrong, the value, and what to do::
     │   └── MachineLost         the worker of a Dask cluster that held it does not answer any more
     ├── RecordError             rows could not be written (disk full, no permission)
     ├── RunFolderError          a run folder that is missing, foreign, truncated or unsealed
+    ├── CaptureError            traffic that cannot be captured, or a capture that is missing, cut or of another version
     ├── UnsupportedVersion      an event of a schema version that this bus does not read
     ├── NotEncodable            what a caller handed over cannot become JSON, or is no object
     └── Interrupted             Ctrl-C, SIGTERM or SIGHUP; exit code 128 + signal number
@@ -91,6 +92,10 @@ class RecordError(BuslabError):
 
 class RunFolderError(BuslabError):
     """A run folder that is missing, foreign or damaged."""
+
+
+class CaptureError(BuslabError):
+    """A capture that cannot be made, or whose file is missing, foreign or damaged."""
 
 
 class UnsupportedVersion(BuslabError):

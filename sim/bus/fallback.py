@@ -17,7 +17,8 @@ stopped         no      no      ended
 Rules
 -----
 1. Only `step` changes the state. A stimulus that the table does not have for a state changes nothing (it came too late).
-2. Recovery subscribes first and opens the publishing connection second, so a pod never publishes before it hears.
+2. Recovery subscribes first and opens the publishing connection second, so a pod never publishes before it hears; but where `recovery`
+   is ``each-alone``, each connection comes back by itself (`ALONE`), and which one is first is chance.
 3. What a publish does depends on the state and the policy alone (`route`).
 
 Where the reference can be read in two ways, the policy decides; the first value of each is the default:
@@ -28,6 +29,7 @@ Where the reference can be read in two ways, the policy decides; the first value
   alone) or ``restart`` ("restart pods after Redis recovery to re-establish connections").
 - ``outage_queue``: ``none`` (an event published in an outage is heard in its pod or by nobody) or ``keep`` (it is kept, up to
   a limit, and published after recovery).
+- ``recovery``: ``subscriber-first`` (rule 2) or ``each-alone``, as two clients of ioredis do that know nothing of each other.
 """
 
 from __future__ import annotations
@@ -51,6 +53,19 @@ TABLE: dict[tuple[State, Stimulus], tuple[State, tuple[Effect, ...]]] = {
     ("mute", "subscription-lost"): ("outage", ("drop-publisher", "subscribe")),
     ("outage", "subscribed"): ("mute", ("open-publisher",)),
 }
+ALONE: dict[tuple[State, Stimulus], tuple[State, tuple[Effect, ...]]] = {
+    ("connecting", "subscribed"): ("mute", ()),
+    ("connecting", "publisher-opened"): ("deaf", ("send-queue",)),
+    ("connecting", "connect-failed"): ("outage", ()),
+    ("connected", "subscription-lost"): ("deaf", ("subscribe",)),
+    ("connected", "publisher-lost"): ("mute", ("open-publisher",)),
+    ("deaf", "subscribed"): ("connected", ()),
+    ("deaf", "publisher-lost"): ("outage", ("open-publisher",)),
+    ("mute", "publisher-opened"): ("connected", ("send-queue",)),
+    ("mute", "subscription-lost"): ("outage", ("subscribe",)),
+    ("outage", "subscribed"): ("mute", ()),
+    ("outage", "publisher-opened"): ("deaf", ("send-queue",)),
+}
 SPEAKING: tuple[State, ...] = ("connected", "deaf")
 HEARING: tuple[State, ...] = ("connected", "mute")
 
@@ -62,6 +77,7 @@ class Policy:
     fallback: Literal["on-failure", "no-url"] = "on-failure"
     reattach: Literal["automatic", "if-connected-once", "restart"] = "automatic"
     outage_queue: Literal["none", "keep"] = "none"
+    recovery: Literal["subscriber-first", "each-alone"] = "subscriber-first"
 
 
 class Fallback:
@@ -77,6 +93,7 @@ class Fallback:
         self.policy = policy
         self.state: State = "connecting" if has_url else "memory-only"
         self._was_connected = False
+        self._table = TABLE if policy.recovery == "subscriber-first" else ALONE
 
     @property
     def connected(self) -> bool:
@@ -88,7 +105,7 @@ class Fallback:
         if stimulus == "stopped":
             self.state = "stopped"
             return ()
-        row = TABLE.get((self.state, stimulus))
+        row = self._table.get((self.state, stimulus))
         if row is None:
             return ()
         lost = stimulus in ("subscription-lost", "publisher-lost", "connect-failed")

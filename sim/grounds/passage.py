@@ -10,11 +10,14 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from time import monotonic_ns  # a proxy is never in virtual time
 
-from sim.machine.clock import now_ns
+from sim.wire import tap_rows
+from sim.wire.tap_addresses import AddressRewriter, Nodes, UnknownNode
 from sim.wire.tap_rows import Connection, Identify, TapSink
 from sim.wire.tapped_connection import SharedReads, TappedConnection
 
@@ -24,14 +27,25 @@ class Passage(TappedConnection):
 
     def __init__(self, seen: Connection, *, sink: TapSink, identify: Identify, reads: SharedReads, gone: Callable[[Passage], None]) -> None:
         super().__init__(seen, sink=sink, identify=identify, reads=reads)
+        self.rewriter: AddressRewriter | None = None
         self._sides = 2  # that have not ended
         self._gone = gone
         self._end: tuple[int, str] | None = None
 
+    def rewritten(self, data: bytes, *, by_server: bool) -> bytes | None:
+        """Return what is passed on of what was read; None where the connection must end."""
+        if self.rewriter is None:
+            return data
+        try:
+            return self.rewriter.from_server(data) if by_server else self.rewriter.from_client(data)
+        except UnknownNode:
+            self.ends("unknown-node")
+            return None
+
     def ends(self, how: str) -> None:
         """Take how it ends, unless something ended it before."""
         if self._end is None:
-            self._end = now_ns(), how
+            self._end = monotonic_ns(), how
 
     def lost(self, *, by_server: bool, reset: bool, unread: bool) -> None:
         """Take the loss of one side; `unread` says that the client had not taken what the server sent."""
@@ -67,20 +81,27 @@ class Tapping:
     ----------
     names
         Of the doors, in the order of the listeners; a door without one is `tap`.
+    nodes, asked
+        Of a cluster: where each node's tap is, and the host of the node that this tap leads to (`sim.wire.tap_addresses`).
+    numbers
+        Gives each connection its number; shared by the taps of one cluster.
     """
 
     sink: TapSink
     identify: Identify
     names: list[str] = field(default_factory=list)
+    nodes: Nodes | None = None
+    asked: str = ""
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _reads: SharedReads = field(default_factory=SharedReads)
-    _met: int = 0
     _there: dict[Passage, None] = field(default_factory=dict)
 
     def meet(self, door: str) -> Passage:
         """Return the reader of a new connection."""
-        self._met += 1
-        seen = Connection(self._met, door, now_ns())
+        seen = tap_rows.Connection(next(self.numbers), door, monotonic_ns())
         passage = Passage(seen, sink=self.sink, identify=self.identify, reads=self._reads, gone=self._forget)
+        if self.nodes is not None:
+            passage.rewriter = AddressRewriter(self.nodes, asked=self.asked)
         self._there[passage] = None
         return passage
 
@@ -117,13 +138,13 @@ class Outlet:
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write to the socket."""
-        began_ns = now_ns()
+        began_ns = monotonic_ns()
         transport.write(data)
         left = transport.get_write_buffer_size()
         if not left and not self._waiting:
             # Who hears an event may be quicker than we are here: what left for the server has left when it was begun, so that no copy is
             # heard before its event was sent.
-            self._tell(data, now_ns() if self.to_client else began_ns)
+            self._tell(data, monotonic_ns() if self.to_client else began_ns)
             return
         self._waiting.append(data)
         self._waiting_bytes += len(data)
@@ -131,7 +152,7 @@ class Outlet:
 
     def settle(self, left: int) -> None:
         """Tell what has left, where so many bytes have not."""
-        now = now_ns()
+        now = monotonic_ns()
         while self._waiting_bytes > left:
             data = self._waiting.popleft()
             if self._waiting_bytes - len(data) < left:  # only a part of it

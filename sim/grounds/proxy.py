@@ -24,13 +24,12 @@ import socket
 import ssl
 import struct
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from sim.bus.event_rule import EventRule
-from sim.errors import RecordError
 from sim.faults.link import Link, LinkPlan
 from sim.grounds.passage import Outlet, Passage, Tapping
 from sim.grounds.tap_plan import TAP, SeenDoor, TapPlan
@@ -42,7 +41,8 @@ READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
 UNDER_WAY_BYTES = 4_000_000
 CONNECT_TIMEOUT_S = 5.0
-WRITE_S = 0.5  # between two looks whether a tap's rows fill a part
+DRAIN_LOOK_S = 0.05
+DRAIN_LOOKS = 20
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
@@ -177,6 +177,8 @@ class ProxySide(asyncio.BufferedProtocol):
         self.outlet: Outlet | None = None  # where a reader is told what is passed on
         self.passage: Passage | None = None
         self._was_aborted = False
+        self._read_bytes = 0
+        self._drained = False  # what came since its client was gone was read for nobody
         self._clockwork = clockwork
         self._buffer = clockwork.buffer
         self._under_way: deque[bytes] = deque()
@@ -185,11 +187,14 @@ class ProxySide(asyncio.BufferedProtocol):
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._ended: Exception | bool | None = None
+        self._unwanted = False  # it was to be reset before there was a transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._unwanted:
+            self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
@@ -197,7 +202,14 @@ class ProxySide(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, at once or at its time."""
-        self._take(bytes(self._buffer[:nbytes]))
+        self._read_bytes += nbytes
+        data: bytes | None = bytes(self._buffer[:nbytes])
+        if self.passage is not None and self.passage.rewriter is not None and data:
+            data = self.passage.rewritten(data, by_server=self._is_servers)
+            if data is None:
+                self.reset()
+        if data:
+            self._take(data)
 
     def _take(self, data: bytes) -> None:
         arrival_ns = None if self._held or self.other is None else self.link.arrival_ns(now_ns(), len(data))
@@ -277,13 +289,37 @@ class ProxySide(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the other side too, after what is under way."""
+        server = self.other
+        if self.passage is not None and server is not None and server._is_servers and server._stuck and server._ended is None:
+            server._drain(lambda: self._lose(exc))
+        else:
+            self._lose(exc)
+
+    def _lose(self, exc: Exception | None) -> None:
         self._ended = exc or True
         if exc is None and not self._was_aborted:
             self._settle(left=0)
         self._pass_on_the_end()
         if self.passage is not None:
-            unread = self.outlet is not None and self.outlet.waiting
-            self.passage.lost(by_server=self.outlet is None or self.outlet.to_client, reset=exc is not None, unread=unread)
+            self.passage.lost(by_server=self._is_servers, reset=exc is not None, unread=self._waits() or self._drained)
+
+    @property
+    def _is_servers(self) -> bool:
+        return self.outlet is not None and self.outlet.to_client
+
+    def _waits(self) -> bool:
+        """Whether the other side's socket has not taken all that was read here."""
+        return self.outlet is not None and self.outlet.waiting
+
+    def _drain(self, then: Callable[[], None], *, looks: int = DRAIN_LOOKS, seen: int = -1) -> None:
+        """Read on, for nobody, until the server has nothing more to say: only then does it show whether it had closed the connection."""
+        self._drained = self._was_cut = True
+        if self._ended is not None or not looks or seen == self._read_bytes or self.transport is None:
+            then()
+            return
+        self._stuck, self._under_way_bytes = False, 0
+        self._read_on()
+        asyncio.get_running_loop().call_later(DRAIN_LOOK_S, lambda: self._drain(then, looks=looks - 1, seen=self._read_bytes))
 
     def _pass_on_the_end(self) -> None:
         if self._ended is None or self.other is None or self.other.transport is None or self.link.plan.held:
@@ -296,6 +332,7 @@ class ProxySide(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close this socket with a reset."""
+        self._unwanted = self.transport is None
         if self.transport is not None and not self.transport.is_closing():
             self._was_aborted = True
             with contextlib.suppress(OSError):
@@ -408,8 +445,8 @@ class Proxy:
         if passage is not None:
             broker_side.passage, broker_side.outlet = passage, Outlet(passage.to_client, to_client=True)
             for side in (pod_side, broker_side):
-                if side.transport is not None:
-                    side.transport.set_write_buffer_limits(high=0)
+                if side.transport is not None:  # a TLS layer that may hold nothing would stand still once it holds nothing
+                    side.transport.set_write_buffer_limits(high=1 if side.transport.get_extra_info("sslcontext") else 0, low=0)
         pod_side.other, broker_side.other = broker_side, pod_side
         pod_side.release()
         broker_side.release()
@@ -432,48 +469,14 @@ class Proxy:
             self._tapping.end()
 
 
-class RecordingTap:
-    """The record of a proxy that is a tap, written now and then."""
-
-    def __init__(self, plan: TapPlan) -> None:
-        from sim.grounds.tap_record import TapRecorder  # Arrow takes a third of a second to load, and only a tap writes
-
-        self._recorder = TapRecorder(plan)
-        self._error = ""
-        self._writing = asyncio.get_running_loop().create_task(self._write())
-        self.tapping = Tapping(
-            self._recorder, EventRule(plan.pointer, channel_prefix=plan.channel_prefix), [door.name for door in plan.doors]
-        )
-
-    async def _write(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_S)
-            try:
-                self._recorder.flush()
-            except RecordError as error:
-                self._error = str(error)
-                return
-
-    def look(self) -> list[SeenDoor]:
-        """Return what is seen now, a door each."""
-        return self._recorder.look()
-
-    def end(self) -> str:
-        """Write down what is left; return what went wrong, empty where nothing did."""
-        self._writing.cancel()
-        try:
-            self._recorder.close()
-        except RecordError as error:
-            self._error = self._error or str(error)
-        return self._error
-
-
 async def serve(line: Line) -> None:
     """Take orders until the other side closes."""
     to_run = await line.to_async()
     proxy, tap = Proxy(), None
     async for order in to_run.messages(Order):
         if isinstance(order, Open) and order.tap is not None:
+            from sim.grounds.tap_record import RecordingTap  # Arrow takes a third of a second to load, and only a tap writes
+
             tap = RecordingTap(order.tap)
             proxy = Proxy(tapping=tap.tapping)
         if isinstance(order, Look):

@@ -12,15 +12,19 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sim.bus.event_rule import EventRule
 from sim.errors import RecordError
+from sim.grounds.passage import Tapping
 from sim.grounds.tap_plan import Door, SeenDoor, TapPlan
 from sim.machine.files import why_not_written
 from sim.record.recorder import ROWS_PER_PART, Recorder
@@ -29,7 +33,20 @@ from sim.wire.tap_rows import Connection, Publish, Push
 
 CONNECTIONS = "connections.jsonl"
 NO_NAME = "client"
-_OUTCOMES_HEARD = ("acknowledged", "unknown")
+WRITE_S = 0.5  # between two looks whether rows fill a part
+MOST_RECEIVERS = 0x7FFFFFFF
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What stands for a connection in rows: numbers of words, its number among publishers, and what is counted of it."""
+
+    client_name: str
+    publisher: int
+    pod: int
+    number: int
+    sequences: list[int]
+    count: list[int]
 
 
 class TapRecorder:
@@ -51,9 +68,12 @@ class TapRecorder:
         self._nonce, self._first_publisher = plan.nonce, plan.first_publisher
         self._by_door = plan.by_door
         self._prefix = plan.channel_prefix
-        self._sequences: dict[int, int] = {}
+        self._publishes = self._recorder.tables["publishes"]
+        self._nothing = self._publishes.names["subject"][""]
+        self._sequences: dict[int, list[int]] = {}  # by the number of a publisher: the next of its events without an id
+        self._known: dict[int, _Words] = {}  # by connection
         self._pods: dict[str, int] = {}
-        self._types: dict[bytes, str] = {}
+        self._channels: dict[bytes, int] = {}
         self._last: tuple[Any, array[int]] = (None, array("Q"))
         self._hears: set[str] = set()  # names that are subscribed now
         self._lines: list[bytes] = []
@@ -73,34 +93,54 @@ class TapRecorder:
 
     def published(self, connection: Connection, publishes: Sequence[Publish]) -> None:
         """Write publishes down."""
-        number = (self._first_publisher + connection.number) & 0xFFFF
-        sequence, who = self._sequences.get(number, 0), publisher_name(connection)
-        add, identities = self._recorder.tables["publishes"].add, self._recorder.tables["identities"].add
-        for one in publishes:
-            event = one.key
-            if one.hashed:
-                event = compose_key(nonce=self._nonce, publisher=number, sequence=sequence)
-                identities(event, one.key)
+        words = self._words(connection)
+        number, sequence = words.number, words.sequences[0]
+        add, identities = self._publishes.add_coded, self._recorder.tables["identities"].add
+        channels, outcomes, nothing = self._channels, self._publishes.names["outcome"], self._nothing
+        for _, channel, event, hashed, size, at_ns, answered_ns, outcome, receivers, _ in publishes:
+            if hashed:
+                identity, event = event, compose_key(nonce=self._nonce, publisher=number, sequence=sequence)
+                identities(event, identity)
             sequence += 1
-            at_ns = one.passed_ns
+            code = channels.get(channel)
+            if code is None:
+                code = self._channel(channel)
             add(
-                event, self._type(one.channel), who, 1, min(one.size, 0xFFFFFFFF), at_ns, 0, at_ns, at_ns, one.answered_ns, one.outcome,
-                min(one.receivers, 0x7FFFFFFF), "", 0,
+                event, code, words.publisher, 1, size, at_ns, 0, at_ns, at_ns, answered_ns, outcomes[outcome],
+                receivers if receivers < MOST_RECEIVERS else MOST_RECEIVERS, nothing, 0,
             )  # fmt: skip
-        self._sequences[number] = sequence
-        self._counts[connection.door][0] += len(publishes)
+        words.sequences[0] = sequence
+        words.count[0] += len(publishes)
 
     def pushed(self, connection: Connection, written_ns: int, pushes: Sequence[Push]) -> None:
         """Write messages down."""
         if self._last[0] is not pushes:
             self._last = pushes, array("Q", [one.key for one in pushes])
-        deliveries, many = self._recorder.deliveries, len(pushes)
+        deliveries, many, words = self._recorder.deliveries, len(pushes), self._words(connection)
         deliveries.events.extend(self._last[1])
-        deliveries.handled_ns.extend([written_ns] * many)
-        deliveries.reads_pod.append(self._pod(self.name(connection)))
+        if many == 1:
+            deliveries.handled_ns.append(written_ns)
+        else:
+            deliveries.handled_ns.extend([written_ns] * many)
+        deliveries.reads_pod.append(words.pod)
         deliveries.reads_count.append(many)
         deliveries.reads_received_ns.append(written_ns)
-        self._counts[connection.door][1] += many
+        words.count[1] += many
+
+    def _words(self, connection: Connection) -> _Words:
+        """Return what stands for a connection in rows."""
+        words = self._known.get(connection.number)
+        if words is None or words.client_name != connection.client_name:
+            number = (self._first_publisher + connection.number) & 0xFFFF
+            words = self._known[connection.number] = _Words(
+                connection.client_name,
+                self._publishes.names["publisher"][publisher_name(connection)],
+                self._pod(self.name(connection)),
+                number,
+                self._sequences.setdefault(number, [0]),
+                self._counts.setdefault(connection.door, [0, 0]),
+            )
+        return words
 
     def subscribed(self, connection: Connection, at_ns: int, kind: str, channel: bytes, on: bool) -> None:
         """Write down what a pod hears now."""
@@ -112,6 +152,7 @@ class TapRecorder:
     def closed(self, connection: Connection, at_ns: int, end: str) -> None:
         """Write down what a connection was, and that its pod may not hear any more."""
         self._connections.pop(connection.number, None)
+        self._known.pop(connection.number, None)
         self.ended[end] = self.ended.get(end, 0) + 1
         line = {
             "connection": connection.number,
@@ -157,13 +198,11 @@ class TapRecorder:
         types = ",".join(channel.removeprefix(self._prefix) for channel in channels)
         self._recorder.tables["pods"].add(name, service, self._source, types, at_ns, "subscribed" if hears else gone, "", 0)
 
-    def _type(self, channel: bytes) -> str:
-        found = self._types.get(channel)
-        if found is None:
-            found = channel.decode("utf-8", "replace").removeprefix(self._prefix)
-            if len(self._types) < MAX_WORDS:
-                self._types[channel] = found
-        return found
+    def _channel(self, channel: bytes) -> int:
+        code = self._publishes.names["channel"][channel.decode("utf-8", "replace").removeprefix(self._prefix)]
+        if len(self._channels) < MAX_WORDS:
+            self._channels[channel] = code
+        return code
 
     def _pod(self, name: str) -> int:
         number = self._pods.get(name)
@@ -201,6 +240,40 @@ class TapRecorder:
         """
         self.flush(at_least_rows=1)
         self._recorder.close()
+
+
+class RecordingTap:
+    """The record of a proxy that is a tap, written now and then."""
+
+    def __init__(self, plan: TapPlan) -> None:
+        self._recorder = TapRecorder(plan)
+        self._error = ""
+        self._writing = asyncio.get_running_loop().create_task(self._write())
+        self.tapping = Tapping(
+            self._recorder, EventRule(plan.pointer, channel_prefix=plan.channel_prefix), [door.name for door in plan.doors]
+        )
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_S)
+            try:
+                self._recorder.flush()
+            except RecordError as error:
+                self._error = str(error)
+                return
+
+    def look(self) -> list[SeenDoor]:
+        """Return what is seen now, a door each."""
+        return self._recorder.look()
+
+    def end(self) -> str:
+        """Write down what is left; return what went wrong, empty where nothing did."""
+        self._writing.cancel()
+        try:
+            self._recorder.close()
+        except RecordError as error:
+            self._error = self._error or str(error)
+        return self._error
 
 
 def publisher_name(connection: Connection) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def environment(*, broker_says: dict[str, str], image: dict[str, str] | None = N
     }
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -34,6 +36,7 @@ def _version(package: str) -> str:
         return ""
 
 
+@cache
 def _git_commit() -> str:
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]

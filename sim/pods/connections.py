@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from sim.bus.envelope import Chunk
@@ -19,12 +18,16 @@ from sim.machine.freezer import Freezer
 from sim.machine.words import duration
 from sim.pods.context import PodContext, PodIdentity, group_name
 from sim.wire.clients import PublishCallbacks, SubscribingClient, SubscriptionCallbacks
+from sim.wire.connection import OPEN_WITHIN_S
 from sim.wire.key_commands import KeyCommands
 from sim.wire.read_memo import Heard
 from sim.wire.refusals import NO_WORDS
 from sim.wire.transports import Publisher, Subscription
 
-BACKOFF_FIRST_S = 0.05
+_REPAIRS: dict[Effect, tuple[str, Stimulus]] = {
+    "subscribe": ("subscriber", "subscribed"),
+    "open-publisher": ("publisher", "publisher-opened"),
+}
 
 
 class ConnectionOwner(Protocol):
@@ -48,6 +51,9 @@ class ConnectionOwner(Protocol):
 
     def may_publish(self) -> None:
         """Publish what was kept through an outage."""
+
+    def reject_kept(self) -> None:
+        """Give up what was kept through an outage, which goes on."""
 
 
 class Connections:
@@ -105,6 +111,9 @@ class Connections:
         if self._broker.address is None:
             return
         try:
+            if self._outage.policy.recovery == "each-alone":
+                await self._start_each()
+                return
             await self._subscribe()
             self._step("subscribed", repair=False)
             await self._open_publisher()
@@ -118,6 +127,23 @@ class Connections:
         finally:
             if self._outage.keep_alive_s > 0 and self.fallback.state != "stopped":
                 self._keep_alive = asyncio.get_running_loop().create_task(self._freezer.hold(self._ping))
+
+    async def _start_each(self) -> None:
+        """Open both connections at once; one that cannot be opened is tried again by itself."""
+        effects: tuple[Effect, ...] = ("subscribe", "open-publisher")
+        told = await asyncio.gather(*map(self._first_attempt, effects), return_exceptions=True)
+        failed = [effect for effect, error in zip(effects, told, strict=True) if isinstance(error, BrokerError)]
+        if failed and self.fallback.state == "connecting":
+            self._step("connect-failed")
+        for effect in failed:
+            self._repair(effect)
+        for error in told:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _first_attempt(self, effect: Effect) -> None:
+        await self._reopen(effect)
+        self._step(_REPAIRS[effect][1])
 
     async def finish_hearing(self) -> None:
         """Stop hearing; return when all that was heard is handled and, where the transport does so, acknowledged."""
@@ -177,32 +203,40 @@ class Connections:
                 self._repair(effect)
 
     def _repair(self, effect: Effect) -> None:
-        what, reopen, then = {
-            "subscribe": ("subscriber", self._subscribe, "subscribed"),
-            "open-publisher": ("publisher", self._open_publisher, "publisher-opened"),
-        }[effect]
-        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._reopen, what, reopen, then))  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._freezer.hold(self._try_again, effect))
         self._repairs[effect] = task
         task.add_done_callback(lambda done: self._repairs.pop(effect, None) if self._repairs.get(effect) is done else None)
 
-    async def _reopen(self, what: str, reopen: Callable[[], Awaitable[None]], then: Stimulus) -> None:
-        """Try again with exponential backoff and full jitter until it works or the pod ends."""
+    async def _try_again(self, effect: Effect) -> None:
+        """Try again, as the client does, until it works or the pod ends."""
         NO_WORDS.set(True)  # for this task alone
-        ceiling_s = min(BACKOFF_FIRST_S, self._outage.reconnect_max_s)
-        error = ""
+        what, then = _REPAIRS[effect]
+        tries, error = self._outage.tries, ""
         for attempt in itertools.count(1):
-            pause_s = self._random.uniform(0, ceiling_s)
+            if tries.rejects(attempt) and self._reject(effect):
+                return
+            pause_s = tries.pause_s(attempt, self._random.random())
             if self._reconnecting is not None:
                 self._reconnecting(what, attempt, pause_s * 1000, error)
             await asyncio.sleep(pause_s)
-            ceiling_s = min(2 * ceiling_s, self._outage.reconnect_max_s)
             try:
-                await reopen()
+                await self._reopen(effect)
             except BrokerError as failed:
                 error = str(failed)
                 continue
             self._step(then)
             return
+
+    async def _reopen(self, effect: Effect) -> None:
+        OPEN_WITHIN_S.set(self._outage.open_within_s)  # for this task alone
+        await (self._subscribe() if effect == "subscribe" else self._open_publisher())
+
+    def _reject(self, effect: Effect) -> bool:
+        """Reject what waits for a connection; return whether that was all that it is needed for."""
+        if effect == "open-publisher":
+            self._owner.reject_kept()
+            return False
+        return not self._has_subscribed  # a first SUBSCRIBE waits as any command does; later ones are the client's own
 
     def _client_name(self, use: str) -> str:
         return f"buslab-{self._run_id}-{self._name}-{use}"

@@ -10,12 +10,15 @@ from sim.bus.envelope import Chunk
 from sim.bus.fallback import Policy
 from sim.bus.metrics import PREFIX
 from sim.bus.once import Scope
+from sim.bus.tries import IoredisTries, JitteredTries, Tries
 from sim.pods.slow_handling import Pace, Work
 from sim.record.recorder import Recorder
 from sim.scenario.settings import Bus, Service
 from sim.wire.address import Address
 from sim.wire.read_memo import ReadMemo
 from sim.wire.transports import TRANSPORTS, Transport
+
+IOREDIS_QUEUE = 1_000_000  # events that one pod keeps; ioredis has no limit but its memory
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,28 @@ class OutageRules:
     ----------
     queue_limit
         Publishes that are kept through an outage, where the policy keeps any.
+    tries
+        How it tries a lost connection again.
     hold_s
         How long they wait after it, so that the others can subscribe first.
     resync
         What a pod that hears again does with its caches.
     keep_alive_s
         PING this often, and give a connection up that has not answered by the next time; 0 = never, as the reference.
+    resend
+        Whether what had no answer when the connection was lost is sent again.
+    open_within_s
+        How long an attempt to connect may take; None: as long as any of the lab's.
     """
 
     policy: Policy = field(default_factory=Policy)
     queue_limit: int = 1000
-    reconnect_max_s: float = 2.0
+    tries: Tries = field(default_factory=JitteredTries)
     hold_s: float = 0.0
     resync: str = "none"
     keep_alive_s: float = 0.0
+    resend: bool = False
+    open_within_s: float | None = None
 
 
 def pace_of(service: Service) -> Pace:
@@ -96,10 +107,21 @@ def pace_of(service: Service) -> Pace:
 
 def outage_rules(bus: Bus) -> OutageRules:
     """Return what the settings of a bus say of an outage."""
+    if bus.client == "ioredis":
+        options = bus.ioredis
+        return OutageRules(
+            policy=Policy(bus.fallback, outage_queue="keep" if options.enableOfflineQueue else "none", recovery="each-alone"),
+            queue_limit=IOREDIS_QUEUE,
+            tries=IoredisTries(options.retryStepMs / 1e3, options.retryMaxMs / 1e3, options.maxRetriesPerRequest),
+            resync=bus.resync,
+            keep_alive_s=bus.keep_alive_s,
+            resend=options.autoResendUnfulfilledCommands,
+            open_within_s=options.connectTimeout / 1e3,
+        )
     return OutageRules(
         policy=Policy(bus.fallback, bus.reattach, bus.outage_queue),
         queue_limit=bus.outage_queue_limit,
-        reconnect_max_s=bus.reconnect_max_s,
+        tries=JitteredTries(bus.reconnect_max_s),
         hold_s=bus.outage_hold_s,
         resync=bus.resync,
         keep_alive_s=bus.keep_alive_s,

@@ -36,6 +36,7 @@ _PATH_MEMORY = DeliveryBuffer.PATHS.index("memory")
 _HANDLED = DeliveryBuffer.RESULTS.index("handled")
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
 ENDED = ("stopped", "aborted")
+FULL_S = 0.001  # a connection with too many publishes without an answer is looked at again after this
 
 
 def _only_hear(event: Event) -> None:
@@ -94,7 +95,8 @@ class Pod(Caller[None]):
         self._connections = Connections(self, identity=identity, context=context, freezer=self.freezer)
         self._pace = pace
         self._slow = self._slow_handling(pace) if context.once.recipe != "none" or pace != Pace() else None
-        self._kept: deque[Send] = deque()  # published in an outage, waiting for its end; at most `OutageRules.queue_limit`
+        self._kept: deque[tuple[Send, int]] = deque()  # publishes that wait for an outage's end, and when they were sent before, or 0
+        self._has_queue = context.outage.policy.recovery == "each-alone" and context.outage.policy.outage_queue == "keep"
         self._holding: asyncio.TimerHandle | None = None  # set while they wait for the others to subscribe
         self._channel_bytes: dict[str, bytes] = {}
         self._thawed_state = ""
@@ -114,7 +116,7 @@ class Pod(Caller[None]):
             event_bus_subscribe_errors_total=counters.subscribe_errors,
             event_bus_connection_status=int(self.fallback.connected),
             analytics_events_queued_total=sum(map(len, self.node.batchers.values()))
-            + sum(s.items for s in self._kept if s.type in ANALYTICS or s.type in self.node.batchers),
+            + sum(s.items for s, _ in self._kept if s.type in ANALYTICS or s.type in self.node.batchers),
             analytics_events_published_total=counters.analytics_published,
             config_cache_invalidations_total=self.caches.invalidations
             + getattr(self.logic, "invalidations", 0),  # one that is not ours may have none
@@ -203,11 +205,11 @@ class Pod(Caller[None]):
     async def drain(self, *, timeout_s: float) -> bool:
         """Flush the batch and wait until every publish has its answer; return False when time ran out."""
         deadline_ns = self._now_ns() + int(timeout_s * 1e9)
-        while self._connections.full and self._now_ns() < deadline_ns:
-            await asyncio.sleep(0.001)  # a batch that is flushed into a full connection would be refused
         if self._holding:
             self._holding.cancel()
             self._send_kept()
+        while (self._connections.full or self._holding) and self._now_ns() < deadline_ns:
+            await asyncio.sleep(0.001)  # a batch that is flushed into a full connection would be refused
         self.flush()
         return await self.settle(timeout_s=max(0.0, (deadline_ns - self._now_ns()) / 1e9))
 
@@ -238,13 +240,20 @@ class Pod(Caller[None]):
         if self._holding:
             self._holding.cancel()
         while (unsent := self.node.flush(self._now_ns())) is not None:
-            self._kept.append(unsent)
+            self._kept.append((unsent, 0))
         self.give_up_kept()
 
     def give_up_kept(self) -> None:
         """Record what was kept through an outage as never sent: nobody would hear it any more."""
-        for send in self._kept:
-            self._record(send, sent_ns=0, acked_ns=0, outcome="never-sent", receivers=-1)
+        self._end_kept("never-sent")
+
+    def reject_kept(self) -> None:
+        """Record what was kept through an outage as refused: the client waits no longer."""
+        self._end_kept("refused")
+
+    def _end_kept(self, outcome: str) -> None:
+        for send, sent_ns in self._kept:  # of what was sent before, nobody knows whether the broker took it
+            self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown" if sent_ns else outcome, receivers=-1)
         self._kept.clear()
 
     def changed(self) -> None:
@@ -346,7 +355,7 @@ class Pod(Caller[None]):
         while (send := self.node.flush(self._now_ns())) is not None:
             self._carry_out(send)
 
-    def _carry_out(self, send: Send | None) -> None:
+    def _carry_out(self, send: Send | None, first_sent_ns: int = 0) -> None:
         if send is None:  # an item was gathered
             self._begin_batches()
             return
@@ -356,11 +365,16 @@ class Pod(Caller[None]):
         route = self.fallback.route()
         if route == "broker" and self._holding:
             route = "queue"  # behind what is kept, so that events keep their order
-        sent_ns = self._now_ns()
+        sent_ns = first_sent_ns or self._now_ns()
         if self.journal is not None:
             self.journal.begin_publish(send, sent_ns=sent_ns)
         if route == "broker":
-            if not self._connections.send(channel, send.payload, (send, sent_ns)):
+            if self._connections.send(channel, send.payload, (send, sent_ns)):
+                return
+            if self._has_queue:
+                self._keep(send, first_sent_ns)
+                self._send_when_possible()
+            else:
                 self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
         elif route == "memory":
             self._deliver_here(send, sent_ns)
@@ -376,11 +390,16 @@ class Pod(Caller[None]):
                 if len(batcher):
                     self.journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
 
-    def _keep(self, send: Send) -> None:
+    def _keep(self, send: Send, sent_ns: int = 0) -> None:
         """Keep a publish until the outage is over."""
-        self._kept.append(send)
+        self._kept.append((send, sent_ns))
         if self.journal is not None:
-            self.journal.begin_publish(send, sent_ns=0)
+            self.journal.begin_publish(send, sent_ns=sent_ns)
+
+    def _send_when_possible(self) -> None:
+        """Publish what is kept when some of what was sent has its answer; whatever comes meanwhile is kept behind it."""
+        if self._connections.full and not self._holding:
+            self._holding = asyncio.get_running_loop().call_later(FULL_S, self.freezer.then, self._send_kept)
 
     def may_publish(self) -> None:
         """Publish what was kept through the outage, in its order: now, or when the others have had time to subscribe."""
@@ -397,9 +416,13 @@ class Pod(Caller[None]):
         self._holding = None
         if self.fallback.route() != "broker":
             return  # the broker is gone again; they are sent when it is back
-        kept, self._kept = self._kept, deque()
-        for send in kept:
-            self._carry_out(send)
+        while self._kept and not self._connections.full:
+            before = len(self._kept)
+            self._carry_out(*self._kept.popleft())
+            if len(self._kept) == before:
+                self._kept.rotate(1)  # the connection is closing; it was the first of them, and stands behind them now
+                return
+        self._send_when_possible()
 
     def _deliver_here(self, send: Send, sent_ns: int) -> None:
         """Pass an event to this pod's own handler, as the reference's in-memory subscribers get it."""
@@ -432,6 +455,9 @@ class Pod(Caller[None]):
         self._record(token[0], sent_ns=token[1], acked_ns=at_ns, outcome="refused", receivers=-1)
 
     def unanswered(self, tokens: list[tuple[Send, int]]) -> None:
-        """Record publishes of which nobody knows whether the broker took them."""
+        """Record publishes of which nobody knows whether the broker took them, or keep them to be sent again."""
+        if self._context.outage.resend and self.state not in ENDED:
+            self._kept.extendleft(reversed(tokens))
+            return
         for send, sent_ns in tokens:
             self._record(send, sent_ns=sent_ns, acked_ns=0, outcome="unknown", receivers=-1)

@@ -54,6 +54,7 @@ class ScheduledCalls:
         self._at_ns = (schedule.offset_ns + zero_ns).tolist()
         self._kind = schedule.kind.tolist()
         self._pod = schedule.pod.tolist()
+        self._number = schedule.numbers()
         self._kinds = schedule.kinds
         self._contents = [contents[kind] for kind in schedule.kinds]
         self._due: list[tuple[int, int]] = []  # one (time, place) for each batch that was begun
@@ -100,7 +101,7 @@ class ScheduledCalls:
 
     def _make(self, replica: InlineReplica, row: int) -> None:
         pod, kind, at_ns = replica.pod, self._kinds[self._kind[row]], self._at_ns[row]
-        content = self._contents[self._kind[row]](row)
+        content = self._contents[self._kind[row]](self._number[row])
         self.made += 1
         self._made_call()
         if kind == HTTP_CALL:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sim.record.schema import LATER_COLUMNS, OPTIONAL, TABLES
 Array = npt.NDArray[Any]
 ENVIRONMENT = "environment.json"
 FOREVER_NS = np.iinfo(np.int64).max
+_FEW = 1000
 
 
 def quantiles(values: Array, ranks: Mapping[str, float]) -> dict[str, int]:
@@ -99,7 +101,27 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
         rows = pq.read_table(path, columns=[column for column in TABLES[table] if column in there]).unify_dictionaries()
     except (OSError, pa.ArrowException) as error:
         raise RunFolderError(f"cannot read {path}: {str(error).splitlines()[0]}; the file is damaged, copy it again") from error
-    read = pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True))
+    return _completed(pd.DataFrame(rows.to_pandas(split_blocks=True, self_destruct=True)), table)
+
+
+def frame_of(rows: pa.Table, table: str) -> pd.DataFrame:
+    """Return the rows of a table that stands in memory, as `read_table` returns those of a file; the table stays as it is."""
+    return _completed(pd.DataFrame({name: _values_of(rows.column(name)) for name in TABLES[table]}, copy=False), table)
+
+
+def _values_of(column: pa.ChunkedArray) -> Any:
+    """Return a column as pandas holds it: pyarrow's own way costs a millisecond a table, however short it is."""
+    if pa.types.is_string(column.type) or not len(column):
+        return column.to_pandas()
+    if not pa.types.is_dictionary(column.type):
+        return column.to_numpy()
+    chunk = column.combine_chunks() if column.num_chunks > 1 else column.chunk(0)
+    return categorical(chunk.indices.to_numpy(), chunk.dictionary.to_pylist())
+
+
+def _completed(read: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Return rows with every column: one that came later has its value of then, an optional one that is not there is all NaN."""
+    there = set(read)
     for name, value in LATER_COLUMNS.get(table, {}).items():
         if name not in read:
             read[name] = pd.Categorical([value] * len(read)) if TABLES[table][name] == "name" else np.full(len(read), value)
@@ -125,7 +147,15 @@ def codes_in(column: pd.Series[Any], words: Mapping[str, int]) -> Array:
 
 def categorical(codes: Array, words: list[str]) -> pd.Categorical:
     """Return a Categorical of codes into words."""
-    return pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
+    if len(words) > _FEW:
+        return pd.Categorical.from_codes(codes, categories=pd.Index(words, dtype="str"))
+    return pd.Categorical.from_codes(codes, dtype=_type_of(tuple(words)))
+
+
+@lru_cache(256)
+def _type_of(words: tuple[str, ...]) -> pd.CategoricalDtype:
+    """Return the type of a Categorical column of these words; making one takes longer than making a short column."""
+    return pd.CategoricalDtype(pd.Index(words, dtype="str"))
 
 
 def gather(column: pd.Series[Any], rows: Array) -> pd.Categorical:

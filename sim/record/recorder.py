@@ -87,6 +87,10 @@ class TableBuffer:
             row[place] = names[row[place]]
         self._rows += self._pack.pack(*row)
 
+    def add_coded(self, *values: Any) -> None:
+        """Append one row whose words are numbers of `names` already, for who adds many of the same words."""
+        self._rows += self._pack.pack(*values)
+
     def take(self) -> pa.Table:
         """Return the rows as an arrow table and start anew."""
         rows = np.frombuffer(self._rows, dtype=self.dtype)
@@ -217,6 +221,11 @@ class Recorder:
         self._rows_flushed = dict.fromkeys(TABLES, 0)
         self._writer: Executor | None = None
         self._pending: list[Future[None]] = []
+        self._keep: Callable[[str, pa.Table], None] | None = None
+
+    def keep_parts(self, keep: Callable[[str, pa.Table], None]) -> None:
+        """Give each part (its table, its rows) to `keep` from now on, and write none."""
+        self._keep = keep
 
     def rows(self, table: str) -> int:
         """Return how many rows of a table were recorded so far."""
@@ -240,12 +249,15 @@ class Recorder:
             if len(buffer) >= at_least_rows:
                 self._parts += 1
                 self._rows_flushed[buffer.table] += len(buffer)
-                path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
-                if self._writer is None:
-                    self._writer = self._new_writer()
                 rows = buffer.take()
                 if self._tamper is not None and buffer.table in getattr(self._tamper, "tables", ("deliveries",)):
                     rows = self._tamper(rows)
+                if self._keep is not None:
+                    self._keep(buffer.table, rows)
+                    continue
+                path = self.folder / PARTS / f"{buffer.table}-{self.source}-{self._parts:05d}.parquet"
+                if self._writer is None:
+                    self._writer = self._new_writer()
                 self._pending.append(self._writer.submit(write_table, path, buffer.table, rows))
 
     def forget(self) -> None:
@@ -356,6 +368,11 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
     if (folder / PARTS).exists():
         (folder / PARTS).rmdir()
     return sealed
+
+
+def joined_parts(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return the parts of a table of one process as one, its words numbered as in a sealed file."""
+    return parts[0] if len(parts) == 1 else pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
 
 def _rows_of(part: Path) -> int:

@@ -28,6 +28,7 @@ import numpy as np
 from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import HTTP_CALL
+from sim.results.client import longest_pause_s
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.handling import longest_ms
 from sim.results.heard import RESULTS
@@ -241,7 +242,7 @@ class AtBest:
     def _reaction(self, name: str, measured: float) -> float:
         """Return a time since a fault began or ended, less what was withheld in it, and one more try of a connection after a stall."""
         long, best = round(measured * 1e9), measured
-        pause_s = float(self.run.scenario.get("bus", {}).get("reconnect_max_s", 0.0))
+        pause_s = longest_pause_s(self.run.scenario.get("bus", {}))
         for outage in read_outages(self.run):
             begin = outage.begin_ns if name == "time_to_notice_s_max" else outage.end_ns
             lost_s = self._withheld_in(begin, begin + long) / 1e9

@@ -12,7 +12,9 @@ import pandas as pd
 
 from sim.errors import RunFolderError
 from sim.record.checksum import read_json
+from sim.record.limits import flat_limits
 from sim.record.reader import ENVIRONMENT, Array, categorical, check_files, check_sealed, gather, read_scenario, take_rows
+from sim.record.recorded_run import RecordedRun
 from sim.record.run_info import read_info
 from sim.record.schema import LATER_TABLES, TABLES
 from sim.results.books import Books, keep_books
@@ -153,6 +155,12 @@ class Run(RunTables):
             Nobody in this run published or heard the event.
         """
         return story_of(self, self.index, self.pieces, self.service_books, event)
+
+
+def open_recorded(recorded: RecordedRun) -> Run:
+    """Open a run that stands in memory: it is judged by the same rules as one in a folder."""
+    scenario = recorded.scenario | {"slo": flat_limits(recorded.scenario.get("slo", {}))}
+    return Run(Path("/nowhere"), info=recorded.info, scenario=scenario, environment=recorded.environment, recorded=recorded.tables)
 
 
 def open_run(path: str | Path) -> Run:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from sim.record.reader import FOREVER_NS, Array
+from sim.record.reader import FOREVER_NS, Array, codes_of
 from sim.results.opened_run import Run
 
 UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # causes of copies that the broker or the network had, and the pod did not hear
@@ -58,16 +59,30 @@ class Outage(NamedTuple):
 
 def read_beliefs(run: Run) -> dict[str, Belief]:
     """Return what each pod of the pods table believed, in the order of time."""
-    rows = run.pods.sort_values("at_ns", kind="stable")
-    beliefs = {}
-    for pod, mine in rows.groupby("pod", sort=False):
-        words = (tuple(str(word) for word in mine[column]) for column in ("bus", "state"))
-        beliefs[str(pod)] = Belief(mine["at_ns"].to_numpy(), *words)
-    return beliefs
+    return run.kept("beliefs", lambda: _beliefs(run.pods))
+
+
+def _beliefs(pods: pd.DataFrame) -> dict[str, Belief]:
+    at_ns = pods["at_ns"].to_numpy()
+    order = np.argsort(at_ns, kind="stable")
+    numbers, names = codes_of(pods["pod"])
+    (bus, bus_words), (state, state_words) = codes_of(pods["bus"]), codes_of(pods["state"])
+    mine: dict[int, list[int]] = {}
+    for row in order.tolist():
+        mine.setdefault(int(numbers[row]), []).append(row)
+    return {
+        names[number]: Belief(at_ns[rows], tuple(bus_words[code] for code in bus[rows]), tuple(state_words[code] for code in state[rows]))
+        for number, rows in mine.items()
+        if number >= 0
+    }
 
 
 def read_outages(run: Run) -> list[Outage]:
     """Return the faults that were felt in the run phase, in the order in which they were first."""
+    return run.kept("outages", lambda: _outages(run))
+
+
+def _outages(run: Run) -> list[Outage]:
     begin_ns, end_ns = run.run_span
     last_ns = load_end(run)
     rows = sorted(run.felt_faults(), key=_begin_ns)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from sim.errors import RunFolderError
-from sim.record.reader import FOREVER_NS, Array, categorical, join_parts, read_table
+from sim.record.arrow import arrow_schema
+from sim.record.reader import FOREVER_NS, Array, categorical, frame_of, join_parts, read_table
 from sim.record.run_info import RunInfo
 from sim.record.schema import LATER_TABLES, TABLES, source_of
 from sim.results import heard
@@ -19,6 +22,8 @@ from sim.results.pod_histories import PodHistory, read_pod_histories
 from sim.results.run_clocks import RunClocks
 
 ONE_PER_SERVICE = ("streams",)  # transports that hand an event to one pod of each service
+
+Made = TypeVar("Made")
 
 
 def _lazy(table: str) -> cached_property[pd.DataFrame]:
@@ -31,12 +36,23 @@ class RunTables:
     `info` is run.json; `scenario` and `environment` are scenario.toml and environment.json as dicts; `slo` is the scenario's `[slo]`;
     `phases` maps a name to (start_ns, end_ns), in order, `FOREVER_NS` for one that had not ended; `sealed` is False when the run's
     process ended before it could join its tables (what it wrote is still read). Times are in the run's clock (`sim.results.run_clocks`).
+    A run in memory has its tables in `recorded`, and no folder.
     """
 
-    def __init__(self, folder: Path, *, info: RunInfo, scenario: dict[str, Any], environment: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        info: RunInfo,
+        scenario: dict[str, Any],
+        environment: dict[str, Any],
+        recorded: Mapping[str, pa.Table] | None = None,
+    ) -> None:
+        self._recorded = recorded
+        self._kept: dict[str, Any] = {}
         self.folder, self.info, self.scenario, self.environment = folder, info, scenario, environment
         self.slo: dict[str, Any] = scenario.get("slo", {})
-        self.sealed = info.tables is not None and info.state != "running"
+        self.sealed = (info.tables is not None or recorded is not None) and info.state != "running"
         self.phases = {phase.name: (phase.start_ns, phase.end_ns or FOREVER_NS) for phase in info.phases}
         self.unreadable_parts: list[str] = []
         self.of_unknown_clocks: list[str] = []  # tables of which nobody knows which of several clocks wrote which rows
@@ -163,10 +179,21 @@ class RunTables:
         """Whether nodes hand events on to each other, so that one node's answer says nothing of when the others have them."""
         return self.many_nodes and self.transport == "pubsub"
 
+    def kept(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what several ask of this run under one name, made when it is first asked for; nobody may change it."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        made: Made = self._kept[name]
+        return made
+
     def felt_faults(self) -> list[dict[str, Any]]:
         """Return the rows of the faults table whose fault was carried out, as a whole or in part."""
-        felt = self.faults[self.faults["felt"] != "not at all"]
-        return [{str(column): value for column, value in row.items()} for row in felt.to_dict("records")]
+
+        def felt() -> list[dict[str, Any]]:
+            rows = self.faults[self.faults["felt"] != "not at all"]
+            return [{str(column): value for column, value in row.items()} for row in rows.to_dict("records")]
+
+        return self.kept("felt", felt)
 
     def _table(self, table: str) -> pd.DataFrame:
         rows, sources = self._rows(table)
@@ -180,6 +207,9 @@ class RunTables:
 
     def _rows(self, table: str) -> tuple[pd.DataFrame, list[tuple[str, int]] | None]:
         """Return the rows of a table as they were written, and which process wrote how many of them; None where that is not known."""
+        if self._recorded is not None:
+            rows = self._recorded.get(table)
+            return frame_of(arrow_schema(table).empty_table() if rows is None else rows, table), []
         whole, parts, sources = self.folder / f"{table}.parquet", [], []
         sealed = self.info.tables or {}
         if whole.exists() or (self.sealed and (table not in LATER_TABLES or table in sealed)):

@@ -74,8 +74,9 @@ async def staged(
     """Yield the timeline of the scenario's faults, not started; at the end every fault is healed."""
     services: dict[str, list[str]] = {name: [] for name in scenario.services}
     waiting: dict[str, list[str]] = {name: [] for name in scenario.services}
+    first_pods = len(scenario.first_pods())
     for place, (name, service) in enumerate(scenario.pods()):
-        (services if place < len(scenario.first_pods()) else waiting)[service].append(name)
+        (services if place < first_pods else waiting)[service].append(name)
     command_clients = [CommandClient(node, name=f"buslab-{run_id}-faults") for node in broker.address.nodes]
     pods = fleet.host.replicas
     shared = None if links is None else SharedLinks(links)

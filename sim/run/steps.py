@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import secrets
 import signal
 import socket
@@ -35,34 +34,35 @@ from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links
 from sim.machine.clock import NS_PER_MS, NS_PER_S, in_a_loop, is_virtual, now_ns, to_the_end, utc_now, wall_offset_ns
 from sim.machine.facts import environment
-from sim.machine.lease import note_folder
+from sim.machine.garbage import freeze_the_living
 from sim.machine.signals import interruptible, signal_of
 from sim.machine.words import agreeing, count
 from sim.pods.clocks import Clocks
 from sim.pods.hosts.places import Places
-from sim.record.checksum import file_checksum
-from sim.record.recorder import Tamper, seal_tables, write_json
+from sim.record.recorded_run import RecordedRun
+from sim.record.recorder import Tamper
 from sim.record.run_info import LoadInfo, Phase, RunInfo
 from sim.record.schema import FORMAT
 from sim.run.bystanders import Bystanders, bystanders_of
 from sim.run.fit import check_ground, check_hosts, check_open_files, fit_time, peopled
 from sim.run.fleet import Fleet
-from sim.run.folder import free_folder, make_folder, other_files, write_info
+from sim.run.folder import free_folder
 from sim.run.generator import Generator, start_generator, until
 from sim.run.healing import heal_left_over
+from sim.run.keeping import FolderKeeping, Keeping, MemoryKeeping
 from sim.run.leftovers import delete_leftovers
 from sim.run.machines import places_of
 from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
+from sim.scenario.client_settings import keeps_events
 from sim.scenario.file import Scenario
 
 ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
-FROZEN_MAX = 250_000  # objects; with all that the lab imports there are some 100,000, and a short run leaves a few thousand
 
 
 def run_scenario(
@@ -119,8 +119,7 @@ def run_scenario(
         scenario,
         peopled=check_open_files(peopled(scenario, fleet=fleet), on=on),
         broker_context=broker,
-        folder=folder,
-        named=out is not None,
+        keeping=FolderKeeping(folder, named=out is not None, but=None if caller is None else "locust"),
         caller=caller,
         reporter=reporter,
         tamper=tamper,
@@ -133,6 +132,37 @@ def run_scenario(
     return folder
 
 
+def run_in_memory(scenario: Scenario) -> RecordedRun:
+    """Run a scenario on the model and return what a run folder would hold: nothing is written.
+
+    It is for whoever makes thousands of short runs: all that is recorded stands in memory, so a run must not be long, and the memory of the
+    process is the caller's to tend (`gc`).
+
+    Raises
+    ------
+    BuslabError
+        The run failed, or was `Interrupted`.
+    """
+    scenario, notes = fit_time(scenario, virtual=True)
+    keeping = MemoryKeeping()
+    _RunSteps(
+        scenario,
+        peopled=scenario,
+        broker_context=open_broker("model", seed=scenario.seed),
+        keeping=keeping,
+        caller=None,
+        reporter=Reporter(lambda status: None),
+        tamper=None,
+        virtual=True,
+        fleet="ours",
+        parts_to="",
+        notes=notes,
+        tends_memory=False,
+    ).run_here()
+    assert keeping.kept is not None
+    return keeping.kept
+
+
 class _RunSteps:
     """One run, from its folder to its seal, and all that it starts in between."""
 
@@ -142,8 +172,7 @@ class _RunSteps:
         *,
         peopled: Scenario,
         broker_context: contextlib.AbstractContextManager[Broker],
-        folder: Path,
-        named: bool,
+        keeping: Keeping,
         caller: socket.socket | None,
         reporter: Reporter,
         tamper: Tamper | None,
@@ -151,13 +180,14 @@ class _RunSteps:
         fleet: str,
         parts_to: str,
         notes: Sequence[str],
+        tends_memory: bool = True,
     ) -> None:
+        self._tends_memory = tends_memory
         self._parts_to = parts_to
         self.scenario = scenario
         self._peopled = peopled  # the scenario with only the pods that the run starts
-        self.folder = folder
+        self._keeping, self.folder = keeping, keeping.folder
         self._caller = caller
-        self._named = named
         self.nonce = (scenario.seed if virtual else secrets.randbits(32)) % 0x7FFF + 1  # a seed repeats the event ids too
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
@@ -193,7 +223,8 @@ class _RunSteps:
     def run_here(self) -> None:
         """Run on an event loop in this thread, seal, and raise what went wrong."""
         failure: BaseException | None = None
-        self.info.notes += heal_left_over(tell=partial(self._reporter.say, stays=True))
+        if self._tends_memory:
+            self.info.notes += heal_left_over(tell=partial(self._reporter.say, stays=True))
         with interruptible(self.interrupt), self._broker_context as broker, contextlib.ExitStack() as stack:
             # Where the broker or the workers cannot be had, no folder is made.
             self.info.ground, self.info.nodes = broker.ground, len(broker.address.nodes)
@@ -202,8 +233,7 @@ class _RunSteps:
             if broker.address.others:
                 check_open_files(self._peopled, on=broker.ground, nodes=self.info.nodes)
             self._places = stack.enter_context(places_of(self._peopled, broker.address, run_id=self.run_id, parts_to=self._parts_to))
-            make_folder(self.folder, self.scenario, link_latest=not self._named)
-            note_folder(self.folder)
+            self._keeping.begin(self.scenario)
             try:
                 with asyncio.Runner(loop_factory=broker.new_loop) as runner:
                     self._loop = runner.get_loop()
@@ -250,17 +280,11 @@ class _RunSteps:
             _end_of(phase, end_ns)
         self.info.notes += [self._reporter.failure] if self._reporter.failure else []
         try:
-            self.info.tables = seal_tables(self.folder)
-            self.info.scenario_crc32 = file_checksum(self.folder / "scenario.toml")
-            self.info.files = other_files(self.folder, but="locust" if self._caller is not None else None)  # it writes on after the seal
-            self._write_info()
+            self._keeping.seal(self.info)
         except BuslabError:
             if failure is None:
                 raise
             # The failure of the run is the one to report; the parts that were written stay readable.
-
-    def _write_info(self) -> None:
-        write_info(self.folder, self.info)
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 
@@ -282,6 +306,7 @@ class _RunSteps:
             places=self._places,
             clocks=self._clocks,
         )
+        self._keeping.record(fleet.recorder)
         sampler = await BrokerSampler.open(broker.address, fleet.recorder, run_id=self.run_id)
         if not is_virtual():
             self._bystanders = Bystanders(fleet.recorder, lambda: bystanders_of(broker, self._links))
@@ -301,7 +326,7 @@ class _RunSteps:
 
     async def _steps(self, broker: Broker, fleet: Fleet, sampler: BrokerSampler) -> None:
         limits, prefix = self.scenario.limits, self.scenario.bus.channel_prefix
-        write_json(self.folder / "environment.json", environment(broker_says=sampler.about, image=broker.image))
+        self._keeping.environment(environment(broker_says=sampler.about, image=broker.image))
         await fleet.look(sampler.command)
         foreign = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub_foreign", transport=fleet.transport)
         if strangers := int(sum(foreign.values())):
@@ -330,10 +355,8 @@ class _RunSteps:
         await fleet.probe(timeout_s=limits.probe_s, purpose="before the load")
         counted = await sampler.numsub(fleet.channels, prefix=prefix, metric="numsub", transport=fleet.transport)
         sampler.record_counts({c: n for c, n in fleet.receivers.items() if c not in counted}, metric="probe_receivers")
-        if not is_virtual() or gc.get_freeze_count() > FROZEN_MAX:
-            gc.unfreeze()  # what earlier runs of this process have left can be collected; in virtual time many runs are short
-        gc.collect()
-        gc.freeze()  # what is alive now stays alive: later collections need not walk it while lag is measured
+        if self._tends_memory:
+            freeze_the_living(is_one_of_many=is_virtual())
 
         async with staged(self.scenario, broker, fleet, links=self._links, places=self._places, run_id=self.run_id) as timeline:
             await self._load(generator, sampler, fleet, timeline)
@@ -349,7 +372,7 @@ class _RunSteps:
         await fleet.settle(timeout_s=limits.drain_s)
         try:
             await fleet.probe(timeout_s=limits.drain_s, purpose="after the load")
-            if self.scenario.bus.outage_queue == "keep":  # what a pod kept may leave only now, and would meet pods that are stopping
+            if keeps_events(self.scenario.bus):  # what a pod kept may leave only now, and would meet pods that are stopping
                 await fleet.settle(timeout_s=limits.drain_s, last=True)
                 await fleet.probe(timeout_s=limits.drain_s, purpose="after what was kept had left")
             await fleet.catch_up(sampler.command, timeout_s=limits.drain_s)
@@ -438,7 +461,7 @@ class _RunSteps:
             at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # a timer may end early
         self.info.phases.append(Phase(phase, at_ns))
         self._reporter.phase, self._reporter.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
-        self._write_info()
+        self._keeping.note(self.info)
         self._reporter.show()
 
     def _phase_name(self) -> str:

@@ -2,6 +2,9 @@
 
 ``reference``
     The scenario as it is: the reference's words, and its lock where a scenario uses a recipe.
+``ioredis``
+    The reference's words, carried out by the client library that its services use, with its defaults: publishes wait in a queue while Redis
+    is away, and leave whether or not the others hear again. This is what a team gets that uses ioredis.
 ``hardened``
     Still Pub/Sub, with what a client can do by itself:
     a PING every second finds connections that are dead and do not say so; a lost connection is tried every half second at least;
@@ -19,10 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from sim.errors import UsageError, did_you_mean
-from sim.scenario.settings import Scenario
+from sim.scenario.client_settings import DECIDED_BY_IOREDIS, Ioredis
+from sim.scenario.settings import Bus, Scenario
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,21 @@ class BusProfile:
     once: str = ""
 
 
-_CLIENT = {"keep_alive_s": 1.0, "reconnect_max_s": 0.5, "outage_queue": "keep", "outage_queue_limit": 10_000}
+_PLAIN = {field.name: field.default for field in fields(Bus)}
+_IOREDIS = {"client": "ioredis", "ioredis": Ioredis()} | {name: _PLAIN[name] for name in DECIDED_BY_IOREDIS}
+_CLIENT = {
+    "client": "reference",
+    "ioredis": Ioredis(),
+    "keep_alive_s": 1.0,
+    "reconnect_max_s": 0.5,
+    "outage_queue": "keep",
+    "outage_queue_limit": 10_000,
+}
 BUSES: dict[str, BusProfile] = {
     "reference": BusProfile("as the reference describes it", once="finally-del"),
+    "ioredis": BusProfile(
+        "as ioredis does it with its defaults: a queue while Redis is away, each connection by itself", _IOREDIS, once="finally-del"
+    ),
     "hardened": BusProfile(
         "Pub/Sub with keep-alive, quick reconnection, kept outage events, no cache while it is deaf, and a marker for what ran",
         {**_CLIENT, "outage_hold_s": 0.75, "resync": "read-through", "once_ttl_s": 300, "once_scope": "service"},

@@ -22,14 +22,17 @@ from sim.faults.catalogue import FAULTS
 from sim.faults.own_faults import find_fault
 from sim.record.limits import flat_limits, nested_limits
 from sim.scenario.caches import Cache
+from sim.scenario.client_settings import Ioredis
+from sim.scenario.explore_bounds import Explore, bounds_problem
 from sim.scenario.own_code import names_own_code, scenario_of
 from sim.scenario.patterns import expand_patterns
 from sim.scenario.problems import bus_problems, limit_name, problems, quoted, shown
 from sim.scenario.program_problems import program_problems
+from sim.scenario.replay import with_capture
 from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
 from sim.scenario.settings import REFERENCE_FILE, Bus, Channel, EnvelopeForm, Scenario, Service, reference_channels
 
-__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "to_toml"]
+__all__ = ["Scenario", "built_in", "check_tree", "load_bus", "load_scenario", "load_with_bounds", "to_toml"]
 
 BUILT_IN = Path(__file__).parent / "built_in"
 BUS_FILES = REFERENCE_FILE.parent
@@ -57,6 +60,11 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     ScenarioError
         Anything in it is wrong; the message names the key and the value.
     """
+    return load_with_bounds(name, settings=settings)[0]
+
+
+def load_with_bounds(name: str, *, settings: tuple[str, ...] = ()) -> tuple[Scenario, Explore]:
+    """Read a scenario as `load_scenario` does, and return with it what of it a search may draw: its table `[explore]`."""
     path = built_in().get(name) or Path(name)
     tree = _flat_slo(_read_toml(name, path), where=f"scenario {name}")
     own = Path() if name in built_in() or _sets("code_folder", settings) else path.parent
@@ -66,18 +74,39 @@ def load_scenario(name: str, *, settings: tuple[str, ...] = ()) -> Scenario:
     if _sets("bus_file", settings):
         beside = Path()
     tree["name"] = path.stem
-    _find_locustfile(tree, beside=Path() if name in built_in() or _sets("load.locustfile", settings) else path.parent)
+    for key in ("locustfile", "capture"):
+        _find_file_of_load(tree, key, beside=Path() if name in built_in() or _sets(f"load.{key}", settings) else path.parent)
+    bounds = _take_bounds(tree, where=f"scenario {name}")
     tree, where, of_bus = _with_bus(tree, str(name), beside=beside)
     _find_code_folder(tree, beside=own, otherwise=of_bus or own, where=where)
     _find_program_folders(tree, beside=own, otherwise=of_bus or own, where=where)
-    return check_tree(tree, where=where)
+    return check_tree(tree, where=where), bounds
 
 
-def _find_locustfile(tree: dict[str, Any], *, beside: Path) -> None:
-    """Make the path of the user's own locustfile whole, where the scenario names one."""
+def _take_bounds(tree: dict[str, Any], *, where: str) -> Explore:
+    """Take the table `[explore]` out of a tree: it is about a search, and no run has it."""
+    if "explore" not in tree:
+        return Explore()
+    try:
+        bounds = msgspec.convert(tree["explore"], Explore)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where}: {_explain(_below('explore', str(error)), tree)}") from None
+    if problem := bounds_problem(bounds):
+        raise ScenarioError(f"{where}: {problem}")
+    del tree["explore"]
+    return bounds
+
+
+def _below(table: str, message: str) -> str:
+    """Return a message of msgspec about a table as one about the tree in which the table stands."""
+    return message.replace(" - at `$", f" - at `$.{table}") if " - at `" in message else f"{message} - at `$.{table}`"
+
+
+def _find_file_of_load(tree: dict[str, Any], key: str, *, beside: Path) -> None:
+    """Make the path of a file that the load names whole: of the user's own locustfile, or of a capture."""
     load = tree.get("load")
-    if isinstance(load, dict) and isinstance(named := load.get("locustfile"), str) and named:
-        tree["load"] = load | {"locustfile": str((beside / named).absolute())}
+    if isinstance(load, dict) and isinstance(named := load.get(key), str) and named:
+        tree["load"] = load | {key: str((beside / named).absolute())}
 
 
 def _find_code_folder(tree: dict[str, Any], *, beside: Path, otherwise: Path, where: str) -> None:
@@ -206,6 +235,14 @@ def _with_rates(tree: dict[str, Any]) -> dict[str, Any]:
     return tree | {"load": {"rate_per_s": sum(mix.values())} | load | {"mix": mix}} if mix else tree
 
 
+def _with_replay(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Return the tree with the load of the capture that it plays, where it plays one."""
+    channels, bus = tree.get("channels"), tree.get("bus")
+    prefix = bus.get("channel_prefix") if isinstance(bus, dict) else None
+    own = list(channels) if isinstance(channels, dict) else list(reference_channels())
+    return with_capture(tree, channels=own, prefix=prefix if isinstance(prefix, str) else Bus().channel_prefix, where=where)
+
+
 def _published(services: Any, *, programs: bool = False) -> set[str]:
     """Return the channels that the services of a tree publish: those whose pods are ours, or those that are programs."""
     tables = [one for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
@@ -228,7 +265,8 @@ def check_tree(tree: dict[str, Any], *, where: str) -> Scenario:
             find_fault(kind, folder=folder if isinstance(folder, str) else "")
         except UsageError as error:
             raise ScenarioError(f"scenario {where}: faults[{place}].kind = {shown(kind)}: {error}") from None
-    tree = _with_rates(_flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}"))
+    tree = _flat_slo(_with_patterns(tree, where=f"scenario {where}"), where=f"scenario {where}")
+    tree = _with_rates(_with_replay(tree, where=f"scenario {where}"))
     scenario = _converted(tree, where=f"scenario {where}")
     for problem in chain(problems(scenario), program_problems(scenario)):
         raise ScenarioError(f"scenario {where}: {problem}")
@@ -324,7 +362,7 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     unknown = re.search(r"unknown field `(.*)`", what, re.DOTALL)
     if unknown:
         struct = _struct_at(path, tree)
-        known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file"] if struct is Scenario else [])
+        known = [f for f in struct.__struct_fields__ if f != "name"] + (["bus_file", "explore"] if struct is Scenario else [])
         hint = did_you_mean(unknown[1], known) or _quote_the_dots(path, _inside(value, unknown[1]), unknown[1])
         return f"unknown key {_dotted([*path, unknown[1]])!r}{hint}; known keys: {', '.join(known)}"
     missing = re.search(r"missing required field `(.+)`", what)
@@ -371,6 +409,8 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
         return find_fault(tree["faults"][int(path[1])]["kind"], folder=tree.get("code_folder", ""))
     if _of_cache(path):
         return Cache
+    if path[:2] == ["bus", "ioredis"]:
+        return Ioredis
     tables = {
         "load": Load,
         "bus": Bus,
@@ -378,6 +418,7 @@ def _struct_at(path: list[str], tree: dict[str, Any]) -> Any:
         "kubelet": Kubelet,
         "hosts": Hosts,
         "envelope": EnvelopeForm,
+        "explore": Explore,
         "services": Service,
         "channels": Channel,
     }

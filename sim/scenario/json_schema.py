@@ -30,6 +30,7 @@ from sim.record.limits import SCOPED_METRICS, SCOPES, WHOLE
 from sim.record.schema import SLO_METRICS
 from sim.scenario.file import BUS_TABLES
 from sim.scenario.problems import MAX_NAME
+from sim.scenario.run_settings import REPLAY
 from sim.scenario.schedule import SHAPES
 from sim.scenario.settings import Scenario
 from sim.wire.transports import TRANSPORTS
@@ -41,7 +42,7 @@ HEADER = "#:schema ./{name}"  # the first line of a TOML file, by which editors 
 BUS_FILE = "The file beside this one that has the bus: its channels, services and settings, below those of this file; or `aiponge`."
 _WORDS: dict[tuple[str, str], tuple[str, ...]] = {  # settings that are plain text to msgspec, and one of some words to the loader
     ("Bus", "transport"): tuple(TRANSPORTS),
-    ("Load", "shape"): tuple(SHAPES),
+    ("Load", "shape"): (*SHAPES, REPLAY),
     ("Service", "behaviour"): (*BEHAVIOURS, ""),
     ("Bus", "once"): tuple(RECIPES),
 }

@@ -19,8 +19,9 @@ from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import OTHER_CHANNELS, duration_of
 from sim.record.limits import SCOPED_METRICS, SCOPES, read_metric
 from sim.record.schema import HTTP_CALL, SLO_METRICS
+from sim.scenario.client_settings import client_problems
 from sim.scenario.own_code import behaviour_problem, checker_problem, recipe_problem
-from sim.scenario.run_settings import MAX_PROCESSES, Hosts
+from sim.scenario.run_settings import MAX_PROCESSES, REPLAY, Hosts, Load
 from sim.scenario.schedule import MAX_CALLS, SHAPES
 from sim.scenario.settings import MAX_PODS, Scenario, Service, reference_behaviours
 from sim.wire.transports import TRANSPORTS
@@ -79,6 +80,7 @@ def bus_problems(scenario: Scenario) -> Iterator[str]:
         yield f"bus.channel_prefix = {shown(prefix)}: a channel has no control among its characters"
     if transport not in TRANSPORTS:
         yield f"bus.transport = {transport!r}: no such transport{did_you_mean(transport, TRANSPORTS)}; known: {', '.join(TRANSPORTS)}"
+    yield from client_problems(scenario.bus)
     if problem := recipe_problem(scenario.bus.once, folder=scenario.code_folder):
         yield f"bus.once = {shown(scenario.bus.once)}: {problem}"
 
@@ -151,8 +153,10 @@ def _time_problems(where: str, service: Service) -> Iterator[str]:
 
 def _load_problems(scenario: Scenario) -> Iterator[str]:
     load, transport = scenario.load, scenario.bus.transport
-    if load.shape not in SHAPES:
-        yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, SHAPES)}; known: {', '.join(SHAPES)}"
+    shapes = (*SHAPES, REPLAY)
+    if load.shape not in shapes:
+        yield f"load.shape = {load.shape!r}: no such shape{did_you_mean(load.shape, shapes)}; known: {', '.join(shapes)}"
+    yield from _replay_problems(scenario)
     if load.driver == "locust" and not scenario.bus.redis_url:
         yield "bus.redis_url = false: only the pods can publish then; set load.driver = 'pods'"
     reads = load.reads_per_s * (load.warm_up_s + load.run_s)
@@ -166,6 +170,24 @@ def _load_problems(scenario: Scenario) -> Iterator[str]:
         yield f"load.reads_per_s = {load.reads_per_s:g}, but no service keeps templates: {fitting}, or set it to 0"
     if load.driver == "locust" and transport == "memory":
         yield "bus.transport = 'memory': only the pods can publish then; set load.driver = 'pods'"
+
+
+def _replay_problems(scenario: Scenario) -> Iterator[str]:
+    load = scenario.load
+    if load.shape != REPLAY:
+        for key in ("capture", "speed"):
+            if getattr(load, key) != getattr(Load(), key):
+                of = f"it is of load.shape = 'replay', and this is {load.shape!r}"
+                yield f"load.{key} = {shown(getattr(load, key))}: {of}; leave it out, or set load.shape = 'replay'"
+        return
+    if load.locustfile:
+        yield "load.shape = 'replay' and load.locustfile: a capture says which calls are made, or users do: leave one of the two out"
+    if scenario.hosts.kind in ("dask", "containers"):
+        yield f"hosts.kind = {scenario.hosts.kind!r}: its pods may not have the file of load.capture; set hosts.kind = 'inline' or 'local'"
+    for name, channel in scenario.channels.items():
+        if channel.batched and load.mix.get(name, 0) > 0:
+            why = "a capture has whole events, and these would be put into batches once more"
+            yield f"channels.{quoted(name)}.batched: {why}: set it to false"
 
 
 def _cache_problems(scenario: Scenario) -> Iterator[str]:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from sim.scenario.schedule import TEMPLATE_COUNT
 
+REPLAY = "replay"  # the shape that is no shape: every call is one of a capture
 MAX_PROCESSES = 64  # of pods; each takes some 80 MB and half a second of a core to start
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -23,7 +24,12 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_per_s
         Calls a second, over all publishers; the shape changes it over time.
     shape
-        How the rate moves over the run: one of `sim.scenario.schedule.SHAPES`.
+        How the rate moves over the run: one of `sim.scenario.schedule.SHAPES`; or `replay`: the calls are those of a capture (see
+        `sim.scenario.replay`), and of the other keys here those that say when, how often and how large mean nothing.
+    capture
+        Of `replay`: the file of a capture (`buslab capture`), or its folder, beside this file.
+    speed
+        Of `replay`: how many times as fast as it was captured; `run_s` is then as long as that takes, unless it says less.
     arrivals
         Whether calls come at random times or evenly spaced.
     warm_up_s, run_s
@@ -45,6 +51,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     driver: Literal["locust", "pods"] = "locust"
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
     shape: str = "steady"
+    capture: Annotated[str, Meta(max_length=4096)] = ""
+    speed: Annotated[float, Meta(ge=0.001, le=100_000)] = 1.0
     arrivals: Literal["poisson", "uniform"] = "poisson"
     warm_up_s: Seconds = 2.0
     run_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0

@@ -7,8 +7,9 @@ with either driver, and a late generator cannot hide its lateness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -53,25 +54,34 @@ class Schedule:
         uint16, shape (calls,): number of the pod that makes the call.
     kinds
         Event types, in the order of the scenario's mix.
+    number
+        int64, shape (calls,): of a replay, which event of its channel each is; None where calls are numbered as they come.
     """
 
     offset_ns: np.ndarray
     kind: np.ndarray
     pod: np.ndarray
     kinds: tuple[str, ...]
+    number: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offset_ns)
 
+    def numbers(self) -> Sequence[int]:
+        """Return the number of each call, from which what it carries is made."""
+        return range(len(self)) if self.number is None else self.number.tolist()
+
+    def _of_rows(self, rows: np.ndarray | slice) -> Schedule:
+        number = None if self.number is None else self.number[rows]
+        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds, number)
+
     def of_pods(self, pods: list[int], *, part: int = 0, parts: int = 1) -> Schedule:
         """Return the calls of some pods; with `parts`, every parts-th of them, starting at `part`."""
-        rows = np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts]
-        return Schedule(self.offset_ns[rows], self.kind[rows], self.pod[rows], self.kinds)
+        return self._of_rows(np.flatnonzero(np.isin(self.pod, np.asarray(pods, dtype=np.uint16)))[part::parts])
 
     def since(self, offset_ns: int) -> Schedule:
         """Return the calls at that time and later."""
-        first = int(np.searchsorted(self.offset_ns, offset_ns))
-        return Schedule(self.offset_ns[first:], self.kind[first:], self.pod[first:], self.kinds)
+        return self._of_rows(slice(int(np.searchsorted(self.offset_ns, offset_ns)), None))
 
 
 @dataclass(frozen=True)
@@ -202,33 +212,44 @@ def make_schedule(
     kinds = tuple(mix)
     weights = np.array([mix[kind] for kind in kinds], dtype=np.float64)
     kind = rng.choice(len(kinds), size=len(times_s), p=weights / weights.sum()).astype(np.uint16)
-    draw = rng.random(len(times_s))
-    pod = np.zeros(len(times_s), dtype=np.uint16)
+    pod = draw_pods(kind, rng.random(len(times_s)), kinds, publishers)
+    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+
+
+def draw_pods(kind: np.ndarray, draw: np.ndarray, kinds: Sequence[str], publishers: Mapping[str, list[int]]) -> np.ndarray:
+    """Return the pod that makes each call, from a number from 0 to 1 of each; the other parameters as of `make_schedule`."""
+    pod = np.zeros(len(kind), dtype=np.uint16)
     order = np.argsort(kind, kind="stable")
     bounds = np.searchsorted(kind[order], np.arange(len(kinds) + 1))
     for number in np.unique(kind).tolist():
         rows, pods = order[bounds[number] : bounds[number + 1]], np.asarray(publishers[kinds[number]], dtype=np.uint16)
         pod[rows] = pods[(draw[rows] * len(pods)).astype(np.int64)]
-    return Schedule((times_s * 1e9).astype(np.int64), kind, pod, kinds)
+    return pod
 
 
-def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
-    """Return sorted arrival times in seconds: a unit-rate process mapped through the inverse of the cumulative rate."""
+@lru_cache(8)  # a run asks several times for the same
+def _offered(rate_per_s: float, shape: str, warm_up_s: float, run_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return times in seconds and how many calls are meant until then, on the grid of a shape."""
     points = SHAPES[shape]
-    grid_s, calls = [0.0], [0.0]
+    grid_s, calls = [np.zeros(1)], [np.zeros(1)]
     if warm_up_s > 0:
-        grid_s.append(warm_up_s)
-        calls.append(warm_up_s * rate_per_s * points[0][1])
+        grid_s.append(np.array([warm_up_s]))
+        calls.append(np.array([warm_up_s * rate_per_s * points[0][1]]))
     for (from_u, from_rate), (to_u, to_rate) in pairwise(points):
         steps = max(1, round(_GRID * (to_u - from_u)))
         if to_u == from_u:
             continue
-        for step in range(1, steps + 1):
-            done = step / steps
-            mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
-            grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
-            calls.append(calls[-1] + mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
-    total = calls[-1]
+        done = np.arange(1, steps + 1) / steps
+        mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
+        grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
+        calls.append(mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
+    return np.concatenate(grid_s), np.cumsum(np.concatenate(calls))
+
+
+def _arrival_times(*, rate_per_s: float, shape: str, arrivals: str, warm_up_s: float, run_s: float, seed: int) -> np.ndarray:
+    """Return sorted arrival times in seconds: a unit-rate process mapped through the inverse of the cumulative rate."""
+    grid_s, calls = _offered(rate_per_s, shape, warm_up_s, run_s)
+    total = float(calls[-1])
     if total > MAX_CALLS:
         raise ScenarioError(f"the load means {total:,.0f} calls, more than {MAX_CALLS:,}: lower load.rate or load.run_s")
     rng = np.random.default_rng([seed, 0])

@@ -27,10 +27,12 @@ from sim.faults.catalogue.rolling_restart import RollingRestart
 from sim.record.durations import MOST_MS, OTHER_CHANNELS, Duration, duration_of
 from sim.record.schema import HTTP_CALL
 from sim.scenario.caches import Cache, make_key
+from sim.scenario.client_settings import ClientSettings
 from sim.scenario.keys import business_keys, cache_keys
 from sim.scenario.payloads import Content, make_content
 from sim.scenario.programs import OwnProgram
-from sim.scenario.run_settings import Hosts, Kubelet, Load, StepLimits
+from sim.scenario.replay import replayed_calls, replayed_content
+from sim.scenario.run_settings import REPLAY, Hosts, Kubelet, Load, StepLimits
 from sim.scenario.schedule import TEMPLATE_COUNT, IntendedReads, Schedule, make_cache_reads, make_reads, make_schedule, no_schedule
 from sim.wire.transports import Transport, make_transport
 
@@ -68,7 +70,7 @@ def reference_contents(*, payload_bytes: int = 64, templates: int = TEMPLATE_COU
     }
 
 
-class Bus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Bus(ClientSettings, frozen=True, forbid_unknown_fields=True):
     """The behaviour of the bus.
 
     Attributes
@@ -426,6 +428,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             A payload that cannot be made.
         """
         load, one = self.load, self.channels.get(BATCH if name == HTTP_CALL else name, Channel())
+        if load.shape == REPLAY and load.mix.get(name, 0) > 0:
+            source = next((service for service, its in self.services.items() if name in its.publishes), "")
+            return replayed_content(load, name, prefix=self.bus.channel_prefix, envelope=self.new_envelope(), source=source)
         payload = load.payload_bytes if one.payload is None else one.payload
         try:
             return make_content(payload, seed=self.seed, payload_bytes=load.payload_bytes, templates=load.templates)
@@ -450,19 +455,14 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return every intended call of the run, none where a locustfile's users, or programs, decide; another offset draws another."""
         if self.load.locustfile or not any(self.load.mix.values()):
             return no_schedule()
-        pods = self.first_pods()
+        pods, load, seed = self.first_pods(), self.load, self.seed + seed_offset
         publishes = {name: set(service.called) for name, service in self.services.items()}
-        mix = {kind: weight for kind, weight in self.load.mix.items() if weight > 0}
-        return make_schedule(
-            rate_per_s=self.load.rate_per_s,
-            shape=self.load.shape,
-            arrivals=self.load.arrivals,
-            warm_up_s=self.load.warm_up_s,
-            run_s=self.load.run_s,
-            seed=self.seed + seed_offset,
-            mix=mix,
-            publishers={kind: [n for n, (_, service) in enumerate(pods) if kind in publishes[service]] for kind in mix},
-        )
+        mix = {kind: weight for kind, weight in load.mix.items() if weight > 0}
+        publishers = {kind: [n for n, (_, service) in enumerate(pods) if kind in publishes[service]] for kind in mix}
+        if load.shape == REPLAY:
+            return replayed_calls(load, prefix=self.bus.channel_prefix, seed=seed, publishers=publishers)
+        times: dict[str, Any] = {"warm_up_s": load.warm_up_s, "run_s": load.run_s, "seed": seed}
+        return make_schedule(rate_per_s=load.rate_per_s, shape=load.shape, arrivals=load.arrivals, mix=mix, publishers=publishers, **times)
 
     def reads(self) -> IntendedReads:
         """Return every intended read of configuration and of caches in warm-up and run."""

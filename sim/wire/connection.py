@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import hiredis
@@ -22,6 +23,7 @@ from sim.wire.reply_reader import BadReply, ReplyReader
 from sim.wire.resp import pack
 
 CONNECT_TIMEOUT_S = 5.0
+OPEN_WITHIN_S: ContextVar[float | None] = ContextVar("OPEN_WITHIN_S", default=None)  # in place of CONNECT_TIMEOUT_S, for one task
 READ_BYTES = 256 * 1024
 T = TypeVar("T")
 Command = Callable[..., Awaitable[Any]]  # sends the words of one command and gives its reply; raises BrokerError, also for a refusal
@@ -166,16 +168,16 @@ async def open_wire(address: Address, *, client_name: str, freezer: Freezer | No
 
 async def _open_one(address: Address, *, client_name: str, freezer: Freezer | None) -> Wire:
     loop = asyncio.get_running_loop()
-    wire = Wire(freezer)
+    wire, within_s = Wire(freezer), OPEN_WITHIN_S.get() or CONNECT_TIMEOUT_S
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)  # however the attempt ends: a broker that is silent for long must not collect connections
         context = address.ssl_context
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 await loop.create_connection(lambda: wire, address.host, address.port, ssl=context)
                 await _let_in(wire, address, client_name)
         except TimeoutError:
-            raise silent(address, CONNECT_TIMEOUT_S, secured=wire.transport is not None) from None  # which is there after the handshake
+            raise silent(address, within_s, secured=wire.transport is not None) from None  # which is there after the handshake
         except (BrokerUnreachable, OSError, RuntimeError) as error:  # uvloop raises RuntimeError on a transport that was reset
             raise await explain(address, error) from None
         undo.pop_all()
@@ -201,13 +203,14 @@ async def open_confirmed(
         Also when confirming takes too long; the connection is closed then.
     """
     wire = await open_wire(address, client_name=client_name, freezer=freezer)
+    within_s = OPEN_WITHIN_S.get() or CONNECT_TIMEOUT_S
     with contextlib.ExitStack() as undo:
         undo.callback(wire.abort)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 confirmed = await confirm(wire)
         except TimeoutError:
-            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {duration(CONNECT_TIMEOUT_S)}") from None
+            raise BrokerUnreachable(f"{address} does not confirm subscriptions within {duration(within_s)}") from None
         except Denied as error:
             raise refusal(address, f"SUBSCRIBE to {error.channel}", error.reply) from None
         except BrokerError as error:

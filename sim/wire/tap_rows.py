@@ -18,6 +18,7 @@ ENDS = {
     "server": "the server closed it",
     "server-reset": "the server reset it, or died",
     "cut": "the server closed it while its client did not keep up: what the server had sent stood unread",
+    "unknown-node": "the tap ended it: the cluster named a node that has no tap, and the client would have left the tap for it",
     "fault": "a fault of the lab reset it",
     "no-server": "the server could not be reached for it",
     "tap": "the tap ended",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sim.bus.fallback import HEARING, SPEAKING, TABLE, Fallback, Policy, State, Stimulus, diagram
+from sim.bus.fallback import ALONE, HEARING, SPEAKING, TABLE, Fallback, Policy, State, Stimulus, diagram
 
 POLICIES = st.builds(
     Policy,
@@ -102,6 +102,71 @@ class TwoConnections(RuleBasedStateMachine):
 TestTwoConnections = TwoConnections.TestCase
 
 
+class TwoClients(RuleBasedStateMachine):
+    """Two connections that know nothing of each other, as two clients of ioredis, over a broker that comes and goes."""
+
+    @initialize(queue=st.sampled_from(["none", "keep"]))
+    def start(self, queue: str) -> None:
+        self.bus = Fallback(Policy(outage_queue=queue, recovery="each-alone"), has_url=True)  # type: ignore[arg-type]
+        self.alone = {"keep": "queue", "none": "memory"}[queue]
+        self.hears = self.speaks = False
+        self.work = ["subscribe", "open-publisher"]
+
+    def tell(self, stimulus: Stimulus) -> None:
+        effects = self.bus.step(stimulus)
+        assert ("send-queue" in effects) == (stimulus == "publisher-opened"), "what waits leaves at once, whether or not the pod hears"
+        assert "drop-publisher" not in effects
+        self.work += [effect for effect in effects if effect != "send-queue"]
+
+    @precondition(lambda self: "subscribe" in self.work)
+    @rule()
+    def subscribing_works(self) -> None:
+        self.work.remove("subscribe")
+        self.hears = True
+        self.tell("subscribed")
+
+    @precondition(lambda self: "open-publisher" in self.work)
+    @rule()
+    def opening_the_publisher_works(self) -> None:
+        self.work.remove("open-publisher")
+        self.speaks = True
+        self.tell("publisher-opened")
+
+    @precondition(lambda self: self.bus.state == "connecting")
+    @rule()
+    def both_first_attempts_fail(self) -> None:
+        self.tell("connect-failed")
+
+    @precondition(lambda self: self.hears)
+    @rule()
+    def the_subscription_breaks(self) -> None:
+        self.hears = False
+        self.tell("subscription-lost")
+
+    @precondition(lambda self: self.speaks)
+    @rule()
+    def the_publisher_breaks(self) -> None:
+        self.speaks = False
+        self.tell("publisher-lost")
+
+    @invariant()
+    def the_state_says_which_connections_are_up(self) -> None:
+        assert (self.bus.state in HEARING, self.bus.state in SPEAKING) == (self.hears, self.speaks)
+        assert self.bus.connected == (self.hears and self.speaks)
+
+    @invariant()
+    def what_is_down_is_being_repaired_and_nothing_twice(self) -> None:
+        down = [effect for effect, is_up in (("subscribe", self.hears), ("open-publisher", self.speaks)) if not is_up]
+        assert sorted(self.work) == sorted(down)
+
+    @invariant()
+    def a_publish_goes_to_the_broker_exactly_when_the_pod_speaks(self) -> None:
+        assert self.bus.route() == ("broker" if self.speaks else self.alone)
+
+
+TestTwoClients = TwoClients.TestCase
+
+
 def test_without_a_url_the_pod_is_alone_for_ever() -> None:
     bus = Fallback(Policy(), has_url=False)
     for stimulus in get_args(Stimulus)[:-1]:
@@ -141,7 +206,8 @@ def test_every_state_of_the_table_has_a_line_in_its_docstring() -> None:
     import sim.bus.fallback as module
 
     states = set(get_args(State))
-    assert {state for state, _ in TABLE} | {after for after, _ in TABLE.values()} <= states
+    for table in (TABLE, ALONE):
+        assert {state for state, _ in table} | {after for after, _ in table.values()} <= states
     assert all(f"\n{state} " in (module.__doc__ or "") for state in states)
 
 

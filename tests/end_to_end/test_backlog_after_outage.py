@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from sim.results.checkers import judge
-from sim.results.opened_run import open_run
-from sim.run.steps import run_scenario
 from sim.scenario.file import load_scenario
+from tests.support.ran import ran
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop" / "redis_away.toml"
 KEEPS = ("bus.outage_queue=keep", "bus.outage_hold_s=0.5", "load.run_s=5", 'faults=[{kind="broker_down", at_s=1.5, for_s=1.5}]')
@@ -19,7 +18,7 @@ SMALL = ('load.mix={"search.asked"=1}', "load.rate_per_s=60", "services.search.r
 @pytest.mark.parametrize("on", ["model", pytest.param("embedded", marks=pytest.mark.broker)])
 def test_the_backlog_drains_when_its_pod_is_connected_and_has_held_it(on: str, tmp_path: Path) -> None:
     scenario = load_scenario(str(SHOP), settings=(*KEEPS, *SMALL, "slo.backlog_drain_s_max=4"))
-    run = open_run(run_scenario(scenario, on=on, out=tmp_path / "run"))
+    run = ran(scenario, on=on, folder=tmp_path / "run")
     verdict = judge(run, only=["batching"])
     result = verdict.checkers["batching"]
     drains = {name.partition(".")[2]: value for name, value in result.counts.items() if name.startswith("backlog_drain_s.")}

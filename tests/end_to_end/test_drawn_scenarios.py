@@ -1,6 +1,6 @@
 """Scenarios that nobody thought of: drawn by seed, with faults that overlap as they like, and those that were once judged wrongly.
 
-What must hold of each stands in `tests.support.drawn_scenarios`. A change tries a few seeds, `make deep` thousands; a seed that fails
+What must hold of each stands in `sim.experiments.explore.findings`. A change tries a few seeds, `make deep` thousands; a seed that fails
 prints its scenario, which a smaller one under ``found/`` then keeps.
 """
 
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from sim.experiments.explore.draw import KINDS, draw_scenario
+from sim.experiments.explore.findings import FORGETS, findings
 from sim.results.checkers import judge
 from sim.results.opened_run import open_run
 from sim.run.steps import run_scenario
 from sim.scenario.file import Scenario, check_tree, to_toml
-from tests.support.drawn_scenarios import AWAY, KINDS, draw_scenario, findings, try_scenario
+from tests.support.drawn_scenarios import try_scenario
 
 FOUND = sorted((Path(__file__).parent / "found").glob("*.toml"))
 A_PART = 250
@@ -92,7 +94,7 @@ def test_every_fault_that_a_ground_can_do_is_drawn_and_they_overlap(on: str) -> 
     assert {kind for some in kinds for kind in some} == {*KINDS[on], "machine_down"}
     assert {len(some) for some in kinds} == {1, 2, 3, 4}
     assert sum(overlap(scenario) for scenario in scenarios) > 50
-    assert any(set(some) & set(AWAY) for some in kinds)
+    assert any(set(some) & {*FORGETS, "broker_freeze"} for some in kinds)
 
 
 def overlap(scenario: Scenario) -> bool:
@@ -107,8 +109,8 @@ def test_a_verdict_that_its_rows_do_not_bear_out_is_found(tmp_path: Path) -> Non
     assert findings(run, verdict) == []
     for word in ("unknown", "invalid"):
         verdict.checkers["order"] = verdict.checkers["order"].__class__(word, "no data: nothing was delivered in the run phase")
-        assert findings(run, verdict) == [f"order is {word}: no data: nothing was delivered in the run phase"]
+        assert [one.text for one in findings(run, verdict)] == [f"order is {word}: no data: nothing was delivered in the run phase"]
     heard = run.deliveries
     run.__dict__["deliveries"] = heard.iloc[1:]
     verdict = judge(run)
-    assert any("do not balance" in text or "unexplained" in text for text in findings(run, verdict))
+    assert any("do not balance" in text or "unexplained" in text for text in (one.text for one in findings(run, verdict)))

@@ -10,16 +10,16 @@ import pytest
 from sim.results.checkers import judge
 from sim.results.checkers.fallback import reachability
 from sim.results.checkers.verdict import Bounds
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.opened_run import Run
 from sim.scenario.file import load_scenario
+from tests.support.ran import ran
 
 HOUR_S, EVERY_S, DOWN_S, SETTLED_S = 3_600, 300, 5, 3
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return open_run(run_scenario(load_scenario("restart_redis"), on="model", out=tmp_path_factory.mktemp("killed") / "run"))
+    return ran(load_scenario("restart_redis"), folder=tmp_path_factory.mktemp("killed") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("frozen")
     text = Path(str(load_scenario.__globals__["__file__"])).with_name("built_in").joinpath("restart_redis.toml").read_text()
     (folder / "freeze.toml").write_text(text.replace("broker_down", "broker_freeze"))
-    return open_run(run_scenario(load_scenario(str(folder / "freeze.toml")), on="model", out=folder / "run"))
+    return ran(load_scenario(str(folder / "freeze.toml")), folder=folder / "run")
 
 
 def test_a_killed_broker_is_noticed_within_a_trip_of_the_network_and_every_pod_comes_back(killed: Run) -> None:
@@ -98,7 +98,7 @@ def test_in_an_hour_of_virtual_time_every_outage_is_accounted_for_and_between_th
     begins = range(60, HOUR_S - EVERY_S // 2, EVERY_S)
     faults = ",".join(f'{{kind="broker_down",at_s={at},for_s={DOWN_S}}}' for at in begins)
     settings = (f"faults=[{faults}]", f"load.run_s={HOUR_S}", "load.rate_per_s=20", "slo={}")
-    run = open_run(run_scenario(load_scenario("broker_down", settings=settings), on="model", out=tmp_path / "run"))
+    run = ran(load_scenario("broker_down", settings=settings), folder=tmp_path / "run")
     verdict = judge(run)
     assert verdict.verdict == "valid", verdict.reasons
     counts = verdict.checkers["ledger"].counts

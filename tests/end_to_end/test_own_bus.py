@@ -8,16 +8,16 @@ import pytest
 
 from sim.results.checkers import judge
 from sim.results.lost import half_served
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.opened_run import Run
 from sim.scenario.file import load_scenario
 from sim.wire.address import Address
+from tests.support.ran import ran
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop"
 
 
 def run_shop(folder: Path, *settings: str, scenario: str = "everyday", on: str = "model") -> Run:
-    return open_run(run_scenario(load_scenario(str(SHOP / f"{scenario}.toml"), settings=settings), on=on, out=folder))
+    return ran(load_scenario(str(SHOP / f"{scenario}.toml"), settings=settings), on=on, folder=folder)
 
 
 def assert_whole(run: Run) -> None:
@@ -93,7 +93,7 @@ CHAT = SHOP.parent / "chat"
 
 
 def test_a_chat_of_two_hundred_gateways_is_in_the_books(tmp_path: Path) -> None:
-    run = open_run(run_scenario(load_scenario(str(CHAT / "everyday.toml"), settings=("load.run_s=2",)), on="model", out=tmp_path / "run"))
+    run = ran(load_scenario(str(CHAT / "everyday.toml"), settings=("load.run_s=2",)), folder=tmp_path / "run")
     assert judge(run).verdict == "valid"
     ledger = run.ledger()
     assert (ledger.query("phase == 'run'").groupby("event")["pod"].nunique() == 200).all()
@@ -102,7 +102,7 @@ def test_a_chat_of_two_hundred_gateways_is_in_the_books(tmp_path: Path) -> None:
 
 def test_a_message_that_some_gateways_missed_is_not_lost_but_told(tmp_path: Path) -> None:
     settings = ("load.run_s=5", "services.gateway.replicas=20")
-    run = open_run(run_scenario(load_scenario(str(CHAT / "redis_away.toml"), settings=settings), on="model", out=tmp_path / "run"))
+    run = ran(load_scenario(str(CHAT / "redis_away.toml"), settings=settings), folder=tmp_path / "run")
     assert run.lost().empty
     ((service, half),) = half_served(run)
     heard = run.ledger().query("phase == 'run' and fate == 'delivered'").groupby("event")["pod"].nunique()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.opened_run import Run
 from sim.scenario.file import load_scenario
+from tests.support.ran import ran
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop"
 
 
 def run_shop(folder: Path, *settings: str, on: str = "model") -> Run:
-    return open_run(run_scenario(load_scenario(str(SHOP / "redis_away.toml"), settings=settings), on=on, out=folder))
+    return ran(load_scenario(str(SHOP / "redis_away.toml"), settings=settings), on=on, folder=folder)
 
 
 def counted_anew(run: Run) -> tuple[int, int]:

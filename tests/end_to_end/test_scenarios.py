@@ -12,8 +12,7 @@ from sim.bus.services import BEHAVIOURS
 from sim.bus.services.analytics import AnalyticsService
 from sim.record.schema import HTTP_CALL
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.opened_run import Run
 from sim.scenario.file import built_in, load_scenario
 from tests.support.faults_of_pods_and_links import (
     clock_skew,
@@ -31,6 +30,7 @@ from tests.support.faults_of_pods_and_links import (
     rolling_restart,
     slow_handler,
 )
+from tests.support.ran import ran
 from tests.support.unknown import Starvation
 
 UPDATES = ("config.template.invalidated", "config.provider.invalidated")
@@ -408,7 +408,7 @@ LATE_S = 0.25  # at once: as much as theory gives a pod, a probe or a load to co
 def ends_as_theory_says(name: str, ground: str, settings: tuple[str, ...], folder: Path) -> None:
     """Run a scenario; the books must balance on any machine, what depends on time is unknown where the machine withheld too much of it."""
     starved = Starvation()
-    run = open_run(run_scenario(load_scenario(name, settings=settings), on=ground, out=folder))
+    run = ran(load_scenario(name, settings=settings), on=ground, folder=folder)
     verdict = judge(run)
     counts = verdict.checkers["ledger"].counts
     assert verdict.verdict != "invalid", verdict.reasons
@@ -452,7 +452,7 @@ def test_analytics_counts_every_item_of_both_ways(replicas: int, on: str, tmp_pa
     monkeypatch.setitem(BEHAVIOURS, "analytics", remembered)
     settings = (f"services.analytics-service.replicas={replicas}", "load.run_s=2")
     scenario = load_scenario("http_vs_bus", settings=settings)
-    run = open_run(run_scenario(scenario, on=on, out=tmp_path / "run"))
+    run = ran(scenario, on=on, folder=tmp_path / "run")
     assert judge(run).verdict == "valid"
     made = run.calls["channel"].value_counts()
     counted = [sum(pod.items.values()) for pod in pods if pod.items]  # checks of the scenario made some that heard nothing
@@ -466,7 +466,7 @@ def test_analytics_counts_every_item_of_both_ways(replicas: int, on: str, tmp_pa
 def test_a_marker_or_a_handler_slower_than_the_skew_makes_it_once(recipe: str, handler_ms: float, tmp_path: Path) -> None:
     """Whether a handler is slower than the skew is certain in virtual time only; on a busy machine the skew has no bound."""
     settings = (f"bus.once={recipe}", f"services.music-service.handler_ms={handler_ms}", "load.run_s=2")
-    run = open_run(run_scenario(load_scenario("lock_lab", settings=settings), on="model", out=tmp_path / "run"))
+    run = ran(load_scenario("lock_lab", settings=settings), folder=tmp_path / "run")
     verdict = judge(run)
     assert verdict.verdict == "valid", verdict.reasons
     once = verdict.checkers["once"].counts
@@ -477,7 +477,7 @@ def test_a_marker_or_a_handler_slower_than_the_skew_makes_it_once(recipe: str, h
 def test_copies_that_were_updated_in_an_outage_are_served_until_something_else_clears_them(tmp_path: Path) -> None:
     """Claim: every pod's cache is fresh after an invalidation. Not in the pods that did not hear it."""
     settings = ('faults=[{kind="broker_down", at_s=1.0, for_s=3.0}]', "slo.missing=1e9")
-    run = open_run(run_scenario(load_scenario("cache_invalidation", settings=settings), on="model", out=tmp_path / "run"))
+    run = ran(load_scenario("cache_invalidation", settings=settings), folder=tmp_path / "run")
     verdict = judge(run)
     assert verdict.verdict == "valid", verdict.reasons
     ledger = verdict.checkers["ledger"].counts
@@ -503,7 +503,7 @@ def test_copies_that_were_updated_in_an_outage_are_served_until_something_else_c
 def test_without_groups_every_pod_gets_each_event_and_two_analytics_pods_count_twice(transport: str, on: str, tmp_path: Path) -> None:
     """In virtual time a copy in memory takes none, and the last are heard in the nanosecond in which the pods stop: that one is real."""
     settings = (*SHORT["streams_vs_pubsub"], f"bus.transport={transport}")
-    run = open_run(run_scenario(load_scenario("streams_vs_pubsub", settings=settings), on=on, out=tmp_path / "run"))
+    run = ran(load_scenario("streams_vs_pubsub", settings=settings), on=on, folder=tmp_path / "run")
     verdict = judge(run)
     assert verdict.verdict == "valid", verdict.reasons
     counts = verdict.checkers["ledger"].counts

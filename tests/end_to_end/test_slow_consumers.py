@@ -10,10 +10,10 @@ import pytest
 from sim.results.checkers import judge
 from sim.results.consumers import PodLoad, read_loads
 from sim.results.interval import mean_interval
-from sim.results.opened_run import Run, open_run
-from sim.run.steps import run_scenario
+from sim.results.opened_run import Run
 from sim.scenario.file import load_scenario
 from sim.wire.address import Address
+from tests.support.ran import ran
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "shop" / "everyday.toml"
 BILLING = (
@@ -25,7 +25,7 @@ BATCHES = 20  # of successive events, whose means are as good as independent
 
 
 def played(folder: Path, *settings: str, on: str = "model") -> Run:
-    return open_run(run_scenario(load_scenario(str(SHOP), settings=(*BILLING, *settings)), on=on, out=folder))
+    return ran(load_scenario(str(SHOP), settings=(*BILLING, *settings)), on=on, folder=folder)
 
 
 def of_billing(run: Run) -> PodLoad:

@@ -34,6 +34,7 @@ from tests.support.faults_of_pods_and_links import (
     outcomes_unsent,
     starts,
 )
+from tests.support.ran import ran
 from tests.support.unknown import Starvation
 
 FREE = LinkPlan()
@@ -328,7 +329,7 @@ def test_a_fault_that_makes_no_sense_is_refused(changes: str, words: list[str]) 
 
 
 def on_model(folder: Path, name: str, *settings: str) -> Run:
-    run = open_run(run_scenario(load_scenario(name, settings=settings), on="model", out=folder / "run"))
+    run = ran(load_scenario(name, settings=settings), folder=folder / "run")
     assert judge(run).checkers["ledger"].counts["unexplained"] == 0
     return run
 
@@ -431,7 +432,7 @@ def test_a_wrong_clock_breaks_a_limit_on_ages_that_a_right_one_keeps(tmp_path: P
     for skew_ms in (0, 5000, -5000):
         fault = f"faults=[{{kind='clock_skew',at_s=1,for_s=1,pods=['ai-config-service'],skew_ms={skew_ms}}}]"
         limits = ("slo.from_future=0", "slo.stated_age_ms_max=4000", "load.run_s=3", fault)
-        run = open_run(run_scenario(load_scenario("clock_skew", settings=limits), on=on, out=tmp_path / str(skew_ms)))
+        run = ran(load_scenario("clock_skew", settings=limits), on=on, folder=tmp_path / str(skew_ms))
         words[skew_ms] = tuple(one.verdict for one in judge(run).slo if one.metric in ("from_future", "stated_age_ms_max"))
     with starved.excuses(1.0) if on != "model" else nullcontext():  # the least by which a limit is kept or broken
         assert words[0] == ("valid", "valid")
@@ -444,7 +445,7 @@ def test_a_clock_behind_makes_locks_that_are_over_before_they_begin(tmp_path: Pa
     """A marker that lives until a time of the pod's clock promises nothing; one that lives for so many seconds keeps its promise."""
     fault = "faults=[{kind='clock_skew',at_s=1,for_s=2,pods=['music-service-0'],skew_ms=-400000}]"
     settings = ("bus.once=keep-marker", f"bus.once_ttl_clock={clock}", "load.run_s=4", "services.music-service.handler_ms=20", fault)
-    run = open_run(run_scenario(load_scenario("lock_lab", settings=settings), on=on, out=tmp_path / "run"))
+    run = ran(load_scenario("lock_lab", settings=settings), on=on, folder=tmp_path / "run")
     once = judge(run).checkers["once"]
     assert once.verdict == verdict, once.detail
     assert (once.counts["twice_or_more"] > 20) == (verdict == "invalid")

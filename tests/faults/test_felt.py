@@ -9,10 +9,9 @@ import pytest
 
 from sim.faults.felt import RETRY_S, Felt
 from sim.machine.clock import NS_PER_S
-from sim.results.opened_run import open_run
-from sim.run.steps import run_scenario
 from sim.scenario.file import check_tree
 from tests.support.fault_pairs import FIELDS
+from tests.support.ran import ran
 
 AWAY = (2.0, 3.0)
 NOT, LATE, PART, WHOLE = "not at all", "late", "in part", "whole"
@@ -30,7 +29,7 @@ def felt(folder: Path, outer: str, kind: str, span: tuple[float, float], **field
         "load": {"driver": "pods", "rate_per_s": 50, "warm_up_s": 0.2, "run_s": 5, "mix": {events[0]: 1}},
         "services": {"music-service": {"replicas": 2, "publishes": events, "subscribes": events}},
     }
-    run = open_run(run_scenario(check_tree(tree, where="felt"), on="model", out=folder))
+    run = ran(check_tree(tree, where="felt"), folder=folder)
     row = run.faults[run.faults["fault"] == kind].iloc[-1]
     return str(row["felt"]), (int(row["felt_ns"]) - run.phases["run"][0]) / 1e9
 

@@ -16,7 +16,7 @@ from sim.grounds.catalogue import open_broker
 from sim.grounds.links import Links, ModelLinks, ProxyLinks, SharedLinks
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.wire.address import Address
-from sim.wire.connection import Wire, open_wire, pack
+from sim.wire.connection import CONNECT_TIMEOUT_S, Wire, open_wire, pack
 
 HELD = LinkPlan(held=True)
 FREE = LinkPlan()
@@ -269,6 +269,18 @@ def test_loads_of_several_faults_add_up_and_each_heals_by_itself(play: Ground) -
         await shared.unload(5)
         again, _ = await connected(links.address(0))
         await is_quick_again(again)
+
+    play(scene)
+
+
+def test_who_is_refused_is_told_so_at_once_and_does_not_wait(play: Ground) -> None:
+    async def scene(links: Links, broker: Any) -> None:
+        await links.refuse([0], True)
+        for _ in range(20):
+            began = now_ns()
+            with pytest.raises(BrokerError):
+                await open_wire(links.address(0), client_name="test")
+            assert now_ns() - began < CONNECT_TIMEOUT_S * NS_PER_S / 2, "it was not reset: the attempt waited for an answer"
 
     play(scene)
 

@@ -36,6 +36,7 @@ class Lab:
     keep_alive_s: float = 0.0
     policy: Policy = field(default_factory=Policy)
     limit: int = 3
+    rules: OutageRules | None = None  # in place of the three above
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.folder, source="test", pods=["system-service-0"])
@@ -50,7 +51,7 @@ class Lab:
                 recorder=self.recorder,
                 memo=ReadMemo(decode_read),
                 probed=lambda pod, channel, round: None,
-                outage=OutageRules(self.policy, queue_limit=self.limit, keep_alive_s=self.keep_alive_s),
+                outage=self.rules or OutageRules(self.policy, queue_limit=self.limit, keep_alive_s=self.keep_alive_s),
             ),
         )
 

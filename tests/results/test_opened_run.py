@@ -249,6 +249,7 @@ def test_a_fault_that_was_not_felt_at_all_is_not_among_those_that_were(tmp_path:
         "felt": "whole",
         "felt_ns": 3 * SECOND,
     }
+    run = open_run(plan.folder)
     run.__dict__["faults"] = run.faults.assign(felt=["not at all", "in part"])
     assert [row["fault"] for row in run.felt_faults()] == ["cut"]
 

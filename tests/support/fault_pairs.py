@@ -25,10 +25,10 @@ from sim.grounds.catalogue import open_broker
 from sim.machine.clock import NS_PER_S, now_ns
 from sim.record.schema import FELT
 from sim.results.checkers import judge
-from sim.results.opened_run import Run, open_run
+from sim.results.opened_run import Run, open_recorded, open_run
 from sim.run import steps
 from sim.run.fit import check_ground
-from sim.run.steps import run_scenario
+from sim.run.steps import run_in_memory, run_scenario
 from sim.scenario.file import Scenario, check_tree
 from sim.wire.address import join_nodes, parse_address
 
@@ -243,6 +243,10 @@ def one_broker(on: str) -> Iterator[None]:
 def play(pair: Pair, folder: Path, *, on: str) -> tuple[Run, Watched]:
     """Run a pair and return its opened run, with what was seen from inside."""
     scenario = scenario_of(pair)
+    if on == "model" and not pair.interrupted:
+        watched = Watched(None)
+        with watching(watched):
+            return open_recorded(run_in_memory(scenario)), watched
     watched = Watched(sorted(fault.at_s for fault in scenario.faults)[1] + 0.1 if pair.interrupted else None)
     with watching(watched), pytest.raises(Interrupted) if pair.interrupted else contextlib.nullcontext():
         run_scenario(scenario, on=on, out=folder)

@@ -13,11 +13,13 @@ from sim.cli.commands.audit import audit
 from sim.cli.commands.bench import bench
 from sim.cli.commands.calibrate import calibrate
 from sim.cli.commands.capacity import capacity
+from sim.cli.commands.capture import capture
 from sim.cli.commands.check import check
 from sim.cli.commands.check_scenario import check_scenario
 from sim.cli.commands.claims import claims
 from sim.cli.commands.compare import compare
 from sim.cli.commands.cut import cut
+from sim.cli.commands.explore import explore
 from sim.cli.commands.export import export
 from sim.cli.commands.fidelity import fidelity
 from sim.cli.commands.grounds import grounds
@@ -35,6 +37,7 @@ from sim.cli.commands.run import run
 from sim.cli.commands.schema import schema
 from sim.cli.commands.story import story
 from sim.cli.commands.sweep import sweep
+from sim.cli.commands.tap import tap
 
 COMMANDS: dict[str, click.Command] = {
     "new": new,
@@ -48,9 +51,11 @@ COMMANDS: dict[str, click.Command] = {
     "lost": lost,
     "list": list_,
     "matrix": matrix,
+    "explore": explore,
     "bench": bench,
     "calibrate": calibrate,
     "capacity": capacity,
+    "capture": capture,
     "cut": cut,
     "fidelity": fidelity,
     "grounds": grounds,
@@ -59,6 +64,7 @@ COMMANDS: dict[str, click.Command] = {
     "audit": audit,
     "notebooks": notebooks,
     "pod": pod,
+    "tap": tap,
     "schema": schema,
     "import": import_,
     "export": export,

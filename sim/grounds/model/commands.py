@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from sim.bus.once import DELETE_IF_MINE
 from sim.faults.server_commands import SPIN
+from sim.grounds.model.costs import Costs
 from sim.grounds.model.server import Client, Command, ModelRedis
 from sim.machine.clock import NS_PER_MS, NS_PER_S, wall_offset_ns
 from sim.wire.resp import NIL, Error, Reply, encode
 
 VERSION = "model"
+MAX_LISTINGS = 8  # kept answers to CLIENT LIST, each with other filters
 # What CLIENT PAUSE with WRITE holds back: commands that change keys, and PUBLISH, since a replica would be told of it.
 WRITES = frozenset(("DEL", "EVAL", "FLUSHALL", "PUBLISH", "SET", "XACK", "XADD", "XAUTOCLAIM", "XGROUP", "XREADGROUP"))
 
@@ -43,6 +46,7 @@ def _subscribe(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     for channel in words[1:]:
         client.channels[channel] = None
         server.subscribers.setdefault(channel, {})[client] = None
+        server.roster_changed()
         server.reply(client, encode([b"subscribe", channel, len(client.channels)]))
     return None
 
@@ -54,6 +58,7 @@ def _unsubscribe(server: ModelRedis, client: Client, words: list[bytes]) -> Repl
     for channel in listed:
         client.channels.pop(channel, None)
         server.subscribers.get(channel, {}).pop(client, None)
+        server.roster_changed()
         server.reply(client, encode([b"unsubscribe", channel, len(client.channels)]))
     return None
 
@@ -72,11 +77,12 @@ def _client(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     what = words[1].upper()
     if what == b"SETNAME":
         client.name = words[2].decode()
+        server.roster_changed()
         return "OK"
     if what == b"ID":
         return client.id
     if what == b"LIST":
-        return "".join(_client_line(one) for one in _chosen(server, words[2:])).encode()
+        return _listing(server, words[2:])
     if what == b"KILL":
         killed = [one for one in _chosen(server, words[2:]) if one is not client]
         for one in killed:
@@ -104,20 +110,35 @@ def _chosen(server: ModelRedis, filters: list[bytes]) -> list[Client]:
     return chosen
 
 
-def _client_line(client: Client) -> str:
-    omem = client.buffered_bytes
-    return f"id={client.id} addr=127.0.0.1:{50_000 + client.id} name={client.name} sub={len(client.channels)} oll=0 omem={omem} cmd=NULL\n"
+def _listing(server: ModelRedis, filters: list[bytes]) -> bytes:
+    """Return the lines of CLIENT LIST. A run asks for them again and again, and of thousands of clients hardly one has changed."""
+    lines = server.listings.get(tuple(filters))
+    if lines is None:
+        lines = {one: _client_line(one, 0) for one in _chosen(server, filters)}
+        if len(server.listings) < MAX_LISTINGS:
+            server.listings[tuple(filters)] = lines
+    waiting = {one: _client_line(one, one.buffered_bytes) for one in server.waiting() if one in lines}
+    return b"".join((lines | waiting if waiting else lines).values())
+
+
+def _client_line(client: Client, omem: int) -> bytes:
+    channels = len(client.channels)
+    return f"id={client.id} addr=127.0.0.1:{50_000 + client.id} name={client.name} sub={channels} oll=0 omem={omem} cmd=NULL\n".encode()
+
+
+@lru_cache(maxsize=8)
+def _said(costs: Costs) -> str:
+    return "; ".join(f"{name}={cost:.6g}" for name, cost in asdict(costs).items())
 
 
 def _info(server: ModelRedis, client: Client, words: list[bytes]) -> Reply:
     stats = server.stats
-    pubsub_clients = len(set().union(*server.subscribers.values()))
     fields = {
         "redis_version": VERSION,
-        "model_costs": "; ".join(f"{name}={cost:.6g}" for name, cost in asdict(server.costs).items()),
+        "model_costs": _said(server.costs),
         "process_id": 0,
         "connected_clients": len(server.clients),
-        "pubsub_clients": pubsub_clients,
+        "pubsub_clients": server.hearing,
         "used_cpu_user": f"{server.busy_ns / NS_PER_S:.6f}",
         "used_cpu_sys": "0.000000",
         "total_commands_processed": stats["commands"],

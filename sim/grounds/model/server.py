@@ -136,6 +136,7 @@ class ModelRedis:
         self._full: dict[Client, None] = {}  # clients that did not take all that was written to them, some of them since
         self._life = object()  # of the process: a turn that was planned before the process died does nothing
         self._joined: tuple[list[bytes], bytes] = ([], b"")
+        self.roster_changed()
 
     # -- the process -------------------------------------------------------------------------------------------
 
@@ -180,6 +181,18 @@ class ModelRedis:
 
     # -- clients -----------------------------------------------------------------------------------------------
 
+    def roster_changed(self) -> None:
+        """Forget what was said of the clients: one came, left, took a name, or hears other channels."""
+        self.listings: dict[tuple[bytes, ...], dict[Client, bytes]] = {}  # the filters of CLIENT LIST -> its lines while nothing waits
+        self._hearing: int | None = None
+
+    @property
+    def hearing(self) -> int:
+        """How many clients hear a channel."""
+        if self._hearing is None:
+            self._hearing = len(set().union(*self.subscribers.values()))
+        return self._hearing
+
     def accepted(self, client: Client) -> None:
         """Take a connection in."""
         self.stats["accepted"] += 1
@@ -191,10 +204,12 @@ class ModelRedis:
             client.peer.close()
             return
         self.clients[client.id] = client
+        self.roster_changed()
 
     def left(self, client: Client) -> None:
         """Forget a connection."""
         client.gone = True
+        self.roster_changed()
         self.clients.pop(client.id, None)
         for channel in client.channels:
             heard_by = self.subscribers.get(channel)
@@ -251,11 +266,15 @@ class ModelRedis:
     def _postpones(self, words: list[bytes]) -> bool:
         return self._paused_commands is None or words[0].upper().decode("latin-1") in self._paused_commands
 
+    def waiting(self) -> dict[Client, None]:
+        """Return the clients that may have output waiting, without a look at each of thousands; all others have none."""
+        self._full = {client: None for client in self._full if client.peer.waiting_bytes}
+        return self._to_write | self._full
+
     @property
     def buffered_bytes(self) -> int:
-        """Bytes that wait in output buffers, without a look at each of thousands of clients."""
-        self._full = {client: None for client in self._full if client.peer.waiting_bytes}
-        return sum(client.buffered_bytes for client in self._to_write | self._full)
+        """Bytes that wait in output buffers."""
+        return sum(client.buffered_bytes for client in self.waiting())
 
     # -- one turn of the event loop ----------------------------------------------------------------------------
 

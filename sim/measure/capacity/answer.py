@@ -16,6 +16,7 @@ from sim.measure.capacity.frames import BITS, on_link
 from sim.measure.capacity.plan import NO_BATCH, Option, Plan, headroom, make_plan
 from sim.measure.capacity.report import Capacity, conclusion
 from sim.measure.capacity.workload import Workload
+from sim.scenario.client_settings import keeps_events
 from sim.scenario.settings import Scenario
 
 
@@ -150,7 +151,7 @@ def plan_bus(
         link_mbit_per_s=link_mbit_per_s,
     )
     services = {name: msgspec.to_builtins(service) for name, service in scenario.services.items()}
-    limit, kept = measured.lag_ms_p99, scenario.bus.outage_queue == "keep"
+    limit, kept = measured.lag_ms_p99, keeps_events(scenario.bus)
     consumers = plan_consumers(services, workload, calls_per_s=target_calls_per_s, lag_ms_p99=limit)
     return BusPlan(plan, consumers, answer(plan, workload, consumers, link_mbit_per_s=link_mbit_per_s), limit, kept)
 

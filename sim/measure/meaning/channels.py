@@ -26,6 +26,8 @@ from sim.errors import NotEncodable
 from sim.measure.capacity.batches import items_of_batch
 from sim.measure.capacity.frames import Sent, on_link
 from sim.record.schema import HTTP_CALL
+from sim.scenario.replay import replayed_shares
+from sim.scenario.run_settings import REPLAY
 from sim.scenario.schedule import share_of_peak
 from sim.scenario.settings import Scenario
 
@@ -138,7 +140,7 @@ def _load_of(
             return calls_per_s
         return calls_per_s / items_of_batch(calls_per_s / publishers, size=rule.size, interval_s=rule.interval_ms / 1000, share=drawn)
 
-    peak, shares = load.rate_per_s * share, _shares(load.shape)
+    peak, shares = load.rate_per_s * share, shares_of_peak(scenario)
     calls_per_s = peak * sum(shares) / len(shares)
     events_per_s = sum(events(peak * one) for one in shares) / len(shares)
     copies, items = copies_of_event(scenario, published_by, heard_by), calls_per_s / events_per_s
@@ -168,8 +170,11 @@ def _load_of(
     )
 
 
-def _shares(shape: str) -> list[float]:
+def shares_of_peak(scenario: Scenario) -> list[float]:
     """Return the share of the peak rate in each of some equal parts of a run."""
+    shape = scenario.load.shape
+    if shape == REPLAY:
+        return replayed_shares(scenario.load, scenario.bus.channel_prefix)
     return [1.0] if shape == "steady" else [share_of_peak(shape, (at + 0.5) / SLICES) for at in range(SLICES)]
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from sim.faults.catalogue.machine_down import MachineDown
 from sim.machine.words import count, duration
-from sim.measure.meaning.channels import ChannelLoad, channel_loads, has_broker, link_bytes
+from sim.measure.meaning.channels import ChannelLoad, channel_loads, has_broker, link_bytes, shares_of_peak
 from sim.measure.meaning.machine import ResourceNeed, carried_here
 from sim.record.schema import HTTP_CALL
 from sim.scenario.notes import notes_of
 from sim.scenario.problems import quoted
+from sim.scenario.run_settings import REPLAY
 from sim.scenario.schedule import SHAPES
 from sim.scenario.settings import Scenario
 
@@ -163,7 +164,7 @@ def check_scenario(scenario: Scenario, *, measured: Path | None = None) -> Meani
             scenario.content(name)
     loads = channel_loads(scenario)
     machine, not_measured = carried_here(scenario, loads, measured=measured)
-    mean = load.rate_per_s * _mean_share(load.shape)
+    mean = load.rate_per_s * _mean_share(scenario)
     mix = {name: weight for name, weight in load.mix.items() if weight > 0}
     return Meaning(
         format=FORMAT,
@@ -214,9 +215,12 @@ def _called_pods(scenario: Scenario) -> int:
     return sum(service.replicas for service in scenario.services.values() if called & set(service.publishes))
 
 
-def _mean_share(shape: str) -> float:
+def _mean_share(scenario: Scenario) -> float:
     """Return the mean of a shape over the run, as a share of its peak."""
-    points = SHAPES[shape]
+    if scenario.load.shape == REPLAY:
+        shares = shares_of_peak(scenario)
+        return sum(shares) / len(shares)
+    points = SHAPES[scenario.load.shape]
     return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
 
 

@@ -93,7 +93,7 @@ class InlineHost:
     ) -> None:
         pods = scenario.pods()
         self.name = "inline" if share is None else share.name
-        names = [name for name, _ in pods]
+        names, first_pods = [name for name, _ in pods], len(scenario.first_pods())
         self.recorder = Recorder(folder, source=self.name, pods=names, tamper=tamper) if share is None else share.recorder
         self.lost: list[LostProcess] = []  # none: who holds these pods is the run itself, or is judged by it
         self._share, self._envelope = share, scenario.new_envelope()
@@ -131,7 +131,7 @@ class InlineHost:
                 serves=scenario.kubelet.enabled or (analytics and posted),
                 ports=self._analytics_ports if share is None else share.ports,
                 fleet=self.replicas,
-                deployed=share is not None or number < len(scenario.first_pods()),
+                deployed=share is not None or number < first_pods,
                 hand_over=self._hand_over,
             )
             if replica.wanted.is_set():

@@ -80,9 +80,10 @@ class LocalHost:
         self._start_one, self._many = start, scenario.hosts.processes if processes is None else processes
         self.recorder = Recorder(folder, source=self.name, pods=[name for name, _ in pods])
         self.replicas: dict[str, LocalReplica] = {}
+        first_pods = len(scenario.first_pods())
         for number, (name, service) in enumerate(pods):
             channels = ",".join(scenario.services[service].subscribes)
-            deployed = number < len(scenario.first_pods())
+            deployed = number < first_pods
             self.replicas[name] = LocalReplica(self, name, number=number, service=service, channels=channels, deployed=deployed)
         self.closing = False
         self._pods = list(self.replicas.values())

@@ -8,7 +8,6 @@ journal, and its pods write down what they are about to do (`sim.pods.pod_journa
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from sim.errors import BrokerRefused, BuslabError
 from sim.machine.clock import new_event_loop
+from sim.machine.garbage import freeze_the_living
 from sim.machine.line import AsyncLine, Line, inherited_line
 from sim.pods.clocks import MirrorClock, answering
 from sim.pods.hosts.inline import HostedPods, InlineHost
@@ -162,8 +162,7 @@ class Hosted:
     async def _start(self, hold: Hold) -> None:
         for told in hold.told:
             await self._tell(told)
-        gc.collect()
-        gc.freeze()  # as the run does: what is alive now stays
+        freeze_the_living()
         try:
             await self._host.start(timeout_s=hold.timeout_s, patient=hold.patient)
         except BuslabError as error:

@@ -36,6 +36,7 @@ from sim.machine.words import amount, count, duration, times
 from sim.record.reader import FOREVER_NS, Array, categorical, codes_in, codes_of
 from sim.record.schema import event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, greatest, united
+from sim.results.client import keeps_events
 from sim.results.copies import CAUSE, FATE, OUTCOME
 from sim.results.handling import handling_of
 from sim.results.heard import PATHS
@@ -301,7 +302,7 @@ def _ready_spans(run: Run) -> dict[str, Array]:
 
 def _memory_words(run: Run) -> tuple[str, ...]:
     bus = run.scenario.get("bus", {})
-    falls_back = bus.get("fallback", "on-failure") == "on-failure" and bus.get("outage_queue", "none") == "none"
+    falls_back = bus.get("fallback", "on-failure") == "on-failure" and not keeps_events(bus)
     return ("memory-only", "connecting", "mute", "outage") if falls_back else ("memory-only",)
 
 

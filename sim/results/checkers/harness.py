@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim.machine.words import amount, count, duration
-from sim.record.reader import FOREVER_NS, Array
+from sim.record.reader import FOREVER_NS, Array, codes_in, codes_of
 from sim.record.schema import ALIVE_STATES, HTTP_CALL, NOT_COMPARED_NS
 from sim.results.checkers.verdict import Result
+from sim.results.client import keeps_events
 from sim.results.excuses import notable
 from sim.results.opened_run import Run
 from sim.results.pod_histories import PodHistory
@@ -98,11 +99,14 @@ def _audit_subscriptions(run: Run, audit: _Audit) -> None:
     """
     broker = run.broker
     end = run.phases.get("run", (0, FOREVER_NS))[1]
-    counted = broker[broker["metric"].isin(["numsub", "probe_receivers"]) & (broker["at_ns"] <= end)]
+    at_ns, values = broker["at_ns"].to_numpy(), broker["value"].to_numpy()
+    kinds = codes_in(broker["metric"], {"numsub": 0, "probe_receivers": 0, "numsub_foreign": 1})
+    subject, subjects = codes_of(broker["subject"])
+    counted = np.flatnonzero((kinds == 0) & (at_ns <= end))
     samples: dict[str, list[tuple[int, float]]] = {}
-    for row in counted.sort_values("at_ns", kind="stable").to_dict("records"):
-        samples.setdefault(str(row["subject"]), []).append((int(row["at_ns"]), float(row["value"])))
-    before = {row["subject"]: row["value"] for row in broker[broker["metric"] == "numsub_foreign"].to_dict("records")}
+    for row in counted[np.argsort(at_ns[counted], kind="stable")].tolist():
+        samples.setdefault(subjects[subject[row]], []).append((int(at_ns[row]), float(values[row])))
+    before = {subjects[subject[row]]: float(values[row]) for row in np.flatnonzero(kinds == 1).tolist()}
     channels = sorted({channel for history in run.pod_histories for channel in history.channels})
     unproven = [channel for channel in channels if channel not in samples]
     wrong = [text for channel in channels if (text := _differ(run, channel, samples.get(channel, []), before.get(channel, 0.0)))]
@@ -270,7 +274,7 @@ def _audit_lag_share(run: Run, audit: _Audit) -> None:
 
 def _who_was_late(run: Run) -> str:
     """Return who may have kept events before they were sent: a pod may keep them itself, or stand still."""
-    kept = run.scenario.get("bus", {}).get("outage_queue") == "keep"
+    kept = keeps_events(run.scenario.get("bus", {}))
     still = any(history.freezes for history in run.pod_histories)
     if not (kept or still):
         return "the generator was late"

@@ -4,7 +4,8 @@
   meant and answered `MARGIN_NS` before that: what was still on its way then may have met the fault. A fault at the very beginning
   leaves the probes before the load as the proof.
 - **recovered**: after the load, a probe on every channel was heard by every pod that runs; run.json says so. A pod that its bus's policy
-  leaves alone (`bus.reattach` other than `automatic`) is a finding, not a lab that is broken.
+  leaves alone (`bus.reattach` other than `automatic`; or one that never heard since its start, where the client rejects a first SUBSCRIBE
+  after some retries) is a finding, not a lab that is broken.
 - **steady again after**: from the last fault's end until every pod believed what it did before, and the last copy was lost.
 
 - **felt late, in part or not at all**: a fault that met a broker which another one had taken away. A sentence for each, with its times.
@@ -23,6 +24,7 @@ from sim.machine.words import agreeing, count, duration
 from sim.record.reader import Array
 from sim.record.schema import ALIVE_STATES, event_id
 from sim.results.checkers.verdict import MAX_WITNESSES, Bounds, Result, between
+from sim.results.client import gives_up_a_first_subscribe
 from sim.results.copies import CAUSE, FATE
 from sim.results.opened_run import Run
 from sim.results.outages import Belief, load_end, read_beliefs, read_outages, told_felt, without_outage
@@ -54,15 +56,14 @@ def check(run: Run) -> Result:
         return Result("unknown", text, counts=counts, witnesses=witnesses, metrics=nothing, warnings=told)
     away = sorted(pod for pod, one in beliefs.items() if not _is_back(one, begin_ns, load_end(run)))
     counts["away_after"] = len(away)
-    policy = str(run.scenario.get("bus", {}).get("reattach", "automatic"))
     recovered = run.info.recovered
     if recovered is None:
         return Result("unknown", "the run ended before it was seen whether the lab recovers", counts=counts, metrics=nothing, warnings=told)
     if not recovered:
         who = count(len(away), "pod is", "pods are") + " away" + (f", {away[0]} first" if away else "")
         text = f"the lab did not recover after the last fault: {who}"
-        if policy != "automatic" and away:  # with nobody away it is not the policy
-            return Result("valid", f"{text}, as bus.reattach = {policy!r} lets them be", counts=counts, metrics=nothing, warnings=told)
+        if why := _may_stay_away(run, [beliefs[pod] for pod in away]):
+            return Result("valid", f"{text}, as {why} lets them be", counts=counts, metrics=nothing, warnings=told)
         return Result("invalid", text, counts=counts, metrics=nothing, warnings=told)
     alone_ns = _alone(run)
     back_ns = max([end_ns, *(_back_ns(one, begin_ns) for one in beliefs.values()), int(alone_ns.max(initial=0))])
@@ -74,6 +75,23 @@ def check(run: Run) -> Result:
     text += f"; {_otherwise(run, told)}" if told else ""
     steady_s = between((sure_ns - end_ns) / 1e9, (again_ns - end_ns) / 1e9, "whether what was not heard had been published")
     return Result("valid", text, counts=counts, metrics={"steady_s_max": steady_s}, warnings=told)
+
+
+def _may_stay_away(run: Run, away: list[Belief]) -> str:
+    """Return which setting lets these pods stay away, empty where none does; with nobody away it is not the policy."""
+    bus = run.scenario.get("bus", {})
+    policy = str(bus.get("reattach", "automatic"))
+    if policy != "automatic" and away:
+        return f"bus.reattach = {policy!r}"
+    if away and gives_up_a_first_subscribe(bus) and not any(_has_heard(one) for one in away):
+        return "bus.ioredis.maxRetriesPerRequest"
+    return ""
+
+
+def _has_heard(belief: Belief) -> bool:
+    """Return whether a pod was subscribed since it last started."""
+    began = max((row for row, state in enumerate(belief.state) if state == "starting"), default=0)
+    return "subscribed" in belief.state[began:]
 
 
 def _otherwise(run: Run, told: list[str]) -> str:

@@ -13,9 +13,9 @@ import pytest
 
 from sim.errors import BuslabError, Interrupted
 from sim.grounds.model.costs import FILE_FORMAT, CostInterval, Costs, CostsFile, write_costs
+from sim.machine import garbage
 from sim.record.schema import TABLES
 from sim.results.opened_run import open_run
-from sim.run import steps
 from sim.run.sampler import SAMPLES
 from sim.run.steps import Status, run_scenario
 from sim.scenario.file import built_in, load_scenario
@@ -127,7 +127,7 @@ def test_a_costs_file_sets_the_speed_of_the_model(tmp_path: Path) -> None:
 
 def test_what_a_run_has_left_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run freezes what is alive, so that no collection walks it; the runs after it must let go of that."""
-    monkeypatch.setattr(steps, "FROZEN_MAX", 0)
+    monkeypatch.setattr(garbage, "GROWN", 0.0)
     frozen = []
     for number in range(6):
         run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / str(number))

@@ -86,3 +86,31 @@ def test_a_scenario_that_says_nothing_of_its_bus_is_of_one_that_delivers_once(tm
     run = open_run(plan.write())
     del run.scenario["bus"]
     assert check(run).verdict == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("bus", "lost_ns", "verdict"),
+    [
+        ({"client": "ioredis"}, 200, "valid"),  # while it waited for its answer
+        ({"client": "ioredis"}, 900, "invalid"),  # later: it had its answer, and nobody sent it again
+        ({"client": "ioredis", "ioredis.autoResendUnfulfilledCommands": False}, 200, "invalid"),
+        ({"client": "reference"}, 200, "invalid"),
+        ({}, 200, "invalid"),
+    ],
+)
+def test_a_client_that_sends_again_after_a_lost_connection_promises_once_at_least(
+    tmp_path: Path, bus: dict[str, object], lost_ns: int, verdict: str
+) -> None:
+    plan = RunFolder(tmp_path / "run", bus=bus).pod("web-0").pod("pub-0", service="pub", channels="")
+    began_ns = 11 * SECOND
+    event = plan.event(began_ns, publisher="pub-0", acked_ns=began_ns + 500 * MS)
+    plan.hear(event, "web-0")
+    plan.state("pub-0", 2 * SECOND, "subscribed", "connected")
+    plan.state("pub-0", began_ns + lost_ns * MS, "subscribed", "mute")
+    plan.state("pub-0", began_ns + (lost_ns + 50) * MS, "subscribed", "connected")
+    plan.repeat(event, "web-0")
+    result = check(open_run(plan.write()))
+    assert (result.counts["redelivered"], result.verdict) == (1, verdict)
+    assert result.metrics["duplicates"] == 1, "a limit counts it all the same"
+    if bus == {"client": "ioredis"}:
+        assert result.counts["sent_again"] == int(verdict == "valid")

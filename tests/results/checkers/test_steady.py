@@ -83,6 +83,23 @@ def test_a_lab_that_did_not_recover_says_so_unless_its_policy_lets_pods_be(plan:
     assert result.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("retries", "hears", "word"), [(20, False, "valid"), (0, False, "valid"), (-1, False, "invalid"), (20, True, "invalid")]
+)
+def test_a_pod_whose_first_subscribe_was_rejected_is_let_be_and_one_that_heard_before_is_not(
+    plan: RunFolder, retries: int, hears: bool, word: str
+) -> None:
+    plan.bus = {"client": "ioredis", "ioredis.maxRetriesPerRequest": retries}
+    plan.state("web-1", BEGIN + MS, "aborted", "stopped")
+    plan.state("web-1", BEGIN + 2 * MS, "starting", "connecting")
+    if hears:
+        plan.state("web-1", BEGIN + 3 * MS, "subscribed", "connected")
+    plan.state("web-1", BEGIN + 4 * MS, "disconnected", "deaf")
+    result = check(judged(plan, recovered=False))
+    why = ", as bus.ioredis.maxRetriesPerRequest lets them be" if word == "valid" else ""
+    assert (result.verdict, result.detail) == (word, f"the lab did not recover after the last fault: 1 pod is away, web-1 first{why}")
+
+
 def test_with_nobody_away_it_is_not_the_policy_that_keeps_the_lab_from_recovering(plan: RunFolder) -> None:
     result = check(judged(plan, reattach="restart", recovered=False))
     assert result.verdict == "invalid"
