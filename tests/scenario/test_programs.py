@@ -9,6 +9,7 @@ import pytest
 from sim.errors import ScenarioError, UsageError
 from sim.run.fit import check_hosts, fit_time
 from sim.scenario.file import load_scenario
+from sim.scenario.manifests.write import manifests
 from sim.scenario.notes import notes_of
 from sim.scenario.programs import id_pointer, no_program, ready_address
 from sim.scenario.settings import EnvelopeForm
@@ -157,3 +158,8 @@ def test_where_readiness_and_ids_are_found() -> None:
     kinds = {"aiponge": "/eventId", "cloudevents": "/id", "plain": "/id", "raw": ""}
     assert {kind: id_pointer(EnvelopeForm(kind=kind)) for kind in kinds} == kinds  # type: ignore[arg-type]
     assert id_pointer(EnvelopeForm(kind="plain", id="/meta/id")) == "/meta/id"
+
+
+def test_no_manifests_are_made_of_a_program(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"services\.stock is a program of yours, whose manifests are yours to write"):
+        manifests(write(tmp_path))
