@@ -236,7 +236,6 @@ class ProgramReplica:
         values = {name.lower(): value for name, value in pod.variables.items()} | {"pod": pod.name, "python": sys.executable}
         argv = [filled(word, values) for word in settings.command]
         env = {**os.environ, **{name: filled(value, values) for name, value in settings.env.items()}, **pod.variables}
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
         log = self._log = BoundedLog(pod.logs / f"{pod.name}.{self._number}.log")
         reports = ReportReader(lambda event, at_ns: self._events.handled(pod.number, event, at_ns))
 
