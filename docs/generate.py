@@ -54,6 +54,7 @@ FILES = {
     "scenario.toml": "what ran, with every default",
     "environment.json": "versions, git commit, machine, what the broker is",
     "run.json": "phases, load, notes, how it ended, a checksum of each other file",
+    "programs/": "what programs of yours printed, a file for each start of each",
     "verdict.json": "the verdict: checkers, counts, witnesses, limits",
     "junit.xml": "the same for CI",
     "report.html": "the same for people: the answer, every copy in one picture, and all the rest",

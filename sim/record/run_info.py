@@ -103,8 +103,9 @@ class ProgramLife(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
         The file of its output in the run folder, and how many bytes of it were left out there.
     heard, handled, published
         Copies that its tap gave to it, those that it handled (as it reported), and events that it sent.
-    unhandled
-        Copies that it had been given and had not reported when it ended; None where it does not report.
+    unhandled, on_the_way
+        Copies that it had been given and had not reported when it ended, and those of the last moment before it was told to stop, or after
+        that; None where it does not report.
     unknown_reports
         Reports of events that were never given to it.
     outside
@@ -129,6 +130,7 @@ class ProgramLife(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     handled: Count = 0
     published: Count = 0
     unhandled: Count | None = None
+    on_the_way: Count = 0
     unknown_reports: Count = 0
     outside: Count = 0
     unread: Count = 0

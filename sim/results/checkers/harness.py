@@ -157,7 +157,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.load
     rows = publishes.drop_duplicates("event")
-    rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]  # they decide by themselves what they send
+    if program_services(run):  # they decide by themselves what they send
+        rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
