@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.record.reader import FOREVER_NS, Array
+from sim.record.reader import FOREVER_NS, Array, codes_of
 from sim.results.opened_run import Run
 
 UNHEARD_CAUSES = ("deaf", "cut", "cut-link")  # causes of copies that the broker or the network had, and the pod did not hear
@@ -59,11 +59,15 @@ class Outage(NamedTuple):
 def read_beliefs(run: Run) -> dict[str, Belief]:
     """Return what each pod of the pods table believed, in the order of time."""
     rows = run.pods.sort_values("at_ns", kind="stable")
-    beliefs = {}
-    for pod, mine in rows.groupby("pod", sort=False):
-        words = (tuple(str(word) for word in mine[column]) for column in ("bus", "state"))
-        beliefs[str(pod)] = Belief(mine["at_ns"].to_numpy(), *words)
-    return beliefs
+    pod, pods = codes_of(rows["pod"])
+    order = np.argsort(pod, kind="stable")
+    at_ns, (bus, state) = (
+        rows["at_ns"].to_numpy()[order],
+        (rows[column].astype(str).to_numpy()[order].tolist() for column in ("bus", "state")),
+    )
+    begins = np.flatnonzero(np.diff(pod[order].astype(np.int64), prepend=-1)).tolist()
+    spans = sorted(zip(begins, [*begins[1:], len(order)], strict=True), key=lambda span: int(order[span[0]])) if begins else []
+    return {str(pods[pod[order[begin]]]): Belief(at_ns[begin:end], tuple(bus[begin:end]), tuple(state[begin:end])) for begin, end in spans}
 
 
 def read_outages(run: Run) -> list[Outage]:
