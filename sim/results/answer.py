@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.machine.words import amount, count, duration, listed, measured
+from sim.machine.words import amount, count, duration, listed
 from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS, Array
-from sim.results.checkers.verdict import Bounds, Verdict, least_of, told
+from sim.results.checkers.verdict import Bounds, Verdict, bound, least_of, told
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 from sim.results.over_time import is_lost
@@ -29,7 +29,7 @@ FEW, ONE_TENTH = 0.001, 0.1  # shares that are told in words, and with a digit b
 
 
 class ServiceLoss(NamedTuple):
-    """What one service should have heard in the run phase, and did not; events, but for `copies_lost`, of `copies`."""
+    """How many events one service should have heard in the run phase, and what of them it did not, and why."""
 
     service: str
     events: int
@@ -37,8 +37,6 @@ class ServiceLoss(NamedTuple):
     in_doubt: int
     not_handled: int
     by_some: int
-    copies: int
-    copies_lost: int
     why: str
 
     @property
@@ -91,31 +89,13 @@ def _services(run: Run, lost_rows: list[tuple[str, str, str, int, int]]) -> list
     for of in run.tally.scopes():
         if of.scope != "service":
             continue
-        served, fates = run.tally.served(of), run.tally.fates(of)
+        served = run.tally.served(of)
         mine = [(how, cause, many) for service, how, cause, many, _ in lost_rows if service == of.subject]
         not_handled = sum(many for how, _, many in mine if how in ("failed", "skipped"))
         why = ", ".join(f"{cause or how} {many:,}" for how, cause, many in sorted(mine, key=lambda row: -row[2]))
         lost = served["unserved"] - served["in_doubt"]
-        copies = fates["delivered"] + fates["missing"] + fates["unknown"]
-        peers = _left_to_peers(run, of.subject) if run.one_per_service else 0
-        found.append(
-            ServiceLoss(
-                of.subject, served["pairs"], lost, served["in_doubt"], not_handled, served["half_served"],
-                copies - peers, fates["missing"] - peers, why,
-            )
-        )  # fmt: skip
+        found.append(ServiceLoss(of.subject, served["pairs"], lost, served["in_doubt"], not_handled, served["half_served"], why))
     return sorted((one for one in found if one.events), key=lambda one: (-one.share, -one.lost, -one.by_some, one.service))
-
-
-def _left_to_peers(run: Run, service: str) -> int:
-    """Return how many missing copies of a service in the run phase another pod of it took."""
-    code = run.services.index(service)
-
-    def of_piece(piece: Piece) -> int:
-        mine = piece.in_run & (run.service_of_pod[piece.pod] == code) & (piece.fate == FATE["missing"])
-        return int((mine & ~is_lost(piece)).sum())
-
-    return sum(run.pieces.each(of_piece))
 
 
 def longest_silence(run: Run) -> Silence:
@@ -174,9 +154,11 @@ def headline(run: Run, services: list[ServiceLoss], silence: Silence) -> str:
     if not services:
         return "No data: no event of the run phase was for any service."
     doubted = sum(one.in_doubt for one in services)
-    maybe = f" {count(doubted, 'more event is', 'more events are')} in doubt." if doubted else ""
+    if not losers and doubted:
+        return f"No event is known to be lost, but of {count(doubted, 'event')} nobody knows."
     if not losers:
-        return _kept(run, services, silence) + maybe
+        return _kept(run, services, silence)
+    maybe = f" Of {count(doubted, 'more event')} nobody knows." if doubted else ""
     worst = losers[0]
     of_it = f"{worst.lost:,} of {worst.events:,}"
     if len(losers) == 1:
@@ -281,7 +263,7 @@ def _lag_figure(run: Run, verdict: Verdict) -> tuple[str, str, str]:
     if worst is None:
         return name, value, "no limit is set on it"
     kept = {"valid": "kept", "invalid": "broken", "unknown": "not known whether kept"}[worst.verdict]
-    return name, value, f"limit {measured(metric, worst.limit)}: {kept}"
+    return name, value, f"limit: {bound(metric, worst.limit)}, {kept}"
 
 
 def title_of(run: Run) -> str:

@@ -31,6 +31,7 @@ MAX_LANES = 120
 MAX_CELLS = 40_000
 LAG_STEPS = 4  # of the heat map in a doubling of lag
 PEER = "taken-by-peer"
+KINDS, DELIVERED = len(FATES) * len(CAUSE), FATE["delivered"] * len(CAUSE)
 
 
 class _Lanes(NamedTuple):
@@ -52,6 +53,13 @@ class _Marks(NamedTuple):
     at_ns: Array
     lag_ms: Array
     key: Array
+
+
+class _Cells(NamedTuple):
+    """Copies counted, by kind, lane and interval, and the rank in time of the first event of each cell; its length where there is none."""
+
+    many: Array
+    first: Array
 
 
 def picture_of(run: Run, *, first: Sequence[str] = ()) -> dict[str, Any]:
@@ -122,8 +130,8 @@ def _counted(run: Run) -> Array:
     return np.append(run.publishes["items"].to_numpy() > 0, True)
 
 
-def _marks(run: Run, piece: Piece, lanes: _Lanes, counted: Array) -> _Marks:
-    rows = np.flatnonzero(counted[piece.publish])
+def _marks(run: Run, piece: Piece, lanes: _Lanes, rows: Array) -> _Marks:
+    """Return some copies of a piece."""
     publish, delivery = piece.publish[rows], piece.delivery[rows]
     intended = np.append(run.publishes["intended_ns"].to_numpy(), 0)
     at, lag = intended[publish], np.full(len(rows), -1.0, dtype=np.float32)
@@ -157,7 +165,7 @@ def _inside(marks: _Marks, edges: Array) -> _Marks:
 def _marks_of(run: Run, lanes: _Lanes, edges: Array) -> dict[str, Any]:
     """Return a mark for each copy."""
     counted = _counted(run)
-    parts = [_marks(run, piece, lanes, counted) for piece in run.pieces] + [_owed(run, lanes, counted)]
+    parts = [_marks(run, piece, lanes, np.flatnonzero(counted[piece.publish])) for piece in run.pieces] + [_owed(run, lanes, counted)]
     marks = _inside(_Marks(*(np.concatenate(column) for column in zip(*parts, strict=True))), edges)
     keys, first, place = np.unique(marks.key, return_index=True, return_inverse=True)
     return {
@@ -172,40 +180,61 @@ def _marks_of(run: Run, lanes: _Lanes, edges: Array) -> dict[str, Any]:
 def _cells_of(run: Run, lanes: _Lanes, edges: Array) -> dict[str, Any]:
     """Return copies counted by lane, interval and kind."""
     every = -(-(len(edges) - 1) * len(lanes.names) // MAX_CELLS) or 1
-    many = -(-(len(edges) - 1) // every)
+    many, intended = -(-(len(edges) - 1) // every), run.publishes["intended_ns"].to_numpy()
     counted, size = _counted(run), len(lanes.names) * many
+    place = np.append(bin_of(edges, intended.copy()), -1)
+    place = np.where(counted & (place >= 0), place // every, -1)
+    in_time = np.argsort(intended, kind="stable")
+    rank = np.empty(len(in_time), dtype=np.int32)
+    rank[in_time] = np.arange(len(in_time))
 
-    def of_marks(marks: _Marks) -> tuple[Array, ...]:
-        marks = _inside(marks, edges)
-        cell = marks.kind.astype(np.int64) * size + marks.lane.astype(np.int64) * many + bin_of(edges, marks.at_ns.copy()) // every
-        order = np.lexsort((marks.at_ns, cell)) if (marks.kind != FATE["delivered"] * len(CAUSE)).any() else np.argsort(cell, kind="stable")
-        used, first, times = np.unique(cell[order], return_index=True, return_counts=True)
-        return used, times, *(column[order[first]] for column in (marks.publish, marks.at_ns, marks.key))
+    def of_copies(publish: Array, lane: Array, kind: Array) -> _Cells:
+        """Count copies of known events; of what did not arrive find the first event in each cell, by its rank in time."""
+        bin_ = place[publish]
+        shown = np.flatnonzero(bin_ >= 0)
+        cell = kind[shown].astype(np.int32) * size + lane[shown] * many + bin_[shown]
+        first = np.full(KINDS * size, len(rank), dtype=np.int32)
+        named = np.flatnonzero(kind[shown] != DELIVERED)
+        np.minimum.at(first, cell[named], rank[publish[shown[named]]])
+        return _Cells(np.bincount(cell, minlength=KINDS * size), first)
 
-    parts = [*run.pieces.each(lambda piece: of_marks(_marks(run, piece, lanes, counted))), of_marks(_owed(run, lanes, counted))]
-    cell, times, publish, at, key = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((at, cell))
-    used, first = np.unique(cell[order], return_index=True)
-    sums = np.add.reduceat(times[order], first) if len(first) else times
-    publish, at, key = (column[order[first]] for column in (publish, at, key))
-    kind, place = (used // size).astype(np.uint8), used % size
-    named = kind != FATE["delivered"] * len(CAUSE)
-    keys, of, event = np.unique(key[named], return_index=True, return_inverse=True)
-    events = np.zeros(len(used), dtype=np.int64)
-    events[named] = event
+    def of_piece(piece: Piece) -> tuple[_Cells, _Marks]:
+        kind = piece.fate.astype(np.uint8) * len(CAUSE) + piece.cause.astype(np.uint8)
+        strangers = np.flatnonzero(piece.publish < 0)
+        return of_copies(piece.publish, lanes.of_pod[piece.pod], kind), _inside(_marks(run, piece, lanes, strangers), edges)
+
+    owed = _owed(run, lanes, counted)
+    cells, strange = of_copies(owed.publish, owed.lane, owed.kind), list[_Marks]()
+    for some, marks in run.pieces.each(of_piece):
+        cells = _Cells(cells.many + some.many, np.minimum(cells.first, some.first))
+        strange.append(marks)
+    used = np.flatnonzero(cells.many)
+    named = np.flatnonzero(cells.first[used] < len(rank))
+    rows = in_time[cells.first[used[named]]]
+    foreign = _Marks(*(np.concatenate(column) for column in zip(*strange, strict=True)))
+    places = foreign.kind.astype(np.int64) * size + foreign.lane * many + bin_of(edges, foreign.at_ns.copy()) // every
+    theirs, begins, times = np.unique(places, return_index=True, return_counts=True)
+    keys = np.concatenate([run.publishes["event"].to_numpy()[rows], foreign.key[begins]])
+    keys, of, event = np.unique(keys, return_index=True, return_inverse=True)
+    events = np.zeros(len(used) + len(theirs), dtype=np.int64)
+    events[np.concatenate([named, len(used) + np.arange(len(theirs))])] = event
+    sums, used = np.concatenate([cells.many[used], times]), np.concatenate([used, theirs])
+    kind, cell = (used // size).astype(np.uint8), used % size
+    publish = np.concatenate([rows, np.full(len(theirs), -1)])[of]
+    at = np.concatenate([intended[rows], foreign.at_ns[begins]])[of]
     width = float(edges[1] - edges[0]) / 1e9 * every
     return {
         "kinds": _kinds(kind),
         "marks": None,
         "cells": {
             "width": width,
-            "lane": _packed(place // many, "<u2"),
-            "bin": _packed(place % many, "<u2"),
+            "lane": _packed(cell // many, "<u2"),
+            "bin": _packed(cell % many, "<u2"),
             "kind": _packed(kind, "<u1"),
             "many": _packed(sums, "<u4"),
             "event": _packed(events, "<u4"),
         },
-        "events": _events(run, keys, publish[named][of], at[named][of]),
+        "events": _events(run, keys, publish, at),
     }
 
 

@@ -56,6 +56,7 @@ BOOKS = ("missing", "missing_ratio", "unserved", "unserved_ratio", "half_served"
 TITLE_LETTERS = 70  # of one line; a longer title is wrapped
 SCRIPT = "run_picture"
 MAX_STORIES = 12  # in one page
+STORY_LINES = 1_000  # of all stories in a page; one has a line a pod
 MAX_STORIED = 2_000_000  # copies of a run, in which looking for single events is cheap
 STORY = re.compile(f"{EVENT_ID_PREFIX}[0-9a-f]{{16}}")
 
@@ -165,8 +166,9 @@ def _stories(run: Run, verdict: Verdict, firsts: list[str]) -> dict[str, str]:
     named = dict.fromkeys([*(one for text in texts for one in STORY.findall(text)), *firsts])
     if sum(run.books.fates.values()) > MAX_STORIED:
         return {}
-    known = set(run.publishes["event"].tolist())
-    return run.stories([one for one in named if int(one.removeprefix(EVENT_ID_PREFIX), 16) in known][:MAX_STORIES])
+    known, most = set(run.publishes["event"].tolist()), STORY_LINES // max(len(run.pod_histories), 1)
+    there = [one for one in named if int(one.removeprefix(EVENT_ID_PREFIX), 16) in known]
+    return run.stories(there[: min(max(most, 1), MAX_STORIES)])
 
 
 def _linked(text: str, stories: Mapping[str, str]) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from importlib.resources import files
 
 from sim.pages.assets import content_policy, script, style_sheet
 from sim.pages.colours import FATE_COLOURS, FATE_WORDS, VERDICT_COLOURS
@@ -36,3 +37,8 @@ def test_a_page_runs_the_scripts_it_was_made_with_and_no_other() -> None:
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     assert content_policy(code) == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     assert content_policy().endswith("script-src 'none'")
+
+
+def test_pages_of_notebooks_have_the_same_colours() -> None:
+    page = (files("sim.experiments.notebooks") / "notebook_page.html").read_text("utf-8")
+    assert all(f"--{word}: {colour};" in page for word, colour in VERDICT_COLOURS.items())
