@@ -299,7 +299,7 @@ def run_search(
     setup = Setup(plan.bounds.heal_s, plan.property)
     numbers = iter(range(first, WITHOUT_BOUND if runs is None else max(first, runs)))
     log = (search.folder or Path()) / "workers.log"
-    with contextlib.nullcontext() if in_a_loop() else interruptible(asked.append), Crew(setup, jobs=jobs, log=log) as crew:
+    with contextlib.nullcontext() if in_a_loop() else interruptible(asked.append), Crew(setup, jobs=jobs, log=log) as crew, _ended(asked):
         for tree, seen in crew.looked(_until(numbers, began_s, seconds, asked), search.draw):
             cases = search.take(tree, seen)
             progress = search.progress
@@ -313,6 +313,15 @@ def run_search(
         kept = f"; what was found is in {search.folder}" if search.folder else ""
         raise Interrupted(asked[0], f"interrupted by {signal.Signals(asked[0]).name} after {search.progress.looked} schedules{kept}")
     return search.progress
+
+
+@contextlib.contextmanager
+def _ended(asked: list[int]) -> Iterator[None]:
+    """Take the interruption of a run in this process as one of the search."""
+    try:
+        yield
+    except Interrupted as error:
+        asked.append(error.signal_number)
 
 
 def _until(numbers: Iterator[int], began_s: float, seconds: float | None, asked: list[int]) -> Iterator[int]:

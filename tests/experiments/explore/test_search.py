@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from sim.errors import UsageError
+from sim.errors import Interrupted, UsageError
 from sim.experiments.explore.draw import Tree
 from sim.experiments.explore.flaw import Flaw
 from sim.experiments.explore.look import Look, Seen, look_at
@@ -141,3 +141,15 @@ def test_a_run_that_breaks_is_a_finding_and_one_that_cannot_run_is_none(monkeypa
     assert look_at(tree).findings == [Flaw("run: RuntimeError", "RuntimeError: it broke here")]
     refused: Look = look_at({**tree, "faults": [{"kind": "broker_dwn"}]})
     assert refused.findings == [] and "no such fault" in refused.refused
+
+
+def test_an_interruption_ends_the_search_and_what_was_found_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: object, task: object) -> Seen:
+        raise Interrupted(2, "interrupted by SIGINT in phase run")
+
+    search = Search(SearchPlan(bounds=BOUNDS), tmp_path)
+    search.begin()
+    monkeypatch.setattr("sim.experiments.explore.look.Looker.look", interrupted)
+    with pytest.raises(Interrupted, match=f"interrupted by SIGINT after 0 schedules; what was found is in {tmp_path}") as error:
+        run_search(search, runs=3)
+    assert error.value.exit_code == 130
