@@ -20,7 +20,7 @@ from unittest import mock
 from sim.bus import fallback, once
 from sim.bus.cache import ConfigSubscriber
 from sim.experiments.explore.look import look_at, warm_up
-from sim.experiments.explore.search import Plan, Search, run_search
+from sim.experiments.explore.search import Search, SearchPlan, run_search
 from sim.experiments.explore.shrink import shrink
 from sim.pods.connections import Connections
 from sim.pods.pod import Pod
@@ -231,7 +231,7 @@ class Found:
 
 def first_find(plant: Plant, *, seed: int, guided: bool, most: int) -> Found:
     """Search until the plant is found, or so many schedules were looked at."""
-    search, began_s = Search(Plan(bounds=plant.bounds, seed=seed, guided=guided)), time.process_time()
+    search, began_s = Search(SearchPlan(bounds=plant.bounds, seed=seed, guided=guided)), time.process_time()
     with plant.patch():
         progress = run_search(search, runs=most, until=lambda progress: bool(progress.counting))
     took_s = time.process_time() - began_s
@@ -250,7 +250,7 @@ def shrunk_lines(plant: Plant, found: Found, *, most_looks: int = 150) -> int:
 
 def rate(plant: Plant, runs: int) -> Iterator[set[str]]:
     """Yield the names of what is found in each of so many drawn schedules."""
-    search = Search(Plan(bounds=plant.bounds, seed=7, guided=False))
+    search = Search(SearchPlan(bounds=plant.bounds, seed=7, guided=False))
     with plant.patch():
         for number in range(runs):
             yield look_at(search.draw(number), heal_s=plant.bounds.heal_s).names

@@ -15,7 +15,7 @@ from sim.errors import BuslabError, Interrupted
 from sim.experiments.explore.draw import Tree
 from sim.experiments.explore.findings import findings
 from sim.experiments.explore.look import Look, Property, load_property, look_at
-from sim.experiments.explore.search import Case, Plan, Progress, Search, run_search
+from sim.experiments.explore.search import FoundCase, Progress, Search, SearchPlan, run_search
 from sim.experiments.explore.shrink import MOST_LOOKS, Shrunk, shrink
 from sim.machine.words import count
 from sim.results.judged_run import judge_folder
@@ -46,7 +46,7 @@ class Explored:
         The stations of one event that shows it; empty where no event does.
     """
 
-    case: Case
+    case: FoundCase
     shrunk: Shrunk
     look: Look
     story: str = ""
@@ -57,7 +57,7 @@ class Explored:
 class Exploration:
     """What one exploration found."""
 
-    plan: Plan
+    plan: SearchPlan
     folder: Path
     progress: Progress
     found: list[Explored] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Exploration:
 
 
 def explore(
-    plan: Plan,
+    plan: SearchPlan,
     folder: Path,
     *,
     runs: int | None = None,
@@ -108,7 +108,7 @@ def explore(
         search.begin()
     own = load_property(plan.property) if plan.property else None
 
-    def seen(progress: Progress, new: list[Case]) -> None:
+    def seen(progress: Progress, new: list[FoundCase]) -> None:
         for case in new:
             tell(f"{case.finding.name}: schedule {case.number}, {case.finding.text}" + (" (known)" if case.known else ""))
         watch(progress)
@@ -128,7 +128,7 @@ def explore(
     return result
 
 
-def smaller(case: Case, bounds: Explore, own: Property | None = None, *, most_looks: int = MOST_LOOKS) -> Explored:
+def smaller(case: FoundCase, bounds: Explore, own: Property | None = None, *, most_looks: int = MOST_LOOKS) -> Explored:
     """Return a finding with the smallest schedule that shows it; the case has it from then on."""
     name = case.finding.name
 

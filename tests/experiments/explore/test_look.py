@@ -10,7 +10,7 @@ import pytest
 from sim.errors import UsageError
 from sim.experiments.explore.draw import draw_schedule
 from sim.experiments.explore.look import HANG_CPU_S, load_property, look_at
-from sim.experiments.explore.search import Plan, Search
+from sim.experiments.explore.search import Search, SearchPlan
 from tests.support.planted_bugs import BOUNDS, NOT_FOUND, PLANTS, Plant, first_find
 
 
@@ -26,7 +26,7 @@ def test_every_planted_bug_is_found(name: str) -> None:
 
 
 def test_nothing_is_found_where_nothing_is_planted() -> None:
-    search = Search(Plan(bounds=BOUNDS, seed=11, guided=False))
+    search = Search(SearchPlan(bounds=BOUNDS, seed=11, guided=False))
     assert [look_at(search.draw(number), heal_s=BOUNDS.heal_s).findings for number in range(4)] == [[]] * 4
 
 
