@@ -28,6 +28,7 @@ from sim.grounds.catalogue import GROUNDS
 from sim.record import schema
 from sim.record.limits import SCOPED_METRICS
 from sim.results.checkers import CHECKERS
+from sim.scenario.explore_bounds import Explore
 from sim.scenario.file import built_in, load_scenario
 from sim.scenario.json_schema import KINDS, attributes, schema_name, schema_text
 from sim.scenario.payloads import FUNCTIONS, NAMES
@@ -53,9 +54,10 @@ FILES = {
     "scenario.toml": "what ran, with every default",
     "environment.json": "versions, git commit, machine, what the broker is",
     "run.json": "phases, load, notes, how it ended, a checksum of each other file",
+    "programs/": "what programs of yours printed, a file for each start of each",
     "verdict.json": "the verdict: checkers, counts, witnesses, limits",
     "junit.xml": "the same for CI",
-    "report.html": "the same for people, with pictures",
+    "report.html": "the same for people: the answer, every copy in one picture, and all the rest",
 }
 
 
@@ -138,7 +140,7 @@ def _settings() -> str:
         "`--set load.run_s=5` does. How to write one is in [Write a scenario](../how-to/scenarios.md). The same as JSON Schema, "
         "for [editors](../how-to/scenarios.md#in-an-editor): [scenario files](scenario.schema.json), [bus files](bus.schema.json).",
     ]
-    for title, struct in _tables(Scenario):
+    for title, struct in (*_tables(Scenario), ("explore", Explore)):
         where = f"In the table `[{title}]`." if title else "At the top of the file."
         parts += [f"## {title.replace('<', '').replace('>', '') or 'The file'}", f"{_first_line(struct)} {where}" if title else where]
         parts.append(_fields(struct))

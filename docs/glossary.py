@@ -22,6 +22,7 @@ TERMS = {
     "ledger": "every copy with its fate and, if it is missing, its cause",
     "memory mode": "what a pod does without a broker: its events reach its own handlers and nobody else",
     "pod": "one replica of a service",
+    "program": "a pod that is a process of the user's own, behind a tap",
     "publish": "send one event to the broker; also the row that says so",
     "recipe": "how the pods of a service agree that one of them handles an event (`bus.once`)",
     "reference": "the event bus that is simulated: its services, event types, defaults and endpoints",

@@ -25,8 +25,12 @@ from .measure.capacity.run import EFFORTS as EFFORTS
 from .measure.capacity.run import measure_capacity as measure_capacity
 from .measure.capacity.run import workload_of as workload_of
 from .measure.meaning.meaning import check_scenario as check_scenario
+from .measure.traffic.capture import capture_traffic as capture_traffic
+from .measure.traffic.capture import wanted_of as wanted_of
+from .measure.traffic.describe import describe_capture as describe_capture
 from .public import findings as findings
 from .public import plots as plots
+from .record.capture_file import read_capture as read_capture
 from .record.schema import event_id as event_id
 from .results.checkers import CHECKERS as CHECKERS
 from .results.checkers import judge as judge

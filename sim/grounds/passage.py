@@ -139,10 +139,13 @@ class Outlet:
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write to the socket."""
+        began_ns = monotonic_ns()
         transport.write(data)
         left = transport.get_write_buffer_size()
         if not left and not self._waiting:
-            self._tell(data, monotonic_ns())
+            # Who hears an event may be quicker than we are here: what left for the server has left when it was begun, so that no copy is
+            # heard before its event was sent.
+            self._tell(data, monotonic_ns() if self.to_client else began_ns)
             return
         self._waiting.append(data)
         self._waiting_bytes += len(data)

@@ -56,9 +56,9 @@ class BoundedLog:
         except OSError:
             self.left_out += len(data)
 
-    def last(self) -> str:
-        """Return the last lines of the output as one line, for the message of an error."""
-        lines = [line.strip() for line in self._last.decode("utf-8", "replace").splitlines() if line.strip()]
+    def last(self, *, but: str = "\n") -> str:
+        """Return the last lines of the output as one line, for the message of an error; not those that begin with `but`."""
+        lines = [line.strip() for line in self._last.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith(but)]
         return " | ".join(lines[-LAST_LINES:]) or "it printed nothing"
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def environment(*, broker_says: dict[str, str], image: dict[str, str] | None = N
     }
 
 
-@cache
+@cache  # a file of metadata each, read anew by every run of a search or a sweep
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -36,7 +36,7 @@ def _version(package: str) -> str:
         return ""
 
 
-@cache
+@cache  # the code that runs is that of the commit when it was imported
 def _git_commit() -> str:
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]

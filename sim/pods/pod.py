@@ -357,7 +357,8 @@ class Pod(Caller[None]):
 
     def _carry_out(self, send: Send | None, first_sent_ns: int = 0) -> None:
         if send is None:  # an item was gathered
-            self._begin_batches()
+            if self.journal is not None:
+                self._begin_batches(self.journal)
             return
         channel = self._channel_bytes.get(send.type)
         if channel is None:
@@ -369,13 +370,8 @@ class Pod(Caller[None]):
         if self.journal is not None:
             self.journal.begin_publish(send, sent_ns=sent_ns)
         if route == "broker":
-            if self._connections.send(channel, send.payload, (send, sent_ns)):
-                return
-            if self._has_queue:
-                self._keep(send, first_sent_ns)
-                self._send_when_possible()
-            else:
-                self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+            if not self._connections.send(channel, send.payload, (send, sent_ns)):
+                self._keep_or_refuse(send, first_sent_ns)
         elif route == "memory":
             self._deliver_here(send, sent_ns)
         elif route == "queue" and len(self._kept) < self._context.outage.queue_limit:
@@ -383,12 +379,19 @@ class Pod(Caller[None]):
         else:
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
-    def _begin_batches(self) -> None:
+    def _keep_or_refuse(self, send: Send, first_sent_ns: int) -> None:
+        """Do with a publish that has no room beside those that wait for their answers what the client does."""
+        if self._has_queue:
+            self._keep(send, first_sent_ns)
+            self._send_when_possible()
+        else:
+            self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
+
+    def _begin_batches(self, journal: PodJournal) -> None:
         """Write down the part-full batches."""
-        if self.journal is not None:
-            for type, batcher in self.node.batchers.items():
-                if len(batcher):
-                    self.journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
+        for type, batcher in self.node.batchers.items():
+            if len(batcher):
+                journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
 
     def _keep(self, send: Send, sent_ns: int = 0) -> None:
         """Keep a publish until the outage is over."""

@@ -279,14 +279,15 @@ def capture_path(named: Path) -> Path:
     return named / NAME if named.is_dir() else named
 
 
-def read_capture(path: Path) -> Capture:
-    """Read a capture.
+def read_capture(path: str | Path) -> Capture:
+    """Read a capture, named by its file or its folder.
 
     Raises
     ------
     CaptureError
         There is no such file, or it was cut, damaged, or written by another program or version.
     """
+    path = capture_path(Path(path))
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             info = _info_of(path, file)

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import json
+import os
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -303,7 +304,8 @@ def arrow_table(table: str, columns: Mapping[str, np.ndarray], words: Mapping[st
     return pa.Table.from_arrays(arrays, schema=arrow_schema(table))
 
 
-# `pa.array` would do for both, but its first call imports pandas: a stall of a quarter second in the middle of a run.
+# `pa.array` would do for both, but its first call imports pandas: a stall of a quarter second in the middle of a run. So would
+# `Schema.empty_table` where a table is sealed.
 def _arrow_array(kind: pa.DataType, values: np.ndarray, *, known: np.ndarray | None = None) -> pa.Array:
     nulls = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
     return pa.Array.from_buffers(kind, len(values), [nulls, pa.py_buffer(np.ascontiguousarray(values))])
@@ -358,7 +360,8 @@ def seal_tables(folder: Path) -> dict[str, SealedTable]:
     for table in TABLES:
         parts = sorted((folder / PARTS).glob(f"{table}-*.parquet"))
         path = folder / f"{table}.parquet"
-        _write_groups(path, table, _in_groups(table, parts))
+        if len(parts) != 1 or not _take_over(parts[0], path):
+            _write_groups(path, table, _in_groups(table, parts))
         path.chmod(0o444)
         rows = [_rows_of(part) for part in parts]
         sources = [(source_of(part.stem, table), many) for part, many in zip(parts, rows, strict=True)] if several_clocks else None
@@ -375,6 +378,19 @@ def joined_parts(parts: Sequence[pa.Table]) -> pa.Table:
     return parts[0] if len(parts) == 1 else pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
 
+def _take_over(part: Path, path: Path) -> bool:
+    """Make the only part of a table the table, which would be written with the same bytes; return False where there are no links.
+
+    The part stays as well until every table is sealed.
+    """
+    try:
+        with whole_file(path) as unfinished:
+            os.link(part, unfinished)
+    except OSError:
+        return False
+    return True
+
+
 def _rows_of(part: Path) -> int:
     rows: int = pq.read_metadata(part).num_rows
     return rows
@@ -384,7 +400,7 @@ def _in_groups(table: str, parts: Sequence[Path]) -> Iterator[pa.Table]:
     """Yield the rows of some parts as groups of `ROWS_PER_GROUP`, all with the same words; at least one, which may be empty."""
     names = [column for column, kind in TABLES[table].items() if kind == "name"]
     words = _words_of(parts, names) if len(parts) > 1 else {}
-    waiting, yielded = arrow_schema(table).empty_table(), False
+    waiting, yielded = pa.Table.from_batches([], schema=arrow_schema(table)), False
     for part in parts:
         rows = pq.ParquetFile(part).read()
         for name in words:

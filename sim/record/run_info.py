@@ -103,8 +103,9 @@ class ProgramLife(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
         The file of its output in the run folder, and how many bytes of it were left out there.
     heard, handled, published
         Copies that its tap gave to it, those that it handled (as it reported), and events that it sent.
-    unhandled
-        Copies that it had been given and had not reported when it ended; None where it does not report.
+    unhandled, on_the_way
+        Copies that it had been given and had not reported when it ended, and those of the last moment before it was told to stop, or after
+        that; None where it does not report.
     unknown_reports
         Reports of events that were never given to it.
     outside
@@ -129,6 +130,7 @@ class ProgramLife(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     handled: Count = 0
     published: Count = 0
     unhandled: Count | None = None
+    on_the_way: Count = 0
     unknown_reports: Count = 0
     outside: Count = 0
     unread: Count = 0
@@ -182,6 +184,9 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
         The processes of pods whose record was lost, where the run went on without them; else not there.
     programs
         The lives of the pods that are programs, in the order of their ends; None where there are none.
+    changed
+        Which settings differ from those of the built-in scenario of the same name, as ``load.rate_per_s = 500 (built-in: 200)``; None where
+        no built-in scenario has the name, and in older runs.
     recovered
         Whether, after the load, every pod that runs heard a probe again.
     tables, scenario_crc32
@@ -208,6 +213,7 @@ class RunInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     links_us: dict[str, float] | None = None
     lost: list[LostProcess] | None = None
     programs: list[ProgramLife] | None = None
+    changed: list[str] | None = None
     recovered: bool | None = None
     tables: dict[str, SealedTable] | None = None
     scenario_crc32: int | None = None

@@ -336,7 +336,7 @@ SLO_METRICS = {
     "time_to_recover_s_max": "greatest time from the end of a fault until a pod that had noticed it was connected again, seconds",
     "truth_gap_s_max": "greatest time that one pod called itself connected while it did not hear or its publishes had no answer, seconds",
     "heard_only_here": "events that only the pod that published them heard: in memory mode",
-    "steady_s_max": "time from the end of the last fault until every pod was connected and no copy was lost any more, seconds",
+    "steady_s_max": "longest time from a fault's end until every pod was connected and, before the next, no copy was lost, seconds",
     "deaf_s_max": "greatest time from the end of a fault until a pod heard again, seconds",
     "deaf_copies": "copies that a pod lost after the end of a fault because it did not hear yet",
     "deaf_untold": "times that a pod lost copies in a fault or after it and its application was not told",

@@ -123,7 +123,7 @@ def make_index(run: RunTables, *, in_memory: bool = False) -> CopyIndex:
         sent_ns=np.append(sent, 0),
         answered_ns=np.append(np.maximum(publishes["acked_ns"].to_numpy()[row], sent), 0),
         heard=heard,
-        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject")},
+        cuts={str(name): sorted(rows["at_ns"]) for name, rows in cuts.groupby("subject")} if len(cuts) else {},
         faults=faults,
         hurt=list(_hurt(faults, many_nodes=run.many_nodes)),
         way=np.append(read_ways(publishes, many_nodes=run.many_nodes, transport=run.transport)[row], -1),

@@ -124,6 +124,16 @@ def lost_in_short(run: Run, rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def lost_events(rows: pd.DataFrame) -> list[tuple[str, str, str, int, int]]:
+    """Return of `lost_calls` how many different events each service never handled, by how and cause, with the key of the first of each."""
+    once = rows.drop_duplicates(["service", "event"])
+    found = once.groupby(["service", "how", "cause"], observed=True, sort=False)["event"].agg(["size", "first"])
+    return [
+        (str(service), str(how), str(cause), int(many), int(first))
+        for (service, how, cause), many, first in zip(found.index, found["size"], found["first"], strict=True)
+    ]
+
+
 MEANINGS = CAUSES | {
     "in doubt": "nobody heard it, and whether it was published is not known",
     "failed": "pods heard it, and none of their handlers returned",

@@ -24,7 +24,7 @@ from sim.results.pieces import Pieces, account_in_pieces
 from sim.results.run_clocks import error_ns
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
-from sim.results.story import story_of
+from sim.results.story import stories_of, story_of
 from sim.results.tally import Tally
 
 
@@ -155,6 +155,10 @@ class Run(RunTables):
             Nobody in this run published or heard the event.
         """
         return story_of(self, self.index, self.pieces, self.service_books, event)
+
+    def stories(self, events: list[str]) -> dict[str, str]:
+        """Return the story of each of these events, in their order; raises as `story` does."""
+        return dict(zip(events, stories_of(self, self.index, self.pieces, self.service_books, events), strict=True))
 
 
 def open_recorded(recorded: RecordedRun) -> Run:

@@ -1,7 +1,8 @@
 """Draw one run: one function a figure, each takes a `Run` (and axes to draw into) and returns the axes.
 
-Rules: the title states the finding with its number; axes name their unit; lines differ in style and marker, not only in colour (Okabe
-and Ito's palette); faults are hatched, phases are marked. Time 0 is the start of the run phase. Nothing is shown or saved here.
+Rules: the title states the finding with its number; axes name their unit; lines differ in style and marker, not only in colour, and a
+fate has the colour that it has everywhere (`sim.pages.colours`); a limit is a line of its own; faults are hatched, phases are marked.
+Time 0 is the start of the run phase. Nothing is shown or saved here.
 """
 
 from __future__ import annotations
@@ -13,61 +14,88 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.machine.words import amount, count, duration
-from sim.record.limits import MetricName
+from sim.pages.colours import BLUE, FATE_COLOURS, GREEN, ORANGE, PURPLE, RED, SKY
+from sim.record.limits import MetricName, read_metric
 from sim.record.reader import FOREVER_NS, Array
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
-from sim.results.over_time import bin_of, bincount, count_over_time, lag_quantiles_over_time
+from sim.results.over_time import bin_of, bincount, count_lags, count_over_time, quantiles_of_counts
 from sim.results.service_books import NO_COPY
 from sim.results.values import Values
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-FATE_COLOURS = {"delivered": GREEN, "duplicate": PURPLE, "missing": RED, "unexpected": ORANGE, "unknown": SKY}
 MIN_BINS, MAX_BINS = 40, 400
 MAX_LINES = 12  # of a figure
 QUANTILE_POINTS = 200
+ALL_COPIES = MetricName("")  # of every service and channel
+FAR_MS = 1e9  # a limit beyond which is no line in any figure
+FOR_P99 = 100  # copies, of fewer of which the 99th percentile is the greatest
+LAG_LIMITS = {"lag_ms_p50": 0.5, "lag_ms_p90": 0.9, "lag_ms_p99": 0.99, "lag_ms_p999": 0.999, "lag_ms_p9999": 0.9999, "lag_ms_max": 1.0}
 
 
 def rates(run: Run, ax: Axes | None = None) -> Axes:
     """Draw events published, copies delivered and copies missing, each per second, over time."""
     ax = make_axes(ax)
     edges, width_s = bins(run)
-    publishes, books, fates = run.publishes, run.service_books, run.tally.fates(MetricName(""))
+    publishes, books = run.publishes, run.service_books
     intended = publishes["intended_ns"].to_numpy()
     alone = books.publish[books.alone[books.fate[books.alone] == FATE["missing"]]]
     delivered, missing = count_over_time(run, edges)
     missing = missing + bincount(bin_of(edges, intended[alone]), len(edges) - 1)
-    series = {"events published": bincount(bin_of(edges, intended), len(edges) - 1), "copies delivered": delivered}
-    zero, lost = zero_ns(run), fates["missing"]
-    for n, (name, many) in enumerate((series | {"copies missing": missing}).items()):
-        counts = many / width_s
-        ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, counts, label=name, **_look(n, every=len(edges) // 12))
+    published, zero = bincount(bin_of(edges, intended), len(edges) - 1), zero_ns(run)
+    series = {
+        "events published": (published, "black"),
+        "copies delivered": (delivered, FATE_COLOURS["delivered"]),
+        "copies missing": (missing, FATE_COLOURS["missing"]),
+    }
+    for n, (name, (many, colour)) in enumerate(series.items()):
+        look = {**_look(n, every=len(edges) // 12), "color": colour}
+        ax.plot((edges[:-1] - zero) / 1e9 + width_s / 2, many / width_s, label=name, **look)
     mark(ax, run)
-    begin, end = run.run_span
-    seconds = max((min(end, int(intended.max(initial=begin + 1))) - begin) / 1e9 if end == FOREVER_NS else (end - begin) / 1e9, 1e-9)
-    sent = int((publishes["phase"] == "run").sum())
-    heard = run.lags.copies
     ax.set(xlabel="time since the run phase began (s)", ylabel="per second", ylim=(0, None))
-    ax.set_title(
-        f"{count(round(sent / seconds), 'event')}/s became {count(round(heard / seconds), 'copy')}/s; "
-        f"{count(lost, 'copy is', 'copies are')} missing"
-    )
+    ax.set_title(_rates_title(run, edges, (published, delivered, missing)))
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, frameon=False)
     return ax
 
 
+def _rates_title(run: Run, edges: Array, counts: tuple[Array, Array, Array]) -> str:
+    """Return rates of the run phase; of a run that did not reach it, those of all that is drawn."""
+    begin, end = run.run_span
+    left_to_peer = run.tally.causes["taken-by-peer"]
+    if "run" in run.phases:
+        last = min(end, max(int(edges[-1]), begin + 1)) if end == FOREVER_NS else end
+        seconds, of_run = max((last - begin) / 1e9, 1e-9), (run.publishes["phase"] == "run").to_numpy()
+        sent, heard, lost = int(of_run.sum()), run.lags.copies, run.tally.fates(ALL_COPIES)["missing"] - left_to_peer
+        when = ""
+    else:
+        seconds, (sent, heard, lost) = (edges[-1] - edges[0]) / 1e9, (int(many.sum()) for many in counts)
+        when = " before the run phase, which was not reached"
+    rates_of = (count(round(many / seconds), noun) for many, noun in ((sent, "event"), (heard, "copy")))
+    return f"{'/s became '.join(rates_of)}/s{when}; {count(lost, 'copy is', 'copies are')} missing" + (
+        f", {left_to_peer:,} left to another pod" if left_to_peer else ""
+    )
+
+
 def lag_over_time(run: Run, ax: Axes | None = None) -> Axes:
-    """Draw median, 99th percentile and greatest lag of the copies meant in each interval, on a log axis."""
+    """Draw median, 99th percentile and greatest lag of the copies meant in each interval, on a log axis, and the limits on them.
+
+    Where an interval has fewer than `FOR_P99` copies, its 99th percentile would be the greatest, and is not drawn.
+    """
     ax = make_axes(ax)
     edges, width_s = bins(run)
-    values = lag_quantiles_over_time(run, edges, (0.5, 0.99, 1.0)) / 1e3
+    counted = count_lags(run, edges)
+    values = quantiles_of_counts(counted, (0.5, 0.99, 1.0)) / 1e3
+    values[1, counted.sum(axis=1) < FOR_P99] = np.nan
     at = (edges[:-1] - zero_ns(run)) / 1e9 + width_s / 2
-    for n, name in enumerate(("median", "p99", "max")):
-        ax.plot(at, np.where(values[n] > 0, values[n], np.nan), label=name, **_look(n, every=len(edges) // 12))
+    for n, name in enumerate(("median", f"p99, of {FOR_P99} copies or more", "max")):
+        if n != 1 or np.isfinite(values[n]).any():
+            ax.plot(at, np.where(values[n] > 0, values[n], np.nan), label=name, **_look(n, every=len(edges) // 12))
     ax.set_yscale("log")
+    for label, _, limit_us in lag_limits(run):
+        ax.axhline(limit_us, color="black", linestyle=(0, (1, 1)), linewidth=1.8)
+        ax.annotate(label, (1, limit_us), (-3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=8)
     mark(ax, run)
     _us_axis(ax)
     ax.set(xlabel="time since the run phase began (s)", ylabel="lag of the copies meant then (log)")
@@ -91,6 +119,9 @@ def lag_distribution(run: Run, ax: Axes | None = None, *, by: str = "channel") -
     for n, (name, values) in enumerate((name, values) for name, values in groups.items() if len(values)):
         look = {**_look(n), "linewidth": 2.5} if n == 0 else _look(n - 1)
         _percentiles(ax, values, label=f"{as_it_is(name)} ({len(values):,})", **({**look, "color": "black"} if n == 0 else look))
+    for label, rank, limit_us in lag_limits(run):
+        at = min(1 / max(1 - rank, 1e-9), max(len(groups["all copies"]), 1.0001))
+        ax.plot(at, limit_us, marker="v", markersize=10, color="black", linestyle="none", label=label)
     _percentile_axis(ax)
     ax.set_ylabel("lag (log)")
     more = f"; {len(each) - len(drawn):,} more {by}s are not drawn" if len(each) > len(drawn) else ""
@@ -143,9 +174,10 @@ def copies_per_event(run: Run, ax: Axes | None = None) -> Axes:
 def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
     """Draw the copies of the run phase by fate, the missing ones by cause."""
     ax = make_axes(ax)
-    fates, causes = run.tally.fates(MetricName("")), run.tally.causes
+    fates, causes = run.tally.fates(ALL_COPIES), run.tally.causes
     rows = [(fate, many, FATE_COLOURS[fate]) for fate, many in fates.items()]
-    rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {cause}", many, RED) for cause, many in causes.items() if many]
+    of_cause = dict.fromkeys(causes, FATE_COLOURS["missing"]) | {"taken-by-peer": "white"}
+    rows[FATE["missing"] + 1 : FATE["missing"] + 1] = [(f"missing: {cause}", n, of_cause[cause]) for cause, n in causes.items() if n]
     names, values = [name for name, _, _ in rows], [value for _, value, _ in rows]
     bars = ax.barh(range(len(rows)), values, color=[colour for _, _, colour in rows], edgecolor="black")
     for bar, name in zip(bars, names, strict=True):
@@ -161,6 +193,17 @@ def ledger_books(run: Run, ax: Axes | None = None) -> Axes:
 
 
 FIGURES = (rates, lag_over_time, lag_distribution, send_delay, copies_per_event, ledger_books)
+
+
+def lag_limits(run: Run) -> list[tuple[str, float, float]]:
+    """Return the scenario's limits on the lag of all copies: what to write beside each, its rank, and the limit in microseconds."""
+    numbers = {name: value for name, value in run.slo.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    found = [(read_metric(name), value) for name, value in numbers.items() if 0 < value < FAR_MS]
+    return [
+        (f"limit of {name.base.removeprefix('lag_ms_')}: {duration(value / 1e3)}", LAG_LIMITS[name.base], value * 1e3)
+        for name, value in found
+        if not name.scope and name.base in LAG_LIMITS
+    ]
 
 
 def as_it_is(name: str) -> str:

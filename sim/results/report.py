@@ -1,5 +1,6 @@
-"""Write one page about one run, which needs nothing but a browser: report.html, with its pictures inside.
+"""Write one page about one run, which needs nothing but a browser: report.html, with its pictures and their script inside.
 
+It answers first: were the limits kept, and what happened (`sim.results.answer`); then the picture (`sim.results.picture`); then the rest.
 Also the verdict as a table for the terminal. Matplotlib is imported only when a page is drawn.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shlex
 import textwrap
 import warnings
@@ -15,23 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from rich.table import Table
 from rich.text import Text
 
 from sim.machine.files import write_whole
 from sim.machine.words import amount, count, duration
+from sim.pages.assets import content_policy, script, style_sheet
 from sim.record.checksum import signed_page
 from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS
-from sim.record.schema import CAUSES, FATES, SLO_METRICS
+from sim.record.schema import CAUSES, EVENT_ID_PREFIX, FATES, SLO_METRICS, event_id
+from sim.results.answer import answer_of, percent, promises, title_of
 from sim.results.broker_costs import broker_costs
 from sim.results.checkers import JudgedLimit, Verdict
 from sim.results.checkers.verdict import beside_limit, between, bound, told
 from sim.results.excuses import ALTHOUGH
-from sim.results.lost import lost_in_short
+from sim.results.figures import figures_of
+from sim.results.lost import lost_events, lost_in_short
 from sim.results.opened_run import Run
+from sim.results.picture import picture_of
 
 COLOURS = {"valid": "green", "invalid": "red", "unknown": "yellow"}
+HELD_UP = "held_up_us"
 QUANTILES = ("p50", "p90", "p99", "p999", "p9999", "max")
 OPENINGS = {
     "valid": "The run kept what it promised",
@@ -43,9 +51,14 @@ OTHER_FONTS = (  # for letters that matplotlib's own has not, as far as they are
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC"),
     *("Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
 )
-DOTS_PER_INCH = 130
+DOTS_PER_INCH, PALETTE = 130, 128
 BOOKS = ("missing", "missing_ratio", "unserved", "unserved_ratio", "half_served")  # metrics of which the ledger says more
 TITLE_LETTERS = 70  # of one line; a longer title is wrapped
+SCRIPT = "run_picture"
+MAX_STORIES = 12  # in one page
+STORY_LINES = 1_000  # of all stories in a page; one has a line a pod
+MAX_STORIED = 2_000_000  # copies of a run, in which looking for single events is cheap
+STORY = re.compile(f"{EVENT_ID_PREFIX}[0-9a-f]{{16}}")
 
 
 def write_report(run: Run, verdict: Verdict) -> Path:
@@ -54,17 +67,37 @@ def write_report(run: Run, verdict: Verdict) -> Path:
     A figure that cannot be drawn is replaced by the reason; the page is written all the same.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    lost = run.lost()
+    by_cause = lost_events(lost)
+    stories = _stories(run, verdict, [event_id(first) for *_, first in by_cause])
+    environment.filters["linked"] = lambda text: _linked(text, stories)
+    answer = answer_of(run, verdict, by_cause)
+    picture, code = picture_of(run, first=[one.service for one in answer.services]), script(SCRIPT)
+    to_draw, not_drawn = figures_of(run)
     text = environment.get_template("report.html").render(
         head=run.info,
-        title=run.scenario.get("title", ""),
+        title=title_of(run),
+        question=run.scenario.get("title", ""),
+        style=Markup(style_sheet()),
+        script=Markup(code),
+        policy=content_policy(*[code] * bool(picture)),
+        picture=picture,
+        duration=duration,
+        percent=percent,
+        kept=promises(verdict),
+        answer=answer,
+        changed=run.info.changed or [],
+        stories=stories,
         verdict=verdict,
         sentence=sentence(verdict),
         limits=[_limit_row(limit) for limit in verdict.slo],
-        figures=list(_figures(run)),
+        figures=list(_figures(run, to_draw)),
+        not_drawn=not_drawn,
         books=_books(verdict),
         services=_services(run),
-        lost=lost_in_short(run, run.lost()),
+        lost=lost_in_short(run, lost),
         lags=_lags(verdict),
+        held_up=_held_up(verdict),
         broker=_broker(run),
         fleet=_fleet(run),
         phases=[(name, *_seconds(run, *times)) for name, times in run.phases.items()],
@@ -127,10 +160,24 @@ def _meaning(limit: JudgedLimit) -> str:
     return where + SLO_METRICS.get(base, limit.detail)
 
 
-def _figures(run: Run) -> Iterator[dict[str, str]]:
-    from sim.results import outage_plots, plots
+def _stories(run: Run, verdict: Verdict, firsts: list[str]) -> dict[str, str]:
+    """Return the stories of the events that checkers name, and of the first that were lost."""
+    texts = [text for result in verdict.checkers.values() for text in result.witnesses]
+    named = dict.fromkeys([*(one for text in texts for one in STORY.findall(text)), *firsts])
+    if sum(run.books.fates.values()) > MAX_STORIED:
+        return {}
+    known, most = set(run.publishes["event"].tolist()), STORY_LINES // max(len(run.pod_histories), 1)
+    there = [one for one in named if int(one.removeprefix(EVENT_ID_PREFIX), 16) in known]
+    return run.stories(there[: min(max(most, 1), MAX_STORIES)])
 
-    for draw in plots.FIGURES + (outage_plots.FIGURES if len(run.faults) else ()):
+
+def _linked(text: str, stories: Mapping[str, str]) -> Markup:
+    """Return a text with each event that has its story in the page as a link to it."""
+    return Markup(STORY.sub(lambda found: f'<a href="#story-{found[0]}">{found[0]}</a>' if found[0] in stories else found[0], escape(text)))
+
+
+def _figures(run: Run, to_draw: list[Callable[..., Any]]) -> Iterator[dict[str, str]]:
+    for draw in to_draw:
         try:
             title, png = _drawn(draw, run)
         except Exception as error:  # a figure that fails must not cost the page
@@ -155,7 +202,18 @@ def _drawn(draw: Callable[..., Any], run: Run) -> tuple[str, bytes]:
         ax.title.set_text(textwrap.fill(title, TITLE_LETTERS))  # a finding that does not fit would be cut off
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
-    return title, file.getvalue()
+    return title, _with_few_colours(file.getvalue())
+
+
+def _with_few_colours(png: bytes) -> bytes:
+    """Return a picture with a palette: a figure has few colours, and is a third of the size then."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as whole:
+        flat = whole.convert("RGB").quantize(PALETTE, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    flat.save(file, format="png")
+    return file.getvalue()
 
 
 def _books(verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -194,13 +252,23 @@ def _lags(verdict: Verdict) -> list[tuple[str, ...]]:
     counts = verdict.checkers["lag"].counts if "lag" in verdict.checkers else {}
     names = [key.removesuffix(".p50") for key in counts if key.endswith(".p50")]
     shown = {"lag_us": "all copies", "send_delay_us": "of it before sending (one value an event)", "bus_us": "of it on the bus"}
-    shown |= {"held_up_us": "calls held up by earlier ones"}
     rows = []
     for name in names:
+        if name == HELD_UP:  # a bound that is computed, no value that occurred
+            continue
         kind, _, of = name.partition(".")
         label = shown.get(name) or " ".join(of.split(".", 1)) + (" (on the bus)" if kind == "bus_us" else "")
         rows.append((label, *(duration(counts[f"{name}.{quantile}"] / 1e6) for quantile in QUANTILES)))
     return rows
+
+
+def _held_up(verdict: Verdict) -> tuple[str, str] | None:
+    """Return the bound on how long calls were held up by earlier ones, p99 and the longest; None where it is nothing."""
+    counts = verdict.checkers["lag"].counts if "lag" in verdict.checkers else {}
+    if not counts.get(f"{HELD_UP}.max"):
+        return None
+    tail, most = (duration(counts[f"{HELD_UP}.{quantile}"] / 1e6) for quantile in ("p99", "max"))
+    return tail, most
 
 
 def _broker(run: Run) -> dict[str, Any]:

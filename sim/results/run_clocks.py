@@ -37,6 +37,8 @@ class RunClocks:
     def lines(self) -> dict[str, ClockLine]:
         """The line of each process that reads another clock than the run."""
         found: dict[str, list[Knot]] = {}
+        if not self.differ:
+            return {}
         for row in self._table.to_dict("records"):
             found.setdefault(str(row["host"]), []).append(Knot(*(row[field] for field in Knot._fields)))
         return {host: ClockLine(tuple(sorted(knots))) for host, knots in found.items()}

@@ -191,7 +191,8 @@ class RunTables:
 
         def felt() -> list[dict[str, Any]]:
             rows = self.faults[self.faults["felt"] != "not at all"]
-            return [{str(column): value for column, value in row.items()} for row in rows.to_dict("records")]
+            columns = [str(column) for column in rows]
+            return [dict(zip(columns, row, strict=True)) for row in zip(*(rows[column].tolist() for column in columns), strict=True)]
 
         return self.kept("felt", felt)
 

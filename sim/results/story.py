@@ -18,9 +18,10 @@ from sim.results.service_books import ServiceBooks
 
 
 class _Copy(NamedTuple):
-    """One copy of the event; `received_ns` and `handled_ns` are 0 where it was not heard."""
+    """One copy of an event; `key` is of one that nobody published, `received_ns` and `handled_ns` are 0 where it was not heard."""
 
     publish: int
+    key: int
     pod: int
     fate: str
     cause: str
@@ -31,9 +32,23 @@ class _Copy(NamedTuple):
 
 def story_of(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBooks, event: str) -> str:
     """Return the stations of one event's life, one a line; raise `RunFolderError` where nobody published or heard it."""
-    keys = np.array(_keys(event), dtype=np.uint64)
-    rows = np.flatnonzero(np.isin(run.publishes["event"].to_numpy(), keys))
-    copies = [copy for some in pieces.each(lambda piece: _copies(piece, rows, keys)) for copy in some]
+    return stories_of(run, index, pieces, books, [event])[0]
+
+
+def stories_of(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBooks, events: list[str]) -> list[str]:
+    """Return the story of each of some events, whose copies are looked for together."""
+    keys = [np.array(_keys(event), dtype=np.uint64) for event in events]
+    rows = [np.flatnonzero(np.isin(run.publishes["event"].to_numpy(), mine)) for mine in keys]
+    every, of_all = (np.concatenate([*some, np.array([], dtype=kind)]) for some, kind in ((rows, np.int64), (keys, np.uint64)))
+    copies = [copy for some in pieces.each(lambda piece: _copies(piece, every, of_all)) for copy in some]
+    told = []
+    for event, mine, wanted in zip(events, rows, keys, strict=True):
+        own, names = set(mine.tolist()), set(wanted.tolist())
+        told.append(_story(run, index, pieces, books, event, mine, [one for one in copies if one.publish in own or one.key in names]))
+    return told
+
+
+def _story(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBooks, event: str, rows: Array, copies: list[_Copy]) -> str:
     heard = [copy.received_ns for copy in copies if copy.heard]
     if not len(rows) + len(heard):
         meant = run.publishes[(run.publishes["phase"] == "run").to_numpy()]
@@ -50,7 +65,7 @@ def story_of(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBoo
         waited = duration((row["intended_ns"] - row["first_item_ns"]) / 1e9)
         lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
         lines += [f"{_at(row['sent_ns'], zero)} sent"] if row["sent_ns"] else []
-        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 else ""
+        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 and row["outcome"] == "acknowledged" else ""
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
     for copy in copies:
@@ -91,7 +106,8 @@ def _copies(piece: Piece, rows: Array, keys: Array) -> list[_Copy]:
         delivery = int(piece.delivery[copy])
         times = [int(column[delivery]) for column in (piece.heard.received_ns, piece.heard.handled_ns)] if delivery >= 0 else [0, 0]
         words = list(FATE)[piece.fate[copy]], list(CAUSE)[piece.cause[copy]]
-        found.append(_Copy(int(piece.publish[copy]), int(piece.pod[copy]), *words, delivery >= 0, *times))
+        key = int(piece.heard.key[delivery]) if piece.publish[copy] < 0 else 0
+        found.append(_Copy(int(piece.publish[copy]), key, int(piece.pod[copy]), *words, delivery >= 0, *times))
     return found
 
 

@@ -13,7 +13,8 @@ from sim.record.run_info import RunInfo, content_of
 from sim.scenario.file import Scenario, to_toml
 from sim.wire.shown import without_secrets
 
-OTHER_FILES = ("environment.json", "proxy.log", "journals/*.log", "locust.log", "locust*.csv")  # that are whole when a run is sealed
+# What is whole when a run is sealed.
+OTHER_FILES = ("environment.json", "proxy.log", "journals/*.log", "locust.log", "locust*.csv", "taps.log", "programs/*.log")
 REPORTS_ENV = "BUSLAB_REPORTS"
 _CHECKOUT = Path(__file__).parents[2]
 

@@ -323,8 +323,9 @@ async def start_generator(
     caller: socket.socket | None,
 ) -> Generator:
     """Return who makes the calls of a scenario: the pods, or Locust, started or called."""
-    plays = scenario.load.locustfile or len(scenario.schedule())
-    if caller is None and (scenario.load.driver == "pods" or not plays):  # Locust does not start for no users
+    load = scenario.load
+    alone = load.driver == "pods" or not (load.locustfile or len(scenario.schedule()))  # Locust does not start for no users
+    if caller is None and alone:
         return PodsGenerator(scenario, host)
     locust = LocustGenerator(scenario, address=address, folder=folder, nonce=nonce, run_id=run_id, clocks=clocks, caller=caller)
     try:

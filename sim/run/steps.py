@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -56,6 +58,7 @@ from sim.run.reporter import Reporter
 from sim.run.sampler import BrokerSampler
 from sim.run.stage import open_links, staged
 from sim.run.status import Status, Watch
+from sim.scenario.changes import changed_settings
 from sim.scenario.client_settings import keeps_events
 from sim.scenario.file import Scenario
 
@@ -63,6 +66,7 @@ ZERO_DELAY_NS = 100 * NS_PER_MS
 NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
+INFO_PERIOD_S = 0.25  # of the machine's time between two run.json of a run in virtual time, whose phases may pass in a millisecond
 
 
 def run_scenario(
@@ -192,6 +196,7 @@ class _RunSteps:
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
         self._reporter = reporter
+        self._written_s = -math.inf  # when run.json was written last, by the machine's clock
         self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -216,6 +221,7 @@ class _RunSteps:
             load=LoadInfo(),
             fleet=fleet,
             notes=list(notes),
+            changed=changed_settings(scenario),
         )
 
     # -- outside: one event loop, signals, the seal ------------------------------------------------------------
@@ -285,6 +291,10 @@ class _RunSteps:
             if failure is None:
                 raise
             # The failure of the run is the one to report; the parts that were written stay readable.
+
+    def _note(self) -> None:
+        self._keeping.note(self.info)
+        self._written_s = time.monotonic()
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 
@@ -461,7 +471,8 @@ class _RunSteps:
             at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # a timer may end early
         self.info.phases.append(Phase(phase, at_ns))
         self._reporter.phase, self._reporter.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
-        self._keeping.note(self.info)
+        if not is_virtual() or phase == "run" or time.monotonic() - self._written_s >= INFO_PERIOD_S:  # it lasts, and may be killed
+            self._note()
         self._reporter.show()
 
     def _phase_name(self) -> str:

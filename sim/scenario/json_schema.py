@@ -28,6 +28,7 @@ from sim.errors import UsageError, did_you_mean
 from sim.faults.times import FaultTimes
 from sim.record.limits import SCOPED_METRICS, SCOPES, WHOLE
 from sim.record.schema import SLO_METRICS
+from sim.scenario.explore_bounds import Explore
 from sim.scenario.file import BUS_TABLES
 from sim.scenario.problems import MAX_NAME
 from sim.scenario.run_settings import REPLAY
@@ -98,6 +99,7 @@ def file_schema(kind: str = "scenario") -> dict[str, Any]:
         head |= {"description": "One experiment: a bus, the load on it, what is broken and when, and the limits that it must keep."}
         own = {key: value for key, value in keys.items() if key != "name"}  # the name is that of the file
         head |= {"properties": {"title": own.pop("title"), "bus_file": {"description": BUS_FILE, "type": "string", "minLength": 1}} | own}
+        head["properties"]["explore"] = {"description": definitions["Explore"]["description"], **_ref("Explore")}
         head |= {"anyOf": [{"required": ["services"]}, {"required": ["bus_file"]}]}
     used = _used(head["properties"], definitions)
     return head | {"additionalProperties": False, "$defs": {name: one for name, one in definitions.items() if name in used}}
@@ -105,8 +107,8 @@ def file_schema(kind: str = "scenario") -> dict[str, Any]:
 
 def _definitions() -> dict[str, dict[str, Any]]:
     """Return the schema of each struct of a scenario by its name, with what the structs alone do not know."""
-    _, found = msgspec.json.schema_components([Scenario], ref_template="#/$defs/{name}")
-    structs = {struct.__name__: struct for struct in _structs(shapes.type_info(Scenario))}
+    _, found = msgspec.json.schema_components([Scenario, Explore], ref_template="#/$defs/{name}")
+    structs = {struct.__name__: struct for one in (Scenario, Explore) for struct in _structs(shapes.type_info(one))}
     made = {name: _definition(structs[name], schema) for name, schema in found.items()}
     keys = made[Scenario.__name__]["properties"]
     for table, barred in _NO_NAME.items():

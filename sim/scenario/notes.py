@@ -42,8 +42,9 @@ def _channel_notes(scenario: Scenario) -> Iterator[str]:
     heard = {name for service in scenario.services.values() for name in service.subscribes}
     published = {name for service in scenario.services.values() for name in service.publishes}
     named, reference = heard | published, reference_channels()
+    by_programs = {name for service in scenario.services.values() if service.command for name in service.publishes}
     for name, channel in scenario.channels.items():
-        where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0
+        where, called = f"channels.{quoted(name)}", scenario.load.mix.get(name, 0) > 0 or name in by_programs
         rate = f", and its rate_per_s = {channel.rate_per_s:g} is not called" if channel.rate_per_s else ""
         if name not in named:
             if channel != reference.get(name):
@@ -59,12 +60,13 @@ def _channel_notes(scenario: Scenario) -> Iterator[str]:
 def _service_notes(scenario: Scenario) -> Iterator[str]:
     called = {name for name, weight in scenario.load.mix.items() if weight > 0}
     arriving = called & {name for service in scenario.services.values() for name in service.publishes}
+    arriving |= {name for service in scenario.services.values() if service.command for name in service.publishes}
     for name, service in scenario.services.items():
         behaviour = scenario.behaviour(name)
         reads = scenario.load.reads_per_s > 0 and isinstance(scenario.new_logic(name), ConfigReader)
         reads = reads or any(cache.reads_per_s > 0 for cache in service.caches.values())
         answers = HTTP_CALL in called and behaviour == "analytics"
-        if not (called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
+        if not (service.command or called & set(service.publishes) or arriving & set(service.subscribes) or reads or answers):
             yield f"services.{quoted(name)}: nothing is asked of it: what it publishes is not called, and what it hears does not come"
 
 

@@ -452,8 +452,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return len(set(self.schedule().pod.tolist()))
 
     def schedule(self, *, seed_offset: int = 0) -> Schedule:
-        """Return every intended call of the run, none where users of a locustfile decide; another offset draws another one."""
-        if self.load.locustfile:
+        """Return every intended call of the run, none where a locustfile's users, or programs, decide; another offset draws another."""
+        if self.load.locustfile or not any(self.load.mix.values()):
             return no_schedule()
         pods, load, seed = self.first_pods(), self.load, self.seed + seed_offset
         publishes = {name: set(service.called) for name, service in self.services.items()}

@@ -238,6 +238,8 @@ def test_an_interrupted_run_keeps_its_data_and_leaves_nothing_running(tmp_path: 
     assert len(run.deliveries) > 0
     assert len(run.publishes) > 0
     assert buslab("check", "run", cwd=tmp_path).returncode == 2, "an interrupted run is unknown"
+    assert "interrupted" in (tmp_path / "run" / "report.html").read_text("utf-8"), "it has a report all the same"
+    assert "saturated" not in (tmp_path / "run" / "verdict.json").read_text("utf-8")
 
 
 @pytest.mark.broker

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,21 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.browser import FLAGS, find_browser
+
 ROOT = Path(__file__).parents[2]
-BROWSER_ENV = "BUSLAB_BROWSER"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LOAD_MS, RUN_MS = 90_000, 120_000  # bounds, not expectations
 
 
 @pytest.fixture
 def browser_path() -> str:
-    path = os.environ.get(BROWSER_ENV) or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        reason = f"no Chromium here: install one, or name it in {BROWSER_ENV}"
-        if os.environ.get("BUSLAB_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"BUSLAB_REQUIRE_BROWSER=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
-    return path
+    return find_browser()
 
 
 def free_port() -> int:
@@ -91,8 +84,7 @@ def test_the_quick_start_runs_in_jupyterlab_and_shows_pictures_and_no_error(brow
     notebook = ROOT / "notebooks" / "00_quickstart.ipynb"
     before = notebook.read_bytes()
     with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(LOAD_MS)
         for _ in range(LOAD_MS // 250):  # until the server listens

@@ -116,6 +116,30 @@ def test_parts_of_several_sources_are_sealed_without_loss_and_in_order(steps: li
         assert sealed["deliveries"].rows == len(wanted["inline"] + wanted["locust"])
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_table_of_one_part_has_the_bytes_that_joining_would_write(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only part of a table becomes the table, and stays until all are sealed; a file system without links gets a copy."""
+
+    def no_link(part: Path, path: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    recorder = Recorder(tmp_path, source="inline", pods=PODS)
+    hear(recorder.deliveries, [(1, 10, [(1, 11, False), (2, 12, True)]), (0, 20, [(1, 21, False)])])
+    for number in range(3):
+        recorder.tables["reads"].add(*read_row(number, f"tpl_{number % 2}"))
+    recorder.close()
+    parts = {path.name.partition("-")[0]: path.read_bytes() for path in (tmp_path / PARTS).glob("*.parquet")}
+    assert set(parts) == {"deliveries", "reads"}
+    sealed = seal_tables(tmp_path)
+    for table, written in parts.items():
+        path = tmp_path / f"{table}.parquet"
+        assert path.read_bytes() == written and sealed[table].rows == 3
+        assert path.stat().st_mode & 0o777 == 0o444 and path.stat().st_nlink == 1
+    assert not (tmp_path / PARTS).exists()
+
+
 def pod_row(number: int) -> tuple[Any, ...]:
     return (f"p-{number}", "service", "inline", "a,b", number, "starting", "connecting", 0)
 

@@ -77,3 +77,39 @@ def test_every_figure_draws_any_run_and_names_its_axes(draw: outage_plots.space_
         ax = draw(open_run(folder), axes())
         ax.figure.canvas.draw()
         assert ax.get_title() and ax.get_xlabel()
+
+
+def test_single_events_are_drawn_where_most_were_lost_and_what_is_left_out_is_told(plan: RunFolder) -> None:
+    ax = outage_plots.space_time(open_run(plan.write()), axes())
+    assert ax.get_title() == "12 copies of 11 events were heard and 10 lost, from 2.90 to 4.00 s, where most were lost"
+    plan.folder = plan.folder.with_name("many")
+    for number in range(700):
+        plan.event(13 * SECOND + number * MS, publisher="web-1")
+    ax = outage_plots.space_time(open_run(plan.write()), axes())
+    assert ax.get_title() == (
+        "2 copies of 200 events were heard and 398 lost, from 2.98 to 3.20 s, where most were lost; not drawn: 1 of 201 events"
+    )
+    wide = outage_plots.space_time(open_run(plan.folder), axes(), between_s=(2.9, 3.9))
+    assert wide.get_title().endswith("from 2.90 to 3.90 s; not drawn: 510 of 710 events")
+
+
+def test_where_a_run_lost_nothing_the_end_of_the_first_fault_is_drawn(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run").service("web", replicas=41)
+    plan.publish(100, step_ns=100 * MS)
+    plan.faults = [("link_slow", "web-0", 13 * SECOND, 15 * SECOND)]
+    title = outage_plots.space_time(open_run(plan.write()), axes()).get_title()
+    assert title == "400 copies of 10 events were heard and 0 lost, from 4.90 to 5.90 s; not drawn: 1 of 41 pods"
+
+
+def test_the_map_covers_every_fault_and_names_services_where_pods_are_many(plan: RunFolder, tmp_path: Path) -> None:
+    plan.faults.append(("broker_freeze", "broker", 16 * SECOND, 17 * SECOND))
+    assert outage_plots.reachability_map(open_run(plan.write()), axes()).get_title().endswith(" while faults were on")
+    many = RunFolder(tmp_path / "many").service("web", replicas=20).service("api", replicas=3)
+    many.publish(100, step_ns=100 * MS, publisher="api-0")
+    many.faults = [("link_cut", "web-0", at * SECOND, (at + 2) * SECOND) for at in (12, 16)]
+    many.drop(many.events[25], "web-3")
+    ax = outage_plots.reachability_map(open_run(many.write()), axes())
+    assert ax.get_title() == "879 of 880 copies for another pod were heard while link_cut was on, 2 times"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["web", "api"] and ax.get_xlabel() == "pod of the service that should hear"
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["api"]
+    assert ax.images[0].get_array().tolist() == [[799 / 800, 1.0]]

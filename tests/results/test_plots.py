@@ -9,8 +9,12 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from sim.pages.colours import FATE_COLOURS
+from sim.record.run_info import Phase
+from sim.record.schema import FATES
 from sim.results import plots
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, RunFolder
@@ -143,3 +147,46 @@ def test_of_many_channels_those_with_most_copies_are_drawn_and_the_others_counte
     ax = plots.lag_distribution(open_run(plan.write()), axes())
     assert list(lines(ax)) == ["all copies (120)", *(f"{name} ({number + 1})" for number, name in enumerate(names) if number >= 3)]
     assert ax.get_title().endswith("; 3 more channels are not drawn")
+
+
+def test_a_fate_has_one_colour_in_all_figures(plan: RunFolder) -> None:
+    plan.drop(plan.events[55], "web-0").repeat(plan.events[5], "web-0")
+    run = open_run(plan.write())
+    of_rates = {line.get_label(): line.get_color() for line in plots.rates(run, axes()).lines}
+    books = plots.ledger_books(run, axes())
+    bars = {text.get_text(): to_hex(bar.get_facecolor()) for text, bar in zip(books.get_yticklabels(), books.patches, strict=True)}
+    assert set(FATE_COLOURS) == set(FATES) and len(set(FATE_COLOURS.values())) == len(FATES)
+    assert of_rates["copies delivered"] == FATE_COLOURS["delivered"] and of_rates["copies missing"] == FATE_COLOURS["missing"]
+    assert {name: bars[name] for name in FATES} == {fate: colour.lower() for fate, colour in FATE_COLOURS.items()}
+    assert bars["missing: unexplained"] == FATE_COLOURS["missing"].lower()
+
+
+def test_a_run_that_did_not_reach_its_run_phase_has_the_rates_of_what_is_drawn(plan: RunFolder) -> None:
+    plan.info.phases = [Phase("warm-up", 9 * SECOND, None)]
+    title = plots.rates(open_run(plan.write(state="interrupted")), axes()).get_title()
+    assert title == "9 events/s became 36 copies/s before the run phase, which was not reached; 0 copies are missing"
+
+
+def test_what_a_peer_took_is_not_drawn_as_missing(tmp_path: Path) -> None:
+    plan = RunFolder(tmp_path / "run", transport="streams").service("web", replicas=2)
+    for number in range(40):
+        plan.hear(plan.event(RUN_NS + number * 100 * MS), f"web-{number % 2}")
+    ax = plots.rates(open_run(plan.write()), axes())
+    assert ax.get_title() == "4 events/s became 4 copies/s; 0 copies are missing, 40 left to another pod"
+    assert not lines(ax)["copies missing"].any()
+
+
+def test_p99_is_drawn_where_it_is_not_the_maximum_and_limits_are_lines(plan: RunFolder) -> None:
+    few = plots.lag_over_time(open_run(plan.write()), axes())
+    assert [name for name in lines(few) if not name.startswith("_")] == ["median", "max"], "no interval holds 100 copies"
+    plan.folder = plan.folder.with_name("many")
+    plan.publish(2000, start_ns=RUN_NS + SECOND, step_ns=MS // 10)
+    plan.slo = {"lag_ms_p99": 5, "lag_ms_max": 20, "missing": 0}
+    run = open_run(plan.write())
+    ax = plots.lag_over_time(run, axes())
+    p99 = lines(ax)["p99, of 100 copies or more"]
+    assert 0 < np.isfinite(p99).sum() < len(p99)
+    assert {text.get_text() for text in ax.texts} >= {"limit of p99: 5 ms", "limit of max: 20 ms"}
+    assert [line.get_ydata()[0] for line in ax.lines if str(line.get_label()).startswith("_")][:2] == [5_000, 20_000]
+    marks = [line for line in plots.lag_distribution(run, axes()).lines if line.get_marker() == "v"]
+    assert [(round(float(line.get_xdata()[0])), float(line.get_ydata()[0])) for line in marks] == [(100, 5_000), (8400, 20_000)]

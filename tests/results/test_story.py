@@ -145,3 +145,10 @@ def test_a_service_has_no_pod_from_its_last_end_before_to_its_next_beginning_aft
     run = open_run(plan.write())
     for event_id, (since, until) in spans.items():
         assert run.story(event_id).endswith(f"(it had no pod from {since} to {until})")
+
+
+@pytest.mark.parametrize(("outcome", "said"), [("acknowledged", True), ("memory", False), ("refused", False), ("never-sent", False)])
+def test_only_of_an_event_that_the_broker_took_it_says_what_publish_said(plan: RunFolder, outcome: str, said: bool) -> None:
+    (event,) = plan.publish(1)
+    event.outcome, event.receivers = outcome, 1
+    assert ("PUBLISH said" in open_run(plan.write()).story(event.id)) == said

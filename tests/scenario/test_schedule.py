@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,35 @@ def test_the_same_seed_is_the_same_schedule(asked: dict[str, Any]) -> None:
     first, second = schedule(**asked), schedule(**asked)
     for column in ("offset_ns", "kind", "pod"):
         np.testing.assert_array_equal(getattr(first, column), getattr(second, column))
+
+
+def by_hand(rate_per_s: float, shape: str, warm_up_s: float, run_s: float) -> tuple[list[float], list[float]]:
+    """The cumulative rate point by point, as the sum of what came before."""
+    grid_s, calls = [0.0], [0.0]
+    if warm_up_s > 0:
+        grid_s.append(warm_up_s)
+        calls.append(warm_up_s * rate_per_s * SHAPES[shape][0][1])
+    for (from_u, from_rate), (to_u, to_rate) in pairwise(SHAPES[shape]):
+        steps = round(4096 * (to_u - from_u))
+        for step in range(1, steps + 1):
+            done = step / steps
+            mean_rate = from_rate + (to_rate - from_rate) * (done - 0.5 / steps)
+            grid_s.append(warm_up_s + run_s * (from_u + (to_u - from_u) * done))
+            calls.append(calls[-1] + mean_rate * rate_per_s * run_s * (to_u - from_u) / steps)
+    return grid_s, calls
+
+
+@given(asked)
+@settings(max_examples=examples(60))
+def test_a_seed_s_schedule_is_to_the_nanosecond_that_of_a_sum_point_by_point(asked: dict[str, Any]) -> None:
+    grid_s, calls = by_hand(asked["rate_per_s"], asked["shape"], asked["warm_up_s"], asked["run_s"])
+    total, rng = calls[-1], np.random.default_rng([asked["seed"], 0])
+    if asked["arrivals"] == "poisson":
+        units = np.cumsum(rng.exponential(size=int(total + 10 * total**0.5 + 10)))
+    else:
+        units = np.arange(int(total)) + 0.5
+    times_s = np.interp(units[units < total], calls, grid_s)
+    np.testing.assert_array_equal(schedule(**asked).offset_ns, (times_s * 1e9).astype(np.int64))
 
 
 @given(asked)

@@ -20,7 +20,7 @@ from unittest import mock
 from sim.bus import fallback, once
 from sim.bus.cache import ConfigSubscriber
 from sim.experiments.explore.look import look_at, warm_up
-from sim.experiments.explore.search import Plan, Search, run_search
+from sim.experiments.explore.search import Search, SearchPlan, run_search
 from sim.experiments.explore.shrink import shrink
 from sim.pods.connections import Connections
 from sim.pods.pod import Pod
@@ -29,6 +29,7 @@ from sim.scenario.explore_bounds import Explore
 from sim.wire.transports.streams import Subscription as StreamSubscription
 
 Patch = contextlib.AbstractContextManager[Any]
+STREAMS = Explore(run_s_min=1.0, run_s_max=3.0, rate_max=80.0, heal_s=2.5, transports=("streams",), kinds=("slow_handler", "pod_kill"))
 BOUNDS = Explore(run_s_min=1.0, run_s_max=3.0, rate_max=80.0, heal_s=2.5)
 
 
@@ -203,14 +204,19 @@ PLANTS: tuple[Plant, ...] = (
     Plant("forgets-batch", "forgets the part-full batch on SIGTERM", _method(Pod, "stop", _forgets_batch)),
     Plant("retries", "sends again what had no answer", _method(Pod, "unanswered", _retries)),
     Plant("stale-cache", "serves old copies after reconnecting", _method(ConfigSubscriber, "forget", _keeps_copies)),
-    Plant("claims-own", "claims a stream entry that it is handling itself", _method(StreamSubscription, "_claimed", _handles_again)),
-    Plant("never-claims", "never takes over what a dead pod was given", _method(StreamSubscription, "_claimed", _never_claims)),
+    Plant("claims-own", "claims an entry that it is handling itself", _method(StreamSubscription, "_claimed", _handles_again), STREAMS),
+    Plant("never-claims", "never takes over what a dead pod was given", _method(StreamSubscription, "_claimed", _never_claims), STREAMS),
     Plant("drops-when-full", "forgets an event when many are being handled", _method(SlowHandling, "take", _drops_every_tenth)),
     Plant("forgets-marker", "keep-marker deletes its marker", _recipe("keep-marker", _forgets_marker)),
     Plant("marker-after-lock", "two-key sets the marker after the lock is gone", _recipe("two-key", _marker_after_lock)),
     Plant("deletes-anothers", "keep-marker deletes another's lock", _recipe("keep-marker", _deletes_anothers)),
     Plant("loses-kept", "loses what it keeps beyond three events", _method(Pod, "_keep", _gives_up_memory)),
 )  # fmt: skip
+
+
+# Not found yet. Every fault heals, so a dead pod comes back under its name and reads what it was given: who never takes that over only
+# makes it late. And a pod meets an entry of its own again only where handling takes longer than `bus.stream_claim_s` while it reads on.
+NOT_FOUND = ("never-claims", "claims-own")
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,7 @@ class Found:
 
 def first_find(plant: Plant, *, seed: int, guided: bool, most: int) -> Found:
     """Search until the plant is found, or so many schedules were looked at."""
-    search, began_s = Search(Plan(bounds=plant.bounds, seed=seed, guided=guided)), time.process_time()
+    search, began_s = Search(SearchPlan(bounds=plant.bounds, seed=seed, guided=guided)), time.process_time()
     with plant.patch():
         progress = run_search(search, runs=most, until=lambda progress: bool(progress.counting))
     took_s = time.process_time() - began_s
@@ -244,7 +250,7 @@ def shrunk_lines(plant: Plant, found: Found, *, most_looks: int = 150) -> int:
 
 def rate(plant: Plant, runs: int) -> Iterator[set[str]]:
     """Yield the names of what is found in each of so many drawn schedules."""
-    search = Search(Plan(bounds=plant.bounds, seed=7, guided=False))
+    search = Search(SearchPlan(bounds=plant.bounds, seed=7, guided=False))
     with plant.patch():
         for number in range(runs):
             yield look_at(search.draw(number), heal_s=plant.bounds.heal_s).names

@@ -13,7 +13,7 @@ from sim.cli.printing import FiniteRange, check_out, print_table
 from sim.errors import UsageError
 
 if TYPE_CHECKING:
-    from sim.experiments.explore.search import Plan, Progress
+    from sim.experiments.explore.search import Progress, SearchPlan
 
 
 @click.command()
@@ -58,14 +58,14 @@ def explore(
     Exit code: 0 nothing was found, 1 something was, 2 an error.
     """
     from sim.experiments.explore.draw import base_tree
-    from sim.experiments.explore.search import Plan
+    from sim.experiments.explore.search import SearchPlan
     from sim.scenario.explore_bounds import Explore
     from sim.scenario.file import load_with_bounds
 
     if not scenario and (settings or as_is):
         raise UsageError("--set and --as-is are about a scenario: name one")
     base, bounds = load_with_bounds(scenario, settings=settings) if scenario else (None, Explore())
-    plan = Plan(
+    plan = SearchPlan(
         name=base.name if base else "anything",
         base=base,
         bounds=bounds,
@@ -83,7 +83,7 @@ def explore(
 
 
 def _explore(
-    plan: Plan,
+    plan: SearchPlan,
     out: Path | None,
     runs: int | None,
     minutes: float | None,
@@ -141,9 +141,9 @@ class _Counter:
             tell(speed_line(progress))
 
 
-def _as_is(tree: dict[str, object], plan: Plan, confirm: str, repeats: int) -> int:
+def _as_is(tree: dict[str, object], plan: SearchPlan, confirm: str, repeats: int) -> int:
     """Judge one schedule and print what is found, here and on a real ground."""
-    from sim.experiments.explore.finding import is_known
+    from sim.experiments.explore.flaw import is_known
     from sim.experiments.explore.look import load_property, look_at
     from sim.experiments.explore.run import confirmed, told_confirmed
 

@@ -77,7 +77,8 @@ def run(
                 watch=display.show,
             )
     except BuslabError as error:
-        if caller is not None and error.run_folder is not None:  # CI reads the verdict of a run that failed too
-            print_judgement(error.run_folder, report=False, write=True)
+        if error.run_folder is not None:  # of a run that was interrupted or failed, what was recorded is judged and drawn too
+            with contextlib.suppress(BuslabError):  # what ended the run is what is told
+                print_judgement(error.run_folder, report=caller is None and not no_report, write=True)
         raise
     return print_judgement(folder, report=not no_report, write=True)

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from sim.experiments.claims.run import ClaimAnswers
 from sim.experiments.claims.table import TALLY, number_of
 from sim.machine.words import count
+from sim.pages.colours import BLUE, RED
 
-MARKS = {True: ("o", "#0072B2", "the claim held in a case"), False: ("X", "#D55E00", "it did not"), None: ("$?$", "#555555", "not judged")}
+MARKS = {True: ("o", BLUE, "the claim held in a case"), False: ("X", RED, "it did not"), None: ("$?$", "#555555", "not judged")}
 ROW_IN = 0.34  # height of a row, inches
 MAX_WORDS = 80  # characters of a claim
 MAX_NUMBER = 66

@@ -439,6 +439,7 @@ def _difference(
         if math.isnan(spread):  # one value a side tells nothing of its spread
             low, high = -math.inf, math.inf
     low, high = min(low, run - base - half), max(high, run - base + half)
+    low = max(low, min(run, 0.0) - base) if math.isfinite(low) else low  # no time and no count is below 0, so none falls by over 100 %
     allowed = tolerance * abs(base) + metric.floor
     most = (metric.drift or 0.0) if drift else 0.0
     sure_worse, sure_better = (max(allowed, share * abs(base) + metric.floor + most) for share in (drift, 1 - 1 / (1 + drift)))

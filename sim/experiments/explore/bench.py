@@ -33,7 +33,7 @@ PARTS = ("drawing", "checking", "running", "judging")
 
 
 @dataclass(frozen=True)
-class Shape:
+class BenchShape:
     """A size of schedules: the settings of the baseline, how long the load goes on, until when faults end, and the aim, a minute."""
 
     name: str
@@ -44,8 +44,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("6 services, 12 pods, 10 s, 100 calls/s", ("load.rate_per_s=100",), 10.0, 6.0, 1500),
-    Shape(
+    BenchShape("6 services, 12 pods, 10 s, 100 calls/s", ("load.rate_per_s=100",), 10.0, 6.0, 1500),
+    BenchShape(
         "3 services, 6 pods, 3 s, 60 events",
         (
             "load.rate_per_s=20",
@@ -102,7 +102,7 @@ def run_explore_bench(*, schedules: int = 400, jobs: int | None = None, tell: Ca
     return ExploreReport(many, tuple(rows))
 
 
-def _measured(shape: Shape, schedules: int, jobs: int) -> ShapeRow:
+def _measured(shape: BenchShape, schedules: int, jobs: int) -> ShapeRow:
     draw = drawer(shape)
     warm, drawn, begins = WARM * jobs, 0.0, 0.0
     seconds = [0.0, 0.0, 0.0]
@@ -127,7 +127,7 @@ def _measured(shape: Shape, schedules: int, jobs: int) -> ShapeRow:
     return ShapeRow(shape.name, schedules, 60 * schedules / took_s if took_s else math.nan, each, shape.aim)
 
 
-def drawer(shape: Shape) -> Callable[[int], Tree]:
+def drawer(shape: BenchShape) -> Callable[[int], Tree]:
     """Return what draws the n-th schedule of a shape: all of it stays but the seed and the faults."""
     base = load_scenario("baseline", settings=(*shape.settings, f"load.run_s={shape.run_s:g}", "load.warm_up_s=0"))
     fixed = base_tree(base)

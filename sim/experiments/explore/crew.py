@@ -1,7 +1,7 @@
 """The processes that look at schedules: one after another here, or several beside each other, each warm from its second schedule on.
 
-Schedules are handed out in turn, and what was seen comes back in the order of the schedules, however many processes there are: so a search
-finds the same with one as with eight. A worker is this module as a process of its own; it ends with its parent.
+Schedules are handed out in turn, and what was seen comes back in the order of the schedules, so a search finds the same with one process as
+with four; more of them draw further ahead of what they have seen. A worker is this module as a process of its own; it ends with its parent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.experiments.explore.draw import Tree
 from sim.experiments.explore.look import Looker, Seen, Setup, Task, warm_up
 from sim.machine.line import Line, inherited_line, start_child
 
-AHEAD = 32  # schedules that are drawn before the first of them was looked at, whatever the number of processes
+AHEAD = 8  # schedules that are drawn before the first of them was looked at: as many for one process as for four
 ANSWER_TIMEOUT_S = 300.0
 END_TIMEOUT_S = 5.0
 
@@ -57,7 +57,7 @@ class Crew:
             self._log.unlink()
 
     def looked(self, numbers: Iterator[int], draw: Draw) -> Iterator[tuple[Tree, Seen]]:
-        """Yield each schedule with what was seen of it, in order; a schedule is drawn `AHEAD` places before it is yielded.
+        """Yield each schedule with what was seen of it, in order; some places before it is yielded it is drawn, see `AHEAD`.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Crew:
         waiting: deque[tuple[int, Tree]] = deque()
         more = True
         while more or waiting:
-            while more and len(waiting) < AHEAD:
+            while more and len(waiting) < max(AHEAD, 2 * len(self._lines)):
                 number = next(numbers, None)
                 if number is None:
                     more = False

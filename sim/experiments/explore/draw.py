@@ -44,7 +44,7 @@ KINDS = {  # what each ground can do
     "embedded": (*OF_PODS, *OF_BROKER, *OF_LINKS, "connections_refused"),
     "cluster": (*OF_PODS, *OF_BROKER, "broker_failover"),
 }
-TRANSPORTS = {"model": ("pubsub", "streams", "memory"), "embedded": ("pubsub", "streams", "memory"), "cluster": ("pubsub", "sharded")}
+WAYS = {"model": ("pubsub", "streams", "memory"), "embedded": ("pubsub", "streams", "memory"), "cluster": ("pubsub", "sharded")}
 CHOICES: dict[str, Sequence[Any]] = {
     "batch_size": (1, 3, 25, 100),
     "batch_interval_ms": (50, 400, 5_000, 30_000),
@@ -217,7 +217,7 @@ def _services(draw: Random, bounds: Explore) -> dict[str, Tree]:
 
 
 def _bus(draw: Random, on: str, bounds: Explore) -> Tree:
-    bus: Tree = {"transport": draw.choice(bounds.transports or TRANSPORTS[on])}
+    bus: Tree = {"transport": draw.choice(bounds.transports or WAYS[on])}
     bus |= {key: draw.choice(values) for key, values in CHOICES.items() if draw.random() < 0.5}
     if draw.random() < 0.03:
         bus["redis_url"] = False

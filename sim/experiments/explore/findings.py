@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.bus.envelope import BATCH
-from sim.experiments.explore.finding import Finding
+from sim.experiments.explore.flaw import Flaw
 from sim.experiments.explore.promises import broken_promises
 from sim.machine.words import count
 from sim.record.reader import Array, codes_in, take_rows
@@ -36,7 +36,7 @@ MUST_HEAL = ("deaf", "sent-in-memory-mode", "publish-refused", "cut-link", "unex
 Reason = Callable[[Run, str, Result], bool]
 
 
-def findings(run: Run, verdict: Verdict, *, heal_s: float | None = None) -> list[Finding]:
+def findings(run: Run, verdict: Verdict, *, heal_s: float | None = None) -> list[Flaw]:
     """Return what is wrong with a run and its verdict; empty when nothing is.
 
     Parameters
@@ -44,15 +44,15 @@ def findings(run: Run, verdict: Verdict, *, heal_s: float | None = None) -> list
     heal_s
         So long after the last fault all must have healed; None: this is not asked.
     """
-    found = [] if run.info.state == "complete" else [Finding(f"run: {run.info.state}", f"the run is {run.info.state}: {run.info.reason}")]
+    found = [] if run.info.state == "complete" else [Flaw(f"run: {run.info.state}", f"the run is {run.info.state}: {run.info.reason}")]
     found += _of_balance(run) + _unexplained(run)
     for name, result in verdict.checkers.items():
         if result.verdict != "valid" and not any(holds(run, name, result) for holds in (UNKNOWN, INVALID)[result.verdict == "invalid"]):
             event = result.witnesses[0].split()[0].rstrip(":") if result.witnesses else ""
-            found.append(Finding(f"{name}: {_kind_of(result)}", f"{name} is {result.verdict}: {result.detail}", event))
+            found.append(Flaw(f"{name}: {_kind_of(result)}", f"{name} is {result.verdict}: {result.detail}", event))
     for limit in verdict.slo:
         if limit.verdict == "invalid":
-            found.append(Finding(f"slo: {limit.metric}", limit.detail))
+            found.append(Flaw(f"slo: {limit.metric}", limit.detail))
     found += broken_promises(run)
     return found + ([] if heal_s is None else _not_healed(run, heal_s))
 
@@ -65,7 +65,7 @@ def _kind_of(result: Result) -> str:
     return " ".join(["unknown", *words[:4]])
 
 
-def _of_balance(run: Run) -> list[Finding]:
+def _of_balance(run: Run) -> list[Flaw]:
     """Count pairs of event and pod anew, with no code of the books."""
     heard = run.deliveries
     numbers = {history.pod: number for number, history in enumerate(run.pod_histories)}
@@ -80,7 +80,7 @@ def _of_balance(run: Run) -> list[Finding]:
     if (booked, rows) == (pairs, len(heard)):
         return []
     text = f"the books do not balance: {booked} of {pairs} pairs, {rows} of {len(heard)} rows"
-    return [Finding("books: do not balance", text)]
+    return [Flaw("books: do not balance", text)]
 
 
 def _different(*columns: Array) -> int:
@@ -94,11 +94,11 @@ def _different(*columns: Array) -> int:
     return int(changes.sum()) + 1
 
 
-def _unexplained(run: Run) -> list[Finding]:
+def _unexplained(run: Run) -> list[Flaw]:
     rows = np.flatnonzero(run.copies.cause == CAUSE["unexplained"])
     if not len(rows):
         return []
-    return [Finding("ledger: unexplained", f"unexplained: {len(rows)}", _event_of(run, int(rows[0])))]
+    return [Flaw("ledger: unexplained", f"unexplained: {len(rows)}", _event_of(run, int(rows[0])))]
 
 
 def _event_of(run: Run, row: int) -> str:
@@ -106,7 +106,7 @@ def _event_of(run: Run, row: int) -> str:
     return event_id(int(run.publishes["event"].iloc[publish])) if publish >= 0 else ""
 
 
-def _not_healed(run: Run, heal_s: float) -> list[Finding]:
+def _not_healed(run: Run, heal_s: float) -> list[Flaw]:
     """Return what does not come back after the last fault: pods that hear no probe, and what is lost of the load that goes on."""
     bus = run.scenario["bus"]
     stays_away = not bus["redis_url"] or bus["reattach"] != "automatic" or bus["fallback"] != "on-failure" or bus["transport"] == "memory"
@@ -115,7 +115,7 @@ def _not_healed(run: Run, heal_s: float) -> list[Finding]:
     found = []
     if run.info.recovered is False and not _only_behind(run):
         why = next((note for note in run.info.notes if note.startswith("the bus did not recover")), "")
-        found.append(Finding("liveness: not recovered", why or "the bus did not recover"))
+        found.append(Flaw("liveness: not recovered", why or "the bus did not recover"))
     healed_ns = int(run.faults["end_ns"].max() + heal_s * 1e9)
     copies, publishes = run.copies, run.publishes
     causes = [CAUSE[cause] for cause in MUST_HEAL]
@@ -127,7 +127,7 @@ def _not_healed(run: Run, heal_s: float) -> list[Finding]:
         cause = words[int(copies.cause[late[0]])]
         pods = len(set(copies.pod[late].tolist()))
         text = f"{heal_s:g} s after the last fault {count(len(late), 'copy', 'copies')} of {count(pods, 'pod')} were still lost, {cause}"
-        found.append(Finding(f"liveness: {cause}", text, _event_of(run, int(late[0]))))
+        found.append(Flaw(f"liveness: {cause}", text, _event_of(run, int(late[0]))))
     return found
 
 

@@ -19,8 +19,8 @@ import msgspec
 
 from sim.errors import BuslabError, Interrupted, ScenarioError, UsageError
 from sim.experiments.explore.draw import Tree
-from sim.experiments.explore.finding import Finding
 from sim.experiments.explore.findings import findings
+from sim.experiments.explore.flaw import Flaw
 from sim.experiments.explore.novelty import signature
 from sim.machine.user_code import first_line, load_file
 from sim.results.checkers import judge
@@ -51,7 +51,7 @@ class Look:
         Processor time of checking the scenario, running it, and judging it with all that is asked of the verdict.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Flaw] = field(default_factory=list)
     traits: frozenset[str] = frozenset()
     refused: str = ""
     run: Run | None = None
@@ -101,7 +101,7 @@ def look_at(tree: Tree, *, heal_s: float | None = 3.0, own: Property | None = No
     except Exception as error:  # whatever it is, it is a finding: a run that is drawn must not break the lab
         text = " ".join(str(error).split())
         kind = "hangs" if isinstance(error, _Hangs) else type(error).__name__
-        seen.findings.append(Finding(f"run: {kind}", f"{type(error).__name__}: {text}" if kind != "hangs" else text))
+        seen.findings.append(Flaw(f"run: {kind}", f"{type(error).__name__}: {text}" if kind != "hangs" else text))
     if own is not None and seen.run is not None:
         seen.findings += _of_property(own, seen.run)
     seen.judged_s = time.process_time() - began_s
@@ -146,7 +146,7 @@ def load_property(path: str) -> Property:
     return found
 
 
-def _of_property(own: Property, run: Run) -> list[Finding]:
+def _of_property(own: Property, run: Run) -> list[Flaw]:
     try:
         said = own(run)
     except AssertionError as error:
@@ -156,7 +156,7 @@ def _of_property(own: Property, run: Run) -> list[Finding]:
     if said is None or said == "" or said is True:
         return []
     texts = said if isinstance(said, list | tuple | set) else ["check(run) returned False" if said is False else said]
-    return [Finding(f"property: {' '.join(''.join(c for c in str(text) if not c.isdigit()).split()[:6])}", str(text)) for text in texts]
+    return [Flaw(f"property: {' '.join(''.join(c for c in str(text) if not c.isdigit()).split()[:6])}", str(text)) for text in texts]
 
 
 def warm_up() -> None:
@@ -190,7 +190,7 @@ class Seen(msgspec.Struct, frozen=True):
     """What a worker saw of one schedule: what it found, and which traits are new to it; or the error of a property."""
 
     number: int
-    findings: list[Finding] = []
+    findings: list[Flaw] = []
     traits: list[str] = []
     refused: str = ""
     error: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.experiments.explore.finding import Finding
+from sim.experiments.explore.flaw import Flaw
 from sim.machine.words import count
 from sim.record.reader import Array, codes_in, codes_of
 from sim.record.schema import event_id
@@ -21,12 +21,12 @@ AT_ONCE_NS = 5_000_000  # between the end of a pod and what it wrote down of it
 HANDS_OVER_AGAIN = ("broker_down", "broker_stop", "keys_lost", "pod_start_in_outage", "connections_refused")  # a stream begun anew
 
 
-def broken_promises(run: Run) -> list[Finding]:
+def broken_promises(run: Run) -> list[Flaw]:
     """Return each of these promises that was broken."""
     return [*_left_unsent(run), *_heard_twice(run), *_served_from_before(run)]
 
 
-def _left_unsent(run: Run) -> list[Finding]:
+def _left_unsent(run: Run) -> list[Flaw]:
     publishes = run.publishes
     rows = np.flatnonzero(codes_in(publishes["outcome"], {"never-sent": 1}) == 1)
     publisher, names = codes_of(publishes["publisher"])
@@ -39,11 +39,11 @@ def _left_unsent(run: Run) -> list[Finding]:
         if any(n and belief.state[n] == "stopped" and belief.bus[n - 1] == "connected" for n in near):
             items = count(int(publishes["items"].to_numpy()[row]), "item")
             text = f"{names[publisher[row]]} ended in order while it was connected, and {items} of its batch never left"
-            return [Finding("promise: graceful stop", text, event_id(int(publishes["event"].iloc[row])))]
+            return [Flaw("promise: graceful stop", text, event_id(int(publishes["event"].iloc[row])))]
     return []
 
 
-def _heard_twice(run: Run) -> list[Finding]:
+def _heard_twice(run: Run) -> list[Flaw]:
     again = np.flatnonzero((run.copies.fate == FATE["duplicate"]) & (run.copies.publish >= 0))
     if not len(again) or len(run.identities):
         return []
@@ -54,7 +54,7 @@ def _heard_twice(run: Run) -> list[Finding]:
         return []
     pod = run.pod_histories[int(run.copies.pod[again[0]])].pod
     event = int(run.publishes["event"].iloc[int(run.copies.publish[again[0]])])
-    return [Finding("promise: heard once", f"{count(len(again), 'copy', 'copies')} came twice to a pod, first to {pod}", event_id(event))]
+    return [Flaw("promise: heard once", f"{count(len(again), 'copy', 'copies')} came twice to a pod, first to {pod}", event_id(event))]
 
 
 def _hurt(run: Run) -> Array:
@@ -66,7 +66,7 @@ def _hurt(run: Run) -> Array:
     return np.array([number for number, history in enumerate(run.pod_histories) if history.pod not in whole], dtype=np.int64)
 
 
-def _served_from_before(run: Run) -> list[Finding]:
+def _served_from_before(run: Run) -> list[Flaw]:
     resync = run.scenario["bus"]["resync"]
     if resync == "none" or not len(run.reads):
         return []
@@ -85,5 +85,5 @@ def _served_from_before(run: Run) -> list[Finding]:
         old = mine[(row >= 0) & (loaded_ns[mine] < began[row]) & (at_ns[mine] > began[row])]
         if len(old):
             told = f"{count(len(old), 'copy', 'copies')} that it had from before it subscribed again"
-            return [Finding("promise: resync", f"{name} served {told}, with bus.resync = {resync!r}")]
+            return [Flaw("promise: resync", f"{name} served {told}, with bus.resync = {resync!r}")]
     return []

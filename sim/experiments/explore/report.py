@@ -33,9 +33,13 @@ def found_table(explored: Exploration) -> Table:
 
 def speed_line(progress: Progress) -> str:
     """Return how fast a search went, and what took how long."""
-    each = [1000 * seconds / max(progress.looked, 1) for seconds in progress.seconds]
+    here = progress.looked - progress.resumed
+    if not here:
+        return f"{count(progress.looked, 'schedule')}, and none more"
+    each = [1000 * seconds / here for seconds in progress.seconds]
     parts = ", ".join(f"{part} {value:.1f}" for part, value in zip(PARTS, each, strict=True))
-    told = f"{count(progress.looked, 'schedule')} in {duration(progress.took_s)}, {amount(per_minute(progress))} a minute"
+    before = f" after {progress.resumed:,} earlier ones" if progress.resumed else ""
+    told = f"{count(here, 'schedule')}{before} in {duration(progress.took_s)}, {amount(per_minute(progress))} a minute"
     return f"{told}; {progress.new:,} showed something new; milliseconds of CPU each: {parts}"
 
 

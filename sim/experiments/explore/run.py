@@ -15,8 +15,8 @@ from sim.errors import BuslabError, Interrupted
 from sim.experiments.explore.draw import Tree
 from sim.experiments.explore.findings import findings
 from sim.experiments.explore.look import Look, Property, load_property, look_at
-from sim.experiments.explore.search import Case, Plan, Progress, Search, run_search
-from sim.experiments.explore.shrink import Shrunk, shrink
+from sim.experiments.explore.search import FoundCase, Progress, Search, SearchPlan, run_search
+from sim.experiments.explore.shrink import MOST_LOOKS, Shrunk, shrink
 from sim.machine.words import count
 from sim.results.judged_run import judge_folder
 from sim.run.steps import run_scenario
@@ -46,7 +46,7 @@ class Explored:
         The stations of one event that shows it; empty where no event does.
     """
 
-    case: Case
+    case: FoundCase
     shrunk: Shrunk
     look: Look
     story: str = ""
@@ -57,7 +57,7 @@ class Explored:
 class Exploration:
     """What one exploration found."""
 
-    plan: Plan
+    plan: SearchPlan
     folder: Path
     progress: Progress
     found: list[Explored] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Exploration:
 
 
 def explore(
-    plan: Plan,
+    plan: SearchPlan,
     folder: Path,
     *,
     runs: int | None = None,
@@ -78,6 +78,7 @@ def explore(
     resume: bool = False,
     confirm: str = "",
     repeats: int = 5,
+    most_looks: int = MOST_LOOKS,
     tell: Tell = lambda line: None,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Exploration:
@@ -93,6 +94,8 @@ def explore(
         Go on with the search of the folder.
     confirm, repeats
         A ground on which each finding is tried so often; empty: none.
+    most_looks
+        How many schedules are tried to make one smaller.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def explore(
         search.begin()
     own = load_property(plan.property) if plan.property else None
 
-    def seen(progress: Progress, new: list[Case]) -> None:
+    def seen(progress: Progress, new: list[FoundCase]) -> None:
         for case in new:
             tell(f"{case.finding.name}: schedule {case.number}, {case.finding.text}" + (" (known)" if case.known else ""))
         watch(progress)
@@ -115,7 +118,7 @@ def explore(
     result = Exploration(plan, folder, search.progress)
     for case in search.progress.counting:
         tell(f"{case.finding.name}: making its schedule smaller")
-        result.found.append(one := smaller(case, plan.bounds, own))
+        result.found.append(one := smaller(case, plan.bounds, own, most_looks=most_looks))
         search.write(case)
         told = f"{count(len(one.shrunk.tree['faults']), 'fault')} and {count(one.shrunk.lines, 'line')}"
         tell(f"{case.finding.name}: {told} after {count(one.shrunk.looks, 'run')}: {case.path}")
@@ -125,14 +128,14 @@ def explore(
     return result
 
 
-def smaller(case: Case, bounds: Explore, own: Property | None = None) -> Explored:
+def smaller(case: FoundCase, bounds: Explore, own: Property | None = None, *, most_looks: int = MOST_LOOKS) -> Explored:
     """Return a finding with the smallest schedule that shows it; the case has it from then on."""
     name = case.finding.name
 
     def shows(tree: Tree) -> bool:
         return name in look_at(tree, heal_s=bounds.heal_s, own=own).names
 
-    shrunk = shrink(case.tree, shows)
+    shrunk = shrink(case.tree, shows, most_looks=most_looks)
     look = look_at(shrunk.tree, heal_s=bounds.heal_s, own=own)
     if (again := next((one for one in look.findings if one.name == name), None)) is None:
         shrunk = Shrunk(case.tree, shrunk.looks, whole=False)
@@ -176,4 +179,4 @@ def told_confirmed(one: Confirmed) -> str:
 
 def per_minute(progress: Progress) -> float:
     """Return how many schedules were judged a minute, by the clock on the wall."""
-    return 60 * progress.looked / progress.took_s if progress.took_s else math.nan
+    return 60 * (progress.looked - progress.resumed) / progress.took_s if progress.took_s else math.nan

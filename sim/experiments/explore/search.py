@@ -28,7 +28,7 @@ import tomli_w
 from sim.errors import Interrupted, RecordError, UsageError
 from sim.experiments.explore.crew import Crew
 from sim.experiments.explore.draw import ANY, Tree, draw_schedule
-from sim.experiments.explore.finding import Finding, is_known
+from sim.experiments.explore.flaw import Flaw, is_known
 from sim.experiments.explore.look import Seen, Setup
 from sim.experiments.explore.mutate import mutated
 from sim.machine.clock import in_a_loop
@@ -44,7 +44,7 @@ WITHOUT_BOUND = 10**9
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What is searched.
 
     Attributes
@@ -76,7 +76,7 @@ class Plan:
 
 
 @dataclass
-class Case:
+class FoundCase:
     """One finding and the first schedule that showed it.
 
     Attributes
@@ -89,7 +89,7 @@ class Case:
         Whether it does not count, by the bounds.
     """
 
-    finding: Finding
+    finding: Flaw
     number: int
     tree: Tree
     runs: int = 1
@@ -109,20 +109,23 @@ class Progress:
         By the name of the finding, in the order of the first time.
     seconds
         Processor time of drawing, checking, running and judging.
-    first_s
-        Wall time until the first finding that counts; NaN before.
+    first_s, took_s
+        Wall time until the first finding that counts, NaN before, and since the search began or was resumed.
+    resumed
+        How many of the schedules were looked at before it was resumed.
     """
 
     looked: int = 0
     refused: int = 0
     new: int = 0
-    cases: dict[str, Case] = field(default_factory=dict)
+    cases: dict[str, FoundCase] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     first_s: float = float("nan")
     took_s: float = 0.0
+    resumed: int = 0
 
     @property
-    def counting(self) -> list[Case]:
+    def counting(self) -> list[FoundCase]:
         """The findings that count."""
         return [case for case in self.cases.values() if not case.known]
 
@@ -130,7 +133,7 @@ class Progress:
 class Search:
     """One search: what was seen so far, and the next schedule to look at."""
 
-    def __init__(self, plan: Plan, folder: Path | None = None) -> None:
+    def __init__(self, plan: SearchPlan, folder: Path | None = None) -> None:
         self.plan, self.folder, self.progress = plan, folder, Progress()
         self._seen: set[str] = set()
         self._kept: list[Tree] = []
@@ -154,7 +157,7 @@ class Search:
 
     # -- taking what was seen --------------------------------------------------------------------------------------------
 
-    def take(self, tree: Tree, seen: Seen) -> list[Case]:
+    def take(self, tree: Tree, seen: Seen) -> list[FoundCase]:
         """Take what was seen of a schedule; return the findings that nobody had seen before."""
         progress = self.progress
         progress.looked += 1
@@ -172,15 +175,15 @@ class Search:
         self._log({"number": seen.number, "new": new, "found": seen.findings, **({"tree": tree} if new or seen.findings else {})})
         return cases
 
-    def _case(self, one: Finding, tree: Tree, number: int) -> Case | None:
+    def _case(self, one: Flaw, tree: Tree, number: int) -> FoundCase | None:
         if (case := self.progress.cases.get(one.name)) is not None:
             case.runs += 1
             return None
-        case = self.progress.cases[one.name] = Case(one, number, tree, known=is_known(one.name, self.plan.bounds.known))
+        case = self.progress.cases[one.name] = FoundCase(one, number, tree, known=is_known(one.name, self.plan.bounds.known))
         self.write(case)
         return case
 
-    def write(self, case: Case) -> None:
+    def write(self, case: FoundCase) -> None:
         """Write the schedule of a finding into the folder, if there is one."""
         if self.folder is not None:
             case.path = self.folder / "found" / f"{slug(case.finding.name)}.toml"
@@ -227,9 +230,9 @@ class Search:
         folder, self.folder, number = self.folder, None, -1  # what is read is not written again
         for line in lines:
             number = line["number"]
-            found = msgspec.convert(line["found"], list[Finding])
+            found = msgspec.convert(line["found"], list[Flaw])
             self.take(line.get("tree", {}), Seen(number, found, line["new"]))
-        self.folder = folder
+        self.folder, self.progress.resumed = folder, self.progress.looked
         for case in self.progress.cases.values():
             case.path = folder / "found" / f"{slug(case.finding.name)}.toml"
             if not case.path.exists():
@@ -238,16 +241,17 @@ class Search:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log; the last one may be torn."""
+    """Yield the lines of a log; a last one that is torn is cut off, so that the next can follow."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--resume: there is no search at {path}: {error.strerror or error}; leave the option out") from None
-    for line in text.split(b"\n")[:-1]:
-        try:
-            yield msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            return
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:  # the process was killed while it wrote the last line
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    for line in whole.splitlines():
+        yield msgspec.json.decode(line)
 
 
 def _written(path: Path, text: str) -> None:
@@ -262,7 +266,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "finding"
 
 
-def as_toml(tree: Tree, finding: Finding) -> str:
+def as_toml(tree: Tree, finding: Flaw) -> str:
     """Return a schedule as the file of a scenario, its finding above it."""
     return f"# {finding.name}\n# {finding.text}\n\n{tomli_w.dumps(tree)}"
 
@@ -275,7 +279,7 @@ def run_search(
     jobs: int = 1,
     first: int = 0,
     until: Callable[[Progress], bool] = lambda progress: False,
-    watch: Callable[[Progress, list[Case]], None] = lambda progress, new: None,
+    watch: Callable[[Progress, list[FoundCase]], None] = lambda progress, new: None,
 ) -> Progress:
     """Look at schedules until so many were looked at, or so much time is over, or `until` says that it is enough.
 
@@ -295,7 +299,7 @@ def run_search(
     setup = Setup(plan.bounds.heal_s, plan.property)
     numbers = iter(range(first, WITHOUT_BOUND if runs is None else max(first, runs)))
     log = (search.folder or Path()) / "workers.log"
-    with contextlib.nullcontext() if in_a_loop() else interruptible(asked.append), Crew(setup, jobs=jobs, log=log) as crew:
+    with contextlib.nullcontext() if in_a_loop() else interruptible(asked.append), Crew(setup, jobs=jobs, log=log) as crew, _ended(asked):
         for tree, seen in crew.looked(_until(numbers, began_s, seconds, asked), search.draw):
             cases = search.take(tree, seen)
             progress = search.progress
@@ -309,6 +313,15 @@ def run_search(
         kept = f"; what was found is in {search.folder}" if search.folder else ""
         raise Interrupted(asked[0], f"interrupted by {signal.Signals(asked[0]).name} after {search.progress.looked} schedules{kept}")
     return search.progress
+
+
+@contextlib.contextmanager
+def _ended(asked: list[int]) -> Iterator[None]:
+    """Take the interruption of a run in this process as one of the search."""
+    try:
+        yield
+    except Interrupted as error:
+        asked.append(error.signal_number)
 
 
 def _until(numbers: Iterator[int], began_s: float, seconds: float | None, asked: list[int]) -> Iterator[int]:

@@ -149,6 +149,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\")
 def _bars(matrix: Matrix, ax: Axes, *, what: str, unit: str, value: Callable[[BusCost], float]) -> None:
     values = [value(cost) for cost in matrix.costs]
     known = [0.0 if math.isnan(one) else one for one in values]
+    where = "computed by the model" if matrix.ground == "model" else f"on {matrix.ground}"
     bars = ax.barh(range(len(values)), known, color="0.85", edgecolor="black")
     for place, bar in enumerate(bars):
         bar.set_hatch(HATCHES[place % len(HATCHES)])
@@ -157,7 +158,10 @@ def _bars(matrix: Matrix, ax: Axes, *, what: str, unit: str, value: Callable[[Bu
     )
     ax.set_yticks(range(len(values)), [cost.bus for cost in matrix.costs], fontsize=9)
     ax.invert_yaxis()
-    ax.set(xlim=(0, max([*known, 1e-9]) * 1.3), xlabel=f"{unit}, without a fault")
+    ax.set(
+        xlim=(0, max([*known, 1e-9]) * 1.3),
+        xlabel=f"{unit}, without a fault, {where}",
+    )
     dear = f": {matrix.costs[-1].bus} {multiple(values[-1] / values[0])} {matrix.costs[0].bus}" if len(known) > 1 and min(known) > 0 else ""
     ax.set_title(what + dear, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)

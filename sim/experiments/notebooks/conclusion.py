@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sim.errors import RecordError, UsageError, did_you_mean
+from sim.pages.colours import VERDICT_COLOURS
 from sim.results.checkers.verdict import VERDICTS, worst
 
 CONCLUSION_ENV = "BUSLAB_CONCLUSION"
@@ -22,7 +23,7 @@ MEANING = {
     "invalid": "the answer breaks what this notebook expects",
     "unknown": "the runs cannot be trusted to answer",
 }
-STYLE = {"valid": "solid #009E73", "invalid": "double #D55E00", "unknown": "dashed #E69F00"}  # read without colour too
+LINES = {"valid": "solid", "invalid": "double", "unknown": "dashed"}  # read without colour too
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class Conclusion:
 
     def _repr_html_(self) -> str:
         """Show it in JupyterLab and in the rendered page."""
+        line = f"{LINES[self.verdict]} {VERDICT_COLOURS[self.verdict]}"
         return (
-            f'<div class="conclusion" style="border-left: 6px {STYLE[self.verdict]}; padding: 0.6em 1em; font-size: 1.1em">'
+            f'<div class="conclusion" style="border-left: 6px {line}; padding: 0.6em 1em; font-size: 1.1em">'
             f'<b title="{MEANING[self.verdict]}">{self.verdict}</b>: {html.escape(self.sentence)}</div>'
         )
 

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sim.machine.words import count, duration
+from sim.pages.colours import BLUE, GREEN, ORANGE, PURPLE, SKY
 from sim.record.reader import Array, codes_in, codes_of
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
-from sim.results.plots import BLUE, COLOURS, GREEN, MARKERS, ORANGE, PURPLE, SKY, STYLES, as_it_is, make_axes
+from sim.results.plots import COLOURS, MARKERS, STYLES, as_it_is, make_axes
 
 SLOWEST = 0.99  # the last bar of `lag_parts` is of the copies above this quantile
 PARTS = {  # in the order of time; each is a mean over copies, so together they are the mean lag

@@ -14,7 +14,8 @@ from sim.errors import UsageError
 from sim.machine.files import whole_file
 from sim.machine.words import count
 from sim.measure.capacity.report import Capacity
-from sim.results.plots import BLUE, COLOURS, MARKERS, RED, STYLES, make_axes
+from sim.pages.colours import BLUE, RED
+from sim.results.plots import COLOURS, MARKERS, STYLES, make_axes
 
 CURVE_POINTS = 60
 

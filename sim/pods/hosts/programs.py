@@ -43,6 +43,8 @@ LOGS = "programs"  # the folder of their output in the run folder
 SAMPLE_S = 0.25
 LOOK_S = 1.0
 STARTING_AT_ONCE = 8
+QUIET_S = 0.3
+HANDLE_S = 10.0  # programs have so long, at the end, to handle what they were given
 NO_LOOP = -1  # in place of a lateness
 MOST_SHOWN = 5  # connections of one program that go round its tap
 
@@ -163,7 +165,7 @@ class ProgramsHost:
         self.recorder.tables["pods"].add(pod.name, pod.service, program.host, channels, at_ns, state, program.bus, 0)
 
     def _ended(self, program: ProgramReplica) -> PodBook:
-        return self.books.ended(program.pod.number)
+        return self.books.ended(program.pod.number, in_time_ns=program.in_time_ns)
 
     # -- samples -----------------------------------------------------------------------------------------------
 
@@ -248,6 +250,7 @@ class ProgramsHost:
 
     async def stop(self, *, timeout_s: float) -> None:
         """Stop every pod gracefully, programs by their own signals and grace periods; one that stands still is killed."""
+        await self._handle_on()
         stopping = [one.kill() if one.frozen else one.stop() for one in self.programs.values()]
         ended = await asyncio.gather(self._ours.stop(timeout_s=timeout_s), *stopping, return_exceptions=True)
         self._end_tasks()
@@ -255,6 +258,15 @@ class ProgramsHost:
         for outcome in ended:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _handle_on(self) -> None:
+        """Return when programs have reported all that they were given, or nothing for a moment: what they keep may be on purpose."""
+        left, deadline_ns = self.books.waiting(), now_ns() + int(HANDLE_S * 1e9)
+        while left and now_ns() < deadline_ns:
+            await asyncio.sleep(QUIET_S)
+            before, left = left, self.books.waiting()
+            if left == before:
+                break
 
     def abort(self) -> None:
         """Drop every connection, and kill every program, at once; `close` returns when that is done."""

@@ -25,6 +25,7 @@ from sim.record.schema import compose_key, event_key
 
 MOST_WAITING = 50_000  # copies of one pod that wait for a report
 MOST_EARLY = 10_000  # reports of one pod that came before the tap told of the copy
+FOREVER_NS = (1 << 63) - 1
 _FAILED = DeliveryBuffer.RESULTS.index("failed")
 
 
@@ -45,8 +46,9 @@ class PodBook:
     ----------
     heard, handled, published
         Copies that were written to its socket, those of them that it reported (all, where it does not report), and events that it sent.
-    unhandled
-        Copies that it had not reported when it ended, of a program that reports.
+    unhandled, on_the_way
+        Copies that it had not reported when it ended, of a program that reports: those that it had had the time to handle, and those that
+        were given to it when it was about to end.
     unknown_reports
         Reports of events that were never written to its socket.
     """
@@ -55,6 +57,7 @@ class PodBook:
     handled: int = 0
     published: int = 0
     unhandled: int = 0
+    on_the_way: int = 0
     unknown_reports: int = 0
     waiting: deque[_Copy] = field(default_factory=deque)
     open: dict[int, deque[_Copy]] = field(default_factory=dict)  # by key: copies that nobody has reported
@@ -99,6 +102,7 @@ class ProgramBooks:
         self._free: dict[int, list[int]] = {number: [] for number in names}
         self._sequences: Counter[int] = Counter()
         self._called: dict[int, str] = {}  # a publisher's number -> its name
+        self._in_time_ns = FOREVER_NS
 
     # -- what the tap tells ------------------------------------------------------------------------------------
 
@@ -207,18 +211,29 @@ class ProgramBooks:
         copies.remove(copy)
         if not copies:
             del book.open[copy.key]
-        book.unhandled += 1
+        if copy.received_ns < self._in_time_ns:
+            book.unhandled += 1
+        else:
+            book.on_the_way += 1
         self._recorder.deliveries.add(copy.key, pod, copy.received_ns, copy.received_ns, outcome=_FAILED)
         self._write(book, pod)
 
-    def ended(self, pod: int) -> PodBook:
-        """Take the end of an incarnation, whose output is read to its end: return its book, and begin a new one."""
+    def ended(self, pod: int, *, in_time_ns: int = FOREVER_NS) -> PodBook:
+        """Take the end of an incarnation, whose output is read to its end: return its book, and begin a new one.
+
+        Parameters
+        ----------
+        in_time_ns
+            Copies that were given to it from then on were on their way when it ended.
+        """
         book, self.books[pod] = self.books[pod], PodBook()
+        self._in_time_ns = in_time_ns
         while book.waiting:
             self._give_up(book, pod)
+        self._in_time_ns = FOREVER_NS
         book.unknown_reports += book.many_early
         return book
 
-    def waits(self, pod: int) -> int:
-        """Return how many copies a program has been sent and not reported."""
-        return sum(copy.handled_ns == 0 for copy in self.books[pod].waiting)
+    def waiting(self) -> int:
+        """Return how many copies have been given to programs that report, and are not reported."""
+        return sum(sum(map(len, book.open.values())) for book in self.books.values())

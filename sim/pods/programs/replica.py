@@ -29,15 +29,16 @@ from sim.machine.bounded_log import BoundedLog
 from sim.machine.clock import now_ns, to_the_end
 from sim.machine.process_group import GroupGuard, ProcessGroup
 from sim.machine.words import duration
-from sim.pods.programs.books import PodBook
+from sim.pods.programs.books import FOREVER_NS, PodBook
 from sim.pods.programs.readiness import ReadinessWatch
-from sim.pods.programs.reports import ReportReader
+from sim.pods.programs.reports import WORD, ReportReader
 from sim.record.run_info import ProgramLife
 from sim.record.schema import PROGRAM
 from sim.scenario.programs import STARTED, SUBSCRIBED, filled, ready_address
 from sim.scenario.settings import Service
 
 SETTLES_S = 0.3
+ON_THE_WAY_NS = 250_000_000  # what was given to it so shortly before it was told to stop may not have been read
 POLL_S = 0.01
 END_TIMEOUT_S = 10.0  # for the kernel to end what was killed
 
@@ -137,7 +138,7 @@ class ProgramReplica:
         self._log: BoundedLog | None = None
         self._watch: ReadinessWatch | None = None
         self._number = 0
-        self._started_ns = self._up_ns = 0
+        self._started_ns = self._up_ns = self._told_ns = 0
         self._end = ""  # why it is going to end; empty: nobody has told it to
         self._joined: dict[int, tuple[set[str], set[str]]] = {}  # connection -> event types and patterns
         self._silent_ns = 0  # when it was not subscribed to all any more, as long as that is not written down
@@ -150,6 +151,11 @@ class ProgramReplica:
     def name(self) -> str:
         """The pod's name."""
         return self.pod.name
+
+    @property
+    def in_time_ns(self) -> int:
+        """Until when what was given to it was given in time to be handled before it ended, where it was told to stop."""
+        return self._told_ns - ON_THE_WAY_NS if self._end == "in-order" else FOREVER_NS
 
     @property
     def running(self) -> bool:
@@ -214,7 +220,7 @@ class ProgramReplica:
         return f"it has not subscribed to {shown} through its REDIS_URL"
 
     def _tail(self) -> str:
-        return "" if self._log is None else f"; it said: {self._log.last()}"
+        return "" if self._log is None else f"; it said: {self._log.last(but=WORD.decode())}"
 
     async def start(self) -> None:
         """Start a new process; do nothing when one runs, or it should not. Return when it was started."""
@@ -230,7 +236,6 @@ class ProgramReplica:
         values = {name.lower(): value for name, value in pod.variables.items()} | {"pod": pod.name, "python": sys.executable}
         argv = [filled(word, values) for word in settings.command]
         env = {**os.environ, **{name: filled(value, values) for name, value in settings.env.items()}, **pod.variables}
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
         log = self._log = BoundedLog(pod.logs / f"{pod.name}.{self._number}.log")
         reports = ReportReader(lambda event, at_ns: self._events.handled(pod.number, event, at_ns))
 
@@ -263,6 +268,9 @@ class ProgramReplica:
         """Take what it says of itself now."""
         if ready:
             self._is_up(now_ns())
+        if self.stopping and self._silent_ns:  # it has stopped by then, as it will turn out
+            return
+        self._settle_silence()  # a process that answers has outlived its connection
         if self.state in ("starting", "subscribed", "disconnected"):
             self._enter(self.state, now_ns())
 
@@ -334,7 +342,7 @@ class ProgramReplica:
         self.ended.set()
         self._enter("stopped" if end == "in-order" else "aborted", at_ns)
         self._log.close()
-        self._last_words = f"{_exit_in_words(code)}, and said: {self._log.last()}"
+        self._last_words = f"{_exit_in_words(code)}, and said: {self._log.last(but=WORD.decode())}"
         book = self._events.ended(self)
         self._events.lived(
             ProgramLife(
@@ -352,6 +360,7 @@ class ProgramReplica:
                 handled=book.handled,
                 published=book.published,
                 unhandled=book.unhandled if self.pod.settings.reports_handled else None,
+                on_the_way=book.on_the_way,
                 unknown_reports=book.unknown_reports,
                 unread=self.unread,
                 round_tap=list(self.round_tap),
@@ -387,7 +396,7 @@ class ProgramReplica:
                 return
             own_s = self.pod.settings.grace_s
             try:
-                self.stopping, self._end = True, "in-order"
+                self.stopping, self._end, self._told_ns = True, "in-order", now_ns()
                 self._group.ask(self.pod.settings.stop_signal)
                 if not await self._wait(own_s if grace_s is None else min(grace_s, own_s)):
                     self._end = "after-grace"
@@ -432,6 +441,7 @@ class ProgramReplica:
     async def freeze(self) -> None:
         """Freeze it (SIGSTOP), with all that it has started; nothing when it is frozen, or does not run."""
         if not self.ended.is_set() and not self.frozen and self._group is not None:
+            self._settle_silence()
             self.frozen = True
             await self._group.freeze()
             if not self.ended.is_set():

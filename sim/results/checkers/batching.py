@@ -211,6 +211,8 @@ def _arithmetic(worst: Backlog, *, hold_s: float) -> str:
 
 def _witnesses(run: Run, lost: Array) -> list[str]:
     """Return the lost batches with the most items."""
+    if not len(lost):
+        return []
     table = run.publishes[["event", "channel", "publisher", "items", "outcome"]]
     worst = lost[np.argsort(-table["items"].to_numpy()[lost].astype(np.int64), kind="stable")][:MAX_WITNESSES]
     rows = table.iloc[worst].to_dict("records")

@@ -90,6 +90,8 @@ def _witnesses(run: Run, rows: Array, failed: Array) -> list[str]:
     """Return calls that failed, then the slowest ones that waited; with the event of those that published one themselves."""
     took = run.calls["took_ns"].to_numpy()
     chosen = np.concatenate([rows[failed[rows]][:MAX_WITNESSES], _slowest(rows[~failed[rows] & (took[rows] > 0)], took)])[:MAX_WITNESSES]
+    if not len(chosen):
+        return []
     publishes, texts = run.publishes, []
     intended = publishes["intended_ns"].to_numpy()
     for row in run.calls.iloc[chosen].to_dict("records"):

@@ -292,6 +292,8 @@ def _unanswered(run: Run, beliefs: dict[str, Belief], code: dict[str, int]) -> t
 
 def _ready_spans(run: Run) -> dict[str, Array]:
     """Return when the last readiness probe of each probed pod had been answered 200."""
+    if not len(run.probes):
+        return {}
     probes = run.probes[run.probes["probe"] == "ready"].sort_values("at_ns", kind="stable")
     spans = {}
     for pod, mine in probes.groupby("pod"):

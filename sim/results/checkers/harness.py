@@ -1,8 +1,8 @@
 """Audit the instrument before its measurements are believed. Its verdict is valid or unknown, never invalid.
 
 It is unknown when the run was not sealed or did not reach its end, when the broker counts other subscribers than the fleet claims
-(see `_audit_subscriptions`), when the generator made under 99 % of the calls that the schedule meant
-to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
+(see `_audit_subscriptions`), when the generator of a run that went to its end made under 99 % of the calls that the schedule
+meant to make, when a process used 90 % of a core or more (then it measured itself), and when the rows that would show any of this are
 missing. On the model ground time is virtual, so processor time says nothing and is not asked for.
 
 Also reported: how long each process could have run and did not, loop lag beside lag, the send delay's share of lag, and the smallest
@@ -29,6 +29,7 @@ from sim.results.withheld import frozen_on, looked_at, read_withheld
 
 OFFERED_RATIO_MIN = 0.99
 CPU_SHARE_MAX = 0.9
+ENDED_EARLY = ("interrupted", "failed", "killed")  # `schema.RUN_STATES`
 SEND_DELAY_SHARE = 0.3
 ROWS_FOR_CLOCK = 200_000
 SETTLES_NS = 1_000_000_000  # the broker may count for so long who is gone, or who is not back yet
@@ -156,7 +157,8 @@ def _audit_load(run: Run, audit: _Audit) -> float:
     """Return calls made / calls offered, without those of pods that did not run; NaN when nothing was offered."""
     publishes, load = run.publishes, run.info.load
     rows = publishes.drop_duplicates("event")
-    rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]  # they decide by themselves what they send
+    if program_services(run):  # they decide by themselves what they send
+        rows = rows[~sent_by_programs(run)[rows.index.to_numpy()]]
     made = int(rows.loc[rows["phase"] != "probe", "items"].sum()) + int((run.calls["channel"] == HTTP_CALL).sum())
     absent = load.calls_not_made or 0
     offered = (load.offered_calls or 0) - absent
@@ -180,6 +182,10 @@ def _audit_load(run: Run, audit: _Audit) -> float:
         return math.nan
     if not offered:
         audit.faults.append("no data: run.json names no offered calls")
+        return math.nan
+    if run.info.state in ENDED_EARLY:  # the schedule went on without it: that is no lateness of the generator
+        if made < offered:
+            audit.warnings.append(f"the run had made {made:,} of the {count(offered, 'call')} of its schedule when it ended")
         return math.nan
     if made < OFFERED_RATIO_MIN * offered:
         audit.faults.append(f"generator saturated: it made {made:,} of {offered:,} offered calls ({made / offered:.1%})")

@@ -3,7 +3,8 @@
 - **ended by itself**: its process ended and nobody had told it to: neither a fault, nor the kubelet, nor the end of the run.
 - **given and not handled**: of a program that reports what it handles (`reports_handled`): it had been given an event, by its tap, and
   had not reported it when it ended. Where it was told to stop and ended in its grace period, it had the time to handle it, or to leave it
-  where somebody else finds it; where it was killed, or ended by itself, that is what a kill costs.
+  where somebody else finds it; where it was killed, or ended by itself, that is what a kill costs. What was given to it in the last quarter
+  of a second before it was told to stop, or after that, may not have been read: it is counted, and no finding.
 - **past its grace**: it was told to stop, did not end in time and was killed.
 - **round the tap**: a connection of its own to the broker that its tap did not see.
 
@@ -36,7 +37,12 @@ def check(run: Run) -> Result:
     counts: dict[str, int | float] = {"lives": len(lives), "by_itself": len(by_itself), "past_grace": len(late)}
     counts |= {"killed": sum(one.end == "killed" for one in lives)}
     counts |= {word: sum(getattr(one, word) for one in lives) for word in ("heard", "handled", "published")}
-    counts |= {"left": _unhandled(left), "lost": _unhandled(lost), "unread_bytes": sum(one.unread for one in lives)}
+    counts |= {
+        "on_the_way": sum(one.on_the_way for one in lives),
+        "left": _unhandled(left),
+        "lost": _unhandled(lost),
+        "unread_bytes": sum(one.unread for one in lives),
+    }
     counts |= {"round_tap": sum(len(one.round_tap) for one in lives), "unknown_reports": sum(one.unknown_reports for one in lives)}
     warnings = _warnings(run, lives, late, lost)
     broken = [_of_life(run, one) for one in by_itself[:MOST_NAMED]] + [_of_left(one) for one in left[:MOST_NAMED]]
@@ -84,12 +90,7 @@ def _sentence(counts: dict[str, int | float], lives: list[ProgramLife]) -> str:
     text = f"{count(pods, 'program')} ran until told to stop" if pods > 1 else "the program ran until it was told to stop"
     if len(lives) > pods:
         text += f", started {times(len(lives))} in all"
-    text += (
-        f"; {'they were' if pods > 1 else 'it was'} given {count(counts['heard'], 'copy')} and sent {count(counts['published'], 'event')}"
-    )
-    if any(one.unhandled is not None for one in lives):
-        lost = f", {counts['lost']:,.0f} were lost with a process that was killed" if counts["lost"] else ""
-        text += f"; {'they were' if pods > 1 else 'it was'} given {count(counts['heard'], 'copy')}"
+    text += f"; {'they were' if pods > 1 else 'it was'} given {count(counts['heard'], 'copy')}"
     text += f" and sent {count(counts['published'], 'event')}"
     if any(one.unhandled is not None for one in lives):
         lost = f", {counts['lost']:,.0f} were lost with a process that was killed" if counts["lost"] else ""

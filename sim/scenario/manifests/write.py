@@ -37,6 +37,7 @@ from sim.scenario.manifests.objects import WORKERS, Object
 from sim.scenario.manifests.own_files import code_files, locust_files
 from sim.scenario.manifests.services import ADMIN_SECRET, bus_objects, rounded
 from sim.scenario.problems import quoted
+from sim.scenario.programs import programs_of
 from sim.scenario.settings import Scenario
 
 MARK = ".buslab-manifests"
@@ -95,6 +96,10 @@ def manifests(
         scenario = replace(scenario, name=Path(name).name.removesuffix(".bus.toml"))
     if not scenario.services:
         raise ScenarioError(f"{name}: it has no services: there is nothing to deploy")
+    if programs := programs_of(scenario):
+        raise ScenarioError(
+            f"{name}: services.{programs[0]} is a program of yours, whose manifests are yours to write: leave it out, or its command"
+        )
     code, users = code_files(scenario), locust_files(scenario)
     _refuse_secrets(scenario, {**code, **users})
     names, part_of = service_names(scenario.services), mapped(scenario.name)

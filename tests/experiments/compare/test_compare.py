@@ -214,6 +214,15 @@ def test_where_times_drift_only_a_doubled_one_is_worse_and_a_count_is_at_once(fa
     assert found == {"lag_ms_p50": word, "publishes_per_s": "worse"}
 
 
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "offered_ratio"])
+def test_nothing_is_said_to_fall_by_more_than_all_of_it(name: str) -> None:
+    """Few runs that differ much: their interval would reach below zero, where no time and no count can be."""
+    runs, baselines = ([{name: value} for value in side] for side in ((0.1, 8.0), (9.0, 21.0)))
+    (found,) = _differences(runs, baselines, {"": 0.1}, 0.0)
+    assert (found.low, found.change) == (-1.0, pytest.approx(4.05 / 15 - 1)) and found.high > 0
+    assert "95 % interval -100.0% to +" in found.detail
+
+
 def test_a_run_is_no_baseline_of_itself(runs: dict[str, Path]) -> None:
     comparison = compare((runs["plain1"], runs["plain2"]), (runs["plain3"], runs["plain2"]))
     assert comparison.exit_code == 2 and comparison.cannot == ("plain2 is on both sides: a run is no baseline of itself",)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from sim.experiments.explore.draw import Tree, draw_schedule
 from sim.experiments.explore.shrink import shrink, without_defaults
+from sim.scenario.explore_bounds import Explore
 from sim.scenario.file import check_tree, load_scenario
+
+BASE = load_scenario("baseline")
 
 
 def kinds(tree: Tree) -> list[str]:
@@ -16,8 +19,8 @@ def pods(tree: Tree, service: str) -> int:
 
 
 def drawn(*wanted: str) -> Tree:
-    trees = (draw_schedule(f"{seed}", base=load_scenario("baseline")) for seed in range(10_000))
-    return next(tree for tree in trees if set(wanted) <= set(kinds(tree)) and len(kinds(tree)) == 4)
+    trees = [draw_schedule(f"{kind}", base=BASE, bounds=Explore(kinds=(kind,))) for kind in (*wanted, "broker_freeze", "keys_lost")]
+    return trees[0] | {"faults": [tree["faults"][0] for tree in trees]}
 
 
 def test_only_the_faults_that_are_needed_stay() -> None:

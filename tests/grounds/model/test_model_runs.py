@@ -14,11 +14,14 @@ import pytest
 from sim.errors import BuslabError, Interrupted
 from sim.grounds.model.costs import FILE_FORMAT, CostInterval, Costs, CostsFile, write_costs
 from sim.machine import garbage
+from sim.record.run_info import RunInfo
 from sim.record.schema import TABLES
 from sim.results.opened_run import open_run
+from sim.run import keeping, steps
 from sim.run.sampler import SAMPLES
 from sim.run.steps import Status, run_scenario
 from sim.scenario.file import built_in, load_scenario
+from sim.scenario.settings import Scenario
 
 RUN_ALL = """
 import sys
@@ -30,6 +33,7 @@ for name in list(built_in())[:: int(sys.argv[2])]:
     scenario = load_scenario(name)
     if not any("failover" in fault.needs for fault in scenario.faults):  # the model is one server
         run_scenario(scenario, on="model", out=Path(sys.argv[1]) / name)
+assert "pandas" not in sys.modules, "a run waits a quarter second for what only judging needs"
 """
 
 
@@ -133,3 +137,41 @@ def test_what_a_run_has_left_is_not_kept_for_ever(tmp_path: Path, monkeypatch: p
         run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / str(number))
         frozen.append(gc.get_freeze_count())
     assert max(frozen[2:]) - min(frozen[2:]) < 1_000, frozen
+
+
+def test_a_run_counts_its_pods_a_few_times_and_not_once_for_each_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand pods took three quarters of a minute to be listed ten thousand times."""
+    asked = []
+    plain = Scenario.first_pods
+
+    def first_pods(scenario: Scenario) -> list[tuple[str, str]]:
+        asked.append(scenario.name)
+        return plain(scenario)
+
+    monkeypatch.setattr(Scenario, "first_pods", first_pods)
+    counts = []
+    for pods in (3, 60):
+        settings = (f"services.music-service.replicas={pods}", "load.run_s=0.2", "load.warm_up_s=0", "load.rate_per_s=5")
+        asked.clear()
+        run_scenario(load_scenario("baseline", settings=settings), on="model", out=tmp_path / str(pods))
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+def test_a_run_in_virtual_time_says_that_its_load_runs_and_leaves_out_phases_of_a_millisecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds the folder of a killed run reads in which phase it was; nobody reads run.json six times in a tenth of a second."""
+    monkeypatch.setattr(steps, "INFO_PERIOD_S", 3600.0)
+    written = []
+    plain = keeping.write_info
+
+    def write_info(folder: Path, info: RunInfo) -> None:
+        plain(folder, info)
+        written.append([phase.name for phase in info.phases][-1])
+
+    monkeypatch.setattr(keeping, "write_info", write_info)
+    folder = run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / "run")
+    names = [phase.name for phase in open_run(folder).info.phases]
+    assert written == [names[0], "run", names[-1]]
+    assert len(names) > len(written)

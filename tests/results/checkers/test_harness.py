@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,12 @@ def test_what_was_withheld_is_summed_up_over_the_run_phase(plan: RunFolder) -> N
     result = result_of(plan.starve(h0=waited), "harness")
     assert result.counts["waited_s.h0"] == 0.4
     assert "waited_s.locust" not in result.counts
+
+
+@pytest.mark.parametrize("state", ["interrupted", "failed", "killed"])
+def test_a_run_that_ended_early_is_not_called_saturated(plan: RunFolder, state: str) -> None:
+    plan.load = LoadInfo(offered_calls=1000, generators=["locust"])
+    result = judge(open_run(plan.write(state=state))).checkers["harness"]
+    assert result.verdict == "unknown" and "saturated" not in result.detail
+    assert result.warnings == ["the run had made 10 of the 1,000 calls of its schedule when it ended"]
+    assert math.isnan(result.metrics["offered_ratio_min"]), "how many were due by then is not known"

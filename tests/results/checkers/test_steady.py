@@ -9,6 +9,7 @@ import pytest
 
 from sim.record.schema import FOREIGN_BIT
 from sim.results.checkers.steady import check
+from sim.results.checkers.verdict import Bounds
 from sim.results.opened_run import Run, open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder
 
@@ -204,3 +205,33 @@ def test_what_was_meant_before_the_run_phase_began_is_not_of_its_steady_state(pl
     run = judged(plan)
     assert (run.publishes["phase"] == "run").sum() == 91
     assert check(run).counts["copies_before"] == copies
+
+
+def test_of_several_faults_the_longest_return_counts_and_not_the_last(plan: RunFolder) -> None:
+    plan.faults = [("broker_down", "broker", BEGIN, END), ("broker_down", "broker", 17 * SECOND, 18 * SECOND)]
+    plan.state("web-1", BEGIN + MS, "disconnected", "outage").state("web-1", END + 1200 * MS, "subscribed", "connected")
+    plan.state("web-1", 17 * SECOND, "disconnected", "outage").state("web-1", 18 * SECOND + 300 * MS, "subscribed", "connected")
+    result = check(judged(plan))
+    assert result.detail == "steady before the first fault, and again at most 1.2 s after a fault's end, of 2 that were apart"
+    assert result.metrics == {"steady_s_max": pytest.approx(1.2)} and result.counts["steady_s"] == pytest.approx(1.2)
+
+
+def test_a_pod_that_is_not_back_when_the_next_fault_begins_would_have_taken_at_least_so_long(plan: RunFolder) -> None:
+    plan.faults = [("broker_down", "broker", BEGIN, END), ("broker_freeze", "broker", 17 * SECOND, 18 * SECOND)]
+    plan.state("web-1", BEGIN + MS, "disconnected", "outage").state("web-1", 18 * SECOND + 300 * MS, "subscribed", "connected")
+    result = check(judged(plan))
+    assert result.detail.endswith("at most 300 ms after a fault's end, of 2 that were apart; once not before the next began")
+    assert result.metrics["steady_s_max"] == Bounds(2.0, math.inf) and result.counts["not_steady_between"] == 1
+
+
+def test_a_copy_lost_between_two_faults_is_put_down_to_the_first_and_faults_on_together_are_one(plan: RunFolder) -> None:
+    plan.faults = [
+        ("link_slow", "web-0", BEGIN, END),
+        ("broker_freeze", "broker", BEGIN + SECOND, END - MS),
+        ("broker_down", "broker", 17 * SECOND, 18 * SECOND),
+    ]
+    plan.drop(next(e for e in plan.events if e.intended_ns == END + 1500 * MS), "web-0")
+    plan.drop(next(e for e in plan.events if e.intended_ns == 17 * SECOND + 500 * MS), "web-0")
+    result = check(judged(plan))
+    assert "of 2 that were apart" in result.detail
+    assert result.metrics["steady_s_max"] == pytest.approx(1.5), "a copy lost in the second fault is of no calm"

@@ -63,13 +63,13 @@ def plan(tmp_path: Path) -> RunFolder:
 QUIET = {"copies_before": 18, "lost_before": 0, "restless_before": 0}
 
 
-def test_steady_where_all_were_back_before_the_last_fault_s_end(plan: RunFolder) -> None:
+def test_steady_where_all_were_back_between_two_faults_and_before_the_last_one_s_end(plan: RunFolder) -> None:
     assert told(plan, "steady") == {
         "verdict": "valid",
-        "counts": {**QUIET, "away_after": 0, "copies_after": 0, "lost_after": 0, "steady_s": 0.0},
-        "detail": "steady before the first fault, and again 0 s after the last one's end",
+        "counts": {**QUIET, "away_after": 0, "copies_after": 0, "lost_after": 0, "steady_s": 1.5},
+        "detail": "steady before the first fault, and again at most 1.5 s after a fault's end, of 2 that were apart",
         "witnesses": [],
-        "metrics": {"steady_s_max": 0.0},
+        "metrics": {"steady_s_max": 1.5},
         "warnings": [],
     }
 

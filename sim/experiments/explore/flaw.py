@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class Flaw:
     """One thing that is wrong.
 
     Attributes
