@@ -33,7 +33,7 @@ class NotRead(Exception):
     """Bytes that are no frame, or a frame that nobody sends."""
 
 
-class Status(bytes):
+class StatusLine(bytes):
     """A status (``+``)."""
 
 
@@ -90,7 +90,7 @@ class FrameReader:
     idle
         Whether the bytes so far end with a frame.
     frame
-        The last whole frame: a list, `Pushed`, bytes, `Status`, `ErrorLine`, int, `Long` or None.
+        The last whole frame: a list, `Pushed`, bytes, `StatusLine`, `ErrorLine`, int, `Long` or None.
     cut
         Whether something of the last frame was not kept that should have been.
     """
@@ -174,7 +174,7 @@ class FrameReader:
         if kind == ord("_"):
             return self._value(None)
         text = line[1:]
-        return self._value(Status(text) if kind == ord("+") else ErrorLine(text) if kind == ord("-") else text)
+        return self._value(StatusLine(text) if kind == ord("+") else ErrorLine(text) if kind == ord("-") else text)
 
     def _begin_array(self, kind: int, many: int) -> bool:
         if many < 0:
