@@ -18,7 +18,7 @@ from sim.record.limits import SCOPED_METRICS, read_metric
 from sim.record.run_info import LoadInfo, Phase
 from sim.record.schema import SLO_METRICS, compose_key
 from sim.results import balance, checkers
-from sim.results.checkers import CHECKERS, Result, Verdict, judge, write_verdict
+from sim.results.checkers import CHECKERS, OF_PROGRAMS, Result, Verdict, judge, write_verdict
 from sim.results.opened_run import open_run
 from tests.support.run_folders import MS, RUN_NS, SECOND, US, RunFolder, cooked
 
