@@ -30,7 +30,7 @@ from sim.pods.programs.books import PodBook, ProgramBooks
 from sim.pods.programs.own_connections import ports_of_clients, round_the_tap
 from sim.pods.programs.replica import ProgramEvents, ProgramPod, ProgramReplica
 from sim.pods.programs.reports import handled_endpoint
-from sim.pods.programs.tap_messages import Closed, Heard, Joined, Published, Rows
+from sim.pods.programs.tap_messages import ConnectionClosed, ConnectionJoined, ProgramHeard, ProgramPublished, TapRows
 from sim.pods.programs.taps import ProgramTaps
 from sim.record.recorder import Tamper
 from sim.record.run_info import LostProcess, ProgramLife
@@ -110,48 +110,52 @@ class ProgramsHost:
         )
         posts = {f"/handled/{number}": self._endpoint(number) for number in reporting}
         self._http = HttpServer(posts, limits=HttpLimits(connections=4096, connections_of_client=4096))
-        first = len(scenario.first_pods())
-        events = ProgramEvents(self._entered, self.books.reported, self._ended, self.lives.append)
+        self._variables: list[tuple[int, dict[str, str]]] = []  # of each program, by its pod's number
         self.programs: dict[str, ProgramReplica] = {}
-        self._variables: list[tuple[int, dict[str, str]]] = []
-        taken: set[int] = set()
-        for number, name, service in mine:
-            while (port := free_port()) in taken:
-                pass
-            taken.add(port)
-            variables = {"REDIS_URL": links.address(number).url, "POD_NAME": name, "PORT": str(port)}
-            self._variables.append((number, variables))
-            settings = scenario.services[service]
-            pod = ProgramPod(name, number, service, settings, port, variables, self._logs, scenario.bus.channel_prefix)
-            self.programs[name] = ProgramReplica(
-                pod, events=events, guard=self._guard, deployed=number < first, start_s=scenario.limits.start_s, fleet=self.programs
-            )
+        self._make_programs(mine)
         self._by_number = {program.pod.number: program for program in self.programs.values()}
         both: dict[str, Any] = {**self._ours.replicas, **self.programs}
         self.replicas: dict[str, Any] = {name: both[name] for _, name, _ in numbered}
         links.take, links.failed = self._take, failed
+
+    def _make_programs(self, pods: list[tuple[int, str, str]]) -> None:
+        """Make the programs, none of which runs yet; each pod by its number, its name and its service."""
+        first = len(self._scenario.first_pods())
+        events = ProgramEvents(self._entered, self.books.reported, self._ended, self.lives.append)
+        taken: set[int] = set()
+        for number, name, service in pods:
+            while (port := free_port()) in taken:
+                pass
+            taken.add(port)
+            variables = {"REDIS_URL": self._taps.address(number).url, "POD_NAME": name, "PORT": str(port)}
+            self._variables.append((number, variables))
+            settings = self._scenario.services[service]
+            pod = ProgramPod(name, number, service, settings, port, variables, self._logs, self._scenario.bus.channel_prefix)
+            self.programs[name] = ProgramReplica(
+                pod, events=events, guard=self._guard, deployed=number < first, start_s=self._scenario.limits.start_s, fleet=self.programs
+            )
 
     def _endpoint(self, number: int) -> dict[str, Any]:
         return {"POST": handled_endpoint(lambda event, at_ns: self.books.reported(number, event, at_ns), now_ns)}
 
     # -- what is told ------------------------------------------------------------------------------------------
 
-    def _take(self, rows: Rows) -> None:
+    def _take(self, rows: TapRows) -> None:
         """Take what the taps tell."""
         try:
             for one in rows.told:
-                if isinstance(one, Heard):
+                if isinstance(one, ProgramHeard):
                     self.books.heard(one)
-                elif isinstance(one, Published):
+                elif isinstance(one, ProgramPublished):
                     self.books.published(one)
-                elif isinstance(one, Joined):
+                elif isinstance(one, ConnectionJoined):
                     self._by_number[one.pod].joined(one.connection, one.at_ns, set(one.channels), set(one.patterns))
                 else:
                     self._left(one)
         except BuslabError as error:
             self._failed(error)
 
-    def _left(self, one: Closed) -> None:
+    def _left(self, one: ConnectionClosed) -> None:
         program = self._by_number[one.pod]
         program.unread += one.unread
         self.books.closed(one.pod, one.connection)

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sim.pods.programs.tap_messages import Heard, Published
+from sim.pods.programs.tap_messages import ProgramHeard, ProgramPublished
 from sim.pods.replica import next_publisher
 from sim.record.recorder import DeliveryBuffer, Recorder
 from sim.record.schema import compose_key, event_key
@@ -30,7 +30,7 @@ _FAILED = DeliveryBuffer.RESULTS.index("failed")
 
 
 @dataclass(slots=True)
-class _Copy:
+class _Given:
     """A copy that waits to be written down; `handled_ns` 0: nobody has reported it."""
 
     key: int
@@ -59,8 +59,8 @@ class PodBook:
     unhandled: int = 0
     on_the_way: int = 0
     unknown_reports: int = 0
-    waiting: deque[_Copy] = field(default_factory=deque)
-    open: dict[int, deque[_Copy]] = field(default_factory=dict)  # by key: copies that nobody has reported
+    waiting: deque[_Given] = field(default_factory=deque)
+    open: dict[int, deque[_Given]] = field(default_factory=dict)  # by key: copies that nobody has reported
     early: dict[int, deque[int]] = field(default_factory=dict)  # by key: reports without a copy, by when
     many_early: int = 0
 
@@ -106,7 +106,7 @@ class ProgramBooks:
 
     # -- what the tap tells ------------------------------------------------------------------------------------
 
-    def published(self, one: Published) -> None:
+    def published(self, one: ProgramPublished) -> None:
         """Write down an event that a program sent.
 
         Raises
@@ -144,7 +144,7 @@ class ProgramBooks:
         if number is not None:
             self._free[pod].append(number)
 
-    def heard(self, some: Heard) -> None:
+    def heard(self, some: ProgramHeard) -> None:
         """Write down copies that had been written to a program's socket."""
         book, reports = self.books[some.pod], some.pod in self._reporting
         for channel, key in zip(some.channels, some.keys, strict=True):
@@ -152,11 +152,11 @@ class ProgramBooks:
                 self.outside[some.pod] += 1
                 continue
             if key >> 32 == self._probes:
-                self._put(book, some.pod, _Copy(key, some.written_ns, some.written_ns))
+                self._put(book, some.pod, _Given(key, some.written_ns, some.written_ns))
                 self._probed(some.pod, channel, key)
                 continue
             book.heard += 1
-            copy = _Copy(key, some.written_ns, 0)
+            copy = _Given(key, some.written_ns, 0)
             if not reports:
                 copy.handled_ns = some.written_ns
             elif (early := book.early.get(key)) is not None:
@@ -191,7 +191,7 @@ class ProgramBooks:
 
     # -- rows in order -----------------------------------------------------------------------------------------
 
-    def _put(self, book: PodBook, pod: int, copy: _Copy) -> None:
+    def _put(self, book: PodBook, pod: int, copy: _Given) -> None:
         book.waiting.append(copy)
         self._write(book, pod)
         if len(book.waiting) > MOST_WAITING:

@@ -245,6 +245,7 @@ class ProgramReplica:
                 reports.take(data, now_ns())
 
         try:
+            self._started_ns = now_ns()  # before it can do anything
             folder = Path(settings.folder) if settings.folder else Path.cwd()
             self._group = ProcessGroup.start(argv, folder=folder, env=env, name=pod.name, took=took, guard=self._guard)
         except HostError:
@@ -252,7 +253,7 @@ class ProgramReplica:
             raise
         self._group.gone.add_done_callback(self._gone)
         self.ended.clear()
-        self.port, self._started_ns = pod.port, now_ns()
+        self.port = pod.port
         if (asked := ready_address(settings.is_ready_when, port=pod.port)) is not None:
             self._watch = ReadinessWatch(*asked, asleep=lambda: self.frozen, changed=self._readiness)
         self._enter("starting", self._started_ns)

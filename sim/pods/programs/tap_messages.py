@@ -30,7 +30,7 @@ class Doors(msgspec.Struct, frozen=True, tag="doors"):
     seed: int
 
 
-class Published(msgspec.Struct, frozen=True, tag="published", array_like=True):
+class ProgramPublished(msgspec.Struct, frozen=True, tag="published", array_like=True):
     """An event that a program sent, with what became of it; the fields are those of `sim.wire.tap_rows.Publish`."""
 
     pod: int
@@ -44,7 +44,7 @@ class Published(msgspec.Struct, frozen=True, tag="published", array_like=True):
     receivers: int
 
 
-class Heard(msgspec.Struct, frozen=True, tag="heard", array_like=True):
+class ProgramHeard(msgspec.Struct, frozen=True, tag="heard", array_like=True):
     """Messages that had been written to a program's socket by then: event types, and the keys by which they are known."""
 
     pod: int
@@ -53,7 +53,7 @@ class Heard(msgspec.Struct, frozen=True, tag="heard", array_like=True):
     keys: list[int]
 
 
-class Joined(msgspec.Struct, frozen=True, tag="joined", array_like=True):
+class ConnectionJoined(msgspec.Struct, frozen=True, tag="joined", array_like=True):
     """What a connection is subscribed to from now on: event types, and patterns of whole channels."""
 
     pod: int
@@ -63,7 +63,7 @@ class Joined(msgspec.Struct, frozen=True, tag="joined", array_like=True):
     patterns: list[str]
 
 
-class Closed(msgspec.Struct, frozen=True, tag="closed", array_like=True):
+class ConnectionClosed(msgspec.Struct, frozen=True, tag="closed", array_like=True):
     """The end of a connection, one of `sim.wire.tap_rows.ENDS`; `unread` are bytes that could not be read."""
 
     pod: int
@@ -73,11 +73,11 @@ class Closed(msgspec.Struct, frozen=True, tag="closed", array_like=True):
     unread: int
 
 
-Told = Published | Heard | Joined | Closed
+Told = ProgramPublished | ProgramHeard | ConnectionJoined | ConnectionClosed
 LinkOrder = Shape | Reset | Refuse | Cut
 
 
-class Rows(msgspec.Struct, frozen=True, tag="rows"):
+class TapRows(msgspec.Struct, frozen=True, tag="rows"):
     """What the taps have to tell since the last time, in order."""
 
     told: list[Told]
@@ -91,5 +91,5 @@ class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
     """The answer to `Flush`: everything that had passed by then was told."""
 
 
-FromTaps = Rows | Opened | Flushed
+FromTaps = TapRows | Opened | Flushed
 ToTaps = Doors | Shape | Reset | Refuse | Cut | Flush

@@ -14,7 +14,18 @@ from sim.grounds.passage import Tapping
 from sim.grounds.proxy import Open, Opened, Proxy, ProxyEnds
 from sim.machine.clock import new_event_loop
 from sim.machine.line import AsyncLine, Line, inherited_line
-from sim.pods.programs.tap_messages import Closed, Doors, Flush, Flushed, Heard, Joined, Published, Rows, Told, ToTaps
+from sim.pods.programs.tap_messages import (
+    ConnectionClosed,
+    ConnectionJoined,
+    Doors,
+    Flush,
+    Flushed,
+    ProgramHeard,
+    ProgramPublished,
+    TapRows,
+    Told,
+    ToTaps,
+)
 from sim.wire.address import parse_address
 from sim.wire.tap_rows import Connection, Publish, Push
 
@@ -23,7 +34,7 @@ MOST_IN_A_BUNCH = 2_000
 ON_PUBSUB = ("publish", "spublish")
 
 
-class Reporter:
+class TapReporter:
     """What the taps tell, sent to the run in bunches; a `sim.wire.tap_rows.TapSink`."""
 
     def __init__(self, line: AsyncLine, *, channel_prefix: str) -> None:
@@ -42,18 +53,18 @@ class Reporter:
         for one in publishes:
             if one.command in ON_PUBSUB:
                 row = (self._type(one.channel), one.key, one.size, one.passed_ns, one.answered_ns, one.outcome, one.receivers)
-                self._tell(Published(pod, connection.number, *row))
+                self._tell(ProgramPublished(pod, connection.number, *row))
 
     def pushed(self, connection: Connection, written_ns: int, pushes: Sequence[Push]) -> None:
         """Tell what a program was sent."""
         heard = [one for one in pushes if one.kind != "entry"]
-        self._tell(Heard(int(connection.door), written_ns, [self._type(one.channel) for one in heard], [one.key for one in heard]))
+        self._tell(ProgramHeard(int(connection.door), written_ns, [self._type(one.channel) for one in heard], [one.key for one in heard]))
 
     def subscribed(self, connection: Connection, at_ns: int, kind: str, channel: bytes, on: bool) -> None:
         """Tell what a connection is subscribed to now."""
         channels = [self._type(name) for kind, name in connection.channels if kind != "psubscribe"]
         patterns = [name.decode("utf-8", "replace") for kind, name in connection.channels if kind == "psubscribe"]
-        self._tell(Joined(int(connection.door), connection.number, at_ns, channels, patterns))
+        self._tell(ConnectionJoined(int(connection.door), connection.number, at_ns, channels, patterns))
 
     def acknowledged(self, connection: Connection, passed_ns: int, stream: bytes, group: bytes, ids: Sequence[bytes]) -> None:
         """Do nothing: programs are followed on Pub/Sub."""
@@ -61,7 +72,7 @@ class Reporter:
     def closed(self, connection: Connection, at_ns: int, end: str) -> None:
         """Tell the end of a connection."""
         unread = connection.unread_to_server + connection.unread_to_client
-        self._tell(Closed(int(connection.door), connection.number, at_ns, end, unread))
+        self._tell(ConnectionClosed(int(connection.door), connection.number, at_ns, end, unread))
 
     def _type(self, channel: bytes) -> str:
         """Return the event type of a channel; one that is not of the bus has its whole name, which no event type is."""
@@ -87,18 +98,18 @@ class Reporter:
             self._timer = None
         if self._told:
             told, self._told = self._told, []
-            self._line.send(Rows(told))
+            self._line.send(TapRows(told))
 
 
 async def serve(line: Line) -> None:
     """Take orders until the run closes the line."""
     to_run = await line.to_async()
     proxy: Proxy | None = None
-    reporter: Reporter | None = None
+    reporter: TapReporter | None = None
     async for order in to_run.messages(ToTaps):
         if isinstance(order, Doors):
             address = parse_address(order.url)
-            reporter = Reporter(to_run, channel_prefix=order.channel_prefix)
+            reporter = TapReporter(to_run, channel_prefix=order.channel_prefix)
             rule = EventRule(order.pointer, channel_prefix=order.channel_prefix)
             tapping = Tapping(reporter, rule, names=[str(pod) for pod in order.pods])
             proxy = Proxy(ends=ProxyEnds(server_tls=address.ssl_context), tapping=tapping)

@@ -13,7 +13,7 @@ from sim.grounds.links import ANSWER_TIMEOUT_S, Links, added_us, round_trips_us
 from sim.grounds.proxy import Cut, Opened, Refuse, Reset, Shape
 from sim.machine.line import AsyncLine, start_child
 from sim.machine.process import Child
-from sim.pods.programs.tap_messages import Doors, Flush, Flushed, FromTaps, LinkOrder, Rows
+from sim.pods.programs.tap_messages import Doors, Flush, Flushed, FromTaps, LinkOrder, TapRows
 from sim.record.schema import PROXY
 from sim.wire.address import Address, parse_address
 
@@ -36,7 +36,7 @@ class ProgramTaps:
 
     def __init__(self, broker: Address, child: Child, line: AsyncLine, *, others: Links | None) -> None:
         self.others = others
-        self.take: Callable[[Rows], None] = lambda rows: None
+        self.take: Callable[[TapRows], None] = lambda rows: None
         self.failed: Callable[[BuslabError], None] = lambda error: None
         self._broker, self._child, self._line = broker, child, line
         self._one_order = asyncio.Lock()
@@ -77,7 +77,7 @@ class ProgramTaps:
     async def _listen(self) -> None:
         try:
             async for message in self._line.messages(FromTaps):
-                if isinstance(message, Rows):
+                if isinstance(message, TapRows):
                     self.take(message)
                 elif self._answer is not None and not self._answer.done():
                     self._answer.set_result(message)

@@ -10,7 +10,7 @@ import pytest
 
 from sim.pods.programs import books as module
 from sim.pods.programs.books import ProgramBooks
-from sim.pods.programs.tap_messages import Heard, Published
+from sim.pods.programs.tap_messages import ProgramHeard, ProgramPublished
 from sim.record.recorder import Recorder
 from sim.record.schema import compose_key, event_id, event_key
 
@@ -38,8 +38,8 @@ def books(recorder: Recorder) -> ProgramBooks:
     )
 
 
-def published(connection: int, key: int, *, pod: int = 1, channel: str = "a", at: int = 100) -> Published:
-    return Published(pod, connection, channel, key, 50, at, at + 5, "acknowledged", 2)
+def published(connection: int, key: int, *, pod: int = 1, channel: str = "a", at: int = 100) -> ProgramPublished:
+    return ProgramPublished(pod, connection, channel, key, 50, at, at + 5, "acknowledged", 2)
 
 
 def rows(recorder: Recorder, table: str) -> list[dict[str, Any]]:
@@ -76,18 +76,18 @@ def test_the_number_of_a_connection_that_ended_goes_to_the_next(books: ProgramBo
 
 
 def test_without_reports_what_was_written_to_its_socket_is_handled(books: ProgramBooks, recorder: Recorder) -> None:
-    books.heard(Heard(2, 200, ["a", "b"], [901, 902]))
+    books.heard(ProgramHeard(2, 200, ["a", "b"], [901, 902]))
     assert heard_rows(recorder) == [(901, "own-1", 200, 200, "handled"), (902, "own-1", 200, 200, "handled")]
     assert (books.books[2].heard, books.books[2].handled) == (2, 2)
 
 
 def test_rows_stand_in_the_order_heard_whatever_the_order_of_reports(books: ProgramBooks, recorder: Recorder) -> None:
     first, second, third = (event_key(one) for one in ("x", "y", "z"))
-    books.heard(Heard(1, 200, ["a", "a"], [first, second]))
+    books.heard(ProgramHeard(1, 200, ["a", "a"], [first, second]))
     books.reported(1, "y", 260)
     assert heard_rows(recorder) == []
     books.reported(1, "z", 210)  # before the tap has told of it
-    books.heard(Heard(1, 220, ["a"], [third]))
+    books.heard(ProgramHeard(1, 220, ["a"], [third]))
     books.reported(1, "x", 190)  # a clock that is read too early
     assert heard_rows(recorder) == [
         (first, "own-0", 200, 200, "handled"),
@@ -99,8 +99,8 @@ def test_rows_stand_in_the_order_heard_whatever_the_order_of_reports(books: Prog
 
 def test_an_event_that_came_twice_and_was_handled_once_was_once_not_handled(books: ProgramBooks, recorder: Recorder) -> None:
     key = event_key("x")
-    books.heard(Heard(1, 200, ["a"], [key]))
-    books.heard(Heard(1, 210, ["a"], [key]))
+    books.heard(ProgramHeard(1, 200, ["a"], [key]))
+    books.heard(ProgramHeard(1, 210, ["a"], [key]))
     books.reported(1, "x", 215)
     books.reported(1, "never", 216)
     book = books.ended(1)
@@ -110,15 +110,15 @@ def test_an_event_that_came_twice_and_was_handled_once_was_once_not_handled(book
 
 
 def test_what_was_given_too_late_to_be_handled_is_told_apart(books: ProgramBooks, recorder: Recorder) -> None:
-    books.heard(Heard(1, 200, ["a"], [event_key("x")]))
-    books.heard(Heard(1, 300, ["a"], [event_key("y")]))
+    books.heard(ProgramHeard(1, 200, ["a"], [event_key("x")]))
+    books.heard(ProgramHeard(1, 300, ["a"], [event_key("y")]))
     book = books.ended(1, in_time_ns=250)
     assert (book.unhandled, book.on_the_way) == (1, 1)
 
 
 def test_probes_are_told_and_need_no_report(books: ProgramBooks, recorder: Recorder) -> None:
     probe = compose_key(nonce=NONCE, publisher=PROBER, sequence=4)
-    books.heard(Heard(1, 200, ["a"], [probe]))
+    books.heard(ProgramHeard(1, 200, ["a"], [probe]))
     books.reported(1, event_id(probe), 210)
     assert [(1, "a", probe)] == PROBED
     assert heard_rows(recorder) == [(probe, "own-0", 200, 200, "handled")]
@@ -126,7 +126,7 @@ def test_probes_are_told_and_need_no_report(books: ProgramBooks, recorder: Recor
 
 
 def test_what_is_not_of_the_bus_is_left_out(books: ProgramBooks, recorder: Recorder) -> None:
-    books.heard(Heard(1, 200, ["\0other:a"], [5]))
+    books.heard(ProgramHeard(1, 200, ["\0other:a"], [5]))
     books.published(published(1, 5, channel="\0other:a"))
     assert heard_rows(recorder) == [] and rows(recorder, "publishes") == [] and books.outside[1] == 2
 
@@ -134,5 +134,5 @@ def test_what_is_not_of_the_bus_is_left_out(books: ProgramBooks, recorder: Recor
 def test_no_more_copies_wait_than_may(books: ProgramBooks, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 3)
     for number in range(5):
-        books.heard(Heard(1, 200 + number, ["a"], [event_key(f"x{number}")]))
+        books.heard(ProgramHeard(1, 200 + number, ["a"], [event_key(f"x{number}")]))
     assert [row[4] for row in heard_rows(recorder)] == ["failed", "failed"] and books.waiting() == 3
