@@ -15,9 +15,7 @@ from sim.machine.words import count, duration
 
 @click.command()
 @on_option(help="Where: model, embedded, container, cluster.", default="model", variable=False)
-@click.option(
-    "--bus", "buses", multiple=True, metavar="BUS", help="reference, ioredis, hardened or streams; may be repeated. [default: all]"
-)
+@click.option("--bus", "buses", multiple=True, metavar="BUS", help="reference, ioredis, hardened, streams; may be repeated. [default: all]")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="Only this fault; may be repeated. [default: all]")
 @click.option("--scenario", metavar="SCENARIO", help="What the faults are done to. [default: each fault's own, of the reference]")
 @set_option()
