@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from rich.table import Table
 from rich.text import Text
 
@@ -58,7 +57,7 @@ SCRIPT = "run_picture"
 MAX_STORIES = 12  # in one page
 STORY_LINES = 1_000  # of all stories in a page; one has a line a pod
 MAX_STORIED = 2_000_000  # copies of a run, in which looking for single events is cheap
-STORY = re.compile(f"{EVENT_ID_PREFIX}[0-9a-f]{{16}}")
+STORY = re.compile(f"({EVENT_ID_PREFIX}[0-9a-f]{{16}})")
 
 
 def write_report(run: Run, verdict: Verdict) -> Path:
@@ -78,8 +77,8 @@ def write_report(run: Run, verdict: Verdict) -> Path:
         head=run.info,
         title=title_of(run),
         question=run.scenario.get("title", ""),
-        style=Markup(style_sheet()),
-        script=Markup(code),
+        style=style_sheet(),
+        script=code,
         policy=content_policy(*[code] * bool(picture)),
         picture=picture,
         duration=duration,
@@ -171,9 +170,9 @@ def _stories(run: Run, verdict: Verdict, firsts: list[str]) -> dict[str, str]:
     return run.stories(there[: min(max(most, 1), MAX_STORIES)])
 
 
-def _linked(text: str, stories: Mapping[str, str]) -> Markup:
-    """Return a text with each event that has its story in the page as a link to it."""
-    return Markup(STORY.sub(lambda found: f'<a href="#story-{found[0]}">{found[0]}</a>' if found[0] in stories else found[0], escape(text)))
+def _linked(text: str, stories: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """Return a text in parts, each with whether it is an event that has its story in the page."""
+    return [(part, part in stories) for part in STORY.split(text) if part]
 
 
 def _figures(run: Run, to_draw: list[Callable[..., Any]]) -> Iterator[dict[str, str]]:

@@ -11,7 +11,7 @@ from sim.errors import RunFolderError
 from sim.machine.words import count, duration
 from sim.record.reader import FOREVER_NS, Array
 from sim.record.schema import CAUSES, EVENT_ID_PREFIX, OUTCOMES, event_id, event_key
-from sim.results.copies import CAUSE, FATE, CopyIndex, silent_windows
+from sim.results.copies import CAUSE, FATE, KNOWN_CAUSE, CopyIndex, silent_windows
 from sim.results.pieces import Piece, Pieces
 from sim.results.run_tables import RunTables
 from sim.results.service_books import ServiceBooks
@@ -65,7 +65,9 @@ def _story(run: RunTables, index: CopyIndex, pieces: Pieces, books: ServiceBooks
         waited = duration((row["intended_ns"] - row["first_item_ns"]) / 1e9)
         lines += [f"{'':>16} batched: {row['items']} items, the oldest waited {waited}"] if row["items"] > 1 else []
         lines += [f"{_at(row['sent_ns'], zero)} sent"] if row["sent_ns"] else []
-        said = f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 and row["outcome"] == "acknowledged" else ""
+        said = (
+            f"; PUBLISH said {count(row['receivers'], 'receiver')}" if row["receivers"] >= 0 and row["outcome"] not in KNOWN_CAUSE else ""
+        )
         at = max(row["acked_ns"], row["sent_ns"]) or row["intended_ns"]
         lines += [f"{_at(at, zero)} {row['outcome']}: {OUTCOMES.get(row['outcome'], 'not a known outcome')}{said}"]
     for copy in copies:
