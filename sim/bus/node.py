@@ -6,10 +6,11 @@ A driver calls a method with the time, carries out the instructions it returns, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from sim.bus.batcher import Batch, Batcher, BatchRule
 from sim.bus.cache import NAMING, subject_of
@@ -21,8 +22,7 @@ from sim.errors import NotEncodable
 from sim.record.schema import compose_key, event_id
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """An instruction to the driver: publish one encoded event.
 
     Attributes

@@ -76,7 +76,8 @@ class Caller(EventPublisher, Generic[R]):
         due_ns = began_ns if intended_ns is None else intended_ns
         errors = self.counters.publish_errors
         became = self._call_one(kind, data, began_ns, due_ns)
-        self._record_call(kind, due_ns, began_ns, failed=self.counters.publish_errors > errors)
+        if self._recorder is not None:
+            self._record_call(kind, due_ns, began_ns, failed=self.counters.publish_errors > errors)
         return became
 
     def call_all(self, kind: str, contents: Iterable[dict[str, Any]], *, intended_ns: int | None = None) -> None:
@@ -89,7 +90,8 @@ class Caller(EventPublisher, Generic[R]):
                 self._call_one(kind, content, began_ns, due_ns)
         except Exception:  # the caller's own iterator may raise anything
             self.counters.publish_errors += 1
-        self._record_call(kind, due_ns, began_ns, failed=self.counters.publish_errors > errors)
+        if self._recorder is not None:
+            self._record_call(kind, due_ns, began_ns, failed=self.counters.publish_errors > errors)
 
     def _call_one(self, kind: str, data: dict[str, Any], began_ns: int, due_ns: int) -> R | None:
         try:
@@ -100,9 +102,9 @@ class Caller(EventPublisher, Generic[R]):
             return None
 
     def _record_call(self, kind: str, due_ns: int, began_ns: int, *, failed: bool) -> None:
-        if self._recorder is not None:
-            took_ns = self._now_ns() - began_ns
-            self._recorder.tables["calls"].add(due_ns, self.publisher, kind, took_ns, "failed" if failed else "ok")
+        assert self._recorder is not None
+        took_ns = self._now_ns() - began_ns
+        self._recorder.tables["calls"].add(due_ns, self.publisher, kind, took_ns, "failed" if failed else "ok")
 
     def _record(self, send: Send, *, sent_ns: int, acked_ns: int, outcome: str, receivers: int) -> None:
         """Count and record what became of one publish."""

@@ -348,7 +348,8 @@ class Pod(Caller[None]):
 
     def _carry_out(self, send: Send | None) -> None:
         if send is None:  # an item was gathered
-            self._begin_batches()
+            if self.journal is not None:
+                self._begin_batches(self.journal)
             return
         channel = self._channel_bytes.get(send.type)
         if channel is None:
@@ -369,12 +370,11 @@ class Pod(Caller[None]):
         else:
             self._record(send, sent_ns=0, acked_ns=0, outcome="refused", receivers=-1)
 
-    def _begin_batches(self) -> None:
+    def _begin_batches(self, journal: PodJournal) -> None:
         """Write down the part-full batches."""
-        if self.journal is not None:
-            for type, batcher in self.node.batchers.items():
-                if len(batcher):
-                    self.journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
+        for type, batcher in self.node.batchers.items():
+            if len(batcher):
+                journal.begin_batch(type, batcher, self.node.waiting_keys.get(type))
 
     def _keep(self, send: Send) -> None:
         """Keep a publish until the outage is over."""

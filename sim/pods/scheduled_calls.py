@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from sim.machine.clock import Alarm, running_clock
@@ -46,10 +46,8 @@ class ScheduledCalls:
         zero_ns: int,
         end_ns: int,
         contents: Mapping[str, Content],
-        made_call: Callable[[], None],
     ) -> None:
         self._replicas = replicas
-        self._made_call = made_call
         self._end_ns = end_ns
         self._at_ns = (schedule.offset_ns + zero_ns).tolist()
         self._kind = schedule.kind.tolist()
@@ -72,19 +70,20 @@ class ScheduledCalls:
 
     def _wake(self) -> None:
         now = self._now_ns()
-        replicas, at_ns = self._replicas, self._at_ns
-        for _ in range(BURST):
-            if self._next == len(at_ns) or at_ns[self._next] > now:
+        replicas, at_ns, due = self._replicas, self._at_ns, self._due
+        for row in range(self._next, min(self._next + BURST, len(at_ns))):
+            if (called_ns := at_ns[row]) > now:
                 break
-            row = self._next
-            self._tick_until(at_ns[row])  # a batch that was due before this call leaves without its item, even when this loop is late
-            self._next += 1
+            if due and due[0][0] <= called_ns:
+                self._tick_until(called_ns)  # a batch that was due before this call leaves without its item, even when this loop is late
+            self._next = row + 1
             replica = replicas[self._pod[row]]
             if replica.pod.state not in AWAY and not replica.stopping:
                 self._make(replica, row)
             elif replica.frozen:
                 replica.pod.freezer.then(partial(self._make_late, replica, row))
-        self._tick_until(now)
+        if due and due[0][0] <= now:
+            self._tick_until(now)
         self._arm()
 
     def _tick_until(self, at_ns: int) -> None:
@@ -99,16 +98,17 @@ class ScheduledCalls:
         self._note_due(pod, place, due_before)
 
     def _make(self, replica: InlineReplica, row: int) -> None:
-        pod, kind, at_ns = replica.pod, self._kinds[self._kind[row]], self._at_ns[row]
-        content = self._contents[self._kind[row]](row)
+        place = self._kind[row]
+        kind, at_ns, content = self._kinds[place], self._at_ns[row], self._contents[place](row)
         self.made += 1
-        self._made_call()
         if kind == HTTP_CALL:
             replica.poster.post(content, intended_ns=at_ns)
             return
+        pod = replica.pod
         due_before = pod.node.due_ns
         pod.call(kind, content, intended_ns=at_ns)
-        self._note_due(pod, self._pod[row], due_before)
+        if pod.node.due_ns != due_before:
+            self._note_due(pod, self._pod[row], due_before)
 
     def _note_due(self, pod: Pod, place: int, due_before: int | None) -> None:
         if (due_ns := pod.node.due_ns) is not None and due_ns != due_before:
@@ -120,13 +120,16 @@ class ScheduledCalls:
             self._arm()
 
     def _arm(self) -> None:
-        made_all = self._next == len(self._at_ns)
-        if made_all and self._now_ns() >= self._end_ns:
-            if not self.done.done():
-                self.done.set_result(None)
-            return
-        next_ns = self._end_ns if made_all else self._at_ns[self._next]  # batches fall due after the last call too
-        self._alarm.set(min(next_ns, self._due[0][0]) if self._due else next_ns)
+        if self._next < len(self._at_ns):
+            next_ns = self._at_ns[self._next]
+        else:
+            next_ns = self._end_ns  # batches fall due after the last call too
+            if self._now_ns() >= next_ns:
+                if not self.done.done():
+                    self.done.set_result(None)
+                return
+        due = self._due
+        self._alarm.set(due[0][0] if due and due[0][0] < next_ns else next_ns)
 
     def close(self) -> None:
         """Stop making calls, save for those that frozen pods make when they thaw."""

@@ -9,22 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
-from sim.bus.services import ConfigReader
-from sim.machine.clock import Alarm, now_ns
+from sim.machine.clock import Alarm, running_clock
+from sim.pods.pod import Pod
 from sim.pods.replica import InlineReplica
 from sim.record.recorder import Recorder
 from sim.record.schema import ALIVE_STATES
 from sim.scenario.schedule import IntendedReads
-
-
-class CacheRead(Protocol):
-    """One read of a cache."""
-
-    def __call__(self, *, now_ns: int) -> tuple[int, bool]:
-        """Return when the served copy was loaded, and whether it was in the cache."""
-
 
 BURST = 64  # reads made before the loop may hear again
 
@@ -45,11 +36,12 @@ class ScheduledReads:
         self._subject = reads.subject.tolist()
         self._subjects = reads.subjects
         self._next = 0
+        self._now_ns = running_clock()
         self._alarm = Alarm(self._wake)
         self._arm()
 
     def _wake(self) -> None:
-        due_ns = now_ns()
+        due_ns = self._now_ns()
         for row in range(self._next, min(self._next + BURST, len(self._at_ns))):
             if self._at_ns[row] > due_ns:
                 break
@@ -57,16 +49,23 @@ class ScheduledReads:
             pod, (cache, key) = self._replicas[self._pod[row]].pod, self._subjects[self._subject[row]]
             if pod.state not in ALIVE_STATES:
                 continue
-            if cache:
-                pod.freezer.then(partial(self._read, pod.name, key, partial(pod.caches.read, cache, key)))
-            elif isinstance(pod.logic, ConfigReader):
-                pod.freezer.then(partial(self._read, pod.name, key, partial(pod.logic.config.read, key)))
+            freezer = pod.freezer
+            if freezer.frozen:
+                freezer.then(partial(self._read, pod, cache, key))
+            elif not freezer.ended:
+                self._read(pod, cache, key)
         self._arm()
 
-    def _read(self, pod: str, key: str, read: CacheRead) -> None:
-        at_ns = now_ns()
-        loaded_ns, hit = read(now_ns=at_ns)
-        self._add(at_ns, pod, key, loaded_ns, "hit" if hit else "miss")
+    def _read(self, pod: Pod, cache: str, key: str) -> None:
+        at_ns = self._now_ns()
+        if cache:
+            loaded_ns, hit = pod.caches.read(cache, key, now_ns=at_ns)
+        else:
+            config = getattr(pod.logic, "config", None)  # to ask whether it is a `ConfigReader` takes ten times as long
+            if config is None:
+                return
+            loaded_ns, hit = config.read(key, now_ns=at_ns)
+        self._add(at_ns, pod.name, key, loaded_ns, "hit" if hit else "miss")
 
     def _arm(self) -> None:
         if self._next < len(self._at_ns):

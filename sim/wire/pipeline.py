@@ -76,17 +76,20 @@ class Pipeline:
 
     def _read(self, data: bytes) -> None:
         at_ns = self._now_ns()
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if not self._waiting:
+        reader, waiting = self._reader, self._waiting
+        reader.feed(data)
+        while (reply := reader.gets()) is not False:
+            if not waiting:
                 continue
-            token = self._waiting.popleft()
-            if token is PING:
+            token = waiting.popleft()
+            if reply.__class__ is int and token is not PING:
+                self._answered(token, reply if 0 <= reply <= MAX_CREDIBLE else NOT_SAID, at_ns)
+            elif token is PING:
                 self._pinged = False
             elif isinstance(reply, hiredis.ReplyError):
                 self._refused(token, str(reply), at_ns)
             else:
-                self._answered(token, reply if isinstance(reply, int) and 0 <= reply <= MAX_CREDIBLE else NOT_SAID, at_ns)
+                self._answered(token, NOT_SAID, at_ns)
 
     def _gone(self, reason: str) -> None:
         self._lost(reason, self._unanswered())

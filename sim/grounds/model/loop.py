@@ -133,9 +133,10 @@ class JumpingLoop(asyncio.BaseEventLoop):
                 if self._stopping:  # type: ignore[attr-defined]
                     return
                 continue
-            if not timers:
-                raise Stuck("virtual time cannot go on: everything waits for something that no timer will bring")
-            at_ns, _, call, argument = pop(timers)
+            try:
+                at_ns, _, call, argument = pop(timers)
+            except IndexError:
+                raise Stuck("virtual time cannot go on: everything waits for something that no timer will bring") from None
             if at_ns > self._at_ns:
                 self._at_ns = at_ns
             if call is not None:

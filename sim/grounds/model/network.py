@@ -315,15 +315,15 @@ class Peer(asyncio.Transport):
             self._unread.append(data)
         elif data is _END:
             self._lose(None)
-        elif len(data) > READ_BYTES:
+        elif (size := len(data)) > READ_BYTES:
             self._unread.append(data)
             self._read_on()
         else:
-            self._read(data)
+            self._read(data, size)
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes, size: int) -> None:
         other = self.other
-        other._under_way -= len(data)
+        other._under_way -= size
         if other._waiting:
             other.flush()
         try:
@@ -357,7 +357,8 @@ class Peer(asyncio.Transport):
             else:
                 unread.popleft()
         if pieces:
-            self._read(b"".join(pieces))
+            joined = b"".join(pieces)
+            self._read(joined, len(joined))
         else:
             unread.clear()
             self._lose(None)

@@ -139,7 +139,6 @@ class InlineHost:
             if analytics:
                 self._analytics.append(replica)
         self._driver: ScheduledCalls | None = None
-        self._calls = 0
         self._failed = failed
         self._meter: LoopMeter | None = None
         self._reader: ScheduledReads | None = None
@@ -229,9 +228,7 @@ class InlineHost:
 
         Returns the number of calls made: all but those of pods that did not run, unless it is cancelled.
         """
-        driver = self._driver = ScheduledCalls(
-            self._by_place, schedule, zero_ns=zero_ns, end_ns=end_ns, contents=self._scenario.contents(), made_call=self._made_call
-        )
+        driver = self._driver = ScheduledCalls(self._by_place, schedule, zero_ns=zero_ns, end_ns=end_ns, contents=self._scenario.contents())
         try:
             await driver.done
         finally:
@@ -270,18 +267,15 @@ class InlineHost:
         """Return how many pods are in which state."""
         return Counter(one.pod.state for one in self.replicas.values() if one.wanted.is_set() or one.running)
 
-    def _made_call(self) -> None:
-        self._calls += 1
-
     def counts(self) -> Counts:
         """Return what the display shows."""
         lags_ms = tuple(self._live.sample(self.recorder))
         if self._clocks is not None and self._clocks.differ:  # nobody here can tell how late what a process of another clock sent is
             lags_ms = ()
             self._live.clear()
-        not_made = self._driver.not_made if self._driver is not None else 0
+        made, not_made = (self._driver.made, self._driver.not_made) if self._driver is not None else (0, 0)
         published, delivered = self.recorder.rows("publishes"), self.recorder.rows("deliveries")
-        return Counts(published, delivered, self._calls, self._live.p99_ms(), not_made, lags_ms)
+        return Counts(published, delivered, made, self._live.p99_ms(), not_made, lags_ms)
 
     async def close(self) -> None:
         """Do nothing: the pods are in this process."""

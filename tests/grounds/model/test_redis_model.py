@@ -424,3 +424,40 @@ def test_info_sums_what_client_list_shows_of_each() -> None:
     assert all(summed == listed for summed, listed, _ in seen)
     assert [hearing for _, _, hearing in seen] == [2, 2, 2, 1]
     assert [summed > MIB for summed, _, _ in seen] == [False, True, True, False]
+
+
+def test_a_listing_is_of_now_whatever_was_listed_before() -> None:
+    """The lines of clients that did not change are kept between listings; whoever came, left, took a name or heard more shows at once."""
+
+    async def scene(broker: Any) -> list[list[tuple[str, int]]]:
+        one, two, asker = [await talk(broker.address) for _ in range(3)]
+        seen = []
+
+        async def look() -> None:
+            for _ in range(2):  # made anew, and kept
+                asker.send("CLIENT", "LIST", "TYPE", "pubsub")
+                lines = (await asker.reply()).decode().splitlines()
+                seen.append([(line.split("name=")[1].split()[0], int(line.split("sub=")[1].split()[0])) for line in lines])
+            assert seen[-2] == seen[-1]
+
+        async def do(talker: Talker, *words: str) -> None:
+            talker.send(*words)
+            await talker.reply()
+            await look()
+
+        await do(one, "CLIENT", "SETNAME", "one")
+        await do(one, "SUBSCRIBE", "a")
+        await do(two, "CLIENT", "SETNAME", "two")
+        await do(two, "SUBSCRIBE", "a")
+        await do(two, "SUBSCRIBE", "b")
+        await do(two, "UNSUBSCRIBE", "a")
+        await do(one, "CLIENT", "SETNAME", "first")
+        one.close()
+        await asyncio.sleep(1)
+        await look()
+        await do(asker, "CLIENT", "KILL", "TYPE", "pubsub")
+        return seen[::2]
+
+    names = [dict(listed) for listed in on_model(scene)]
+    one, two = {"one": 1}, {"two": 1}
+    assert names == [{}, one, one, one | two, one | {"two": 2}, one | two, {"first": 1} | two, two, {}]
