@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -64,6 +66,7 @@ NUMSUB_BEFORE_END_NS = 50 * NS_PER_MS
 STOP_TIMEOUT_S = 5.0
 CLOSED_LOOP = "users in a closed loop made the calls: each lag counts from its call, and a late bus was called less often"
 FROZEN_PODS = 500  # of runs whose remains are not collected; a pod leaves a few hundred objects. To count those takes 10 ms a run
+INFO_PERIOD_S = 0.25  # of the machine's time between two run.json of a run in virtual time, whose phases may pass in a millisecond
 
 
 def run_scenario(
@@ -165,6 +168,7 @@ class _RunSteps:
         self.run_id = f"{self.nonce:x}"
         self._broker_context = broker_context
         self._reporter = reporter
+        self._written_s = -math.inf  # when run.json was written last, by the machine's clock
         self._tamper = tamper
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -264,6 +268,7 @@ class _RunSteps:
 
     def _write_info(self) -> None:
         write_info(self.folder, self.info)
+        self._written_s = time.monotonic()
 
     # -- inside: the steps -------------------------------------------------------------------------------------
 
@@ -443,7 +448,8 @@ class _RunSteps:
             at_ns = max(at_ns, _end_of(self.info.phases[-1], at_ns))  # a timer may end early
         self.info.phases.append(Phase(phase, at_ns))
         self._reporter.phase, self._reporter.phase_ends_ns = phase, None if seconds is None else at_ns + int(seconds * NS_PER_S)
-        self._write_info()
+        if not is_virtual() or phase == "run" or time.monotonic() - self._written_s >= INFO_PERIOD_S:  # it lasts, and may be killed
+            self._write_info()
         self._reporter.show()
 
     def _phase_name(self) -> str:

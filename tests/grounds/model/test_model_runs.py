@@ -13,6 +13,7 @@ import pytest
 
 from sim.errors import BuslabError, Interrupted
 from sim.grounds.model.costs import FILE_FORMAT, CostInterval, Costs, CostsFile, write_costs
+from sim.record.run_info import RunInfo
 from sim.record.schema import TABLES
 from sim.results.opened_run import open_run
 from sim.run import steps
@@ -154,3 +155,22 @@ def test_a_run_counts_its_pods_a_few_times_and_not_once_for_each_of_them(tmp_pat
         run_scenario(load_scenario("baseline", settings=settings), on="model", out=tmp_path / str(pods))
         counts.append(len(asked))
     assert counts[0] == counts[1]
+
+
+def test_a_run_in_virtual_time_says_that_its_load_runs_and_leaves_out_phases_of_a_millisecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds the folder of a killed run reads in which phase it was; nobody reads run.json six times in a tenth of a second."""
+    monkeypatch.setattr(steps, "INFO_PERIOD_S", 3600.0)
+    written = []
+    plain = steps.write_info
+
+    def write_info(folder: Path, info: RunInfo) -> None:
+        plain(folder, info)
+        written.append([phase.name for phase in info.phases][-1])
+
+    monkeypatch.setattr(steps, "write_info", write_info)
+    folder = run_scenario(load_scenario("baseline", settings=("load.run_s=1",)), on="model", out=tmp_path / "run")
+    names = [phase.name for phase in open_run(folder).info.phases]
+    assert written == [names[0], "run", names[-1]]
+    assert len(names) > len(written)
