@@ -41,8 +41,8 @@ READ_BYTES = 256 * 1024
 HELD_BYTES = 64 * 1024
 UNDER_WAY_BYTES = 4_000_000
 CONNECT_TIMEOUT_S = 5.0
-DRAIN_LOOK_S = 0.05
-DRAIN_LOOKS = 20
+DRAIN_LOOK_S = 0.25
+DRAIN_LOOKS = 8
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
@@ -202,10 +202,10 @@ class ProxySide(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, at once or at its time."""
-        self._read_bytes += nbytes
         data: bytes | None = bytes(self._buffer[:nbytes])
-        if self.passage is not None and self.passage.rewriter is not None and data:
-            data = self.passage.rewritten(data, by_server=self._is_servers)
+        if self.passage is not None:
+            self._read_bytes += nbytes
+            data = self.passage.rewritten(data or b"", by_server=self._is_servers)
             if data is None:
                 self.reset()
         if data:
@@ -258,6 +258,8 @@ class ProxySide(asyncio.BufferedProtocol):
             self._was_cut = True  # what is read until the reset would join the half to a frame that nobody sent
             self._send(other.transport, data[: max(1, len(data) // 2)])
             asyncio.get_running_loop().call_later(0.001, self.reset)  # after the half has left
+        elif self.outlet is None:
+            other.transport.write(data)
         else:
             self._send(other.transport, data)
 
