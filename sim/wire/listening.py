@@ -21,12 +21,12 @@ from sim.wire.resp import pack
 from sim.wire.subscription import CLASSIC, SHARDED, PubSubWords
 
 PATTERNS = PubSubWords(b"psubscribe", b"pmessage", b"punsubscribe")
-COMMANDS = {"PSUBSCRIBE": PATTERNS, "SUBSCRIBE": CLASSIC, "SSUBSCRIBE": SHARDED}
+LISTENING = {"PSUBSCRIBE": PATTERNS, "SUBSCRIBE": CLASSIC, "SSUBSCRIBE": SHARDED}
 
 Messages = list[tuple[bytes, bytes]]  # channel and payload of each, in order
 
 
-class Listener:
+class ChannelListener:
     """One connection that hears channels, or what matches a pattern.
 
     Attributes
@@ -106,8 +106,8 @@ class Listener:
 
 async def open_listener(
     address: Address, command: str, names: Sequence[str], *, client_name: str, heard: Callable[[Messages, int], None]
-) -> Listener:
-    """Connect and subscribe by one of `COMMANDS`; return once the broker has confirmed each name.
+) -> ChannelListener:
+    """Connect and subscribe by one of `LISTENING`; return once the broker has confirmed each name.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ async def open_listener(
     BrokerUnreachable, BrokerRefused
     """
 
-    async def confirm(wire: Wire) -> Listener:
-        listener = Listener(wire, COMMANDS[command], heard)
+    async def confirm(wire: Wire) -> ChannelListener:
+        listener = ChannelListener(wire, LISTENING[command], heard)
         await listener.subscribe(names)
         return listener
 

@@ -21,6 +21,7 @@ from sim.record.limits import SCOPED_METRICS, flat_limits, read_metric
 from sim.record.schema import SLO_METRICS
 from sim.scenario.file import BUS_TABLES, built_in, built_in_buses, check_tree, load_scenario
 from sim.scenario.json_schema import KINDS, attributes, file_schema
+from sim.scenario.run_settings import REPLAY
 from sim.scenario.schedule import SHAPES
 from sim.scenario.settings import Channel, Scenario
 from sim.wire.transports import TRANSPORTS
@@ -28,7 +29,7 @@ from sim.wire.transports import TRANSPORTS
 ROOT = Path(__file__).parents[2]
 SCENARIO, BUS = (Draft202012Validator(file_schema(kind)) for kind in KINDS)
 EXAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.toml"))
-WORDS = {"transport": TRANSPORTS, "shape": SHAPES, "behaviour": ("", *BEHAVIOURS), "once": set(RECIPES)}
+WORDS = {"transport": TRANSPORTS, "shape": (*SHAPES, REPLAY), "behaviour": ("", *BEHAVIOURS), "once": set(RECIPES)}
 OTHERS: tuple[Any, ...] = ("x", "", 3, -1, 0.5, 10**9, float("inf"), True, [], [3], {}, {"x": 3}, ["x"])
 SMALL = {"services": {"web": {"publishes": ["c"], "subscribes": ["c"]}}, "channels": {"c": {}}, "load": {"mix": {"c": 1}}}
 

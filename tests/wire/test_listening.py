@@ -11,7 +11,7 @@ import redis
 
 from sim.errors import BrokerRefused
 from sim.wire.address import Address, parse_address
-from sim.wire.listening import COMMANDS, Messages, open_listener
+from sim.wire.listening import LISTENING, Messages, open_listener
 
 pytestmark = pytest.mark.broker
 BOUND_S = 20.0
@@ -73,7 +73,7 @@ def test_the_loss_of_the_connection_is_told(own_server: tuple[Address, redis.Red
     assert "closed" in run_async(listen())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", LISTENING)
 def test_what_the_server_does_not_allow_is_one_line(own_server: tuple[Address, redis.Redis], run_async: Any, command: str) -> None:
     address, client = own_server
     client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "+@all", "resetchannels", "&shop:*")

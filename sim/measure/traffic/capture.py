@@ -34,7 +34,7 @@ from sim.record.capture_file import FORMAT, NAME, CaptureInfo, CaptureWriter, wr
 from sim.run.folder import empty_folder, point_latest_to, reports_folder
 from sim.wire.address import Address, parse_address
 from sim.wire.command_client import CommandClient
-from sim.wire.listening import Listener, Messages, open_listener
+from sim.wire.listening import ChannelListener, Messages, open_listener
 from sim.wire.slots import find_owners
 
 MAX_S = 86_400.0
@@ -57,7 +57,7 @@ class Wanted:
     Attributes
     ----------
     command, names
-        One of `sim.wire.listening.COMMANDS`, and its pattern or channels.
+        One of `sim.wire.listening.LISTENING`, and its pattern or channels.
     for_s
         How long.
     payloads
@@ -279,7 +279,7 @@ class _Hearing:
         if self.signal_number is not None:
             return "interrupted", "interrupted before it began"
         name = f"buslab-capture-{utc_now():%H%M%S%f}"
-        opened: list[Listener] = []
+        opened: list[ChannelListener] = []
         tasks: list[asyncio.Task[None]] = []
         self._zero_ns = self._last_ns = now_ns()
         try:

@@ -20,7 +20,7 @@ from sim.machine.clock import NS_PER_S, now_ns
 from sim.machine.words import amount, duration
 from sim.wire.address import Address
 from sim.wire.command_client import CommandClient
-from sim.wire.listening import Listener
+from sim.wire.listening import ChannelListener
 
 PERIOD_S = 0.25
 PONG_S = 2.0
@@ -40,7 +40,7 @@ class Watch:
         Of a core, over the whole time; None where the server does not tell.
     """
 
-    def __init__(self, address: Address, listener: Listener, *, name: str, limit_bytes: int) -> None:
+    def __init__(self, address: Address, listener: ChannelListener, *, name: str, limit_bytes: int) -> None:
         self.buffer_bytes_max: int | None = None
         self.cpu_share: float | None = None
         self._client = CommandClient(address, name=name)

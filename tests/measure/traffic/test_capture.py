@@ -162,16 +162,16 @@ def test_it_ends_when_the_server_keeps_more_for_it_than_it_may(
     address, client = own_server
     client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
     monkeypatch.setattr("sim.measure.traffic.watch.PONG_S", 0.5)
-    from sim.wire.listening import Listener
+    from sim.wire.listening import ChannelListener
 
-    opened: list[Listener] = []
-    begin = Listener.subscribe
+    opened: list[ChannelListener] = []
+    begin = ChannelListener.subscribe
 
-    async def subscribe(listener: Listener, names: list[str]) -> None:
+    async def subscribe(listener: ChannelListener, names: list[str]) -> None:
         await begin(listener, names)
         opened.append(listener)
 
-    monkeypatch.setattr(Listener, "subscribe", subscribe)
+    monkeypatch.setattr(ChannelListener, "subscribe", subscribe)
 
     def publish() -> None:
         publishing(address, 20, "shop:a")()
