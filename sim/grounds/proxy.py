@@ -321,7 +321,8 @@ class ProxySide(asyncio.BufferedProtocol):
             return
         self._stuck, self._under_way_bytes = False, 0
         self._read_on()
-        asyncio.get_running_loop().call_later(DRAIN_LOOK_S, lambda: self._drain(then, looks=looks - 1, seen=self._read_bytes))
+        again = functools.partial(self._drain, then, looks=looks - 1, seen=self._read_bytes)
+        asyncio.get_running_loop().call_later(DRAIN_LOOK_S, again)
 
     def _pass_on_the_end(self) -> None:
         if self._ended is None or self.other is None or self.other.transport is None or self.link.plan.held:
