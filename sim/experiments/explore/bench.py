@@ -49,7 +49,6 @@ SHAPES = (
         "3 services, 6 pods, 3 s, 60 events",
         (
             "load.rate_per_s=20",
-            'load.mix={"config.template.invalidated"=1, "analytics.provider.usage"=1}',
             "load.reads_per_s=0",
             "services.music-service.replicas=2",
             "services.ai-config-service.replicas=2",
@@ -61,6 +60,7 @@ SHAPES = (
     ),
 )
 SMALL = ("music-service", "ai-config-service", "analytics-service")
+SMALL_MIX = ("config.template.invalidated", "analytics.provider.usage")
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def drawer(shape: BenchShape) -> Callable[[int], Tree]:
     fixed = base_tree(base)
     if shape is SHAPES[1]:
         fixed["services"] = {name: fixed["services"][name] for name in SMALL}
+        fixed["load"]["mix"] = dict.fromkeys(SMALL_MIX, 1.0)
     bounds = Explore(run_s_min=shape.faults_s, run_s_max=shape.faults_s, heal_s=1.0)
 
     def draw(number: int) -> Tree:
