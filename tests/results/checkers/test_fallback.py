@@ -289,6 +289,20 @@ def test_a_copy_that_stood_at_its_publisher_blinds_nobody_else(plan: RunFolder) 
     assert spans["web-2"] == [[6.5, 9.0]] and spans["web-1"] == [[6.5, 9.0]]
 
 
+def test_in_a_cluster_each_publisher_s_node_is_asked_for_itself_whether_anybody_was_answered(plan: RunFolder) -> None:
+    """The node of web-0 answers nobody. That of web-1 answers, so a copy of web-1's that came late stood at its publisher."""
+    plan.info.nodes = 3
+    for at in range(80):
+        plan.event(RUN_NS + 2 * SECOND + at * 100 * MS, publisher="web-1", acked_ns=RUN_NS + 2 * SECOND + at * 100 * MS + MS)
+    for publisher, at in (("web-0", 3), ("web-1", 5)):
+        late = plan.event(RUN_NS + at * SECOND, publisher=publisher, acked_ns=RUN_NS + (at + 3) * SECOND)
+        plan.hear(late, "web-2", lag_ns=3 * SECOND)
+    run = open_run(plan.write())
+    spans = blind_spans(run, read_beliefs(run))["web-2"]
+    seconds = ((spans - RUN_NS) / SECOND).round(3).tolist()
+    assert [3.0, 6.0] in seconds and all(end <= 6 or begin >= 8 for begin, end in seconds), seconds
+
+
 WORDS = ("connected", "connected", "connected", "outage", "mute", "memory-only")
 Rows = list[tuple[int, str, str]]  # (time, belief, state), of one pod
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sim.record.schema import OTHERS
 from sim.results.checkers import Result, judge
 from sim.results.checkers.staleness import stale_for_at_best
+from sim.results.checkers.verdict import CLOCKS, Bounds
 from sim.results.opened_run import open_run
 from tests.support.examples import examples
 from tests.support.run_folders import MS, RUN_NS, SECOND, Event, RunFolder
@@ -63,6 +64,16 @@ def test_a_read_between_the_update_and_the_handler_is_stale_for_that_long(plan: 
     assert (counts["never_heard"], counts["not_dropped"], counts["after_handling"]) == (0, 0, 0)
     assert counts["fresh_ms.max"] == 0.25
     assert result.witnesses == [f"{event.id} of {ONE}: web-0 served the old copy until 200 us after it"]
+
+
+def test_a_read_that_is_nearer_to_the_update_than_the_clocks_are_known_may_have_been_stale(plan: RunFolder) -> None:
+    at = update(plan, RUN_NS + SECOND, unheard="web-1").intended_ns
+    for pod, after_ns in (("web-0", MS // 5), ("web-1", SECOND), ("web-2", -MS // 5), ("web-2", -SECOND)):
+        plan.read(pod, ONE, at + after_ns, loaded_ns=at - 5 * SECOND)
+    plan.clock("h0", ahead_ns=300 * SECOND, bound_ns=MS // 4).clock("locust", ahead_ns=-8 * SECOND, bound_ns=MS // 4)
+    result = staleness(plan)
+    assert result.counts["stale_reads"] == 2
+    assert result.metrics["stale_reads"] == Bounds(1.0, 3.0, CLOCKS), "for sure that of a second later; perhaps also that of just before"
 
 
 def test_a_pod_that_never_heard_is_stale_since_the_first_update_it_missed_and_is_named(plan: RunFolder) -> None:
