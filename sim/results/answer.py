@@ -18,7 +18,7 @@ import numpy as np
 from sim.machine.words import amount, count, duration, listed
 from sim.record.limits import read_metric
 from sim.record.reader import FOREVER_NS, Array
-from sim.results.checkers.verdict import Bounds, Verdict, bound, least_of, told
+from sim.results.checkers.verdict import Bounds, JudgedLimit, Verdict, bound, least_of, told
 from sim.results.copies import FATE
 from sim.results.opened_run import Run
 from sim.results.over_time import is_lost
@@ -60,6 +60,7 @@ class Silence(NamedTuple):
 
 
 NO_SILENCE = Silence("", 0.0, 0.0, 0)
+NAMED_LIMITS = 3  # in the box of the answer; all stand in their table
 
 
 class WhatHappened(NamedTuple):
@@ -147,7 +148,7 @@ def _longest_row(name: str, lost: Array, at_ns: Array) -> Silence:
 
 
 def headline(run: Run, services: list[ServiceLoss], silence: Silence) -> str:
-    """Return in one or two plain sentences what was lost: the service that lost most, the share, and for how long."""
+    """Return in one or two plain sentences what was lost: the service that lost the largest share, the share, and for how long."""
     if run.info.fleet == "none":
         return "The fleet is not ours: who heard, and what was lost, is not known."
     losers = [one for one in services if one.lost]
@@ -165,7 +166,7 @@ def headline(run: Run, services: list[ServiceLoss], silence: Silence) -> str:
         text = f"{worst.service} lost {percent(worst.share)} of its events: {of_it}."
     else:
         who = f"All {len(services)} services" if len(losers) == len(services) else f"{len(losers)} of {len(services)} services"
-        text = f"{who} lost events, {worst.service} most: {percent(worst.share)}, {of_it}."
+        text = f"{who} lost events, {worst.service} the largest share: {percent(worst.share)}, {of_it}."
     return f"{text}{_silent(silence)}{maybe}"
 
 
@@ -286,11 +287,18 @@ def _load(run: Run) -> str:
     return f"{count(many, 'event')} in {amount((end - begin) / 1e9)} s"
 
 
+def _named(limits: list[JudgedLimit]) -> str:
+    """Return limits with what was measured, the first few of them."""
+    rest = [f"{len(limits) - NAMED_LIMITS} more"] if len(limits) > NAMED_LIMITS else []
+    return "; ".join([one.detail.removesuffix(" as promised") for one in limits[:NAMED_LIMITS]] + rest)
+
+
 def promises(verdict: Verdict) -> tuple[str, str, str]:
     """Return whether limits and promises were kept: a verdict, a word for it, and one sentence."""
     limits = count(len(verdict.slo), "limit") + " of the scenario" if verdict.slo else ""
     if verdict.verdict == "valid":
-        kept = f"{limits}, and what the bus promises" if limits else "what the bus promises; the scenario sets no limits of its own"
+        mine = f"{limits} ({_named(verdict.slo)}), and what the bus promises"
+        kept = mine if limits else "what the bus promises; the scenario sets no limits of its own"
         return "valid", "Yes", kept[0].upper() + kept[1:] + "."
     mine = [one for one in verdict.slo if one.verdict == verdict.verdict]
     reasons, word = verdict.reasons, "No" if verdict.verdict == "invalid" else "Not known"

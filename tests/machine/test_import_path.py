@@ -40,8 +40,10 @@ MODULES: dict[str, list[str] | None] = {  # what we start -> arguments with whic
     "sim.pods.hosts.local_child": None,
     "sim.pods.hosts.dask_local_cluster": None,
     "sim.grounds.proxy": None,
+    "sim.experiments.explore.crew": None,
     "sim.experiments.many_runs": None,
     "sim.measure.capacity.children": None,
+    "sim.pods.programs.tap_process": None,
     "sim.measure.bench": ["virtual", "load.run_s=1"],
     "sim.cli": ["list", "scenarios"],
     "locust": ["-f", "LOCUSTFILES/bus_user.py", "--list"],
@@ -75,7 +77,7 @@ def test_every_module_that_we_start_is_tried_here() -> None:
 def test_no_child_is_started_in_another_way() -> None:
     for path in [path for folder in ("sim", "locustfiles") for path in (ROOT / folder).rglob("*.py")]:
         argvs = re.findall(r"sys\.executable, *(\S+?),", path.read_text("utf-8"))
-        assert [option for option in argvs if option != '"-P"'] == [], path
+        assert [option for option in argvs if option not in ('"-P"', '"-I"')] == [], path
 
 
 @pytest.mark.broker

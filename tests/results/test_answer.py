@@ -60,7 +60,7 @@ def test_where_every_service_lost_something_all_are_counted(plan: RunFolder) -> 
             plan.drop(event, pod)
     plan.drop(plan.events[50], "api-0")
     headline = answered(plan).headline
-    assert headline.startswith("All 2 services lost events, web most: 2.0 %, 2 of 100. web-")
+    assert headline.startswith("All 2 services lost events, web the largest share: 2.0 %, 2 of 100. web-")
     assert headline.endswith("lost all that was for it for 50 ms, from 0.5 to 0.6 s.")
 
 
@@ -140,7 +140,11 @@ def test_limits_are_one_thing_and_what_happened_another(plan: RunFolder) -> None
         "valid", "Yes", "What the bus promises; the scenario sets no limits of its own."
     )  # fmt: skip
     plan.slo = {"lag_ms_p99": 5, "missing": 0}
-    assert promises(judge(judged(plan, "kept"))) == ("valid", "Yes", "2 limits of the scenario, and what the bus promises.")
+    assert promises(judge(judged(plan, "kept"))) == (
+        "valid",
+        "Yes",
+        "2 limits of the scenario (lag_ms_p99 is 0.25 ms, at most 5 ms; missing is 0, at most 0), and what the bus promises.",
+    )
     plan.slo = {"lag_ms_p99": 0.1, "missing": 0}
     assert promises(judge(judged(plan, "broken"))) == (
         "invalid", "No", "1 of 2 limits of the scenario: lag_ms_p99 is 0.25 ms, at most 0.1 ms was promised."

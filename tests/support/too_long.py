@@ -156,5 +156,4 @@ TOO_LONG = (
     "tests/pods/test_kubelet.py::test_the_books_balance_whatever_is_done_to_the_pods[3-true-embedded]",
     "tests/run/test_healing.py::test_a_lab_killed_in_a_fault_is_healed_by_the_next_command[broker_freeze-True]",
     "tests/run/test_sampler.py::test_many_subscribers_are_listed_less_often",
-    "tests/end_to_end/test_lost_orders.py::test_orders_that_billing_never_saw",
 )

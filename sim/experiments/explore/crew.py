@@ -92,7 +92,10 @@ class Crew:
 def _work() -> None:
     """Look at schedules until the line closes."""
     line = inherited_line(name="the search")
-    looker = Looker(line.receive(Setup, timeout_s=None))
+    try:
+        looker = Looker(line.receive(Setup, timeout_s=None))
+    except BuslabError:
+        return  # the search ended before it said what to look for
     warm_up()
     with contextlib.suppress(Interrupted, KeyboardInterrupt):
         for task in line.messages(Task):
