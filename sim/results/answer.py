@@ -297,8 +297,8 @@ def promises(verdict: Verdict) -> tuple[str, str, str]:
     """Return whether limits and promises were kept: a verdict, a word for it, and one sentence."""
     limits = count(len(verdict.slo), "limit") + " of the scenario" if verdict.slo else ""
     if verdict.verdict == "valid":
-        mine = f"{limits} ({_named(verdict.slo)}), and what the bus promises"
-        kept = mine if limits else "what the bus promises; the scenario sets no limits of its own"
+        named = f"{limits} ({_named(verdict.slo)}), and what the bus promises"
+        kept = named if limits else "what the bus promises; the scenario sets no limits of its own"
         return "valid", "Yes", kept[0].upper() + kept[1:] + "."
     mine = [one for one in verdict.slo if one.verdict == verdict.verdict]
     reasons, word = verdict.reasons, "No" if verdict.verdict == "invalid" else "Not known"
