@@ -23,6 +23,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from importlib.abc import SourceLoader
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, TypeVar
@@ -115,11 +116,11 @@ def load_file(path: str) -> ModuleType:
     append_folder(folder)
     name = f"{_FILE}{os.path.splitext(os.path.basename(path))[0]}"  # a file may be called as a module is that others import
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if spec is None or not isinstance(spec.loader, SourceLoader):
         raise UsageError(f"{path} is not a Python file: its name ends in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
+    try:  # compiled anew: a compiled file that is kept is known by its second and its size, which an edit may leave as they were
+        exec(spec.loader.source_to_code(spec.loader.get_data(path), path), module.__dict__)
     except (Exception, SystemExit) as error:
         raise UsageError(f"{path} raised {first_line(error, folder=folder)}") from error
     return module
