@@ -1,14 +1,14 @@
 # The first call of any target makes .venv and installs the pinned requirements.lock; a changed lock installs again.
 PYTHON ?= python3
 JOBS ?= 2
-BROKER_JOBS ?= 4
+BROKER_JOBS ?= 5
 BIN := .venv/bin
 READY := .venv/.ready
 UNKNOWNS := .pytest_cache/unknown-tests
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 UV := 0.13.9
 
-.PHONY: run test deep mutants check lab reports docs lock clean
+.PHONY: run test deep mutants check types contracts lab reports docs lock clean
 
 run: $(READY)
 	$(BIN)/buslab run baseline
@@ -33,8 +33,13 @@ mutants: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory -j2 types contracts
+
+types: $(READY)
 	$(BIN)/mypy
+
+contracts: $(READY)
+	$(BIN)/lint-imports
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
